@@ -1,0 +1,102 @@
+"""The shapes that data takes on its way to a step: Encoded -> Batch.
+
+Shape letters: B batch, C latent channels, F latent frames (1 for an image), H and W latent height and width,
+T prompt tokens, D width of a text encoder. An image is a video of one frame everywhere in this package.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Text = Mapping[str, Tensor]
+"""What the text encoders make of captions, under the names that the family's adapter gives: [T, D], or [B, T, D]."""
+
+
+def sample_generator(seed: int, position: int, purpose: str) -> torch.Generator:
+    """Make a CPU generator that depends on nothing but its arguments: the same draws on every device."""
+    digest = hashlib.blake2b(f"{seed}/{position}/{purpose}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One sample after the frozen encoders; this is what the cache stores, in two files."""
+
+    mean: Tensor
+    """[C, F, H, W] mean of the VAE's posterior, normalized by the VAE's scale and shift."""
+    std: Tensor | None
+    """[C, F, H, W] standard deviation of the posterior; None where the model trains on its mode."""
+    text: Text
+    """Each [T, D] or [D]."""
+    fps: float
+    """Frames per second of the sampled clip; 0 for an image."""
+
+    def latents(self, generator: torch.Generator) -> Tensor:
+        """Draw latents [C, F, H, W] from the posterior, in float32."""
+        mean = self.mean.float()
+        if self.std is None:
+            return mean
+        return mean + self.std.float() * torch.randn(mean.shape, generator=generator)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the denoiser is told besides the noisy latents."""
+
+    text: Text
+    """Each [B, T, D] or [B, D]."""
+    fps: Tensor
+    """[B] frames per second; 0 for images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples of one bucket, with all their draws."""
+
+    positions: Tensor
+    """[B] int64: the n of "the n-th sample that training sees"."""
+    latents: Tensor
+    """[B, C, F, H, W] float32."""
+    noise: Tensor
+    """[B, C, F, H, W] float32."""
+    sigma: Tensor
+    """[B, F] float32 noise level of each latent frame: 0 is clean, 1 is pure noise."""
+    counted: Tensor
+    """[B, F] float32: 1 where a latent frame counts in the loss, 0 where it is given as a condition."""
+    prompt: Prompt
+
+    def to(self, device: torch.device) -> "Batch":
+        """Copy to a device; the original is left as it was."""
+        return Batch(
+            positions=self.positions,  # stays on the CPU: it is only ever printed
+            latents=self.latents.to(device, non_blocking=True),
+            noise=self.noise.to(device, non_blocking=True),
+            sigma=self.sigma.to(device, non_blocking=True),
+            counted=self.counted.to(device, non_blocking=True),
+            prompt=Prompt(
+                text={k: v.to(device, non_blocking=True) for k, v in self.prompt.text.items()},
+                fps=self.prompt.fps.to(device, non_blocking=True),
+            ),
+        )
+
+    def split(self, size: int) -> "list[Batch]":
+        """Cut into micro-batches of ``size`` samples, in order; the last may be smaller."""
+        return [self._rows(slice(start, start + size)) for start in range(0, len(self.positions), size)]
+
+    def _rows(self, rows: slice) -> "Batch":
+        return Batch(
+            positions=self.positions[rows],
+            latents=self.latents[rows],
+            noise=self.noise[rows],
+            sigma=self.sigma[rows],
+            counted=self.counted[rows],
+            prompt=Prompt(text={k: v[rows] for k, v in self.prompt.text.items()}, fps=self.prompt.fps[rows]),
+        )
+
+
+def stack_text(texts: Sequence[Text]) -> Text:
+    """Stack the encoded captions of several samples: each [T, D] becomes [B, T, D]."""
+    return {name: torch.stack([text[name] for text in texts]) for name in texts[0]}

@@ -1,0 +1,118 @@
+"""The ``data`` and ``cache`` sections: what is read from the disk, and what is kept of it."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from finetrainers.config.base import Section
+
+Bucket = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+"""(frames, height, width) in pixels; an image bucket has one frame."""
+
+REMOTE_SCHEMES = ("hf://", "s3://", "gs://", "http://", "https://")
+
+
+class PixelBudget(Section):
+    """Generate buckets of about equal area, for all aspects up to a limit."""
+
+    pixels: int = Field(ge=1)
+    """Pixels of one frame, about: 262144 is 512 x 512. No bucket has more."""
+    frames: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
+    """Frame counts; each is combined with each size."""
+    step: int = Field(default=32, ge=1)
+    """Heights and widths are multiples of this many pixels."""
+    max_aspect: float = Field(default=2.0, ge=1)
+    """Largest ratio of the longer to the shorter side."""
+
+
+class DataConfig(Section):
+    """One data set. Several are mixed in the proportion of their sizes times ``repeats``."""
+
+    path: str
+    """Folder of media and captions, or a metadata file (csv, json, jsonl or parquet)."""
+    media_column: str | None = None
+    """Column of the metadata file that holds the media path. By default one of the common names is found."""
+    caption_column: str | tuple[str, ...] | None = None
+    """Column, or several, of the metadata file that hold captions. By default one of the common names is found."""
+    caption_lines: bool = False
+    """Take each line of a caption file beside its media as one of several captions, not the whole file as one."""
+    repeats: float = Field(default=1.0, gt=0)
+    """How often each item comes in an epoch; 0.5 shows each item in every second epoch."""
+    buckets: tuple[Bucket, ...] | PixelBudget = Field(min_length=1)
+    """Sizes to train at: a list of [frames, height, width], or {pixels: ...} to generate them."""
+    max_upscale: float = Field(default=2.0, ge=1)
+    """Largest factor by which media may be enlarged to fill their bucket; smaller media are bad samples."""
+    fps: float | None = Field(default=None, gt=0)
+    """Resample clips to this many frames per second, by time stamp. By default their own frames are taken."""
+    stride: int = Field(default=1, ge=1)
+    """Take every n-th frame. Not together with ``fps``."""
+    frame_sampling: Literal["start", "middle", "random", "uniform", "chunks"] = "start"
+    """Which frames of a longer clip: its start, its middle, a random window, frames spread over all of it, or
+    all consecutive windows, each as a sample of its own."""
+    resize: Literal["center_crop", "random_crop", "stretch"] = "center_crop"
+    """How media are fitted to their bucket; both crops keep the aspect and scale to the smallest size that covers."""
+    horizontal_flip: bool = False
+    """Mirror half of the views."""
+    views: int | None = Field(default=None, ge=1)
+    """How many random views (crop, window, flip) of each item are encoded; a sample's position picks one. By
+    default 4 where anything is random, else 1."""
+    caption_prefix: str = ""
+    """Put before every caption, with a space: the identifier token of the concept."""
+    remove_common_llm_caption_prefixes: bool = False
+    """Cut openings such as "The video shows" that captioning models put before what they see."""
+    caption_dropout: float = Field(default=0.0, ge=0, le=1)
+    """Probability of an empty caption (prefix included), for classifier-free guidance."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """What bad samples do: ``fail`` lists all of them and stops before training, ``skip`` leaves them out and
+    names each in report.json."""
+
+    @property
+    def has_random_views(self) -> bool:
+        """Whether two views of one item can differ."""
+        return self.horizontal_flip or self.resize == "random_crop" or self.frame_sampling == "random"
+
+    @property
+    def num_views(self) -> int:
+        """Views that are encoded of each item."""
+        if self.views is not None:
+            return self.views
+        return 4 if self.has_random_views else 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DataConfig":
+        if self.path.startswith(REMOTE_SCHEMES):
+            raise ValueError(f"path: {self.path!r} is remote; this version reads local folders: download it first")
+        if self.fps is not None and self.stride != 1:
+            raise ValueError("fps and stride both choose the frames: give one of them")
+        if self.num_views > 1 and not self.has_random_views:
+            raise ValueError(
+                f"views: {self.views} views would all be equal; set resize: random_crop, frame_sampling: random or "
+                "horizontal_flip: true, or remove views"
+            )
+        if self.horizontal_flip and self.num_views == 1:
+            raise ValueError("views: 1 leaves no view to mirror; horizontal_flip needs at least 2")
+        return self
+
+
+class CacheConfig(Section):
+    """Where encoded items are kept; any number of runs may share one cache."""
+
+    path: Path = Path("cache")
+    """Folder of the cache."""
+    max_gb: float | None = Field(default=None, gt=0)
+    """Size limit in GB (10^9 bytes). Beyond it the least recently used items are removed, and a set that does not fit is
+    encoded in windows ahead of training."""
+    batch_size: int = Field(default=1, ge=1)
+    """Items of one bucket that an encoder takes at once. More is faster and takes more memory."""
+    workers: int = Field(default=2, ge=0)
+    """Processes that decode media for the encoder; 0 decodes in the main process."""
+
+
+class LoaderConfig(Section):
+    """How encoded samples reach the training loop."""
+
+    workers: int = Field(default=2, ge=0)
+    """Processes that read the cache and draw noise; 0 does it in the main process. The draws are the same."""
+    prefetch: int = Field(default=2, ge=1)
+    """Optimizer steps that each worker holds ready."""

@@ -1,0 +1,96 @@
+"""The ``tuning``, ``conditioning`` and ``objective`` sections: what is trained, on what, towards what."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from finetrainers.config.base import Section
+
+
+class LoraConfig(Section):
+    """Train low-rank adapters and keep the base weights frozen (arXiv:2106.09685)."""
+
+    kind: Literal["lora"] = "lora"
+    """Low-rank adapters."""
+    rank: int = Field(default=64, ge=1)
+    """Inner dimension of the adapter matrices."""
+    alpha: float = Field(default=64, gt=0)
+    """Scale of the adapter's output, which is multiplied by alpha / rank (by alpha / sqrt(rank) with rslora)."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Probability with which inputs of the adapter are zeroed during training."""
+    targets: str | tuple[str, ...] | None = None
+    """Modules to adapt: a regular expression for full names, or a list of name endings. By default the family's."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) (arXiv:2312.03732)."""
+    dora: bool = False
+    """Train magnitude and direction apart (arXiv:2402.09353)."""
+
+
+class LokrConfig(Section):
+    """Train Kronecker-product adapters and keep the base weights frozen (LoKr, arXiv:2309.14859)."""
+
+    kind: Literal["lokr"]
+    """Kronecker-product adapters."""
+    rank: int = Field(default=8, ge=1)
+    """Inner dimension of the second factor."""
+    alpha: float = Field(default=8, gt=0)
+    """Scale of the adapter's output, which is multiplied by alpha / rank."""
+    factor: int = Field(default=-1, ge=-1)
+    """Size of the first factor; -1 takes the most even split."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Probability with which an adapter is left out in a training step."""
+    targets: str | tuple[str, ...] | None = None
+    """Modules to adapt: a regular expression for full names, or a list of name endings. By default the family's."""
+
+
+class FullConfig(Section):
+    """Train the weights of the denoiser themselves."""
+
+    kind: Literal["full"]
+    """The weights themselves."""
+    modules: str | None = None
+    """Regular expression for the names of the parameters that are trained; by default all of them."""
+
+
+TuningConfig = Annotated[LoraConfig | LokrConfig | FullConfig, Field(discriminator="kind")]
+
+
+class NoConditioning(Section):
+    """Condition on the prompt alone (SFT)."""
+
+    kind: Literal["none"] = "none"
+    """No control signal."""
+
+
+ConditioningConfig = NoConditioning
+
+
+class ObjectiveConfig(Section):
+    """Flow matching: which noise levels are trained, and what each counts."""
+
+    noise_levels: Literal["auto", "uniform", "logit_normal", "mode", "cosmap"] = "auto"
+    """Distribution of noise levels before the shift (arXiv:2403.03206, section 3.1); ``auto`` is the family's."""
+    logit_mean: float = 0.0
+    """Mean of logit_normal; below 0 trains lower noise levels more."""
+    logit_std: float = Field(default=1.0, gt=0)
+    """Standard deviation of logit_normal."""
+    mode_scale: float = Field(default=1.29, ge=-1, le=1.75)
+    """Strength of mode: above 0 prefers the middle noise levels, below 0 the ends."""
+    shift: Annotated[float, Field(gt=0)] | Literal["auto", "resolution"] = "auto"
+    """Moves noise levels towards 1: a fixed factor (1 changes nothing), or ``resolution`` for one that grows with the number
+    of tokens as the model's scheduler has it (arXiv:2403.03206, section 5.3.2); ``auto`` is the family's."""
+    weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
+    """What each noise level counts in the loss: all the same, 1 / sigma^2, or 2 / (pi - 2 pi sigma + 2 pi sigma^2)."""
+    first_frame_probability: float | None = Field(default=None, ge=0, le=1)
+    """Probability with which the first latent frame is given nearly clean, so that the model also learns
+    image-to-video. By default the family's (0.1 for LTX-Video)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ObjectiveConfig":
+        owner = {"logit_mean": "logit_normal", "logit_std": "logit_normal", "mode_scale": "mode"}
+        for key in sorted(self.model_fields_set & owner.keys()):
+            if self.noise_levels != owner[key]:
+                raise ValueError(
+                    f"{key} has no effect with noise_levels: {self.noise_levels}; set noise_levels: {owner[key]}, or remove it"
+                )
+        return self

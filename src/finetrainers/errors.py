@@ -1,0 +1,29 @@
+"""Every error that this package raises on purpose."""
+
+
+class FinetrainersError(Exception):
+    """Base class, so that callers can write one ``except``; the message is for the user."""
+
+
+class ConfigError(FinetrainersError):
+    """The configuration cannot be run; the message names the key, the value and the way out."""
+
+
+class DataError(FinetrainersError):
+    """A sample or a cache entry cannot be used; the message names the file."""
+
+
+class ModelError(FinetrainersError):
+    """The model on disk or on the Hub is not what the configuration says."""
+
+
+class CheckpointError(FinetrainersError):
+    """A checkpoint is missing, damaged or of another run."""
+
+
+class NonFiniteError(FinetrainersError):
+    """A loss or a gradient is infinite or not a number; the message names the sample positions."""
+
+
+class Interrupted(FinetrainersError):  # noqa: N818 - not a failure: the run was asked to stop, and saved
+    """A signal asked the run to stop, and it saved first: start it again to go on."""
