@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from finetrainers.config.base import Section
 from finetrainers.config.data import CacheConfig, DataConfig, LoaderConfig
@@ -57,6 +57,8 @@ class ModelConfig(Section):
     """Adapter of your own, as path/to/file.py:ClassName."""
     dtype: Dtype = "bfloat16"
     """Data type of the frozen weights and of all computation with them."""
+    max_sequence_length: int | None = Field(default=None, ge=1)
+    """Prompt tokens, in training and in sampling alike; by default those of the family's pipeline."""
     components: dict[str, ComponentConfig] = {}
     """Overrides by component name, such as {transformer: {path: ...}, vae: {dtype: float32}}."""
 
@@ -159,7 +161,8 @@ class ValidationConfig(Section):
     """File (csv, json or jsonl) of prompts to draw: prompt, and optionally image, height, width, num_frames,
     num_inference_steps, guidance_scale, negative_prompt, fps, seed."""
     held_out: float = Field(default=0.0, ge=0, lt=1)
-    """Part of each data set that is kept from training to measure the held-out loss on; chosen by content, at least one item."""
+    """Part of each data set that is kept from training to measure the held-out loss on; at least one item, chosen by
+    content."""
     data: tuple[DataConfig, ...] = ()
     """Data sets of their own to measure the held-out loss on, instead of ``held_out``."""
     noise_levels: int = Field(default=8, ge=1)
@@ -247,11 +250,6 @@ class Config(Section):
     """Hub repository to push to, as user/name; by default the name of output_dir, under the user of the token."""
     hub_private: bool = True
     """Create the Hub repository as a private one."""
-
-    @field_validator("data", mode="before")
-    @classmethod
-    def _one_data_set(cls, value: object) -> object:
-        return [value] if isinstance(value, dict) else value  # `data: {path: ...}` is a list of one
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from finetrainers.config.base import Section
 
@@ -52,7 +52,15 @@ class FullConfig(Section):
     """Regular expression for the names of the parameters that are trained; by default all of them."""
 
 
-TuningConfig = Annotated[LoraConfig | LokrConfig | FullConfig, Field(discriminator="kind")]
+def _kind(value: object) -> object:
+    """Kind of a tuning section, given as keys or as an object; lora if it names none."""
+    return value.get("kind", "lora") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+TuningConfig = Annotated[
+    Annotated[LoraConfig, Tag("lora")] | Annotated[LokrConfig, Tag("lokr")] | Annotated[FullConfig, Tag("full")],
+    Discriminator(_kind),
+]
 
 
 class NoConditioning(Section):
@@ -91,6 +99,7 @@ class ObjectiveConfig(Section):
         for key in sorted(self.model_fields_set & owner.keys()):
             if self.noise_levels != owner[key]:
                 raise ValueError(
-                    f"{key} has no effect with noise_levels: {self.noise_levels}; set noise_levels: {owner[key]}, or remove it"
+                    f"{key} has no effect with noise_levels: {self.noise_levels}; "
+                    f"set noise_levels: {owner[key]}, or remove it"
                 )
         return self

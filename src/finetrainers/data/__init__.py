@@ -1,1 +1,1 @@
-
+"""From folders of media and captions to batches: sources, media, buckets, cache, order, loader."""

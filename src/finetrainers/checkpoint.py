@@ -1,0 +1,141 @@
+"""Save, restore and rotate the state of a run, and export its weights."""
+
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as load_state
+from torch.distributed.checkpoint.state_dict_saver import save as save_state
+
+from finetrainers.errors import CheckpointError
+from finetrainers.files import damage, whole_directory
+from finetrainers.loop import Trainer
+
+OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)  # frozen weights are not in a checkpoint
+
+
+class Checkpoints:
+    """The checkpoints of a run: folders step-000500 and so on, each whole or ignored."""
+
+    def __init__(self, root: Path, *, keep: int) -> None:
+        self.root = root
+        self._keep = keep
+
+    def save(self, trainer: Trainer) -> Path:
+        """Write the trainer's state, then remove the oldest beyond the number to keep.
+
+        Raises:
+            CheckpointError: If it cannot be written, such as to a full disk; earlier checkpoints are as they were.
+        """
+        directory = step_directory(self.root, trainer.step)
+        try:
+            with whole_directory(directory) as temporary, _one_process():
+                save_state(_state(trainer), checkpoint_id=temporary / "state", no_dist=True)
+        except (OSError, CheckpointException) as error:
+            raise CheckpointError(
+                f"{directory}: the checkpoint cannot be written ({_cause(error)}); earlier ones are as they were. "
+                "Make room and start the run again"
+            ) from error
+        for step in self.steps()[: -self._keep]:
+            shutil.rmtree(step_directory(self.root, step))
+        return directory
+
+    def steps(self) -> list[int]:
+        """Steps of all checkpoint folders, whole or not, in order."""
+        return sorted(int(folder.name.removeprefix("step-")) for folder in self.root.glob("step-*"))
+
+    def latest(self) -> int | None:
+        """Step of the newest whole checkpoint; warns of damaged ones."""
+        for step in reversed(self.steps()):
+            fault = damage(step_directory(self.root, step))
+            if fault is None:
+                return step
+            warnings.warn(f"{step_directory(self.root, step)} is no whole checkpoint and is skipped: {fault}", stacklevel=2)
+        return None
+
+    def find(self, resume: int | str) -> int | None:
+        """Step to go on from: the latest, or the one that is asked for.
+
+        Raises:
+            CheckpointError: If the one that is asked for is not there or not whole, or if there are only damaged ones.
+        """
+        if isinstance(resume, int):
+            fault = damage(step_directory(self.root, resume))
+            if fault is not None:
+                steps = ", ".join(map(str, self.steps())) or "none"
+                raise CheckpointError(
+                    f"checkpoint.resume: there is no whole checkpoint of step {resume} ({fault}); there are: {steps}"
+                )
+            return resume
+        latest = self.latest()
+        if latest is None and self.steps():
+            raise CheckpointError(
+                f"{self.root}: all checkpoints are damaged; remove them to start from step 0, or restore them from a backup"
+            )
+        return latest
+
+    def restore(self, trainer: Trainer, step: int) -> None:
+        """Put a checkpoint's state into a trainer that was built from the same configuration.
+
+        Raises:
+            CheckpointError: If it does not fit.
+        """
+        directory = step_directory(self.root, step)
+        state = _state(trainer)
+        try:
+            with _one_process():
+                load_state(state, checkpoint_id=directory / "state", no_dist=True)
+        except (CheckpointException, RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{directory} does not fit this configuration ({_cause(error)}); was model, tuning or optimizer changed? "
+                "Change it back, or take another output_dir"
+            ) from error
+        set_state_dict(
+            trainer.denoiser,
+            trainer.optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=OPTIONS,
+        )
+        trainer.schedule.load_state_dict(state["schedule"])
+        if trainer.ema is not None:
+            trainer.ema.load_state_dict(state["ema"])
+        trainer.step, trainer.num_skipped = state["step"], state["num_skipped"]
+
+
+def step_directory(root: Path, step: int) -> Path:
+    """Folder of a step below the checkpoints, the weights or the validations of a run."""
+    return root / f"step-{step:06d}"
+
+
+def _state(trainer: Trainer) -> dict[str, Any]:
+    model, optimizer = get_state_dict(trainer.denoiser, trainer.optimizer, options=OPTIONS)
+    state: dict[str, Any] = {
+        "model": model,
+        "optimizer": optimizer,
+        "schedule": trainer.schedule.state_dict(),
+        "step": trainer.step,
+        "num_skipped": trainer.num_skipped,
+    }
+    if trainer.ema is not None:
+        state["ema"] = trainer.ema.state_dict()
+    return state
+
+
+@contextmanager
+def _one_process() -> Iterator[None]:
+    """Silence torch's remark that there is one process, which is what no_dist=True says."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, CheckpointException):
+        return "; ".join(str(failure[0]) for failure in error.failures.values())
+    return str(error)

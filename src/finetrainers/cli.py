@@ -1,0 +1,227 @@
+"""The command line. Imports neither torch nor diffusers until a command needs them."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetrainers.errors import FinetrainersError, Interrupted
+
+DONE, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 3
+"""Exit status: done; an error of ours; wrong configuration or data; stopped by a signal after saving."""
+
+DESCRIPTION = "Fine-tune diffusion transformers for images and video."
+EPILOG = """exit status: 0 done; 1 internal error; 2 wrong configuration or data; 3 stopped by SIGTERM or SIGUSR1 after
+saving (give the same command again to go on)"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    parser = build_parser()
+    options, overrides = parser.parse_known_args(arguments)
+    takes_overrides = options.command in {"train", "encode"}
+    if overrides and not takes_overrides:
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    try:
+        return int(options.run(options, overrides) or DONE)
+    except Interrupted as stop:
+        print(f"finetrainers: {stop}", file=sys.stderr)
+        return INTERRUPTED
+    except FinetrainersError as error:
+        print(f"finetrainers: {error}", file=sys.stderr)
+        return USER_ERROR
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    from finetrainers import __version__
+
+    parser = argparse.ArgumentParser("finetrainers", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"finetrainers {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, sentence in (
+        ("train", "train, or continue the run in output_dir"),
+        ("encode", "fill the cache with what training will read"),
+    ):
+        command = commands.add_parser(name, help=sentence, add_help=False, allow_abbrev=False)
+        command.add_argument("-h", "--help", action="store_true")
+        command.add_argument("config", nargs="?", type=Path)
+        command.set_defaults(run=run_config_command)
+    _add_sample(commands)
+    models = commands.add_parser("models", help="list families, tasks and tuning kinds")
+    models.add_argument("--json", action="store_true", help="as JSON")
+    models.set_defaults(run=run_models)
+    tiny = models.add_subparsers(dest="models_command", metavar="tiny").add_parser(
+        "tiny", help="write a tiny random pipeline of the real classes"
+    )
+    tiny.add_argument("family", metavar="FAMILY")
+    tiny.add_argument("directory", metavar="DIR", type=Path)
+    tiny.add_argument("--variant", help="variant of the family; by default its first")
+    tiny.set_defaults(run=run_tiny)
+    schema = commands.add_parser("schema", help="print the JSON schema of the configuration")
+    schema.set_defaults(run=run_schema)
+    _add_cache(commands)
+    return parser
+
+
+def _add_sample(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    sample = commands.add_parser("sample", help="generate with the weights of a run")
+    sample.add_argument("run_directory", metavar="RUN", type=Path, help="output_dir of the run")
+    sample.add_argument("--prompt", required=True, action="append", help="what to draw; may be given several times")
+    sample.add_argument("--step", type=int, help="step whose weights are used; by default the last")
+    sample.add_argument("--base", action="store_true", help="without the trained weights, for comparison")
+    sample.add_argument("--output", type=Path, help="folder for the files; by default RUN/samples")
+    sample.add_argument("--image", type=Path, help="picture to start from (image-to-video)")
+    sample.add_argument("--negative-prompt", help="what not to draw")
+    for name, sentence in (("height", "pixels"), ("width", "pixels"), ("num-frames", "frames of a video")):
+        sample.add_argument(f"--{name}", type=int, help=f"{sentence}; by default as the first bucket of the run")
+    sample.add_argument("--num-inference-steps", type=int, help="denoising steps")
+    sample.add_argument("--guidance-scale", type=float, help="by default the pipeline's own")
+    sample.add_argument("--fps", type=float, help="frames per second of a video")
+    sample.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    sample.add_argument("--device", default="auto", help="cpu, cuda, ...; auto takes cuda if there is one")
+    sample.set_defaults(run=run_sample)
+
+
+def _add_cache(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    cache = commands.add_parser("cache", help="show, verify or prune a cache")
+    actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
+    show = actions.add_parser("show", help="count items and bytes")
+    verify = actions.add_parser("verify", help="check all items, remove damaged ones")
+    prune = actions.add_parser("prune", help="remove the least recently used items")
+    prune.add_argument("--max-gb", type=float, required=True, help="size that is left, in GB (10^9 bytes)")
+    for action in (show, verify, prune):
+        action.add_argument("path", type=Path, nargs="?", default=Path("cache"), help="the cache's folder (default: cache)")
+    cache.set_defaults(run=run_cache)
+
+
+def run_config_command(options: argparse.Namespace, overrides: list[str]) -> int:
+    """``train`` and ``encode``."""
+    if options.help or options.config is None:
+        from finetrainers.help import config_help
+
+        print(config_help(options.command))
+        return DONE if options.help else USER_ERROR
+    from finetrainers.config import load_config
+
+    config = load_config(options.config, overrides)
+    start = time.perf_counter()
+    quiet_libraries()
+    from finetrainers import train
+
+    print(f"imports: {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    if options.command == "encode":
+        train.encode(config)
+        return DONE
+    result = train.train(config)
+    print(result.weights)
+    return DONE
+
+
+def quiet_libraries() -> None:
+    """Keep log lines and progress bars of the libraries below from drowning our own; the environment can ask for them."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+
+
+def run_sample(options: argparse.Namespace, _: list[str]) -> None:
+    """``sample``."""
+    quiet_libraries()
+    from finetrainers.sample import sample_run
+
+    names = (
+        "height",
+        "width",
+        "num_frames",
+        "num_inference_steps",
+        "guidance_scale",
+        "negative_prompt",
+        "fps",
+        "seed",
+        "image",
+    )
+    settings = {name: getattr(options, name) for name in names}
+    for file in sample_run(
+        options.run_directory,
+        [{"prompt": prompt, **settings} for prompt in options.prompt],
+        step=options.step,
+        use_base=options.base,
+        output=options.output,
+        device=options.device,
+    ):
+        print(file)
+
+
+def run_models(options: argparse.Namespace, _: list[str]) -> None:
+    """``models``."""
+    from finetrainers.models import adapters
+
+    families = [
+        {
+            "family": name,
+            "description": (adapter.__doc__ or "").strip().splitlines()[0],
+            "tasks": list(adapter.pipelines),
+            "pipelines": dict(adapter.pipelines),
+            "tuning": ["lora", "lokr", "full"],
+            "conditioning": ["none"],
+            "lora_targets": list(adapter.lora_targets),
+        }
+        for name, adapter in adapters().items()
+    ]
+    if options.json:
+        print(json.dumps(families, indent=1))
+        return
+    for family in families:
+        print(f"{family['family']}: {family['description']}")
+        print(f"  tasks: {', '.join(family['tasks'])}; tuning: {', '.join(family['tuning'])}")
+
+
+def run_tiny(options: argparse.Namespace, _: list[str]) -> None:
+    """``models tiny``."""
+    from finetrainers.testing import make_tiny
+
+    print(make_tiny(options.family, options.directory, variant=options.variant))
+
+
+def run_schema(_options: argparse.Namespace, _: list[str]) -> None:
+    """``schema``."""
+    from finetrainers.config import Config
+
+    print(json.dumps(Config.model_json_schema(), indent=1))
+
+
+def run_cache(options: argparse.Namespace, _: list[str]) -> int:
+    """``cache show``, ``verify`` and ``prune``."""
+    from finetrainers.data.cache import GB, KINDS, Cache
+    from finetrainers.errors import ConfigError
+
+    if not options.path.is_dir():
+        raise ConfigError(f"cache: there is no folder {options.path}; name the cache.path of your runs")
+    cache = Cache(options.path)
+    if options.action == "verify":
+        damaged = list(cache.damaged())
+        for entry in damaged:
+            cache.remove(entry)
+            print(f"removed {cache.file(entry.kind, entry.key)}: damaged")
+        print(f"{sum(1 for _ in cache.entries())} items are whole, {len(damaged)} were damaged")
+        return USER_ERROR if damaged else DONE
+    if options.action == "prune":
+        removed = cache.evict(int(options.max_gb * GB))
+        print(f"removed {len(removed)} items, {sum(entry.bytes for entry in removed) / GB:.3f} GB")
+    entries = list(cache.entries())
+    for kind in KINDS:
+        own = [entry.bytes for entry in entries if entry.kind == kind]
+        print(f"{kind}: {len(own)} items, {sum(own) / GB:.3f} GB")
+    return DONE
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

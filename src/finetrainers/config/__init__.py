@@ -1,0 +1,32 @@
+"""Every section, every default, every check."""
+
+from finetrainers.config.base import Section as Section
+from finetrainers.config.data import (
+    Bucket as Bucket,
+    CacheConfig as CacheConfig,
+    DataConfig as DataConfig,
+    LoaderConfig as LoaderConfig,
+    PixelBudget as PixelBudget,
+)
+from finetrainers.config.load import (
+    dump_config as dump_config,
+    load_config as load_config,
+    parse_config as parse_config,
+)
+from finetrainers.config.run import (
+    CheckpointConfig as CheckpointConfig,
+    ComponentConfig as ComponentConfig,
+    Config as Config,
+    ModelConfig as ModelConfig,
+    OptimizerConfig as OptimizerConfig,
+    ScheduleConfig as ScheduleConfig,
+    TrainConfig as TrainConfig,
+    ValidationConfig as ValidationConfig,
+)
+from finetrainers.config.tuning import (
+    FullConfig as FullConfig,
+    LokrConfig as LokrConfig,
+    LoraConfig as LoraConfig,
+    NoConditioning as NoConditioning,
+    ObjectiveConfig as ObjectiveConfig,
+)

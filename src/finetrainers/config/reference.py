@@ -1,0 +1,128 @@
+"""Every key with its sentence, type, default and bounds: one walk serves --help, the reference page and error hints."""
+
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from finetrainers.config.run import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One configurable value."""
+
+    name: str
+    """Full name, such as train.clip_norm; ``N`` stands for an index and ``NAME`` for a name of your own."""
+    type: str
+    default: str | None
+    """As it is written in YAML; None if the key must be given."""
+    bounds: str
+    sentence: str
+
+
+def keys() -> list[Key]:
+    """All keys of a configuration, in order."""
+    return list(_walk(Config, ""))
+
+
+def sections_at(parents: Sequence[str | int]) -> list[str]:
+    """Names of the keys that exist below the given path; ["data", 0] means a data set."""
+    prefix = ".".join("N" if isinstance(p, int) or str(p).isdigit() else str(p) for p in parents)
+    if prefix.startswith("model.components."):
+        prefix = "model.components.NAME"
+    start = f"{prefix}." if prefix else ""
+    return list(dict.fromkeys(k.name[len(start) :].split(".")[0] for k in keys() if k.name.startswith(start)))
+
+
+def _walk(section: type[BaseModel], prefix: str) -> Iterator[Key]:
+    for name, field in section.model_fields.items():
+        full = f"{prefix}{field.alias or name}"
+        nested = list(_sections(field.annotation))
+        if not nested or (field.description and "list" in _type(field.annotation)):
+            yield _key(full, field)
+        for inner, suffix in nested:
+            variant = inner.model_fields.get("kind")
+            if len(nested) > 1 and variant is not None:
+                yield from (_tagged(key, variant) for key in _walk(inner, f"{full}{suffix}."))
+            else:
+                yield from _walk(inner, f"{full}{suffix}.")
+
+
+def _tagged(key: Key, variant: FieldInfo) -> Key:
+    if key.name.endswith(".kind"):
+        return key
+    (kind,) = get_args(variant.annotation)
+    return Key(key.name, key.type, key.default, key.bounds, f"[kind: {kind}] {key.sentence}")
+
+
+def _sections(annotation: Any) -> Iterator[tuple[type[BaseModel], str]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation, ""
+        return
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        yield from _sections(arguments[0])
+    elif origin in {Union, types.UnionType}:
+        for argument in arguments:
+            yield from _sections(argument)
+    elif origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
+        yield from ((inner, ".N") for inner, _ in _sections(arguments[0]))
+    elif origin is dict:
+        yield from ((inner, ".NAME") for inner, _ in _sections(arguments[1]))
+
+
+def _key(name: str, field: FieldInfo) -> Key:
+    default = None if field.default is PydanticUndefined else _yaml(field.default)
+    return Key(name, _type(field.annotation), default, _bounds(field), " ".join((field.description or "").split()))
+
+
+def _bounds(field: FieldInfo) -> str:
+    words = []
+    for rule in field.metadata:
+        match rule:
+            case Ge(ge=bound):
+                words.append(f">= {bound}")
+            case Gt(gt=bound):
+                words.append(f"> {bound}")
+            case Le(le=bound):
+                words.append(f"<= {bound}")
+            case Lt(lt=bound):
+                words.append(f"< {bound}")
+            case MinLen(min_length=bound):
+                words.append(f"at least {bound}")
+    return ", ".join(words)
+
+
+def _yaml(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return f"[{', '.join(map(_yaml, value))}]"
+        case _:
+            return str(value)
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in {Union, types.UnionType}:
+        return " | ".join(_type(a) for a in arguments)
+    if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            return f"list of {_type(arguments[0])}"
+        return f"[{', '.join(map(_type, arguments))}]"
+    if origin is dict:
+        return f"{_type(arguments[0])}: {_type(arguments[1])}"
+    return "null" if annotation is type(None) else str(getattr(annotation, "__name__", annotation))

@@ -1,0 +1,143 @@
+"""Encoded items on disk: one file each, named by a hash of all that went into it, written atomically."""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from finetrainers.errors import DataError
+
+LAYOUT_VERSION = 1
+"""Part of every key: raised when the contents of the files change their meaning."""
+
+GB = 10**9
+Kind = Literal["latents", "text"]
+KINDS: tuple[Kind, ...] = ("latents", "text")
+
+
+def make_key(*parts: object) -> str:
+    """Hash plain values into a file name."""
+    text = json.dumps([LAYOUT_VERSION, *parts], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of the cache."""
+
+    kind: Kind
+    key: str
+    bytes: int
+    used: float
+    """Seconds since the epoch; set when a run finds that it needs the item."""
+
+
+class Cache:
+    """A folder of encoded items; any number of runs may share it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def file(self, kind: Kind, key: str) -> Path:
+        """Where an item is, if it is there."""
+        return self.root / kind / key[:2] / f"{key}.safetensors"
+
+    def has(self, kind: Kind, key: str) -> bool:
+        """Whether an item is there; marks it as used now, for eviction."""
+        try:
+            os.utime(self.file(kind, key))
+        except FileNotFoundError:
+            return False
+        except PermissionError:  # a cache that others own may be read, but not marked
+            return True
+        return True
+
+    def write(self, kind: Kind, key: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+        """Write an item that is whole or not there at all; return its size in bytes."""
+        contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        data = save(contents, {**metadata, "digest": _digest(contents)})
+        file = self.file(kind, key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".{key}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.replace(file)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise DataError(f"cache.path: {file} cannot be written: {error.strerror}") from error
+        return len(data)
+
+    def read(self, kind: Kind, key: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Read an item's tensors and its metadata.
+
+        Raises:
+            DataError: If it is gone or damaged.
+        """
+        file = self.file(kind, key)
+        try:
+            with safe_open(file, framework="pt") as item:
+                return {name: item.get_tensor(name) for name in item.keys()}, item.metadata()  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise DataError(
+                f"cache.path: {file} is gone or damaged ({error}); another run may have removed it to keep its own "
+                "cache.max_gb. `finetrainers cache verify` removes what is damaged; then start this run again"
+            ) from error
+
+    def entries(self) -> Iterator[Entry]:
+        """All items."""
+        for kind in KINDS:
+            for folder in sorted((self.root / kind).glob("??")):
+                for file in sorted(folder.glob("*.safetensors")):
+                    try:
+                        stat = file.stat()
+                    except FileNotFoundError:  # another run evicted it meanwhile
+                        continue
+                    yield Entry(kind, file.stem, stat.st_size, stat.st_mtime)
+
+    def evict(self, max_bytes: int, *, keep: Collection[str] = ()) -> list[Entry]:
+        """Remove the least recently used items until at most ``max_bytes`` are left; keys in ``keep`` stay."""
+        entries = sorted(self.entries(), key=lambda entry: entry.used)
+        surplus, removed = sum(entry.bytes for entry in entries) - max_bytes, []
+        for entry in entries:
+            if surplus <= 0:
+                break
+            if entry.key not in keep:
+                self.remove(entry)
+                removed.append(entry)
+                surplus -= entry.bytes
+        return removed
+
+    def remove(self, entry: Entry) -> None:
+        """Delete an item; one that another run has deleted is fine."""
+        self.file(entry.kind, entry.key).unlink(missing_ok=True)
+
+    def damaged(self) -> Iterator[Entry]:
+        """Items whose contents are not what was written."""
+        for entry in self.entries():
+            try:
+                tensors, metadata = self.read(entry.kind, entry.key)
+            except DataError:
+                yield entry
+                continue
+            if metadata.get("digest") != _digest(tensors):
+                yield entry
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,268 @@
+"""All data sets of a run after a look at each file: arrays, so that ten million samples stay small.
+
+A sample is one item, or one window of it with ``frame_sampling: chunks``, in one bucket.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from finetrainers.config import Bucket, DataConfig
+from finetrainers.data.buckets import assign_buckets, resolve_buckets, why_unassigned
+from finetrainers.data.captions import final_caption
+from finetrainers.data.draws import seed_of, uniform
+from finetrainers.data.media import probe
+from finetrainers.data.memo import DIGEST_BYTES, Fact, Memo, Stamp, hash_file
+from finetrainers.data.order import Group
+from finetrainers.data.sources import Problem, list_items
+from finetrainers.data.view import View, count_frames
+from finetrainers.errors import ConfigError, DataError
+
+MEMO_BLOCK = 1024
+"""Items that are looked at between two writes to the memo."""
+
+FACTS = np.dtype(
+    [
+        ("digest", np.uint8, DIGEST_BYTES),
+        ("num_frames", np.int64),
+        ("height", np.int32),
+        ("width", np.int32),
+        ("fps", np.float64),
+        ("seconds", np.float64),
+        ("is_good", np.bool_),
+    ]
+)
+Facts = NDArray[np.void]
+"""One row an item, of type FACTS."""
+
+Progress = Callable[[int, int], None]
+"""Called with (items done, items in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """One data set: its items, and their samples."""
+
+    config: DataConfig
+    table: pa.Table
+    """Columns media (path) and captions (list of text), one row an item."""
+    digests: NDArray[np.uint8]
+    """[items, DIGEST_BYTES] hash of each item's bytes."""
+    fps: NDArray[np.float64]
+    """[items] frames per second; 0 for images."""
+    item: NDArray[np.int64]
+    """[samples] row of each sample's item."""
+    chunk: NDArray[np.int32]
+    """[samples] number of the window."""
+    bucket: NDArray[np.int32]
+    """[samples] index into the catalog's buckets."""
+    num_captions: NDArray[np.int64]
+    """[items]."""
+    problems: tuple[Problem, ...]
+    """Items that cannot be used."""
+
+    def only(self, chosen: NDArray[np.bool_]) -> "DataSet":
+        """Return the data set with the chosen of its samples."""
+        return replace(self, item=self.item[chosen], chunk=self.chunk[chosen], bucket=self.bucket[chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Data sets, and the buckets that they share."""
+
+    sets: tuple[DataSet, ...]
+    buckets: tuple[Bucket, ...]
+
+    @property
+    def num_samples(self) -> int:
+        return sum(len(data.item) for data in self.sets)
+
+    def groups(self) -> list[Group]:
+        """Samples by data set and bucket, numbered through all data sets."""
+        groups: list[Group] = []
+        start = 0
+        for data in self.sets:
+            groups += [
+                Group(int(bucket), start + np.flatnonzero(data.bucket == bucket), data.config.repeats)
+                for bucket in np.unique(data.bucket)
+            ]
+            start += len(data.item)
+        return groups
+
+    def locate(self, sample: int) -> tuple[DataSet, int]:
+        """Find a sample's data set, and its number there."""
+        for data in self.sets:
+            if sample < len(data.item):
+                return data, sample
+            sample -= len(data.item)
+        raise IndexError(sample)
+
+    def without(self, problems: Sequence[Problem]) -> "Catalog":
+        """Leave out all samples of the items that have problems, and note these.
+
+        Raises:
+            DataError: If a data set has problems that it is not to skip; names all.
+        """
+        reasons = {problem.path: problem for problem in problems}
+        sets = []
+        for data in self.sets:
+            is_bad = pc.is_in(data.table["media"], pa.array(list(reasons), pa.large_string())).to_numpy()
+            own = tuple(reasons[path] for path in data.table["media"].filter(pa.array(is_bad)).to_pylist())
+            sets.append(replace(data.only(~is_bad[data.item]), problems=data.problems + own))
+        raise_if_failing(sets)
+        return replace(self, sets=tuple(sets))
+
+    def split(self, fraction: float) -> "tuple[Catalog, Catalog]":
+        """Cut into (training, held out) by content: equal files stay together, and new ones move no other.
+
+        Raises:
+            ConfigError: If a data set has too few different items.
+        """
+        parts = [(data, _held_out_items(data, fraction)[data.item]) for data in self.sets]
+        train, held_out = (tuple(d.only(chosen == wanted) for d, chosen in parts) for wanted in (False, True))
+        return replace(self, sets=train), replace(self, sets=held_out)
+
+
+def view_of(data: DataSet, sample: int, *, view: int, bucket: Bucket) -> View:
+    """Everything that fixes the pixels of a sample; random parts depend on the item's content and the view's number."""
+    config, item = data.config, data.item[sample]
+    content = seed_of(data.digests[item].tobytes().hex())
+    window, y, x = (float(uniform(content, np.array(view), purpose)) for purpose in ("window", "crop y", "crop x"))
+    frames, height, width = bucket
+    return View(
+        num_frames=frames,
+        height=height,
+        width=width,
+        frame_sampling=config.frame_sampling,
+        fps=config.fps,
+        stride=config.stride,
+        window=window if config.frame_sampling == "random" else 0.0,
+        chunk=int(data.chunk[sample]),
+        resize=config.resize,
+        crop=(y, x) if config.resize == "random_crop" else (0.5, 0.5),
+        flip=config.horizontal_flip and view % 2 == 1,
+    )
+
+
+def caption_of(data: DataSet, sample: int, caption: int) -> str:
+    """One of a sample's captions, prefix and clean-up applied."""
+    return final_caption(data.table["captions"][int(data.item[sample])][caption].as_py(), data.config)
+
+
+def build_catalog(configs: Sequence[DataConfig], memo: Memo, *, workers: int, progress: Progress) -> Catalog:
+    """List all data sets and look at each file that the memo does not know.
+
+    Raises:
+        DataError: If a data set cannot be listed; or, naming all bad samples of all data sets that do not skip them.
+    """
+    listings = [list_items(config) for config in configs]
+    total, done = sum(len(listing.table) for listing in listings), 0
+    sets: list[DataSet] = []
+    buckets: dict[Bucket, int] = {}
+    for config, listing in zip(configs, listings, strict=True):
+        start = done
+
+        def report(count: int, start: int = start) -> None:
+            progress(start + count, total)
+
+        facts, problems = _look(listing.table["media"], memo, workers, report)
+        sets.append(_assign(config, listing.table, facts, [*listing.problems, *problems], buckets))
+        done += len(listing.table)
+    raise_if_failing(sets)
+    return Catalog(tuple(sets), tuple(buckets))
+
+
+def raise_if_failing(sets: Sequence[DataSet]) -> None:
+    """List all problems of the data sets that are not to skip them, in one error."""
+    failing = [problem for data in sets if data.config.on_error == "fail" for problem in data.problems]
+    if failing:
+        lines = "\n  ".join(f"{problem.path}: {problem.reason}" for problem in failing)
+        raise DataError(
+            f"data: {len(failing)} bad samples:\n  {lines}\n"
+            "Mend or remove them, or set data.N.on_error=skip to leave them out"
+        )
+
+
+def _look(media: pa.ChunkedArray, memo: Memo, workers: int, report: Callable[[int], None]) -> tuple[Facts, list[Problem]]:
+    """What each file is; ``is_good`` is False where it cannot be used, and a problem says why."""
+    facts = np.zeros(len(media), FACTS)
+    problems = []
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for start in range(0, len(media), MEMO_BLOCK):
+            paths = media.slice(start, MEMO_BLOCK).to_pylist()
+            stamps = [Stamp.of(path) for path in paths]
+            known = [memo.get(path, stamp) for path, stamp in zip(paths, stamps, strict=True)]
+            unknown = [i for i, fact in enumerate(known) if fact is None]
+            looked = dict(zip(unknown, pool.map(_look_at, [paths[i] for i in unknown]), strict=True))
+            memo.put([(paths[i], stamps[i], fact) for i, fact in looked.items() if isinstance(fact, Fact)])
+            for i, fact in enumerate(known):
+                found = looked[i] if fact is None else fact
+                if isinstance(found, Fact):
+                    facts[start + i] = (np.frombuffer(found.digest, np.uint8), *astuple(found)[1:], True)
+                else:
+                    problems.append(Problem(paths[i], found))
+            report(start + len(paths))
+    return facts, problems
+
+
+def _look_at(path: str) -> Fact | str:
+    try:
+        return Fact(hash_file(path), *astuple(probe(Path(path))))
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+
+
+def _assign(
+    config: DataConfig, table: pa.Table, facts: Facts, problems: list[Problem], buckets: dict[Bucket, int]
+) -> DataSet:
+    """Give each good item its bucket and its windows."""
+    own = resolve_buckets(config.buckets)
+    frames = count_frames(facts["num_frames"], facts["seconds"], fps=config.fps, stride=config.stride)
+    choice = assign_buckets(frames, facts["height"], facts["width"], buckets=own, max_upscale=config.max_upscale)
+    choice[~facts["is_good"]] = -1
+    for row in np.flatnonzero(facts["is_good"] & (choice < 0)):
+        reason = why_unassigned(
+            int(frames[row]),
+            int(facts["height"][row]),
+            int(facts["width"][row]),
+            buckets=own,
+            max_upscale=config.max_upscale,
+        )
+        problems.append(Problem(table["media"][int(row)].as_py(), reason))
+    item = np.flatnonzero(choice >= 0)
+    chunk = np.zeros(len(item), np.int32)
+    if config.frame_sampling == "chunks":
+        windows = frames[item] // np.array([bucket[0] for bucket in own])[choice[item]]
+        chunk = np.concatenate([np.arange(count, dtype=np.int32) for count in windows]) if len(item) else chunk
+        item = np.repeat(item, windows)
+    number = np.array([buckets.setdefault(bucket, len(buckets)) for bucket in own], np.int32)
+    return DataSet(
+        config=config,
+        table=table,
+        digests=facts["digest"],
+        fps=facts["fps"],
+        item=item,
+        chunk=chunk,
+        bucket=number[choice[item]],
+        num_captions=pc.list_value_length(table["captions"]).to_numpy(),
+        problems=tuple(problems),
+    )
+
+
+def _held_out_items(data: DataSet, fraction: float) -> NDArray[np.bool_]:
+    """Which items of a data set are held out: those whose hash, read as a number in [0, 1), is below the fraction."""
+    number = data.digests[:, -8:].copy().view(np.uint64)[:, 0] / 2.0**64
+    used = np.unique(number[data.item])
+    if len(used) < 2:
+        raise ConfigError(
+            f"validation.held_out: {data.config.path} has {len(used)} different items; at least 2 are needed to hold one out"
+        )
+    limit = min(max(fraction, float(np.nextafter(used[0], 1))), float(used[-1]))  # at least one on either side
+    chosen: NDArray[np.bool_] = number < limit
+    return chosen

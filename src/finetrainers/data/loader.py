@@ -1,0 +1,80 @@
+"""From the cache to batches with all their draws, in worker processes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from finetrainers.batch import Batch, Encoded, Prompt, sample_generator, stack_text
+from finetrainers.config import LoaderConfig
+from finetrainers.data.cache import Cache
+from finetrainers.data.draws import uniform
+from finetrainers.data.order import Order
+from finetrainers.data.plan import Plan, SampleJob
+from finetrainers.objective import FlowMatching
+
+
+def read_encoded(cache: Cache, job: SampleJob) -> Encoded:
+    """Read the two items of a sample.
+
+    Raises:
+        DataError: If one is gone or damaged.
+    """
+    latents, metadata = cache.read("latents", job.latents.key)
+    text, _ = cache.read("text", job.text.key)
+    return Encoded(mean=latents["mean"], std=latents.get("std"), text=text, fps=float(metadata["fps"]))
+
+
+@dataclass(frozen=True)
+class Steps(Dataset[Batch]):
+    """The batches of a run by optimizer step; anything drawn depends on the seed and the sample's position alone."""
+
+    plan: Plan
+    order: Order
+    cache: Cache
+    objective: FlowMatching
+    tokens: dict[tuple[int, int, int], int]
+    """Tokens of one sample of each bucket."""
+
+    def __getitem__(self, step: int) -> Batch:
+        jobs = self.plan.step(self.order, step)
+        return make_batch(
+            jobs,
+            [read_encoded(self.cache, job) for job in jobs],
+            seed=self.plan.seed,
+            objective=self.objective,
+            tokens=self.tokens[jobs[0].bucket],
+        )
+
+
+def make_batch(jobs: list[SampleJob], samples: list[Encoded], *, seed: int, objective: FlowMatching, tokens: int) -> Batch:
+    """Stack samples of one bucket and make their draws, on the CPU and in float32."""
+    positions = torch.tensor([job.position for job in jobs])
+    generators = (sample_generator(seed, job.position, "posterior") for job in jobs)
+    latents = torch.stack([sample.latents(g) for sample, g in zip(samples, generators, strict=True)])
+    noise = [torch.randn(latents.shape[1:], generator=sample_generator(seed, job.position, "noise")) for job in jobs]
+    purposes = ("sigma", "first frame", "first sigma")
+    u = torch.stack([torch.from_numpy(uniform(seed, positions.numpy(), p)) for p in purposes], dim=1)
+    sigma, counted = objective.sigma(u, frames=latents.shape[2], tokens=tokens)
+    return Batch(
+        positions=positions,
+        latents=latents,
+        noise=torch.stack(noise),
+        sigma=sigma,
+        counted=counted,
+        prompt=Prompt(text=stack_text([sample.text for sample in samples]), fps=torch.tensor([s.fps for s in samples])),
+    )
+
+
+def load_steps(steps: Steps, config: LoaderConfig, *, start: int, stop: int, pin: bool) -> Iterator[Batch]:
+    """Yield the batches of the optimizer steps from ``start`` to ``stop``, in order, prepared ahead by workers."""
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=min(config.workers, stop - start),
+        prefetch_factor=config.prefetch if config.workers and stop > start else None,
+        pin_memory=pin,
+    )
+    return iter(loader)

@@ -1,0 +1,154 @@
+"""When each frame of a video is shown, and where decoding can start: from the packets, none of them decoded."""
+
+import functools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+import numpy as np
+import numpy.typing as npt
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from finetrainers.data.view import PHASE, View, bad_media
+
+ROUNDING_SECONDS = 0.002
+"""How far rounded time stamps (Matroska: to milliseconds) may put the end of a clip off its nominal frame rate."""
+REORDER_PACKETS = 32
+"""Packets come in decoding order; no codec shows a frame later than this many packets after it came (H.264, HEVC: 16)."""
+VP8_SHOW_FRAME = 0x10
+"""Bit of the first byte of a VP8 packet; packets without it are references that are never shown (RFC 6386, 9.1)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timeline:
+    """The frames of a video in the order of presentation; N frames, K key frames."""
+
+    stamps: npt.NDArray[np.int64]
+    """[N] time stamps, ascending, in units of the stream."""
+    times: npt.NDArray[np.float64]
+    """[N] seconds since the first frame."""
+    keys: npt.NDArray[np.int64]
+    """[K] positions among the frames where decoding can start, ascending; the first is 0."""
+    start: int
+    """Time stamp that seeks to the first packet."""
+    seconds: float
+    """End of the last frame; of a prefix: of the last frame that was read."""
+    nominal_fps: Fraction | None
+    """Frame rate that the container states."""
+    is_counted: bool
+    """Decoded frames carry no usable time stamps (AVI): they are told by counting from the start."""
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open the first video stream that is not a cover picture; FFmpeg's errors become DataErrors that name the file."""
+    try:
+        with av.open(str(path), "r", metadata_errors="replace") as container:
+            streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+            if not streams:
+                raise bad_media(path, "no video stream")
+            stream = streams[0]
+            stream.codec_context.thread_count = 1  # loader workers are processes; damage is reported reliably, too
+            yield container, stream
+    except av.error.FFmpegError as error:
+        raise bad_media(path, f"cannot be decoded: {error.strerror}") from error
+
+
+def whole_timeline(path: Path) -> Timeline:
+    """Read the time stamps of all packets; the last few files are remembered, for windows of one long clip."""
+    stat = path.stat()
+    return _whole_timeline(path, (stat.st_size, stat.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=8)
+def _whole_timeline(path: Path, _stamp: tuple[int, int]) -> Timeline:
+    with open_video(path) as (container, stream):
+        return read_timeline(container, stream, path)
+
+
+forget_timelines = _whole_timeline.cache_clear
+
+
+def read_timeline(container: InputContainer, stream: VideoStream, path: Path, *, start_of: View | None = None) -> Timeline:
+    """Read the time stamps of all packets or, for the start of a clip, of those that the view can need."""
+    is_counted = container.format.name == "avi"  # its presentation time stamps are guesses where frames are reordered
+    stamps: list[int] = []
+    keys: list[int] = []
+    end = num_beyond = 0
+    last_frame, last_stamp = _last_needed(start_of, stream)
+    for packet in container.demux(stream):
+        stamp = packet.dts if is_counted else packet.pts
+        if stamp is None:
+            continue  # the empty packet at the end
+        if packet.is_corrupt:
+            raise bad_media(path, f"damaged or truncated at {float(stamp * packet.time_base):.2f} s")
+        if packet.is_keyframe:
+            keys.append(stamp)
+        if not _is_shown(packet, stream):
+            continue
+        stamps.append(stamp)
+        end = max(end, stamp + (packet.duration or 0))
+        num_beyond += len(stamps) > last_frame or stamp - stamps[0] > last_stamp
+        if num_beyond > REORDER_PACKETS:
+            break
+    if not stamps:
+        raise bad_media(path, "the video stream has no frames")
+    return _timeline(container, stream, stamps=stamps, keys=keys or [min(stamps)], end=end)
+
+
+def _last_needed(view: View | None, stream: VideoStream) -> tuple[float, float]:
+    """Count of frames, and time stamp after the first, beyond which the view (of a clip's start) needs nothing."""
+    if view is None:
+        return math.inf, math.inf
+    if view.fps is None:
+        return (view.num_frames - 1) * view.stride + 1, math.inf
+    return math.inf, (view.num_frames - 1 + PHASE) / view.fps / float(_time_base(stream))
+
+
+def _time_base(stream: VideoStream) -> Fraction:
+    assert stream.time_base is not None  # FFmpeg sets it on opening
+    return stream.time_base
+
+
+def _is_shown(packet: "Packet[VideoStream]", stream: VideoStream) -> bool:
+    if packet.is_discard:  # cut off by an edit list, but needed for decoding
+        return False
+    return stream.codec_context.name != "vp8" or bool(memoryview(packet)[0] & VP8_SHOW_FRAME)
+
+
+def _timeline(container: InputContainer, stream: VideoStream, *, stamps: list[int], keys: list[int], end: int) -> Timeline:
+    """Sort what the packets said; frames before the first key frame, left over by a cut, cannot be decoded."""
+    is_counted = container.format.name == "avi"
+    start, time_base = min(keys), _time_base(stream)
+    ordered = np.unique(np.array(stamps, np.int64))
+    ordered = ordered[ordered >= start]
+    times = (ordered - ordered[0]) * float(time_base)
+    if is_counted or container.format.name == "gif":
+        keys = [start]  # a gif calls every frame a key frame, and none but the first is
+    positions = np.searchsorted(ordered, np.array(keys, np.int64), side="right") - 1
+    return Timeline(
+        stamps=ordered,
+        times=times,
+        keys=np.unique(np.maximum(positions, 0)),  # an edit list may hide the first key frame
+        start=start,
+        seconds=_end_seconds(times, float((end - int(ordered[0])) * time_base), stream.average_rate),
+        nominal_fps=stream.average_rate,
+        is_counted=is_counted,
+    )
+
+
+def _end_seconds(times: npt.NDArray[np.float64], stated: float, nominal: Fraction | None) -> float:
+    """When the last frame ends: as stated if that is after its start, else one usual interval later."""
+    interval = float(np.median(np.diff(times))) if len(times) > 1 else float(1 / nominal) if nominal else 0.04
+    end = stated if stated > times[-1] else float(times[-1]) + interval
+    if nominal and abs(len(times) / nominal - end) < ROUNDING_SECONDS:
+        return float(len(times) / nominal)
+    return end

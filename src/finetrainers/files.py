@@ -1,0 +1,90 @@
+"""Files that are whole or not there at all, whatever kills the process."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+BLOCK_BYTES = 1 << 20
+MANIFEST = "manifest.json"
+
+
+@contextmanager
+def whole_directory(directory: Path) -> Iterator[Path]:
+    """Yield a temporary directory; rename it to ``directory`` once all in it is on the disk.
+
+    A manifest with the size and hash of each file is written last. An existing directory is replaced. If the body fails,
+    nothing is left behind.
+    """
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        manifest = {
+            str(file.relative_to(temporary)): _facts(file) for file in sorted(temporary.rglob("*")) if file.is_file()
+        }
+        write_whole(temporary / MANIFEST, json.dumps({"version": 1, "files": manifest}, indent=1))
+        for folder in {temporary, *(f for f in temporary.rglob("*") if f.is_dir())}:
+            _sync(folder)
+        if directory.exists():
+            shutil.rmtree(directory)
+        temporary.rename(directory)
+        _sync(directory.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a text file such that it has the old contents or the new ones, never a part."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.replace(file)
+
+
+def damage(directory: Path) -> str | None:
+    """Say what differs from the directory's manifest; None if nothing does."""
+    try:
+        files = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}"
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+        return f"its {MANIFEST} is damaged"
+    for name, facts in files.items():
+        file = directory / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != facts["bytes"]:
+            return f"{name} has {file.stat().st_size} bytes, not {facts['bytes']}"
+        if _hash(file) != facts["blake2b"]:
+            return f"{name} has other contents"
+    return None
+
+
+def _facts(file: Path) -> dict[str, object]:
+    _sync(file)
+    return {"bytes": file.stat().st_size, "blake2b": _hash(file)}
+
+
+def _hash(file: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as contents:
+        while block := contents.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,143 @@
+"""The training loop. There is one."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from finetrainers.batch import Batch, Prompt
+from finetrainers.conditioning import Conditioning
+from finetrainers.config import TrainConfig
+from finetrainers.data.draws import seed_of
+from finetrainers.models import ModelAdapter
+from finetrainers.objective import FlowMatching, Noised
+from finetrainers.tuning.base import trained_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What one optimizer step was like; tensors are still on the device: only a tracker that is due pays for the copy."""
+
+    loss: Tensor
+    """Mean over the samples, a scalar."""
+    sample_losses: Tensor
+    """[batch_size]."""
+    grad_norm: Tensor
+    """Norm of the whole gradient before clipping, a scalar."""
+    positions: Tensor
+    """[batch_size] int64, on the CPU."""
+    lr: float
+    num_tokens: int
+    """Latent tokens of all samples."""
+    step_seconds: float
+    """From the arrival of the batch to the end of the step (of its launch, on an accelerator)."""
+    data_seconds: float
+    """Time that the step waited for its batch."""
+
+
+AfterStep = Callable[["Trainer", Metrics], None]
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """Takes optimizer steps; knows nothing of any model family, data set or tracker."""
+
+    config: TrainConfig
+    seed: int
+    adapter: ModelAdapter
+    denoiser: nn.Module
+    conditioning: Conditioning
+    objective: FlowMatching
+    optimizer: Optimizer
+    schedule: LRScheduler
+    device: torch.device
+    ema: Any = None
+    """diffusers' EMAModel over the trained parameters, or None."""
+    after_step: tuple[AfterStep, ...] = ()
+    """Log, save, validate: called in this order, each deciding whether it is due."""
+    dtype: torch.dtype = torch.float32
+    """Of the frozen weights and of all computation with them."""
+    needs_autocast: bool = False
+    attention: Callable[[], AbstractContextManager[None]] = nullcontext
+    step: int = 0
+    """Optimizer steps taken; a restored one is where training goes on."""
+    num_skipped: int = 0
+    """Steps whose update was left out because it was not finite."""
+
+    def __post_init__(self) -> None:
+        self.parameters = list(trained_parameters(self.denoiser).values())
+
+    def run(self, batches: Iterator[Batch], *, stop: int) -> None:
+        """Train until ``stop`` optimizer steps are taken, one batch each."""
+        self.denoiser.train()
+        while self.step < stop:
+            start = time.perf_counter()
+            batch = next(batches)
+            metrics = self.train_step(batch, data_seconds=time.perf_counter() - start)
+            self.step += 1
+            for callback in self.after_step:
+                callback(self, metrics)
+
+    def train_step(self, batch: Batch, *, data_seconds: float = 0.0) -> Metrics:
+        """One optimizer step over a whole batch, taken in micro-batches."""
+        start = time.perf_counter()
+        losses = [self._backward(micro, index) for index, micro in enumerate(batch.split(self.config.micro_batch_size))]
+        sample_losses = torch.cat(losses)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        lr = self.schedule.get_last_lr()[0]
+        if self.config.non_finite == "skip" and not bool(torch.isfinite(norm)):  # costs a wait for the device
+            self.num_skipped += 1
+        else:
+            self.optimizer.step()
+            if self.ema is not None:
+                self.ema.step(self.parameters)
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return Metrics(
+            loss=sample_losses.mean(),
+            sample_losses=sample_losses,
+            grad_norm=norm,
+            positions=batch.positions,
+            lr=float(lr),
+            num_tokens=len(batch.positions) * self.adapter.grid.tokens_of_latents(tuple(batch.latents.shape[2:])),
+            step_seconds=time.perf_counter() - start,
+            data_seconds=data_seconds,
+        )
+
+    def _backward(self, micro: Batch, index: int) -> Tensor:
+        """Add the gradient of one micro-batch; return the detached loss of each of its samples."""
+        # Dropout draws belong to the step, so that a resumed run needs no saved state and validation disturbs none.
+        torch.manual_seed(seed_of(self.seed, "dropout", self.step, index) >> 1)
+        losses = self.micro_losses(micro.to(self.device))
+        (losses.sum() / self.config.batch_size).backward()
+        return losses.detach()
+
+    def micro_losses(self, batch: Batch) -> Tensor:
+        """Loss of each sample, shape [B], in float32."""
+        noised = self.objective.corrupt(batch.latents, batch.noise, sigma=batch.sigma, counted=batch.counted)
+        return self.objective.loss(self.predict(noised, batch), noised)
+
+    def predict(self, noised: Noised, batch: Batch) -> Tensor:
+        """Velocity [B, C, F, H, W] that the denoiser answers."""
+        x = self.conditioning.model_input(noised.x, batch).to(self.dtype)
+        prompt = Prompt(text={k: cast_floats(v, self.dtype) for k, v in batch.prompt.text.items()}, fps=batch.prompt.fps)
+        with self.autocast(), self.attention():
+            return self.adapter.denoise(self.denoiser, x, noised.sigma, prompt)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Make the context of one forward pass; null where all weights share a type."""
+        # One autocast for each forward pass: its cache of cast weights would hide updates from the next step.
+        if self.needs_autocast and self.dtype != torch.float32:
+            return torch.autocast(self.device.type, self.dtype)
+        return nullcontext()
+
+
+def cast_floats(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast a floating-point tensor of any shape; masks stay what they are."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -1,0 +1,81 @@
+"""FLUX.1: packed 2x2 latents, T5 and CLIP prompts, optional guidance embedding.
+
+Shape letters as in ``finetrainers.batch``; N is the number of packed latent tokens, ``H/2 * W/2``.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetrainers.batch import Prompt, Text
+from finetrainers.models.base import Grid, ModelAdapter, Settings
+from finetrainers.models.registry import register_model
+from finetrainers.objective import NoiseLevels
+
+NEUTRAL_GUIDANCE = 1.0
+"""Guidance scale that the distilled model is told in training: the one at which guidance changes nothing."""
+
+
+@register_model("flux")
+class Flux(ModelAdapter):
+    """Black Forest Labs' FLUX.1 [dev] and [schnell]."""
+
+    pipelines = {"text-to-image": "FluxPipeline"}
+    text_components = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+    blocks = ("FluxTransformerBlock", "FluxSingleTransformerBlock")
+    input_layer = "x_embedder"
+    # The attention projections of both kinds of block, as diffusers' own FLUX LoRA script has them.
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+    vae_statistics = "shift_scale"
+    has_image_vae = True
+    has_negative_prompt = False  # guidance is distilled into the model
+    noise_levels = NoiseLevels("logit_normal")  # rectified flow as in arXiv:2403.03206, on which FLUX.1 builds
+    shift = "resolution"
+
+    def make_grid(self, vae: Settings, denoiser: Settings) -> Grid:
+        vae_step = 2 ** (len(vae["block_out_channels"]) - 1)
+        return Grid(channels=vae["latent_channels"], vae_step=vae_step, patch=2, has_video=False)
+
+    def encode_prompt(self, pipeline: Any, captions: Sequence[str], *, max_length: int, device: torch.device) -> Text:
+        embeds, pooled, _ = pipeline.encode_prompt(
+            list(captions), prompt_2=None, device=device, max_sequence_length=max_length
+        )
+        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+
+    def denoise(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
+        rows, columns = x.shape[-2] // 2, x.shape[-1] // 2
+        guidance = None
+        if denoiser.config.guidance_embeds:  # type: ignore[union-attr]  # as every model of diffusers has
+            guidance = x.new_full((len(x),), NEUTRAL_GUIDANCE, dtype=torch.float32)
+        tokens: Tensor = denoiser(
+            hidden_states=pack(x[:, :, 0]),
+            timestep=sigma[:, 0],  # FLUX scales by 1000 itself; rounding here would cost noise levels
+            guidance=guidance,
+            encoder_hidden_states=prompt.text["prompt_embeds"],
+            pooled_projections=prompt.text["pooled_prompt_embeds"],
+            img_ids=latent_ids(rows, columns, like=x),
+            txt_ids=x.new_zeros(prompt.text["prompt_embeds"].shape[1], 3),
+            return_dict=False,
+        )[0]
+        return unpack(tokens, rows, columns)[:, :, None]
+
+
+def pack(x: Tensor) -> Tensor:
+    """Fold 2x2 latents [B, C, H, W] into tokens [B, N, 4 C]."""
+    batch, channels, height, width = x.shape
+    folded = x.view(batch, channels, height // 2, 2, width // 2, 2)
+    return folded.permute(0, 2, 4, 1, 3, 5).reshape(batch, height * width // 4, channels * 4)
+
+
+def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
+    """Unfold tokens [B, N, 4 C] into latents [B, C, H, W]."""
+    folded = tokens.view(len(tokens), rows, columns, -1, 2, 2)
+    return folded.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), -1, rows * 2, columns * 2)
+
+
+def latent_ids(rows: int, columns: int, *, like: Tensor) -> Tensor:
+    """Rotary coordinates [N, 3] of packed latents: (0, row, column)."""
+    grid = torch.cartesian_prod(torch.arange(1), torch.arange(rows), torch.arange(columns))
+    return grid.to(device=like.device, dtype=like.dtype)

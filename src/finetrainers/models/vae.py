@@ -1,0 +1,43 @@
+"""Pixels to normalized latents, for every VAE in one place.
+
+Shape letters as in ``finetrainers.batch``; P and Q are pixel height and width, K pixel frames.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetrainers.models.base import ModelAdapter
+
+
+def latent_statistics(vae: Any, adapter: ModelAdapter) -> tuple[Tensor, Tensor]:
+    """Shift and scale, each [C, 1, 1, 1] float32, such that (latents - shift) * scale is what the denoiser sees."""
+    config = vae.config
+    if adapter.vae_statistics == "buffers":
+        shift, scale = vae.latents_mean.float().cpu(), config.scaling_factor / vae.latents_std.float().cpu()
+        return shift.view(-1, 1, 1, 1), scale.view(-1, 1, 1, 1)
+    constants = (0.0 if config.shift_factor is None else config.shift_factor, config.scaling_factor)
+    shift, scale = (torch.full((adapter.grid.channels, 1, 1, 1), float(constant)) for constant in constants)
+    return shift, scale
+
+
+@torch.no_grad()
+def encode_pixels(vae: Any, adapter: ModelAdapter, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Encode uint8 pixels [B, K, P, Q, 3].
+
+    Returns:
+        Mean and standard deviation of the VAE's posterior, [B, C, F, H, W], normalized in float32 and then in the VAE's
+        data type, on the CPU; the deviation is None where the model was trained on the posterior's mode.
+    """
+    scaled = pixels.to(vae.device).permute(0, 4, 1, 2, 3).to(vae.dtype) / 127.5 - 1
+    posterior = vae.encode(scaled[:, :, 0] if adapter.has_image_vae else scaled).latent_dist
+    shift, scale = latent_statistics(vae, adapter)
+    mean, std = (as_video(t.float().cpu(), adapter) for t in (posterior.mean, posterior.std))
+    mean = ((mean - shift) * scale).to(vae.dtype)
+    return mean, (std * scale).expand_as(mean).to(vae.dtype) if adapter.samples_posterior else None
+
+
+def as_video(x: Tensor, adapter: ModelAdapter) -> Tensor:
+    """Give an image VAE's [B, C, H, W] a frame axis."""
+    return x[:, :, None] if adapter.has_image_vae else x

@@ -1,0 +1,165 @@
+"""Noise levels, corruption, targets and loss weights: pure functions of tensors.
+
+Shape letters as in ``finetrainers.batch``. A noise level ``sigma`` is in (0, 1): 0 is clean, 1 is pure noise. Papers:
+[SD3] Esser et al. 2024, arXiv:2403.03206; [LTX] HaCohen et al. 2024, arXiv:2501.00103.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+HALF_STEP = 2.0**-25
+"""Half the spacing of float32 uniforms: added to u in [0, 1), so that no noise level is exactly 0 or 1."""
+
+GIVEN_FRAME_MAX_SIGMA = 0.05
+"""Largest noise level of a first frame that is given as a condition: "nearly clean"."""
+
+
+def uniform_sigma(u: Tensor) -> Tensor:
+    """Noise levels that are all as likely: the quantile function of the uniform distribution."""
+    return u
+
+
+def logit_normal_sigma(u: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Sigmoid of a normal ([SD3] eq. 19): its quantile at u."""
+    return torch.sigmoid(mean + std * torch.special.ndtri(u))
+
+
+def mode_sigma(u: Tensor, scale: float = 1.29) -> Tensor:
+    """Mode sampling with heavy tails ([SD3] eq. 20). Falls from 1 to 0 as u rises; ``scale`` 0 is uniform."""
+    return 1 - u - scale * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u)
+
+
+def cosmap_sigma(u: Tensor) -> Tensor:
+    """Noise levels whose log signal-to-noise ratio is that of the cosine schedule ([SD3] section 3.1, CosMap)."""
+    return 1 - 1 / (torch.tan(math.pi / 2 * u) + 1)
+
+
+def shift_sigma(sigma: Tensor, shift: float | Tensor) -> Tensor:
+    """Move noise levels towards 1 for large latents: s*t / (1 + (s-1)*t) ([SD3] eq. 23)."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolutionShift:
+    """A shift that grows with the number of tokens, exp(mu) with mu linear in it, as diffusers' pipelines have it."""
+
+    base_tokens: int = 256
+    base_mu: float = 0.5
+    max_tokens: int = 4096
+    max_mu: float = 1.15
+
+    def __call__(self, tokens: int) -> float:
+        """Shift for latents of that many tokens; the line goes on beyond both of its points."""
+        slope = (self.max_mu - self.base_mu) / (self.max_tokens - self.base_tokens)
+        return math.exp(self.base_mu + slope * (tokens - self.base_tokens))
+
+
+def sigma_sqrt_weight(sigma: Tensor) -> Tensor:
+    """1 / sigma^2: what turns an error of the velocity into one of the denoised latents, per unit of noise."""
+    return sigma**-2.0
+
+
+def cosmap_weight(sigma: Tensor) -> Tensor:
+    """Density of cosmap noise levels, 2 / (pi - 2 pi t + 2 pi t^2) ([SD3] section 3.1)."""
+    return 2 / (math.pi * (1 - 2 * sigma + 2 * sigma**2))
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseLevels:
+    """Distribution of noise levels, as its quantile function."""
+
+    kind: Literal["uniform", "logit_normal", "mode", "cosmap"] = "logit_normal"
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+    mode_scale: float = 1.29
+    shift: float | ResolutionShift = 1.0
+
+    def __call__(self, u: Tensor, tokens: int) -> Tensor:
+        """Noise levels for uniform draws u in [0, 1), any shape, of latents of ``tokens`` tokens; float32.
+
+        Computed in float64 and never rounded to a grid of time steps.
+        """
+        shift = self.shift(tokens) if isinstance(self.shift, ResolutionShift) else self.shift
+        return shift_sigma(self._unshifted(u.double() + HALF_STEP), shift).float()
+
+    def _unshifted(self, u: Tensor) -> Tensor:
+        match self.kind:
+            case "uniform":
+                return uniform_sigma(u)
+            case "logit_normal":
+                return logit_normal_sigma(u, self.logit_mean, self.logit_std)
+            case "mode":
+                return mode_sigma(u, self.mode_scale)
+            case "cosmap":
+                return cosmap_sigma(u)
+
+
+@dataclass(frozen=True, slots=True)
+class Noised:
+    """What the denoiser is shown, and what it should answer."""
+
+    x: Tensor
+    """[B, C, F, H, W]."""
+    sigma: Tensor
+    """[B, F] noise level of each latent frame."""
+    target: Tensor
+    """[B, C, F, H, W]: the velocity ``noise - latents``."""
+    counted: Tensor
+    """[B, F]: 1 where a frame counts in the loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowMatching:
+    """Rectified flow: straight paths from data to noise ([SD3] section 2)."""
+
+    noise_levels: NoiseLevels = NoiseLevels()
+    weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
+    first_frame_probability: float = 0.0
+
+    def sigma(self, u: Tensor, *, frames: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Noise level of each latent frame, and whether it counts in the loss.
+
+        With ``first_frame_probability`` the first frame of a video is given nearly clean, at a noise level of its own,
+        and does not count: the model learns image-to-video beside text-to-video ([LTX] section 2.4).
+
+        Args:
+            u: [B, 3] uniform draws in [0, 1): noise level, whether the first frame is given, its own noise level.
+            frames: F, latent frames.
+            tokens: Tokens of one sample, for a shift that depends on the resolution.
+
+        Returns:
+            Two float32 tensors [B, F].
+        """
+        sigma = self.noise_levels(u[:, 0], tokens)[:, None].repeat(1, frames)
+        counted = torch.ones_like(sigma)
+        if frames > 1:
+            is_given = u[:, 1] < self.first_frame_probability
+            own = torch.minimum(GIVEN_FRAME_MAX_SIGMA * u[:, 2].float(), sigma[:, 0])
+            sigma[:, 0] = torch.where(is_given, own, sigma[:, 0])
+            counted[:, 0] = torch.where(is_given, 0.0, 1.0)
+        return sigma, counted
+
+    def corrupt(self, latents: Tensor, noise: Tensor, *, sigma: Tensor, counted: Tensor) -> Noised:
+        """Mix latents [B, C, F, H, W] with noise of the same shape, at noise levels [B, F]."""
+        s = sigma[:, None, :, None, None]
+        return Noised(x=(1 - s) * latents + s * noise, sigma=sigma, target=noise - latents, counted=counted)
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """What noise levels of any shape count in the loss."""
+        match self.weighting:
+            case "none":
+                return torch.ones_like(sigma)
+            case "sigma_sqrt":
+                return sigma_sqrt_weight(sigma)
+            case "cosmap":
+                return cosmap_weight(sigma)
+
+    def loss(self, prediction: Tensor, noised: Noised) -> Tensor:
+        """Weighted mean squared error of each sample over the frames that count, shape [B], in float32."""
+        error = (prediction.float() - noised.target).square().mean(dim=(1, 3, 4))
+        counts = noised.counted * self.weight(noised.sigma)
+        return (error * counts).sum(1) / noised.counted.sum(1)

@@ -1,0 +1,99 @@
+"""Optimizers and schedules by name."""
+
+import importlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from finetrainers.config import OptimizerConfig, ScheduleConfig
+from finetrainers.errors import ConfigError
+
+EXTRAS = {"adamw_8bit": "bitsandbytes", "prodigy": "prodigyopt", "adamw_schedule_free": "schedulefree"}
+"""Optimizers of optional packages; the extra of finetrainers has the optimizer's name."""
+
+
+def check_optimizer(config: OptimizerConfig, schedule: ScheduleConfig) -> None:
+    """Fail before anything is loaded, if the optimizer's package is missing or two settings contradict.
+
+    Raises:
+        ConfigError: With the command that installs the package, or the key to change.
+    """
+    if config.name in EXTRAS:
+        _optional(config.name)
+    if config.name == "adamw_schedule_free" and schedule.name != "constant":
+        raise ConfigError(
+            f"schedule.name: {schedule.name} works against optimizer.name: adamw_schedule_free, which needs none; "
+            "set schedule.name: constant"
+        )
+
+
+def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """Make an optimizer over float32 parameters.
+
+    Raises:
+        ConfigError: If its package is not installed.
+    """
+    params = list(parameters)
+    decay: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    adam: dict[str, Any] = {**decay, "betas": (config.beta1, config.beta2), "eps": config.eps}
+    match config.name:
+        case "adamw":
+            return torch.optim.AdamW(params, **adam)
+        case "adam":
+            return torch.optim.Adam(params, **adam)
+        case "sgd":
+            return torch.optim.SGD(params, momentum=config.beta1, **decay)
+        case "adafactor":
+            return torch.optim.Adafactor(params, **decay)
+        case "adamw_8bit":
+            return cast("Optimizer", _optional(config.name).optim.AdamW8bit(params, **adam))
+        case "prodigy":
+            return cast("Optimizer", _optional(config.name).Prodigy(params, **adam))
+        case "adamw_schedule_free":
+            optimizer = _optional(config.name).AdamWScheduleFree(params, **adam)
+            optimizer.train()  # schedule-free weights differ between training and use
+            return cast("Optimizer", optimizer)
+
+
+def build_schedule(config: ScheduleConfig, optimizer: Optimizer, *, steps: int) -> LRScheduler:
+    """Make a learning-rate schedule over the optimizer steps of the run; diffusers' formulas."""
+    from diffusers.optimization import get_scheduler
+
+    name = "constant_with_warmup" if config.name == "constant" else config.name
+    schedule: LRScheduler = get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=config.warmup_steps,
+        num_training_steps=max(1, steps),
+        num_cycles=config.cycles,
+        power=config.power,
+    )
+    return schedule
+
+
+@contextmanager
+def weights_for_use(optimizer: Optimizer) -> Iterator[None]:
+    """Put the weights that are meant for use in place of those that train, where an optimizer keeps both (schedule-free)."""
+    if "train_mode" not in optimizer.param_groups[0]:
+        yield
+        return
+    optimizer.eval()  # type: ignore[attr-defined]  # only schedule-free optimizers have the key
+    try:
+        yield
+    finally:
+        optimizer.train()  # type: ignore[attr-defined]
+
+
+def _optional(name: str) -> Any:
+    package = EXTRAS[name]
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise ConfigError(
+            f"optimizer.name: {name} needs the package {package}: pip install 'finetrainers[{name}]'"
+        ) from None

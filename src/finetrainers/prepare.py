@@ -1,0 +1,198 @@
+"""All that comes before the first step: checks, data, order, and the encoding of what the cache lacks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from finetrainers.config import Config
+from finetrainers.data.buckets import resolve_buckets
+from finetrainers.data.cache import Cache
+from finetrainers.data.catalog import Catalog, build_catalog
+from finetrainers.data.memo import Memo
+from finetrainers.data.order import Order
+from finetrainers.data.plan import Plan, SampleJob
+from finetrainers.data.sources import Problem
+from finetrainers.encode import Encoder, StageProgress
+from finetrainers.errors import ConfigError, DataError
+from finetrainers.models import Model, Request
+from finetrainers.models.load import Pretrained
+from finetrainers.objective import FlowMatching, NoiseLevels, ResolutionShift
+from finetrainers.prompts import read_prompts
+from finetrainers.validate import captions_to_encode
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run whose data are known."""
+
+    model: Model
+    encoder: Encoder
+    plan: Plan
+    order: Order
+    held_out_plan: Plan | None
+    held_out: tuple[SampleJob, ...]
+    requests: tuple[Request, ...]
+    problems: tuple[Problem, ...]
+    """Bad samples that were left out."""
+
+    @property
+    def pinned(self) -> list[str]:
+        """Keys of the items that validation reads again and again."""
+        texts = [self.plan.text_job(caption).key for caption in captions_to_encode(self.requests, self.model)]
+        return texts + [key for job in self.held_out for key in (job.text.key, job.latents.key)]
+
+
+def prepare(config: Config, model: Model, device: torch.device, progress: StageProgress) -> Prepared:
+    """Check everything that can be known before weights are loaded, and plan the run.
+
+    Raises:
+        ConfigError: If a bucket, a prompt or the cache's size is impossible.
+        DataError: Naming all bad samples.
+    """
+    check_buckets(config, model)
+    requests = _requests(config, model)
+    cache, memo = Cache(config.cache.path), Memo(config.cache.path / "memo.sqlite")
+
+    def looked(done: int, total: int) -> None:
+        progress("look at media", done, total)
+
+    catalog = build_catalog(config.data, memo, workers=config.cache.workers, progress=looked)
+    encoder = Encoder(
+        model=model,
+        cache=cache,
+        memo=memo,
+        config=config.cache,
+        device=device,
+        progress=progress,
+        has_tiling=config.memory.vae_tiling,
+        has_slicing=config.memory.vae_slicing,
+    )
+    latents_encoder, text_encoder = encoder.identities()
+    held_out: Catalog | None = None
+    if config.validation.held_out:
+        catalog, held_out = catalog.split(config.validation.held_out)
+    elif config.validation.data:
+        held_out = build_catalog(config.validation.data, memo, workers=config.cache.workers, progress=looked)
+    plan = Plan(catalog, config.seed, latents_encoder, text_encoder)
+    held_out_plan = None if held_out is None else replace(plan, catalog=held_out)
+    problems = tuple(p for c in (catalog, held_out) if c is not None for data in c.sets for p in data.problems)
+    return Prepared(
+        model=model,
+        encoder=encoder,
+        plan=plan,
+        order=Order(config.seed, config.train.batch_size, catalog.groups()),
+        held_out_plan=held_out_plan,
+        held_out=() if held_out_plan is None else tuple(held_out_plan.held_out(config.validation.max_items)),
+        requests=requests,
+        problems=tuple(dict.fromkeys(problems)),
+    )
+
+
+def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepared, int]:
+    """Encode what the steps from ``start`` will read, as far as the cache may grow.
+
+    Returns:
+        The run without the samples that turned out bad, and the step before which everything is there.
+
+    Raises:
+        DataError: Naming all media that could not be decoded, if they are not to be skipped.
+    """
+    while True:
+        plan, order, encoder = prepared.plan, prepared.order, prepared.encoder
+        texts = [plan.text_job(caption) for caption in captions_to_encode(prepared.requests, prepared.model)]
+        held_out, problems = list(prepared.held_out), []
+        if config.cache.max_gb is not None:  # what validation needs comes first: the window is what is left beside it
+            problems = encoder.fill([job.latents for job in held_out], [*texts, *(job.text for job in held_out)])
+        stop = encoder.window(plan, order, range(start, config.train.steps), pinned=prepared.pinned)
+        jobs = plan.distinct(order, start, stop)
+        encoder.make_room(jobs, pinned=prepared.pinned)
+        jobs += held_out
+        problems += encoder.fill([job.latents for job in jobs], [*texts, *(job.text for job in jobs)])
+        if not problems:
+            return prepared, stop
+        if start > 0 and config.cache.max_gb is not None:
+            named = "\n  ".join(f"{problem.path}: {problem.reason}" for problem in problems)
+            raise DataError(
+                f"data: media that could not be decoded, found in a later window:\n  {named}\nRemove them and start again"
+            )
+        prepared = _without(prepared, config, problems)
+
+
+def check_buckets(config: Config, model: Model) -> None:
+    """Refuse buckets that the model cannot take.
+
+    Raises:
+        ConfigError: Naming the bucket and the nearest possible one.
+    """
+    for name, sets in (("data", config.data), ("validation.data", config.validation.data)):
+        for index, data in enumerate(sets):
+            for bucket in resolve_buckets(data.buckets):
+                nearest = model.adapter.grid.nearest(bucket)
+                if bucket != nearest:
+                    raise ConfigError(
+                        f"{name}.{index}.buckets: {list(bucket)} is impossible for {model.adapter.name}; "
+                        f"the nearest possible is {list(nearest)} (frames, height, width)"
+                    )
+
+
+def build_objective(config: Config, model: Model) -> FlowMatching:
+    """Turn the ``objective`` section into its implementation, with the family's defaults.
+
+    Raises:
+        ConfigError: If the family cannot do what is asked.
+    """
+    wanted, adapter = config.objective, model.adapter
+    levels = adapter.noise_levels
+    if wanted.noise_levels != "auto":
+        levels = NoiseLevels(
+            wanted.noise_levels, logit_mean=wanted.logit_mean, logit_std=wanted.logit_std, mode_scale=wanted.mode_scale
+        )
+    shift = adapter.shift if wanted.shift == "auto" else wanted.shift
+    probability = wanted.first_frame_probability
+    if probability and adapter.first_frame_probability is None:
+        raise ConfigError(
+            f"objective.first_frame_probability: {adapter.name} takes one noise level for all frames; remove it"
+        )
+    default = 0.0 if adapter.first_frame_probability is None else adapter.first_frame_probability
+    return FlowMatching(
+        noise_levels=replace(levels, shift=resolution_shift(model.pretrained) if shift == "resolution" else shift),
+        weighting=wanted.weighting,
+        first_frame_probability=default if probability is None else probability,
+    )
+
+
+def resolution_shift(pretrained: Pretrained) -> ResolutionShift:
+    """Read the line of the resolution-dependent shift off the model's scheduler, as its pipeline does."""
+    settings, default = pretrained.settings("scheduler"), ResolutionShift()
+    return ResolutionShift(
+        base_tokens=settings.get("base_image_seq_len", default.base_tokens),
+        base_mu=settings.get("base_shift", default.base_mu),
+        max_tokens=settings.get("max_image_seq_len", default.max_tokens),
+        max_mu=settings.get("max_shift", default.max_mu),
+    )
+
+
+def _requests(config: Config, model: Model) -> tuple[Request, ...]:
+    if config.validation.prompts is None:
+        return ()
+    first = resolve_buckets(config.data[0].buckets)[0]
+    return tuple(read_prompts(config.validation.prompts, model, size=first))
+
+
+def _without(prepared: Prepared, config: Config, problems: Sequence[Problem]) -> Prepared:
+    catalog = prepared.plan.catalog.without(problems)
+    plan = replace(prepared.plan, catalog=catalog)
+    held_out_plan = prepared.held_out_plan
+    held_out: tuple[SampleJob, ...] = ()
+    if held_out_plan is not None:
+        held_out_plan = replace(held_out_plan, catalog=held_out_plan.catalog.without(problems))
+        held_out = tuple(held_out_plan.held_out(config.validation.max_items))
+    return replace(
+        prepared,
+        plan=plan,
+        order=Order(config.seed, config.train.batch_size, catalog.groups()),
+        held_out_plan=held_out_plan,
+        held_out=held_out,
+        problems=tuple(dict.fromkeys((*prepared.problems, *problems))),
+    )

@@ -1,0 +1,135 @@
+"""Prompts to draw, from a file."""
+
+import csv
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from finetrainers.errors import ConfigError
+from finetrainers.models import Model, Request
+
+KEYS = (
+    "prompt",
+    "image",
+    "height",
+    "width",
+    "num_frames",
+    "num_inference_steps",
+    "guidance_scale",
+    "negative_prompt",
+    "fps",
+    "seed",
+)
+SYNONYMS = {
+    "caption": "prompt",
+    "image_path": "image",
+    "steps": "num_inference_steps",
+    "frames": "num_frames",
+    "guidance": "guidance_scale",
+}
+DEFAULT_STEPS = 30
+"""Denoising steps, where a prompt names none."""
+
+
+def read_prompts(path: Path, model: Model, *, size: tuple[int, int, int]) -> list[Request]:
+    """Read a csv, json or jsonl file of prompts.
+
+    Args:
+        path: The file; keys are KEYS, of which only ``prompt`` is needed, or one of the common SYNONYMS.
+        model: Whose family and sizes the prompts have to fit.
+        size: (frames, height, width) where a prompt names none.
+
+    Raises:
+        ConfigError: If the file cannot be read, or naming the prompt and the key that are wrong.
+    """
+    rows = _rows(path)
+    if not rows:
+        raise ConfigError(f"validation.prompts: {path} has no prompts")
+    return [make_request(row, f"{path}, prompt {number}", model, size) for number, row in enumerate(rows, 1)]
+
+
+def make_request(row: Mapping[str, Any], where: str, model: Model, size: tuple[int, int, int]) -> Request:
+    """Check one prompt, given as KEYS with values.
+
+    Raises:
+        ConfigError: Beginning with ``where``.
+    """
+    given = {SYNONYMS.get(key, key): value for key, value in row.items() if value not in (None, "")}
+    for key in given:
+        if key not in KEYS:
+            close = get_close_matches(key, KEYS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(KEYS)}"
+            raise ConfigError(f"{where}: there is no key {key!r}; {hint}")
+    if not isinstance(given.get("prompt"), str):
+        raise ConfigError(f"{where}: has no prompt")
+    frames, height, width = size
+    wanted = (
+        _int(given, "num_frames", frames, where),
+        _int(given, "height", height, where),
+        _int(given, "width", width, where),
+    )
+    possible = model.adapter.grid.nearest(wanted)
+    if wanted != possible:
+        raise ConfigError(
+            f"{where}: {wanted} (frames, height, width) is impossible for this model; the nearest is {possible}"
+        )
+    _check_family(given, where, model)
+    return Request(
+        prompt=given["prompt"],
+        size=wanted,
+        steps=_int(given, "num_inference_steps", DEFAULT_STEPS, where),
+        seed=_int(given, "seed", 0, where),
+        guidance=_float(given, "guidance_scale", where),
+        negative_prompt=given.get("negative_prompt"),
+        fps=_float(given, "fps", where),
+        image=None if "image" not in given else str(given["image"]),
+    )
+
+
+def _rows(path: Path) -> list[Mapping[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        match path.suffix.lower():
+            case ".csv":
+                return list(csv.DictReader(text.splitlines()))
+            case ".jsonl":
+                return [json.loads(line) for line in text.splitlines() if line.strip()]
+            case ".json":
+                tree = json.loads(text)
+                return list(tree["data"] if isinstance(tree, dict) and "data" in tree else tree)
+            case suffix:
+                raise ConfigError(
+                    f"validation.prompts: {path} is {suffix or 'without suffix'}; it has to be csv, json or jsonl"
+                )
+    except OSError as error:
+        raise ConfigError(f"validation.prompts: {path} cannot be read: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"validation.prompts: {path} is not valid JSON: {error}") from None
+
+
+def _check_family(given: Mapping[str, Any], where: str, model: Model) -> None:
+    adapter = model.adapter
+    if "negative_prompt" in given and not adapter.has_negative_prompt:
+        raise ConfigError(f"{where}: {adapter.name} takes no negative_prompt; remove it")
+    if "image" in given and "image-to-video" not in adapter.pipelines:
+        raise ConfigError(f"{where}: {adapter.name} starts from no image; remove it")
+    if "image" in given and not Path(given["image"]).is_file():
+        raise ConfigError(f"{where}: image: there is no file {given['image']}")
+    if "fps" in given and not adapter.grid.has_video:
+        raise ConfigError(f"{where}: {adapter.name} draws images, which have no fps; remove it")
+
+
+def _int(given: Mapping[str, Any], key: str, default: int, where: str) -> int:
+    try:
+        return int(given.get(key, default))
+    except (TypeError, ValueError):
+        raise ConfigError(f"{where}: {key} is {given[key]!r}, not a whole number") from None
+
+
+def _float(given: Mapping[str, Any], key: str, where: str) -> float | None:
+    try:
+        return None if key not in given else float(given[key])
+    except (TypeError, ValueError):
+        raise ConfigError(f"{where}: {key} is {given[key]!r}, not a number") from None

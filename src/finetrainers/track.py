@@ -1,0 +1,258 @@
+"""Where a run's numbers go: events.jsonl always, a progress bar, and trackers on request; all read the same events."""
+
+import json
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from tqdm import tqdm
+
+from finetrainers.config import Config
+from finetrainers.config.run import TrackConfig
+from finetrainers.errors import ConfigError, NonFiniteError
+from finetrainers.loop import Metrics, Trainer
+
+EVENTS_VERSION = 1
+"""Raised when a field changes its meaning; new fields and new events do not raise it."""
+
+Event = Mapping[str, Any]  # one JSON object, as docs/events.md and its schema describe it
+
+
+class Sink(Protocol):
+    """Something that takes events."""
+
+    def write(self, event: Event) -> None:
+        """Take one event."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+class EventLog:
+    """events.jsonl, the machine interface of a run: appended to, one JSON object a line, flushed at once."""
+
+    def __init__(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        is_torn = file.exists() and file.stat().st_size > 0 and not file.read_bytes().endswith(b"\n")
+        self._out = file.open("a", encoding="utf-8")
+        if is_torn:  # a kill in the middle of a line: end it, so that only this line is lost
+            self._out.write("\n")
+
+    def write(self, event: Event) -> None:
+        self._out.write(json.dumps(_plain(event), ensure_ascii=False) + "\n")
+        self._out.flush()
+
+    def close(self) -> None:
+        self._out.close()
+
+
+class Console:
+    """A progress bar of the steps, one for each stage, and lines for all else."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._bar: Any = None
+        self._stage = ""
+
+    def write(self, event: Event) -> None:
+        match event["event"]:
+            case "progress":
+                self._show(event["stage"], event["done"], event["total"])
+            case "step":
+                self._show("train", event["step"], self._steps)
+                self._bar.set_postfix_str(
+                    f"loss {event['loss']:.4f} lr {event['lr']:.2e} norm {event['grad_norm']:.3g} "
+                    f"step {event['step_seconds']:.2f}s wait {event['data_seconds']:.2f}s "
+                    f"{event['tokens_per_second']:.0f} tok/s {event['peak_memory_gb']:.1f} GB"
+                )
+            case "validation":
+                loss = event.get("held_out_loss")
+                shown = "" if loss is None else f" held-out loss {loss:.5f}"
+                self._print(f"validation at step {event['step']}:{shown} {event['directory']}")
+            case "stage":
+                self._print(f"{event['stage']}: {event['seconds']:.1f} s")
+            case "warning" | "error":
+                self._print(f"{event['event']}: {event['message']}")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _show(self, stage: str, done: int, total: int) -> None:
+        if stage != self._stage or self._bar is None:
+            self.close()
+            unit, first = ("step", done - 1) if stage == "train" else ("item", 0)
+            self._bar = tqdm(total=total, desc=stage, unit=unit, initial=first, mininterval=0.5)
+            self._stage = stage
+        self._bar.update(done - self._bar.n)
+        if done == total:
+            self._bar.refresh()
+
+    def _print(self, line: str) -> None:
+        tqdm.write(line, file=sys.stderr)
+
+
+class TensorBoard:
+    """TensorBoard files; each number of an event is a curve."""
+
+    def __init__(self, directory: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(directory))
+
+    def write(self, event: Event) -> None:
+        for name, value in curves(event).items():
+            self._writer.add_scalar(name, value, event["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class RunTracker:
+    """Weights & Biases, or trackio, which has the same interface."""
+
+    def __init__(self, module: str, project: str, config: Config) -> None:
+        import importlib
+
+        tree = config.model_dump(mode="json", by_alias=True)
+        self._library: Any = importlib.import_module(module)
+        self._run: Any = self._library.init(project=project, name=config.output_dir.name, config=tree)
+
+    def write(self, event: Event) -> None:
+        numbers = curves(event)
+        if numbers:
+            self._run.log(numbers, step=event["step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def curves(event: Event) -> dict[str, float]:
+    """Numbers of a step or a validation, as "train/loss" and so on; empty for other events."""
+    prefix = {"step": "train", "validation": "validation"}.get(event["event"])
+    if prefix is None:
+        return {}
+    numbers = {
+        f"{prefix}/{k}": float(v) for k, v in event.items() if isinstance(v, int | float) and k not in {"v", "step", "time"}
+    }
+    bins = event.get("held_out_bins", {})
+    return numbers | {f"{prefix}/held_out_loss/{k}": v for k, v in bins.items()}
+
+
+class Tracker:
+    """Stamps events and hands them to all sinks."""
+
+    def __init__(self, *sinks: Sink) -> None:
+        self._sinks = sinks
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Write one event; ``fields`` are plain values."""
+        stamped = {"v": EVENTS_VERSION, "time": time.time(), "event": event, **fields}
+        for sink in self._sinks:
+            sink.write(stamped)
+
+    def close(self) -> None:
+        """Close all sinks."""
+        for sink in self._sinks:
+            sink.close()
+
+
+def build_tracker(config: Config) -> Tracker:
+    """Make the sinks that a configuration asks for.
+
+    Raises:
+        ConfigError: If a tracker's package is not installed.
+    """
+    directory, track = config.output_dir, config.track
+    sinks: list[Sink] = [EventLog(directory / "events.jsonl"), Console(config.train.steps)]
+    if track.tensorboard:
+        sinks.append(TensorBoard(directory / "tensorboard"))
+    for module, project in (("wandb", track.wandb), ("trackio", track.trackio)):
+        if project is not None:
+            sinks.append(RunTracker(module, project, config))
+    return Tracker(*sinks)
+
+
+def check_trackers(track: TrackConfig) -> None:
+    """Fail early if the package of a tracker that is asked for is missing.
+
+    Raises:
+        ConfigError: With the command that installs it.
+    """
+    from importlib.util import find_spec
+
+    for name, wanted in (("tensorboard", track.tensorboard), ("wandb", track.wandb), ("trackio", track.trackio)):
+        if wanted and find_spec(name) is None:
+            raise ConfigError(f"track.{name}: the package is missing: pip install 'finetrainers[{name}]'")
+
+
+class StepLog:
+    """Writes step events where they are due; stops the run when a loss or a gradient is not finite."""
+
+    def __init__(self, tracker: Tracker, *, every: int, stops: bool) -> None:
+        self._tracker = tracker
+        self._every = every
+        self._stops = stops
+
+    def __call__(self, trainer: Trainer, metrics: Metrics) -> None:
+        is_finite = math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)
+        if trainer.step % self._every == 0 or not is_finite:
+            self._tracker.emit("step", **step_fields(trainer, metrics))
+        if not is_finite:
+            message = non_finite_message(trainer, metrics)
+            if self._stops:
+                raise NonFiniteError(message)
+            self._tracker.emit("warning", message=f"{message} The update was skipped.", step=trainer.step)
+
+
+def step_fields(trainer: Trainer, metrics: Metrics) -> dict[str, Any]:
+    """Fields of a step event; copies the tensors from the device."""
+    return {
+        "step": trainer.step,
+        "loss": float(metrics.loss),
+        "grad_norm": float(metrics.grad_norm),
+        "lr": metrics.lr,
+        "step_seconds": metrics.step_seconds,
+        "data_seconds": metrics.data_seconds,
+        "tokens_per_second": metrics.num_tokens / (metrics.step_seconds + metrics.data_seconds),
+        "peak_memory_gb": peak_memory_gb(trainer.device),
+        "skipped": trainer.num_skipped,
+    }
+
+
+def non_finite_message(trainer: Trainer, metrics: Metrics) -> str:
+    """Name the samples whose loss is not finite; all of the step's, if only the gradient is not."""
+    bad = ~torch.isfinite(metrics.sample_losses.cpu())
+    positions = (metrics.positions[bad] if bad.any() else metrics.positions).tolist()
+    what = "loss" if bad.any() else "gradient"
+    return f"step {trainer.step}: the {what} is not finite, at the sample positions {positions}."
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Largest memory so far in GB (10^9 bytes): the device's allocator's, or the process's on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become strings."""
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case Mapping():
+            return {str(k): _plain(v) for k, v in value.items()}
+        case list() | tuple():
+            return [_plain(v) for v in value]
+        case os.PathLike():
+            return str(value)
+        case _:
+            return value

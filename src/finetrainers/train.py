@@ -1,0 +1,317 @@
+"""The composition root: builds a run from a configuration. The only file that knows every part."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetrainers.checkpoint import Checkpoints
+from finetrainers.conditioning import build_conditioning
+from finetrainers.config import Config
+from finetrainers.data.loader import Steps, load_steps
+from finetrainers.errors import ConfigError, FinetrainersError, Interrupted
+from finetrainers.loop import Metrics, Trainer
+from finetrainers.models import open_model
+from finetrainers.optim import build_optimizer, build_schedule, check_optimizer
+from finetrainers.prepare import Prepared, build_objective, encode_steps, prepare
+from finetrainers.publish import check_hub, export_weights, push, read_events, write_card, write_report
+from finetrainers.run import StopSignals, absolute, run_directory
+from finetrainers.track import StepLog, Tracker, build_tracker, check_trackers
+from finetrainers.tuning import Tuning, build_tuning
+from finetrainers.tuning.base import trained_parameters
+from finetrainers.validate import HeldOut, Validator
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a finished run left."""
+
+    output_dir: Path
+    weights: Path
+    """Folder that diffusers loads."""
+    steps: int
+    report: dict[str, Any]
+    """Contents of report.json."""
+
+
+def train(config: Config) -> Result:
+    """Begin a run, or continue the one in ``config.output_dir``, to its end.
+
+    Raises:
+        ConfigError: If the configuration, a bucket, a prompt or the model is impossible.
+        DataError: Naming all bad samples.
+        NonFiniteError: If a loss or a gradient is not finite.
+        CheckpointError: If a checkpoint cannot be written, or the one that is asked for is not there.
+        Interrupted: If SIGTERM or SIGUSR1 came; the state is saved.
+    """
+    config = absolute(config)
+    signals = StopSignals()
+    with _session(config, signals) as tracker:
+        return _Run(config, tracker, signals).train()
+
+
+def encode(config: Config) -> None:
+    """Fill the cache with all that a training run will read, as far as ``cache.max_gb`` allows.
+
+    Raises:
+        ConfigError: As ``train`` does.
+        DataError: Naming all bad samples.
+    """
+    config = absolute(config)
+    signals = StopSignals()
+    with _session(config, signals) as tracker:
+        run = _Run(config, tracker, signals)
+        with run.stage("encoding"):
+            encode_steps(run.prepare(), config, 0)
+        tracker.emit("end", status="done", step=0)
+
+
+@contextmanager
+def _session(config: Config, signals: StopSignals) -> Iterator[Tracker]:
+    """Hold the run directory, listen for signals, and record how the run ends."""
+    check_optimizer(config.optimizer, config.schedule)
+    check_trackers(config.track)
+    with run_directory(config), signals.installed(), ExitStack() as stack:
+        tracker = build_tracker(config)
+        stack.callback(tracker.close)
+        try:
+            yield tracker
+        except Interrupted as stop:
+            tracker.emit("end", status="interrupted", message=str(stop))
+            raise
+        except FinetrainersError as error:
+            tracker.emit("error", message=str(error), kind=type(error).__name__)
+            raise
+
+
+class _Run:
+    """One call of ``train`` or ``encode``."""
+
+    def __init__(self, config: Config, tracker: Tracker, signals: StopSignals) -> None:
+        self.config = config
+        self.tracker = tracker
+        self.signals = signals
+        self.device = pick_device(config.train.device)
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; stages of one name add up."""
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self.tracker.emit("stage", stage=name, seconds=seconds)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Report the progress of a stage, and stop here if a signal has come: the cache keeps what is done."""
+        self.tracker.emit("progress", stage=stage, done=done, total=total)
+        self.signals.raise_if_received(stage)
+
+    def prepare(self) -> Prepared:
+        """Plan the run."""
+        with self.stage("planning"):
+            self.model = open_model(self.config.model)
+            self.objective = build_objective(self.config, self.model)
+            return prepare(self.config, self.model, self.device, self.progress)
+
+    def train(self) -> Result:
+        """Plan, encode, build, and train window by window."""
+        config = self.config
+        repo = check_hub(config) if config.push_to_hub else None
+        checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep)
+        resumed = checkpoints.find(config.checkpoint.resume)
+        start = resumed or 0
+        if start > config.train.steps:
+            raise ConfigError(f"train.steps: {config.train.steps} is less than the {start} steps that this run has taken")
+        prepared = self.prepare()
+        with self.stage("encoding"):
+            prepared, stop = encode_steps(prepared, config, start)
+        self._announce(prepared, resumed)
+        with self.stage("loading"):
+            tuning = build_tuning(config.tuning)
+            trainer = self.build_trainer(tuning)
+            if resumed is not None:
+                checkpoints.restore(trainer, resumed)
+        validator = self._validator(prepared)
+        trainer.after_step = self._after_step(checkpoints, validator, tuning)
+        validator(trainer)
+        while True:
+            trainer.run(self._batches(prepared, trainer.step, stop), stop=stop)
+            if stop == config.train.steps:
+                break
+            prepared, stop = encode_steps(prepared, config, stop)
+        return self._finish(trainer, prepared, tuning, repo)
+
+    def build_trainer(self, tuning: Tuning) -> Trainer:
+        """Load the denoiser and make everything that the loop needs. Order matters: what trains, then the optimizer."""
+        config, model = self.config, self.model
+        denoiser = model.pretrained.load(model.adapter.denoiser)
+        tuning.apply(denoiser, model.adapter, seed=config.seed)
+        if config.train.gradient_checkpointing:
+            denoiser.enable_gradient_checkpointing()
+        denoiser.to(self.device)
+        parameters = list(trained_parameters(denoiser).values())
+        optimizer = build_optimizer(config.optimizer, parameters)
+        place = model.pretrained.place(model.adapter.denoiser)
+        return Trainer(
+            config=config.train,
+            seed=config.seed,
+            adapter=model.adapter,
+            denoiser=denoiser,
+            conditioning=build_conditioning(config.conditioning),
+            objective=self.objective,
+            optimizer=optimizer,
+            schedule=build_schedule(config.schedule, optimizer, steps=config.train.steps),
+            ema=_build_ema(config, parameters),
+            device=self.device,
+            dtype=place.dtype,
+            needs_autocast=tuning.needs_autocast,
+            attention=partial(attention, config.attention.train),
+        )
+
+    def _announce(self, prepared: Prepared, resumed: int | None) -> None:
+        order, catalog = prepared.order, prepared.plan.catalog
+        last = max(0, self.config.train.steps - 1)
+        self.tracker.emit(
+            "run",
+            output_dir=str(self.config.output_dir),
+            family=self.model.adapter.name,
+            task=self.model.task,
+            resumed_from=resumed,
+            steps=self.config.train.steps,
+            batch_size=self.config.train.batch_size,
+            num_samples=catalog.num_samples,
+            num_held_out=len(prepared.held_out),
+            num_bad=len(prepared.problems),
+            epochs=order.epoch_of(last) + 1,
+            device=str(self.device),
+        )
+        for bucket in order.starved(self.config.train.steps):
+            self.tracker.emit(
+                "warning",
+                message=f"bucket {list(catalog.buckets[bucket])} has too few samples to fill a batch of "
+                f"{self.config.train.batch_size} within {self.config.train.steps} steps: none of them will be trained on. "
+                "Use a smaller batch_size, more steps, or fewer buckets",
+            )
+
+    def _batches(self, prepared: Prepared, start: int, stop: int) -> Iterator[Any]:
+        grid, catalog = self.model.adapter.grid, prepared.plan.catalog
+        steps = Steps(
+            plan=prepared.plan,
+            order=prepared.order,
+            cache=prepared.encoder.cache,
+            objective=self.objective,
+            tokens={bucket: grid.num_tokens(bucket) for bucket in catalog.buckets},
+        )
+        return load_steps(steps, self.config.loader, start=start, stop=stop, pin=self.device.type == "cuda")
+
+    def _validator(self, prepared: Prepared) -> Validator:
+        config = self.config
+        held_out = None
+        if prepared.held_out:
+            held_out = HeldOut(prepared.held_out, prepared.encoder.cache, config.validation.noise_levels)
+        return Validator(
+            directory=config.output_dir / "validation",
+            model=self.model,
+            cache=prepared.encoder.cache,
+            plan=prepared.plan,
+            requests=prepared.requests,
+            held_out=held_out,
+            every=config.validation.every,
+            last_step=config.train.steps,
+            emit=self.tracker.emit,
+            attention=partial(attention, config.attention.validation),
+            vae_tiling=config.memory.vae_tiling,
+            vae_slicing=config.memory.vae_slicing,
+        )
+
+    def _after_step(self, checkpoints: Checkpoints, validator: Validator, tuning: Tuning) -> tuple[Any, ...]:
+        config = self.config
+
+        def save(trainer: Trainer, _: Metrics) -> None:
+            is_due = trainer.step % config.checkpoint.every == 0 or trainer.step == config.train.steps
+            if is_due or self.signals.received is not None:
+                if is_due:  # before the checkpoint: where there is one, there are the weights
+                    export_weights(trainer, config, self.model, tuning)
+                directory = checkpoints.save(trainer)
+                self.tracker.emit("checkpoint", step=trainer.step, directory=str(directory))
+            self.signals.raise_if_received(f"training, after step {trainer.step}")
+
+        log = StepLog(self.tracker, every=config.track.every, stops=config.train.non_finite == "stop")
+        return (log, save, validator)
+
+    def _finish(self, trainer: Trainer, prepared: Prepared, tuning: Tuning, repo: str | None) -> Result:
+        config = self.config
+        weights = export_weights(trainer, config, self.model, tuning)
+        samples = config.output_dir / "validation" / f"step-{trainer.step:06d}"
+        report = self._report(trainer, prepared)
+        facts = {
+            **report,
+            "samples": sorted(f.name for f in samples.glob("*") if f.suffix in {".png", ".mp4"}),
+        }
+        write_card(weights, config=config, model=self.model, tuning=tuning, facts=facts)
+        if repo is not None:
+            report["pushed_to"] = push(
+                repo, weights, samples=samples if facts["samples"] else None, private=config.hub_private
+            )
+        write_report(config.output_dir, report)
+        self.tracker.emit("end", status="done", step=trainer.step, weights=str(weights))
+        return Result(config.output_dir, weights, trainer.step, report)
+
+    def _report(self, trainer: Trainer, prepared: Prepared) -> dict[str, Any]:
+        events = read_events(self.config.output_dir)
+        losses = {e["step"]: e["loss"] for e in events if e["event"] == "step"}
+        held_out = {e["step"]: e["held_out_loss"] for e in events if e["event"] == "validation" and "held_out_loss" in e}
+        return {
+            "version": 1,
+            "steps": trainer.step,
+            "skipped_steps": trainer.num_skipped,
+            "num_samples": prepared.plan.catalog.num_samples,
+            "bad_samples": [asdict(problem) for problem in prepared.problems],
+            "first_loss": losses.get(min(losses, default=0)),
+            "last_loss": losses.get(max(losses, default=0)),
+            "held_out_losses": sorted(held_out.items()),
+            "seconds": self.seconds,
+        }
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn ``train.device`` into a device.
+
+    Raises:
+        ConfigError: If there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"train.device: {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+@contextmanager
+def attention(backend: str) -> Iterator[None]:
+    """Compute attention with one of diffusers' backends while the body runs."""
+    if backend == "native":  # diffusers' default: nothing to switch
+        yield
+        return
+    from diffusers.models.attention_dispatch import attention_backend
+
+    with attention_backend(backend):
+        yield
+
+
+def _build_ema(config: Config, parameters: list[torch.nn.Parameter]) -> Any:
+    if config.train.ema_decay is None:
+        return None
+    from diffusers.training_utils import EMAModel
+
+    return EMAModel(parameters, decay=config.train.ema_decay)

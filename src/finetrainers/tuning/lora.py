@@ -1,0 +1,93 @@
+"""Low-rank and Kronecker adapters through peft."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetrainers.config import LokrConfig, LoraConfig
+from finetrainers.errors import ConfigError
+from finetrainers.models import ModelAdapter
+from finetrainers.tuning.base import Tuning, to_float32
+
+ADAPTER_NAME = "default"
+"""peft's name of the adapter that trains."""
+
+
+class AdapterTuning(Tuning):
+    """Trains a peft adapter in float32 over a frozen base."""
+
+    needs_autocast = False  # peft casts the inputs of an adapter to its own type
+
+    def __init__(self, config: LoraConfig | LokrConfig) -> None:
+        self._config = config
+
+    def apply(self, denoiser: Any, adapter: ModelAdapter, *, seed: int) -> None:
+        targets = self._targets(denoiser, adapter)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            denoiser.add_adapter(self._peft_config(targets), adapter_name=ADAPTER_NAME)
+        to_float32(denoiser)
+
+    def export(self, denoiser: Any, directory: Path, *, pipeline_class: Any, dtype: torch.dtype) -> None:
+        from peft import get_peft_model_state_dict
+
+        name = pipeline_class.transformer_name
+        state = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(denoiser).items()}
+        pipeline_class.save_lora_weights(
+            directory,
+            **{
+                f"{name}_lora_layers": state,
+                f"{name}_lora_adapter_metadata": denoiser.peft_config[ADAPTER_NAME].to_dict(),
+            },
+        )
+
+    def load_exported(self, pipeline: Any, directory: Path) -> None:
+        pipeline.load_lora_weights(directory)
+
+    def snippet(self, pipeline_class: str, base: str, weights: str) -> str:
+        return (
+            "from diffusers import DiffusionPipeline\n"
+            f'pipeline = DiffusionPipeline.from_pretrained("{base}")\n'
+            f'pipeline.load_lora_weights("{weights}")\n'
+        )
+
+    def _peft_config(self, targets: str | list[str]) -> Any:
+        import peft
+
+        match self._config:
+            case LoraConfig() as lora:
+                return peft.LoraConfig(
+                    r=lora.rank,
+                    lora_alpha=lora.alpha,
+                    lora_dropout=lora.dropout,
+                    target_modules=targets,
+                    use_rslora=lora.rslora,
+                    use_dora=lora.dora,
+                )
+            case LokrConfig() as lokr:
+                return peft.LoKrConfig(
+                    r=lokr.rank,
+                    alpha=lokr.alpha,
+                    decompose_factor=lokr.factor,
+                    module_dropout=lokr.dropout,
+                    target_modules=targets,
+                )
+
+    def _targets(self, denoiser: Any, adapter: ModelAdapter) -> str | list[str]:
+        """Name the modules as peft takes them, each of which must be there."""
+        targets = adapter.lora_targets if self._config.targets is None else self._config.targets
+        names = [name for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)]
+        if isinstance(targets, str):
+            if not any(re.fullmatch(targets, name) for name in names):
+                raise ConfigError(f"tuning.targets: no layer's full name matches {targets!r}; there are {_some(names)}")
+            return targets
+        for target in targets:
+            if not any(name == target or name.endswith(f".{target}") for name in names):
+                raise ConfigError(f"tuning.targets: no layer's name ends in {target!r}; there are {_some(names)}")
+        return list(targets)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:2] + names[-2:]) + " ..."

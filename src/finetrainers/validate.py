@@ -1,0 +1,223 @@
+"""Samples for prompts, and held-out loss. Neither changes anything that training depends on."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetrainers.batch import Batch, Prompt, Text, sample_generator, stack_text
+from finetrainers.data.cache import Cache
+from finetrainers.data.loader import read_encoded
+from finetrainers.data.plan import Plan, SampleJob
+from finetrainers.encode import free_memory
+from finetrainers.files import whole_directory, write_whole
+from finetrainers.loop import Trainer
+from finetrainers.models import Model, Request
+from finetrainers.optim import weights_for_use
+
+NUM_BINS = 4
+"""Noise-level bins in which the held-out loss is reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutLoss:
+    """Unweighted loss on samples that training never sees."""
+
+    overall: float
+    bins: dict[str, float]
+    """Loss by noise level: "0.00-0.25" and so on."""
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Held-out samples at fixed noise and on a fixed grid of noise levels: two values differ only as the weights do."""
+
+    jobs: Sequence[SampleJob]
+    cache: Cache
+    num_levels: int
+
+    def measure(self, trainer: Trainer) -> HeldOutLoss:
+        """Mean loss over all samples and noise levels."""
+        levels = (torch.arange(self.num_levels) + 0.5) / self.num_levels
+        losses = torch.stack([self._losses(trainer, job, levels) for job in self.jobs]).double()  # [samples, levels]
+        by_level = losses.mean(0)
+        edges = torch.linspace(0, 1, NUM_BINS + 1)
+        bins = {}
+        for low, high in itertools.pairwise(edges):
+            inside = (levels >= low) & (levels < high)
+            if inside.any():
+                bins[f"{low:.2f}-{high:.2f}"] = float(by_level[inside].mean())
+        return HeldOutLoss(float(losses.mean()), bins, len(self.jobs))
+
+    def _losses(self, trainer: Trainer, job: SampleJob, levels: Tensor) -> Tensor:
+        """Loss of one sample at each noise level, [levels]; one at a time, so that the batch size cannot change it."""
+        sample = read_encoded(self.cache, job)
+        content = int(job.latents.key[:15], 16)  # draws belong to the item, not to its place in the list
+        latents = sample.latents(sample_generator(0, content, "held-out posterior"))[None]
+        losses = []
+        for number, level in enumerate(levels):
+            noise = torch.randn(latents.shape, generator=sample_generator(0, content, f"held-out noise {number}"))
+            sigma = level.expand(1, latents.shape[2]).contiguous()
+            prompt = Prompt(text=stack_text([sample.text]), fps=torch.tensor([sample.fps]))
+            batch = Batch(torch.tensor([number]), latents, noise, sigma, torch.ones_like(sigma), prompt).to(trainer.device)
+            noised = trainer.objective.corrupt(batch.latents, batch.noise, sigma=batch.sigma, counted=batch.counted)
+            error = trainer.predict(noised, batch).float() - noised.target
+            losses.append(error.square().mean().cpu())
+        return torch.stack(losses)
+
+
+@dataclass(kw_only=True)
+class Validator:
+    """Draws the prompts and measures the held-out loss, where they are due."""
+
+    directory: Path
+    """Receives step-000500/ and so on."""
+    model: Model
+    cache: Cache
+    plan: Plan
+    requests: Sequence[Request]
+    held_out: HeldOut | None
+    every: int | None
+    last_step: int
+    emit: Callable[..., None]
+    """Called with an event's name and its fields."""
+    attention: Callable[[], AbstractContextManager[None]] = nullcontext
+    vae_tiling: bool = False
+    vae_slicing: bool = False
+
+    def __call__(self, trainer: Trainer, metrics: object = None) -> None:
+        """Validate at step 0, every so many steps and at the last; once each, also if the run was interrupted."""
+        is_due = trainer.step in (0, self.last_step) or (self.every is not None and trainer.step % self.every == 0)
+        directory = self.directory / f"step-{trainer.step:06d}"
+        if is_due and (self.requests or self.held_out) and not directory.exists():
+            self.validate(trainer, directory)
+
+    def validate(self, trainer: Trainer, directory: Path) -> None:
+        """Draw and measure with the weights that would be exported now."""
+        fields: dict[str, Any] = {"step": trainer.step}
+        with whole_directory(directory) as temporary, weights_in_use(trainer), torch.no_grad(), self.attention():
+            if self.held_out is not None:
+                loss = self.held_out.measure(trainer)
+                fields |= {"held_out_loss": loss.overall, "held_out_bins": loss.bins, "held_out_samples": loss.num_samples}
+            if self.requests:
+                fields["samples"] = [file.name for file in self._draw(trainer, temporary)]
+            write_whole(
+                temporary / "validation.json",
+                json.dumps({**fields, "prompts": [asdict(r) for r in self.requests]}, indent=1),
+            )
+        self.emit("validation", **fields, directory=str(directory))
+
+    def _draw(self, trainer: Trainer, directory: Path) -> list[Path]:
+        vae = self.model.pretrained.load("vae").to(trainer.device)
+        if self.vae_tiling:
+            vae.enable_tiling()
+        if self.vae_slicing:
+            vae.enable_slicing()
+        with trainer.autocast():
+            sampler = Sampler(self.model, {self.model.adapter.denoiser: trainer.denoiser, "vae": vae}, trainer.device)
+            files = [sampler.draw(r, self._text, directory / f"{n:02d}") for n, r in enumerate(self.requests)]
+        del vae, sampler
+        free_memory()
+        return files
+
+    def _text(self, caption: str) -> Text:
+        tensors, _ = self.cache.read("text", self.plan.text_job(caption).key)
+        return {name: tensor[None] for name, tensor in tensors.items()}
+
+
+@contextmanager
+def weights_in_use(trainer: Trainer) -> Iterator[None]:
+    """Put the weights that are exported (averaged ones, if there are) into the denoiser, in evaluation mode."""
+    with ExitStack() as stack:
+        stack.enter_context(weights_for_use(trainer.optimizer))
+        if trainer.ema is not None:
+            trainer.ema.store(trainer.parameters)
+            stack.callback(trainer.ema.restore, trainer.parameters)
+            trainer.ema.copy_to(trainer.parameters)
+        trainer.denoiser.eval()
+        stack.callback(trainer.denoiser.train)
+        yield
+
+
+def captions_to_encode(requests: Sequence[Request], model: Model) -> list[str]:
+    """All captions, negative ones included, that drawing the requests will read from the cache."""
+    captions = [request.prompt for request in requests]
+    if requests and model.adapter.has_negative_prompt:
+        captions += [request.negative_prompt or "" for request in requests]
+    return captions
+
+
+class Sampler:
+    """Draws requests with the family's own diffusers pipeline and encoded prompts."""
+
+    def __init__(self, model: Model, components: dict[str, Any], device: torch.device) -> None:
+        self._model = model
+        self._components = {**components, "scheduler": model.pretrained.load("scheduler")}
+        self._device = device
+
+    def pipeline(self, request: Request) -> Any:
+        """Make the pipeline of the request's task."""
+        adapter = self._model.adapter
+        task = self._model.task if request.image is None else "image-to-video"
+        if request.image is None and task == "image-to-video" and "text-to-video" in adapter.pipelines:
+            task = "text-to-video"
+        return self._model.pretrained.pipeline(adapter.pipelines[task], self._components)
+
+    def arguments(self, request: Request, text: Callable[[str], Text]) -> dict[str, Any]:
+        """All arguments of the pipeline's call but the output type."""
+        adapter = self._model.adapter
+        _, height, width = request.size
+        arguments: dict[str, Any] = {
+            **{name: tensor.to(self._device) for name, tensor in text(request.prompt).items()},
+            **adapter.sampling_arguments(request),
+            "height": height,
+            "width": width,
+            "num_inference_steps": request.steps,
+            "max_sequence_length": self._model.max_length,
+            "generator": torch.Generator().manual_seed(request.seed),  # on the CPU: the same noise on every device
+        }
+        if adapter.has_negative_prompt:
+            negative = text(request.negative_prompt or "")
+            arguments |= {f"negative_{name}": tensor.to(self._device) for name, tensor in negative.items()}
+        if request.guidance is not None:
+            arguments["guidance_scale"] = request.guidance
+        if request.image is not None:
+            from PIL import Image
+
+            arguments["image"] = Image.open(request.image).convert("RGB")
+        return arguments
+
+    def draw(self, request: Request, text: Callable[[str], Text], stem: Path) -> Path:
+        """Draw one request into ``stem``.png or ``stem``.mp4; return the file."""
+        output = self.pipeline(request)(**self.arguments(request, text), output_type="pil", return_dict=False)[0][0]
+        frames = output if isinstance(output, list) else [output]
+        if len(frames) == 1:
+            file = stem.with_suffix(".png")
+            frames[0].save(file)
+            return file
+        fps = self._model.adapter.default_fps if request.fps is None else request.fps
+        return write_video(stem.with_suffix(".mp4"), frames, fps)
+
+
+def write_video(file: Path, frames: Sequence[Any], fps: float) -> Path:
+    """Write PIL images of one even size as an H.264 mp4."""
+    from fractions import Fraction
+
+    import av
+
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "16"})
+        stream.width, stream.height = frames[0].size
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+    return file

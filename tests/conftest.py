@@ -1,0 +1,33 @@
+"""What all tests share: no network, few threads, and tiny pipelines made once per session."""
+
+import os
+
+# Before any import that reads them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    import torch
+
+    torch.set_num_threads(1)  # the workers share the cores already
+
+
+@pytest.fixture(scope="session")
+def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FLUX.1 [dev] in small. Shared by all tests: read it, never write into it."""
+    from finetrainers.testing import make_tiny  # here, so that tests without a model need not wait for diffusers
+
+    return make_tiny("flux", tmp_path_factory.mktemp("tiny") / "flux")
+
+
+@pytest.fixture(scope="session")
+def tiny_ltx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LTX-Video in small. Shared by all tests: read it, never write into it."""
+    from finetrainers.testing import make_tiny
+
+    return make_tiny("ltx_video", tmp_path_factory.mktemp("tiny") / "ltx_video")
