@@ -20,7 +20,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional
 
+from finetrainers.quickstart.concept import render_banner
 from finetrainers.quickstart.drawing import COLOURS, SHAPES, SIZE, Pixels, composite, cover, random_generator
+from finetrainers.quickstart.measure import measure
 from finetrainers.quickstart.scenes import render_scene
 
 WIDTHS = (16, 16, 32, 64)
@@ -200,3 +202,95 @@ class Training:
             for name in ("model", "average", "optimizer"):
                 getattr(self, name).load_state_dict(state[name])
             self.done_steps, self.seconds = state["done_steps"], state["seconds"]
+
+
+@torch.no_grad()
+def reconstruct(model: AutoencoderKL, pictures: Pixels) -> Pixels:
+    """Encode and decode uint8 pictures [N, H, W, C]."""
+    outputs = []
+    for batch in torch.from_numpy(pictures).permute(0, 3, 1, 2).split(64):
+        decoded = model.decode(model.encode(to_model(batch)).latent_dist.mode()).sample
+        outputs.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))
+    return torch.cat(outputs).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def evaluate(model: AutoencoderKL, count: int) -> dict[str, float]:
+    """Return PSNR and the percentage of reconstructions that measure right, on held-out scenes and on banners."""
+    figures = {}
+    for name, rendered in (
+        ("scenes", [render_scene(n, HELD_OUT_SEED, split="held_out") for n in range(count)]),
+        ("banners", [render_banner(n, HELD_OUT_SEED, split="held_out") for n in range(count)]),
+    ):
+        pictures = np.stack([pixels for pixels, _ in rendered])
+        outputs = reconstruct(model, pictures)
+        error = np.mean((outputs.astype(np.float64) - pictures) ** 2)
+        rights = [measure(output, truth).is_right for output, (_, truth) in zip(outputs, rendered, strict=True)]
+        figures[f"{name}_psnr"] = round(float(10 * np.log10(255**2 / error)), 2)
+        figures[f"{name}_right_percent"] = round(100 * sum(rights) / count, 2)
+    return figures
+
+
+@torch.no_grad()
+def normalize_latents(model: AutoencoderKL, pool: Tensor) -> dict[str, list[float]]:
+    """Give every latent channel the same spread, and set shift and scale so that latents have mean 0 and deviation 1.
+
+    The spread moves between the encoder's last convolution and the decoder's first one, which changes no output.
+    """
+    means = torch.cat([model.encode(to_model(b)).latent_dist.mode() for b in pool[: min(4096, SCENES)].split(64)])
+    spread = means.std(dim=(0, 2, 3))
+    out, into = model.encoder.conv_out, model.decoder.conv_in
+    out.weight[:LATENT_CHANNELS] /= spread.view(-1, 1, 1, 1)
+    out.bias[:LATENT_CHANNELS] /= spread
+    out.bias[LATENT_CHANNELS:] -= 2 * spread.log()  # the other half of the channels is the logarithm of the variance
+    into.weight.mul_(spread.view(1, -1, 1, 1))
+    means = means / spread.view(1, -1, 1, 1)
+    model.register_to_config(shift_factor=means.mean().item(), scaling_factor=1 / means.std().item())
+    centres = (means.mean(dim=(0, 2, 3)) - means.mean()) / means.std()
+    return {"channel_deviation_before": spread.tolist(), "channel_mean_after": centres.tolist()}
+
+
+def train(training: Training, pool: Tensor, options: Options) -> None:
+    """Take steps until they or the minutes are used up; log and save on the way."""
+    started = logged = saved = time.monotonic()
+    losses = []
+    while training.done_steps < options.steps and time.monotonic() - started < 60 * options.minutes:
+        before = time.monotonic()
+        losses.append(training.step(pool))
+        now = time.monotonic()
+        training.seconds += now - before
+        if now - logged > (60 if training.seconds < 600 else 300):
+            figures = {
+                "step": training.done_steps,
+                "seconds": round(training.seconds),
+                "loss": round(torch.stack(losses).mean().item(), 5),
+            }
+            print(json.dumps(figures | evaluate(training.average, 256)), flush=True)
+            losses.clear()
+            logged = time.monotonic()
+        if now - saved > 120:
+            training.save()
+            saved = now
+    training.save()
+
+
+def main() -> None:
+    """Train until the steps or the minutes are used up, then write the averaged weights."""
+    options = parse_options()
+    torch.set_num_threads(1)
+    options.output.mkdir(parents=True, exist_ok=True)
+    training = Training(options)
+    training.restore()
+    pool = render_pool()
+    parameters = sum(parameter.numel() for parameter in training.model.parameters())
+    print(json.dumps({"parameters": parameters, "first_step": training.done_steps}), flush=True)
+    train(training, pool, options)
+    model = training.average
+    print(json.dumps(normalize_latents(model, pool)), flush=True)
+    model.save_pretrained(options.output / "vae")
+    figures = {"step": training.done_steps, "seconds": round(training.seconds)} | evaluate(model, 2000)
+    (options.output / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    main()

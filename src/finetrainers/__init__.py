@@ -1,3 +1,85 @@
-"""Fine-tune diffusion transformers for images and video."""
+"""Fine-tune diffusion transformers for images and video.
+
+Names are imported when they are first used: ``import finetrainers`` alone loads neither torch nor diffusers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finetrainers.batch import Batch as Batch, Prompt as Prompt, Text as Text
+    from finetrainers.config import Config as Config, load_config as load_config
+    from finetrainers.errors import (
+        CheckpointError as CheckpointError,
+        ConfigError as ConfigError,
+        DataError as DataError,
+        FinetrainersError as FinetrainersError,
+        Interrupted as Interrupted,
+        ModelError as ModelError,
+        NonFiniteError as NonFiniteError,
+    )
+    from finetrainers.models import (
+        Grid as Grid,
+        ModelAdapter as ModelAdapter,
+        Request as Request,
+        register_model as register_model,
+    )
+    from finetrainers.objective import NoiseLevels as NoiseLevels
+    from finetrainers.sample import sample_run as sample_run
+    from finetrainers.training import Result as Result, encode as encode, train as train
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "DataError",
+    "FinetrainersError",
+    "Grid",
+    "Interrupted",
+    "ModelAdapter",
+    "ModelError",
+    "NoiseLevels",
+    "NonFiniteError",
+    "Prompt",
+    "Request",
+    "Result",
+    "Text",
+    "encode",
+    "load_config",
+    "register_model",
+    "sample_run",
+    "train",
+]
+
+_PLACES = {
+    "batch": ("Batch", "Prompt", "Text"),
+    "config": ("Config", "load_config"),
+    "errors": (
+        "CheckpointError",
+        "ConfigError",
+        "DataError",
+        "FinetrainersError",
+        "Interrupted",
+        "ModelError",
+        "NonFiniteError",
+    ),
+    "models": ("Grid", "ModelAdapter", "Request", "register_model"),
+    "objective": ("NoiseLevels",),
+    "sample": ("sample_run",),
+    "training": ("Result", "encode", "train"),
+}
+"""Module of each public name. No module has a public name: importing it would hide the name."""
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _PLACES.items():
+        if name in names:
+            return getattr(import_module(f"finetrainers.{module}"), name)
+    raise AttributeError(f"module 'finetrainers' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

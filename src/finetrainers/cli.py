@@ -110,13 +110,13 @@ def run_config_command(options: argparse.Namespace, overrides: list[str]) -> int
     config = load_config(options.config, overrides)
     start = time.perf_counter()
     quiet_libraries()
-    from finetrainers import train
+    from finetrainers.training import encode, train
 
     print(f"imports: {time.perf_counter() - start:.1f} s", file=sys.stderr)
     if options.command == "encode":
-        train.encode(config)
+        encode(config)
         return DONE
-    result = train.train(config)
+    result = train(config)
     print(result.weights)
     return DONE
 

@@ -13,7 +13,7 @@ from finetrainers.data.memo import Memo
 from finetrainers.data.order import Order
 from finetrainers.data.plan import Plan, SampleJob
 from finetrainers.data.sources import Problem
-from finetrainers.encode import Encoder, StageProgress
+from finetrainers.encoding import Encoder, StageProgress
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.models import Model, Request
 from finetrainers.models.load import Pretrained

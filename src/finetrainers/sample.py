@@ -14,7 +14,7 @@ from finetrainers.errors import ConfigError
 from finetrainers.files import damage
 from finetrainers.models import Model, open_model
 from finetrainers.prompts import make_request
-from finetrainers.train import pick_device
+from finetrainers.training import pick_device
 from finetrainers.tuning import build_tuning
 from finetrainers.validate import Sampler
 

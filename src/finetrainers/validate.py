@@ -16,7 +16,7 @@ from finetrainers.batch import Batch, Prompt, Text, sample_generator, stack_text
 from finetrainers.data.cache import Cache
 from finetrainers.data.loader import read_encoded
 from finetrainers.data.plan import Plan, SampleJob
-from finetrainers.encode import free_memory
+from finetrainers.encoding import free_memory
 from finetrainers.files import whole_directory, write_whole
 from finetrainers.loop import Trainer
 from finetrainers.models import Model, Request

@@ -10,15 +10,9 @@ from typing import BinaryIO
 from finetrainers.data.view import bad_media
 
 EBML_HEADER = bytes.fromhex("1a45dfa3")
-MATROSKA_ENTERED_IDS = frozenset(map(bytes.fromhex, ("18538067", "1f43b675")))
-"""Segment and Cluster."""
-MATROSKA_IDS = MATROSKA_ENTERED_IDS | frozenset(
-    map(
-        bytes.fromhex,
-        ["114d9b74", "1549a966", "1654ae6b", "1c53bb6b", "1941a469", "1043a770", "1254c367", "1a45dfa3", "ec", "bf", "e7", "5854", "a7", "ab", "a3", "a0", "af"],
-    )
-)
-"""All elements that may stand in a segment or a cluster (RFC 9559, 27.1): SeekHead, Info, ..., SimpleBlock, BlockGroup."""
+SEGMENT, CLUSTER = bytes.fromhex("18538067"), bytes.fromhex("1f43b675")
+MATROSKA_IDS = "1a45dfa3 114d9b74 1549a966 1654ae6b 1c53bb6b 1941a469 1043a770 1254c367 ec bf e7 5854 a7 ab a3 a0 af"
+"""All other elements that may stand in a segment or a cluster (RFC 9559, 27.1): SeekHead, Info, ..., SimpleBlock."""
 MP4_TYPES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide")
 MP4_NEEDED_TYPES = (b"moov", b"mdat", b"moof")
 """Boxes that must be whole; anything may follow them."""
@@ -73,13 +67,13 @@ def _check_matroska(file: BinaryIO, size: int, path: Path) -> None:
         file.seek(position)
         kind = file.read(1)
         kind += file.read(8 - kind[0].bit_length())
-        if kind not in MATROSKA_IDS:
+        if kind not in (SEGMENT, CLUSTER) and kind.hex() not in MATROSKA_IDS.split():
             raise bad_media(path, f"damaged at byte {position}: no Matroska element starts with {kind.hex()}; copy it again")
         length = _ebml_size(file)
         position = file.tell()
         if length is not None:  # unknown in live recordings, of segments and clusters only
             _check_end(position + length, size, path)
-            position += 0 if kind in MATROSKA_ENTERED_IDS else length
+            position += 0 if kind in (SEGMENT, CLUSTER) else length
 
 
 def _ebml_size(file: BinaryIO) -> int | None:

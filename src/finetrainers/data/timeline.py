@@ -23,6 +23,8 @@ ROUNDING_SECONDS = 0.002
 """How far rounded time stamps (Matroska: to milliseconds) may put the end of a clip off its nominal frame rate."""
 REORDER_PACKETS = 32
 """Packets come in decoding order; no codec shows a frame later than this many packets after it came (H.264, HEVC: 16)."""
+MISSING_SECONDS = 0.5
+"""Less than the stated duration by which a video is taken for damaged."""
 VP8_SHOW_FRAME = 0x10
 """Bit of the first byte of a VP8 packet; packets without it are references that are never shown (RFC 6386, 9.1)."""
 
@@ -71,7 +73,23 @@ def whole_timeline(path: Path) -> Timeline:
 @functools.lru_cache(maxsize=8)
 def _whole_timeline(path: Path, _stamp: tuple[int, int]) -> Timeline:
     with open_video(path) as (container, stream):
-        return read_timeline(container, stream, path)
+        timeline = read_timeline(container, stream, path)
+        stated = _stated_seconds(container, stream)
+    if timeline.seconds < stated - MISSING_SECONDS:
+        raise bad_media(path, f"damaged: {timeline.seconds:.2f} of {stated:.2f} s can be read; copy it again")
+    return timeline
+
+
+def _stated_seconds(container: InputContainer, stream: VideoStream) -> float:
+    """How long Matroska says that the video is: FFmpeg skips damaged parts of it in silence. 0.0 where it is not said."""
+    if not container.format.name.startswith("matroska"):
+        return 0.0
+    if "DURATION" in stream.metadata:
+        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    if len(container.streams) == 1 and container.duration is not None:
+        return container.duration / av.time_base
+    return 0.0  # that of the container may be the sound's
 
 
 forget_timelines = _whole_timeline.cache_clear

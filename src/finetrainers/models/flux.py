@@ -65,13 +65,13 @@ class Flux(ModelAdapter):
 def pack(x: Tensor) -> Tensor:
     """Fold 2x2 latents [B, C, H, W] into tokens [B, N, 4 C]."""
     batch, channels, height, width = x.shape
-    folded = x.view(batch, channels, height // 2, 2, width // 2, 2)
+    folded = x.reshape(batch, channels, height // 2, 2, width // 2, 2)
     return folded.permute(0, 2, 4, 1, 3, 5).reshape(batch, height * width // 4, channels * 4)
 
 
 def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
     """Unfold tokens [B, N, 4 C] into latents [B, C, H, W]."""
-    folded = tokens.view(len(tokens), rows, columns, -1, 2, 2)
+    folded = tokens.reshape(len(tokens), rows, columns, -1, 2, 2)
     return folded.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), -1, rows * 2, columns * 2)
 
 

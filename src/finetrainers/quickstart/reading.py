@@ -22,7 +22,7 @@ MIN_AREA = 40
 GUEST_DEPTH = 3
 """Pixels from a shape's edge within which another colour is blur, not an object on it."""
 
-MIN_OVERLAP = 0.72
+MIN_OVERLAP = 0.7
 """Intersection over union with the best template, below which a blob is no shape."""
 
 MIN_PURITY = 0.8
