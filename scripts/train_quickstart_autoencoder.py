@@ -1,7 +1,8 @@
 """Train the autoencoder of the quick start's base: 64x64 RGB to 8x8 latents of 16 channels, 0.69 M parameters.
 
 It sees training scenes and patterns of random bars, blocks and blobs; it never sees a picture of the concept.
-Draws depend on (seed, step) alone, and a checkpoint is written every few minutes: the same command goes on after a stop.
+A checkpoint is written every two minutes, and the same command goes on from it. Draws depend on (seed, step) alone;
+the learning rate falls to zero by the end of each call, by the clock or by the steps, whichever is sooner.
 
     OMP_NUM_THREADS=1 nice -n 19 python scripts/train_quickstart_autoencoder.py --output /tmp/autoencoder --minutes 110
 
@@ -56,8 +57,8 @@ def parse_options() -> Options:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the checkpoint and of vae/")
-    parser.add_argument("--steps", type=int, default=14_000, help="steps of the schedule; may change when going on")
-    parser.add_argument("--minutes", type=float, default=110.0, help="stop and write vae/ after so long in this call")
+    parser.add_argument("--steps", type=int, default=20_000, help="most steps to take in this call")
+    parser.add_argument("--minutes", type=float, default=110.0, help="longest time to train in this call")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     return Options(**vars(parser.parse_args()))
@@ -148,10 +149,9 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
     return loss
 
 
-def learning_rate(step: int, options: Options) -> float:
-    """Warm up, stay, and fall to zero: where it falls may still be moved while it stays."""
-    left = (options.steps - step) / (DECAY_PART * options.steps)
-    return options.lr * max(0.0, min(1.0, (step + 1) / WARMUP_STEPS, left))
+def learning_rate(peak: float, done_steps: int, left: float) -> float:
+    """Warm up, stay, and fall to zero over the last DECAY_PART of a call; ``left`` is the part of it still to come."""
+    return peak * max(0.0, min(1.0, (done_steps + 1) / WARMUP_STEPS, left / DECAY_PART))
 
 
 class Training:
@@ -168,12 +168,12 @@ class Training:
         self.seconds = 0.0
         self.path = options.output / "checkpoint.pt"
 
-    def step(self, pool: Tensor) -> Tensor:
+    def step(self, pool: Tensor, left: float) -> Tensor:
         """Take one optimizer step and return the loss."""
         generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.done_steps)
         pixels = draw_batch(pool, generator)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.done_steps, self.options)
+            group["lr"] = learning_rate(self.options.lr, self.done_steps, left)
         posterior = self.model.encode(pixels).latent_dist
         output = self.model.decode(posterior.sample(generator=generator)).sample
         kl = posterior.kl().mean() / posterior.mean[0].numel()
@@ -252,10 +252,16 @@ def normalize_latents(model: AutoencoderKL, pool: Tensor) -> dict[str, list[floa
 def train(training: Training, pool: Tensor, options: Options) -> None:
     """Take steps until they or the minutes are used up; log and save on the way."""
     started = logged = saved = time.monotonic()
+    first_step = training.done_steps
+    limit_s = max(60 * options.minutes, 1e-6)
     losses = []
-    while training.done_steps < options.steps and time.monotonic() - started < 60 * options.minutes:
+    while True:
         before = time.monotonic()
-        losses.append(training.step(pool))
+        # Whichever runs out first: a shared machine may be too slow for the steps, and the rate must fall all the same.
+        left = min(1 - (before - started) / limit_s, 1 - (training.done_steps - first_step) / options.steps)
+        if left <= 0:
+            break
+        losses.append(training.step(pool, left))
         now = time.monotonic()
         training.seconds += now - before
         if now - logged > (60 if training.seconds < 600 else 300):

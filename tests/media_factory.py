@@ -105,7 +105,7 @@ def _options(codec, keys_every, b_frames):
         return {"g": str(keys_every), "bf": str(b_frames), "preset": "veryfast", "sc_threshold": "0", "b-adapt": "0"}
     if codec.startswith("libvpx"):
         return {"g": str(keys_every), "deadline": "realtime", "cpu-used": "8", "auto-alt-ref": "0", "lag-in-frames": "0"}
-    return {"g": str(keys_every)}
+    return {"g": str(keys_every), "sc_threshold": "1000000000"}
 
 
 def write_counter(path: Path, num_frames: int, *, height=64, width=128, **options):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
@@ -87,6 +88,7 @@ class Checkpoints:
         """
         directory = step_directory(self.root, step)
         state = _state(trainer)
+        _make_complete(state, directory)
         try:
             with _one_process():
                 load_state(state, checkpoint_id=directory / "state", no_dist=True)
@@ -125,6 +127,25 @@ def _state(trainer: Trainer) -> dict[str, Any]:
     if trainer.ema is not None:
         state["ema"] = trainer.ema.state_dict()
     return state
+
+
+def _make_complete(state: dict[str, Any], directory: Path) -> None:
+    """Make a place for all that the checkpoint holds: what is left out of the state would start from zero, in silence.
+
+    Some optimizers add numbers to their parameter groups when they first step; those of the checkpoint are taken too.
+    """
+    metadata = FileSystemReader(directory / "state").read_metadata()
+    for key, path in metadata.planner_data.items():
+        place: Any = state
+        for depth, part in enumerate(path):
+            if not (part in place if isinstance(place, dict) else part < len(place)):
+                if path[:2] != ("optimizer", "param_groups") or depth < len(path) - 1:
+                    raise CheckpointError(
+                        f"{directory} does not fit this configuration: it has {key}, which the run has no place for. "
+                        "Was model, tuning or optimizer changed? Change it back, or take another output_dir"
+                    )
+                place[part] = None
+            place = place[part]
 
 
 @contextmanager

@@ -26,13 +26,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if overrides and not takes_overrides:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     try:
-        return int(options.run(options, overrides) or DONE)
+        status = int(options.run(options, overrides) or DONE)
+        sys.stdout.flush()
+        return status
     except Interrupted as stop:
         print(f"finetrainers: {stop}", file=sys.stderr)
         return INTERRUPTED
     except FinetrainersError as error:
         print(f"finetrainers: {error}", file=sys.stderr)
         return USER_ERROR
+    except BrokenPipeError:  # whoever reads our output, such as `head`, has seen enough: no traceback
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERNAL_ERROR
 
 
 def build_parser() -> argparse.ArgumentParser:

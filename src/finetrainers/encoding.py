@@ -1,7 +1,7 @@
 """The encoding stage: what the cache lacks, in batches, through one group of encoders at a time.
 
-An encoder always takes full batches: a short one is filled up with copies of its last item. So the result of an item
-does not depend on what else was missing, and an interrupted run encodes the same bits as one that nobody interrupted.
+With ``cache.batch_size: 1``, the default, an interrupted run encodes the same bits as one that nobody interrupted. In larger
+batches the last bits of an item depend on its row, since matrix products are blocked by rows.
 """
 
 import gc
@@ -120,7 +120,7 @@ class Encoder:
         pipeline = pretrained.pipeline(next(iter(adapter.pipelines.values())), components).to(self.device)
         done = 0
         for batch in _batches(jobs, self.config.batch_size):
-            captions = [job.caption for job in _filled(batch, self.config.batch_size)]
+            captions = [job.caption for job in batch]
             with torch.no_grad():  # outside of their __call__, pipelines record gradients
                 text = adapter.encode_prompt(pipeline, captions, max_length=self.model.max_length, device=self.device)
             for row, job in enumerate(batch):
@@ -156,7 +156,7 @@ class Encoder:
         return vae
 
     def _encode_clips(self, vae: Any, clips: list[tuple[LatentsJob, Clip]]) -> None:
-        pixels = torch.stack([clip.pixels for _, clip in _filled(clips, self.config.batch_size)])
+        pixels = torch.stack([clip.pixels for _, clip in clips])
         mean, std = encode_pixels(vae, self.model.adapter, pixels)
         for row, (job, clip) in enumerate(clips):
             tensors = {"mean": mean[row]} if std is None else {"mean": mean[row], "std": std[row]}
@@ -203,7 +203,3 @@ def _distinct(jobs: Iterable[T]) -> list[T]:
 
 def _batches(items: list[T], size: int) -> Iterator[list[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _filled(items: list[T], size: int) -> list[T]:
-    return items + items[-1:] * (size - len(items))

@@ -16,10 +16,10 @@ MANIFEST = "manifest.json"
 def whole_directory(directory: Path) -> Iterator[Path]:
     """Yield a temporary directory; rename it to ``directory`` once all in it is on the disk.
 
-    A manifest with the size and hash of each file is written last. An existing directory is replaced. If the body fails,
-    nothing is left behind.
+    A manifest with the size and hash of each file is written last. An existing directory is replaced: it is moved aside
+    whole, and removed once the new one is in its place. If the body fails, nothing is left behind.
     """
-    temporary = directory.with_name(f".{directory.name}.tmp")
+    temporary, aside = (directory.with_name(f".{directory.name}.{suffix}") for suffix in ("tmp", "old"))
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -31,11 +31,15 @@ def whole_directory(directory: Path) -> Iterator[Path]:
         for folder in {temporary, *(f for f in temporary.rglob("*") if f.is_dir())}:
             _sync(folder)
         if directory.exists():
-            shutil.rmtree(directory)
+            shutil.rmtree(aside, ignore_errors=True)
+            directory.rename(aside)
         temporary.rename(directory)
         _sync(directory.parent)
+        shutil.rmtree(aside, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        if aside.exists() and not directory.exists():
+            aside.rename(directory)
         raise
 
 
@@ -53,17 +57,18 @@ def damage(directory: Path) -> str | None:
     """Say what differs from the directory's manifest; None if nothing does."""
     try:
         files = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
+        wanted = [(name, facts["bytes"], facts["blake2b"]) for name, facts in files.items()]
     except FileNotFoundError:
         return f"it has no {MANIFEST}"
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, UnicodeDecodeError):
         return f"its {MANIFEST} is damaged"
-    for name, facts in files.items():
+    for name, num_bytes, digest in wanted:
         file = directory / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != facts["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes, not {facts['bytes']}"
-        if _hash(file) != facts["blake2b"]:
+        if file.stat().st_size != num_bytes:
+            return f"{name} has {file.stat().st_size} bytes, not {num_bytes}"
+        if _hash(file) != digest:
             return f"{name} has other contents"
     return None
 

@@ -1,8 +1,9 @@
 """The training loop. There is one."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,8 +135,16 @@ class Trainer:
         """Make the context of one forward pass; null where all weights share a type."""
         # One autocast for each forward pass: its cache of cast weights would hide updates from the next step.
         if self.needs_autocast and self.dtype != torch.float32:
-            return torch.autocast(self.device.type, self.dtype)
+            return _mixed(self.device, self.dtype)
         return nullcontext()
+
+
+@contextmanager
+def _mixed(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Autocast; torch's remark that a norm's float32 weight meets a narrower input is what mixed precision means."""
+    with warnings.catch_warnings(), torch.autocast(device.type, dtype):
+        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
+        yield
 
 
 def cast_floats(tensor: Tensor, dtype: torch.dtype) -> Tensor:

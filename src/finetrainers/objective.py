@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 HALF_STEP = 2.0**-25
-"""Half the spacing of float32 uniforms: added to u in [0, 1), so that no noise level is exactly 0 or 1."""
+"""Half the spacing of float32 uniforms: added to u in [0, 1), so that quantiles are finite."""
+
+SIGMA_RANGE = (HALF_STEP, 1 - 2 * HALF_STEP)
+"""Noise levels that stay between 0 and 1 in float32: the largest is the last float32 before 1."""
 
 GIVEN_FRAME_MAX_SIGMA = 0.05
 """Largest noise level of a first frame that is given as a condition: "nearly clean"."""
@@ -84,7 +87,7 @@ class NoiseLevels:
         Computed in float64 and never rounded to a grid of time steps.
         """
         shift = self.shift(tokens) if isinstance(self.shift, ResolutionShift) else self.shift
-        return shift_sigma(self._unshifted(u.double() + HALF_STEP), shift).float()
+        return shift_sigma(self._unshifted(u.double() + HALF_STEP), shift).clamp(*SIGMA_RANGE).float()
 
     def _unshifted(self, u: Tensor) -> Tensor:
         match self.kind:
@@ -161,5 +164,6 @@ class FlowMatching:
     def loss(self, prediction: Tensor, noised: Noised) -> Tensor:
         """Weighted mean squared error of each sample over the frames that count, shape [B], in float32."""
         error = (prediction.float() - noised.target).square().mean(dim=(1, 3, 4))
-        counts = noised.counted * self.weight(noised.sigma)
+        weight = self.weight(noised.sigma)
+        counts = torch.where(noised.counted > 0, noised.counted * weight, 0.0)  # a given frame may have sigma 0: weight inf
         return (error * counts).sum(1) / noised.counted.sum(1)

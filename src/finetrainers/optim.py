@@ -57,6 +57,7 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
         case "adamw_schedule_free":
             optimizer = _optional(config.name).AdamWScheduleFree(params, **adam)
             optimizer.train()  # schedule-free weights differ between training and use
+            optimizer.state.clear()  # train() leaves empty entries, which torch's checkpoints take for a finished state
             return cast("Optimizer", optimizer)
 
 
@@ -82,11 +83,16 @@ def weights_for_use(optimizer: Optimizer) -> Iterator[None]:
     if "train_mode" not in optimizer.param_groups[0]:
         yield
         return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    trained = [parameter.detach().clone() for parameter in parameters]
     optimizer.eval()  # type: ignore[attr-defined]  # only schedule-free optimizers have the key
     try:
         yield
     finally:
         optimizer.train()  # type: ignore[attr-defined]
+        with torch.no_grad():
+            for parameter, value in zip(parameters, trained, strict=True):
+                parameter.copy_(value)  # the way back by train() alone rounds: looking would change the training
 
 
 def _optional(name: str) -> Any:

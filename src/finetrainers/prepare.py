@@ -85,7 +85,7 @@ def prepare(config: Config, model: Model, device: torch.device, progress: StageP
         held_out_plan=held_out_plan,
         held_out=() if held_out_plan is None else tuple(held_out_plan.held_out(config.validation.max_items)),
         requests=requests,
-        problems=tuple(dict.fromkeys(problems)),
+        problems=tuple(sorted(set(problems), key=lambda problem: problem.path)),
     )
 
 
@@ -109,6 +109,7 @@ def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepar
         encoder.make_room(jobs, pinned=prepared.pinned)
         jobs += held_out
         problems += encoder.fill([job.latents for job in jobs], [*texts, *(job.text for job in jobs)])
+        encoder.make_room(jobs, pinned=prepared.pinned)
         if not problems:
             return prepared, stop
         if start > 0 and config.cache.max_gb is not None:
@@ -194,5 +195,5 @@ def _without(prepared: Prepared, config: Config, problems: Sequence[Problem]) ->
         order=Order(config.seed, config.train.batch_size, catalog.groups()),
         held_out_plan=held_out_plan,
         held_out=held_out,
-        problems=tuple(dict.fromkeys((*prepared.problems, *problems))),
+        problems=tuple(sorted({*prepared.problems, *problems}, key=lambda problem: problem.path)),
     )

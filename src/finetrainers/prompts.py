@@ -1,7 +1,9 @@
 """Prompts to draw, from a file."""
 
 import csv
+import io
 import json
+import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -56,6 +58,8 @@ def make_request(row: Mapping[str, Any], where: str, model: Model, size: tuple[i
     Raises:
         ConfigError: Beginning with ``where``.
     """
+    if not isinstance(row, Mapping):
+        raise ConfigError(f"{where}: {row!r} is no object with the key 'prompt'")
     given = {SYNONYMS.get(key, key): value for key, value in row.items() if value not in (None, "")}
     for key in given:
         if key not in KEYS:
@@ -76,7 +80,7 @@ def make_request(row: Mapping[str, Any], where: str, model: Model, size: tuple[i
             f"{where}: {wanted} (frames, height, width) is impossible for this model; the nearest is {possible}"
         )
     _check_family(given, where, model)
-    return Request(
+    request = Request(
         prompt=given["prompt"],
         size=wanted,
         steps=_int(given, "num_inference_steps", DEFAULT_STEPS, where),
@@ -86,6 +90,8 @@ def make_request(row: Mapping[str, Any], where: str, model: Model, size: tuple[i
         fps=_float(given, "fps", where),
         image=None if "image" not in given else str(given["image"]),
     )
+    _check_positive(request, where)
+    return request
 
 
 def _rows(path: Path) -> list[Mapping[str, Any]]:
@@ -93,18 +99,23 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
         text = path.read_text(encoding="utf-8-sig")
         match path.suffix.lower():
             case ".csv":
-                return list(csv.DictReader(text.splitlines()))
+                return list(csv.DictReader(io.StringIO(text, newline=""), restkey="beyond the last column"))
             case ".jsonl":
-                return [json.loads(line) for line in text.splitlines() if line.strip()]
+                return [json.loads(line) for line in text.split("\n") if line.strip()]
             case ".json":
                 tree = json.loads(text)
-                return list(tree["data"] if isinstance(tree, dict) and "data" in tree else tree)
+                rows = tree["data"] if isinstance(tree, dict) and "data" in tree else tree
+                if isinstance(rows, list):
+                    return rows
+                raise ConfigError(f"validation.prompts: {path} holds no list of prompts, alone or under the key 'data'")
             case suffix:
                 raise ConfigError(
                     f"validation.prompts: {path} is {suffix or 'without suffix'}; it has to be csv, json or jsonl"
                 )
     except OSError as error:
         raise ConfigError(f"validation.prompts: {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"validation.prompts: {path} is not a text file in UTF-8: {error.reason}") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"validation.prompts: {path} is not valid JSON: {error}") from None
 
@@ -121,11 +132,21 @@ def _check_family(given: Mapping[str, Any], where: str, model: Model) -> None:
         raise ConfigError(f"{where}: {adapter.name} draws images, which have no fps; remove it")
 
 
+def _check_positive(request: Request, where: str) -> None:
+    for key, value in (("num_inference_steps", request.steps), ("fps", request.fps)):
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{where}: {key} is {value}; it has to be above 0")
+
+
 def _int(given: Mapping[str, Any], key: str, default: int, where: str) -> int:
+    value = given.get(key, default)
     try:
-        return int(given.get(key, default))
-    except (TypeError, ValueError):
-        raise ConfigError(f"{where}: {key} is {given[key]!r}, not a whole number") from None
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or isinstance(value, bool) or (isinstance(value, float) and value != number):
+        raise ConfigError(f"{where}: {key} is {value!r}, not a whole number")
+    return number
 
 
 def _float(given: Mapping[str, Any], key: str, where: str) -> float | None:

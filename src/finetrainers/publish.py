@@ -8,7 +8,7 @@ from typing import Any
 from finetrainers.checkpoint import step_directory
 from finetrainers.config import Config
 from finetrainers.errors import CheckpointError, ConfigError
-from finetrainers.files import whole_directory, write_whole
+from finetrainers.files import MANIFEST, whole_directory, write_whole
 from finetrainers.loop import Trainer
 from finetrainers.models import Model
 from finetrainers.tuning import Tuning
@@ -103,10 +103,17 @@ def push(repo: str, directory: Path, *, samples: Path | None, private: bool) -> 
 
     api = HfApi()
     api.create_repo(repo, private=private, exist_ok=True)
-    commit = api.upload_folder(repo_id=repo, folder_path=directory, commit_message="Weights from finetrainers")
+    ignored = [MANIFEST]  # it vouches for this disk, and knows nothing of the card
+    commit = api.upload_folder(
+        repo_id=repo, folder_path=directory, commit_message="Weights from finetrainers", ignore_patterns=ignored
+    )
     if samples is not None:
         commit = api.upload_folder(
-            repo_id=repo, folder_path=samples, path_in_repo="samples", commit_message="Samples from finetrainers"
+            repo_id=repo,
+            folder_path=samples,
+            path_in_repo="samples",
+            commit_message="Samples from finetrainers",
+            ignore_patterns=ignored,
         )
     return str(commit.commit_url)
 
@@ -121,7 +128,8 @@ def write_report(directory: Path, report: Mapping[str, Any]) -> Path:
 def read_events(directory: Path) -> list[dict[str, Any]]:
     """Read events.jsonl; a line that a kill cut off is left out."""
     events = []
-    for line in (directory / "events.jsonl").read_text(encoding="utf-8").splitlines():
+    text = (directory / "events.jsonl").read_text(encoding="utf-8")
+    for line in text.split("\n"):  # splitlines would cut at a U+2028 inside a string
         try:
             events.append(json.loads(line))
         except json.JSONDecodeError:

@@ -66,7 +66,7 @@ def run_directory(config: Config) -> Iterator[Path]:
     with (directory / ".lock").open("w") as lock:
         _hold(lock, directory)
         file = directory / "config.yaml"
-        if file.exists():
+        if file.exists() and (directory / "checkpoints").exists():  # else there is nothing that could be continued
             check_same_run(load_config(file), config)
         write_whole(file, dump_config(config))
         yield directory

@@ -141,6 +141,7 @@ class _Run:
         validator = self._validator(prepared)
         trainer.after_step = self._after_step(checkpoints, validator, tuning)
         validator(trainer)
+        self._watch_first_step(trainer)
         while True:
             trainer.run(self._batches(prepared, trainer.step, stop), stop=stop)
             if stop == config.train.steps:
@@ -199,6 +200,17 @@ class _Run:
                 f"{self.config.train.batch_size} within {self.config.train.steps} steps: none of them will be trained on. "
                 "Use a smaller batch_size, more steps, or fewer buckets",
             )
+
+    def _watch_first_step(self, trainer: Trainer) -> None:
+        """Time the first step of this start, data included, as a stage."""
+        start, first = time.perf_counter(), trainer.step + 1
+
+        def watch(trainer: Trainer, _: Metrics) -> None:
+            if trainer.step == first:
+                self.seconds["first step"] = time.perf_counter() - start
+                self.tracker.emit("stage", stage="first step", seconds=self.seconds["first step"])
+
+        trainer.after_step = (watch, *trainer.after_step)
 
     def _batches(self, prepared: Prepared, start: int, stop: int) -> Iterator[Any]:
         grid, catalog = self.model.adapter.grid, prepared.plan.catalog

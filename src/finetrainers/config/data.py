@@ -18,7 +18,7 @@ class PixelBudget(Section):
 
     pixels: int = Field(ge=1)
     """Pixels of one frame, about: 262144 is 512 x 512. No bucket has more."""
-    frames: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
+    frames: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1,), min_length=1)
     """Frame counts; each is combined with each size."""
     step: int = Field(default=32, ge=1)
     """Heights and widths are multiples of this many pixels."""
@@ -33,13 +33,13 @@ class DataConfig(Section):
     """Folder of media and captions, or a metadata file (csv, json, jsonl or parquet)."""
     media_column: str | None = None
     """Column of the metadata file that holds the media path. By default one of the common names is found."""
-    caption_column: str | tuple[str, ...] | None = None
+    caption_column: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Column, or several, of the metadata file that hold captions. By default one of the common names is found."""
     caption_lines: bool = False
     """Take each line of a caption file beside its media as one of several captions, not the whole file as one."""
     repeats: float = Field(default=1.0, gt=0)
     """How often each item comes in an epoch; 0.5 shows each item in every second epoch."""
-    buckets: tuple[Bucket, ...] | PixelBudget = Field(min_length=1)
+    buckets: Annotated[tuple[Bucket, ...], Field(min_length=1)] | PixelBudget
     """Sizes to train at: a list of [frames, height, width], or {pixels: ...} to generate them."""
     max_upscale: float = Field(default=2.0, ge=1)
     """Largest factor by which media may be enlarged to fill their bucket; smaller media are bad samples."""
@@ -104,7 +104,8 @@ class CacheConfig(Section):
     """Size limit in GB (10^9 bytes). Beyond it the least recently used items are removed, and a set that does not fit is
     encoded in windows ahead of training."""
     batch_size: int = Field(default=1, ge=1)
-    """Items of one bucket that an encoder takes at once. More is faster and takes more memory."""
+    """Items of one bucket that an encoder takes at once. More is faster and takes more memory; the last bits of an item
+    then depend on its place in the batch, so that an interrupted encoding is no longer repeated bit for bit."""
     workers: int = Field(default=2, ge=0)
     """Processes that decode media for the encoder; 0 decodes in the main process."""
 

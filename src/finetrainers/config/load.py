@@ -4,14 +4,13 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from finetrainers.config.reference import sections_at
+from finetrainers.config.messages import describe
 from finetrainers.config.run import Config
 from finetrainers.errors import ConfigError
 
@@ -19,14 +18,26 @@ Tree = dict[str, Any]  # what YAML, TOML and JSON hold: checked by pydantic, not
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the numbers of YAML 1.2: PyYAML reads 1e-4 as a string."""
+    """YAML with the numbers of YAML 1.2 (PyYAML reads 1e-4 as a string), in which a key that is given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        for index, (key, _) in enumerate(node.value):
+            if key.value in names[:index]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the strings that ``_Loader`` would take for numbers."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+        list("-+0123456789."),
+    )
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -56,14 +67,14 @@ def parse_config(tree: Mapping[str, Any], *, origin: str = "the configuration") 
     try:
         return Config.model_validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
-        lines = _lines(cast("list[Mapping[str, Any]]", error.errors()), tree)
+        lines = describe(cast("list[Mapping[str, Any]]", error.errors()), tree)
         raise ConfigError(f"{origin} is not valid:\n  " + "\n  ".join(lines)) from None
 
 
 def dump_config(config: Config) -> str:
     """Write a configuration as YAML that ``load_config`` reads back to an equal one."""
     tree = config.model_dump(mode="json", by_alias=True, exclude_unset=False)
-    return yaml.safe_dump(_drop_unset(tree, config), sort_keys=False, allow_unicode=True)
+    return yaml.dump(_drop_unset(tree, config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _drop_unset(tree: Tree, section: BaseModel) -> Tree:
@@ -91,12 +102,14 @@ def _read(path: Path) -> Tree:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not a text file in UTF-8: {error.reason} at byte {error.start}") from None
     try:
         match path.suffix.lower():
             case ".toml":
                 tree = tomllib.loads(text)
             case ".json":
-                tree = json.loads(text)
+                tree = json.loads(text, object_pairs_hook=_unique)
             case ".yaml" | ".yml":
                 tree = yaml.load(text, _Loader)
             case suffix:
@@ -107,6 +120,14 @@ def _read(path: Path) -> Tree:
         raise ConfigError(f"{path} holds {type(tree).__name__}, not sections with keys")
     if isinstance(tree.get("data"), dict):
         tree["data"] = [tree["data"]]  # one data set needs no list
+    return tree
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Tree:
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
+        twice = next(name for name in tree if [key for key, _ in pairs].count(name) > 1)
+        raise json.JSONDecodeError(f"{twice!r} is given twice", "", 0)
     return tree
 
 
@@ -137,7 +158,7 @@ def _set(tree: Tree, key: str, value: Any) -> None:
     node: Any = tree
     for depth, parent in enumerate(parents):
         if isinstance(node, dict) and (parent not in node or node[parent] is None):
-            node[parent] = {}
+            node[parent] = [] if [*parents, leaf][depth + 1].isdigit() else {}
         node = _child(node, parent, ".".join(parents[: depth + 1]))
     if isinstance(node, list):
         index = _index(node, leaf, key)
@@ -163,51 +184,3 @@ def _index(items: list[Any], key: str, where: str) -> int:
     if not key.isdigit() or int(key) > len(items):
         raise ConfigError(f"{where}: {key!r} is no index of a list of {len(items)}; use 0 to {len(items)}")
     return int(key)
-
-
-def _lines(errors: list[Mapping[str, Any]], tree: Mapping[str, Any]) -> list[str]:
-    """One line for each wrong key; what is only wrong because something inside it is, is left out."""
-    located = [(_real_location(error["loc"], tree), error) for error in errors]
-    places = {place for place, _ in located}
-    return sorted(
-        {
-            _line(place, error)
-            for place, error in located
-            if not any(len(other) > len(place) and other[: len(place)] == place for other in places)
-        }
-    )
-
-
-def _line(location: Sequence[str | int], error: Mapping[str, Any]) -> str:
-    where = ".".join(map(str, location)) or "the file"
-    if error["type"] == "extra_forbidden":
-        *parents, leaf = location
-        known = sections_at(parents)
-        if leaf in known:
-            return f"{where}: does not exist with this kind of {'.'.join(map(str, parents))}; remove it or change the kind"
-        close = get_close_matches(str(leaf), known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
-        return f"{where}: there is no such key; {hint}"
-    if error["type"] == "missing":
-        return f"{where}: is required and not given"
-    message = error["msg"].removeprefix("Value error, ")
-    shown = "" if error["type"] == "value_error" or isinstance(error["input"], dict) else f", not {error['input']!r}"
-    return f"{where}: {message}{shown}"
-
-
-def _real_location(location: Sequence[str | int], tree: Mapping[str, Any]) -> tuple[str | int, ...]:
-    """Drop what pydantic puts into a location that no user wrote: names of union members."""
-    real: list[str | int] = []
-    node: Any = tree
-    for i, part in enumerate(location):
-        is_mapping, is_list = isinstance(node, dict), isinstance(node, list)
-        if (is_mapping and part in node) or (is_list and isinstance(part, int) and part < len(node)):
-            node = node[part]
-        elif i < len(location) - 1 or not (is_mapping or is_list) or _is_union_member(part):
-            continue
-        real.append(part)
-    return tuple(real)
-
-
-def _is_union_member(part: str | int) -> bool:
-    return isinstance(part, str) and ("[" in part or part in {"PixelBudget", "str", "float"})

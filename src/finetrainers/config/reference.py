@@ -83,8 +83,12 @@ def _key(name: str, field: FieldInfo) -> Key:
 
 
 def _bounds(field: FieldInfo) -> str:
+    return ", ".join(_rules(field.metadata))
+
+
+def _rules(metadata: Sequence[Any]) -> list[str]:
     words = []
-    for rule in field.metadata:
+    for rule in metadata:
         match rule:
             case Ge(ge=bound):
                 words.append(f">= {bound}")
@@ -96,7 +100,7 @@ def _bounds(field: FieldInfo) -> str:
                 words.append(f"< {bound}")
             case MinLen(min_length=bound):
                 words.append(f"at least {bound}")
-    return ", ".join(words)
+    return words
 
 
 def _yaml(value: object) -> str:
@@ -114,7 +118,8 @@ def _yaml(value: object) -> str:
 def _type(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _type(arguments[0])
+        rules = [word for rule in arguments[1:] if isinstance(rule, FieldInfo) for word in _rules(rule.metadata)]
+        return " ".join([_type(arguments[0]), *rules])
     if origin is Literal:
         return " | ".join(map(str, arguments))
     if origin in {Union, types.UnionType}:

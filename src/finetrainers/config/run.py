@@ -117,8 +117,8 @@ class TrainConfig(Section):
     """Samples of one optimizer step, over all devices."""
     micro_batch_size: int = Field(default=1, ge=1)
     """Samples that one device takes at once; the rest of ``batch_size`` is accumulated."""
-    clip_norm: float = Field(default=1.0, gt=0)
-    """Largest norm of the whole gradient of one optimizer step."""
+    clip_norm: float = Field(default=1.0, gt=0, allow_inf_nan=True)
+    """Largest norm of the whole gradient of one optimizer step; .inf clips nothing."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, and takes much less memory."""
     non_finite: Literal["stop", "skip"] = "stop"

@@ -18,7 +18,7 @@ class LoraConfig(Section):
     """Scale of the adapter's output, which is multiplied by alpha / rank (by alpha / sqrt(rank) with rslora)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Probability with which inputs of the adapter are zeroed during training."""
-    targets: str | tuple[str, ...] | None = None
+    targets: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Modules to adapt: a regular expression for full names, or a list of name endings. By default the family's."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank) (arXiv:2312.03732)."""
@@ -39,7 +39,7 @@ class LokrConfig(Section):
     """Size of the first factor; -1 takes the most even split."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Probability with which an adapter is left out in a training step."""
-    targets: str | tuple[str, ...] | None = None
+    targets: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Modules to adapt: a regular expression for full names, or a list of name endings. By default the family's."""
 
 

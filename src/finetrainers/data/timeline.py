@@ -1,7 +1,7 @@
 """When each frame of a video is shown, and where decoding can start: from the packets, none of them decoded."""
 
-import functools
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +13,6 @@ import av.error
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
-from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -23,6 +22,8 @@ ROUNDING_SECONDS = 0.002
 """How far rounded time stamps (Matroska: to milliseconds) may put the end of a clip off its nominal frame rate."""
 REORDER_PACKETS = 32
 """Packets come in decoding order; no codec shows a frame later than this many packets after it came (H.264, HEVC: 16)."""
+REMEMBERED_FILES = 8
+"""Timelines that are kept in memory: 8 bytes for each frame and each time."""
 MISSING_SECONDS = 0.5
 """Less than the stated duration by which a video is taken for damaged."""
 VP8_SHOW_FRAME = 0x10
@@ -64,35 +65,38 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise bad_media(path, f"cannot be decoded: {error.strerror}") from error
 
 
-def whole_timeline(path: Path) -> Timeline:
-    """Read the time stamps of all packets; the last few files are remembered, for windows of one long clip."""
+def whole_timeline(container: InputContainer, stream: VideoStream, path: Path) -> Timeline:
+    """Read the time stamps of all packets; the last few files are remembered, for other windows of the same clip."""
     stat = path.stat()
-    return _whole_timeline(path, (stat.st_size, stat.st_mtime_ns))
-
-
-@functools.lru_cache(maxsize=8)
-def _whole_timeline(path: Path, _stamp: tuple[int, int]) -> Timeline:
-    with open_video(path) as (container, stream):
-        timeline = read_timeline(container, stream, path)
-        stated = _stated_seconds(container, stream)
-    if timeline.seconds < stated - MISSING_SECONDS:
-        raise bad_media(path, f"damaged: {timeline.seconds:.2f} of {stated:.2f} s can be read; copy it again")
+    key = path, stat.st_size, stat.st_mtime_ns
+    known = _remembered.get(key)
+    if known is not None:
+        return known
+    timeline = read_timeline(container, stream, path)
+    end, stated = float(timeline.stamps[0] * _time_base(stream)) + timeline.seconds, _stated_end(container, stream)
+    if end < stated - MISSING_SECONDS:
+        raise bad_media(path, f"damaged: {end:.2f} of {stated:.2f} s can be read; copy it again")
+    for oldest in list(_remembered)[: 1 - REMEMBERED_FILES]:
+        _remembered.pop(oldest, None)  # another thread may have been faster
+    _remembered[key] = timeline
     return timeline
 
 
-def _stated_seconds(container: InputContainer, stream: VideoStream) -> float:
-    """How long Matroska says that the video is: FFmpeg skips damaged parts of it in silence. 0.0 where it is not said."""
+_remembered: dict[tuple[Path, int, int], Timeline] = {}
+"""By path, size and time of change."""
+forget_timelines = _remembered.clear
+
+
+def _stated_end(container: InputContainer, stream: VideoStream) -> float:
+    """When Matroska says that the video ends: FFmpeg skips damaged parts of it in silence. 0.0 where nothing is said."""
     if not container.format.name.startswith("matroska"):
         return 0.0
-    if "DURATION" in stream.metadata:
-        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
+    if tag:
+        return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
     if len(container.streams) == 1 and container.duration is not None:
         return container.duration / av.time_base
     return 0.0  # that of the container may be the sound's
-
-
-forget_timelines = _whole_timeline.cache_clear
 
 
 def read_timeline(container: InputContainer, stream: VideoStream, path: Path, *, start_of: View | None = None) -> Timeline:
@@ -102,6 +106,7 @@ def read_timeline(container: InputContainer, stream: VideoStream, path: Path, *,
     keys: list[int] = []
     end = num_beyond = 0
     last_frame, last_stamp = _last_needed(start_of, stream)
+    is_vp8 = stream.codec_context.name == "vp8"
     for packet in container.demux(stream):
         stamp = packet.dts if is_counted else packet.pts
         if stamp is None:
@@ -110,16 +115,18 @@ def read_timeline(container: InputContainer, stream: VideoStream, path: Path, *,
             raise bad_media(path, f"damaged or truncated at {float(stamp * packet.time_base):.2f} s")
         if packet.is_keyframe:
             keys.append(stamp)
-        if not _is_shown(packet, stream):
-            continue
+        if not keys:
+            continue  # left over by a cut: cannot be decoded
+        if packet.is_discard or (is_vp8 and not memoryview(packet)[0] & VP8_SHOW_FRAME):
+            continue  # needed for decoding only: cut off by an edit list, or never shown
         stamps.append(stamp)
         end = max(end, stamp + (packet.duration or 0))
         num_beyond += len(stamps) > last_frame or stamp - stamps[0] > last_stamp
         if num_beyond > REORDER_PACKETS:
             break
-    if not stamps:
-        raise bad_media(path, "the video stream has no frames")
-    return _timeline(container, stream, stamps=stamps, keys=keys or [min(stamps)], end=end)
+    if not stamps or max(stamps) < min(keys):
+        raise bad_media(path, "the video stream has no frames, or no key frame to start from")
+    return _timeline(container, stream, stamps=stamps, keys=keys, end=end)
 
 
 def _last_needed(view: View | None, stream: VideoStream) -> tuple[float, float]:
@@ -136,14 +143,8 @@ def _time_base(stream: VideoStream) -> Fraction:
     return stream.time_base
 
 
-def _is_shown(packet: "Packet[VideoStream]", stream: VideoStream) -> bool:
-    if packet.is_discard:  # cut off by an edit list, but needed for decoding
-        return False
-    return stream.codec_context.name != "vp8" or bool(memoryview(packet)[0] & VP8_SHOW_FRAME)
-
-
 def _timeline(container: InputContainer, stream: VideoStream, *, stamps: list[int], keys: list[int], end: int) -> Timeline:
-    """Sort what the packets said; frames before the first key frame, left over by a cut, cannot be decoded."""
+    """Sort what the packets said; frames shown before the first key frame, left over by a cut, cannot be decoded."""
     is_counted = container.format.name == "avi"
     start, time_base = min(keys), _time_base(stream)
     ordered = np.unique(np.array(stamps, np.int64))

@@ -58,8 +58,8 @@ class _Run:
 def probe_video(path: Path) -> Probe:
     """Read all time stamps and decode the first frame: a truncated file is found, damage in the middle is not."""
     check_whole(path)
-    timeline = whole_timeline(path)
     with open_video(path) as (container, stream):
+        timeline = whole_timeline(container, stream, path)
         for _, frame in _frames(container, stream, timeline, start=timeline.start):
             height, width = _displayed_size(frame, stream)
             num_frames = len(timeline.stamps)
@@ -73,7 +73,7 @@ def decode_video(path: Path, view: View) -> Clip:
         if view.frame_sampling == "start":
             timeline = read_timeline(container, stream, path, start_of=view)
         else:
-            timeline = whole_timeline(path)
+            timeline = whole_timeline(container, stream, path)
         positions, frames = _choose(timeline, view, path)
         painter = _Painter(view, stream)
         for run in _runs(timeline, frames):

@@ -76,14 +76,14 @@ def cover(shape: str, box: Box) -> Coverage:
         # Pillow's polygons include their far edge, hence the half pixel.
         outline = _OUTLINES.get(shape, _RECTANGLE)
         pen.polygon([(x + width / 2 * u - 0.5, y + height / 2 * v - 0.5) for u, v in outline], fill=255)
-    return np.asarray(canvas.reduce(SUPERSAMPLING), np.float32) / 255
+    return np.asarray(canvas.reduce(SUPERSAMPLING), np.float32) / np.float32(255)
 
 
 Outline = Sequence[tuple[float, float]]
 """Corners of a polygon in -1..1, y downwards."""
 
 
-def _star(points: int = 5, inner: float = 0.48) -> Outline:
+def _star(points: int = 5, inner: float = 0.52) -> Outline:
     radii = (1.05, 1.05 * inner)
     return [(radii[n % 2] * sin(n * pi / points), 0.08 - radii[n % 2] * cos(n * pi / points)) for n in range(2 * points)]
 

@@ -96,7 +96,8 @@ def _is_placed(found: list[Found], scene: Scene) -> bool:
 
 def size_of(thing: Found) -> str:
     """Return "small" or "large"."""
-    return "large" if max(thing.width, thing.height) > sum(RADIUS.values()) else "small"
+    # A pixel below the middle of the two extents, because blur takes the tips off a large star.
+    return "large" if max(thing.width, thing.height) > sum(RADIUS.values()) - 1 else "small"
 
 
 def orientation_of(thing: Found) -> str:

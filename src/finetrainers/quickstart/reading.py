@@ -81,13 +81,14 @@ def shrink(mask: Mask, times: int = 1, *, is_edge_inside: bool = False) -> Mask:
     """Take away every pixel with a neighbour outside; beyond the picture's edge all or nothing is inside."""
     for _ in range(times):
         padded = np.pad(mask, 1, constant_values=is_edge_inside)
-        mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        near = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+        mask = np.logical_and.reduce((mask, *near))
     return mask
 
 
 def _off_ground(labels: Labels, ground: int) -> Mask:
     """Return what is not ground; a line of ground one pixel wide is the seam of two colours that mix to it."""
-    return ~_grow(shrink(labels == ground, is_edge_inside=True)) | (labels != ground)
+    return ~_grow(shrink(labels == ground, is_edge_inside=True))
 
 
 def _grow(mask: Mask) -> Mask:
@@ -125,12 +126,12 @@ def separate(mask: Mask) -> list[Mask]:
 
 
 def _read_object(pixels: Pixels, labels: Labels, part: Mask, ground: int) -> Found:
-    colour = _colour_of(labels, part)
+    colour = _colour_of(labels, part, ground)
     surface = shrink(part, GUEST_DEPTH)
     inner = connected(surface & (labels != colour), MIN_AREA)
     guest = None
     if inner:
-        guest_colour = _colour_of(labels, inner[0])
+        guest_colour = _colour_of(labels, inner[0], colour)
         guest = match_shape(_share(pixels, surface, guest_colour, colour)), COLOURS[guest_colour]
     coverage = _share(pixels, part, colour, ground)
     if inner:
@@ -147,10 +148,12 @@ def _read_object(pixels: Pixels, labels: Labels, part: Mask, ground: int) -> Fou
     )
 
 
-def _colour_of(labels: Labels, mask: Mask) -> int:
-    """Return the most frequent label away from the edge, where blur mixes colours."""
+def _colour_of(labels: Labels, mask: Mask, below: int) -> int:
+    """Return the most frequent label but that of the colour below, away from the edge, where blur mixes the two."""
     core = shrink(mask)
-    return _most_frequent(labels[core if core.any() else mask])
+    counts = np.bincount(labels[core if core.any() else mask], minlength=len(COLOURS))
+    counts[below] = -1
+    return int(counts.argmax())
 
 
 def _share(pixels: Pixels, mask: Mask, colour: int, other: int) -> Coverage:

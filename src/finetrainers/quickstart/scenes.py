@@ -10,7 +10,7 @@ and lists of three colours name separate shapes in a row.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, assert_never
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from finetrainers.quickstart.drawing import (
     stable_hash,
 )
 
-RADIUS = {"small": 9.5, "large": 14.0}
+RADIUS = {"small": 10.0, "large": 14.0}
 """Half of a shape's extent in pixels."""
 
 PLACES: dict[str, tuple[int, int]] = {
@@ -49,7 +49,7 @@ ORIENTATIONS = ("vertical", "horizontal")
 HOSTS = ("circle", "square")
 GUESTS = tuple(shape for shape in SHAPES if shape != "cross")  # a square with a cross would be Switzerland's flag
 ROW_SHAPES = ("circle", "square", "triangle", "diamond")
-ROW_RADIUS, HOST_RADIUS, GUEST_RADIUS = 8.0, 22.0, 10.0
+ROW_RADIUS, HOST_RADIUS, GUEST_RADIUS = 8.5, 22.0, 10.0
 BAR, STRIPE, BANNER = (50.0, 13.0), (50.0, 9.0), (54.0, 36.0)
 """Extents in pixels of a bar and of a stripe (along, across), and of a banner (width, height)."""
 
@@ -113,6 +113,8 @@ def caption(scene: Scene) -> str:
         case "row":
             colours = enumerate_colours([thing.colour for thing in scene.things])
             what = f"three {first.shape}s in a {scene.place}, {colours},"
+        case _:
+            assert_never(scene.kind)
     return f"{what} on {scene.ground}"
 
 
@@ -212,7 +214,7 @@ def _lay_out(scene: Scene, generator: np.random.Generator) -> list[Box]:
     def jitter(pixels: float) -> float:
         return float(generator.uniform(-pixels, pixels))
 
-    x, y = SIZE / 2 + jitter(2), SIZE / 2 + jitter(2)
+    x, y = SIZE / 2 + jitter(1.5), SIZE / 2 + jitter(1.5)
     is_upright = scene.orientation == "vertical"
     match scene.kind:
         case "single":
@@ -237,7 +239,7 @@ def _lay_out(scene: Scene, generator: np.random.Generator) -> list[Box]:
         case "banner":
             return [(x, y, *BANNER)]
         case "row":
-            return [_square_box(*_shift(x, y, by, scene.place == "row"), ROW_RADIUS) for by in (-20, 0, 20)]
+            return [_square_box(*_shift(x, y, by, scene.place == "row"), ROW_RADIUS) for by in (-21, 0, 21)]
 
 
 def _apart(direction: tuple[int, int], side: int, jitter: Callable[[float], float]) -> tuple[float, float]:

@@ -1,0 +1,72 @@
+# Everything from a fresh clone, with python3 (>= 3.11, with venv) and make alone.
+#
+#   make quickstart   fine-tune on real photographs, on any machine
+#   make test         run the tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Each set of packages has a stamp, which is stale once the versions or the extras change.
+VERSIONS := pyproject.toml constraints.txt
+QUICKSTART_STAMP := $(VENV)/.installed-quickstart
+TEST_STAMP := $(VENV)/.installed-test
+TEST_EXTRAS := dev,docs,tensorboard,wandb,trackio,prodigy,adamw_schedule_free,adamw_8bit
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST_ARGUMENTS ?=
+
+.DELETE_ON_ERROR:
+.PHONY: help quickstart test check docs bench mutations clean
+
+help:
+	@echo "make quickstart  train a small adapter on real photographs, from nothing to weights (about 2 minutes)"
+	@echo "make test        run the tests"
+	@echo "make check       all that CI runs: format, lint, types, import layers, tests, docs"
+	@echo "make docs        build the documentation into site/"
+	@echo "make bench       run the benchmarks"
+	@echo "make mutations   break the code on purpose, and see that a test fails"
+	@echo "make clean       remove what the targets above have made"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python >= 3.11 is needed; name one: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(QUICKSTART_STAMP): $(VERSIONS) | $(BIN)/python
+	@echo "installing finetrainers into $(VENV)"
+	@$(INSTALL) -e '.[quickstart]'
+	@touch $@
+
+$(TEST_STAMP): $(VERSIONS) | $(BIN)/python
+	@echo "installing finetrainers and what its tests need into $(VENV)"
+	@$(INSTALL) -e '.[$(TEST_EXTRAS)]'
+	@touch $@
+
+quickstart: $(QUICKSTART_STAMP)
+	@$(BIN)/python examples/quickstart/run.py
+
+test: $(TEST_STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGUMENTS)
+
+check: $(TEST_STAMP)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/make_config_reference.py --check
+	$(MAKE) --no-print-directory test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs: $(TEST_STAMP)
+	$(BIN)/python scripts/make_config_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: $(TEST_STAMP)
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+mutations: $(TEST_STAMP)
+	$(BIN)/python tests/mutations.py
+
+clean:
+	rm -rf $(VENV) site dist build quickstart-run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests scripts examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,140 @@
+"""How close decode() comes to a bare PyAV loop, and whether its memory grows with the length of the clip.
+
+A rendered mp4 of 512x320 at 24 fps becomes 49 frames of 256x384. The bare loop decodes the same frames and scales them to
+the same covering size in RGB, in the same process; it neither reads time stamps nor checks for damage, crops or copies.
+The ratio is bare / ours in CPU-seconds: 1.0 is as fast. Promised: at least 0.9, and memory that does not grow.
+
+    python benchmarks/data_path.py [--rounds 15]
+"""
+
+import argparse
+import itertools
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from finetrainers.data.media import View, decode
+from finetrainers.data.timeline import forget_timelines
+from finetrainers.data.view import fit
+
+HEIGHT, WIDTH, FPS = 320, 512, 24
+FRAMES, BUCKET_HEIGHT, BUCKET_WIDTH = 49, 256, 384
+
+
+def render(path: Path, *, seconds: int) -> Path:
+    """Render smooth shapes that drift over one another, with camera noise."""
+    random = np.random.default_rng(0)
+    layer = np.kron(random.integers(0, 200, (20, 32, 3)), np.ones((16, 16, 1))).astype(np.int16)
+    noise = [random.integers(-12, 13, (HEIGHT, WIDTH, 1), np.int16) for _ in range(8)]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"preset": "fast", "crf": "23", "g": "48"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for i in range(seconds * FPS):
+            picture = (np.roll(layer, 2 * i, 1) + np.roll(layer, (i, -i), (0, 1))) // 2 + noise[i % 8]
+            frame = av.VideoFrame.from_ndarray(np.clip(picture, 0, 255).astype(np.uint8), "rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, FPS)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def view(sampling: str) -> View:
+    """The bucket's view of a clip; ``random`` takes the window in its middle."""
+    return View(FRAMES, BUCKET_HEIGHT, BUCKET_WIDTH, sampling, None, 1, 0.5, 0, "center_crop", (0.5, 0.5), flip=False)
+
+
+def bare(path: Path, sampling: str, first_frame: int) -> None:
+    """Decode from the key frame before the window, and scale the window's frames."""
+    covering = fit(HEIGHT, WIDTH, view(sampling))
+    reformatter = VideoReformatter()
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        begin = Fraction(first_frame, FPS) / stream.time_base
+        if first_frame:
+            container.seek(int(begin), stream=stream)
+        wanted = itertools.dropwhile(lambda frame: frame.pts < begin, container.decode(stream))
+        for frame in itertools.islice(wanted, FRAMES):
+            reformatter.reformat(
+                frame, covering.width, covering.height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1
+            )
+
+
+def ours(path: Path, sampling: str, *, cold: bool) -> None:
+    """Decode one view; cold if the file's time stamps are not remembered from another window."""
+    if cold:
+        forget_timelines()
+    decode(path, view(sampling))
+
+
+def cpu_seconds(function) -> float:
+    """CPU-seconds of one call, over all threads."""
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def compare(path: Path, sampling: str, *, seconds: int, cold: bool, rounds: int) -> None:
+    """Alternate both, so that whatever else the machine does falls on both."""
+    first = (seconds * FPS - FRAMES + 1) // 2 if sampling == "random" else 0
+    pairs = [
+        (cpu_seconds(lambda: bare(path, sampling, first)), cpu_seconds(lambda: ours(path, sampling, cold=cold)))
+        for _ in range(rounds + 1)
+    ][1:]
+    theirs, own = (statistics.median(times) for times in zip(*pairs, strict=True))
+    kind = f"{sampling}, time stamps {'read' if cold else 'remembered'}"
+    print(
+        f"{seconds:3d} s clip, {kind:32s}: bare {theirs * 1e3:6.1f} ms, ours {own * 1e3:6.1f} ms, ratio {theirs / own:.3f}"
+    )
+
+
+def peak_megabytes(path: Path, sampling: str) -> float:
+    """Memory that decoding adds at its peak, in a fresh process."""
+    output = subprocess.run([sys.executable, __file__, "--peak", str(path), sampling], check=True, capture_output=True)
+    return float(output.stdout)
+
+
+def print_peak(path: Path, sampling: str) -> None:
+    """Run in the fresh process: forget the peak that the imports had, then decode (Linux only)."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_kilobytes("VmHWM")
+    decode(path, view(sampling))
+    print((resident_kilobytes("VmHWM") - before) / 1024)
+
+
+def resident_kilobytes(key: str) -> int:
+    """One line of the process's status: VmRSS is the resident memory, VmHWM its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+def main() -> None:
+    """Render the clips, compare, and measure memory."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--peak", nargs=2, metavar=("PATH", "SAMPLING"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        print_peak(Path(options.peak[0]), options.peak[1])
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {seconds: render(Path(folder) / f"{seconds}.mp4", seconds=seconds) for seconds in (10, 60)}
+        for seconds, path in paths.items():
+            for sampling, cold in (("start", True), ("random", True), ("random", False)):
+                compare(path, sampling, seconds=seconds, cold=cold, rounds=options.rounds)
+        for sampling in ("start", "random", "uniform"):
+            peaks = {seconds: peak_megabytes(path, sampling) for seconds, path in paths.items()}
+            figures = ", ".join(f"{seconds} s clip {peak:.1f} MB" for seconds, peak in peaks.items())
+            print(f"memory that decoding adds at its peak, {sampling:7s}: {figures}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""From pydantic's errors to one readable line for each wrong key."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from finetrainers.config.reference import sections_at
+
+Location = tuple[str | int, ...]
+"""Path of a key: ("data", 0, "buckets")."""
+
+
+def describe(errors: list[Mapping[str, Any]], tree: Mapping[str, Any]) -> list[str]:
+    """One line for each wrong key; what is only wrong because something inside it is, is left out."""
+    found: dict[Location, list[Mapping[str, Any]]] = {}
+    for error in errors:
+        found.setdefault(_real_location(error["loc"], tree), []).append(error)
+    innermost = {
+        place: wrong
+        for place, wrong in found.items()
+        if not any(len(other) > len(place) and other[: len(place)] == place for other in found)
+    }
+    unknown = [place for place, wrong in innermost.items() if wrong[0]["type"] == "extra_forbidden"]
+    misspelt = {(*place[:-1], name) for place in unknown for name in _nearest(place)}
+    return sorted(
+        _line(place, wrong)
+        for place, wrong in innermost.items()
+        if wrong[0]["type"] != "missing" or place not in misspelt  # the line of the misspelt key says it all
+    )
+
+
+def _line(place: Location, errors: Sequence[Mapping[str, Any]]) -> str:
+    """Describe one wrong key; several errors are those of the members of a union, any of which would do."""
+    where, error = ".".join(map(str, place)), errors[0]
+    match error["type"]:
+        case "extra_forbidden":
+            return f"{where}: {_unknown(place)}"
+        case "missing":
+            return f"{where}: is required and not given"
+        case "value_error":
+            message = error["msg"].removeprefix("Value error, ")
+            return f"{where}: {message}" if where else message
+        case "union_tag_invalid":
+            tag, known = error["ctx"]["tag"], error["ctx"]["expected_tags"]
+            return f"{where}.kind: there is no kind {tag!r}; known: {known}"
+        case "union_tag_not_found":
+            return f"{where}: Input should be keys and values, such as kind: lora, not {error['input']!r}"
+    rules = [e["msg"].removeprefix("Input should be ") for e in errors]
+    prefix = "Input should be " if error["msg"].startswith("Input should be ") else ""
+    shown = "" if isinstance(error["input"], dict) else f", not {error['input']!r}"
+    return f"{where}: {prefix}{', or '.join(dict.fromkeys(rules))}{shown}"
+
+
+def _unknown(place: Location) -> str:
+    *parents, leaf = place
+    known = sections_at(parents)
+    if leaf in known:
+        return f"does not exist with this kind of {'.'.join(map(str, parents))}; remove it or change the kind"
+    close = _nearest(place)
+    hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+    return f"there is no such key; {hint}"
+
+
+def _nearest(place: Location) -> list[str]:
+    *parents, leaf = place
+    return get_close_matches(str(leaf), sections_at(parents), n=1)
+
+
+def _real_location(location: Sequence[str | int], tree: Mapping[str, Any]) -> Location:
+    """Drop what pydantic puts into a location that no user wrote: names of union members."""
+    real: list[str | int] = []
+    node: Any = tree
+    for i, part in enumerate(location):
+        is_mapping, is_list = isinstance(node, dict), isinstance(node, list)
+        if (is_mapping and part in node) or (is_list and isinstance(part, int) and part < len(node)):
+            node = node[part]
+        elif i < len(location) - 1 or not (is_mapping or is_list) or _is_union_member(part):
+            continue
+        real.append(part)
+    return tuple(real)
+
+
+def _is_union_member(part: str | int) -> bool:
+    return isinstance(part, str) and ("[" in part or part in {"PixelBudget", "str", "float"})

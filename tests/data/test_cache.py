@@ -1,0 +1,115 @@
+"""The cache and the memo: whole or not there, and never stale."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from finetrainers.data.cache import Cache, make_key
+from finetrainers.data.memo import Fact, Memo, Stamp, hash_file
+from finetrainers.errors import DataError
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    tensors = {"mean": torch.randn(4, 1, 2, 3).bfloat16(), "mask": torch.tensor([True, False])}
+    assert not cache.has("latents", "ab12")
+    cache.write("latents", "ab12", tensors, {"fps": "25.0"})
+    assert cache.has("latents", "ab12")
+    assert not cache.has("text", "ab12")
+    read, metadata = cache.read("latents", "ab12")
+    assert all(torch.equal(read[name], tensors[name]) and read[name].dtype == tensors[name].dtype for name in tensors)
+    assert metadata["fps"] == "25.0"
+
+
+def test_a_view_of_a_larger_tensor_is_stored_alone(tmp_path: Path) -> None:
+    """A row of a batch must not drag the batch into its file."""
+    size = Cache(tmp_path).write("text", "ab", {"x": torch.zeros(100, 1000)[3]}, {})
+    assert size < 10_000
+
+
+def test_keys_depend_on_every_part() -> None:
+    keys = [
+        make_key("a", 1, (0.5, 0.5)),
+        make_key("a", 1, (0.5, 0.6)),
+        make_key("a", 2, (0.5, 0.5)),
+        make_key("b", 1, (0.5, 0.5)),
+    ]
+    assert len(set(keys)) == 4
+    assert make_key("a", 1, (0.5, 0.5)) == keys[0]
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    cache = Cache(tmp_path)
+    with pytest.raises(DataError, match="cannot be written: No space left on device"):
+        cache.write("text", "abcd", {"x": torch.zeros(3)}, {})
+    assert not cache.has("text", "abcd")
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_damage_is_found(tmp_path: Path, damage: str) -> None:
+    cache = Cache(tmp_path)
+    for key in ("aa11", "bb22"):
+        cache.write("text", key, {"x": torch.arange(100.0)}, {})
+    file = cache.file("text", "aa11")
+    data = bytearray(file.read_bytes())
+    match damage:
+        case "truncated":
+            del data[-20:]
+        case "flipped":
+            data[-20] ^= 1
+        case "empty":
+            data.clear()
+    file.write_bytes(data)
+    assert [entry.key for entry in cache.damaged()] == ["aa11"]
+
+
+def test_a_missing_item_is_an_error_that_names_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="gone or damaged.*cache verify"):
+        Cache(tmp_path).read("text", "nothere")
+
+
+def test_least_recently_used_items_go_first(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    sizes = [cache.write("text", key, {"x": torch.zeros(1000)}, {}) for key in ("k1", "k2", "k3", "k4")]
+    for age, key in enumerate(("k4", "k3", "k2", "k1")):  # k4 is the newest by its time stamp
+        os.utime(cache.file("text", key), (time.time() - 100 * age - 100,) * 2)
+    assert cache.has("text", "k1")  # which marks it as used
+    removed = cache.evict(sum(sizes) - 1, keep={"k2"})
+    assert [entry.key for entry in removed] == ["k3"]
+    assert [entry.key for entry in cache.evict(0, keep={"k2"})] == ["k4", "k1"]
+    assert [entry.key for entry in cache.entries()] == ["k2"]
+
+
+def test_the_memo_knows_unchanged_files_only(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"one")
+    memo = Memo(tmp_path / "memo.sqlite")
+    stamp = Stamp.of(file)
+    fact = Fact(hash_file(file), 3, 4, 5, 24.0, 0.125)
+    memo.put([(str(file), stamp, fact)])
+    assert Memo(tmp_path / "memo.sqlite").get(str(file), stamp) == fact
+    file.write_bytes(b"two!")
+    assert memo.get(str(file), Stamp.of(file)) is None
+    file.write_bytes(b"one")
+    os.utime(file, ns=(1, 1))
+    assert memo.get(str(file), Stamp.of(file)) is None
+    memo.close()
+
+
+def test_the_memo_hashes_a_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(os.urandom(3_000_000))
+    memo = Memo(tmp_path / "memo.sqlite")
+    digest = memo.digest(file)
+    assert digest == hash_file(file)
+    monkeypatch.setattr("finetrainers.data.memo.hash_file", lambda _: pytest.fail("the file was read again"))
+    assert memo.digest(file) == digest
+    memo.close()

@@ -1,0 +1,265 @@
+"""The main job in small: what equals what, and what a second run does not do again."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
+from safetensors.torch import load_file
+
+from finetrainers import ConfigError, Interrupted, NonFiniteError, train
+from finetrainers.checkpoint import Checkpoints
+
+LOSSES = ("loss", "grad_norm")
+
+
+@pytest.fixture(scope="module")
+def base(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    """A run whose encoded items are already there."""
+    root = tmp_path_factory.mktemp("training")
+    tree = flux_tree(tiny_flux, write_pictures(root / "data", 6), root)
+    train(config_of(tree))
+    return tree
+
+
+def run(tree: Tree, directory: Path, **sections: Any) -> str:
+    """Run in a directory of its own; return it."""
+    train(config_of(merged(tree, {"output_dir": str(directory), **sections})))
+    return str(directory)
+
+
+def weights(directory: str | Path) -> dict[str, torch.Tensor]:
+    last = sorted((Path(directory) / "weights").glob("step-*"))[-1]
+    return load_file(next(last.rglob("*.safetensors")))
+
+
+def same_weights(a: str | Path, b: str | Path) -> bool:
+    one, other = weights(a), weights(b)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_same_seed_same_run(base: Tree, tmp_path: Path) -> None:
+    """Twice the same configuration: the same losses and gradient norms to the last bit, and the same weights."""
+    one, other = run(base, tmp_path / "one"), run(base, tmp_path / "other")
+    assert curve(one, *LOSSES) == curve(other, *LOSSES)
+    assert same_weights(one, other)
+
+
+def test_another_seed_is_another_run(base: Tree, tmp_path: Path) -> None:
+    assert curve(run(base, tmp_path / "one", seed=1), "loss") != curve(run(base, tmp_path / "other", seed=2), "loss")
+
+
+def test_losses_differ_between_steps(base: Tree) -> None:
+    """Each step draws its own noise: equal losses would mean that it does not."""
+    assert len(set(curve(base["output_dir"], "loss"))) == base["train"]["steps"]
+
+
+@pytest.mark.parametrize("clip_norm", [1.0, 1e-3])
+def test_micro_batches_change_only_rounding(base: Tree, tmp_path: Path, clip_norm: float) -> None:
+    """8 x 1, 4 x 2 and 1 x 8 are the same step, also where the whole gradient is clipped tightly."""
+    curves = [
+        curve(
+            run(base, tmp_path / str(micro), train={"batch_size": 8, "micro_batch_size": micro, "clip_norm": clip_norm}),
+            *LOSSES,
+        )
+        for micro in (8, 4, 1)
+    ]
+    for other in curves[1:]:
+        torch.testing.assert_close(torch.tensor(other), torch.tensor(curves[0]), rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")  # on a machine with two cores
+def test_number_of_workers_changes_nothing(base: Tree, tmp_path: Path) -> None:
+    curves = [curve(run(base, tmp_path / str(n), loader={"workers": n}), *LOSSES) for n in (0, 1, 3)]
+    assert curves[0] == curves[1] == curves[2]
+
+
+def test_validation_changes_nothing_in_training(base: Tree, tmp_path: Path) -> None:
+    """With samples and held-out loss at every step and without: the same training losses, dropout included."""
+    (tmp_path / "prompts.json").write_text('[{"prompt": "picture number 1", "num_inference_steps": 1}]')
+    own_data = [{"path": base["data"][0]["path"], "buckets": [[1, 64, 64]]}]
+    dropout = {"tuning": {"dropout": 0.5}}
+    validation = {"every": 1, "prompts": str(tmp_path / "prompts.json"), "data": own_data}
+    without, with_it = (
+        run(base, tmp_path / "without", **dropout),
+        run(base, tmp_path / "with", **dropout, validation=validation),
+    )
+    assert curve(without, *LOSSES) == curve(with_it, *LOSSES)
+    assert same_weights(without, with_it)
+    assert sum(event["event"] == "validation" for event in events_of(with_it)) == 5
+
+
+def test_the_baseline_of_validation_is_step_0(base: Tree, tmp_path: Path) -> None:
+    directory = run(base, tmp_path / "run", validation={"held_out": 0.2, "noise_levels": 2}, train={"steps": 2})
+    assert [e["step"] for e in events_of(directory) if e["event"] == "validation"] == [0, 2]
+
+
+INTERRUPTED = {
+    "lora": {"tuning": {"dropout": 0.3}},
+    "lora and EMA": {"train": {"ema_decay": 0.9}},
+    "full": {"tuning": {"kind": "full"}},
+    "cosine": {"schedule": {"name": "cosine", "warmup_steps": 2}},
+    "prodigy": {"optimizer": {"name": "prodigy", "lr": 1.0}},
+    "schedule-free": {"optimizer": {"name": "adamw_schedule_free"}},
+    "adafactor": {"optimizer": {"name": "adafactor"}},
+    "sgd": {"optimizer": {"name": "sgd", "lr": 0.1}},
+}
+
+
+@pytest.mark.parametrize("kind", INTERRUPTED)
+def test_resumed_equals_uninterrupted(base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Stopped after step 3 of 6 and started again: the curve and the weights of the run that nobody stopped, bit for bit."""
+    sections = merged({"train": {"steps": 6}}, INTERRUPTED[kind])
+    whole = run(base, tmp_path / "whole", **sections)
+    interrupted = tmp_path / "interrupted"
+    with monkeypatch.context() as patch:
+        patch.setattr("finetrainers.training.StepLog.__call__", stop_after(3))
+        with pytest.raises(Interrupted):
+            run(base, interrupted, **sections)
+    run(base, interrupted, **sections)
+    resumed = [event for event in events_of(interrupted) if event["event"] == "run"][-1]
+    assert resumed["resumed_from"] == 3
+    assert curve(interrupted, *LOSSES, "lr")[3:] == curve(whole, *LOSSES, "lr")[3:]
+    assert same_weights(interrupted, whole)
+
+
+def stop_after(step: int) -> Any:
+    """Log as ever, and send this process a SIGTERM after a step."""
+    import signal
+
+    from finetrainers.track import StepLog
+
+    log = StepLog.__call__
+
+    def logged(self: Any, trainer: Any, metrics: Any) -> None:
+        log(self, trainer, metrics)
+        if trainer.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return logged
+
+
+def test_a_longer_run_goes_on_from_a_finished_one(base: Tree, tmp_path: Path) -> None:
+    """train.steps may grow: steps 1 to 4, then to 6, equal 6 at once."""
+    run(base, tmp_path / "grown", train={"steps": 4})
+    grown = run(base, tmp_path / "grown", train={"steps": 6})
+    whole = run(base, tmp_path / "whole", train={"steps": 6})
+    assert curve(grown, *LOSSES) == curve(whole, *LOSSES)
+    assert same_weights(grown, whole)
+
+
+def test_a_finished_run_is_not_trained_again(base: Tree) -> None:
+    before = curve(base["output_dir"], *LOSSES)
+    steps = sum(event["event"] == "step" for event in events_of(base["output_dir"]))
+    train(config_of(base))
+    assert sum(event["event"] == "step" for event in events_of(base["output_dir"])) == steps
+    assert curve(base["output_dir"], *LOSSES) == before
+
+
+def test_a_run_of_0_steps_exports_the_untrained_adapter(base: Tree, tmp_path: Path) -> None:
+    state = weights(run(base, tmp_path / "run", train={"steps": 0}))
+    assert state
+    assert all(not tensor.any() for name, tensor in state.items() if "lora_B" in name)
+
+
+def test_a_checkpoint_that_is_not_there_is_an_error(base: Tree, tmp_path: Path) -> None:
+    from finetrainers import CheckpointError
+
+    with pytest.raises(CheckpointError, match="no whole checkpoint of step 3 .*there are: none"):
+        run(base, tmp_path / "run", checkpoint={"resume": 3})
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_resume_from_a_step_that_is_there(base: Tree, tmp_path: Path) -> None:
+    run(base, tmp_path / "run", checkpoint={"every": 1, "keep": 4})
+    directory = run(base, tmp_path / "run", checkpoint={"every": 1, "keep": 4, "resume": 2})
+    assert [e["resumed_from"] for e in events_of(directory) if e["event"] == "run"] == [None, 2]
+    assert curve(directory, *LOSSES) == curve(base["output_dir"], *LOSSES)
+
+
+class Poison:
+    """Makes the losses of one sample position infinite, in the loop's own place."""
+
+    def __init__(self, position: int) -> None:
+        from finetrainers.loop import Trainer
+
+        self._position, self._losses = position, Trainer.micro_losses
+
+    def __call__(self, trainer: Any, batch: Any) -> torch.Tensor:
+        losses = self._losses(trainer, batch)
+        return torch.where(batch.positions == self._position, torch.inf, 1.0) * losses
+
+
+class Bound:
+    """Lets an object stand in for a method."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    def __get__(self, trainer: Any, _: Any) -> Any:
+        return lambda batch: self._call(trainer, batch)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(
+    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetrainers.loop.Trainer.micro_losses", Bound(Poison(9)))
+    with pytest.raises(NonFiniteError, match=r"step 3: the loss is not finite, at the sample positions \[9\]"):
+        run(base, tmp_path / "run", checkpoint={"every": 1})
+    assert Checkpoints(tmp_path / "run" / "checkpoints", keep=9).steps() == [1, 2]
+
+
+def test_a_step_that_is_not_finite_can_be_skipped_and_is_counted(
+    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetrainers.loop.Trainer.micro_losses", Bound(Poison(9)))
+    result = train(config_of(merged(base, {"output_dir": str(tmp_path / "run"), "train": {"non_finite": "skip"}})))
+    assert result.report["skipped_steps"] == 1
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())
+    assert any("[9]" in e["message"] for e in events_of(tmp_path / "run") if e["event"] == "warning")
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(base: Tree, tmp_path: Path) -> None:
+    """With dropout: recomputation must draw what the first pass drew."""
+    dropout = {"tuning": {"dropout": 0.5}}
+    one = run(base, tmp_path / "one", **dropout)
+    other = run(base, tmp_path / "other", **dropout, train={"gradient_checkpointing": True})
+    torch.testing.assert_close(torch.tensor(curve(other, *LOSSES)), torch.tensor(curve(one, *LOSSES)), rtol=1e-5, atol=0)
+
+
+def test_lora_over_a_bfloat16_base_is_held_in_float32(base: Tree, tmp_path: Path) -> None:
+    state = weights(run(base, tmp_path / "run", model={"dtype": "bfloat16"}, optimizer={"lr": 1e-6}))
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    assert any(tensor.any() for name, tensor in state.items() if "lora_B" in name)
+
+
+def test_full_rank_over_bfloat16_keeps_small_updates(base: Tree, tmp_path: Path) -> None:
+    """Updates of 1e-6 vanish in bfloat16 weights of size 1: they must be summed in float32."""
+    from safetensors.torch import load_file as load
+
+    sections = {"model": {"dtype": "bfloat16"}, "tuning": {"kind": "full"}, "optimizer": {"lr": 1e-6}, "train": {"steps": 2}}
+    directory = run(base, tmp_path / "run", **sections)
+    exported = weights(directory)
+    assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16}
+    original = load(next((Path(base["model"]["path"]) / "transformer").glob("*.safetensors")))
+    assert all((exported[n].float() - original[n]).abs().max() < 0.05 for n in original)
+    state = Checkpoints(Path(directory) / "checkpoints", keep=1)
+    assert state.steps() == [2]
+
+
+def test_only_the_named_modules_train_in_full(base: Tree, tmp_path: Path) -> None:
+    original = load_file(next((Path(base["model"]["path"]) / "transformer").glob("*.safetensors")))
+    changed = weights(run(base, tmp_path / "run", tuning={"kind": "full", "modules": r"^proj_out\."}))
+    moved = {name for name in original if not torch.equal(original[name], changed[name])}
+    assert moved == {"proj_out.weight", "proj_out.bias"}
+
+
+def test_a_module_that_is_not_there_is_an_error(base: Tree, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tuning\.modules: 'nothing' matches no parameter"):
+        run(base, tmp_path / "one", tuning={"kind": "full", "modules": "nothing"})
+    with pytest.raises(ConfigError, match=r"tuning\.targets: no layer's name ends in 'to_x'"):
+        run(base, tmp_path / "other", tuning={"targets": ["to_q", "to_x"]})
+    with pytest.raises(ConfigError, match=r"tuning\.targets: no layer's full name matches 'to_q'"):
+        run(base, tmp_path / "third", tuning={"targets": "to_q"})
