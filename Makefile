@@ -43,7 +43,9 @@ $(TEST_STAMP): $(VERSIONS) | $(BIN)/python
 	@touch $@
 
 quickstart: $(QUICKSTART_STAMP)
-	@$(BIN)/python examples/quickstart/run.py
+	@$(BIN)/python examples/quickstart/prepare.py
+	$(BIN)/finetrainers train examples/quickstart/config.yaml
+	@$(BIN)/python examples/quickstart/show.py
 
 test: $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGUMENTS)

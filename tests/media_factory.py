@@ -70,6 +70,7 @@ def write_video(
     codec: str | None = None,
     keys_every=12,
     b_frames=2,
+    open_gop=False,
     rotation: tuple[float, bool, bool] | None = None,
     matrix: Sequence[int] | None = None,
     aspect: Fraction | None = None,
@@ -81,7 +82,7 @@ def write_video(
     codec = codec or CODECS[path.suffix]
     height, width = pictures[0].shape[:2]
     with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
-        stream = container.add_stream(codec, rate=fps, options=_options(codec, keys_every, b_frames))
+        stream = container.add_stream(codec, rate=fps, options=_options(codec, keys_every, b_frames, open_gop))
         stream.width, stream.height = width, height
         stream.pix_fmt = pix_fmt or ("rgb8" if codec == "gif" else "yuv420p")
         if time_base is not None:
@@ -100,9 +101,10 @@ def write_video(
     return path
 
 
-def _options(codec, keys_every, b_frames):
+def _options(codec, keys_every, b_frames, open_gop):
     if codec == "libx264":
-        return {"g": str(keys_every), "bf": str(b_frames), "preset": "veryfast", "sc_threshold": "0", "b-adapt": "0"}
+        fixed = f"keyint={keys_every}:min-keyint={keys_every}:scenecut=0:b-adapt=0:bframes={b_frames}:open-gop={open_gop:d}"
+        return {"preset": "veryfast", "x264-params": fixed}
     if codec.startswith("libvpx"):
         return {"g": str(keys_every), "deadline": "realtime", "cpu-used": "8", "auto-alt-ref": "0", "lag-in-frames": "0"}
     return {"g": str(keys_every), "sc_threshold": "1000000000"}

@@ -1,6 +1,5 @@
 """The command line: what it prints, how fast, and with which exit status it ends."""
 
-import ast
 import json
 import os
 import re
@@ -91,7 +90,7 @@ def test_the_module_is_the_program() -> None:
 def test_help_names_all_commands_and_statuses() -> None:
     text = run_python("-m", "finetrainers", "--help").stdout
     assert all(f"\n    {command} " in text for command in ("train", "encode", "sample", "models", "schema", "cache"))
-    assert re.findall(r"(\d) [a-z]", text[text.index("exit status") :])[:4] == ["0", "1", "2", "3"]
+    assert re.findall(r"[:;]\s(\d) ", text[text.index("exit status") :]) == ["0", "1", "2", "3"]
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
@@ -318,12 +317,3 @@ def test_cache_prune_leaves_what_fits(cache: Cache, capsys) -> None:
     assert numbers_in(cache) == [0, 1, 2, 3, 4, 5]
     run_cache(capsys, "prune", cache.root, "--max-gb", "0")
     assert numbers_in(cache) == []
-
-
-def test_only_the_command_line_prints() -> None:
-    """A library's lines on standard output would be mixed with what commands promise to print there."""
-    source = Path(finetrainers.__file__).parent
-    for file in source.rglob("*.py"):
-        if file.name != "cli.py" and "quickstart" not in file.parts:
-            calls = [node.func for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
-            assert not any(isinstance(call, ast.Name) and call.id == "print" for call in calls), file

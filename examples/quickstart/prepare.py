@@ -40,7 +40,7 @@ def main(folder: Path) -> None:
         if not (photographs / name).exists():
             shutil.copyfile(source / name, photographs / name)
         (photographs / name).with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
-    print(f"{len(CAPTIONS)} photographs with captions: {photographs}")
+    print(f"{len(CAPTIONS)} photographs with captions: {photographs}")  # noqa: T201 - a script
     model = folder / "tiny-flux"
     if not (model / "model_index.json").exists():
         subprocess.run([sys.executable, "-m", "finetrainers", "models", "tiny", "flux", str(model)], check=True)

@@ -16,6 +16,9 @@ from finetrainers.errors import ConfigError
 EXTRAS = {"adamw_8bit": "bitsandbytes", "prodigy": "prodigyopt", "adamw_schedule_free": "schedulefree"}
 """Optimizers of optional packages; the extra of finetrainers has the optimizer's name."""
 
+POLYNOMIAL_END_LR = 1e-7
+"""Learning rate at which diffusers' polynomial schedule ends."""
+
 
 def check_optimizer(config: OptimizerConfig, schedule: ScheduleConfig) -> None:
     """Fail before anything is loaded, if the optimizer's package is missing or two settings contradict.
@@ -29,6 +32,10 @@ def check_optimizer(config: OptimizerConfig, schedule: ScheduleConfig) -> None:
         raise ConfigError(
             f"schedule.name: {schedule.name} works against optimizer.name: adamw_schedule_free, which needs none; "
             "set schedule.name: constant"
+        )
+    if schedule.name == "polynomial" and config.lr <= POLYNOMIAL_END_LR:
+        raise ConfigError(
+            f"optimizer.lr: {config.lr} is not above {POLYNOMIAL_END_LR}, where schedule.name: polynomial ends; use linear"
         )
 
 

@@ -110,6 +110,9 @@ def _differences(key: str, before: Any, after: Any) -> Iterator[tuple[str, Any, 
     if isinstance(before, dict) and isinstance(after, dict):
         for name in sorted({*before, *after}):
             yield from _differences(f"{key}.{name}", before.get(name), after.get(name))
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for index, pair in enumerate(zip(before, after, strict=True)):
+            yield from _differences(f"{key}.{index}", *pair)
     elif before != after:
         yield key, before, after
 

@@ -116,6 +116,7 @@ def test_decode_delivers_exactly_what_is_available(clips, name, num_frames, fps,
 def test_resampling_takes_the_frame_that_is_on_screen(uneven, fps, num_frames, window):
     path, times = uneven
     available = available_frames(probe(path), fps=fps, stride=1)
+    assert available == sum((k + 0.1) / fps < probe(path).seconds for k in range(1000))
     first = min(int(window * (available - num_frames + 1)), available - num_frames)
     on_screen = [int(np.sum(times <= (first + k + 0.1) / fps)) - 1 for k in range(num_frames)]
     assert numbers(path, num_frames=num_frames, fps=fps, frame_sampling="random", window=window) == on_screen
@@ -194,6 +195,27 @@ def test_only_the_frames_in_reach_are_decoded(tmp_path, monkeypatch):
     assert decoded_frames(monkeypatch, path, num_frames=5) == 5
     assert decoded_frames(monkeypatch, path, num_frames=5, frame_sampling="random", window=1.0) <= 12
     assert decoded_frames(monkeypatch, path, num_frames=3, frame_sampling="uniform") <= 3 * 12
+    gif = factory.write_counter(tmp_path / "all.gif", 40)
+    assert decoded_frames(monkeypatch, gif, num_frames=3, frame_sampling="uniform") == 40  # has no key frames
+
+
+def test_frames_that_are_shown_before_their_key_frame(tmp_path, monkeypatch):
+    """Open groups of pictures: such frames need the group before, but do not keep anybody from starting at the key frame."""
+    path = factory.write_counter(tmp_path / "open.mp4", 60, open_gop=True)
+    keys = [i for i, (*_, is_key) in enumerate(sorted(packets(path))) if is_key]
+    order = [pts for pts, *_ in packets(path)]
+    assert any(
+        order[i] < max(order[:i]) and sorted(order)[key] > order[i] for key in keys[1:] for i in range(key - 3, key + 3)
+    )
+    for first in (keys[1] - 2, keys[1] - 1, keys[1], keys[1] + 1):
+        changes = {"num_frames": 3, "frame_sampling": "random", "window": first / 57}
+        assert numbers(path, **changes)[0] in (first, first - 1)
+    window = (keys[2] + 0.5) / 58
+    assert numbers(path, num_frames=3, frame_sampling="random", window=window)[0] == keys[2]
+    assert decoded_frames(monkeypatch, path, num_frames=3, frame_sampling="random", window=window) <= 6
+    cut = remux(path, tmp_path / "cut.mkv", keep=lambda i: i >= order.index(sorted(order)[keys[1]]))
+    assert probe(cut).num_frames == 60 - keys[1]
+    assert numbers(cut, num_frames=3) == [keys[1], keys[1] + 1, keys[1] + 2]
 
 
 def test_windows_of_one_clip_read_its_time_stamps_once(clips, monkeypatch):
@@ -378,6 +400,16 @@ def test_an_animated_gif_is_a_video_on_white(tmp_path):
     assert [int((pixels[i, 16, :, 1] < 128).sum()) for i in range(3)] == [8, 16, 24]
 
 
+def test_alpha_of_video_is_laid_on_white(tmp_path):
+    with av.open(str(tmp_path / "alpha.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "bgra"
+        picture = np.full((32, 32, 4), (200, 0, 100, 102), np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgba").reformat(format="bgra")))
+        container.mux(stream.encode())
+    assert decode(tmp_path / "alpha.mkv", view()).pixels[0, 16, 32].tolist() == [233, 153, 193]
+
+
 @pytest.mark.parametrize(("height", "width", "expected"), [(720, 1280, [255, 0, 0]), (360, 640, [233, 0, 2])])
 def test_video_of_unstated_colors_is_bt709_in_hd(tmp_path, height, width, expected):
     """Pure red in BT.709 is Y 63, U 102, V 240; read as BT.601 it is darker."""
@@ -451,17 +483,35 @@ def test_truncated_videos(tmp_path, clips, name, part):
 def test_truncated_mp4_with_its_index_in_front(tmp_path, part):
     path = factory.write_counter(tmp_path / "front.mp4", 30, faststart=True)
     assert path.read_bytes().find(b"moov") < path.read_bytes().find(b"mdat")
-    assert "truncated" in problem(factory.truncate(path, tmp_path / "cut.mp4", part))
+    cut = factory.truncate(path, tmp_path / "cut.mp4", part)
+    assert "truncated" in problem(cut)
+    with pytest.raises(DataError, match="damaged or truncated at"):  # nor does decoding alone take it for a shorter one
+        decode(cut, view(num_frames=5, frame_sampling="uniform"))
 
 
-def test_a_file_without_video(tmp_path):
-    path = tmp_path / "sound.mp4"
+def test_an_mp4_whose_index_was_never_written(tmp_path, clips):
+    whole = clips["mp4"].read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: whole.find(b"moov") - 4])
+    assert "truncated: it has no index ('moov' box)" in problem(tmp_path / "cut.mp4")
+
+
+def test_sound_with_a_cover_picture_is_no_video(tmp_path):
+    path, cover = tmp_path / "sound.mp4", io.BytesIO()
+    Image.new("RGB", (20, 20)).save(cover, "JPEG")
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=8000, layout="mono")
+        sound = container.add_stream("aac", rate=8000, layout="mono")
+        picture = container.add_stream("mjpeg", rate=1)
+        picture.width, picture.height, picture.pix_fmt = 20, 20, "yuvj420p"
+        picture.disposition = av.stream.Disposition.attached_pic
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
         frame.sample_rate = 8000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+        packet = av.Packet(cover.getvalue())
+        packet.stream, packet.pts, packet.dts, packet.time_base, packet.is_keyframe = picture, 0, 0, Fraction(1, 1), True
+        container.mux(packet)
+    with av.open(str(path)) as container:
+        assert len(container.streams.video) == 1  # FFmpeg takes the cover for one
     assert problem(path) == "no video stream"
 
 
@@ -495,6 +545,15 @@ def test_a_damaged_structure_is_found_by_the_probe(tmp_path, clips, name):
     for start, message in ((position - 4, "no Matroska element starts with 00"), (position, r"of 2\.50 s can be read")):
         path.write_bytes(whole[:start] + bytes(size) + whole[start + size :])
         assert re.search(message, problem(path))
+
+
+def test_a_missing_frame_is_an_error_even_if_it_is_not_wanted(clips, monkeypatch):
+    """Frames after it were predicted from it."""
+    real = video._frames
+    monkeypatch.setattr(video, "_frames", lambda *a, **k: ((n, frame) for n, frame in real(*a, **k) if n != 30))
+    assert numbers(clips["mp4"], num_frames=2, stride=29) == [0, 29]
+    with pytest.raises(DataError, match="damaged: frames are missing or corrupt at or before 1.29 s"):
+        decode(clips["mp4"], view(num_frames=2, stride=31))
 
 
 def test_concealed_damage_is_an_error(tmp_path):
@@ -573,7 +632,7 @@ def test_a_long_rest_before_the_first_key_frame(tmp_path):
 
 def test_a_key_frame_that_is_none_is_survived(tmp_path, clips):
     """A container may call any packet a key frame; decoding then starts from the beginning."""
-    path = tmp_path / "lying.mkv"
+    path = tmp_path / "lying.mp4"
     with av.open(str(clips["mp4"])) as source, av.open(str(path), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
@@ -581,27 +640,6 @@ def test_a_key_frame_that_is_none_is_survived(tmp_path, clips):
                 packet.is_keyframe, packet.stream = True, stream
                 target.mux(packet)
     assert numbers(path, num_frames=6, frame_sampling="chunks", chunk=5) == list(range(30, 36))
-
-
-def test_a_cover_picture_is_not_the_video(tmp_path, clips):
-    path = tmp_path / "cover.mp4"
-    cover = io.BytesIO()
-    Image.new("RGB", (20, 20)).save(cover, "JPEG")
-    with av.open(str(clips["mp4"])) as source, av.open(str(path), "w") as target:
-        picture = target.add_stream("mjpeg", rate=1)
-        picture.width, picture.height, picture.pix_fmt = 20, 20, "yuvj420p"
-        picture.disposition = av.stream.Disposition.attached_pic
-        stream = target.add_stream_from_template(source.streams.video[0])
-        packet = av.Packet(cover.getvalue())
-        packet.stream, packet.pts, packet.dts, packet.time_base = picture, 0, 0, Fraction(1, 1)
-        packet.is_keyframe = True
-        target.start_encoding()
-        target.mux(packet)
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                target.mux(packet)
-    assert probe(path).num_frames == FRAMES
 
 
 # Real media

@@ -18,8 +18,8 @@ from finetrainers.quickstart.concept import (
     split_of_colours,
     write_concept,
 )
+from finetrainers.quickstart.divisions import read_banner
 from finetrainers.quickstart.drawing import COLOURS, PALETTE, random_generator
-from finetrainers.quickstart.reading import read_banner
 from finetrainers.quickstart.scenes import caption, render_scene, sample_scene
 
 

@@ -50,7 +50,6 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _load(path: Path) -> Image.Image:
     """Load the first frame as mode RGB, upright."""
     with _opened(path) as image:
-        image.load()
         return _rgb(ImageOps.exif_transpose(image), path)
 
 

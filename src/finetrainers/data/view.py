@@ -143,7 +143,7 @@ def fit(height: int, width: int, view: View) -> Fit:
 def crop(scaled: npt.NDArray[np.uint8], placed: Fit, view: View) -> npt.NDArray[np.uint8]:
     """Cut [H, W, 3] out of scaled media, mirrored if the view says so; no pixel is copied."""
     cut = scaled[placed.top : placed.top + view.height, placed.left : placed.left + view.width]
-    return cut
+    return cut[:, ::-1] if view.flip else cut
 
 
 def bad_media(path: Path, reason: str) -> DataError:

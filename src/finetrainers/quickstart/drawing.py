@@ -48,6 +48,17 @@ def stable_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
+def square_box(x: float, y: float, radius: float) -> Box:
+    """Return the box of a shape of some radius."""
+    return x, y, 2 * radius, 2 * radius
+
+
+def long_box(x: float, y: float, extent: tuple[float, float], is_upright: bool) -> Box:
+    """Return the box of a bar, whose extent is (along, across)."""
+    along, across = extent
+    return (x, y, across, along) if is_upright else (x, y, along, across)
+
+
 def composite(ground: str, layers: Iterable[tuple[Coverage, str]]) -> Pixels:
     """Paint layers of palette colours over a ground, the last on top."""
     picture = np.broadcast_to(np.array(PALETTE[ground], np.float32), (SIZE, SIZE, 3))

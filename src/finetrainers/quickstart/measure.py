@@ -1,7 +1,7 @@
 """Does a picture show what its caption says? Measured from the pixels.
 
-A picture is first *read* (``reading.py``), without a look at the caption, and what was read is then compared with the
-truth: so what shuffled captions score is the honest floor.
+A picture is first *read* (``reading.py``, ``divisions.py``) without a look at the caption, and what was read is then
+compared with the truth: so what shuffled captions score is the honest floor.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from finetrainers.quickstart.concept import Banner
+from finetrainers.quickstart.divisions import read_banner
 from finetrainers.quickstart.drawing import SIZE, Pixels
-from finetrainers.quickstart.reading import Found, read_banner, read_scene
+from finetrainers.quickstart.reading import Found, read_scene
 from finetrainers.quickstart.scenes import RADIUS, RELATIONS, Scene
 
 

@@ -1,16 +1,14 @@
-"""Reading a picture without a look at its caption: which objects of which colour lie where, or how a banner is divided.
+"""Reading a scene without a look at its caption: which objects of which colour lie where.
 
 Pixels are uint8 [H, W, C]; labels are indices into COLOURS, int [H, W]; masks are bool [H, W].
 """
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetrainers.quickstart.concept import CROSSES, THIRDS, BannerKind, Proportions
 from finetrainers.quickstart.drawing import COLOURS, PALETTE, SHAPES, SIZE, Coverage, Pixels, cover
 
 Mask = NDArray[np.bool_]
@@ -24,12 +22,6 @@ GUEST_DEPTH = 3
 
 MIN_OVERLAP = 0.7
 """Intersection over union with the best template, below which a blob is no shape."""
-
-MIN_PURITY = 0.8
-"""Part of the pixels of each stripe or cross that must have its colour."""
-
-SEAM = 1.3
-"""Pixels on each side of a border between two colours that are not counted, because they are mixed."""
 
 _PALETTE_RGB = np.array(list(PALETTE.values()), np.float32)
 
@@ -53,7 +45,7 @@ def read_scene(pixels: Pixels) -> tuple[str, list[Found]]:
     """Return the ground's colour and the objects on it."""
     labels = label_pixels(pixels)
     ground = read_ground(labels)
-    parts = separate(_off_ground(labels, ground))
+    parts = separate(off_ground(labels, ground))
     return COLOURS[ground], [_read_object(pixels, labels, part, ground) for part in parts]
 
 
@@ -70,10 +62,11 @@ def read_ground(labels: Labels) -> int:
     """Return the most frequent label of the outermost two pixels."""
     edge = np.ones(labels.shape, bool)
     edge[2:-2, 2:-2] = False
-    return _most_frequent(labels[edge])
+    return most_frequent(labels[edge])
 
 
-def _most_frequent(labels: Labels) -> int:
+def most_frequent(labels: Labels) -> int:
+    """Return the label that most pixels have."""
     return int(np.bincount(labels.ravel(), minlength=len(COLOURS)).argmax())
 
 
@@ -86,7 +79,7 @@ def shrink(mask: Mask, times: int = 1, *, is_edge_inside: bool = False) -> Mask:
     return mask
 
 
-def _off_ground(labels: Labels, ground: int) -> Mask:
+def off_ground(labels: Labels, ground: int) -> Mask:
     """Return what is not ground; a line of ground one pixel wide is the seam of two colours that mix to it."""
     return ~_grow(shrink(labels == ground, is_edge_inside=True))
 
@@ -219,66 +212,3 @@ def _overlap(coverage: Coverage, template: Template, shape: str) -> float:
     side = (area / template.area) ** 0.5
     other = cover(shape, (x - template.x * side, y - template.y * side, side, side))
     return float(np.minimum(coverage, other).sum() / np.maximum(coverage, other).sum())
-
-
-@dataclass(frozen=True, slots=True)
-class Division:
-    """How a banner is divided, as it was read off a picture."""
-
-    kind: BannerKind
-    colours: tuple[str, ...]
-
-
-def read_banner(pixels: Pixels) -> tuple[str, bool, Division | None]:
-    """Return the ground's colour, whether a banner lies on it, and how that one is divided."""
-    labels = label_pixels(pixels)
-    ground = read_ground(labels)
-    inside = _off_ground(labels, ground)
-    rows, columns = np.flatnonzero(inside.sum(1) > SIZE * 0.4), np.flatnonzero(inside.sum(0) > SIZE * 0.25)
-    if not len(rows) or not len(columns):
-        return COLOURS[ground], False, None
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    height, width = inside[box].shape
-    outside = inside.copy()
-    outside[box] = False
-    is_banner = (
-        inside[box].mean() > 0.9 and outside.sum() < MIN_AREA and SIZE * 0.65 < width < SIZE and 1.15 < width / height < 1.95
-    )
-    return COLOURS[ground], bool(is_banner), _divide(labels[box]) if is_banner else None
-
-
-def _divide(labels: Labels) -> Division | None:
-    """Return the division that fits a banner's labels best."""
-    candidates: list[tuple[BannerKind, Proportions]] = [("vertical", THIRDS), ("horizontal", THIRDS)]
-    candidates += [("cross", proportions) for proportions in CROSSES.values()]
-    best, best_purity = None, MIN_PURITY
-    for kind, proportions in candidates:
-        regions = _regions(labels.shape, kind, proportions)
-        colours = [_most_frequent(labels[region]) for region in regions]
-        purity = min(float((labels[region] == c).mean()) for region, c in zip(regions, colours, strict=True))
-        if purity > best_purity and all(one != other for one, other in pairwise(colours)):
-            best, best_purity = Division(kind, tuple(COLOURS[c] for c in colours)), purity
-    return best
-
-
-def _regions(shape: tuple[int, ...], kind: BannerKind, proportions: Proportions) -> list[Mask]:
-    """Return one mask for each colour of a banner, in the order of ``Banner.colours``, without the seams."""
-    height, width = shape
-    upright = _bands(width, proportions.across)[None, :, :]
-    level = _bands(height, proportions.down)[:, None, :]
-    every = np.ones((height, width, 1), np.bool_)
-    match kind:
-        case "vertical":
-            return list(np.moveaxis(upright & every, -1, 0))
-        case "horizontal":
-            return list(np.moveaxis(level & every, -1, 0))
-        case "cross":
-            corners = (upright[..., 0] | upright[..., 2]) & (level[..., 0] | level[..., 2])
-            return [corners, (upright[..., 1] | level[..., 1]) & every[..., 0]]
-
-
-def _bands(pixels: int, parts: tuple[int, int, int]) -> Mask:
-    """Return which pixels lie in each of three parts of a length, [pixels, 3], without the seams."""
-    ends = np.cumsum((0, *parts)) * pixels / sum(parts)
-    centres = np.arange(pixels)[:, None] + 0.5
-    return (centres > ends[:-1] + SEAM) & (centres < ends[1:] - SEAM)

@@ -22,7 +22,9 @@ from finetrainers.quickstart.drawing import (
     Pixels,
     composite,
     cover,
+    long_box,
     random_generator,
+    square_box,
     stable_hash,
 )
 
@@ -167,13 +169,12 @@ def _sample_kind(kind: Kind, generator: np.random.Generator) -> Scene:
 
     ground = pick(COLOURS)
     colours = [colour for colour in COLOURS if colour != ground]
-    sizes = tuple(RADIUS)
     match kind:
         case "single":
-            thing = Thing(pick(SHAPES), pick(colours), pick(sizes))
+            thing = Thing(pick(SHAPES), pick(colours), pick(tuple(RADIUS)))
             return Scene(kind, ground, (thing,), place=pick(tuple(PLACES)))
         case "pair":
-            pair = tuple(Thing(pick(SHAPES), pick(colours), pick(sizes)) for _ in range(2))
+            pair = tuple(Thing(pick(SHAPES), pick(colours), pick(tuple(RADIUS))) for _ in range(2))
             return Scene(kind, ground, pair, place=pick(tuple(RELATIONS)))
         case "inside":
             host = Thing(pick(HOSTS), pick(colours))
@@ -221,25 +222,25 @@ def _lay_out(scene: Scene, generator: np.random.Generator) -> list[Box]:
             column, row = PLACES[scene.place]
             radius = RADIUS[scene.things[0].size]
             reach = SIZE / 2 - radius - 4
-            return [_square_box(x + column * reach, y + row * reach, radius + jitter(0.4))]
+            return [square_box(x + column * reach, y + row * reach, radius + jitter(0.4))]
         case "pair":
             return [
                 # Apart along the relation's axis (16 from the middle), and anywhere within 5 pixels across it.
-                _square_box(*_apart(RELATIONS[scene.place], side, jitter), RADIUS[thing.size] + jitter(0.4))
+                square_box(*_apart(RELATIONS[scene.place], side, jitter), RADIUS[thing.size] + jitter(0.4))
                 for thing, side in zip(scene.things, (16, -16), strict=True)
             ]
         case "inside":
-            return [_square_box(x, y, radius) for radius in (HOST_RADIUS, GUEST_RADIUS)]
+            return [square_box(x, y, radius) for radius in (HOST_RADIUS, GUEST_RADIUS)]
         case "bar":
             column, row = PLACES[scene.place]
-            return [_long_box(x + 18 * column, y + 18 * row, BAR, is_upright)]
+            return [long_box(x + 18 * column, y + 18 * row, BAR, is_upright)]
         case "stripes":
             offsets = (-14, 14) if len(scene.things) == 2 else (-19, 0, 19)
-            return [_long_box(*_shift(x, y, by, is_upright), STRIPE, is_upright) for by in offsets]
+            return [long_box(*_shift(x, y, by, is_upright), STRIPE, is_upright) for by in offsets]
         case "banner":
             return [(x, y, *BANNER)]
         case "row":
-            return [_square_box(*_shift(x, y, by, scene.place == "row"), ROW_RADIUS) for by in (-21, 0, 21)]
+            return [square_box(*_shift(x, y, by, scene.place == "row"), ROW_RADIUS) for by in (-21, 0, 21)]
 
 
 def _apart(direction: tuple[int, int], side: int, jitter: Callable[[float], float]) -> tuple[float, float]:
@@ -247,15 +248,6 @@ def _apart(direction: tuple[int, int], side: int, jitter: Callable[[float], floa
     across = jitter(5.0)
     along = side + jitter(0.5)
     return SIZE / 2 + (along * column or across), SIZE / 2 + (along * row or across)
-
-
-def _square_box(x: float, y: float, radius: float) -> Box:
-    return x, y, 2 * radius, 2 * radius
-
-
-def _long_box(x: float, y: float, extent: tuple[float, float], is_upright: bool) -> Box:
-    along, across = extent
-    return (x, y, across, along) if is_upright else (x, y, along, across)
 
 
 def _shift(x: float, y: float, pixels: float, is_sideways: bool) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from finetrainers.config import FullConfig, LokrConfig, LoraConfig
 from finetrainers.tuning.base import Tuning as Tuning
 from finetrainers.tuning.full import FullTuning
-from finetrainers.tuning.lora import AdapterTuning
+from finetrainers.tuning.lora import AdapterTuning, LokrTuning
 
 
 def build_tuning(config: LoraConfig | LokrConfig | FullConfig) -> Tuning:
@@ -11,5 +11,7 @@ def build_tuning(config: LoraConfig | LokrConfig | FullConfig) -> Tuning:
     match config:
         case FullConfig():
             return FullTuning(config)
-        case LoraConfig() | LokrConfig():
+        case LoraConfig():
             return AdapterTuning(config)
+        case LokrConfig():
+            return LokrTuning(config)

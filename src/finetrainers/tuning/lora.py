@@ -89,5 +89,22 @@ class AdapterTuning(Tuning):
         return list(targets)
 
 
+class LokrTuning(AdapterTuning):
+    """Kronecker adapters: pipelines refuse to load them, the denoiser itself does not (diffusers 0.42)."""
+
+    def export(self, denoiser: Any, directory: Path, *, pipeline_class: Any, dtype: torch.dtype) -> None:
+        denoiser.save_lora_adapter(directory, adapter_name=ADAPTER_NAME)
+
+    def load_exported(self, pipeline: Any, directory: Path) -> None:
+        getattr(pipeline, pipeline.transformer_name).load_lora_adapter(directory, prefix=None, use_safetensors=True)
+
+    def snippet(self, pipeline_class: str, base: str, weights: str) -> str:
+        return (
+            "from diffusers import DiffusionPipeline\n"
+            f'pipeline = DiffusionPipeline.from_pretrained("{base}")\n'
+            f'pipeline.transformer.load_lora_adapter("{weights}", prefix=None, use_safetensors=True)\n'
+        )
+
+
 def _some(names: list[str]) -> str:
     return ", ".join(names[:2] + names[-2:]) + " ..."

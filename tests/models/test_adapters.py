@@ -1,0 +1,309 @@
+"""The adapters speak their pipelines' language: the same tensors go into the transformer, and the same come out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from finetrainers.batch import Prompt
+from finetrainers.config import ModelConfig
+from finetrainers.errors import ConfigError, ModelError
+from finetrainers.models import Model, Request, adapters, open_model
+from finetrainers.models.flux import pack, unpack
+from finetrainers.testing import make_tiny
+
+CAPTION = "a red ball on the grass"
+
+
+@dataclass
+class Case:
+    """A family's model with what the test has to know of its pipeline."""
+
+    family: str
+    variant: str | None
+    size: tuple[int, int, int]
+    pack: Callable[[Any, Tensor], Tensor]
+    arguments: dict[str, Any]
+
+
+def ltx_pack(pipeline: Any, x: Tensor) -> Tensor:
+    return pipeline._pack_latents(x, pipeline.transformer_spatial_patch_size, pipeline.transformer_temporal_patch_size)
+
+
+def flux_pack(pipeline: Any, x: Tensor) -> Tensor:
+    return pipeline._pack_latents(x[:, :, 0], len(x), x.shape[1], *x.shape[3:])
+
+
+CASES = {
+    "flux dev": Case("flux", "dev", (1, 64, 96), flux_pack, {"guidance_scale": 1.0}),
+    "flux schnell": Case("flux", "schnell", (1, 96, 64), flux_pack, {}),
+    "ltx 0.9.0": Case(
+        "ltx_video", None, (17, 64, 96), ltx_pack, {"num_frames": 17, "frame_rate": 30, "guidance_scale": 1.0}
+    ),
+}
+
+
+class Recorder(torch.nn.Module):
+    """A transformer that writes down what it is called with."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.calls: list[dict[str, Any]] = []
+        self.answers: list[Tensor] = []
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.model, name)
+
+    def forward(self, **arguments: Any) -> Any:
+        self.calls.append(arguments)
+        answer = self.model(**arguments)
+        self.answers.append(answer[0])
+        return answer
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+@pytest.fixture
+def model(case: Case, tmp_path: Path) -> Model:
+    path = make_tiny(case.family, tmp_path / "model", variant=case.variant)
+    return open_model(ModelConfig(path=str(path), dtype="float32", max_sequence_length=16))
+
+
+def load_pipeline(model: Model) -> Any:
+    pretrained = model.pretrained
+    names = [name for name, value in pretrained.index.items() if isinstance(value, list) and value[0]]
+    return pretrained.pipeline(model.pipeline_class, {name: pretrained.load(name) for name in names})
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.equal(a.to(b.dtype), b)
+    if isinstance(a, tuple):
+        return all(
+            float(torch.as_tensor(x).max()) == pytest.approx(float(torch.as_tensor(y).max()))
+            for x, y in zip(a, b, strict=True)
+        )
+    return a is b or a == b
+
+
+@torch.no_grad()
+def test_the_transformer_is_called_as_the_pipeline_calls_it(case: Case, model: Model) -> None:
+    pipeline = load_pipeline(model)
+    recorder = Recorder(pipeline.transformer)
+    pipeline.transformer = recorder
+    shape = model.adapter.grid.latent_shape(case.size)
+    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(3))
+    height, width = case.size[1:]
+    sampling = {"num_inference_steps": 3, "max_sequence_length": 16, "output_type": "latent", **case.arguments}
+    pipeline(CAPTION, height=height, width=width, latents=case.pack(pipeline, x), **sampling)
+    theirs, answer = recorder.calls[0], recorder.answers[0]
+
+    text = model.adapter.encode_prompt(pipeline, [CAPTION], max_length=16, device=torch.device("cpu"))
+    prompt = Prompt(text, fps=torch.tensor([float(case.arguments.get("frame_rate", 0.0))]))
+    told = theirs["timestep"].float().flatten()[0]
+    sigma = (told if case.family == "flux" else told / 1000).expand(1, shape[1])
+    velocity = model.adapter.denoise(recorder, x, sigma, prompt)
+    ours = recorder.calls[-1]
+    ignored = {"joint_attention_kwargs", "attention_kwargs", "return_dict"}
+    for name in set(theirs) - ignored - {"timestep"}:
+        assert equal(ours[name], theirs[name]), name
+    assert torch.equal(ours["timestep"].flatten(), told.expand(ours["timestep"].numel()))
+    assert not set(ours) - set(theirs)
+    assert torch.equal(case.pack(pipeline, velocity), answer) or torch.allclose(
+        case.pack(pipeline, velocity), answer, atol=1e-6
+    )
+
+
+@torch.no_grad()
+def test_samples_do_not_see_each_other(case: Case, model: Model) -> None:
+    pipeline = load_pipeline(model)
+    generator = torch.Generator().manual_seed(0)
+    shape = model.adapter.grid.latent_shape(case.size)
+    x, sigma = torch.randn(2, *shape, generator=generator), torch.rand(2, 1, generator=generator).expand(2, shape[1])
+    text = model.adapter.encode_prompt(pipeline, [CAPTION, "a dog"], max_length=16, device=torch.device("cpu"))
+    fps = torch.tensor([24.0, 12.0])
+    both = model.adapter.denoise(pipeline.transformer, x, sigma, Prompt(text, fps))
+    for row in range(2):
+        alone = Prompt({name: tensor[row : row + 1] for name, tensor in text.items()}, fps[row : row + 1])
+        one = model.adapter.denoise(pipeline.transformer, x[row : row + 1], sigma[row : row + 1], alone)
+        torch.testing.assert_close(both[row : row + 1], one, rtol=1e-4, atol=1e-5)
+    assert both.shape == x.shape
+
+
+@torch.no_grad()
+def test_everything_that_is_told_matters(case: Case, model: Model) -> None:
+    """Noise level, caption and frame rate each change the answer: none is dropped on the way."""
+    pipeline = load_pipeline(model)
+    shape = model.adapter.grid.latent_shape(case.size)
+    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(3))
+
+    def answer(sigma: float = 0.5, caption: str = CAPTION, fps: float = 25.0) -> Tensor:
+        text = model.adapter.encode_prompt(pipeline, [caption], max_length=16, device=torch.device("cpu"))
+        levels = torch.full((1, shape[1]), sigma)
+        return model.adapter.denoise(pipeline.transformer, x, levels, Prompt(text, torch.tensor([fps])))
+
+    assert not torch.equal(answer(), answer(sigma=0.6))
+    assert not torch.equal(answer(), answer(caption="a dog"))
+    assert torch.equal(answer(), answer(fps=10.0)) == (not model.adapter.grid.has_video)
+
+
+@torch.no_grad()
+def test_ltx_takes_a_noise_level_for_each_frame(tiny_ltx: Path) -> None:
+    """As LTXImageToVideoPipeline does: time step 0 for the tokens of the given frame, the others' for all others."""
+    model = open_model(ModelConfig(path=str(tiny_ltx), dtype="float32", max_sequence_length=16))
+    pipeline = load_pipeline(model)
+    recorder = Recorder(pipeline.transformer)
+    x = torch.randn(1, *model.adapter.grid.latent_shape((17, 64, 64)))
+    text = model.adapter.encode_prompt(pipeline, [CAPTION], max_length=16, device=torch.device("cpu"))
+    model.adapter.denoise(recorder, x, torch.tensor([[0.0, 0.5, 0.5]]), Prompt(text, torch.tensor([25.0])))
+    assert recorder.calls[0]["timestep"].tolist() == [[0.0] * 4 + [500.0] * 8]
+
+
+def test_packing_is_undone() -> None:
+    x = torch.randn(2, 4, 6, 8)
+    assert torch.equal(unpack(pack(x), 3, 4), x)
+
+
+@pytest.mark.parametrize("name", sorted(adapters()))
+def test_the_table_of_facts_is_that_of_the_model(name: str, tmp_path: Path) -> None:
+    """Block classes, input layer and LoRA targets exist in the real transformer class."""
+    model = open_model(ModelConfig(path=str(make_tiny(name, tmp_path / "model")), dtype="float32"))
+    denoiser = model.pretrained.load(model.adapter.denoiser)
+    classes = {type(module).__name__ for module in denoiser.modules()}
+    assert set(model.adapter.blocks) <= classes
+    assert isinstance(denoiser.get_submodule(model.adapter.input_layer), torch.nn.Linear)
+    names = [name for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear)]
+    assert all(any(name.endswith(f".{target}") for name in names) for target in model.adapter.lora_targets)
+
+
+@pytest.mark.parametrize("name", sorted(adapters()))
+def test_the_grid_is_that_of_the_vae(name: str, tmp_path: Path) -> None:
+    from finetrainers.models.vae import encode_pixels
+
+    model = open_model(ModelConfig(path=str(make_tiny(name, tmp_path / "model")), dtype="float32"))
+    vae = model.pretrained.load("vae")
+    for size in ((1, 64, 96), (17, 96, 64)) if model.adapter.grid.has_video else ((1, 64, 96),):
+        assert model.adapter.grid.nearest(size) == size
+        pixels = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
+        mean, std = encode_pixels(vae, model.adapter, pixels)
+        assert mean.shape == (1, *model.adapter.grid.latent_shape(size))
+        assert std is not None
+        assert std.shape == mean.shape
+
+
+@pytest.mark.parametrize("name", sorted(adapters()))
+def test_normalized_latents_go_back_to_the_picture_through_the_pipeline(name: str, tmp_path: Path) -> None:
+    """The pipeline decodes what training calls latents: scale and shift are undone exactly as they were done."""
+    from finetrainers.models.vae import encode_pixels
+
+    model = open_model(ModelConfig(path=str(make_tiny(name, tmp_path / "model")), dtype="float32"))
+    pipeline = load_pipeline(model)
+    size = (9, 64, 64) if model.adapter.grid.has_video else (1, 64, 64)
+    pixels = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
+    mean, _ = encode_pixels(pipeline.vae, model.adapter, pixels)
+    with torch.no_grad():
+        raw = pixels.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        theirs = pipeline.vae.encode(raw[:, :, 0] if model.adapter.has_image_vae else raw).latent_dist.mode()
+    if model.adapter.has_image_vae:
+        ours = mean[:, :, 0] / pipeline.vae.config.scaling_factor + pipeline.vae.config.shift_factor
+    else:
+        stats = pipeline.vae.latents_mean, pipeline.vae.latents_std
+        ours = pipeline._denormalize_latents(mean, *stats, pipeline.vae.config.scaling_factor)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_impossible_sizes_have_a_nearest(tiny_ltx: Path) -> None:
+    grid = open_model(ModelConfig(path=str(tiny_ltx))).adapter.grid
+    assert grid.nearest((8, 500, 701)) == (9, 512, 704)
+    assert grid.nearest((1, 10, 10)) == (1, 32, 32)
+    assert grid.num_tokens((49, 512, 768)) == 7 * 16 * 24
+
+
+def test_family_and_task_follow_from_the_model(tiny_flux: Path, tiny_ltx: Path) -> None:
+    assert open_model(ModelConfig(path=str(tiny_flux))).task == "text-to-image"
+    model = open_model(ModelConfig(path=str(tiny_ltx), task="image-to-video"))
+    assert (model.adapter.name, model.pipeline_class) == ("ltx_video", "LTXImageToVideoPipeline")
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"family": "fluxx"}, ConfigError, "model.family: there is no family 'fluxx'; did you mean 'flux'"),
+        ({"task": "text-to-video"}, ConfigError, "model.task: flux has no task 'text-to-video'; it has text-to-image"),
+        ({"components": {"vea": {}}}, ConfigError, "no component 'vea'; it has .*vae"),
+        ({"adapter": "nothing.py:X"}, ConfigError, "model.adapter: 'nothing.py:X' is not"),
+    ],
+)
+def test_what_is_wrong_with_a_model_is_said(tiny_flux: Path, options: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        open_model(ModelConfig(path=str(tiny_flux), **options))
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="neither a folder that exists nor a Hub id"):
+        open_model(ModelConfig(path=str(tmp_path / "nothing")))
+    with pytest.raises(ModelError, match=r"model_index\.json; is this a pipeline in diffusers layout"):
+        open_model(ModelConfig(path=str(tmp_path)))
+    with pytest.raises(ModelError, match=r"some/model \(revision main\): model_index\.json cannot be had"):
+        open_model(ModelConfig(path="some/model"))
+
+
+def test_a_component_from_elsewhere(tiny_flux: Path, tmp_path: Path) -> None:
+    """Another transformer over the same pipeline, in a folder of its own or as a part of another pipeline."""
+    other = make_tiny("flux", tmp_path / "other", seed=7)
+    for component in ({"path": str(other / "transformer")}, {"path": str(other), "subfolder": "transformer"}):
+        model = open_model(ModelConfig(path=str(tiny_flux), dtype="float32", components={"transformer": component}))
+        weight = model.pretrained.load("transformer").proj_out.weight
+        own = open_model(ModelConfig(path=str(tiny_flux), dtype="float32")).pretrained.load("transformer").proj_out.weight
+        theirs = open_model(ModelConfig(path=str(other), dtype="float32")).pretrained.load("transformer").proj_out.weight
+        assert torch.equal(weight, theirs)
+        assert not torch.equal(weight, own)
+
+
+def test_a_data_type_for_each_component(tiny_flux: Path) -> None:
+    model = open_model(ModelConfig(path=str(tiny_flux), dtype="bfloat16", components={"vae": {"dtype": "float32"}}))
+    assert model.pretrained.load("vae").dtype == torch.float32
+    assert model.pretrained.load("transformer").dtype == torch.bfloat16
+    assert model.pretrained.load("text_encoder").dtype == torch.bfloat16
+
+
+def test_an_adapter_of_ones_own_is_one_file(tiny_flux: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from finetrainers.models.flux import Flux\n\n\nclass Mine(Flux):\n    lora_targets = ('proj_out',)\n")
+    model = open_model(ModelConfig(path=str(tiny_flux), adapter=f"{file}:Mine"))
+    assert model.adapter.lora_targets == ("proj_out",)
+    assert model.adapter.name == "mine"
+
+
+@torch.no_grad()
+def test_a_request_with_an_image_is_drawn_by_the_image_pipeline(tiny_ltx: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from finetrainers.validate import Sampler
+
+    Image.new("RGB", (80, 70), "red").save(tmp_path / "start.png")
+    model = open_model(ModelConfig(path=str(tiny_ltx), dtype="float32", max_sequence_length=16))
+    whole = load_pipeline(model)
+    sampler = Sampler(model, {"transformer": whole.transformer, "vae": whole.vae}, torch.device("cpu"))
+
+    def encode(caption: str) -> Any:
+        return model.adapter.encode_prompt(whole, [caption], max_length=16, device=torch.device("cpu"))
+
+    request = Request("a dog", size=(9, 64, 64), steps=2, seed=0, image=str(tmp_path / "start.png"))
+    assert type(sampler.pipeline(request)).__name__ == "LTXImageToVideoPipeline"
+    file = sampler.draw(request, encode, tmp_path / "video")
+    from finetrainers.data.media import probe
+
+    found = probe(file)
+    assert (found.num_frames, found.height, found.width, found.fps) == (9, 64, 64, 25.0)

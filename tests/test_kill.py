@@ -1,0 +1,88 @@
+"""kill -9 at any moment: started again, a run ends with the weights of the one that nobody killed, bit for bit."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
+from safetensors.torch import load_file
+
+from finetrainers import train
+
+NUM_KILLS = 20
+
+
+def weights_of(directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(directory / "weights" / "step-000040" / "pytorch_lora_weights.safetensors")
+
+
+def start(tree: Tree) -> int:
+    """Run in a child that is forked from here, where everything is imported: a kill costs no imports."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        with Path(tree["output_dir"]).with_suffix(".log").open("a") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            train(config_of(tree))
+            status = 0
+    finally:
+        os._exit(status)
+
+
+def wait(child: int, seconds: float) -> int | None:
+    """Wait for a child's end; its status, or None if it is still running after that time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status
+        time.sleep(0.001)
+    return None
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments_it_ends_with_the_same_weights(tiny_flux: Path, tmp_path: Path) -> None:
+    """Checkpoints at every second step, so that many kills hit a save; the first ones hit the encoding."""
+    data = write_pictures(tmp_path / "data", 6)
+    tree = flux_tree(tiny_flux, data, tmp_path, train={"steps": 40, "ema_decay": 0.9}, checkpoint={"every": 2, "keep": 2})
+    whole = merged(tree, {"output_dir": str(tmp_path / "whole"), "cache": {"path": str(tmp_path / "whole-cache")}})
+    began = time.monotonic()
+    assert wait(start(whole), 300) == 0
+    duration = time.monotonic() - began
+    chance = random.Random(4)
+    kills = 0
+    resumed_from = set()
+    while True:
+        child = start(tree)
+        patience = chance.uniform(0.05, duration / 2) if kills < NUM_KILLS else 300
+        status = wait(child, patience)
+        if status is None:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            kills += 1
+            continue
+        assert status == 0, (tmp_path / "run.log").read_text()[-2000:]
+        resumed_from = {e["resumed_from"] for e in events_of(tmp_path / "run") if e["event"] == "run"}
+        if kills >= NUM_KILLS:
+            break
+        # It finished before all kills were spent: begin a new run, with the cache that is there.
+        check(tmp_path)
+        Path(tree["output_dir"]).rename(tmp_path / f"finished-{kills}")
+    check(tmp_path)
+    assert kills == NUM_KILLS
+    assert len(resumed_from) > 1
+
+
+def check(root: Path) -> None:
+    """The run equals the one that nobody killed: curve and weights."""
+    assert curve(root / "run", "loss", "grad_norm") == curve(root / "whole", "loss", "grad_norm")
+    killed, whole = weights_of(root / "run"), weights_of(root / "whole")
+    assert killed.keys() == whole.keys()
+    assert all(torch.equal(killed[name], whole[name]) for name in whole)
