@@ -68,7 +68,9 @@ def test_help_takes_little_cpu_time() -> None:
     assert min(seconds) < HELP_CPU_SECONDS
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["train", "nowhere.yaml"], ["schema"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["train", "--help"], ["train", "nowhere.yaml"], ["schema"]]
+)
 def test_quick_commands_import_no_heavy_library(arguments) -> None:
     program = f"""
         import sys
@@ -90,7 +92,7 @@ def test_the_module_is_the_program() -> None:
 def test_help_names_all_commands_and_statuses() -> None:
     text = run_python("-m", "finetrainers", "--help").stdout
     assert all(f"\n    {command} " in text for command in ("train", "encode", "sample", "models", "schema", "cache"))
-    assert re.findall(r"[:;]\s(\d) ", text[text.index("exit status") :]) == ["0", "1", "2", "3"]
+    assert re.findall(r"[:;]\s(\d)\s", text[text.index("exit status") :]) == ["0", "1", "2", "3"]
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
@@ -198,7 +200,15 @@ def test_a_wrong_argument_names_itself(arguments, part, capsys, tmp_path, monkey
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["trian"], ["models", "--jsn"], ["cache"], ["cache", "prune"], ["cache", "show", "--max-gb", "1"], ["sample", "run"]],
+    [
+        [],
+        ["trian"],
+        ["models", "--jsn"],
+        ["cache"],
+        ["cache", "prune"],
+        ["cache", "show", "--max-gb", "1"],
+        ["sample", "run"],
+    ],
 )
 def test_what_argparse_refuses_is_status_2_as_well(arguments, capsys) -> None:
     with pytest.raises(SystemExit) as stop:

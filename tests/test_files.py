@@ -23,6 +23,16 @@ def fill(directory: Path, text: str) -> None:
     (directory / "empty").touch()
 
 
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def fill_and_fail(directory: Path, error: BaseException) -> None:
+    with whole_directory(directory) as temporary:
+        fill(temporary, "new")
+        raise error
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     """A whole directory with the text "old", in a folder of its own."""
@@ -35,7 +45,7 @@ def test_what_is_written_is_whole(directory: Path) -> None:
     assert damage(directory) is None
     assert (directory / "inner" / "b.bin").read_bytes() == b"old" * 1000
     assert sorted(json.loads((directory / MANIFEST).read_text())["files"]) == ["a.txt", "empty", "inner/b.bin"]
-    assert os.listdir(directory.parent) == ["thing"]
+    assert names_in(directory.parent) == ["thing"]
 
 
 def test_nothing_is_under_the_name_before_the_body_has_ended(tmp_path: Path) -> None:
@@ -47,27 +57,25 @@ def test_nothing_is_under_the_name_before_the_body_has_ended(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("error", [RuntimeError("x"), KeyboardInterrupt(), OSError(28, "No space left on device")], ids=repr)
 def test_a_body_that_fails_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), whole_directory(tmp_path / "thing") as temporary:
-        fill(temporary, "new")
-        raise error
-    assert os.listdir(tmp_path) == []
+    with pytest.raises(type(error)):
+        fill_and_fail(tmp_path / "thing", error)
+    assert names_in(tmp_path) == []
 
 
 def test_a_body_that_fails_leaves_what_was_there(directory: Path) -> None:
-    with pytest.raises(RuntimeError), whole_directory(directory) as temporary:
-        fill(temporary, "new")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        fill_and_fail(directory, RuntimeError())
     assert damage(directory) is None
     assert (directory / "a.txt").read_text() == "old"
-    assert os.listdir(directory.parent) == ["thing"]
+    assert names_in(directory.parent) == ["thing"]
 
 
 def test_a_directory_is_replaced_as_a_whole(directory: Path) -> None:
     with whole_directory(directory) as temporary:
         (temporary / "c.txt").write_text("new")
     assert damage(directory) is None
-    assert sorted(os.listdir(directory)) == ["c.txt", MANIFEST]
-    assert os.listdir(directory.parent) == ["thing"]
+    assert names_in(directory) == ["c.txt", MANIFEST]
+    assert names_in(directory.parent) == ["thing"]
 
 
 def test_what_is_there_comes_back_if_the_new_one_cannot_take_its_place(directory: Path, monkeypatch) -> None:
@@ -82,17 +90,17 @@ def test_what_is_there_comes_back_if_the_new_one_cannot_take_its_place(directory
     with pytest.raises(OSError, match="Input/output"), whole_directory(directory) as temporary:
         fill(temporary, "new")
     assert (directory / "a.txt").read_text() == "old"
-    assert os.listdir(directory.parent) == ["thing"]
+    assert names_in(directory.parent) == ["thing"]
 
 
 def test_leftovers_of_a_killed_writer_are_not_mixed_in(directory: Path) -> None:
     for suffix in ("tmp", "old"):
         shutil.copytree(directory, directory.with_name(f".thing.{suffix}"))
     with whole_directory(directory) as temporary:
-        assert os.listdir(temporary) == []
+        assert names_in(temporary) == []
         fill(temporary, "new")
     assert (directory / "a.txt").read_text() == "new"
-    assert os.listdir(directory.parent) == ["thing"]
+    assert names_in(directory.parent) == ["thing"]
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -151,7 +159,7 @@ def test_write_whole_replaces_a_file(tmp_path: Path, text: str) -> None:
     write_whole(file, "old")
     write_whole(file, text)
     assert file.read_bytes() == text.encode()
-    assert os.listdir(tmp_path) == ["a.json"]
+    assert names_in(tmp_path) == ["a.json"]
 
 
 # A writer that is killed at each of its operations in turn: audit hooks see every open, mkdir, rename and remove.

@@ -368,4 +368,8 @@ def test_the_loss_is_float32_whatever_the_prediction_is() -> None:
 
 def test_defaults_are_those_of_the_configuration() -> None:
     config, levels = ObjectiveConfig(), NoiseLevels()
-    assert (config.logit_mean, config.logit_std, config.mode_scale) == (levels.logit_mean, levels.logit_std, levels.mode_scale)
+    assert (config.logit_mean, config.logit_std, config.mode_scale) == (
+        levels.logit_mean,
+        levels.logit_std,
+        levels.mode_scale,
+    )

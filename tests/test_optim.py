@@ -3,8 +3,7 @@
 import importlib.util
 import math
 import sys
-import warnings
-from collections.abc import Iterator
+import tomllib
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,19 +17,18 @@ from finetrainers.errors import ConfigError
 from finetrainers.loop import Trainer
 from finetrainers.optim import EXTRAS, build_optimizer, build_schedule, check_optimizer, weights_for_use
 
-LR = {"adamw": 0.01, "adam": 0.01, "sgd": 0.003, "adafactor": 0.02, "prodigy": 1.0, "adamw_schedule_free": 0.02, "adamw_8bit": 0.01}
+LR = {
+    "adamw": 0.01,
+    "adam": 0.01,
+    "sgd": 0.003,
+    "adafactor": 0.02,
+    "prodigy": 1.0,
+    "adamw_schedule_free": 0.02,
+    "adamw_8bit": 0.01,
+}
 NAMES = get_args(OptimizerConfig.model_fields["name"].annotation)
 WIDTH = 64
 """A weight of 64 x 64 is the smallest that bitsandbytes keeps in 8 bits."""
-
-
-@pytest.fixture(autouse=True)
-def _quiet_imports() -> Iterator[None]:
-    """Optional packages may warn of what they find missing on a machine without a GPU."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="bitsandbytes")
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        yield
 
 
 def config_of(name: str, **settings: Any) -> OptimizerConfig:
@@ -67,7 +65,7 @@ def take_steps(trainer: Trainer, stop: int) -> list[float]:
         trainer.schedule.step()
         trainer.optimizer.zero_grad(set_to_none=True)
         trainer.step += 1
-        losses.append(float(loss))
+        losses.append(loss.item())
     return losses
 
 
@@ -87,7 +85,7 @@ def test_each_optimizer_lowers_a_quadratic(name: str) -> None:
     trainer = trainer_with(name, total=300)
     losses = take_steps(trainer, 300)
     with weights_for_use(trainer.optimizer):
-        assert float(quadratic(trainer.denoiser, 1000)) < 0.5 * losses[0]
+        assert quadratic(trainer.denoiser, 1000).item() < 0.5 * losses[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -157,7 +155,6 @@ def test_what_is_installed_passes_the_check(name: str) -> None:
 
 
 def test_the_extras_are_those_of_the_package() -> None:
-    tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     for name, package in EXTRAS.items():
         assert [r.split(">")[0] for r in project["optional-dependencies"][name]] == [package]

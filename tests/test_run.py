@@ -56,7 +56,11 @@ def test_all_local_paths_become_absolute(folder: Path) -> None:
             model={
                 "path": "model",
                 "adapter": "code/mine.py:Mine",
-                "components": {"vae": {"path": "vae"}, "transformer": {"path": "user/other"}, "tokenizer": {"dtype": "float32"}},
+                "components": {
+                    "vae": {"path": "vae"},
+                    "transformer": {"path": "user/other"},
+                    "tokenizer": {"dtype": "float32"},
+                },
             },
             validation={"data": [{**DATA, "path": "held/out"}], "prompts": "prompts.json"},
             cache={"path": "../cache"},
@@ -242,9 +246,14 @@ def test_a_signal_asks_to_stop_where_the_run_can(number: signal.Signals) -> None
 
 def test_handlers_come_back_after_an_error() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(RuntimeError), StopSignals().installed():
-        assert signal.getsignal(signal.SIGTERM) != before
-        raise RuntimeError
+
+    def fail() -> None:
+        with StopSignals().installed():
+            assert signal.getsignal(signal.SIGTERM) != before
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert signal.getsignal(signal.SIGTERM) == before
 
 

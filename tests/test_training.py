@@ -91,6 +91,16 @@ def test_validation_changes_nothing_in_training(base: Tree, tmp_path: Path) -> N
     assert sum(event["event"] == "validation" for event in events_of(with_it)) == 5
 
 
+def test_validation_of_schedule_free_changes_nothing(base: Tree, tmp_path: Path) -> None:
+    """Its weights for use and for training differ; going there and back must not round the latter."""
+    free = {"optimizer": {"name": "adamw_schedule_free"}}
+    own_data = [{"path": base["data"][0]["path"], "buckets": [[1, 64, 64]]}]
+    without = run(base, tmp_path / "without", **free)
+    with_it = run(base, tmp_path / "with", **free, validation={"every": 1, "data": own_data, "noise_levels": 1})
+    assert curve(without, *LOSSES) == curve(with_it, *LOSSES)
+    assert same_weights(without, with_it)
+
+
 def test_the_baseline_of_validation_is_step_0(base: Tree, tmp_path: Path) -> None:
     directory = run(base, tmp_path / "run", validation={"held_out": 0.2, "noise_levels": 2}, train={"steps": 2})
     assert [e["step"] for e in events_of(directory) if e["event"] == "validation"] == [0, 2]

@@ -106,7 +106,8 @@ def test_samples_are_drawn_with_their_own_seeds(tree: Tree, tmp_path: Path) -> N
     assert files[0] != files[1]
     from PIL import Image
 
-    assert Image.open(folder / "03.png").size == (96, 64)
+    with Image.open(folder / "03.png") as picture:
+        assert picture.size == (96, 64)
 
 
 def test_a_prompt_that_is_wrong_is_found_before_anything_is_encoded(tree: Tree, tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_a_prompt_that_is_wrong_is_found_before_anything_is_encoded(tree: Tree, 
     assert not list((tmp_path / "c").rglob("*.safetensors"))
 
 
-def test_the_global_random_state_is_left_alone_by_validation(tree: Tree, tmp_path: Path) -> None:
+def test_dropout_is_off_while_measuring_and_on_again_afterwards() -> None:
     from finetrainers.validate import weights_in_use
 
     class Held:

@@ -24,7 +24,6 @@ CAPTIONS = {
     "hubble_deep_field.jpg": "many small and large galaxies on the black sky",
     "moon.png": "craters on the surface of the moon, black and white",
     "motorcycle_left.png": "a red motorcycle in a workshop full of tools",
-    "motorcycle_right.png": "a red motorcycle in a workshop, seen from a little further right",
     "retina.jpg": "the retina of an eye, orange with dark vessels, on black",
     "rocket.jpg": "a white rocket on its launch pad, with a cloud of steam around it",
 }

@@ -46,7 +46,7 @@ def whole_directory(directory: Path) -> Iterator[Path]:
 def write_whole(file: Path, text: str) -> None:
     """Write a text file such that it has the old contents or the new ones, never a part."""
     temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as out:
+    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as out:  # for names of files that are no text
         out.write(text)
         out.flush()
         os.fsync(out.fileno())

@@ -114,7 +114,7 @@ class Trainer:
     def _backward(self, micro: Batch, index: int) -> Tensor:
         """Add the gradient of one micro-batch; return the detached loss of each of its samples."""
         # Dropout draws belong to the step, so that a resumed run needs no saved state and validation disturbs none.
-        torch.manual_seed(seed_of(self.seed, "dropout", self.step, index) >> 1)
+        seed_device(self.device, seed_of(self.seed, "dropout", self.step, index) >> 1)
         losses = self.micro_losses(micro.to(self.device))
         (losses.sum() / self.config.batch_size).backward()
         return losses.detach()
@@ -137,6 +137,17 @@ class Trainer:
         if self.needs_autocast and self.dtype != torch.float32:
             return _mixed(self.device, self.dtype)
         return nullcontext()
+
+
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seed the generator that modules on the device draw from; torch.manual_seed asks all backends there are, each time."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 @contextmanager

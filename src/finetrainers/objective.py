@@ -163,7 +163,8 @@ class FlowMatching:
 
     def loss(self, prediction: Tensor, noised: Noised) -> Tensor:
         """Weighted mean squared error of each sample over the frames that count, shape [B], in float32."""
-        error = (prediction.float() - noised.target).square().mean(dim=(1, 3, 4))
-        weight = self.weight(noised.sigma)
-        counts = torch.where(noised.counted > 0, noised.counted * weight, 0.0)  # a given frame may have sigma 0: weight inf
-        return (error * counts).sum(1) / noised.counted.sum(1)
+        counts = noised.counted / noised.counted.sum(1, keepdim=True) / noised.target[0, :, 0].numel()
+        if self.weighting != "none":  # a given frame may have sigma 0, hence an infinite weight
+            counts = torch.where(noised.counted > 0, counts * self.weight(noised.sigma), 0.0)
+        error = (prediction.float() - noised.target).square()
+        return (error * counts[:, None, :, None, None]).sum(dim=(1, 2, 3, 4))

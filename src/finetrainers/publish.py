@@ -1,7 +1,8 @@
 """What a run leaves for others: exported weights, a model card, a report, and the push to the Hub."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from finetrainers.validate import weights_in_use
 
 CARD = """# {name}
 
-{what} of [{base}](https://huggingface.co/{base}) for {task}, made with finetrainers.
+{what} of {base} for {task}, made with finetrainers.
 
 - {steps} optimizer steps of {batch_size} samples on {num_samples} samples
 {losses}
@@ -49,29 +50,33 @@ def export_weights(trainer: Trainer, config: Config, model: Model, tuning: Tunin
     return directory
 
 
-def write_card(directory: Path, *, config: Config, model: Model, tuning: Tuning, facts: Mapping[str, Any]) -> Path:
-    """Write README.md, the model card, into a directory of weights."""
+def write_card(
+    directory: Path, *, config: Config, model: Model, tuning: Tuning, facts: Mapping[str, Any], repo: str | None
+) -> Path:
+    """Write README.md, the model card, into a directory of weights, for the repository that they are pushed to, if any."""
     from huggingface_hub import ModelCardData
 
     base = config.model.path
+    is_local = Path(base).is_dir()
+    name = Path(base).name if is_local else base  # where it is on this disk is nobody else's business
     metadata = ModelCardData(
-        base_model=base if not Path(base).is_dir() else None,
+        base_model=None if is_local else base,
         library_name="diffusers",
         pipeline_tag=model.task,
         tags=["diffusers-training", "finetrainers", model.adapter.name, config.tuning.kind],
     )
-    losses = "".join(f"- held-out loss at step {step}: {loss:.5f}\n" for step, loss in facts["held_out_losses"])
+    losses = "".join(f"- held-out loss at step {step}: {float(loss):.5f}\n" for step, loss in facts["held_out_losses"])
     pictures = "".join(f"- [{name}](samples/{name})\n" for name in facts["samples"])
     text = CARD.format(
         name=config.output_dir.name,
         what="Full-rank fine-tune" if config.tuning.kind == "full" else f"{config.tuning.kind} adapter",
-        base=base,
+        base=name if is_local else f"[{base}](https://huggingface.co/{base})",
         task=model.task,
         steps=facts["steps"],
         batch_size=config.train.batch_size,
         num_samples=facts["num_samples"],
         losses=losses,
-        snippet=tuning.snippet(model.pipeline_class, base, config.hub_repo or str(directory)),
+        snippet=tuning.snippet(model.pipeline_class, base if repo is None else name, repo or str(directory)),
         samples=f"\n## Samples\n\n{pictures}" if pictures else "",
     )
     card = directory / "README.md"
@@ -83,22 +88,34 @@ def check_hub(config: Config) -> str:
     """Find the repository to push to, and that the token may; before anything is trained.
 
     Raises:
-        ConfigError: If there is no token, or none that the Hub knows.
+        ConfigError: If there is no token, or none that the Hub knows, or no Hub.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-    try:
+    with _hub_errors("log in with `hf auth login`, or set push_to_hub=false"):
         user = HfApi().whoami()["name"]
-    except (LocalTokenNotFoundError, HfHubHTTPError, OfflineModeIsEnabled) as error:
-        raise ConfigError(
-            f"push_to_hub: the Hub does not know you ({error}); log in with `hf auth login`, or set push_to_hub=false"
-        ) from error
     return config.hub_repo or f"{user}/{config.output_dir.name}"
 
 
+@contextmanager
+def _hub_errors(way_out: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of the Hub's client, or of whichever HTTP library it uses in this version
+        raise ConfigError(f"push_to_hub: the Hub refused or cannot be reached: {error}\nThe way out: {way_out}") from error
+
+
 def push(repo: str, directory: Path, *, samples: Path | None, private: bool) -> str:
-    """Push weights, card and samples; return the address of the commit."""
+    """Push weights, card and samples; return the address of the commit.
+
+    Raises:
+        ConfigError: If the Hub refuses them.
+    """
+    with _hub_errors(f"the weights are in {directory}; push them with `hf upload {repo} {directory}`"):
+        return _push(repo, directory, samples=samples, private=private)
+
+
+def _push(repo: str, directory: Path, *, samples: Path | None, private: bool) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -128,7 +145,7 @@ def write_report(directory: Path, report: Mapping[str, Any]) -> Path:
 def read_events(directory: Path) -> list[dict[str, Any]]:
     """Read events.jsonl; a line that a kill cut off is left out."""
     events = []
-    text = (directory / "events.jsonl").read_text(encoding="utf-8")
+    text = (directory / "events.jsonl").read_text(encoding="utf-8", errors="replace")  # a kill may cut a letter
     for line in text.split("\n"):  # splitlines would cut at a U+2028 inside a string
         try:
             events.append(json.loads(line))

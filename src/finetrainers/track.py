@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,7 +41,8 @@ class EventLog:
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         is_torn = file.exists() and file.stat().st_size > 0 and not file.read_bytes().endswith(b"\n")
-        self._out = file.open("a", encoding="utf-8")
+        # Names of files need not be text: a byte that is none becomes an escape, as JSON has it too.
+        self._out = file.open("a", encoding="utf-8", errors="backslashreplace")
         if is_torn:  # a kill in the middle of a line: end it, so that only this line is lost
             self._out.write("\n")
 
@@ -122,8 +124,10 @@ class RunTracker:
         import importlib
 
         tree = config.model_dump(mode="json", by_alias=True)
-        self._library: Any = importlib.import_module(module)
-        self._run: Any = self._library.init(project=project, name=config.output_dir.name, config=tree)
+        place = {"dir": str(config.output_dir)} if module == "wandb" else {}  # trackio has one folder for all runs
+        with redirect_stdout(sys.stderr):  # trackio prints, but standard output is for what a command answers
+            self._library: Any = importlib.import_module(module)
+            self._run: Any = self._library.init(project=project, name=config.output_dir.name, config=tree, **place)
 
     def write(self, event: Event) -> None:
         numbers = curves(event)
@@ -131,7 +135,8 @@ class RunTracker:
             self._run.log(numbers, step=event["step"])
 
     def close(self) -> None:
-        self._run.finish()
+        with redirect_stdout(sys.stderr):
+            self._library.finish()  # not the run's own, after which trackio would finish it again at exit
 
 
 def curves(event: Event) -> dict[str, float]:

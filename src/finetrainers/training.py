@@ -193,6 +193,12 @@ class _Run:
             epochs=order.epoch_of(last) + 1,
             device=str(self.device),
         )
+        for data in catalog.sets:
+            if data.unlisted:
+                self.tracker.emit(
+                    "warning",
+                    message=f"{data.config.path}: {data.unlisted} media files are not listed and are not used",
+                )
         for bucket in order.starved(self.config.train.steps):
             self.tracker.emit(
                 "warning",
@@ -267,12 +273,13 @@ class _Run:
             **report,
             "samples": sorted(f.name for f in samples.glob("*") if f.suffix in {".png", ".mp4"}),
         }
-        write_card(weights, config=config, model=self.model, tuning=tuning, facts=facts)
+        write_card(weights, config=config, model=self.model, tuning=tuning, facts=facts, repo=repo)
+        write_report(config.output_dir, report)
         if repo is not None:
             report["pushed_to"] = push(
                 repo, weights, samples=samples if facts["samples"] else None, private=config.hub_private
             )
-        write_report(config.output_dir, report)
+            write_report(config.output_dir, report)
         self.tracker.emit("end", status="done", step=trainer.step, weights=str(weights))
         return Result(config.output_dir, weights, trainer.step, report)
 

@@ -357,7 +357,11 @@ def given_keys(draw, required, optional):
 BUCKET = st.tuples(*[st.integers(1, 999)] * 3).map(list)
 BUCKETS = st.lists(BUCKET, min_size=1, max_size=3) | given_keys(
     {"pixels": st.integers(1, 10**7)},
-    {"frames": st.lists(st.integers(1, 99), min_size=1, max_size=3), "step": st.integers(1, 64), "max_aspect": st.floats(1, 9)},
+    {
+        "frames": st.lists(st.integers(1, 99), min_size=1, max_size=3),
+        "step": st.integers(1, 64),
+        "max_aspect": st.floats(1, 9),
+    },
 )
 DATA = st.one_of(
     given_keys(
@@ -437,7 +441,9 @@ VALIDATION = st.one_of(
     ]
 )
 COMPONENT = given_keys({}, {"path": st.none() | WORDS, "dtype": st.sampled_from(["float32", "float16"])})
-MODEL = given_keys({"path": WORDS}, {"components": st.dictionaries(WORDS, COMPONENT, max_size=2), "dtype": st.just("float32")})
+MODEL = given_keys(
+    {"path": WORDS}, {"components": st.dictionaries(WORDS, COMPONENT, max_size=2), "dtype": st.just("float32")}
+)
 CONFIGS = given_keys(
     {"output_dir": WORDS, "model": MODEL, "data": st.lists(DATA, min_size=1, max_size=2), "train": TRAIN},
     {

@@ -27,7 +27,9 @@ UNREAD = {
 
 def all_sections() -> list[type[Section]]:
     """Each class of the configuration, wherever it is nested."""
-    return sorted((s for s in Section.__subclasses__() if s.__module__.startswith("finetrainers.")), key=lambda s: s.__name__)
+    return sorted(
+        (s for s in Section.__subclasses__() if s.__module__.startswith("finetrainers.")), key=lambda s: s.__name__
+    )
 
 
 def all_fields() -> list[tuple[type[BaseModel], str]]:

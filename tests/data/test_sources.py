@@ -286,16 +286,16 @@ def test_a_setting_without_effect_is_an_error(tmp_path):
     assert "data.caption_lines: True has no effect" in error_of(path, caption_lines=True)
 
 
-def test_a_million_rows_stay_arrays(tmp_path):
+def test_many_rows_stay_arrays(tmp_path):
     """Rows that name few files, so that few are made; the rest is Arrow's work alone."""
     touch(tmp_path, [f"{i}.mp4" for i in range(4)])
-    number = np.arange(1_000_000)
+    number = np.arange(300_000)
     names = pa.array([f"{i}.mp4" for i in range(4)]).take(pa.array(number[::-1] % 4))
     pq.write_table(
         pa.table({"file_name": names, "caption": pa.array(number).cast(pa.string())}), tmp_path / "metadata.parquet"
     )
     start = time.process_time()
     found = listed(tmp_path)
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 3
     assert (len(found.table), found.problems, found.unlisted) == (len(number), (), 0)
     assert found.table.slice(0, 2).to_pylist() == [{"media": str(tmp_path / "0.mp4"), "captions": [str(n)]} for n in (3, 7)]

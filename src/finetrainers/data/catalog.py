@@ -66,6 +66,8 @@ class DataSet:
     """[items]."""
     problems: tuple[Problem, ...]
     """Items that cannot be used."""
+    unlisted: int = 0
+    """Media in the folders that no list or metadata file names."""
 
     def only(self, chosen: NDArray[np.bool_]) -> "DataSet":
         """Return the data set with the chosen of its samples."""
@@ -172,7 +174,8 @@ def build_catalog(configs: Sequence[DataConfig], memo: Memo, *, workers: int, pr
             progress(start + count, total)
 
         facts, problems = _look(listing.table["media"], memo, workers, report)
-        sets.append(_assign(config, listing.table, facts, [*listing.problems, *problems], buckets))
+        assigned = _assign(config, listing.table, facts, [*listing.problems, *problems], buckets)
+        sets.append(replace(assigned, unlisted=listing.unlisted))
         done += len(listing.table)
     raise_if_failing(sets)
     return Catalog(tuple(sets), tuple(buckets))

@@ -173,10 +173,10 @@ def _finish(media: pa.Array, captions: pa.Array, problems: list[Problem], unlist
     is_text = pc.fill_null(pc.not_equal(texts, ""), False)
     kept = group(rows.filter(is_text).to_numpy(), texts.filter(is_text), len(media))
     has_caption = pc.greater(pc.list_value_length(kept), 0)
-    was_given = np.isin(np.arange(len(media)), rows.filter(pc.is_valid(texts)).to_numpy())
-    bare = np.flatnonzero(~has_caption.to_numpy(zero_copy_only=False)).tolist()
-    reasons = ["the caption is empty" if was_given[row] else "the caption is missing" for row in bare]
-    problems = problems + [Problem(media[row].as_py(), reason) for row, reason in zip(bare, reasons, strict=True)]
+    bare = np.flatnonzero(~has_caption.to_numpy(zero_copy_only=False))
+    was_given = np.isin(bare, rows.filter(pc.is_valid(texts)).to_numpy())
+    reasons = [f"the caption is {'empty' if given else 'missing'}" for given in was_given.tolist()]
+    problems = problems + [Problem(media[row].as_py(), reason) for row, reason in zip(bare.tolist(), reasons, strict=True)]
     table = pa.table({"media": media, "captions": kept}).filter(has_caption)
     table = table.take(pc.sort_indices(table["media"])).combine_chunks()
     return Listing(table, tuple(sorted(problems, key=lambda problem: problem.path)), unlisted)
