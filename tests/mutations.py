@@ -1,7 +1,8 @@
 """Defects planted on purpose: each has to be caught by the test that is named beside it.
 
-Run on demand (``make mutations``, or ``python tests/mutations.py [WORD ...]`` for those whose file, lines or test hold a word):
-each defect is put into a copy of the tree, and its test is run there. A test that passes with the defect in place is a hole.
+Run on demand (``make mutations``, or ``python tests/mutations.py [WORD ...]`` for those whose file, lines or test hold
+a word): each defect is put into a copy of the tree, and its test is run there. A test that passes with the defect in
+place is a hole.
 """
 
 import shutil

@@ -76,6 +76,14 @@ def test_noise_levels_are_rounded_to_no_grid(levels: NoiseLevels) -> None:
     assert ((1000 * inner - (1000 * inner).round()).abs() < 1e-3).double().mean() < 0.05
 
 
+@pytest.mark.parametrize("kind", ["uniform", "logit_normal", "mode", "cosmap"])
+def test_draws_from_both_ends_give_levels_that_mirror_each_other(kind: str) -> None:
+    """0 is drawn as often as 1 - 2^-24: no draw is an outlier beyond what the distribution has."""
+    levels = NoiseLevels(kind)
+    mirrored = levels(GRID.float(), 1) + levels((1 - STEP - GRID).float(), 1)
+    torch.testing.assert_close(mirrored, torch.ones_like(mirrored), rtol=0, atol=1e-6)
+
+
 def test_uniform_is_the_draw_itself() -> None:
     u = uniforms(1000).double()
     assert torch.equal(uniform_sigma(u), u)

@@ -35,13 +35,13 @@ def config_of(name: str, **settings: Any) -> OptimizerConfig:
     return OptimizerConfig(**{"name": name, "lr": LR[name], **settings})
 
 
-def trainer_with(name: str, *, seed: int = 0, total: int = 10, **settings: Any) -> Trainer:
+def trainer_with(name: str, *, seed: int = 0, total: int = 10, warmup: int = 2, **settings: Any) -> Trainer:
     """A trainer of one layer; of the trainer only what checkpoints hold matters here."""
     torch.manual_seed(seed)
     layer = nn.Linear(WIDTH, WIDTH)
     optimizer = build_optimizer(config_of(name, **settings), layer.parameters())
     shape = "constant" if name == "adamw_schedule_free" else "cosine"
-    schedule = build_schedule(ScheduleConfig(name=shape, warmup_steps=2), optimizer, steps=total)
+    schedule = build_schedule(ScheduleConfig(name=shape, warmup_steps=warmup), optimizer, steps=total)
     unused: Any = None
     return Trainer(
         config=TrainConfig(), seed=0, adapter=unused, denoiser=layer, conditioning=unused, objective=unused,
@@ -88,9 +88,10 @@ def test_each_optimizer_lowers_a_quadratic(name: str) -> None:
         assert quadratic(trainer.denoiser, 1000).item() < 0.5 * losses[0]
 
 
+@pytest.mark.parametrize("warmup", [0, 2])
 @pytest.mark.parametrize("name", NAMES)
-def test_five_steps_a_checkpoint_and_five_more_are_ten_steps(name: str, tmp_path: Path) -> None:
-    whole, first, second = (trainer_with(name, seed=seed) for seed in (0, 0, 1))
+def test_five_steps_a_checkpoint_and_five_more_are_ten_steps(name: str, warmup: int, tmp_path: Path) -> None:
+    whole, first, second = (trainer_with(name, seed=seed, warmup=warmup) for seed in (0, 0, 1))
     losses = take_steps(whole, 10)
     take_steps(first, 5)
     with weights_for_use(first.optimizer):  # as validation does, between two steps

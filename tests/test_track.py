@@ -186,8 +186,8 @@ TRACKED = """
     step = {step!r}
     tracker.emit("stage", stage="planning", seconds=1.0)
     tracker.emit("validation", **{validation!r})
-    for number in (1, 2, 3):
-        loss = math.nan if number == 2 else 1 / number
+    for number in (10, 20, 30):
+        loss = math.nan if number == 20 else 1 / number
         tracker.emit("step", **{{**step, "step": number, "loss": loss}})
     tracker.close()
 """
@@ -215,10 +215,10 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_curves(found: list[tuple[int, dict[str, float]]]) -> None:
     """The numbers of one validation and three steps, the second with a loss that is not a number."""
-    assert [step for step, _ in found] == [0, 1, 2, 3]
+    assert [step for step, _ in found] == [0, 10, 20, 30]
     assert found[0][1] == pytest.approx(curves({"event": "validation", **VALIDATION}))
     for number, numbers in found[1:]:
-        loss = math.nan if number == 2 else 1 / number
+        loss = math.nan if number == 20 else 1 / number
         expected = curves({"event": "step", **STEP, "step": number, "loss": loss})
         assert numbers == pytest.approx(expected, nan_ok=True)
 

@@ -191,6 +191,7 @@ def run_models(options: argparse.Namespace, _: list[str]) -> None:
 
 def run_tiny(options: argparse.Namespace, _: list[str]) -> None:
     """``models tiny``."""
+    quiet_libraries()
     from finetrainers.testing import make_tiny
 
     print(make_tiny(options.family, options.directory, variant=options.variant))

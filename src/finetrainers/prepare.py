@@ -16,7 +16,7 @@ from finetrainers.data.sources import Problem
 from finetrainers.encoding import Encoder, StageProgress
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.models import Model, Request
-from finetrainers.models.load import Pretrained
+from finetrainers.models.base import Settings
 from finetrainers.objective import FlowMatching, NoiseLevels, ResolutionShift
 from finetrainers.prompts import read_prompts
 from finetrainers.validate import captions_to_encode
@@ -150,6 +150,9 @@ def build_objective(config: Config, model: Model) -> FlowMatching:
             wanted.noise_levels, logit_mean=wanted.logit_mean, logit_std=wanted.logit_std, mode_scale=wanted.mode_scale
         )
     shift = adapter.shift if wanted.shift == "auto" else wanted.shift
+    settings = model.pretrained.settings("scheduler")
+    if shift == "scheduler":
+        shift = "resolution" if settings.get("use_dynamic_shifting") else float(settings.get("shift", 1.0))
     probability = wanted.first_frame_probability
     if probability and adapter.first_frame_probability is None:
         raise ConfigError(
@@ -157,15 +160,15 @@ def build_objective(config: Config, model: Model) -> FlowMatching:
         )
     default = 0.0 if adapter.first_frame_probability is None else adapter.first_frame_probability
     return FlowMatching(
-        noise_levels=replace(levels, shift=resolution_shift(model.pretrained) if shift == "resolution" else shift),
+        noise_levels=replace(levels, shift=resolution_shift(settings) if shift == "resolution" else float(shift)),
         weighting=wanted.weighting,
         first_frame_probability=default if probability is None else probability,
     )
 
 
-def resolution_shift(pretrained: Pretrained) -> ResolutionShift:
-    """Read the line of the resolution-dependent shift off the model's scheduler, as its pipeline does."""
-    settings, default = pretrained.settings("scheduler"), ResolutionShift()
+def resolution_shift(settings: Settings) -> ResolutionShift:
+    """Read the line of the resolution-dependent shift off a scheduler's config, as the pipelines do."""
+    default = ResolutionShift()
     return ResolutionShift(
         base_tokens=settings.get("base_image_seq_len", default.base_tokens),
         base_mu=settings.get("base_shift", default.base_mu),

@@ -9,7 +9,7 @@ from typing import Any
 from finetrainers.checkpoint import step_directory
 from finetrainers.config import Config
 from finetrainers.errors import CheckpointError, ConfigError
-from finetrainers.files import MANIFEST, whole_directory, write_whole
+from finetrainers.files import MANIFEST, to_json, whole_directory, write_whole
 from finetrainers.loop import Trainer
 from finetrainers.models import Model
 from finetrainers.tuning import Tuning
@@ -138,7 +138,7 @@ def _push(repo: str, directory: Path, *, samples: Path | None, private: bool) ->
 def write_report(directory: Path, report: Mapping[str, Any]) -> Path:
     """Write report.json: what the run did, and what it left out."""
     file = directory / "report.json"
-    write_whole(file, json.dumps(report, indent=1, ensure_ascii=False))
+    write_whole(file, to_json(report, indent=1))
     return file
 
 

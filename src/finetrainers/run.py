@@ -34,7 +34,7 @@ def absolute(config: Config) -> Config:
     """Make all local paths absolute, so that the saved configuration gives the run from any folder."""
 
     def full(path: Path | str) -> str:
-        return str(Path(path).absolute())
+        return str(Path(path).expanduser().absolute())
 
     tree = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
     tree["output_dir"] = full(config.output_dir)

@@ -1,8 +1,6 @@
 """Where a run's numbers go: events.jsonl always, a progress bar, and trackers on request; all read the same events."""
 
-import json
 import math
-import os
 import resource
 import sys
 import time
@@ -17,6 +15,7 @@ from tqdm import tqdm
 from finetrainers.config import Config
 from finetrainers.config.run import TrackConfig
 from finetrainers.errors import ConfigError, NonFiniteError
+from finetrainers.files import to_json
 from finetrainers.loop import Metrics, Trainer
 
 EVENTS_VERSION = 1
@@ -47,7 +46,7 @@ class EventLog:
             self._out.write("\n")
 
     def write(self, event: Event) -> None:
-        self._out.write(json.dumps(_plain(event), ensure_ascii=False) + "\n")
+        self._out.write(to_json(event) + "\n")
         self._out.flush()
 
     def close(self) -> None:
@@ -67,12 +66,12 @@ class Console:
             case "progress":
                 self._show(event["stage"], event["done"], event["total"])
             case "step":
-                self._show("train", event["step"], self._steps)
-                self._bar.set_postfix_str(
+                numbers = (
                     f"loss {event['loss']:.4f} lr {event['lr']:.2e} norm {event['grad_norm']:.3g} "
                     f"step {event['step_seconds']:.2f}s wait {event['data_seconds']:.2f}s "
                     f"{event['tokens_per_second']:.0f} tok/s {event['peak_memory_gb']:.1f} GB"
                 )
+                self._show("train", event["step"], self._steps, numbers)
             case "validation":
                 loss = event.get("held_out_loss")
                 shown = "" if loss is None else f" held-out loss {loss:.5f}"
@@ -87,15 +86,16 @@ class Console:
             self._bar.close()
             self._bar = None
 
-    def _show(self, stage: str, done: int, total: int) -> None:
+    def _show(self, stage: str, done: int, total: int, numbers: str = "") -> None:
         if stage != self._stage or self._bar is None:
             self.close()
             unit, first = ("step", done - 1) if stage == "train" else ("item", 0)
             self._bar = tqdm(total=total, desc=stage, unit=unit, initial=first, mininterval=0.5)
             self._stage = stage
+        self._bar.set_postfix_str(numbers, refresh=False)
         self._bar.update(done - self._bar.n)
         if done == total:
-            self._bar.refresh()
+            self.close()
 
     def _print(self, line: str) -> None:
         tqdm.write(line, file=sys.stderr)
@@ -246,18 +246,3 @@ def peak_memory_gb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e9
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes * (1 if sys.platform == "darwin" else 1024) / 1e9
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become strings."""
-    match value:
-        case float() if not math.isfinite(value):
-            return str(value)
-        case Mapping():
-            return {str(k): _plain(v) for k, v in value.items()}
-        case list() | tuple():
-            return [_plain(v) for v in value]
-        case os.PathLike():
-            return str(value)
-        case _:
-            return value

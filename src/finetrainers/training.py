@@ -14,7 +14,7 @@ from finetrainers.checkpoint import Checkpoints
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import Config
 from finetrainers.data.loader import Steps, load_steps
-from finetrainers.errors import ConfigError, FinetrainersError, Interrupted
+from finetrainers.errors import ConfigError, Interrupted
 from finetrainers.loop import Metrics, Trainer
 from finetrainers.models import open_model
 from finetrainers.optim import build_optimizer, build_schedule, check_optimizer
@@ -84,7 +84,7 @@ def _session(config: Config, signals: StopSignals) -> Iterator[Tracker]:
         except Interrupted as stop:
             tracker.emit("end", status="interrupted", message=str(stop))
             raise
-        except FinetrainersError as error:
+        except (Exception, KeyboardInterrupt) as error:
             tracker.emit("error", message=str(error), kind=type(error).__name__)
             raise
 

@@ -1,7 +1,6 @@
 """Samples for prompts, and held-out loss. Neither changes anything that training depends on."""
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from finetrainers.data.cache import Cache
 from finetrainers.data.loader import read_encoded
 from finetrainers.data.plan import Plan, SampleJob
 from finetrainers.encoding import free_memory
-from finetrainers.files import whole_directory, write_whole
+from finetrainers.files import to_json, whole_directory, write_whole
 from finetrainers.loop import Trainer
 from finetrainers.models import Model, Request
 from finetrainers.optim import weights_for_use
@@ -111,7 +110,7 @@ class Validator:
                 fields["samples"] = [file.name for file in self._draw(trainer, temporary)]
             write_whole(
                 temporary / "validation.json",
-                json.dumps({**fields, "prompts": [asdict(r) for r in self.requests]}, indent=1),
+                to_json({**fields, "prompts": [asdict(r) for r in self.requests]}, indent=1),
             )
         self.emit("validation", **fields, directory=str(directory))
 

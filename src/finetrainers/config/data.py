@@ -106,8 +106,8 @@ class CacheConfig(Section):
     batch_size: int = Field(default=1, ge=1)
     """Items of one bucket that an encoder takes at once. More is faster and takes more memory; the last bits of an item
     then depend on its place in the batch, so that an interrupted encoding is no longer repeated bit for bit."""
-    workers: int = Field(default=2, ge=0)
-    """Processes that decode media for the encoder; 0 decodes in the main process."""
+    workers: int = Field(default=2, ge=1)
+    """Threads that look at media and decode them for the encoder."""
 
 
 class LoaderConfig(Section):

@@ -130,4 +130,6 @@ def _type(annotation: Any) -> str:
         return f"[{', '.join(map(_type, arguments))}]"
     if origin is dict:
         return f"{_type(arguments[0])}: {_type(arguments[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
     return "null" if annotation is type(None) else str(getattr(annotation, "__name__", annotation))

@@ -12,6 +12,9 @@ import numpy.typing as npt
 from finetrainers.config.data import Bucket, PixelBudget
 from finetrainers.errors import ConfigError
 
+TIE_DIGITS = 9
+"""Distances that agree in as many decimals are equal: the rounding of logarithms must not decide between two buckets."""
+
 BLOCK_ITEMS = 65536
 """Items that are compared with all buckets at a time: small enough for the processor's cache."""
 ROUNDING = 1e-9
@@ -82,6 +85,7 @@ def _assign_block(
         frames, bucket_height, bucket_width = buckets[i]
         fits = (num_frames >= frames) & (tallest >= bucket_height) & (widest >= bucket_width)
         distance = np.abs(log_aspect - np.log(bucket_width / bucket_height)) + np.abs(log_frames - np.log(frames))
+        np.round(distance, TIE_DIGITS, out=distance)
         enlarges = (height < bucket_height) | (width < bucket_width)
         is_better = fits & ((distance < best) | ((distance == best) & best_enlarges & ~enlarges))
         np.copyto(chosen, np.int32(i), where=is_better)

@@ -1,5 +1,6 @@
 """From the cache to batches with all their draws, in worker processes."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -76,5 +77,12 @@ def load_steps(steps: Steps, config: LoaderConfig, *, start: int, stop: int, pin
         num_workers=min(config.workers, stop - start),
         prefetch_factor=config.prefetch if config.workers and stop > start else None,
         pin_memory=pin,
+        worker_init_fn=_leave_signals_to_the_main_process,
     )
     return iter(loader)
+
+
+def _leave_signals_to_the_main_process(_worker: int) -> None:
+    """Let the workers live while the run saves: job managers send their signals to all processes of a group."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

@@ -83,8 +83,8 @@ class ModelAdapter(ABC):
     """Whether the model was trained on samples of the VAE's posterior; else on its mode."""
     noise_levels: ClassVar[NoiseLevels]
     """How its authors drew noise levels, before the shift."""
-    shift: ClassVar[float | Literal["resolution"]] = 1.0
-    """How its authors shifted them; ``resolution`` reads the line from the scheduler's config."""
+    shift: ClassVar[float | Literal["scheduler"]] = 1.0
+    """How its authors shifted them: a factor, or as the model's scheduler does, with the resolution or without."""
     first_frame_probability: ClassVar[float | None] = None
     """Default probability of a given first frame; None where the model takes one noise level for all frames."""
     has_negative_prompt: ClassVar[bool] = True

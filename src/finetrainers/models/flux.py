@@ -32,7 +32,7 @@ class Flux(ModelAdapter):
     has_image_vae = True
     has_negative_prompt = False  # guidance is distilled into the model
     noise_levels = NoiseLevels("logit_normal")  # rectified flow as in arXiv:2403.03206, on which FLUX.1 builds
-    shift = "resolution"
+    shift = "scheduler"
 
     def make_grid(self, vae: Settings, denoiser: Settings) -> Grid:
         vae_step = 2 ** (len(vae["block_out_channels"]) - 1)

@@ -31,18 +31,19 @@ class LTXVideo(ModelAdapter):
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")  # both attentions of each block
     vae_statistics = "buffers"
     noise_levels = NoiseLevels("logit_normal")  # arXiv:2501.00103, section 2.4
-    shift = "resolution"
+    shift = "scheduler"
     first_frame_probability = 0.1
     default_fps = 25.0
     max_sequence_length = 128
 
     def make_grid(self, vae: Settings, denoiser: Settings) -> Grid:
-        num_halvings = sum(vae["spatio_temporal_scaling"])
+        halved = 2 ** sum(vae["spatio_temporal_scaling"])
+        stated, stated_frames = (vae.get(f"{axis}_compression_ratio") for axis in ("spatial", "temporal"))  # since 0.9.5
         return Grid(
             channels=vae["latent_channels"],
-            vae_step=vae["patch_size"] * 2**num_halvings,
+            vae_step=vae["patch_size"] * halved if stated is None else stated,
             patch=denoiser["patch_size"],
-            vae_frame_step=vae["patch_size_t"] * 2**num_halvings,
+            vae_frame_step=vae["patch_size_t"] * halved if stated_frames is None else stated_frames,
             frame_patch=denoiser["patch_size_t"],
         )
 

@@ -27,7 +27,10 @@ class AdapterTuning(Tuning):
         targets = self._targets(denoiser, adapter)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            denoiser.add_adapter(self._peft_config(targets), adapter_name=ADAPTER_NAME)
+            try:
+                denoiser.add_adapter(self._peft_config(targets), adapter_name=ADAPTER_NAME)
+            except ValueError as error:  # such as a regular expression that also matches what is no layer
+                raise ConfigError(f"tuning.targets: {targets!r} cannot be adapted: {error}") from error
         to_float32(denoiser)
 
     def export(self, denoiser: Any, directory: Path, *, pipeline_class: Any, dtype: torch.dtype) -> None:
