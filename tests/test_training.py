@@ -160,6 +160,21 @@ def test_a_longer_run_goes_on_from_a_finished_one(base: Tree, tmp_path: Path) ->
     assert same_weights(grown, whole)
 
 
+def test_data_that_changed_between_starts_are_warned_of(base: Tree, tiny_flux: Path, tmp_path: Path) -> None:
+    """The same files under other names are the same data; another picture is not."""
+    tree = flux_tree(tiny_flux, write_pictures(tmp_path / "data", 4), tmp_path)
+    warned = []
+    for steps, change in ((2, None), (4, "touch"), (6, "more")):
+        if change == "touch":
+            (tmp_path / "data" / "00.txt").write_text("another caption")
+        if change == "more":
+            write_pictures(tmp_path / "data" / "more", 1, seed=3)
+        train(config_of(merged(tree, {"train": {"steps": steps}})))
+        warned.append([e["message"] for e in events_of(tmp_path / "run") if e["event"] == "warning"])
+    assert [len(messages) for messages in warned] == [0, 0, 1]
+    assert "the data changed" in warned[-1][0]
+
+
 def test_a_finished_run_is_not_trained_again(base: Tree) -> None:
     before = curve(base["output_dir"], *LOSSES)
     steps = sum(event["event"] == "step" for event in events_of(base["output_dir"]))

@@ -179,6 +179,11 @@ class _Run:
     def _announce(self, prepared: Prepared, resumed: int | None) -> None:
         order, catalog = prepared.order, prepared.plan.catalog
         last = max(0, self.config.train.steps - 1)
+        fingerprint = catalog.fingerprint()
+        before = [event["data"] for event in read_events(self.config.output_dir) if event["event"] == "run"]
+        if resumed is not None and before and before[-1] != fingerprint:
+            message = "the data changed since the run was last started: from here on, the order is that of the new data"
+            self.tracker.emit("warning", message=message)
         self.tracker.emit(
             "run",
             output_dir=str(self.config.output_dir),
@@ -190,6 +195,7 @@ class _Run:
             num_samples=catalog.num_samples,
             num_held_out=len(prepared.held_out),
             num_bad=len(prepared.problems),
+            data=fingerprint,
             epochs=order.epoch_of(last) + 1,
             device=str(self.device),
         )

@@ -3,6 +3,7 @@
 A sample is one item, or one window of it with ``frame_sampling: chunks``, in one bucket.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
@@ -84,6 +85,14 @@ class Catalog:
     @property
     def num_samples(self) -> int:
         return sum(len(data.item) for data in self.sets)
+
+    def fingerprint(self) -> str:
+        """Hash what the order depends on: the contents of all items, their windows and their buckets."""
+        digest = hashlib.blake2b(repr(self.buckets).encode(), digest_size=8)
+        for data in self.sets:
+            for array in (data.digests, data.item, data.chunk, data.bucket):
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def groups(self) -> list[Group]:
         """Samples by data set and bucket, numbered through all data sets."""
