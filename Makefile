@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 VERSIONS := pyproject.toml constraints.txt
 QUICKSTART_STAMP := $(VENV)/.installed-quickstart
 TEST_STAMP := $(VENV)/.installed-test
-TEST_EXTRAS := dev,docs,tensorboard,wandb,trackio,prodigy,adamw_schedule_free,adamw_8bit
+TEST_EXTRAS := dev,docs,tensorboard,wandb,trackio,prodigyopt,schedulefree,bitsandbytes
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST_ARGUMENTS ?=
 

@@ -73,8 +73,8 @@ def test_held_out_items_are_never_trained_on(tree: Tree, tmp_path: Path, monkeyp
 
 def test_what_is_measured_is_what_is_exported(tree: Tree, tmp_path: Path) -> None:
     """With averaged weights: they are measured, not the trained ones, and training goes on with the trained ones."""
-    averaged = {"train": {"ema_decay": 0.99, "steps": 4}, "optimizer": {"lr": 0.05}}
-    plain = {"train": {"steps": 4}, "optimizer": {"lr": 0.05}}
+    often = {"optimizer": {"lr": 0.05}, "validation": {"every": 2}}
+    averaged, plain = {"train": {"ema_decay": 0.99, "steps": 4}, **often}, {"train": {"steps": 4}, **often}
     losses = [[v["held_out_loss"] for v in validations(tree, tmp_path / n, **s)] for n, s in (("a", averaged), ("b", plain))]
     assert losses[0][0] == losses[1][0]
     assert losses[0][1] != losses[1][1]

@@ -14,7 +14,7 @@ from finetrainers.config import OptimizerConfig, ScheduleConfig
 from finetrainers.errors import ConfigError
 
 EXTRAS = {"adamw_8bit": "bitsandbytes", "prodigy": "prodigyopt", "adamw_schedule_free": "schedulefree"}
-"""Optimizers of optional packages; the extra of finetrainers has the optimizer's name."""
+"""Optimizers of optional packages; the extra of finetrainers has the package's name."""
 
 POLYNOMIAL_END_LR = 1e-7
 """Learning rate at which diffusers' polynomial schedule ends."""
@@ -108,5 +108,5 @@ def _optional(name: str) -> Any:
         return importlib.import_module(package)
     except ImportError:
         raise ConfigError(
-            f"optimizer.name: {name} needs the package {package}: pip install 'finetrainers[{name}]'"
+            f"optimizer.name: {name} needs the package {package}: pip install 'finetrainers[{package}]'"
         ) from None

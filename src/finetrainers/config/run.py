@@ -67,7 +67,8 @@ class OptimizerConfig(Section):
     """What turns gradients into updates."""
 
     name: Literal["adamw", "adam", "sgd", "adamw_8bit", "adafactor", "prodigy", "adamw_schedule_free"] = "adamw"
-    """Optimizer. adamw_8bit, prodigy and adamw_schedule_free come with the extras of these names."""
+    """Optimizer. adamw_8bit needs the extra bitsandbytes, prodigy prodigyopt, and
+    adamw_schedule_free schedulefree."""
     lr: float = Field(default=5e-5, gt=0)
     """Peak learning rate; for prodigy a factor, usually 1."""
     weight_decay: float = Field(default=1e-4, ge=0)
