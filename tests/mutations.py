@@ -29,6 +29,31 @@ class Mutation:
 
 
 MUTATIONS = (
+    # Configuration, command line, files, formulas, tracking.
+    Mutation("config/load.py", "for _side in (_Loader, _Dumper):", "for _side in (_Loader,):", "config/test_load.py::test_what_is_dumped_loads_as_an_equal_configuration"),
+    Mutation("config/load.py", "json.dumps(tree, default=str), strict=True)", "json.dumps(tree, default=str))", "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
+    Mutation("config/load.py", "if key.value in names[:index]:", "if False:", "config/test_load.py::test_a_file_that_cannot_be_read_is_named_with_the_reason"),
+    Mutation("config/messages.py", "if not any(len(other) > len(place) and other[: len(place)] == place for other in found)", "if True", "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
+    Mutation("config/tuning.py", '"logit_std": "logit_normal", "mode_scale": "mode"}', '"logit_std": "logit_normal"}', "config/test_load.py::test_a_setting_that_cannot_take_effect_is_an_error"),
+    Mutation("config/reference.py", "elif origin is dict:\n        yield", "elif origin is set:\n        yield", "config/test_reference.py::test_the_reference_lists_every_key_of_the_schema"),
+    Mutation("cli.py", "import time\n", "import time\n\nimport numpy\n", "test_cli.py::test_quick_commands_import_no_heavy_library"),
+    Mutation("cli.py", "        return INTERRUPTED\n", "        return DONE\n", "test_cli.py::test_an_error_on_purpose_is_one_message_and_its_status"),
+    Mutation("data/cache.py", "key=lambda entry: entry.used)", "key=lambda entry: -entry.used)", "test_cli.py::test_cache_prune_removes_the_least_recently_used_first"),
+    Mutation("run.py", "    if changed:\n", "    if len(changed) > 1:\n", "test_run.py::test_a_change_that_makes_it_another_run_is_refused_with_both_values"),
+    Mutation("run.py", "fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", "test_run.py::test_a_second_holder_is_refused_until_the_first_is_gone"),
+    Mutation("files.py", "            directory.rename(aside)\n        temporary", "            shutil.rmtree(directory)\n        temporary", "test_files.py::test_kill_at_any_operation_leaves_the_old_or_the_new"),
+    Mutation("files.py", "        if _hash(file) != digest:", "        if False:", "test_files.py::test_damage_is_found_and_named"),
+    Mutation("objective.py", "u.double() + HALF_STEP", "u.double()", "test_objective.py::test_draws_from_both_ends_give_levels_that_mirror_each_other"),
+    Mutation("objective.py", ".clamp(*SIGMA_RANGE).float()", ".clamp(*SIGMA_RANGE).mul(1000).ceil().clamp(1, 999).div(1000).float()", "test_objective.py::test_noise_levels_are_rounded_to_no_grid"),
+    Mutation("objective.py", "own = torch.minimum(GIVEN_FRAME_MAX_SIGMA * u[:, 2].float(), sigma[:, 0])", "own = GIVEN_FRAME_MAX_SIGMA * u[:, 2].float()", "test_objective.py::test_a_given_frame_is_never_noisier_than_its_clip"),
+    Mutation("objective.py", "noised.counted / noised.counted.sum(1, keepdim=True)", "noised.counted / noised.counted.shape[1]", "test_objective.py::test_the_loss_is_the_weighted_mean_over_the_frames_that_count"),
+    Mutation("objective.py", "return 1 - u - scale * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u)", "return 1 - u - scale * (torch.cos(math.pi / 2 * u) ** 2 + u)", "test_objective.py::test_mode_keeps_both_ends_and_the_middle"),
+    Mutation("optim.py", "                parameter.copy_(value)  #", "                pass  #", "test_optim.py::test_five_steps_a_checkpoint_and_five_more_are_ten_steps"),
+    Mutation("optim.py", "num_warmup_steps=config.warmup_steps", "num_warmup_steps=0", "test_optim.py::test_schedules_have_their_shapes"),
+    Mutation("track.py", '            self._out.write("\\n")\n', "            pass\n", "test_track.py::test_a_torn_line_costs_only_itself"),
+    Mutation("track.py", "math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)", "math.isfinite(metrics.loss)", "test_track.py::test_a_gradient_that_is_not_finite_stops_the_run_with_all_positions"),
+    Mutation("publish.py", "    ignored = [MANIFEST]  #", "    ignored: list[str] = []  #", "test_publish.py::test_weights_card_and_samples_arrive_to_the_byte"),
+    Mutation("prompts.py", 'value not in (None, "")', "value", "test_prompts.py::test_zero_is_a_value"),
     # The order: which sample comes when.
     Mutation("data/order.py", "self._seed = seed", "self._seed = 0", "data/test_order.py::test_seeds_give_other_orders"),
     Mutation("data/order.py", 'rows[permutation(len(rows), self._seed, "batches", epoch)]', "rows", "data/test_order.py::test_buckets_take_turns"),
@@ -80,7 +105,6 @@ MUTATIONS = (
     Mutation("checkpoint.py", "self.steps()[: -self._keep]", "self.steps()[: 1 - self._keep]", "test_checkpoint.py::test_the_newest_are_kept"),
     Mutation("checkpoint.py", "if latest is None and self.steps():", "if False:", "test_checkpoint.py::test_only_damaged_checkpoints_are_an_error_not_a_start_from_zero"),
     Mutation("checkpoint.py", 'if path[:2] != ("optimizer", "param_groups") or depth < len(path) - 1:', "if False:", "test_checkpoint.py::test_another_optimizer_does_not_fit"),
-    Mutation("files.py", '_hash(file) != facts', "if False:", "test_checkpoint.py::test_a_damaged_checkpoint_is_skipped_with_a_warning"),
     Mutation("optim.py", "optimizer.state.clear()", "pass", "test_training.py::test_resumed_equals_uninterrupted"),
     Mutation("optim.py", "parameter.copy_(value)", "pass", "test_training.py::test_validation_of_schedule_free_changes_nothing"),
     # Export and validation.

@@ -97,10 +97,17 @@ def _add_cache(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     show = actions.add_parser("show", help="count items and bytes")
     verify = actions.add_parser("verify", help="check all items, remove damaged ones")
     prune = actions.add_parser("prune", help="remove the least recently used items")
-    prune.add_argument("--max-gb", type=float, required=True, help="size that is left, in GB (10^9 bytes)")
+    prune.add_argument("--max-gb", type=_size, required=True, help="size that is left, in GB (10^9 bytes)")
     for action in (show, verify, prune):
         action.add_argument("path", type=Path, nargs="?", default=Path("cache"), help="the cache's folder (default: cache)")
     cache.set_defaults(run=run_cache)
+
+
+def _size(text: str) -> float:
+    size = float(text)
+    if not 0 <= size < float("inf"):
+        raise ValueError(text)  # argparse names the option and the value
+    return size
 
 
 def run_config_command(options: argparse.Namespace, overrides: list[str]) -> int:

@@ -49,7 +49,20 @@ def read_prompts(path: Path, model: Model, *, size: tuple[int, int, int]) -> lis
     rows = _rows(path)
     if not rows:
         raise ConfigError(f"validation.prompts: {path} has no prompts")
-    return [make_request(row, f"{path}, prompt {number}", model, size) for number, row in enumerate(rows, 1)]
+    return [
+        make_request(_beside(row, path.parent), f"{path}, prompt {number}", model, size)
+        for number, row in enumerate(rows, 1)
+    ]
+
+
+def _beside(row: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """Find images beside the prompts file, where they are not found from the current folder."""
+    if not isinstance(row, Mapping):
+        return row  # refused by make_request
+    found = {
+        key: str(folder / str(row[key])) for key in ("image", "image_path") if row.get(key) and not Path(row[key]).is_file()
+    }
+    return {**row, **found}
 
 
 def make_request(row: Mapping[str, Any], where: str, model: Model, size: tuple[int, int, int]) -> Request:

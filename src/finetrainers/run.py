@@ -1,6 +1,7 @@
 """A run's directory and its life: one process at a time, continued or begun, stopped by a signal."""
 
 import fcntl
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -66,8 +67,10 @@ def run_directory(config: Config) -> Iterator[Path]:
     with (directory / ".lock").open("w") as lock:
         _hold(lock, directory)
         file = directory / "config.yaml"
-        if file.exists() and (directory / "checkpoints").exists():  # else there is nothing that could be continued
+        if file.exists() and (directory / "checkpoints").exists():
             check_same_run(load_config(file), config)
+        else:  # nothing that could be continued: a baseline that is there may be of other settings
+            shutil.rmtree(directory / "validation", ignore_errors=True)
         write_whole(file, dump_config(config))
         yield directory
 
