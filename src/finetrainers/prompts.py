@@ -55,10 +55,10 @@ def read_prompts(path: Path, model: Model, *, size: tuple[int, int, int]) -> lis
     ]
 
 
-def _beside(row: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+def _beside(row: Any, folder: Path) -> Any:  # whatever a JSON file holds: make_request refuses what is no object
     """Find images beside the prompts file, where they are not found from the current folder."""
     if not isinstance(row, Mapping):
-        return row  # refused by make_request
+        return row
     found = {
         key: str(folder / str(row[key])) for key in ("image", "image_path") if row.get(key) and not Path(row[key]).is_file()
     }
