@@ -84,6 +84,8 @@ class Batch:
 
     def split(self, size: int) -> "list[Batch]":
         """Cut into micro-batches of ``size`` samples, in order; the last may be smaller."""
+        if size >= len(self.positions):
+            return [self]
         return [self._rows(slice(start, start + size)) for start in range(0, len(self.positions), size)]
 
     def _rows(self, rows: slice) -> "Batch":

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 HALF_STEP = 2.0**-25
 """Half the spacing of float32 uniforms: added to u in [0, 1), so that quantiles are finite."""
@@ -163,8 +164,10 @@ class FlowMatching:
 
     def loss(self, prediction: Tensor, noised: Noised) -> Tensor:
         """Weighted mean squared error of each sample over the frames that count, shape [B], in float32."""
+        error = mse_loss(prediction.float(), noised.target, reduction="none")
+        if self.weighting == "none" and self.first_frame_probability == 0.0:  # all frames count, and all the same
+            return error.flatten(1).mean(1)
         counts = noised.counted / noised.counted.sum(1, keepdim=True) / noised.target[0, :, 0].numel()
         if self.weighting != "none":  # a given frame may have sigma 0, hence an infinite weight
             counts = torch.where(noised.counted > 0, counts * self.weight(noised.sigma), 0.0)
-        error = (prediction.float() - noised.target).square()
         return (error * counts[:, None, :, None, None]).sum(dim=(1, 2, 3, 4))
