@@ -1,28 +1,41 @@
-"""Planning the order of ten million items: target < 10 s and < 1 GB.
+"""Planning ten million items: target < 10 s and < 1 GB beside the list of the items.
 
-A metadata file's worth of items in 20 buckets is assigned, grouped and ordered; then steps at the start, in the middle
-and in a later epoch are asked for. The peak is that of the process, imports included.
+First the order alone: a metadata file's worth of items in 20 buckets is assigned, grouped and ordered, and steps at the
+start, in the middle and in a later epoch are asked for. Then the plan: from a catalog of ten million paths, captions and
+digests to the jobs of the first batch, and to all distinct jobs of one epoch. Not measured: the look at each file and the
+search of the cache, which are a few system calls an item. Memory is the process's; each part runs in one of its own.
 """
 
+import multiprocessing
 import resource
 import time
+from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from finetrainers.config import DataConfig
 from finetrainers.data.buckets import assign_buckets
+from finetrainers.data.catalog import Catalog, DataSet
+from finetrainers.data.memo import DIGEST_BYTES
 from finetrainers.data.order import Group, Order
+from finetrainers.data.plan import Plan
 
 NUM_ITEMS = 10_000_000
+NUM_BUCKETS = 20
+NUM_LOOKED_AT = 20_000
+"""Jobs that are made, to time one."""
 BATCH_SIZE = 64
 
 
-def main() -> None:
-    """Print seconds and peak memory."""
+def measure_order() -> None:
+    """Print seconds and peak memory of the order alone."""
     random = np.random.default_rng(0)
     frames = random.integers(1, 200, NUM_ITEMS)
     height = random.integers(256, 1080, NUM_ITEMS)
     width = random.integers(256, 1920, NUM_ITEMS)
-    buckets = tuple((f, 256 + 64 * i, 512 - 32 * i) for f in (1, 17, 33, 49) for i in range(5))
+    buckets = tuple((f, 256 + 64 * i, 512 - 32 * i) for f in (1, 17, 33, 49) for i in range(NUM_BUCKETS // 4))
     start, cpu = time.perf_counter(), time.process_time()
     choice = assign_buckets(frames, height, width, buckets=buckets, max_upscale=4.0)
     assigned = time.perf_counter()
@@ -31,11 +44,72 @@ def main() -> None:
     for step in (0, 1, 100, order.first_step(1) // 2, order.first_step(1) + 10):
         order.step(step)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     print(
-        f"{NUM_ITEMS} items, {len(buckets)} buckets: {seconds:.2f} s ({cpu_seconds:.2f} s CPU; "
-        f"buckets {assigned - start:.2f} s), peak {peak:.2f} GB"
+        f"order: {NUM_ITEMS} items, {len(buckets)} buckets: {seconds:.2f} s ({cpu_seconds:.2f} s CPU; "
+        f"buckets {assigned - start:.2f} s), peak {peak_gb():.2f} GB"
     )
+
+
+def measure_plan() -> None:
+    """Print seconds and peak memory until the first batch is known, and until all jobs of an epoch are."""
+    catalog = make_catalog()
+    table, start, cpu = peak_gb(), time.perf_counter(), time.process_time()
+
+    def tell(what: str) -> None:
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
+        memory = f"peak {peak_gb() - table:.2f} GB over the list's {table:.2f} GB"
+        print(f"plan: {what} after {seconds:.2f} s ({cpu_seconds:.2f} s CPU), {memory}")
+
+    plan, order = Plan(catalog, 0, "vae", "text"), Order(0, BATCH_SIZE, catalog.groups())
+    plan.step(order, 0)
+    tell("first batch")
+    jobs = plan.distinct(order, 0, order.first_step(1))
+    tell(f"{len(jobs)} distinct jobs")
+    latents, texts = jobs.latents(), jobs.texts()
+    tell(f"{len(latents)} latents and {len(texts)} texts")
+    for name, each in (("latents", latents), ("texts", texts)):
+        start = time.perf_counter()
+        for _ in each[:NUM_LOOKED_AT]:
+            pass
+        print(f"plan: one job of {name} is made in {(time.perf_counter() - start) / NUM_LOOKED_AT * 1e6:.1f} us")
+
+
+def make_catalog() -> Catalog:
+    """Synthetic items: one caption and one sample each, all different."""
+    random = np.random.default_rng(0)
+    text, nothing = pa.large_string(), pa.scalar("", pa.large_string())
+    number = pc.cast(pa.array(np.arange(NUM_ITEMS)), text)
+    media = pc.binary_join_element_wise(pa.scalar("/data/videos/", text), number, nothing)
+    captions = pc.binary_join_element_wise(pa.scalar("a caption of some words, item ", text), number, nothing)
+    lists = pa.LargeListArray.from_arrays(np.arange(NUM_ITEMS + 1), captions)
+    data = DataSet(
+        config=DataConfig(path="/data", buckets=[(1, 64, 64)], caption_dropout=0.1),
+        table=pa.table({"media": media, "captions": lists}),
+        digests=random.integers(0, 256, (NUM_ITEMS, DIGEST_BYTES), np.uint8),
+        fps=np.zeros(NUM_ITEMS),
+        item=np.arange(NUM_ITEMS),
+        chunk=np.zeros(NUM_ITEMS, np.int32),
+        bucket=random.integers(0, NUM_BUCKETS, NUM_ITEMS).astype(np.int32),
+        num_captions=np.ones(NUM_ITEMS, np.int64),
+        problems=(),
+    )
+    return Catalog((data,), tuple((1 + 8 * i, 64, 64) for i in range(NUM_BUCKETS)))
+
+
+def peak_gb() -> float:
+    """Largest memory of this process so far, imports included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def main() -> None:
+    """Run each part in a process of its own."""
+    parts: tuple[Callable[[], None], ...] = (measure_order, measure_plan)
+    for part in parts:
+        process = multiprocessing.get_context("spawn").Process(target=part)
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit(process.exitcode)
 
 
 if __name__ == "__main__":

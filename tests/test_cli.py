@@ -124,6 +124,27 @@ def test_train_prints_where_the_weights_are(config_file, calls, capsys) -> None:
     assert capsys.readouterr().out == "run/weights/step-000004\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--train.steps", "5", "CONFIG", "--data.0.caption_prefix", "foo=bar"],
+        ["--data.0.caption_prefix", "foo=bar", "train.steps=5", "CONFIG"],
+        ["CONFIG", "--data.0.caption_prefix=foo=bar", "--train.steps=5"],
+    ],
+    ids=" ".join,
+)
+def test_overrides_stand_before_or_after_the_file(config_file, calls, words) -> None:
+    assert main(["train", *(str(config_file) if word == "CONFIG" else word for word in words)]) == DONE
+    ((_, config),) = calls
+    assert (config.train.steps, config.data[0].caption_prefix) == (5, "foo=bar")
+
+
+def test_overrides_without_a_file_say_so(calls, capsys) -> None:
+    assert main(["train", "--train.steps", "5"]) == USER_ERROR
+    assert "train: no configuration file is among '--train.steps 5'; give CONFIG" in capsys.readouterr().err
+    assert not calls
+
+
 def test_encode_takes_the_same_configuration(config_file, calls) -> None:
     assert main(["encode", str(config_file), "seed=9"]) == DONE
     assert [(command, config.seed) for command, config in calls] == [("encode", 9)]
@@ -311,6 +332,16 @@ def test_cache_verify_finds_and_removes_what_is_damaged(cache: Cache, capsys, ki
     assert text == f"removed {cache.file('text', key)}: damaged\n5 items are whole, 1 were damaged\n"
     assert numbers_in(cache) == [0, 1, 2, 4, 5]
     assert run_cache(capsys, "verify", cache.root) == (DONE, "5 items are whole, 0 were damaged\n")
+
+
+@pytest.mark.parametrize("action", [["verify"], ["prune", "--max-gb", "1"]], ids=lambda words: words[0])
+def test_cache_verify_and_prune_remove_what_killed_runs_left(cache: Cache, capsys, action: list[str]) -> None:
+    old, new = (cache.file("text", make_key(3)).with_name(f".{name}.tmp") for name in ("old", "new"))
+    for file in (old, new):
+        file.write_bytes(b"a half")
+    os.utime(old, (1e9, 1e9))
+    assert run_cache(capsys, *action, cache.root)[0] == DONE
+    assert (old.exists(), new.exists()) == (False, True)  # the new one may be of a run that is at it now
 
 
 def test_cache_prune_removes_the_least_recently_used_first(cache: Cache, capsys) -> None:

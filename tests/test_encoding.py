@@ -269,6 +269,83 @@ def test_media_that_break_only_when_decoded_follow_on_error(tree: Tree, monkeypa
     assert len(curve(skipping["output_dir"], "loss")) == 4
 
 
+@pytest.mark.parametrize("stop", [1, 3])
+def test_what_broke_when_decoded_stays_out_when_the_run_goes_on(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """A resumed start leaves out what the first one found, also if its own steps would never read it."""
+    import finetrainers.encoding as encoding
+
+    decode = encoding.decode
+
+    def failing(path: Path, view: Any) -> Any:
+        if path.name == "01.png":
+            raise DataError(f"{path}: breaks in the middle")
+        return decode(path, view)
+
+    monkeypatch.setattr(encoding, "decode", failing)
+    skipping = merged(
+        tree, {"data": [{**tree["data"][0], "on_error": "skip"}], "train": {"batch_size": 1, "micro_batch_size": 1}}
+    )
+    train(config_of(again(skipping, "whole", cache={"path": tree["cache"]["path"] + "-whole"})))
+    train(config_of(merged(skipping, {"train": {"steps": stop}})))
+    train(config_of(skipping))
+    assert curve(tree["output_dir"], "loss") == curve(Path(tree["output_dir"]).with_name("whole"), "loss")
+    assert not [e for e in events_of(tree["output_dir"]) if e["event"] == "warning"]
+
+
+def test_a_clip_that_breaks_in_a_later_window_does_not_stop_a_run_that_skips(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import finetrainers.encoding as encoding
+
+    encode(config_of(again(tree, "sizes", cache={"path": str(tmp_path / "sizes")})))
+    size = sum(entry.bytes for entry in Cache(tmp_path / "sizes").entries())
+    decode, decoded = encoding.decode, []
+
+    def failing(path: Path, view: Any) -> Any:
+        if path.name not in decoded:
+            decoded.append(path.name)
+        if path.name in decoded[3:]:  # the last that is needed for the first time
+            raise DataError(f"{path}: breaks in the middle")
+        return decode(path, view)
+
+    monkeypatch.setattr(encoding, "decode", failing)
+    small = {"cache": {"path": str(tmp_path / "small"), "max_gb": 0.6 * size / 1e9}}
+    data = [{**tree["data"][0], "on_error": "skip"}]
+    single = {"batch_size": 1, "micro_batch_size": 1, "steps": 8}
+    result = train(config_of(merged(tree, {"data": data, "train": single, **small})))
+    assert result.steps == 8
+    assert len(result.report["bad_samples"]) == 1
+    assert any("another from this step on" in e["message"] for e in events_of(tree["output_dir"]) if e["event"] == "warning")
+
+
+def test_latents_that_are_not_finite_do_not_enter_the_cache(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    import finetrainers.encoding as encoding
+
+    encode_pixels = encoding.encode_pixels
+
+    def overflowing(vae: Any, adapter: Any, pixels: torch.Tensor) -> Any:
+        mean, std = encode_pixels(vae, adapter, pixels)
+        return mean.index_fill(1, torch.tensor(0), torch.inf), std
+
+    monkeypatch.setattr(encoding, "encode_pixels", overflowing)
+    with pytest.raises(
+        DataError, match=r"4 bad samples(.|\n)*latents are not finite in torch\.float32; try model\.components"
+    ):
+        encode(config_of(tree))
+    assert not [entry for entry in Cache(Path(tree["cache"]["path"])).entries() if entry.kind == "latents"]
+
+
+def test_files_that_cannot_even_be_looked_at_are_bad_samples(tree: Tree) -> None:
+    folder = Path(tree["data"][0]["path"])
+    (folder / "zz.png").symlink_to(folder / "nowhere.png")
+    (folder / "zz.txt").write_text("a link to nowhere")
+    result = train(config_of(merged(tree, {"data": [{**tree["data"][0], "on_error": "skip"}]})))
+    assert [Path(sample["path"]).name for sample in result.report["bad_samples"]] == ["zz.png"]
+    assert result.report["bad_samples"][0]["reason"]
+
+
 def test_windows_train_as_the_whole_cache_does(tree: Tree, tmp_path: Path) -> None:
     """A cache that holds two of four pictures: encoded in windows, never above its limit, with the same curve."""
     whole = train(config_of(tree))

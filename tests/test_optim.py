@@ -145,14 +145,14 @@ def test_a_missing_package_names_the_command_that_installs_it(name: str, monkeyp
     monkeypatch.setitem(sys.modules, EXTRAS[name], None)
     said = rf"^optimizer.name: {name} needs the package {EXTRAS[name]}: pip install 'finetrainers\[{EXTRAS[name]}\]'$"
     with pytest.raises(ConfigError, match=said):
-        check_optimizer(OptimizerConfig(name=name), ScheduleConfig())
+        check_optimizer(OptimizerConfig(name=name, lr=1.0), ScheduleConfig())
     with pytest.raises(ConfigError, match=said):
-        build_optimizer(OptimizerConfig(name=name), [nn.Parameter(torch.zeros(3))])
+        build_optimizer(OptimizerConfig(name=name, lr=1.0), [nn.Parameter(torch.zeros(3))])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_installed_passes_the_check(name: str) -> None:
-    check_optimizer(OptimizerConfig(name=name), ScheduleConfig())
+    check_optimizer(OptimizerConfig(name=name, lr=1.0), ScheduleConfig())
 
 
 def test_the_extras_are_those_of_the_package() -> None:

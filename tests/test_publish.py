@@ -103,7 +103,7 @@ def test_a_pushed_card_tells_nobody_the_folders_of_this_disk(tiny_flux: Path, tm
 
 
 def test_the_snippet_of_a_local_run_works_where_it_is(tiny_flux: Path, tmp_path: Path) -> None:
-    assert f'from_pretrained("{tiny_flux}")' in card_of(tiny_flux, tmp_path, pipeline_of=tiny_flux).text
+    assert f'from_pretrained("{tiny_flux}", torch_dtype=' in card_of(tiny_flux, tmp_path, pipeline_of=tiny_flux).text
 
 
 @pytest.mark.parametrize("kind", ["lora", "lokr", "full"])

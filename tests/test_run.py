@@ -80,6 +80,34 @@ def test_all_local_paths_become_absolute(folder: Path) -> None:
     assert config.cache.path == folder / "../cache"
 
 
+def test_models_in_the_home_folder_are_found(folder: Path, monkeypatch) -> None:
+    """~/flux is a folder, and no id on the Hub."""
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    for name in ("flux", "vae"):
+        (folder / "home" / name).mkdir(parents=True)
+    model = {"path": "~/flux", "components": {"vae": {"path": "~/vae"}, "transformer": {"path": "~/nowhere"}}}
+    config = absolute(config_with(model=model, data=[{**DATA, "path": "~/clips"}]))
+    assert config.model.path == str(folder / "home/flux")
+    assert config.model.components["vae"].path == str(folder / "home/vae")
+    assert config.model.components["transformer"].path == "~/nowhere"
+    assert config.data[0].path == str(folder / "home/clips")
+    with pytest.raises(ConfigError, match=r"model\.revision: 'main' has no effect: ~/flux is a local folder"):
+        config_with(model={"path": "~/flux", "revision": "main"})
+
+
+def test_the_home_folder_of_nobody_is_an_error() -> None:
+    absolute(config_with(model={"path": "~nobody-of-that-name/flux"}))  # opening it says that it is not there
+    with pytest.raises(ConfigError, match="~nobody-of-that-name/clips: there is no such home folder"):
+        absolute(config_with(data=[{**DATA, "path": "~nobody-of-that-name/clips"}]))
+
+
+def test_the_number_of_views_is_written_out(folder: Path) -> None:
+    """A later version may encode more by default: a run that goes on must not change."""
+    config = absolute(config_with(data=[{**DATA, "horizontal_flip": True}, DATA]))
+    assert [data.views for data in config.data] == [4, None]
+    assert absolute(config) == config
+
+
 def test_an_id_on_the_hub_stays_and_so_does_what_is_no_path(folder: Path) -> None:
     config = config_with(seed=7, train__clip_norm=float("inf"))
     found, expected = (yaml.safe_load(dump_config(c)) for c in (absolute(config), config))

@@ -246,6 +246,120 @@ def test_a_step_that_is_not_finite_can_be_skipped_and_is_counted(
     assert any("[9]" in e["message"] for e in events_of(tmp_path / "run") if e["event"] == "warning")
 
 
+def test_any_attention_backend_trains_with_gradient_checkpointing(base: Tree, tmp_path: Path) -> None:
+    """The backward pass computes attention again: with the same backend, or it could not."""
+    maths = {"attention": {"train": "_native_math"}}
+    one = run(base, tmp_path / "one", **maths)
+    other = run(base, tmp_path / "other", **maths, train={"gradient_checkpointing": True})
+    torch.testing.assert_close(torch.tensor(curve(other, *LOSSES)), torch.tensor(curve(one, *LOSSES)), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    "sections, message",
+    [
+        ({"model": {"dtype": "float16"}}, r"model\.dtype: the gradients of a float16 transformer underflow; set bfloat16"),
+        ({"attention": {"validate": "nothing"}}, r"attention\.validate: 'nothing' cannot be used"),
+        ({"attention": {"train": "flash"}}, r"attention\.train: 'flash' cannot be used"),
+        ({"model": {"max_sequence_length": 513}}, r"model\.max_sequence_length: 513 is more than 512"),
+    ],
+)
+def test_what_could_not_train_is_refused_before_anything_is_encoded(
+    base: Tree, tmp_path: Path, sections: Tree, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(base, tmp_path / "run", cache={"path": str(tmp_path / "cache")}, **sections)
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_components_of_different_types_train_and_draw(base: Tree, tmp_path: Path) -> None:
+    """A float32 VAE and text encoder beside a bfloat16 transformer."""
+    (tmp_path / "prompts.json").write_text('[{"prompt": "picture number 1", "num_inference_steps": 1}]')
+    components = {name: {"dtype": "float32"} for name in ("vae", "text_encoder_2")}
+    model = {"dtype": "bfloat16", "components": components}
+    for kind in ("lora", "full"):
+        directory = tmp_path / kind
+        run(base, directory, model=model, tuning={"kind": kind}, validation={"prompts": str(tmp_path / "prompts.json")})
+        assert (directory / "validation" / "step-000004" / "00.png").is_file()
+
+
+def test_going_back_to_a_step_sets_aside_what_came_later(base: Tree, tmp_path: Path) -> None:
+    """Later checkpoints, weights and validations are of a way that was given up: nobody resumes from them."""
+    own_data = [{"path": base["data"][0]["path"], "buckets": [[1, 64, 64]]}]
+    sections = {"checkpoint": {"every": 1, "keep": 1}, "validation": {"every": 1, "data": own_data, "noise_levels": 1}}
+    run(base, tmp_path / "run", **merged(sections, {"checkpoint": {"keep": 4}}))
+    directory = run(base, tmp_path / "run", **merged(sections, {"checkpoint": {"resume": 1}, "train": {"steps": 2}}))
+    checkpoints = Checkpoints(Path(directory) / "checkpoints", keep=1)
+    assert checkpoints.find("latest") == 2
+    assert sorted(f.name for f in (Path(directory) / "set-aside" / "0" / "checkpoints").iterdir()) == [
+        "step-000002",
+        "step-000003",
+        "step-000004",
+    ]
+    assert [e["step"] for e in events_of(directory) if e["event"] == "validation"] == [0, 1, 2, 3, 4, 2]
+
+
+def test_a_signal_while_validating_saves_the_trained_weights(
+    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after all samples are drawn, and not the averaged weights that are in the denoiser just then."""
+    import signal
+
+    from finetrainers.validate import HeldOut
+
+    own_data = [{"path": base["data"][0]["path"], "buckets": [[1, 64, 64]]}]
+    validation = {"data": own_data, "noise_levels": 1, "every": 2}
+    sections = {"train": {"ema_decay": 0.5, "steps": 6}, "optimizer": {"lr": 0.05}, "validation": validation}
+    whole = run(base, tmp_path / "whole", **sections)
+    losses = HeldOut._losses
+
+    def signalled(self: Any, trainer: Any, *rest: Any) -> torch.Tensor:
+        if trainer.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return losses(self, trainer, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HeldOut, "_losses", signalled)
+        with pytest.raises(Interrupted, match="SIGTERM while validating"):
+            run(base, tmp_path / "stopped", **sections)
+    assert Checkpoints(tmp_path / "stopped" / "checkpoints", keep=1).steps() == [2]
+    run(base, tmp_path / "stopped", **sections)
+    assert curve(tmp_path / "stopped", *LOSSES) == curve(whole, *LOSSES)
+    assert same_weights(tmp_path / "stopped", whole)
+
+
+def test_weights_that_cannot_be_written_are_a_clear_error(
+    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk in the export: nothing half-written, and the checkpoint before it is as it was."""
+    from safetensors import SafetensorError
+
+    from finetrainers import CheckpointError
+    from finetrainers.tuning.lora import AdapterTuning
+
+    export = AdapterTuning.export
+
+    def full(self: Any, denoiser: Any, directory: Path, **options: Any) -> None:
+        export(self, denoiser, directory, **options)
+        if directory.name == ".step-000002.tmp":
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(AdapterTuning, "export", full)
+    with pytest.raises(CheckpointError, match="the weights cannot be written: .*No space left"):
+        run(base, tmp_path / "run", checkpoint={"every": 1})
+    assert Checkpoints(tmp_path / "run" / "checkpoints", keep=1).find("latest") == 1
+    assert [folder.name for folder in (tmp_path / "run" / "weights").iterdir()] == ["step-000001"]
+
+
+def test_the_report_is_of_this_run_alone(base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was given up before its first checkpoint leaves its events, but not its numbers."""
+    with monkeypatch.context() as patch:
+        patch.setattr("finetrainers.loop.Trainer.micro_losses", Bound(Poison(13)))
+        with pytest.raises(NonFiniteError):
+            run(base, tmp_path / "run", train={"steps": 6}, optimizer={"lr": 0.5})
+    result = train(config_of(merged(base, {"output_dir": str(tmp_path / "run"), "train": {"steps": 2}})))
+    assert result.report["last_loss"] == curve(base["output_dir"], "loss")[1][0]
+
+
 def test_gradient_checkpointing_changes_nothing_but_memory(base: Tree, tmp_path: Path) -> None:
     """With dropout: recomputation must draw what the first pass drew."""
     dropout = {"tuning": {"dropout": 0.5}}

@@ -82,6 +82,17 @@ class Batch:
             ),
         )
 
+    def pin_memory(self) -> "Batch":
+        """Copy to page-locked memory, from which copies to a GPU do not block; torch's loader calls it."""
+        return Batch(
+            positions=self.positions,
+            latents=self.latents.pin_memory(),
+            noise=self.noise.pin_memory(),
+            sigma=self.sigma.pin_memory(),
+            counted=self.counted.pin_memory(),
+            prompt=Prompt({k: v.pin_memory() for k, v in self.prompt.text.items()}, self.prompt.fps.pin_memory()),
+        )
+
     def split(self, size: int) -> "list[Batch]":
         """Cut into micro-batches of ``size`` samples, in order; the last may be smaller."""
         if size >= len(self.positions):

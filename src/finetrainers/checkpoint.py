@@ -80,6 +80,21 @@ class Checkpoints:
             )
         return latest
 
+    def set_aside(self, after: int) -> None:
+        """Move what a run made after a step out of its way, into set-aside/N, where going back to the step was asked for."""
+        run = self.root.parent
+        later = [
+            folder
+            for kind in ("checkpoints", "weights", "validation")
+            for folder in (run / kind).glob("step-*")
+            if int(folder.name.removeprefix("step-")) > after
+        ]
+        if later:
+            place = run / "set-aside" / str(len(list((run / "set-aside").glob("*"))))
+            for folder in later:
+                (place / folder.parent.name).mkdir(parents=True, exist_ok=True)
+                folder.rename(place / folder.parent.name / folder.name)
+
     def restore(self, trainer: Trainer, step: int) -> None:
         """Put a checkpoint's state into a trainer that was built from the same configuration.
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetrainers.errors import FinetrainersError, Interrupted
+from finetrainers.errors import ConfigError, FinetrainersError, Interrupted
 
 DONE, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 3
 """Exit status: done; an error of ours; wrong configuration or data; stopped by a signal after saving."""
@@ -20,13 +20,11 @@ saving (give the same command again to go on)"""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    parser = build_parser()
-    options, overrides = parser.parse_known_args(arguments)
-    takes_overrides = options.command in {"train", "encode"}
-    if overrides and not takes_overrides:
-        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    takes_overrides = words[:1] in (["train"], ["encode"])  # which argparse would take apart
+    options = build_parser().parse_args(words[:1] if takes_overrides else words)
     try:
-        status = int(options.run(options, overrides) or DONE)
+        status = int(options.run(options, words[1:]) or DONE)
         sys.stdout.flush()
         return status
     except Interrupted as stop:
@@ -52,8 +50,6 @@ def build_parser() -> argparse.ArgumentParser:
         ("encode", "fill the cache with what training will read"),
     ):
         command = commands.add_parser(name, help=sentence, add_help=False, allow_abbrev=False)
-        command.add_argument("-h", "--help", action="store_true")
-        command.add_argument("config", nargs="?", type=Path)
         command.set_defaults(run=run_config_command)
     _add_sample(commands)
     models = commands.add_parser("models", help="list families, tasks and tuning kinds")
@@ -110,16 +106,20 @@ def _size(text: str) -> float:
     return size
 
 
-def run_config_command(options: argparse.Namespace, overrides: list[str]) -> int:
+def run_config_command(options: argparse.Namespace, words: list[str]) -> int:
     """``train`` and ``encode``."""
-    if options.help or options.config is None:
+    wants_help = "-h" in words or "--help" in words
+    if wants_help or not words:
         from finetrainers.help import config_help
 
         print(config_help(options.command))
-        return DONE if options.help else USER_ERROR
-    from finetrainers.config import load_config
+        return DONE if wants_help else USER_ERROR
+    from finetrainers.config import find_file, load_config
 
-    config = load_config(options.config, overrides)
+    file, overrides = find_file(words)
+    if file is None:
+        raise ConfigError(f"{options.command}: no configuration file is among {' '.join(words)!r}; give CONFIG as well")
+    config = load_config(file, overrides)
     start = time.perf_counter()
     quiet_libraries()
     from finetrainers.training import encode, train
@@ -174,6 +174,7 @@ def run_sample(options: argparse.Namespace, _: list[str]) -> None:
 
 def run_models(options: argparse.Namespace, _: list[str]) -> None:
     """``models``."""
+    from finetrainers.config.reference import kinds
     from finetrainers.models import adapters
 
     families = [
@@ -182,8 +183,8 @@ def run_models(options: argparse.Namespace, _: list[str]) -> None:
             "description": (adapter.__doc__ or "").strip().splitlines()[0],
             "tasks": list(adapter.pipelines),
             "pipelines": dict(adapter.pipelines),
-            "tuning": ["lora", "lokr", "full"],
-            "conditioning": ["none"],
+            "tuning": kinds("tuning"),
+            "conditioning": kinds("conditioning"),
             "lora_targets": list(adapter.lora_targets),
         }
         for name, adapter in adapters().items()
@@ -214,7 +215,6 @@ def run_schema(_options: argparse.Namespace, _: list[str]) -> None:
 def run_cache(options: argparse.Namespace, _: list[str]) -> int:
     """``cache show``, ``verify`` and ``prune``."""
     from finetrainers.data.cache import GB, KINDS, Cache
-    from finetrainers.errors import ConfigError
 
     if not options.path.is_dir():
         raise ConfigError(f"cache: there is no folder {options.path}; name the cache.path of your runs")
@@ -224,6 +224,8 @@ def run_cache(options: argparse.Namespace, _: list[str]) -> int:
         for entry in damaged:
             cache.remove(entry)
             print(f"removed {cache.file(entry.kind, entry.key)}: damaged")
+        if num_leftovers := cache.remove_leftovers():
+            print(f"removed {num_leftovers} temporary files that killed runs have left")
         print(f"{sum(1 for _ in cache.entries())} items are whole, {len(damaged)} were damaged")
         return USER_ERROR if damaged else DONE
     if options.action == "prune":

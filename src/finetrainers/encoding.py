@@ -6,32 +6,42 @@ batches the last bits of an item depend on its row, since matrix products are bl
 
 import gc
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from finetrainers.config import CacheConfig
-from finetrainers.data.cache import GB, Cache, make_key
+from finetrainers.data.cache import GB, Cache, Kind, make_key
 from finetrainers.data.media import decode
 from finetrainers.data.memo import Memo
 from finetrainers.data.order import Order
-from finetrainers.data.plan import LatentsJob, Plan, SampleJob, TextJob
+from finetrainers.data.plan import Jobs, LatentsJob, Lazy, Plan, SampleJob, TextJob
 from finetrainers.data.sources import Problem
 from finetrainers.data.view import Clip
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.models import Model
-from finetrainers.models.vae import encode_pixels
+from finetrainers.models.vae import encode_pixels, load_vae
 
 StageProgress = Callable[[str, int, int], None]
 """Called with (stage, items done, items in all)."""
 
 T = TypeVar("T")
+Job = TypeVar("Job", LatentsJob, TextJob)
 
 DECODED_BATCHES_AHEAD = 2
 """Batches of decoded pixels that wait for the encoder: bounds the memory."""
+JOBS_AT_ONCE = 4096
+"""Media whose jobs are made and sorted by shape in one go: bounds the memory."""
+SEEN_SLOTS = 1 << 20
+"""Keys that are remembered while the cache is searched; one that is forgotten costs another look at the disk."""
+SECONDS_BETWEEN_REPORTS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +67,10 @@ class Encoder:
         encoders = [self._identity(name) for name in adapter.text_components]
         return latents, make_key("text", adapter.name, self.model.max_length, *encoders)
 
-    def fill(self, latents: Iterable[LatentsJob], texts: Iterable[TextJob]) -> list[Problem]:
+    def fill(self, latents: Sequence[LatentsJob], texts: Sequence[TextJob]) -> list[Problem]:
         """Encode what the cache lacks; return the media that could not be decoded."""
-        self._fill_texts([job for job in _distinct(texts) if not self.cache.has("text", job.key)])
-        return self._fill_latents([job for job in _distinct(latents) if not self.cache.has("latents", job.key)])
+        self._fill_texts(self._missing("text", texts))
+        return self._fill_latents(self._missing("latents", latents))
 
     def window(self, plan: Plan, order: Order, steps: range, *, pinned: Sequence[str]) -> int:
         """Return the step before which all that the steps read fits into ``cache.max_gb``, beside the pinned items.
@@ -70,11 +80,14 @@ class Encoder:
         """
         if self.config.max_gb is None:
             return steps.stop
-        texts = plan.step(order, steps.start)[0].text
-        self.fill([], [texts])
-        text_bytes = self.cache.file("text", texts.key).stat().st_size
-        left = int(self.config.max_gb * GB) - sum(e.bytes for e in self.cache.entries() if e.key in set(pinned))
-        needed: set[str] = set(pinned)
+        needed = set(pinned)
+        sizes = [(entry.kind, entry.bytes) for entry in self.cache.entries() if entry.key in needed]
+        left = int(self.config.max_gb * GB) - sum(size for _, size in sizes)
+        text_bytes = next((size for kind, size in sizes if kind == "text"), None)  # all of one encoder are of one size
+        if text_bytes is None:
+            text = plan.step(order, steps.start)[0].text
+            self.fill([], [text])
+            text_bytes = self.cache.file("text", text.key).stat().st_size
         for step in steps:
             for job in plan.step(order, step):
                 left -= 0 if job.text.key in needed else text_bytes
@@ -89,13 +102,16 @@ class Encoder:
                 return step
         return steps.stop
 
-    def make_room(self, jobs: Sequence[SampleJob], *, pinned: Sequence[str]) -> None:
+    def make_room(self, jobs: Jobs, *, pinned: Sequence[str]) -> None:
         """Remove least recently used items that these jobs do not need, so that what they lack will fit."""
         if self.config.max_gb is None:
             return
-        keep = {*pinned, *(key for job in jobs for key in (job.text.key, job.latents.key))}
-        lacking = {j.latents.key: self._latents_bytes(j) for j in jobs if not self.cache.has("latents", j.latents.key)}
-        self.cache.evict(int(self.config.max_gb * GB) - sum(lacking.values()), keep=keep)
+        keep, lacking = set(pinned), 0
+        for job in jobs.all():
+            if job.latents.key not in keep and not self.cache.has("latents", job.latents.key):
+                lacking += self._latents_bytes(job)
+            keep |= {job.text.key, job.latents.key}
+        self.cache.evict(int(self.config.max_gb * GB) - lacking, keep=keep)
 
     def _latents_bytes(self, job: SampleJob) -> int:
         dtype = self.model.pretrained.place("vae").dtype
@@ -112,64 +128,94 @@ class Encoder:
             *((file.name, self.memo.digest(file).hex()) for file in pretrained.files(component)), str(place.dtype)
         )
 
-    def _fill_texts(self, jobs: list[TextJob]) -> None:
+    def _missing(self, kind: Kind, jobs: Sequence[Job]) -> Lazy[Job]:
+        """Jobs whose items the cache lacks, each key once, in the order of first use."""
+        seen, keys, places = array("Q", bytes(8 * SEEN_SLOTS)), array("Q"), array("q")
+        for place, job in enumerate(jobs):
+            key = int(job.key[:16], 16)
+            if seen[key % SEEN_SLOTS] == key:
+                continue
+            seen[key % SEEN_SLOTS] = key
+            if not self.cache.has(kind, job.key):
+                keys.append(key)
+                places.append(place)
+        _, first = np.unique(np.array(keys, np.uint64), return_index=True)
+        chosen = np.array(places, np.int64)[np.sort(first)]
+        return Lazy(lambda index: jobs[int(chosen[index])], len(chosen))
+
+    def _fill_texts(self, jobs: Lazy[TextJob]) -> None:
         if not jobs:
             return
         adapter, pretrained = self.model.adapter, self.model.pretrained
         components = {name: pretrained.load(name) for name in adapter.text_components}
         pipeline = pretrained.pipeline(next(iter(adapter.pipelines.values())), components).to(self.device)
-        done = 0
+        report = self._reporter("encode text", len(jobs))
         for batch in _batches(jobs, self.config.batch_size):
             captions = [job.caption for job in batch]
             with torch.no_grad():  # outside of their __call__, pipelines record gradients
                 text = adapter.encode_prompt(pipeline, captions, max_length=self.model.max_length, device=self.device)
             for row, job in enumerate(batch):
                 self.cache.write("text", job.key, {name: t[row].cpu() for name, t in text.items()}, {})
-            done += len(batch)
-            self.progress("encode text", done, len(jobs))
+            report(len(batch))
         del pipeline, components
         free_memory()
 
-    def _fill_latents(self, jobs: list[LatentsJob]) -> list[Problem]:
+    def _fill_latents(self, jobs: Lazy[LatentsJob]) -> list[Problem]:
         problems: list[Problem] = []
         vae: Any = None
-        done = 0
+        report = self._reporter("encode media", len(jobs))
         for batch, clips in self._decoded(jobs):
             good = [(job, clip) for job, clip in zip(batch, clips, strict=True) if isinstance(clip, Clip)]
             problems += [clip for clip in clips if isinstance(clip, Problem)]
             if good and vae is None:  # loaded only when there is something to encode
                 vae = self._load_vae()
             if good:
-                self._encode_clips(vae, good)
-            done += len(batch)
-            self.progress("encode media", done, len(jobs))
+                problems += self._encode_clips(vae, good)
+            report(len(batch))
         del vae
         free_memory()
         return problems
 
-    def _load_vae(self) -> Any:
-        vae = self.model.pretrained.load("vae").to(self.device)
-        if self.has_tiling:
-            vae.enable_tiling()
-        if self.has_slicing:
-            vae.enable_slicing()
-        return vae
+    def _reporter(self, stage: str, total: int) -> Callable[[int], None]:
+        """Return what counts items that are done, and tells of them at most once a second, and at the end."""
+        done, told = 0, -SECONDS_BETWEEN_REPORTS
 
-    def _encode_clips(self, vae: Any, clips: list[tuple[LatentsJob, Clip]]) -> None:
+        def report(count: int) -> None:
+            nonlocal done, told
+            done += count
+            if done == total or time.monotonic() - told >= SECONDS_BETWEEN_REPORTS:
+                told = time.monotonic()
+                self.progress(stage, done, total)
+
+        return report
+
+    def _load_vae(self) -> Any:
+        options = {"has_tiling": self.has_tiling, "has_slicing": self.has_slicing}
+        return load_vae(self.model.pretrained, self.device, **options)
+
+    def _encode_clips(self, vae: Any, clips: list[tuple[LatentsJob, Clip]]) -> list[Problem]:
+        """Encode and store clips of one size; return those that the VAE makes nothing finite of."""
+        problems = []
         pixels = torch.stack([clip.pixels for _, clip in clips])
         mean, std = encode_pixels(vae, self.model.adapter, pixels)
         for row, (job, clip) in enumerate(clips):
             tensors = {"mean": mean[row]} if std is None else {"mean": mean[row], "std": std[row]}
-            self.cache.write("latents", job.key, tensors, {"fps": repr(clip.fps)})
+            if all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+                self.cache.write("latents", job.key, tensors, {"fps": repr(clip.fps)})
+            else:  # in the cache they would poison all runs
+                reason = f"the VAE's latents are not finite in {vae.dtype}; try model.components.vae.dtype: float32"
+                problems.append(Problem(job.path, reason))
+        return problems
 
-    def _decoded(self, jobs: list[LatentsJob]) -> Iterator[tuple[list[LatentsJob], list[Clip | Problem]]]:
+    def _decoded(self, jobs: Lazy[LatentsJob]) -> Iterator[tuple[list[LatentsJob], list[Clip | Problem]]]:
         """Batches of one size with their pixels, decoded ahead by a few threads: FFmpeg and Pillow release the GIL."""
 
         def shape(job: LatentsJob) -> tuple[int, int, int]:
             return job.view.num_frames, job.view.height, job.view.width
 
-        by_shape = itertools.groupby(sorted(jobs, key=shape), key=shape)
-        batches = (batch for _, group in by_shape for batch in _batches(list(group), self.config.batch_size))
+        blocks = (sorted(block, key=shape) for block in _batches(jobs, JOBS_AT_ONCE))
+        by_shape = (list(group) for block in blocks for _, group in itertools.groupby(block, key=shape))
+        batches = (batch for group in by_shape for batch in _batches(group, self.config.batch_size))
         with ThreadPoolExecutor(max(1, self.config.workers)) as pool:
             waiting: list[tuple[list[LatentsJob], list[Future[Clip | Problem]]]] = []
             for batch in batches:
@@ -189,17 +235,11 @@ def free_memory() -> None:
 
 
 def _decode(job: LatentsJob) -> Clip | Problem:
-    from pathlib import Path
-
     try:
         return decode(Path(job.path), job.view)
     except DataError as error:
         return Problem(job.path, str(error).removeprefix(f"{job.path}: "))
 
 
-def _distinct(jobs: Iterable[T]) -> list[T]:
-    return list({job.key: job for job in jobs}.values())  # type: ignore[attr-defined]  # both kinds of job have a key
-
-
-def _batches(items: list[T], size: int) -> Iterator[list[T]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+def _batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    return (list(items[start : start + size]) for start in range(0, len(items), size))

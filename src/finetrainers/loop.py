@@ -36,10 +36,10 @@ class Metrics:
     lr: float
     num_tokens: int
     """Latent tokens of all samples."""
-    step_seconds: float
-    """From the arrival of the batch to the end of the step (of its launch, on an accelerator)."""
     data_seconds: float
     """Time that the step waited for its batch."""
+    began: float
+    """When the step asked for its batch, by time.perf_counter()."""
 
 
 AfterStep = Callable[["Trainer", Metrics], None]
@@ -88,7 +88,9 @@ class Trainer:
     def train_step(self, batch: Batch, *, data_seconds: float = 0.0) -> Metrics:
         """One optimizer step over a whole batch, taken in micro-batches."""
         start = time.perf_counter()
-        losses = [self._backward(micro, index) for index, micro in enumerate(batch.split(self.config.micro_batch_size))]
+        with self.attention():  # the backward pass too: gradient checkpointing computes attention again in it
+            micros = batch.split(self.config.micro_batch_size)
+            losses = [self._backward(micro, index) for index, micro in enumerate(micros)]
         sample_losses = torch.cat(losses)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         lr = self.schedule.get_last_lr()[0]
@@ -107,8 +109,8 @@ class Trainer:
             positions=batch.positions,
             lr=float(lr),
             num_tokens=len(batch.positions) * self.adapter.grid.tokens_of_latents(tuple(batch.latents.shape[2:])),
-            step_seconds=time.perf_counter() - start,
             data_seconds=data_seconds,
+            began=start - data_seconds,
         )
 
     def _backward(self, micro: Batch, index: int) -> Tensor:
@@ -128,7 +130,7 @@ class Trainer:
         """Velocity [B, C, F, H, W] that the denoiser answers."""
         x = self.conditioning.model_input(noised.x, batch).to(self.dtype)
         prompt = Prompt(text={k: cast_floats(v, self.dtype) for k, v in batch.prompt.text.items()}, fps=batch.prompt.fps)
-        with self.autocast(), self.attention():
+        with self.autocast():
             return self.adapter.denoise(self.denoiser, x, noised.sigma, prompt)
 
     def autocast(self) -> AbstractContextManager[None]:

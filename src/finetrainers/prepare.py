@@ -1,6 +1,7 @@
 """All that comes before the first step: checks, data, order, and the encoding of what the cache lacks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,10 +12,10 @@ from finetrainers.data.cache import Cache
 from finetrainers.data.catalog import Catalog, build_catalog
 from finetrainers.data.memo import Memo
 from finetrainers.data.order import Order
-from finetrainers.data.plan import Plan, SampleJob
+from finetrainers.data.plan import Joined, Plan, SampleJob
 from finetrainers.data.sources import Problem
 from finetrainers.encoding import Encoder, StageProgress
-from finetrainers.errors import ConfigError, DataError
+from finetrainers.errors import ConfigError
 from finetrainers.models import Model, Request
 from finetrainers.models.base import Settings
 from finetrainers.objective import FlowMatching, NoiseLevels, ResolutionShift
@@ -51,6 +52,7 @@ def prepare(config: Config, model: Model, device: torch.device, progress: StageP
         DataError: Naming all bad samples.
     """
     check_buckets(config, model)
+    check_computation(config, model)
     requests = _requests(config, model)
     cache, memo = Cache(config.cache.path), Memo(config.cache.path / "memo.sqlite")
 
@@ -107,16 +109,11 @@ def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepar
         stop = encoder.window(plan, order, range(start, config.train.steps), pinned=prepared.pinned)
         jobs = plan.distinct(order, start, stop)
         encoder.make_room(jobs, pinned=prepared.pinned)
-        jobs += held_out
-        problems += encoder.fill([job.latents for job in jobs], [*texts, *(job.text for job in jobs)])
+        latents = Joined(jobs.latents(), [job.latents for job in held_out])
+        problems += encoder.fill(latents, Joined(texts, jobs.texts(), [job.text for job in held_out]))
         encoder.make_room(jobs, pinned=prepared.pinned)
         if not problems:
             return prepared, stop
-        if start > 0 and config.cache.max_gb is not None:
-            named = "\n  ".join(f"{problem.path}: {problem.reason}" for problem in problems)
-            raise DataError(
-                f"data: media that could not be decoded, found in a later window:\n  {named}\nRemove them and start again"
-            )
         prepared = _without(prepared, config, problems)
 
 
@@ -135,6 +132,52 @@ def check_buckets(config: Config, model: Model) -> None:
                         f"{name}.{index}.buckets: {list(bucket)} is impossible for {model.adapter.name}; "
                         f"the nearest possible is {list(nearest)} (frames, height, width)"
                     )
+
+
+def check_computation(config: Config, model: Model) -> None:
+    """Refuse data types, prompt lengths and attention backends that could not train or draw.
+
+    Raises:
+        ConfigError: Naming the key and what to set instead.
+    """
+    denoiser = model.adapter.denoiser
+    if model.pretrained.place(denoiser).dtype == torch.float16:
+        raise ConfigError(
+            f"model.dtype: the gradients of a float16 {denoiser} underflow; set bfloat16 or float32 "
+            f"(or model.components.{denoiser}.dtype)"
+        )
+    largest = model.adapter.largest_sequence_length
+    if largest is not None and model.max_length > largest:
+        raise ConfigError(
+            f"model.max_sequence_length: {model.max_length} is more than {largest}, the most that {model.adapter.name} takes"
+        )
+    check_attention("train", config.attention.train)
+    check_attention("validate", config.attention.validation)
+
+
+def check_attention(key: str, backend: str) -> None:
+    """Refuse an attention backend that is unknown, or whose package is missing.
+
+    Raises:
+        ConfigError: Naming the key below ``attention``.
+    """
+    try:
+        with attention(backend):
+            pass
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ConfigError(f"attention.{key}: {backend!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def attention(backend: str) -> Iterator[None]:
+    """Compute attention with one of diffusers' backends while the body runs."""
+    if backend == "native":  # diffusers' default: nothing to switch
+        yield
+        return
+    from diffusers.models.attention_dispatch import attention_backend
+
+    with attention_backend(backend):
+        yield
 
 
 def build_objective(config: Config, model: Model) -> FlowMatching:
@@ -185,12 +228,13 @@ def _requests(config: Config, model: Model) -> tuple[Request, ...]:
 
 
 def _without(prepared: Prepared, config: Config, problems: Sequence[Problem]) -> Prepared:
-    catalog = prepared.plan.catalog.without(problems)
+    memo = prepared.encoder.memo
+    catalog = prepared.plan.catalog.without(problems, memo)
     plan = replace(prepared.plan, catalog=catalog)
     held_out_plan = prepared.held_out_plan
     held_out: tuple[SampleJob, ...] = ()
     if held_out_plan is not None:
-        held_out_plan = replace(held_out_plan, catalog=held_out_plan.catalog.without(problems))
+        held_out_plan = replace(held_out_plan, catalog=held_out_plan.catalog.without(problems, memo))
         held_out = tuple(held_out_plan.held_out(config.validation.max_items))
     return replace(
         prepared,

@@ -1,10 +1,12 @@
 """What a run leaves for others: exported weights, a model card, a report, and the push to the Hub."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from finetrainers.checkpoint import step_directory
 from finetrainers.config import Config
@@ -45,7 +47,7 @@ def export_weights(trainer: Trainer, config: Config, model: Model, tuning: Tunin
                 pipeline_class=getattr(diffusers, model.pipeline_class),
                 dtype=trainer.dtype,
             )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{directory}: the weights cannot be written: {error}") from error
     return directory
 
@@ -76,7 +78,12 @@ def write_card(
         batch_size=config.train.batch_size,
         num_samples=facts["num_samples"],
         losses=losses,
-        snippet=tuning.snippet(model.pipeline_class, base if repo is None else name, repo or str(directory)),
+        snippet=tuning.snippet(
+            base if repo is None else name,
+            repo or str(directory),
+            denoiser=model.adapter.denoiser,
+            dtype=model.pretrained.place(model.adapter.denoiser).dtype,
+        ),
         samples=f"\n## Samples\n\n{pictures}" if pictures else "",
     )
     card = directory / "README.md"
@@ -142,13 +149,18 @@ def write_report(directory: Path, report: Mapping[str, Any]) -> Path:
     return file
 
 
-def read_events(directory: Path) -> list[dict[str, Any]]:
-    """Read events.jsonl; a line that a kill cut off is left out."""
+def read_events(directory: Path, kinds: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """Read events.jsonl, or its events of some kinds; a line that a kill cut off is left out."""
     events = []
-    text = (directory / "events.jsonl").read_text(encoding="utf-8", errors="replace")  # a kill may cut a letter
-    for line in text.split("\n"):  # splitlines would cut at a U+2028 inside a string
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    marks = [f'"{kind}"'.encode() for kind in kinds or ()]
+    with (directory / "events.jsonl").open("rb") as lines:  # as text, a U+2028 inside a string could end a line
+        for line in lines:
+            if kinds is not None and not any(mark in line for mark in marks):  # much faster than to parse it
+                continue
+            try:
+                event = json.loads(line.decode(errors="replace"))  # a kill may cut a letter
+            except json.JSONDecodeError:
+                continue
+            if kinds is None or event["event"] in kinds:
+                events.append(event)
     return events

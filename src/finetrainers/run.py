@@ -1,6 +1,7 @@
 """A run's directory and its life: one process at a time, continued or begun, stopped by a signal."""
 
 import fcntl
+import os
 import shutil
 import signal
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-from finetrainers.config import Config, dump_config, load_config
+from finetrainers.config import Config, dump_config, is_folder, load_config
 from finetrainers.errors import ConfigError, Interrupted
 from finetrainers.files import write_whole
 
@@ -32,27 +33,36 @@ FIXED = (
 
 
 def absolute(config: Config) -> Config:
-    """Make all local paths absolute, so that the saved configuration gives the run from any folder."""
-
-    def full(path: Path | str) -> str:
-        return str(Path(path).expanduser().absolute())
-
+    """Make all local paths absolute and write out what follows from other keys: the saved configuration gives the run."""
     tree = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    tree["output_dir"] = full(config.output_dir)
-    tree["cache"] = {**tree.get("cache", {}), "path": full(config.cache.path)}
-    if Path(config.model.path).is_dir():
-        tree["model"]["path"] = full(config.model.path)
+    tree["output_dir"] = _full(config.output_dir)
+    tree["cache"] = {**tree.get("cache", {}), "path": _full(config.cache.path)}
+    tree["model"]["path"] = _folder(config.model.path)
     for component in tree["model"].get("components", {}).values():
-        if component.get("path") is not None and Path(component["path"]).is_dir():
-            component["path"] = full(component["path"])
+        if component.get("path") is not None:
+            component["path"] = _folder(component["path"])
     for data in (*tree["data"], *tree.get("validation", {}).get("data", ())):
-        data["path"] = full(data["path"])
+        data["path"] = _full(data["path"])
+    for data, section in zip(tree["data"], config.data, strict=True):
+        if section.has_random_views:  # how many is a default that could change while the run goes on
+            data["views"] = section.num_views
     if config.validation.prompts is not None:
-        tree["validation"]["prompts"] = full(config.validation.prompts)
+        tree["validation"]["prompts"] = _full(config.validation.prompts)
     if config.model.adapter is not None:
         file, _, name = config.model.adapter.rpartition(":")
-        tree["model"]["adapter"] = f"{full(file)}:{name}"
+        tree["model"]["adapter"] = f"{_full(file)}:{name}"
     return Config.model_validate(tree)
+
+
+def _full(path: Path | str) -> str:
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError:
+        raise ConfigError(f"{path}: there is no such home folder; write the path out") from None
+
+
+def _folder(path: str) -> str:
+    return _full(path) if is_folder(path) else path  # else an id on the Hub
 
 
 @contextmanager
@@ -78,6 +88,7 @@ def run_directory(config: Config) -> Iterator[Path]:
 def _hold(lock: TextIO, directory: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it even after kill -9
+        os.register_at_fork(after_in_child=lock.close)  # of all holders: a loader worker may outlive us by seconds
     except BlockingIOError:
         raise ConfigError(
             f"output_dir: {directory} is in use by another process; stop it, or take another directory"

@@ -1,6 +1,11 @@
 """Generate with the weights of a run, through the family's plain diffusers pipeline."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +16,10 @@ from finetrainers.checkpoint import step_directory
 from finetrainers.config import Config, load_config
 from finetrainers.data.buckets import resolve_buckets
 from finetrainers.errors import ConfigError
-from finetrainers.files import damage
-from finetrainers.models import Model, open_model
+from finetrainers.files import MANIFEST, damage
+from finetrainers.models import Model, Request, open_model
+from finetrainers.models.vae import load_vae
+from finetrainers.prepare import attention, check_attention
 from finetrainers.prompts import make_request
 from finetrainers.training import pick_device
 from finetrainers.tuning import build_tuning
@@ -28,7 +35,7 @@ def sample_run(
     output: Path | None = None,
     device: str = "auto",
 ) -> list[Path]:
-    """Draw prompts with a run's exported weights.
+    """Draw prompts with a run's exported weights; what is there already, from the same request, is not drawn again.
 
     Args:
         run: The run's output_dir.
@@ -42,26 +49,60 @@ def sample_run(
         ConfigError: If there is no such run or step, or a prompt is impossible.
     """
     config, model = _open(run)
+    check_attention("validate", config.attention.validation)
     size = resolve_buckets(config.data[0].buckets)[0]
     requests = [make_request(prompt, f"prompt {n}", model, size) for n, prompt in enumerate(prompts, 1)]
     weights = None if use_base else find_weights(run, step)
     target = pick_device(device)
+    folder = output or run / "samples"
+    stems = [folder / name_of(request, config, weights) for request in requests]
+    missing = {stem: request for stem, request in zip(stems, requests, strict=True) if _drawn(stem) is None}
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _drawing(config, model, weights, target) as draw, tempfile.TemporaryDirectory(dir=folder) as temporary:
+            for stem, request in missing.items():
+                drawn = draw(request, Path(temporary) / stem.name)
+                drawn.rename(folder / drawn.name)  # whole or not there: what is there is never drawn again
+    return [file for stem in stems if (file := _drawn(stem)) is not None]
+
+
+def name_of(request: Request, config: Config, weights: Path | None) -> str:
+    """Name a file after all that decides what it shows: requests with one name would draw the same."""
+    image = None if request.image is None else hashlib.blake2b(Path(request.image).read_bytes()).hexdigest()
+    facts = {
+        "request": {**asdict(request), "image": image},
+        "config": config.model_dump(mode="json", include={"model", "memory", "attention"}),
+        "weights": None if weights is None else (weights / MANIFEST).read_text(encoding="utf-8"),
+    }
+    digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=4).hexdigest()
+    return f"{'base' if weights is None else weights.name}-{digest}-seed{request.seed}"
+
+
+def _drawn(stem: Path) -> Path | None:
+    """The file of a name without suffix, if it is there."""
+    return next((file for suffix in (".png", ".mp4") if (file := stem.with_suffix(suffix)).exists()), None)
+
+
+@contextmanager
+def _drawing(
+    config: Config, model: Model, weights: Path | None, device: torch.device
+) -> Iterator[Callable[[Request, Path], Path]]:
+    """Load the whole pipeline, with the settings of the run; yield what draws one request."""
     names = [name for name, value in model.pretrained.index.items() if isinstance(value, list) and value[0]]
-    components = {name: model.pretrained.load(name) for name in names}
-    pipeline = model.pretrained.pipeline(model.pipeline_class, components).to(target)
+    components = {name: model.pretrained.load(name) for name in names if name != "vae"}
+    memory = {"has_tiling": config.memory.vae_tiling, "has_slicing": config.memory.vae_slicing}
+    components["vae"] = load_vae(model.pretrained, device, **memory)
+    pipeline = model.pretrained.pipeline(model.pipeline_class, components).to(device)
     if weights is not None:
         build_tuning(config.tuning).load_exported(pipeline, weights)
     adapter = model.adapter
 
     def encode(caption: str) -> Text:
-        return adapter.encode_prompt(pipeline, [caption], max_length=model.max_length, device=target)
+        return adapter.encode_prompt(pipeline, [caption], max_length=model.max_length, device=device)
 
-    sampler = Sampler(model, {adapter.denoiser: getattr(pipeline, adapter.denoiser), "vae": pipeline.vae}, target)
-    folder = output or run / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
-    label = "base" if weights is None else weights.name
-    with torch.no_grad():
-        return [sampler.draw(r, encode, folder / f"{label}-{n:02d}-seed{r.seed}") for n, r in enumerate(requests)]
+    sampler = Sampler(model, {adapter.denoiser: getattr(pipeline, adapter.denoiser), "vae": pipeline.vae}, device)
+    with torch.no_grad(), attention(config.attention.validation):
+        yield lambda request, stem: sampler.draw(request, encode, stem)
 
 
 def find_weights(run: Path, step: int | None) -> Path:

@@ -1,10 +1,11 @@
 """Where a run's numbers go: events.jsonl always, a progress bar, and trackers on request; all read the same events."""
 
 import math
+import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,10 @@ EVENTS_VERSION = 1
 Event = Mapping[str, Any]  # one JSON object, as docs/events.md and its schema describe it
 
 
+Describe = Callable[[int], str]
+"""Says which file a sample position shows."""
+
+
 class Sink(Protocol):
     """Something that takes events."""
 
@@ -39,7 +44,7 @@ class EventLog:
 
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        is_torn = file.exists() and file.stat().st_size > 0 and not file.read_bytes().endswith(b"\n")
+        is_torn = file.exists() and file.stat().st_size > 0 and _last_byte(file) != b"\n"
         # Names of files need not be text: a byte that is none becomes an escape, as JSON has it too.
         self._out = file.open("a", encoding="utf-8", errors="backslashreplace")
         if is_torn:  # a kill in the middle of a line: end it, so that only this line is lost
@@ -51,6 +56,12 @@ class EventLog:
 
     def close(self) -> None:
         self._out.close()
+
+
+def _last_byte(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        opened.seek(-1, os.SEEK_END)
+        return opened.read()
 
 
 class Console:
@@ -201,43 +212,48 @@ def check_trackers(track: TrackConfig) -> None:
 class StepLog:
     """Writes step events where they are due; stops the run when a loss or a gradient is not finite."""
 
-    def __init__(self, tracker: Tracker, *, every: int, stops: bool) -> None:
+    def __init__(self, tracker: Tracker, *, every: int, stops: bool, describe: Describe = str) -> None:
         self._tracker = tracker
+        self._describe = describe
         self._every = every
         self._stops = stops
 
     def __call__(self, trainer: Trainer, metrics: Metrics) -> None:
-        is_finite = math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)
+        is_finite = math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)  # waits for the device
         if trainer.step % self._every == 0 or not is_finite:
-            self._tracker.emit("step", **step_fields(trainer, metrics))
+            self._tracker.emit("step", **step_fields(trainer, metrics, seconds=time.perf_counter() - metrics.began))
         if not is_finite:
-            message = non_finite_message(trainer, metrics)
+            message = non_finite_message(trainer, metrics, self._describe)
             if self._stops:
                 raise NonFiniteError(message)
             self._tracker.emit("warning", message=f"{message} The update was skipped.", step=trainer.step)
 
 
-def step_fields(trainer: Trainer, metrics: Metrics) -> dict[str, Any]:
-    """Fields of a step event; copies the tensors from the device."""
+def step_fields(trainer: Trainer, metrics: Metrics, *, seconds: float) -> dict[str, Any]:
+    """Fields of a step event, which took so many seconds with its data; copies the tensors from the device."""
     return {
         "step": trainer.step,
         "loss": float(metrics.loss),
         "grad_norm": float(metrics.grad_norm),
         "lr": metrics.lr,
-        "step_seconds": metrics.step_seconds,
+        "step_seconds": seconds - metrics.data_seconds,
         "data_seconds": metrics.data_seconds,
-        "tokens_per_second": metrics.num_tokens / (metrics.step_seconds + metrics.data_seconds),
+        "tokens_per_second": metrics.num_tokens / seconds,
         "peak_memory_gb": peak_memory_gb(trainer.device),
         "skipped": trainer.num_skipped,
     }
 
 
-def non_finite_message(trainer: Trainer, metrics: Metrics) -> str:
+def non_finite_message(trainer: Trainer, metrics: Metrics, describe: Describe = str) -> str:
     """Name the samples whose loss is not finite; all of the step's, if only the gradient is not."""
     bad = ~torch.isfinite(metrics.sample_losses.cpu())
     positions = (metrics.positions[bad] if bad.any() else metrics.positions).tolist()
     what = "loss" if bad.any() else "gradient"
-    return f"step {trainer.step}: the {what} is not finite, at the sample positions {positions}."
+    media = ", ".join(dict.fromkeys(describe(position) for position in positions))
+    return (
+        f"step {trainer.step}: the {what} is not finite, at the sample positions {positions} ({media}). "
+        "Lower optimizer.lr, look at these samples, or set train.non_finite: skip to leave such steps out."
+    )
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from finetrainers.errors import ConfigError, Interrupted
 from finetrainers.loop import Metrics, Trainer
 from finetrainers.models import open_model
 from finetrainers.optim import build_optimizer, build_schedule, check_optimizer
-from finetrainers.prepare import Prepared, build_objective, encode_steps, prepare
+from finetrainers.prepare import Prepared, attention, build_objective, encode_steps, prepare
 from finetrainers.publish import check_hub, export_weights, push, read_events, write_card, write_report
 from finetrainers.run import StopSignals, absolute, run_directory
 from finetrainers.track import StepLog, Tracker, build_tracker, check_trackers
@@ -85,7 +85,8 @@ def _session(config: Config, signals: StopSignals) -> Iterator[Tracker]:
             tracker.emit("end", status="interrupted", message=str(stop))
             raise
         except (Exception, KeyboardInterrupt) as error:
-            tracker.emit("error", message=str(error), kind=type(error).__name__)
+            with suppress(OSError):  # a full disk must not hide what it was that failed
+                tracker.emit("error", message=str(error), kind=type(error).__name__)
             raise
 
 
@@ -126,6 +127,8 @@ class _Run:
         repo = check_hub(config) if config.push_to_hub else None
         checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep)
         resumed = checkpoints.find(config.checkpoint.resume)
+        if resumed is not None and config.checkpoint.resume != "latest":
+            checkpoints.set_aside(resumed)
         start = resumed or 0
         if start > config.train.steps:
             raise ConfigError(f"train.steps: {config.train.steps} is less than the {start} steps that this run has taken")
@@ -140,14 +143,40 @@ class _Run:
                 checkpoints.restore(trainer, resumed)
         validator = self._validator(prepared)
         trainer.after_step = self._after_step(checkpoints, validator, tuning)
-        validator(trainer)
-        self._watch_first_step(trainer)
-        while True:
-            trainer.run(self._batches(prepared, trainer.step, stop), stop=stop)
-            if stop == config.train.steps:
-                break
-            prepared, stop = encode_steps(prepared, config, stop)
+        try:
+            validator(trainer)
+            self._watch_first_step(trainer)
+            prepared = self._train_windows(trainer, prepared, stop)
+        except Interrupted:
+            if trainer.step > 0 and trainer.step not in checkpoints.steps():
+                self._save(checkpoints, trainer)
+            raise
         return self._finish(trainer, prepared, tuning, repo)
+
+    def _train_windows(self, trainer: Trainer, prepared: Prepared, stop: int) -> Prepared:
+        """Train as far as the cache reaches, and encode on, until all steps are taken."""
+        while True:
+            self.prepared = prepared
+            trainer.run(self._batches(prepared, trainer.step, stop), stop=stop)
+            if stop == self.config.train.steps:
+                return prepared
+            num_before = len(prepared.problems)
+            prepared, stop = encode_steps(prepared, self.config, stop)
+            if len(prepared.problems) > num_before:
+                message = (
+                    f"{len(prepared.problems) - num_before} media could not be decoded and are left out from here on: "
+                    "the order of the samples is another from this step on"
+                )
+                self.tracker.emit("warning", message=message, step=trainer.step)
+
+    def _save(self, checkpoints: Checkpoints, trainer: Trainer) -> None:
+        directory = checkpoints.save(trainer)
+        self.tracker.emit("checkpoint", step=trainer.step, directory=str(directory))
+
+    def _media_at(self, position: int) -> str:
+        """Name the file that a sample position shows."""
+        step, row = divmod(position, self.config.train.batch_size)
+        return self.prepared.plan.step(self.prepared.order, step)[row].latents.path
 
     def build_trainer(self, tuning: Tuning) -> Trainer:
         """Load the denoiser and make everything that the loop needs. Order matters: what trains, then the optimizer."""
@@ -180,7 +209,7 @@ class _Run:
         order, catalog = prepared.order, prepared.plan.catalog
         last = max(0, self.config.train.steps - 1)
         fingerprint = catalog.fingerprint()
-        before = [event["data"] for event in read_events(self.config.output_dir) if event["event"] == "run"]
+        before = [event["data"] for event in read_events(self.config.output_dir, {"run"})]
         if resumed is not None and before and before[-1] != fingerprint:
             message = "the data changed since the run was last started: from here on, the order is that of the new data"
             self.tracker.emit("warning", message=message)
@@ -251,6 +280,7 @@ class _Run:
             last_step=config.train.steps,
             emit=self.tracker.emit,
             attention=partial(attention, config.attention.validation),
+            interrupt=lambda: self.signals.raise_if_received("validating"),
             vae_tiling=config.memory.vae_tiling,
             vae_slicing=config.memory.vae_slicing,
         )
@@ -260,14 +290,17 @@ class _Run:
 
         def save(trainer: Trainer, _: Metrics) -> None:
             is_due = trainer.step % config.checkpoint.every == 0 or trainer.step == config.train.steps
-            if is_due or self.signals.received is not None:
-                if is_due:  # before the checkpoint: where there is one, there are the weights
-                    export_weights(trainer, config, self.model, tuning)
-                directory = checkpoints.save(trainer)
-                self.tracker.emit("checkpoint", step=trainer.step, directory=str(directory))
+            if is_due:
+                export_weights(trainer, config, self.model, tuning)  # first: where there is a checkpoint, they are there
+                self._save(checkpoints, trainer)
             self.signals.raise_if_received(f"training, after step {trainer.step}")
 
-        log = StepLog(self.tracker, every=config.track.every, stops=config.train.non_finite == "stop")
+        log = StepLog(
+            self.tracker,
+            every=config.track.every,
+            stops=config.train.non_finite == "stop",
+            describe=self._media_at,
+        )
         return (log, save, validator)
 
     def _finish(self, trainer: Trainer, prepared: Prepared, tuning: Tuning, repo: str | None) -> Result:
@@ -290,7 +323,9 @@ class _Run:
         return Result(config.output_dir, weights, trainer.step, report)
 
     def _report(self, trainer: Trainer, prepared: Prepared) -> dict[str, Any]:
-        events = read_events(self.config.output_dir)
+        events = read_events(self.config.output_dir, {"run", "step", "validation"})
+        begun = [number for number, e in enumerate(events) if e["event"] == "run" and e["resumed_from"] is None]
+        events = events[begun[-1] if begun else 0 :]  # what was before is of a run that was given up
         losses = {e["step"]: e["loss"] for e in events if e["event"] == "step"}
         held_out = {e["step"]: e["held_out_loss"] for e in events if e["event"] == "validation" and "held_out_loss" in e}
         return {
@@ -320,18 +355,6 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"train.device: {name!r} cannot be used: {str(error).splitlines()[0]}") from None
     return device
-
-
-@contextmanager
-def attention(backend: str) -> Iterator[None]:
-    """Compute attention with one of diffusers' backends while the body runs."""
-    if backend == "native":  # diffusers' default: nothing to switch
-        yield
-        return
-    from diffusers.models.attention_dispatch import attention_backend
-
-    with attention_backend(backend):
-        yield
 
 
 def _build_ema(config: Config, parameters: list[torch.nn.Parameter]) -> Any:

@@ -17,8 +17,9 @@ from finetrainers.data.loader import read_encoded
 from finetrainers.data.plan import Plan, SampleJob
 from finetrainers.encoding import free_memory
 from finetrainers.files import to_json, whole_directory, write_whole
-from finetrainers.loop import Trainer
+from finetrainers.loop import Trainer, cast_floats
 from finetrainers.models import Model, Request
+from finetrainers.models.vae import load_vae
 from finetrainers.optim import weights_for_use
 
 NUM_BINS = 4
@@ -43,10 +44,14 @@ class HeldOut:
     cache: Cache
     num_levels: int
 
-    def measure(self, trainer: Trainer) -> HeldOutLoss:
-        """Mean loss over all samples and noise levels."""
+    def measure(self, trainer: Trainer, interrupt: Callable[[], None] = lambda: None) -> HeldOutLoss:
+        """Mean loss over all samples and noise levels; ``interrupt`` is called between samples and may raise."""
         levels = (torch.arange(self.num_levels) + 0.5) / self.num_levels
-        losses = torch.stack([self._losses(trainer, job, levels) for job in self.jobs]).double()  # [samples, levels]
+        rows = []
+        for job in self.jobs:
+            interrupt()
+            rows.append(self._losses(trainer, job, levels))
+        losses = torch.stack(rows).double()  # [samples, levels]
         by_level = losses.mean(0)
         edges = torch.linspace(0, 1, NUM_BINS + 1)
         bins = {}
@@ -89,6 +94,8 @@ class Validator:
     emit: Callable[..., None]
     """Called with an event's name and its fields."""
     attention: Callable[[], AbstractContextManager[None]] = nullcontext
+    interrupt: Callable[[], None] = lambda: None
+    """Called between samples; raises where the run is to stop."""
     vae_tiling: bool = False
     vae_slicing: bool = False
 
@@ -104,7 +111,7 @@ class Validator:
         fields: dict[str, Any] = {"step": trainer.step}
         with whole_directory(directory) as temporary, weights_in_use(trainer), torch.no_grad(), self.attention():
             if self.held_out is not None:
-                loss = self.held_out.measure(trainer)
+                loss = self.held_out.measure(trainer, self.interrupt)
                 fields |= {"held_out_loss": loss.overall, "held_out_bins": loss.bins, "held_out_samples": loss.num_samples}
             if self.requests:
                 fields["samples"] = [file.name for file in self._draw(trainer, temporary)]
@@ -115,14 +122,14 @@ class Validator:
         self.emit("validation", **fields, directory=str(directory))
 
     def _draw(self, trainer: Trainer, directory: Path) -> list[Path]:
-        vae = self.model.pretrained.load("vae").to(trainer.device)
-        if self.vae_tiling:
-            vae.enable_tiling()
-        if self.vae_slicing:
-            vae.enable_slicing()
+        pretrained, options = self.model.pretrained, {"has_tiling": self.vae_tiling, "has_slicing": self.vae_slicing}
+        vae = load_vae(pretrained, trainer.device, **options)
         with trainer.autocast():
             sampler = Sampler(self.model, {self.model.adapter.denoiser: trainer.denoiser, "vae": vae}, trainer.device)
-            files = [sampler.draw(r, self._text, directory / f"{n:02d}") for n, r in enumerate(self.requests)]
+            files = []
+            for number, request in enumerate(self.requests):
+                self.interrupt()
+                files.append(sampler.draw(request, self._text, directory / f"{number:02d}"))
         del vae, sampler
         free_memory()
         return files
@@ -175,7 +182,7 @@ class Sampler:
         adapter = self._model.adapter
         _, height, width = request.size
         arguments: dict[str, Any] = {
-            **{name: tensor.to(self._device) for name, tensor in text(request.prompt).items()},
+            **self._placed(text(request.prompt)),
             **adapter.sampling_arguments(request),
             "height": height,
             "width": width,
@@ -184,8 +191,8 @@ class Sampler:
             "generator": torch.Generator().manual_seed(request.seed),  # on the CPU: the same noise on every device
         }
         if adapter.has_negative_prompt:
-            negative = text(request.negative_prompt or "")
-            arguments |= {f"negative_{name}": tensor.to(self._device) for name, tensor in negative.items()}
+            negative = self._placed(text(request.negative_prompt or ""))
+            arguments |= {f"negative_{name}": tensor for name, tensor in negative.items()}
         if request.guidance is not None:
             arguments["guidance_scale"] = request.guidance
         if request.image is not None:
@@ -193,6 +200,11 @@ class Sampler:
 
             arguments["image"] = Image.open(request.image).convert("RGB")
         return arguments
+
+    def _placed(self, text: Text) -> Text:
+        """Put encoded prompts where the denoiser is, in its data type: the text encoders may have another."""
+        dtype = self._model.pretrained.place(self._model.adapter.denoiser).dtype
+        return {name: cast_floats(tensor.to(self._device), dtype) for name, tensor in text.items()}
 
     def draw(self, request: Request, text: Callable[[str], Text], stem: Path) -> Path:
         """Draw one request into ``stem``.png or ``stem``.mp4; return the file."""

@@ -2,14 +2,15 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from finetrainers.config import Config, dump_config, load_config, parse_config
+from finetrainers.config import Config, Section, dump_config, find_file, load_config, parse_config
+from finetrainers.config.reference import keys
 from finetrainers.errors import ConfigError
 
 MINIMAL = {"output_dir": "runs/x", "model": {"path": "m"}, "data": [{"path": "d", "buckets": [[1, 64, 64]]}]}
@@ -80,6 +81,10 @@ def test_yaml_toml_and_json_give_equal_configurations(tmp_path: Path) -> None:
         (["--train.gradient_checkpointing", "false"], "train", "gradient_checkpointing", False),
         (["--train.gradient_checkpointing", "--train.steps", "5"], "train", "gradient_checkpointing", True),
         (["--train.gradient_checkpointing", "train.steps=5"], "train", "gradient_checkpointing", True),
+        (["--train.gradient_checkpointing", "no"], "train", "gradient_checkpointing", False),
+        (["--track.wandb", "a=b"], "track", "wandb", "a=b"),
+        (["--track.wandb", "train.steps=5"], "track", "wandb", "train.steps=5"),
+        (["--tuning", "{kind: full, modules: x=y}"], "tuning", "modules", "x=y"),
         (["--objective.noise_levels=logit_normal", "--objective.logit_mean", "-0.5"], "objective", "logit_mean", -0.5),
         (["optimizer.lr=1e-4"], "optimizer", "lr", 1e-4),
         (["optimizer.lr=.5E-3"], "optimizer", "lr", 5e-4),
@@ -235,7 +240,31 @@ INEFFECTIVE = {  # overrides that could not take effect -> what the message has 
     ("data.0.fps=8", "data.0.stride=2"): ["fps", "stride", "one of them"],
     ("validation.every=5",): ["every", "prompts, held_out or data"],
     ("validation.held_out=0.1", 'validation.data=[{"path": "e", "buckets": [[1, 64, 64]]}]'): ["held_out", "data"],
-    ("hub_repo=user/name",): ["hub_repo", "push_to_hub: true"],
+    ("hub_repo=user/name",): ["hub_repo: user/name", "push_to_hub: true"],
+    ("hub_private=true",): ["hub_private: True", "push_to_hub: true"],
+    ("validation.max_items=64",): ["validation.max_items: 64", "held_out or data"],
+    ("validation.noise_levels=4", "validation.prompts=p.json"): ["validation.noise_levels: 4", "held_out or data"],
+    ("loader.workers=0", "loader.prefetch=2"): ["loader.prefetch: 2", "workers: 0", "workers: 1 or more"],
+    ("model.family=flux", "model.adapter=a.py:A"): ["model.family: 'flux'", "a.py:A", "one of them"],
+    ("optimizer.name=prodigy",): ["optimizer.lr: the default, 5e-05", "prodigy", "usually 1"],
+    **{
+        (f"validation.data=[{{path: e, buckets: [[1, 64, 64]], {key}: {value}}}]",): [
+            f"validation.data.0.{key}: {shown}",
+            "first view",
+            "remove it",
+        ]
+        for key, value, shown in [
+            ("repeats", "2.0", "2.0"),
+            ("repeats", "0.5", "0.5"),
+            ("caption_dropout", "0.1", "0.1"),
+            ("horizontal_flip", "true", "True"),
+            ("resize", "random_crop", "random_crop"),
+            ("frame_sampling", "random", "random"),
+        ]
+    },
+    ("model.path=.", "model.revision=main"): ["model.revision: 'main'", ". is a local folder", "remove it"],
+    ("model.components.vae.path=/", "model.components.vae.revision=main"): ["model.components.vae.revision", "/ is a local"],
+    ("model.path=.", "model.components.vae.revision=main"): ["model.components.vae.revision: 'main'", ". is a local"],
     ("train.batch_size=5", "train.micro_batch_size=3"): ["batch_size: 5", "micro_batch_size (3)", "3 and 6"],
     ("train.batch_size=1", "train.micro_batch_size=3"): ["batch_size: 1", "micro_batch_size (3)", "work: 3"],
 }
@@ -267,6 +296,13 @@ def test_a_setting_that_cannot_take_effect_is_an_error(load, overrides) -> None:
         ("data.0.fps=8", "data.0.stride=1"),
         ("validation.every=5", "validation.held_out=0.1"),
         ("hub_repo=user/name", "push_to_hub=true"),
+        ("hub_private=false", "push_to_hub=true"),
+        ("validation.max_items=64", "validation.held_out=0.1"),
+        ("loader.workers=1", "loader.prefetch=2"),
+        ("optimizer.name=prodigy", "optimizer.lr=5e-5"),
+        ("validation.data=[{path: e, buckets: [[1, 64, 64]], repeats: 1, caption_dropout: 0, views: 1}]",),
+        ("model.revision=main", "model.components.vae.path=/"),
+        ("model.path=.", "model.components.vae.path=user/vae", "model.components.vae.revision=main"),
         ("train.batch_size=6", "train.micro_batch_size=3"),
     ],
     ids=" ".join,
@@ -279,6 +315,10 @@ def test_a_setting_that_takes_effect_is_none(load, overrides) -> None:
     ("overrides", "parts"),
     [
         (["train.steps"], ["'train.steps'", "section.key=value"]),
+        (["--train.steps"], ["train.steps: --train.steps has no value", "train.steps=VALUE"]),
+        (["--data.0.path", "--push_to_hub"], ["data.0.path: --data.0.path has no value"]),
+        (["--push_to_hub", "maybe"], ["'maybe'", "section.key=value"]),
+        (["--push_to_hubb"], ["did you mean 'push_to_hub'?"]),
         (["data.2.path=x"], ["data.2", "list of 1", "0 to 1"]),
         (["data.x.path=y"], ["data.x", "'x'", "0 to 1"]),
         (["data.-1=y"], ["data.-1", "0 to 1"]),
@@ -384,6 +424,7 @@ DATA = st.one_of(
         ({"horizontal_flip": st.just(True)}, {"views": st.integers(2, 9), "frame_sampling": st.just("random")}),
     ]
 )
+HELD_OUT_DATA = given_keys({"path": WORDS.map("d{}".format), "buckets": BUCKETS}, {"max_upscale": st.floats(1, 99)})
 TUNING = st.one_of(
     given_keys({}, {"rank": st.integers(1, 999), "alpha": POSITIVE, "rslora": st.booleans(), "targets": st.none() | WORDS}),
     given_keys({"kind": st.just("lokr")}, {"factor": st.integers(-1, 9), "dropout": PROBABILITY}),
@@ -407,11 +448,15 @@ OBJECTIVE = st.one_of(
     ]
 )
 OPTIMIZER = st.one_of(
-    given_keys({"name": st.just(name)}, {"lr": POSITIVE, "weight_decay": st.floats(0, 1), **own})
+    given_keys(
+        {"name": st.just(name), **({"lr": POSITIVE} if name == "prodigy" else {})},
+        {"lr": POSITIVE, "weight_decay": st.floats(0, 1), **own},
+    )
     for name, own in [
         ("adamw", {"beta1": PROBABILITY, "beta2": PROBABILITY, "eps": POSITIVE}),
         ("sgd", {"beta1": PROBABILITY}),
         ("adafactor", {}),
+        ("prodigy", {"beta1": PROBABILITY}),
     ]
 )
 SCHEDULE = st.one_of(
@@ -433,11 +478,11 @@ TRAIN = given_keys(
     },
 )
 VALIDATION = st.one_of(
-    given_keys(required, {"every": st.none() | st.integers(1, 99), "noise_levels": st.integers(1, 9)})
-    for required in [
-        {"prompts": WORDS},
-        {"held_out": st.floats(0, 1, exclude_min=True, exclude_max=True)},
-        {"data": st.lists(DATA, min_size=1, max_size=2)},
+    given_keys(required, {"every": st.none() | st.integers(1, 99), **own})
+    for required, own in [
+        ({"prompts": WORDS}, {}),
+        ({"held_out": st.floats(0, 1, exclude_min=True, exclude_max=True)}, {"noise_levels": st.integers(1, 9)}),
+        ({"data": st.lists(HELD_OUT_DATA, min_size=1, max_size=2)}, {"max_items": st.integers(1, 9)}),
     ]
 )
 COMPONENT = given_keys({}, {"path": st.none() | WORDS, "dtype": st.sampled_from(["float32", "float16"])})
@@ -458,6 +503,7 @@ CONFIGS = given_keys(
         "checkpoint": given_keys({}, {"resume": st.just("latest") | st.integers(0, 99)}),
         "seed": st.integers(0, 2**63 - 1),
         "push_to_hub": st.booleans(),
+        "loader": given_keys({"workers": st.just(1)}, {"prefetch": st.integers(1, 9)}) | st.just({"workers": 0}),
     },
 )
 
@@ -477,4 +523,57 @@ def test_a_dumped_configuration_has_every_default_written_out() -> None:
     tree = yaml.safe_load(dump_config(parse_config(MINIMAL)))
     assert tree["train"]["steps"] == 1000
     assert tree["attention"] == {"train": "native", "validate": "native"}
+    assert {"beta1", "beta2", "eps"} <= tree["optimizer"].keys()
     assert "logit_std" not in tree["objective"]  # it would be refused beside noise_levels: auto
+
+
+def defaults_in_use(section: Section, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Section and key of all that a configuration reads."""
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from defaults_in_use(value, f"{prefix}{name}.")
+        elif name not in section.idle() and name != "data":
+            yield f"{prefix}{field.alias or name}", str(value)
+
+
+def test_a_changed_default_does_not_change_a_saved_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is read is written out, with every optimizer: only what is idle may be missing."""
+    for name in ("adamw", "sgd", "adafactor", "prodigy"):
+        config = parse_config({**MINIMAL, "optimizer": {"name": name, "lr": 1.0}, "loader": {"workers": 0}})
+        saved = yaml.safe_load(dump_config(config))
+        for key, _ in defaults_in_use(config):
+            node = saved
+            for part in key.split("."):
+                assert part in node, (name, key)
+                node = node[part]
+
+
+# -- words of a command line ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "others"),
+    [
+        ("c.yaml train.steps=5", "c.yaml", "train.steps=5"),
+        ("train.steps=5 c.yaml", "c.yaml", "train.steps=5"),
+        ("--train.steps 5 c.yaml", "c.yaml", "--train.steps 5"),
+        ("--train.steps=5 c.yaml", "c.yaml", "--train.steps=5"),
+        ("--push_to_hub c.yaml --seed 1", "c.yaml", "--push_to_hub --seed 1"),
+        ("--push_to_hub true c.yaml", "c.yaml", "--push_to_hub true"),
+        ("--optimizer.lr -0.5 c.yaml", "c.yaml", "--optimizer.lr -0.5"),
+        ("runs/lr=1e-4/c.yaml seed=1", "runs/lr=1e-4/c.yaml", "seed=1"),
+        ("--model.components.vae.path a c.yaml", "c.yaml", "--model.components.vae.path a"),
+        ("c.yaml d.yaml", "c.yaml", "d.yaml"),
+        ("seed=1 --push_to_hub", None, "seed=1 --push_to_hub"),
+        ("", None, ""),
+    ],
+)
+def test_the_file_is_the_first_word_that_is_no_override(words, file, others) -> None:
+    assert find_file(words.split()) == (file, others.split())
+
+
+@pytest.mark.parametrize("key", [key for key in keys() if key.type == "bool"], ids=lambda key: key.name)
+def test_every_switch_is_a_flag(key) -> None:
+    name = key.name.replace("N", "0").replace("NAME", "vae")
+    assert find_file([f"--{name}", "c.yaml"]) == ("c.yaml", [f"--{name}"])

@@ -113,3 +113,27 @@ def test_the_memo_hashes_a_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("finetrainers.data.memo.hash_file", lambda _: pytest.fail("the file was read again"))
     assert memo.digest(file) == digest
     memo.close()
+
+
+def test_two_runs_with_one_process_number_write_files_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in two containers on one volume: neither may rename what the other is writing."""
+    names: list[str] = []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, target: names.append(self.name) or replace(self, target))
+    for _ in range(2):
+        Cache(tmp_path).write("text", "abcd", {"x": torch.zeros(3)}, {})
+    assert len(set(names)) == 2
+
+
+def test_what_killed_runs_have_left_is_removed_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    size = cache.write("text", "abcd", {"x": torch.zeros(3)}, {})
+    old, new = (cache.file("text", "abcd").with_name(f".abcd.{name}.tmp") for name in ("old", "new"))
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (time.time() - 4000,) * 2)
+    assert cache.evict(size) == []
+    assert (old.exists(), new.exists(), cache.has("text", "abcd")) == (False, True, True)
+    os.utime(new, (time.time() - 4000,) * 2)
+    assert cache.remove_leftovers() == 1
+    assert not new.exists()

@@ -2,6 +2,7 @@
 
 import pickle
 from collections import Counter
+from fractions import Fraction
 from itertools import accumulate
 
 import numpy as np
@@ -105,6 +106,42 @@ def test_a_starved_bucket_is_named() -> None:
     assert order.starved(4) == [1]
     assert order.starved(100) == []
     assert order.starved(0) == []
+
+
+@settings(deadline=None, max_examples=60)
+@given(orders(), st.integers(0, 30))
+def test_starved_buckets_are_those_that_no_step_takes(made: tuple[Order, list[Group]], steps: int) -> None:
+    order, groups = made
+    buckets = {group.bucket for group in groups if len(group.samples)}
+    assert order.starved(steps) == (sorted(buckets - {order.step(s).bucket for s in range(steps)}) if steps else [])
+
+
+@settings(deadline=None, max_examples=60)
+@given(orders())
+def test_epochs_are_counted_as_their_definition_says(made: tuple[Order, list[Group]]) -> None:
+    """An epoch takes ``repeats`` times each group, exactly over many epochs; full batches of each bucket count."""
+    order, groups = made
+    for epoch in (0, 1, 2, 7, 1000, 10**6 + 1):
+        drawn: Counter[int] = Counter()
+        for group in groups:
+            drawn[group.bucket] += int(epoch * Fraction(str(group.repeats)) * len(group.samples))
+        first = sum(count // order.batch_size for count in drawn.values())
+        assert order.first_step(epoch) == first
+        for step in range(max(0, first - 2), first + 2):
+            assert order.first_step(order.epoch_of(step)) <= step < order.first_step(order.epoch_of(step) + 1)
+
+
+def test_a_step_of_a_known_epoch_costs_no_walk_through_all_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = Order(0, 4, make_groups([50] * 120, [i // 2 for i in range(120)], [1.0] * 120))
+    steps = range(order.first_step(9), order.first_step(10))
+    for step in steps:
+        order.step(step)
+    looks: list[int] = []
+    count = Order._group_drawn
+    monkeypatch.setattr(Order, "_group_drawn", lambda *args: looks.append(1) or count(*args))
+    for step in steps:
+        order.step(step)
+    assert not looks
 
 
 def test_no_sample_at_all_is_an_error() -> None:

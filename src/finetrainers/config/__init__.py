@@ -13,13 +13,16 @@ from finetrainers.config.load import (
     load_config as load_config,
     parse_config as parse_config,
 )
+from finetrainers.config.model import (
+    ComponentConfig as ComponentConfig,
+    ModelConfig as ModelConfig,
+    is_folder as is_folder,
+)
+from finetrainers.config.optim import OptimizerConfig as OptimizerConfig, ScheduleConfig as ScheduleConfig
+from finetrainers.config.overrides import find_file as find_file
 from finetrainers.config.run import (
     CheckpointConfig as CheckpointConfig,
-    ComponentConfig as ComponentConfig,
     Config as Config,
-    ModelConfig as ModelConfig,
-    OptimizerConfig as OptimizerConfig,
-    ScheduleConfig as ScheduleConfig,
     TrainConfig as TrainConfig,
     ValidationConfig as ValidationConfig,
 )

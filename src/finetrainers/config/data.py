@@ -1,5 +1,6 @@
 """The ``data`` and ``cache`` sections: what is read from the disk, and what is kept of it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -79,6 +80,18 @@ class DataConfig(Section):
             return self.views
         return 4 if self.has_random_views else 1
 
+    @property
+    def varying(self) -> dict[str, object]:
+        """Keys whose values show an item in several ways, or not once in an epoch."""
+        plain = {
+            "repeats": self.repeats == 1,
+            "caption_dropout": self.caption_dropout == 0,
+            "horizontal_flip": not self.horizontal_flip,
+            "resize": self.resize != "random_crop",
+            "frame_sampling": self.frame_sampling != "random",
+        }
+        return {key: getattr(self, key) for key, is_plain in plain.items() if not is_plain}
+
     @model_validator(mode="after")
     def _consistent(self) -> "DataConfig":
         if self.path.startswith(REMOTE_SCHEMES):
@@ -117,3 +130,6 @@ class LoaderConfig(Section):
     """Processes that read the cache and draw noise; 0 does it in the main process. The draws are the same."""
     prefetch: int = Field(default=2, ge=1)
     """Optimizer steps that each worker holds ready."""
+
+    def idle(self) -> Mapping[str, str]:
+        return {} if self.workers else {"prefetch": "with workers: 0; set workers: 1 or more, or remove it"}

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from finetrainers.config.base import Section
 from finetrainers.config.messages import describe
+from finetrainers.config.overrides import read_overrides
 from finetrainers.config.run import Config
 from finetrainers.errors import ConfigError
 
@@ -53,8 +55,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = Path(path)
     tree = _read(path)
-    for key, value in _pairs(overrides):
-        _set(tree, key, value)
+    for key, text in read_overrides(overrides):
+        try:
+            _set(tree, key, yaml.load(text, _Loader))
+        except yaml.YAMLError:
+            raise ConfigError(f"{key}: {text!r} is not valid YAML; quote it") from None
     return parse_config(tree, origin=str(path))
 
 
@@ -74,27 +79,23 @@ def parse_config(tree: Mapping[str, Any], *, origin: str = "the configuration") 
 def dump_config(config: Config) -> str:
     """Write a configuration as YAML that ``load_config`` reads back to an equal one."""
     tree = config.model_dump(mode="json", by_alias=True, exclude_unset=False)
-    return yaml.dump(_drop_unset(tree, config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(_drop_idle(tree, config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def _drop_unset(tree: Tree, section: BaseModel) -> Tree:
-    """Leave out what was not given and would be refused if it were, such as logit_std with uniform noise levels."""
+def _drop_idle(tree: Tree, section: Section) -> Tree:
+    """Leave out what nothing reads and would be refused if it were given, such as logit_std with uniform noise levels."""
     kept: Tree = {}
     for name, field in type(section).model_fields.items():
         key, value = field.alias or name, getattr(section, name)
-        if isinstance(value, BaseModel):
-            kept[key] = _drop_unset(tree[key], value)
-        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
-            kept[key] = [_drop_unset(t, v) for t, v in zip(tree[key], value, strict=True)]
+        if isinstance(value, Section):
+            kept[key] = _drop_idle(tree[key], value)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Section):
+            kept[key] = [_drop_idle(t, v) for t, v in zip(tree[key], value, strict=True)]
         elif isinstance(value, dict):
-            kept[key] = {k: _drop_unset(tree[key][k], v) for k, v in value.items()}
-        elif name in section.model_fields_set or not _refused_alone(name):
+            kept[key] = {k: _drop_idle(tree[key][k], v) for k, v in value.items()}
+        elif name not in section.idle():
             kept[key] = tree[key]
     return kept
-
-
-def _refused_alone(name: str) -> bool:
-    return name in {"logit_mean", "logit_std", "mode_scale", "cycles", "power", "beta1", "beta2", "eps", "views"}
 
 
 def _read(path: Path) -> Tree:
@@ -129,28 +130,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> Tree:
         twice = next(name for name in tree if [key for key, _ in pairs].count(name) > 1)
         raise json.JSONDecodeError(f"{twice!r} is given twice", "", 0)
     return tree
-
-
-def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    words = list(overrides)
-    while words:
-        word = words.pop(0)
-        key, separator, value = word.removeprefix("--").partition("=")
-        if not separator and word.startswith("--"):
-            takes_next = bool(words) and not words[0].startswith("--") and not _is_pair(words[0])
-            value = words.pop(0) if takes_next else "true"  # a flag, such as --push_to_hub
-        elif not separator:
-            raise ConfigError(f"{word!r} is not of the form section.key=value or --section.key value")
-        try:
-            pairs.append((key, yaml.load(value, _Loader)))
-        except yaml.YAMLError:
-            raise ConfigError(f"{key}: {value!r} is not valid YAML; quote it") from None
-    return pairs
-
-
-def _is_pair(word: str) -> bool:
-    return re.match(r"^[A-Za-z_][\w.]*=", word) is not None
 
 
 def _set(tree: Tree, key: str, value: Any) -> None:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
+from finetrainers.config.base import RefusedKeyError, Section
 from finetrainers.config.reference import sections_at
 
 Location = tuple[str | int, ...]
@@ -39,7 +40,8 @@ def _line(place: Location, errors: Sequence[Mapping[str, Any]]) -> str:
             return f"{where}: is required and not given"
         case "value_error":
             message = error["msg"].removeprefix("Value error, ")
-            return f"{where}: {message}" if where else message
+            is_of_key = isinstance(error["ctx"]["error"], RefusedKeyError)  # whose message begins with the key
+            return f"{where}{'.' if is_of_key else ': '}{message}" if where else message
         case "union_tag_invalid":
             tag, known = error["ctx"]["tag"], error["ctx"]["expected_tags"]
             return f"{where}.kind: there is no kind {tag!r}; known: {known}"
@@ -81,4 +83,8 @@ def _real_location(location: Sequence[str | int], tree: Mapping[str, Any]) -> Lo
 
 
 def _is_union_member(part: str | int) -> bool:
-    return isinstance(part, str) and ("[" in part or part in {"PixelBudget", "str", "float"})
+    """Whether pydantic names a member of a union so: a class, a plain type, a kind, or one with brackets."""
+    classes = Section.__subclasses__()
+    kinds = [get_args(c.model_fields["kind"].annotation)[0] for c in classes if "kind" in c.model_fields]
+    names = {"str", "int", "float", "bool", *kinds, *(c.__name__ for c in classes)}
+    return isinstance(part, str) and ("[" in part or part in names)

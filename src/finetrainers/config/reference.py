@@ -33,11 +33,22 @@ def keys() -> list[Key]:
 
 def sections_at(parents: Sequence[str | int]) -> list[str]:
     """Names of the keys that exist below the given path; ["data", 0] means a data set."""
-    prefix = ".".join("N" if isinstance(p, int) or str(p).isdigit() else str(p) for p in parents)
-    if prefix.startswith("model.components."):
-        prefix = "model.components.NAME"
+    prefix = general_name(parents)
     start = f"{prefix}." if prefix else ""
     return list(dict.fromkeys(k.name[len(start) :].split(".")[0] for k in keys() if k.name.startswith(start)))
+
+
+def general_name(parts: Sequence[str | int]) -> str:
+    """Name a place as keys are named: data.N.path for ["data", 0, "path"]."""
+    words = ["N" if isinstance(part, int) or part.isdigit() else part for part in parts]
+    if words[:2] == ["model", "components"] and len(words) > 2:
+        words[2] = "NAME"
+    return ".".join(words)
+
+
+def kinds(section: str) -> list[str]:
+    """Kinds of a section that has several, such as tuning."""
+    return [key.type for key in keys() if key.name == f"{section}.kind"]
 
 
 def _walk(section: type[BaseModel], prefix: str) -> Iterator[Key]:

@@ -1,8 +1,9 @@
 """The ``tuning``, ``conditioning`` and ``objective`` sections: what is trained, on what, towards what."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag
 
 from finetrainers.config.base import Section
 
@@ -93,13 +94,10 @@ class ObjectiveConfig(Section):
     """Probability with which the first latent frame is given nearly clean, so that the model also learns
     image-to-video. By default the family's (0.1 for LTX-Video)."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "ObjectiveConfig":
-        owner = {"logit_mean": "logit_normal", "logit_std": "logit_normal", "mode_scale": "mode"}
-        for key in sorted(self.model_fields_set & owner.keys()):
-            if self.noise_levels != owner[key]:
-                raise ValueError(
-                    f"{key} has no effect with noise_levels: {self.noise_levels}; "
-                    f"set noise_levels: {owner[key]}, or remove it"
-                )
-        return self
+    def idle(self) -> Mapping[str, str]:
+        owners = {"logit_mean": "logit_normal", "logit_std": "logit_normal", "mode_scale": "mode"}
+        return {
+            key: f"with noise_levels: {self.noise_levels}; set noise_levels: {owner}, or remove it"
+            for key, owner in owners.items()
+            if self.noise_levels != owner
+        }

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import secrets
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,9 @@ from finetrainers.errors import DataError
 
 LAYOUT_VERSION = 1
 """Part of every key: raised when the contents of the files change their meaning."""
+
+LEFTOVER_SECONDS = 3600.0
+"""Age from which a temporary file is one that a killed run has left: no write takes so long."""
 
 GB = 10**9
 Kind = Literal["latents", "text"]
@@ -66,7 +71,8 @@ class Cache:
         data = save(contents, {**metadata, "digest": _digest(contents)})
         file = self.file(kind, key)
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{key}.{os.getpid()}.tmp")
+        # Not the process's number: runs in two containers may have the same.
+        temporary = file.with_name(f".{key}.{secrets.token_hex(8)}.tmp")
         try:
             with temporary.open("wb") as out:
                 out.write(data)
@@ -106,7 +112,11 @@ class Cache:
                     yield Entry(kind, file.stem, stat.st_size, stat.st_mtime)
 
     def evict(self, max_bytes: int, *, keep: Collection[str] = ()) -> list[Entry]:
-        """Remove the least recently used items until at most ``max_bytes`` are left; keys in ``keep`` stay."""
+        """Remove the least recently used items until at most ``max_bytes`` are left; keys in ``keep`` stay.
+
+        What killed runs have left goes too.
+        """
+        self.remove_leftovers()
         entries = sorted(self.entries(), key=lambda entry: entry.used)
         surplus, removed = sum(entry.bytes for entry in entries) - max_bytes, []
         for entry in entries:
@@ -121,6 +131,18 @@ class Cache:
     def remove(self, entry: Entry) -> None:
         """Delete an item; one that another run has deleted is fine."""
         self.file(entry.kind, entry.key).unlink(missing_ok=True)
+
+    def remove_leftovers(self) -> int:
+        """Delete the temporary files that killed runs have left; return how many."""
+        count, before = 0, time.time() - LEFTOVER_SECONDS
+        for file in self.root.glob("*/??/.*.tmp"):
+            try:
+                if file.stat().st_mtime < before:
+                    file.unlink()
+                    count += 1
+            except FileNotFoundError:  # another run did the same
+                continue
+        return count
 
     def damaged(self) -> Iterator[Entry]:
         """Items whose contents are not what was written."""

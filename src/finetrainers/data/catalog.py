@@ -114,8 +114,8 @@ class Catalog:
             sample -= len(data.item)
         raise IndexError(sample)
 
-    def without(self, problems: Sequence[Problem]) -> "Catalog":
-        """Leave out all samples of the items that have problems, and note these.
+    def without(self, problems: Sequence[Problem], memo: Memo) -> "Catalog":
+        """Leave out all samples of the items that have problems, note these, and remember them for later runs.
 
         Raises:
             DataError: If a data set has problems that it is not to skip; names all.
@@ -125,6 +125,8 @@ class Catalog:
         for data in self.sets:
             is_bad = pc.is_in(data.table["media"], pa.array(list(reasons), pa.large_string())).to_numpy()
             own = tuple(reasons[path] for path in data.table["media"].filter(pa.array(is_bad)).to_pylist())
+            keys = [_bad_key(data.config, data.digests[item]) for item in np.flatnonzero(is_bad)]
+            memo.put_bad({key: problem.reason for key, problem in zip(keys, own, strict=True)})
             sets.append(replace(data.only(~is_bad[data.item]), problems=data.problems + own))
         raise_if_failing(sets)
         return replace(self, sets=tuple(sets))
@@ -183,11 +185,29 @@ def build_catalog(configs: Sequence[DataConfig], memo: Memo, *, workers: int, pr
             progress(start + count, total)
 
         facts, problems = _look(listing.table["media"], memo, workers, report)
+        problems += _mark_known_bad(config, listing.table, facts, memo)
         assigned = _assign(config, listing.table, facts, [*listing.problems, *problems], buckets)
         sets.append(replace(assigned, unlisted=listing.unlisted))
         done += len(listing.table)
     raise_if_failing(sets)
     return Catalog(tuple(sets), tuple(buckets))
+
+
+def _bad_key(config: DataConfig, digest: NDArray[np.uint8]) -> str:
+    """Name what was found bad: an item's content, as a data set takes its frames."""
+    return f"{digest.tobytes().hex()}/{config.frame_sampling}/{config.fps}/{config.stride}"
+
+
+def _mark_known_bad(config: DataConfig, table: pa.Table, facts: Facts, memo: Memo) -> list[Problem]:
+    """Mark the items that an earlier run could not decode or encode."""
+    bad = memo.bad()
+    found = []
+    for row in np.flatnonzero(facts["is_good"]) if bad else ():
+        reason = bad.get(_bad_key(config, facts["digest"][row]))
+        if reason is not None:
+            facts["is_good"][row] = False
+            found.append(Problem(table["media"][int(row)].as_py(), reason))
+    return found
 
 
 def raise_if_failing(sets: Sequence[DataSet]) -> None:
@@ -208,11 +228,12 @@ def _look(media: pa.ChunkedArray, memo: Memo, workers: int, report: Callable[[in
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for start in range(0, len(media), MEMO_BLOCK):
             paths = media.slice(start, MEMO_BLOCK).to_pylist()
-            stamps = [Stamp.of(path) for path in paths]
-            known = [memo.get(path, stamp) for path, stamp in zip(paths, stamps, strict=True)]
+            stamps = [_stamp_of(path) for path in paths]
+            known = [None if stamp is None else memo.get(path, stamp) for path, stamp in zip(paths, stamps, strict=True)]
             unknown = [i for i, fact in enumerate(known) if fact is None]
             looked = dict(zip(unknown, pool.map(_look_at, [paths[i] for i in unknown]), strict=True))
-            memo.put([(paths[i], stamps[i], fact) for i, fact in looked.items() if isinstance(fact, Fact)])
+            found_now = [(paths[i], stamps[i], fact) for i, fact in looked.items()]
+            memo.put([(p, stamp, f) for p, stamp, f in found_now if isinstance(f, Fact) and stamp is not None])
             for i, fact in enumerate(known):
                 found = looked[i] if fact is None else fact
                 if isinstance(found, Fact):
@@ -223,11 +244,20 @@ def _look(media: pa.ChunkedArray, memo: Memo, workers: int, report: Callable[[in
     return facts, problems
 
 
+def _stamp_of(path: str) -> Stamp | None:
+    try:
+        return Stamp.of(path)
+    except OSError:  # such as a link to nowhere: looking at it will say why
+        return None
+
+
 def _look_at(path: str) -> Fact | str:
     try:
         return Fact(hash_file(path), *astuple(probe(Path(path))))
     except DataError as error:
         return str(error).removeprefix(f"{path}: ")
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def _assign(

@@ -19,6 +19,9 @@ from finetrainers.errors import DataError
 
 Indices = NDArray[np.int64]
 
+EPOCHS_IN_MIND = 128
+"""Epochs whose beginnings are remembered: more than a search for one of a million visits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -61,8 +64,12 @@ class Order:
         self._groups = [group for group in groups if len(group.samples)]
         if not self._groups:
             raise DataError("data: there is no sample to train on")
-        self._rates = [Fraction(str(g.repeats)) * len(g.samples) for g in self._groups]
+        rates = [Fraction(str(g.repeats)) * len(g.samples) for g in self._groups]
+        self._rates = [(rate.numerator, rate.denominator) for rate in rates]  # many times faster than fractions
         self.buckets = sorted({group.bucket for group in self._groups})
+        self._own = {b: [i for i, group in enumerate(self._groups) if group.bucket == b] for b in self.buckets}
+        self._drawn = lru_cache(maxsize=EPOCHS_IN_MIND * len(self.buckets))(self._count_drawn)
+        self._first_step = lru_cache(maxsize=EPOCHS_IN_MIND)(self._find_first_step)
         self._epoch = lru_cache(maxsize=2 * len(self.buckets) + 2)(self._make_epoch)
         self._batches = lru_cache(maxsize=2)(self._make_batches)
         self._pass = lru_cache(maxsize=2 * len(self._groups))(self._make_pass)
@@ -77,9 +84,12 @@ class Order:
         samples = self._stream(int(bucket), int(batch) * self.batch_size, (int(batch) + 1) * self.batch_size)
         return StepSamples(int(bucket), samples, step * self.batch_size + np.arange(self.batch_size))
 
+    def _find_first_step(self, epoch: int) -> int:
+        return sum(self._drawn(bucket, epoch) // self.batch_size for bucket in self.buckets)
+
     def first_step(self, epoch: int) -> int:
         """Return the number of full batches before an epoch."""
-        return sum(self._drawn(bucket, epoch) // self.batch_size for bucket in self.buckets)
+        return self._first_step(epoch)
 
     def epoch_of(self, step: int) -> int:
         """Epoch, counted from 0, in which a step's last sample comes."""
@@ -97,13 +107,16 @@ class Order:
             return []
         epoch = self.epoch_of(steps - 1)
         begun = [b for b in self.buckets if self._drawn(b, epoch) < self.batch_size]
-        return [b for b in begun if all(self.step(s).bucket != b for s in range(self.first_step(epoch), steps))]
+        served = set(self._batches(epoch)[: steps - self.first_step(epoch), 0].tolist())
+        return [b for b in begun if b not in served]
 
-    def _drawn(self, bucket: int, epoch: int) -> int:
+    def _count_drawn(self, bucket: int, epoch: int) -> int:
         """Samples of a bucket's stream before an epoch."""
-        return sum(
-            int(epoch * rate) for group, rate in zip(self._groups, self._rates, strict=True) if group.bucket == bucket
-        )
+        return sum(self._group_drawn(index, epoch) for index in self._own[bucket])
+
+    def _group_drawn(self, index: int, epoch: int) -> int:
+        numerator, denominator = self._rates[index]
+        return epoch * numerator // denominator
 
     def _stream(self, bucket: int, start: int, stop: int) -> Indices:
         parts = []
@@ -126,9 +139,8 @@ class Order:
     def _make_epoch(self, bucket: int, epoch: int) -> Indices:
         """All draws of a bucket in an epoch, shuffled."""
         drawn = [
-            self._group_draws(index, int(epoch * rate), int((epoch + 1) * rate))
-            for index, (group, rate) in enumerate(zip(self._groups, self._rates, strict=True))
-            if group.bucket == bucket
+            self._group_draws(index, self._group_drawn(index, epoch), self._group_drawn(index, epoch + 1))
+            for index in self._own[bucket]
         ]
         samples = np.concatenate(drawn)
         return samples[permutation(len(samples), self._seed, "epoch", bucket, epoch)]

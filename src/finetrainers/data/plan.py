@@ -1,8 +1,11 @@
 """What each step of a run needs from the cache: from sample positions to the names of encoded items."""
 
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Generic, TypeVar, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetrainers.config import Bucket
 from finetrainers.data.cache import make_key
@@ -12,6 +15,12 @@ from finetrainers.data.order import Indices, Order
 from finetrainers.data.view import View
 
 NO_CAPTION = -1
+VIEW_FIELDS = tuple(field.name for field in fields(View))
+
+T = TypeVar("T")
+
+DRAWS_AT_ONCE = 1 << 21
+"""Draws that are planned in one go: bounds the memory that planning takes beside its result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,83 @@ class SampleJob:
     text: TextJob
 
 
+@dataclass(frozen=True)
+class Lazy(Sequence[T], Generic[T]):
+    """A sequence whose items are made when they are looked at, and not kept."""
+
+    make: Callable[[int], T]
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Lazy[T]": ...
+    def __getitem__(self, index: int | slice) -> "T | Lazy[T]":
+        chosen = range(self.length)[index]
+        return self.make(chosen) if isinstance(chosen, int) else Lazy(lambda i: self.make(chosen[i]), len(chosen))
+
+
+class Joined(Sequence[T]):
+    """Several sequences, one after the other."""
+
+    def __init__(self, *parts: Sequence[T]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._parts)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Lazy[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Lazy[T]:
+        if isinstance(index, slice):
+            return Lazy(self.__getitem__, len(self))[index]
+        for part in self._parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(index)
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """Jobs of many samples: a few bytes each, since the jobs themselves are made one at a time."""
+
+    plan: "Plan"
+    samples: Indices
+    positions: Indices
+    views: NDArray[np.int32]
+    captions: NDArray[np.int32]
+    """NO_CAPTION where it is dropped."""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def all(self) -> Lazy[SampleJob]:
+        """Jobs of all samples."""
+        return Lazy(self._job, len(self))
+
+    def latents(self) -> Lazy[LatentsJob]:
+        """Jobs of the latents, each view of a sample once, in the order of first use."""
+        first = _first_uses(self.samples * (1 + int(self.views.max(initial=0))) + self.views)
+        return Lazy(lambda i: self.plan.latents_job(int(self.samples[first[i]]), int(self.views[first[i]])), len(first))
+
+    def texts(self) -> Lazy[TextJob]:
+        """Jobs of the captions, each caption of a sample once, in the order of first use."""
+        codes = self.samples * (1 + int(self.captions.max(initial=0))) + self.captions
+        codes[self.captions == NO_CAPTION] = -1  # the same for all samples
+        first = _first_uses(codes)
+        return Lazy(lambda i: self.plan.sample_text(int(self.samples[first[i]]), int(self.captions[first[i]])), len(first))
+
+    def _job(self, index: int) -> SampleJob:
+        sample, view, caption = int(self.samples[index]), int(self.views[index]), int(self.captions[index])
+        return self.plan.job(sample, int(self.positions[index]), view=view, caption=caption)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The samples of a run with the encoders that make them; says which items each step reads."""
@@ -56,49 +142,91 @@ class Plan:
         """Jobs of one optimizer step, in the order of positions."""
         chosen = order.step(step)
         views, captions = self._choices(chosen.samples, chosen.positions)
-        rows = zip(chosen.samples, chosen.positions, views, captions, strict=True)
-        return [self._job(int(s), int(n), view=int(v), caption=int(c)) for s, n, v, c in rows]
+        return list(Jobs(self, chosen.samples, chosen.positions, views, captions).all())
 
-    def distinct(self, order: Order, start: int, stop: int) -> list[SampleJob]:
+    def distinct(self, order: Order, start: int, stop: int) -> Jobs:
         """Jobs of the optimizer steps from ``start`` to ``stop``, each pair of items once, in the order of first use."""
-        if start == stop:
-            return []
-        samples = np.concatenate([order.step(step).samples for step in range(start, stop)])
-        positions = np.arange(start * order.batch_size, stop * order.batch_size)
-        views, captions = self._choices(samples, positions)
-        _, first = np.unique(np.stack([samples, views, captions]), axis=1, return_index=True)
-        first.sort()
-        rows = zip(samples[first], positions[first], views[first], captions[first], strict=True)
-        return [self._job(int(s), int(n), view=int(v), caption=int(c)) for s, n, v, c in rows]
+        steps_at_once = max(1, DRAWS_AT_ONCE // order.batch_size)
+        num_views = max(data.config.num_views for data in self.catalog.sets)
+        num_choices = 1 + max(int(data.num_captions.max(initial=0)) for data in self.catalog.sets)
+        known, found = np.empty(0, np.int64), [(np.empty(0, np.int64), np.empty(0, np.int64))]
+        for first in range(start, stop, steps_at_once):
+            last = min(first + steps_at_once, stop)
+            samples = np.concatenate([order.step(step).samples for step in range(first, last)])
+            positions = np.arange(first * order.batch_size, last * order.batch_size)
+            views, captions = self._choices(samples, positions)
+            codes = (samples * num_views + views) * num_choices + captions - NO_CAPTION
+            values, uses = np.unique(codes, return_index=True)
+            new = np.sort(uses[~_is_in(values, known)])
+            found.append((codes[new], positions[new]))
+            if last < stop:
+                known = np.concatenate([known, codes[new]])
+                known.sort(kind="stable")  # mostly sorted already
+        codes, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        del found, known
+        captions = (codes % num_choices + NO_CAPTION).astype(np.int32)
+        codes //= num_choices
+        views = (codes % num_views).astype(np.int32)
+        codes //= num_views
+        return Jobs(self, codes, positions, views, captions)
 
     def held_out(self, count: int) -> list[SampleJob]:
         """The first view and caption of ``count`` samples spread over all data sets, fixed for all runs."""
         chosen = np.unique(np.linspace(0, self.catalog.num_samples - 1, min(count, self.catalog.num_samples)).astype(int))
-        return [self._job(int(sample), i, view=0, caption=0) for i, sample in enumerate(chosen)]
+        return [self.job(int(sample), i, view=0, caption=0) for i, sample in enumerate(chosen)]
 
     def text_job(self, caption: str) -> TextJob:
         """Job of any caption, such as a prompt of the validation."""
         return TextJob(make_key("text", self.text_encoder, caption), caption)
 
-    def _choices(self, samples: Indices, positions: Indices) -> tuple[Indices, Indices]:
+    def latents_job(self, sample: int, view: int) -> LatentsJob:
+        """Job of one view of a sample."""
+        data, row = self.catalog.locate(sample)
+        item, pixels = int(data.item[row]), view_of(data, row, view=view, bucket=self.catalog.buckets[data.bucket[row]])
+        key = make_key("latents", self.latents_encoder, data.digests[item].tobytes().hex(), _values(pixels))
+        return LatentsJob(key, data.table["media"][item].as_py(), pixels)
+
+    def sample_text(self, sample: int, caption: int) -> TextJob:
+        """Job of one caption of a sample, or of none."""
+        return self.text_job("" if caption == NO_CAPTION else caption_of(*self.catalog.locate(sample), caption))
+
+    def job(self, sample: int, position: int, *, view: int, caption: int) -> SampleJob:
+        """Job of a sample at a position."""
+        data, row = self.catalog.locate(sample)
+        bucket = self.catalog.buckets[data.bucket[row]]
+        return SampleJob(position, bucket, self.latents_job(sample, view), self.sample_text(sample, caption))
+
+    def _choices(self, samples: Indices, positions: Indices) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """View and caption of each sample at its position; caption NO_CAPTION where it is dropped."""
-        views, captions = np.zeros_like(samples), np.zeros_like(samples)
+        views, captions = np.zeros(len(samples), np.int32), np.zeros(len(samples), np.int32)
         view, dropout, caption = (uniform(self.seed, positions, p) for p in ("view", "dropout", "caption"))
         start = 0
         for data in self.catalog.sets:
             own = (samples >= start) & (samples < start + len(data.item))
             counts = data.num_captions[data.item[samples[own] - start]]
-            views[own] = (view[own] * data.config.num_views).astype(np.int64)
-            captions[own] = (caption[own] * counts).astype(np.int64)
+            views[own] = (view[own] * data.config.num_views).astype(np.int32)
+            captions[own] = (caption[own] * counts).astype(np.int32)
             captions[own & (dropout < data.config.caption_dropout)] = NO_CAPTION
             start += len(data.item)
         return views, captions
 
-    def _job(self, sample: int, position: int, *, view: int, caption: int) -> SampleJob:
-        data, row = self.catalog.locate(sample)
-        item, bucket = int(data.item[row]), self.catalog.buckets[data.bucket[row]]
-        pixels = view_of(data, row, view=view, bucket=bucket)
-        text = "" if caption == NO_CAPTION else caption_of(data, row, caption)
-        key = make_key("latents", self.latents_encoder, data.digests[item].tobytes().hex(), astuple(pixels))
-        path = data.table["media"][item].as_py()
-        return SampleJob(position, bucket, LatentsJob(key, path, pixels), self.text_job(text))
+
+def _values(view: View) -> list[object]:
+    """The values of the fields, in their order; ``astuple`` copies each deeply, which is most of the time of a job."""
+    return [getattr(view, name) for name in VIEW_FIELDS]
+
+
+def _first_uses(codes: Indices) -> Indices:
+    """Where each value comes for the first time, in ascending order."""
+    _, first = np.unique(codes, return_index=True)
+    first.sort()
+    return first
+
+
+def _is_in(codes: Indices, known: Indices) -> NDArray[np.bool_]:
+    """Which codes are among the known ones; both are sorted, or the search would take many times longer."""
+    places = np.searchsorted(known, codes)
+    is_in: NDArray[np.bool_] = np.zeros(len(codes), np.bool_)
+    inside = places < len(known)
+    is_in[inside] = known[places[inside]] == codes[inside]
+    return is_in

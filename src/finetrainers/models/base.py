@@ -94,6 +94,11 @@ class ModelAdapter(ABC):
     max_sequence_length: ClassVar[int] = 512
     """T, prompt tokens, where the config names no other: the default of the family's pipeline."""
 
+    largest_sequence_length: ClassVar[int | None] = None
+    """Most prompt tokens that the family's pipeline takes; None where it takes any number."""
+    main_tokenizer: ClassVar[str] = "tokenizer"
+    """Tokenizer whose tokens the denoiser attends to: captions beyond ``max_sequence_length`` of them are cut."""
+
     def __init__(self, vae: Settings, denoiser: Settings) -> None:
         self.grid = self.make_grid(vae, denoiser)
 

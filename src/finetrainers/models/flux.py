@@ -29,6 +29,8 @@ class Flux(ModelAdapter):
     # The attention projections of both kinds of block, as diffusers' own FLUX LoRA script has them.
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
     vae_statistics = "shift_scale"
+    main_tokenizer = "tokenizer_2"
+    largest_sequence_length = 512
     has_image_vae = True
     has_negative_prompt = False  # guidance is distilled into the model
     noise_levels = NoiseLevels("logit_normal")  # rectified flow as in arXiv:2403.03206, on which FLUX.1 builds

@@ -9,6 +9,25 @@ import torch
 from torch import Tensor
 
 from finetrainers.models.base import ModelAdapter
+from finetrainers.models.load import Pretrained
+
+
+def load_vae(pretrained: Pretrained, device: torch.device, *, has_tiling: bool, has_slicing: bool) -> Any:
+    """Load the VAE, with what ``memory`` asks for; it decodes latents of any data type in its own."""
+    vae = pretrained.load("vae").to(device)
+    if has_tiling:
+        vae.enable_tiling()
+    if has_slicing:
+        vae.enable_slicing()
+    decode = vae.decode
+
+    def decode_any(latents: Tensor, *rest: Any, **options: Any) -> Any:
+        # Some pipelines hand over latents in the transformer's type: they expect all components to share one.
+        with torch.autocast(device.type, enabled=False):
+            return decode(latents.to(vae.dtype), *rest, **options)
+
+    vae.decode = decode_any  # of this object alone
+    return vae
 
 
 def latent_statistics(vae: Any, adapter: ModelAdapter) -> tuple[Tensor, Tensor]:
@@ -30,7 +49,7 @@ def encode_pixels(vae: Any, adapter: ModelAdapter, pixels: Tensor) -> tuple[Tens
         Mean and standard deviation of the VAE's posterior, [B, C, F, H, W], normalized in float32 and then in the VAE's
         data type, on the CPU; the deviation is None where the model was trained on the posterior's mode.
     """
-    scaled = pixels.to(vae.device).permute(0, 4, 1, 2, 3).to(vae.dtype) / 127.5 - 1
+    scaled = (pixels.to(vae.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1).to(vae.dtype)
     posterior = vae.encode(scaled[:, :, 0] if adapter.has_image_vae else scaled).latent_dist
     shift, scale = latent_statistics(vae, adapter)
     mean, std = (as_video(t.float().cpu(), adapter) for t in (posterior.mean, posterior.std))

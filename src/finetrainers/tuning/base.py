@@ -29,8 +29,15 @@ class Tuning(ABC):
         """Put exported weights into a plain pipeline that was loaded without them."""
 
     @abstractmethod
-    def snippet(self, pipeline_class: str, base: str, weights: str) -> str:
-        """Lines of Python that load the weights in plain diffusers."""
+    def snippet(self, base: str, weights: str, *, denoiser: str, dtype: torch.dtype) -> str:
+        """Lines of Python that load the weights in plain diffusers.
+
+        Args:
+            base: Folder or Hub id of the pipeline.
+            weights: Folder or Hub id of the weights.
+            denoiser: Name of the component that was trained.
+            dtype: Data type that it was trained and is exported in.
+        """
 
 
 def trained_parameters(denoiser: nn.Module) -> dict[str, nn.Parameter]:

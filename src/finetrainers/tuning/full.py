@@ -41,9 +41,10 @@ class FullTuning(Tuning):
         new = type(old).from_pretrained(directory / name, torch_dtype=old.dtype).to(old.device)
         pipeline.register_modules(**{name: new})
 
-    def snippet(self, pipeline_class: str, base: str, weights: str) -> str:
+    def snippet(self, base: str, weights: str, *, denoiser: str, dtype: torch.dtype) -> str:
         return (
-            "from diffusers import AutoModel, DiffusionPipeline\n"
-            f'transformer = AutoModel.from_pretrained("{weights}", subfolder="transformer", torch_dtype="auto")\n'
-            f'pipeline = DiffusionPipeline.from_pretrained("{base}", transformer=transformer)\n'
+            "import torch\n"
+            "from diffusers import AutoModel, DiffusionPipeline\n\n"
+            f'{denoiser} = AutoModel.from_pretrained("{weights}", subfolder="{denoiser}", torch_dtype={dtype})\n'
+            f'pipeline = DiffusionPipeline.from_pretrained("{base}", {denoiser}={denoiser}, torch_dtype={dtype})\n'
         )

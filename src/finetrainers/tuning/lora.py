@@ -49,10 +49,11 @@ class AdapterTuning(Tuning):
     def load_exported(self, pipeline: Any, directory: Path) -> None:
         pipeline.load_lora_weights(directory)
 
-    def snippet(self, pipeline_class: str, base: str, weights: str) -> str:
+    def snippet(self, base: str, weights: str, *, denoiser: str, dtype: torch.dtype) -> str:
         return (
-            "from diffusers import DiffusionPipeline\n"
-            f'pipeline = DiffusionPipeline.from_pretrained("{base}")\n'
+            "import torch\n"
+            "from diffusers import DiffusionPipeline\n\n"
+            f'pipeline = DiffusionPipeline.from_pretrained("{base}", torch_dtype={dtype})\n'
             f'pipeline.load_lora_weights("{weights}")\n'
         )
 
@@ -101,11 +102,12 @@ class LokrTuning(AdapterTuning):
     def load_exported(self, pipeline: Any, directory: Path) -> None:
         getattr(pipeline, pipeline.transformer_name).load_lora_adapter(directory, prefix=None, use_safetensors=True)
 
-    def snippet(self, pipeline_class: str, base: str, weights: str) -> str:
+    def snippet(self, base: str, weights: str, *, denoiser: str, dtype: torch.dtype) -> str:
         return (
-            "from diffusers import DiffusionPipeline\n"
-            f'pipeline = DiffusionPipeline.from_pretrained("{base}")\n'
-            f'pipeline.transformer.load_lora_adapter("{weights}", prefix=None, use_safetensors=True)\n'
+            "import torch\n"
+            "from diffusers import DiffusionPipeline\n\n"
+            f'pipeline = DiffusionPipeline.from_pretrained("{base}", torch_dtype={dtype})\n'
+            f'pipeline.{denoiser}.load_lora_adapter("{weights}", prefix=None, use_safetensors=True)\n'
         )
 
 

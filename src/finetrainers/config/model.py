@@ -1,0 +1,102 @@
+"""The ``model``, ``attention`` and ``memory`` sections: what is trained from, and how it is computed."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from finetrainers.config.base import RefusedKeyError, Section
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+TRAINABLE_ATTENTION = (
+    "native",
+    "_native_math",
+    "_native_flash",
+    "_native_cudnn",
+    "_native_efficient",
+    "flex",
+    "flash",
+    "flash_hub",
+    "flash_varlen",
+    "flash_varlen_hub",
+    "_flash_3_hub",
+    "_flash_3_varlen_hub",
+    "xformers",
+)
+"""Attention backends of diffusers that have a backward pass; the others would train nothing, in silence."""
+
+
+def is_folder(path: str) -> bool:
+    """Whether a model's path is a folder of this machine, and no id on the Hub."""
+    try:
+        return Path(path).expanduser().is_dir()
+    except RuntimeError:  # ~name of nobody here
+        return False
+
+
+class ComponentConfig(Section):
+    """Where one component of the pipeline comes from, if not from ``model.path``."""
+
+    path: str | None = None
+    """Local folder or Hub id; by default the model's own."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    subfolder: str | None = None
+    """Folder inside ``path`` that holds the component; by default none if ``path`` is given."""
+    dtype: Dtype | None = None
+    """Data type of this component; by default ``model.dtype``."""
+
+
+class ModelConfig(Section):
+    """Which model to tune. Family and task follow from the pipeline class in its model_index.json."""
+
+    path: str
+    """Local folder or Hub id of a pipeline in diffusers layout."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    family: str | None = None
+    """Family name, if it cannot be told from model_index.json; ``finetrainers models`` lists them."""
+    task: str | None = None
+    """Task, if not the one of the model's own pipeline; ``finetrainers models`` lists them."""
+    adapter: str | None = None
+    """Adapter of your own, as path/to/file.py:ClassName."""
+    dtype: Dtype = "bfloat16"
+    """Data type of the frozen weights and of all computation with them."""
+    max_sequence_length: int | None = Field(default=None, ge=1)
+    """Prompt tokens, in training and in sampling alike; by default those of the family's pipeline."""
+    components: dict[str, ComponentConfig] = {}
+    """Overrides by component name, such as {transformer: {path: ...}, vae: {dtype: float32}}."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelConfig":
+        if self.family is not None and self.adapter is not None:
+            raise RefusedKeyError(
+                "family", f"{self.family!r} has no effect beside adapter: {self.adapter}; give one of them"
+            )
+        revisions = {"revision": (self.revision, self.path)}
+        for name, component in self.components.items():
+            path = self.path if component.path is None else component.path
+            revisions[f"components.{name}.revision"] = (component.revision, path)
+        for key, (revision, path) in revisions.items():
+            if revision is not None and is_folder(path):
+                raise RefusedKeyError(key, f"{revision!r} has no effect: {path} is a local folder; remove it")
+        return self
+
+
+class AttentionConfig(Section):
+    """Which of diffusers' attention backends computes attention."""
+
+    train: Literal[TRAINABLE_ATTENTION] = "native"  # type: ignore[valid-type]  # the list is above, written once
+    """Backend in training; only those with a backward pass."""
+    validation: str = Field(default="native", alias="validate")  # pydantic keeps the name `validate` for itself
+    """Backend in validation; ones without a backward pass, such as sage_hub, may be used here."""
+
+
+class MemoryConfig(Section):
+    """What trades time for memory."""
+
+    vae_tiling: bool = False
+    """Encode and decode large frames in tiles."""
+    vae_slicing: bool = False
+    """Encode and decode the items of a batch one by one."""
