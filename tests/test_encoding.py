@@ -202,6 +202,17 @@ def test_cached_latents_are_those_of_the_vae(tree: Tree, tiny_flux: Path) -> Non
     torch.testing.assert_close(found[distance.index(min(distance))]["std"][:, 0], std[0])
 
 
+def test_captions_that_are_cut_are_warned_of(tree: Tree) -> None:
+    """Not in silence: the denoiser sees only so many tokens."""
+    for number, words in ((0, 40), (1, 3)):
+        (Path(tree["data"][0]["path"]) / f"{number:02d}.txt").write_text(" ".join(["dog"] * words))
+    encode(config_of(tree))
+    warnings = [e["message"] for e in events_of(tree["output_dir"]) if e["event"] == "warning"]
+    cut = [m for m in warnings if "longer than model.max_sequence_length (16 tokens)" in m]
+    assert len(cut) == 1
+    assert "'dog dog" in cut[0]
+
+
 def test_caption_dropout_trains_on_empty_captions(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     dropped = merged(tree, {"data": [{**tree["data"][0], "caption_dropout": 1.0, "caption_prefix": "TOKEN"}]})
     with counted(monkeypatch) as counts:

@@ -54,6 +54,8 @@ class Encoder:
     config: CacheConfig
     device: torch.device
     progress: StageProgress
+    warn: Callable[[str], None]
+    """Takes what a user should know of, as a sentence."""
     has_tiling: bool = False
     has_slicing: bool = False
 
@@ -150,15 +152,27 @@ class Encoder:
         components = {name: pretrained.load(name) for name in adapter.text_components}
         pipeline = pretrained.pipeline(next(iter(adapter.pipelines.values())), components).to(self.device)
         report = self._reporter("encode text", len(jobs))
+        cut: list[str] = []
         for batch in _batches(jobs, self.config.batch_size):
             captions = [job.caption for job in batch]
+            cut += self._too_long(captions, components[adapter.main_tokenizer])
             with torch.no_grad():  # outside of their __call__, pipelines record gradients
                 text = adapter.encode_prompt(pipeline, captions, max_length=self.model.max_length, device=self.device)
             for row, job in enumerate(batch):
                 self.cache.write("text", job.key, {name: t[row].cpu() for name, t in text.items()}, {})
             report(len(batch))
+        if cut:
+            self.warn(
+                f"{len(cut)} captions are longer than model.max_sequence_length ({self.model.max_length} tokens), "
+                f"and what is beyond is not seen; the first begins {cut[0][:60]!r}"
+            )
         del pipeline, components
         free_memory()
+
+    def _too_long(self, captions: list[str], tokenizer: Any) -> list[str]:
+        """Choose the captions that the denoiser will not see all of."""
+        tokens = tokenizer(captions, truncation=False, verbose=False)["input_ids"]
+        return [c for c, own in zip(captions, tokens, strict=True) if len(own) > self.model.max_length]
 
     def _fill_latents(self, jobs: Lazy[LatentsJob]) -> list[Problem]:
         problems: list[Problem] = []

@@ -1,6 +1,6 @@
 """All that comes before the first step: checks, data, order, and the encoding of what the cache lacks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -44,7 +44,9 @@ class Prepared:
         return texts + [key for job in self.held_out for key in (job.text.key, job.latents.key)]
 
 
-def prepare(config: Config, model: Model, device: torch.device, progress: StageProgress) -> Prepared:
+def prepare(
+    config: Config, model: Model, device: torch.device, *, progress: StageProgress, warn: Callable[[str], None]
+) -> Prepared:
     """Check everything that can be known before weights are loaded, and plan the run.
 
     Raises:
@@ -67,6 +69,7 @@ def prepare(config: Config, model: Model, device: torch.device, progress: StageP
         config=config.cache,
         device=device,
         progress=progress,
+        warn=warn,
         has_tiling=config.memory.vae_tiling,
         has_slicing=config.memory.vae_slicing,
     )

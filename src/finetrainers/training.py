@@ -114,12 +114,16 @@ class _Run:
         self.tracker.emit("progress", stage=stage, done=done, total=total)
         self.signals.raise_if_received(stage)
 
+    def warn(self, message: str) -> None:
+        """Say what a user should know of."""
+        self.tracker.emit("warning", message=message)
+
     def prepare(self) -> Prepared:
         """Plan the run."""
         with self.stage("planning"):
             self.model = open_model(self.config.model)
             self.objective = build_objective(self.config, self.model)
-            return prepare(self.config, self.model, self.device, self.progress)
+            return prepare(self.config, self.model, self.device, progress=self.progress, warn=self.warn)
 
     def train(self) -> Result:
         """Plan, encode, build, and train window by window."""
