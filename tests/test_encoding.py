@@ -54,14 +54,14 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
             counts.captions.append(key)
         return write(self, kind, key, *rest)
 
-    import finetrainers.data.catalog as catalog
+    import finetrainers.data.look as look
     import finetrainers.encoding as encoding
 
     with monkeypatch.context() as patch:
         patch.setattr(Pretrained, "load", counting_load)
         patch.setattr(Cache, "write", counting_write)
         patch.setattr(encoding, "decode", counting(encoding.decode, counts.decoded))
-        patch.setattr(catalog, "probe", counting(catalog.probe, counts.probed))
+        patch.setattr(look, "probe", counting(look.probe, counts.probed))
         yield counts
 
 

@@ -13,7 +13,8 @@ from finetrainers import train
 
 def measured_fall(tree: Any) -> tuple[float, float]:
     """Loss before and after, at fixed noise, on the very items that are trained on: what falls is what was learned."""
-    result = train(config_of(merged(tree, {"validation": {"data": tree["data"], "noise_levels": 4}})))
+    own = [{key: data[key] for key in ("path", "buckets")} for data in tree["data"]]
+    result = train(config_of(merged(tree, {"validation": {"data": own, "noise_levels": 4}})))
     losses = [event["held_out_loss"] for event in events_of(tree["output_dir"]) if event["event"] == "validation"]
     assert len(curve(tree["output_dir"], "loss")) == tree["train"]["steps"]
     assert result.weights.is_dir()

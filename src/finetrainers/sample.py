@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from finetrainers.batch import Text
+from finetrainers.build import pick_device
 from finetrainers.checkpoint import step_directory
 from finetrainers.config import Config, load_config
 from finetrainers.data.buckets import resolve_buckets
@@ -21,7 +22,6 @@ from finetrainers.models import Model, Request, open_model
 from finetrainers.models.vae import load_vae
 from finetrainers.prepare import attention, check_attention
 from finetrainers.prompts import make_request
-from finetrainers.training import pick_device
 from finetrainers.tuning import build_tuning
 from finetrainers.validate import Sampler
 

@@ -4,27 +4,22 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from finetrainers.build import build_batches, build_trainer, build_validator, pick_device
 from finetrainers.checkpoint import Checkpoints
-from finetrainers.conditioning import build_conditioning
 from finetrainers.config import Config
-from finetrainers.data.loader import Steps, load_steps
 from finetrainers.errors import ConfigError, Interrupted
 from finetrainers.loop import Metrics, Trainer
 from finetrainers.models import open_model
-from finetrainers.optim import build_optimizer, build_schedule, check_optimizer
-from finetrainers.prepare import Prepared, attention, build_objective, encode_steps, prepare
+from finetrainers.optim import check_optimizer
+from finetrainers.prepare import Prepared, build_objective, encode_steps, prepare
 from finetrainers.publish import check_hub, export_weights, push, read_events, write_card, write_report
 from finetrainers.run import StopSignals, absolute, run_directory
 from finetrainers.track import StepLog, Tracker, build_tracker, check_trackers
 from finetrainers.tuning import Tuning, build_tuning
-from finetrainers.tuning.base import trained_parameters
-from finetrainers.validate import HeldOut, Validator
+from finetrainers.validate import Validator
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +137,10 @@ class _Run:
         self._announce(prepared, resumed)
         with self.stage("loading"):
             tuning = build_tuning(config.tuning)
-            trainer = self.build_trainer(tuning)
+            trainer = build_trainer(config, self.model, objective=self.objective, tuning=tuning, device=self.device)
             if resumed is not None:
                 checkpoints.restore(trainer, resumed)
-        validator = self._validator(prepared)
+        validator = build_validator(config, prepared, emit=self.tracker.emit, interrupt=self._stop_validating)
         trainer.after_step = self._after_step(checkpoints, validator, tuning)
         try:
             validator(trainer)
@@ -161,7 +156,9 @@ class _Run:
         """Train as far as the cache reaches, and encode on, until all steps are taken."""
         while True:
             self.prepared = prepared
-            trainer.run(self._batches(prepared, trainer.step, stop), stop=stop)
+            device, objective = self.device, self.objective
+            batches = build_batches(self.config, prepared, objective=objective, device=device, start=trainer.step, stop=stop)
+            trainer.run(batches, stop=stop)
             if stop == self.config.train.steps:
                 return prepared
             num_before = len(prepared.problems)
@@ -173,6 +170,9 @@ class _Run:
                 )
                 self.tracker.emit("warning", message=message, step=trainer.step)
 
+    def _stop_validating(self) -> None:
+        self.signals.raise_if_received("validating")
+
     def _save(self, checkpoints: Checkpoints, trainer: Trainer) -> None:
         directory = checkpoints.save(trainer)
         self.tracker.emit("checkpoint", step=trainer.step, directory=str(directory))
@@ -181,33 +181,6 @@ class _Run:
         """Name the file that a sample position shows."""
         step, row = divmod(position, self.config.train.batch_size)
         return self.prepared.plan.step(self.prepared.order, step)[row].latents.path
-
-    def build_trainer(self, tuning: Tuning) -> Trainer:
-        """Load the denoiser and make everything that the loop needs. Order matters: what trains, then the optimizer."""
-        config, model = self.config, self.model
-        denoiser = model.pretrained.load(model.adapter.denoiser)
-        tuning.apply(denoiser, model.adapter, seed=config.seed)
-        if config.train.gradient_checkpointing:
-            denoiser.enable_gradient_checkpointing()
-        denoiser.to(self.device)
-        parameters = list(trained_parameters(denoiser).values())
-        optimizer = build_optimizer(config.optimizer, parameters)
-        place = model.pretrained.place(model.adapter.denoiser)
-        return Trainer(
-            config=config.train,
-            seed=config.seed,
-            adapter=model.adapter,
-            denoiser=denoiser,
-            conditioning=build_conditioning(config.conditioning),
-            objective=self.objective,
-            optimizer=optimizer,
-            schedule=build_schedule(config.schedule, optimizer, steps=config.train.steps),
-            ema=_build_ema(config, parameters),
-            device=self.device,
-            dtype=place.dtype,
-            needs_autocast=tuning.needs_autocast,
-            attention=partial(attention, config.attention.train),
-        )
 
     def _announce(self, prepared: Prepared, resumed: int | None) -> None:
         order, catalog = prepared.order, prepared.plan.catalog
@@ -256,38 +229,6 @@ class _Run:
                 self.tracker.emit("stage", stage="first step", seconds=self.seconds["first step"])
 
         trainer.after_step = (watch, *trainer.after_step)
-
-    def _batches(self, prepared: Prepared, start: int, stop: int) -> Iterator[Any]:
-        grid, catalog = self.model.adapter.grid, prepared.plan.catalog
-        steps = Steps(
-            plan=prepared.plan,
-            order=prepared.order,
-            cache=prepared.encoder.cache,
-            objective=self.objective,
-            tokens={bucket: grid.num_tokens(bucket) for bucket in catalog.buckets},
-        )
-        return load_steps(steps, self.config.loader, start=start, stop=stop, pin=self.device.type == "cuda")
-
-    def _validator(self, prepared: Prepared) -> Validator:
-        config = self.config
-        held_out = None
-        if prepared.held_out:
-            held_out = HeldOut(prepared.held_out, prepared.encoder.cache, config.validation.noise_levels)
-        return Validator(
-            directory=config.output_dir / "validation",
-            model=self.model,
-            cache=prepared.encoder.cache,
-            plan=prepared.plan,
-            requests=prepared.requests,
-            held_out=held_out,
-            every=config.validation.every,
-            last_step=config.train.steps,
-            emit=self.tracker.emit,
-            attention=partial(attention, config.attention.validation),
-            interrupt=lambda: self.signals.raise_if_received("validating"),
-            vae_tiling=config.memory.vae_tiling,
-            vae_slicing=config.memory.vae_slicing,
-        )
 
     def _after_step(self, checkpoints: Checkpoints, validator: Validator, tuning: Tuning) -> tuple[Any, ...]:
         config = self.config
@@ -343,27 +284,3 @@ class _Run:
             "held_out_losses": sorted(held_out.items()),
             "seconds": self.seconds,
         }
-
-
-def pick_device(name: str) -> torch.device:
-    """Turn ``train.device`` into a device.
-
-    Raises:
-        ConfigError: If there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"train.device: {name!r} cannot be used: {str(error).splitlines()[0]}") from None
-    return device
-
-
-def _build_ema(config: Config, parameters: list[torch.nn.Parameter]) -> Any:
-    if config.train.ema_decay is None:
-        return None
-    from diffusers.training_utils import EMAModel
-
-    return EMAModel(parameters, decay=config.train.ema_decay)

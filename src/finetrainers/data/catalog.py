@@ -4,10 +4,8 @@ A sample is one item, or one window of it with ``frame_sampling: chunks``, in on
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -18,32 +16,12 @@ from finetrainers.config import Bucket, DataConfig
 from finetrainers.data.buckets import assign_buckets, resolve_buckets, why_unassigned
 from finetrainers.data.captions import final_caption
 from finetrainers.data.draws import seed_of, uniform
-from finetrainers.data.media import probe
-from finetrainers.data.memo import DIGEST_BYTES, Fact, Memo, Stamp, hash_file
+from finetrainers.data.look import Facts, Progress, look_at_all
+from finetrainers.data.memo import Memo
 from finetrainers.data.order import Group
 from finetrainers.data.sources import Problem, list_items
 from finetrainers.data.view import View, count_frames
 from finetrainers.errors import ConfigError, DataError
-
-MEMO_BLOCK = 1024
-"""Items that are looked at between two writes to the memo."""
-
-FACTS = np.dtype(
-    [
-        ("digest", np.uint8, DIGEST_BYTES),
-        ("num_frames", np.int64),
-        ("height", np.int32),
-        ("width", np.int32),
-        ("fps", np.float64),
-        ("seconds", np.float64),
-        ("is_good", np.bool_),
-    ]
-)
-Facts = NDArray[np.void]
-"""One row an item, of type FACTS."""
-
-Progress = Callable[[int, int], None]
-"""Called with (items done, items in all)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +162,7 @@ def build_catalog(configs: Sequence[DataConfig], memo: Memo, *, workers: int, pr
         def report(count: int, start: int = start) -> None:
             progress(start + count, total)
 
-        facts, problems = _look(listing.table["media"], memo, workers, report)
+        facts, problems = look_at_all(listing.table["media"], memo, workers, report)
         problems += _mark_known_bad(config, listing.table, facts, memo)
         assigned = _assign(config, listing.table, facts, [*listing.problems, *problems], buckets)
         sets.append(replace(assigned, unlisted=listing.unlisted))
@@ -219,45 +197,6 @@ def raise_if_failing(sets: Sequence[DataSet]) -> None:
             f"data: {len(failing)} bad samples:\n  {lines}\n"
             "Mend or remove them, or set data.N.on_error=skip to leave them out"
         )
-
-
-def _look(media: pa.ChunkedArray, memo: Memo, workers: int, report: Callable[[int], None]) -> tuple[Facts, list[Problem]]:
-    """What each file is; ``is_good`` is False where it cannot be used, and a problem says why."""
-    facts = np.zeros(len(media), FACTS)
-    problems = []
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for start in range(0, len(media), MEMO_BLOCK):
-            paths = media.slice(start, MEMO_BLOCK).to_pylist()
-            stamps = [_stamp_of(path) for path in paths]
-            known = [None if stamp is None else memo.get(path, stamp) for path, stamp in zip(paths, stamps, strict=True)]
-            unknown = [i for i, fact in enumerate(known) if fact is None]
-            looked = dict(zip(unknown, pool.map(_look_at, [paths[i] for i in unknown]), strict=True))
-            found_now = [(paths[i], stamps[i], fact) for i, fact in looked.items()]
-            memo.put([(p, stamp, f) for p, stamp, f in found_now if isinstance(f, Fact) and stamp is not None])
-            for i, fact in enumerate(known):
-                found = looked[i] if fact is None else fact
-                if isinstance(found, Fact):
-                    facts[start + i] = (np.frombuffer(found.digest, np.uint8), *astuple(found)[1:], True)
-                else:
-                    problems.append(Problem(paths[i], found))
-            report(start + len(paths))
-    return facts, problems
-
-
-def _stamp_of(path: str) -> Stamp | None:
-    try:
-        return Stamp.of(path)
-    except OSError:  # such as a link to nowhere: looking at it will say why
-        return None
-
-
-def _look_at(path: str) -> Fact | str:
-    try:
-        return Fact(hash_file(path), *astuple(probe(Path(path))))
-    except DataError as error:
-        return str(error).removeprefix(f"{path}: ")
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
 
 
 def _assign(
