@@ -118,7 +118,9 @@ class Trainer:
         # Dropout draws belong to the step, so that a resumed run needs no saved state and validation disturbs none.
         seed_device(self.device, seed_of(self.seed, "dropout", self.step, index) >> 1)
         losses = self.micro_losses(micro.to(self.device))
-        (losses.sum() / self.config.batch_size).backward()
+        losses.backward(
+            losses.new_full(losses.shape, 1 / self.config.batch_size)
+        )  # of their sum over the whole batch, / size
         return losses.detach()
 
     def micro_losses(self, batch: Batch) -> Tensor:

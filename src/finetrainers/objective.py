@@ -166,7 +166,7 @@ class FlowMatching:
         """Weighted mean squared error of each sample over the frames that count, shape [B], in float32."""
         error = mse_loss(prediction.float(), noised.target, reduction="none")
         if self.weighting == "none" and self.first_frame_probability == 0.0:  # all frames count, and all the same
-            return error.flatten(1).mean(1)
+            return error.mean(dim=(1, 2, 3, 4))
         counts = noised.counted / noised.counted.sum(1, keepdim=True) / noised.target[0, :, 0].numel()
         if self.weighting != "none":  # a given frame may have sigma 0, hence an infinite weight
             counts = torch.where(noised.counted > 0, counts * self.weight(noised.sigma), 0.0)
