@@ -64,7 +64,7 @@ MUTATIONS = (
     Mutation("data/plan.py", "codes[self.captions == NO_CAPTION] = -1", "pass", "data/test_plan.py::test_latents_and_texts_are_those_of_the_jobs_in_the_order_of_first_use"),
     Mutation("data/order.py", "[: steps - self.first_step(epoch), 0]", "[:, 0]", "data/test_order.py::test_starved_buckets_are_those_that_no_step_takes"),
     Mutation("data/cache.py", "secrets.token_hex(8)", "os.getpid()", "data/test_cache.py::test_two_runs_with_one_process_number_write_files_of_their_own"),
-    Mutation("loop.py", "with self.attention():  # the", "if True:  # the", "test_training.py::test_any_attention_backend_trains_with_gradient_checkpointing"),
+    Mutation("loop.py", "with self.attention():  # the", "if True:  # the", "test_training.py::test_the_attention_backend_holds_in_both_passes"),
     Mutation("run.py", "os.register_at_fork(after_in_child=lock.close)", "pass", "test_kill.py::test_a_killed_run_can_be_started_again_at_once"),
     Mutation("data/catalog.py", "memo.put_bad({", "dict({", "test_encoding.py::test_what_broke_when_decoded_stays_out_when_the_run_goes_on"),
     Mutation("training.py", "checkpoints.set_aside(resumed)", "pass", "test_training.py::test_going_back_to_a_step_sets_aside_what_came_later"),

@@ -254,6 +254,24 @@ def test_any_attention_backend_trains_with_gradient_checkpointing(base: Tree, tm
     torch.testing.assert_close(torch.tensor(curve(other, *LOSSES)), torch.tensor(curve(one, *LOSSES)), rtol=1e-5, atol=0)
 
 
+def test_the_attention_backend_holds_in_both_passes(base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
+
+    from finetrainers.loop import Trainer
+
+    micro_losses, active = Trainer.micro_losses, []
+
+    def watched(trainer: Any, batch: Any) -> torch.Tensor:
+        active.append(("forward", Registry.get_active_backend()[0].value))
+        losses = micro_losses(trainer, batch)
+        losses.register_hook(lambda _: active.append(("backward", Registry.get_active_backend()[0].value)))
+        return losses
+
+    monkeypatch.setattr(Trainer, "micro_losses", watched)
+    run(base, tmp_path / "run", attention={"train": "_native_math"}, train={"steps": 1})
+    assert active == [("forward", "_native_math"), ("backward", "_native_math")]
+
+
 @pytest.mark.parametrize(
     "sections, message",
     [
