@@ -42,7 +42,7 @@ MUTATIONS = (
     Mutation("run.py", "    if changed:\n", "    if len(changed) > 1:\n", "test_run.py::test_a_change_that_makes_it_another_run_is_refused_with_both_values"),
     Mutation("run.py", "fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", "test_run.py::test_a_second_holder_is_refused_until_the_first_is_gone"),
     Mutation("files.py", "            directory.rename(aside)\n        temporary", "            shutil.rmtree(directory)\n        temporary", "test_files.py::test_kill_at_any_operation_leaves_the_old_or_the_new"),
-    Mutation("files.py", "        if _hash(file) != digest:", "        if False:", "test_files.py::test_damage_is_found_and_named"),
+    Mutation("files.py", "        if hash_file(file).hex() != digest:", "        if False:", "test_files.py::test_damage_is_found_and_named"),
     Mutation("objective.py", "u.double() + HALF_STEP", "u.double()", "test_objective.py::test_draws_from_both_ends_give_levels_that_mirror_each_other"),
     Mutation("objective.py", ".clamp(*SIGMA_RANGE).float()", ".clamp(*SIGMA_RANGE).mul(1000).ceil().clamp(1, 999).div(1000).float()", "test_objective.py::test_noise_levels_are_rounded_to_no_grid"),
     Mutation("objective.py", "own = torch.minimum(GIVEN_FRAME_MAX_SIGMA * u[:, 2].float(), sigma[:, 0])", "own = GIVEN_FRAME_MAX_SIGMA * u[:, 2].float()", "test_objective.py::test_a_given_frame_is_never_noisier_than_its_clip"),

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from finetrainers.data.cache import Cache, make_key
-from finetrainers.data.memo import Fact, Memo, Stamp, hash_file
+from finetrainers.data.memo import Fact, Memo, Stamp
 from finetrainers.errors import DataError
+from finetrainers.files import hash_file
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from media_factory import write_counter
 from runs import write_pictures
 
 from finetrainers.config import DataConfig
@@ -104,3 +105,16 @@ def test_all_bad_samples_of_all_sets_are_named_at_once(tmp_path: Path) -> None:
     catalog = catalog_of(tmp_path, *skipping)
     assert catalog.num_samples == 38
     assert sum(len(data.problems) for data in catalog.sets) == 2
+
+
+def test_a_clip_shorter_than_its_buckets_follows_on_error(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    for name, frames in (("short", 7), ("long", 12)):
+        write_counter(tmp_path / "clips" / f"{name}.mp4", frames, height=64, width=64)
+        (tmp_path / "clips" / f"{name}.txt").write_text(name)
+    config = DataConfig(path=str(tmp_path / "clips"), buckets=((9, 64, 64),))
+    with pytest.raises(DataError, match=r"1 bad samples:\n.*short\.mp4: .*7 frames.*9"):
+        catalog_of(tmp_path, config)
+    data = catalog_of(tmp_path, config.model_copy(update={"on_error": "skip"})).sets[0]
+    assert [Path(problem.path).name for problem in data.problems] == ["short.mp4"]
+    assert held_out_names(Catalog((data,), ((9, 64, 64),))) == {"long.mp4"}

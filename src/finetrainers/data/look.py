@@ -10,9 +10,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from finetrainers.data.media import probe
-from finetrainers.data.memo import DIGEST_BYTES, Fact, Memo, Stamp, hash_file
+from finetrainers.data.memo import Fact, Memo, Stamp
 from finetrainers.data.sources import Problem
 from finetrainers.errors import DataError
+from finetrainers.files import DIGEST_BYTES, hash_file
 
 MEMO_BLOCK = 1024
 """Items that are looked at between two writes to the memo."""

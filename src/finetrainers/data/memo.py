@@ -1,14 +1,13 @@
 """What is known of files by their path, size and time of change, so that unchanged files are never read again."""
 
-import hashlib
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-BLOCK_BYTES = 1 << 20
-DIGEST_BYTES = 16
+from finetrainers.files import hash_file
+
 BUSY_SECONDS = 60.0
 
 
@@ -92,12 +91,3 @@ class Memo:
     def close(self) -> None:
         """Let go of the database."""
         self._connection.close()
-
-
-def hash_file(path: str | os.PathLike[str]) -> bytes:
-    """Hash a file's bytes, DIGEST_BYTES long, in constant memory."""
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    with open(path, "rb") as file:  # noqa: PTH123 - see Stamp.of
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.digest()
