@@ -5,14 +5,17 @@ T prompt tokens, D width of a text encoder. An image is a video of one frame eve
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 Text = Mapping[str, Tensor]
 """What the text encoders make of captions, under the names that the family's adapter gives: [T, D], or [B, T, D]."""
+
+Image = Mapping[str, Tensor]
+"""What a task takes from the given frames (latents, masks, embeddings), under the adapter's names: [...], or [B, ...]."""
 
 
 def sample_generator(seed: int, position: int, purpose: str) -> torch.Generator:
@@ -33,6 +36,8 @@ class Encoded:
     """Each [T, D] or [D]."""
     fps: float
     """Frames per second of the sampled clip; 0 for an image."""
+    image: Image = field(default_factory=dict)
+    """What the task takes from the frames that are given; empty for tasks that start from the prompt alone."""
 
     def latents(self, generator: torch.Generator) -> Tensor:
         """Draw latents [C, F, H, W] from the posterior, in float32."""
@@ -50,6 +55,13 @@ class Prompt:
     """Each [B, T, D] or [B, D]."""
     fps: Tensor
     """[B] frames per second; 0 for images."""
+    image: Image = field(default_factory=dict)
+    """Each [B, ...]; empty for tasks that start from the prompt alone."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Prompt":
+        """Apply a function to all tensors."""
+        text, image = ({name: change(tensor) for name, tensor in part.items()} for part in (self.text, self.image))
+        return Prompt(text, change(self.fps), image)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +69,7 @@ class Batch:
     """Samples of one bucket, with all their draws."""
 
     positions: Tensor
-    """[B] int64: the n of "the n-th sample that training sees"."""
+    """[B] int64: the n of "the n-th sample that training sees"; stays on the CPU, for it is only ever printed."""
     latents: Tensor
     """[B, C, F, H, W] float32."""
     noise: Tensor
@@ -70,46 +82,43 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; the original is left as it was."""
-        return Batch(
-            positions=self.positions,  # stays on the CPU: it is only ever printed
-            latents=self.latents.to(device, non_blocking=True),
-            noise=self.noise.to(device, non_blocking=True),
-            sigma=self.sigma.to(device, non_blocking=True),
-            counted=self.counted.to(device, non_blocking=True),
-            prompt=Prompt(
-                text={k: v.to(device, non_blocking=True) for k, v in self.prompt.text.items()},
-                fps=self.prompt.fps.to(device, non_blocking=True),
-            ),
-        )
+        return self._map(self.positions, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """Copy to page-locked memory, from which copies to a GPU do not block; torch's loader calls it."""
-        return Batch(
-            positions=self.positions,
-            latents=self.latents.pin_memory(),
-            noise=self.noise.pin_memory(),
-            sigma=self.sigma.pin_memory(),
-            counted=self.counted.pin_memory(),
-            prompt=Prompt({k: v.pin_memory() for k, v in self.prompt.text.items()}, self.prompt.fps.pin_memory()),
-        )
+        return self._map(self.positions, lambda tensor: tensor.pin_memory())
 
     def split(self, size: int) -> "list[Batch]":
         """Cut into micro-batches of ``size`` samples, in order; the last may be smaller."""
         if size >= len(self.positions):
             return [self]
-        return [self._rows(slice(start, start + size)) for start in range(0, len(self.positions), size)]
+        return [self.rows(slice(start, start + size)) for start in range(0, len(self.positions), size)]
 
-    def _rows(self, rows: slice) -> "Batch":
+    def rows(self, rows: slice) -> "Batch":
+        """Take some of the samples."""
+        return self._map(self.positions[rows], lambda tensor: tensor[rows])
+
+    def _map(self, positions: Tensor, change: Callable[[Tensor], Tensor]) -> "Batch":
         return Batch(
-            positions=self.positions[rows],
-            latents=self.latents[rows],
-            noise=self.noise[rows],
-            sigma=self.sigma[rows],
-            counted=self.counted[rows],
-            prompt=Prompt(text={k: v[rows] for k, v in self.prompt.text.items()}, fps=self.prompt.fps[rows]),
+            positions=positions,
+            latents=change(self.latents),
+            noise=change(self.noise),
+            sigma=change(self.sigma),
+            counted=change(self.counted),
+            prompt=self.prompt.map(change),
         )
 
 
 def stack_text(texts: Sequence[Text]) -> Text:
-    """Stack the encoded captions of several samples: each [T, D] becomes [B, T, D]."""
-    return {name: torch.stack([text[name] for text in texts]) for name in texts[0]}
+    """Stack the encoded captions of several samples: each [T, D] becomes [B, T, D], shorter ones padded with zeros."""
+    return {name: stack_padded([text[name] for text in texts]) for name in texts[0]}
+
+
+def stack_padded(tensors: Sequence[Tensor]) -> Tensor:
+    """Stack tensors that may differ in their first dimension; the shorter ones end in zeros."""
+    if all(tensor.shape == tensors[0].shape for tensor in tensors):
+        return torch.stack(list(tensors))
+    stacked = tensors[0].new_zeros(len(tensors), max(map(len, tensors)), *tensors[0].shape[1:])
+    for row, tensor in zip(stacked, tensors, strict=True):
+        row[: len(tensor)] = tensor
+    return stacked

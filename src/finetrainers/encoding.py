@@ -10,15 +10,16 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from finetrainers.config import CacheConfig
-from finetrainers.data.cache import GB, Cache, Kind, make_key
+from finetrainers.batch import Image
+from finetrainers.config import Bucket, CacheConfig
+from finetrainers.data.cache import GB, IMAGE, Cache, Kind, make_key
 from finetrainers.data.media import decode
 from finetrainers.data.memo import Memo
 from finetrainers.data.order import Order
@@ -58,6 +59,8 @@ class Encoder:
     """Takes what a user should know of, as a sentence."""
     has_tiling: bool = False
     has_slicing: bool = False
+    sizes: dict[Bucket, int] = field(default_factory=dict)
+    """Bytes of one item of latents of each bucket, where only an encoded one can tell."""
 
     def identities(self) -> tuple[str, str]:
         """Identify the VAE and the text encoders by their weights and settings; no weights are loaded.
@@ -65,7 +68,10 @@ class Encoder:
         Local weights are hashed once and remembered; those from the Hub are known by repository and commit.
         """
         adapter = self.model.adapter
-        latents = make_key("vae", self._identity("vae"), adapter.samples_posterior, self.has_tiling)
+        image: list[str] = []
+        if self.model.takes_image:
+            image = [adapter.name, self.model.task, *map(self._identity, self.model.image_components)]
+        latents = make_key("vae", self._identity("vae"), adapter.samples_posterior, self.has_tiling, *image)
         encoders = [self._identity(name) for name in adapter.text_components]
         return latents, make_key("text", adapter.name, self.model.max_length, *encoders)
 
@@ -116,6 +122,10 @@ class Encoder:
         self.cache.evict(int(self.config.max_gb * GB) - lacking, keep=keep)
 
     def _latents_bytes(self, job: SampleJob) -> int:
+        if self.model.takes_image:
+            if job.bucket not in self.sizes and not self.fill([job.latents], []):
+                self.sizes[job.bucket] = self.cache.file("latents", job.latents.key).stat().st_size
+            return self.sizes.get(job.bucket, 0)  # a medium that cannot be decoded takes no place
         dtype = self.model.pretrained.place("vae").dtype
         values = torch.Size(self.model.adapter.grid.latent_shape(job.bucket)).numel()
         header = 1000  # names, shapes and metadata of a file
@@ -176,17 +186,17 @@ class Encoder:
 
     def _fill_latents(self, jobs: Lazy[LatentsJob]) -> list[Problem]:
         problems: list[Problem] = []
-        vae: Any = None
+        pipeline: Any = None
         report = self._reporter("encode media", len(jobs))
         for batch, clips in self._decoded(jobs):
             good = [(job, clip) for job, clip in zip(batch, clips, strict=True) if isinstance(clip, Clip)]
             problems += [clip for clip in clips if isinstance(clip, Problem)]
-            if good and vae is None:  # loaded only when there is something to encode
-                vae = self._load_vae()
+            if good and pipeline is None:  # loaded only when there is something to encode
+                pipeline = self._load_image_pipeline()
             if good:
-                problems += self._encode_clips(vae, good)
+                problems += self._encode_clips(pipeline, good)
             report(len(batch))
-        del vae
+        del pipeline
         free_memory()
         return problems
 
@@ -203,17 +213,24 @@ class Encoder:
 
         return report
 
-    def _load_vae(self) -> Any:
-        options = {"has_tiling": self.has_tiling, "has_slicing": self.has_slicing}
-        return load_vae(self.model.pretrained, self.device, **options)
+    def _load_image_pipeline(self) -> Any:
+        """Load the VAE, and what else the task needs for the frames that are given."""
+        model, options = self.model, {"has_tiling": self.has_tiling, "has_slicing": self.has_slicing}
+        components = {"vae": load_vae(model.pretrained, self.device, **options)}
+        return model.pretrained.pipeline(model.pipeline_class, components | model.load_image_components(self.device))
 
-    def _encode_clips(self, vae: Any, clips: list[tuple[LatentsJob, Clip]]) -> list[Problem]:
+    def _encode_clips(self, pipeline: Any, clips: list[tuple[LatentsJob, Clip]]) -> list[Problem]:
         """Encode and store clips of one size; return those that the VAE makes nothing finite of."""
-        problems = []
+        problems, vae, model = [], pipeline.vae, self.model
         pixels = torch.stack([clip.pixels for _, clip in clips])
-        mean, std = encode_pixels(vae, self.model.adapter, pixels)
+        mean, std = encode_pixels(vae, model.adapter, pixels)
+        image: Image = {}
+        if model.takes_image:
+            with torch.no_grad():
+                image = model.adapter.encode_image(pipeline, pixels, task=model.task)
         for row, (job, clip) in enumerate(clips):
             tensors = {"mean": mean[row]} if std is None else {"mean": mean[row], "std": std[row]}
+            tensors |= {IMAGE + name: tensor[row].cpu() for name, tensor in image.items()}
             if all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
                 self.cache.write("latents", job.key, tensors, {"fps": repr(clip.fps)})
             else:  # in the cache they would poison all runs

@@ -131,9 +131,10 @@ class Trainer:
     def predict(self, noised: Noised, batch: Batch) -> Tensor:
         """Velocity [B, C, F, H, W] that the denoiser answers."""
         x = self.conditioning.model_input(noised.x, batch).to(self.dtype)
-        prompt = Prompt(text={k: cast_floats(v, self.dtype) for k, v in batch.prompt.text.items()}, fps=batch.prompt.fps)
+        told = batch.prompt
+        text, image = ({k: cast_floats(v, self.dtype) for k, v in part.items()} for part in (told.text, told.image))
         with self.autocast():
-            return self.adapter.denoise(self.denoiser, x, noised.sigma, prompt)
+            return self.adapter.denoise(self.denoiser, x, noised.sigma, Prompt(text, told.fps, image))
 
     def autocast(self) -> AbstractContextManager[None]:
         """Make the context of one forward pass; null where all weights share a type."""

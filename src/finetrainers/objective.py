@@ -1,7 +1,8 @@
 """Noise levels, corruption, targets and loss weights: pure functions of tensors.
 
 Shape letters as in ``finetrainers.batch``. A noise level ``sigma`` is in (0, 1): 0 is clean, 1 is pure noise. Papers:
-[SD3] Esser et al. 2024, arXiv:2403.03206; [LTX] HaCohen et al. 2024, arXiv:2501.00103.
+[SD3] Esser et al. 2024, arXiv:2403.03206; [LTX] HaCohen et al. 2024, arXiv:2501.00103; [v] Salimans and Ho 2022,
+arXiv:2202.00512; [CogVideoX] Yang et al. 2024, arXiv:2408.06072.
 """
 
 import math
@@ -20,6 +21,9 @@ SIGMA_RANGE = (HALF_STEP, 1 - 2 * HALF_STEP)
 
 GIVEN_FRAME_MAX_SIGMA = 0.05
 """Largest noise level of a first frame that is given as a condition: "nearly clean"."""
+
+BISECTIONS = 60
+"""Halvings that find where a quantile function passes a noise level: beyond the precision of float64."""
 
 
 def uniform_sigma(u: Tensor) -> Tensor:
@@ -81,6 +85,8 @@ class NoiseLevels:
     logit_std: float = 1.0
     mode_scale: float = 1.29
     shift: float | ResolutionShift = 1.0
+    between: tuple[float, float] = (0.0, 1.0)
+    """Range, after the shift, to which the distribution is confined: what an expert for some noise levels is trained on."""
 
     def __call__(self, u: Tensor, tokens: int) -> Tensor:
         """Noise levels for uniform draws u in [0, 1), any shape, of latents of ``tokens`` tokens; float32.
@@ -88,7 +94,23 @@ class NoiseLevels:
         Computed in float64 and never rounded to a grid of time steps.
         """
         shift = self.shift(tokens) if isinstance(self.shift, ResolutionShift) else self.shift
-        return shift_sigma(self._unshifted(u.double() + HALF_STEP), shift).clamp(*SIGMA_RANGE).float()
+        u = u.double() + HALF_STEP
+        if self.between != (0.0, 1.0):
+            first, last = (self._draw_of(level, shift) for level in self.between)
+            u = first + u * (last - first)
+        return shift_sigma(self._unshifted(u), shift).clamp(*SIGMA_RANGE).float()
+
+    def _draw_of(self, level: float, shift: float) -> float:
+        """Draw at which the quantile function, which may rise or fall, is at a noise level."""
+        low, high = 0.0, 1.0
+        is_falling = self.kind == "mode"
+        if level in (0.0, 1.0):
+            return float(level == float(not is_falling))
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            sigma = shift_sigma(self._unshifted(torch.tensor(middle, dtype=torch.float64)), shift)
+            low, high = (middle, high) if (float(sigma) < level) != is_falling else (low, middle)
+        return (low + high) / 2
 
     def _unshifted(self, u: Tensor) -> Tensor:
         match self.kind:
@@ -111,7 +133,7 @@ class Noised:
     sigma: Tensor
     """[B, F] noise level of each latent frame."""
     target: Tensor
-    """[B, C, F, H, W]: the velocity ``noise - latents``."""
+    """[B, C, F, H, W]: the velocity ``noise - latents``, or v."""
     counted: Tensor
     """[B, F]: 1 where a frame counts in the loss."""
 
@@ -123,6 +145,7 @@ class FlowMatching:
     noise_levels: NoiseLevels = NoiseLevels()
     weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
     first_frame_probability: float = 0.0
+    given_frame_max_sigma: float = GIVEN_FRAME_MAX_SIGMA
 
     def sigma(self, u: Tensor, *, frames: int, tokens: int) -> tuple[Tensor, Tensor]:
         """Noise level of each latent frame, and whether it counts in the loss.
@@ -142,9 +165,19 @@ class FlowMatching:
         counted = torch.ones_like(sigma)
         if frames > 1:
             is_given = u[:, 1] < self.first_frame_probability
-            own = torch.minimum(GIVEN_FRAME_MAX_SIGMA * u[:, 2].float(), sigma[:, 0])
+            own = torch.minimum(self.given_frame_max_sigma * u[:, 2].float(), sigma[:, 0])
             sigma[:, 0] = torch.where(is_given, own, sigma[:, 0])
             counted[:, 0] = torch.where(is_given, 0.0, 1.0)
+        return sigma, counted
+
+    def at_level(self, level: Tensor, *, frames: int) -> tuple[Tensor, Tensor]:
+        """Noise level of each frame, and which count, of one sample that is measured at a noise level; both [1, F].
+
+        A first frame that training always gives is given, without noise.
+        """
+        sigma, counted = level.expand(1, frames).clone(), torch.ones(1, frames)
+        if frames > 1 and self.first_frame_probability == 1.0:
+            sigma[:, 0] = counted[:, 0] = 0.0
         return sigma, counted
 
     def corrupt(self, latents: Tensor, noise: Tensor, *, sigma: Tensor, counted: Tensor) -> Noised:
@@ -171,3 +204,31 @@ class FlowMatching:
         if self.weighting != "none":  # a given frame may have sigma 0, hence an infinite weight
             counts = torch.where(noised.counted > 0, counts * self.weight(noised.sigma), 0.0)
         return (error * counts[:, None, :, None, None]).sum(dim=(1, 2, 3, 4))
+
+
+@dataclass(frozen=True, slots=True)
+class Diffusion(FlowMatching):
+    """A variance-preserving diffusion in discrete time steps, whose model answers v ([v] section 4, appendix D).
+
+    CogVideoX weighs the error of the denoised latents by 1 / (1 - alpha_bar), which is the plain error of v:
+    ``latents - (sqrt(alpha_bar) x - sqrt(1 - alpha_bar) v)`` is ``sqrt(1 - alpha_bar)`` times it ([CogVideoX] section 2.2).
+    """
+
+    alphas_cumprod: tuple[float, ...] = ()
+    """alpha_bar of each time step, as the model's scheduler has them; the last is 0 with zero terminal SNR."""
+
+    def corrupt(self, latents: Tensor, noise: Tensor, *, sigma: Tensor, counted: Tensor) -> Noised:
+        """Mix latents [B, C, F, H, W] with noise of the same shape, at the time steps of noise levels [B, F]."""
+        alpha_bar = sigma.new_tensor(self.alphas_cumprod)[timestep_of(sigma, len(self.alphas_cumprod))]
+        signal, spread = (root[:, None, :, None, None] for root in (alpha_bar.sqrt(), (1 - alpha_bar).sqrt()))
+        return Noised(
+            x=signal * latents + spread * noise,
+            sigma=sigma,
+            target=signal * noise - spread * latents,
+            counted=counted,
+        )
+
+
+def timestep_of(sigma: Tensor, count: int = 1000) -> Tensor:
+    """Discrete time step, int64 in 0..count - 1, of noise levels of any shape."""
+    return (sigma.double() * count).long().clamp(0, count - 1)

@@ -18,9 +18,12 @@ from finetrainers.encoding import Encoder, StageProgress
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, Request
 from finetrainers.models.base import Settings
-from finetrainers.objective import FlowMatching, NoiseLevels, ResolutionShift
+from finetrainers.objective import Diffusion, FlowMatching, NoiseLevels, ResolutionShift
 from finetrainers.prompts import read_prompts
 from finetrainers.validate import captions_to_encode
+
+FROM_FRAMES = ("image-to-video", "first-last-frame-to-video")
+"""Tasks that are given frames of a clip and make the others: a single image has no others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +132,17 @@ def check_buckets(config: Config, model: Model) -> None:
     for name, sets in (("data", config.data), ("validation.data", config.validation.data)):
         for index, data in enumerate(sets):
             for bucket in resolve_buckets(data.buckets):
-                nearest = model.adapter.grid.nearest(bucket)
+                where, grid = f"{name}.{index}.buckets", model.adapter.grid
+                nearest = grid.nearest(bucket)
                 if bucket != nearest:
                     raise ConfigError(
-                        f"{name}.{index}.buckets: {list(bucket)} is impossible for {model.adapter.name}; "
+                        f"{where}: {list(bucket)} is impossible for {model.adapter.name}; "
                         f"the nearest possible is {list(nearest)} (frames, height, width)"
+                    )
+                if model.task in FROM_FRAMES and grid.latent_shape(bucket)[1] == 1:
+                    raise ConfigError(
+                        f"{where}: {list(bucket)} has single images, which cannot serve the task {model.task}; "
+                        f"set a bucket of {1 + grid.vae_frame_step} frames or more, or model.task"
                     )
 
 
@@ -200,15 +209,23 @@ def build_objective(config: Config, model: Model) -> FlowMatching:
     if shift == "scheduler":
         shift = "resolution" if settings.get("use_dynamic_shifting") else float(settings.get("shift", 1.0))
     probability = wanted.first_frame_probability
-    if probability and adapter.first_frame_probability is None:
+    if probability and adapter.first_frame_probability is None and not adapter.gives_first_frame(model.task):
         raise ConfigError(
             f"objective.first_frame_probability: {adapter.name} takes one noise level for all frames; remove it"
         )
-    default = 0.0 if adapter.first_frame_probability is None else adapter.first_frame_probability
+    if probability is None:
+        probability = 1.0 if adapter.gives_first_frame(model.task) else adapter.first_frame_probability or 0.0
+    levels = replace(levels, shift=resolution_shift(settings) if shift == "resolution" else float(shift))
+    if adapter.prediction == "v":
+        if wanted.weighting != "none":
+            raise ConfigError(f"objective.weighting: {adapter.name} is weighted by 1 / (1 - alpha_bar); remove it")
+        alphas = model.pretrained.load("scheduler").alphas_cumprod
+        return Diffusion(noise_levels=levels, alphas_cumprod=tuple(alphas.double().tolist()))
     return FlowMatching(
-        noise_levels=replace(levels, shift=resolution_shift(settings) if shift == "resolution" else float(shift)),
+        noise_levels=levels,
         weighting=wanted.weighting,
-        first_frame_probability=default if probability is None else probability,
+        first_frame_probability=probability,
+        given_frame_max_sigma=adapter.given_frame_max_sigma,
     )
 
 

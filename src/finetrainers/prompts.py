@@ -15,6 +15,7 @@ from finetrainers.models import Model, Request
 KEYS = (
     "prompt",
     "image",
+    "last_image",
     "height",
     "width",
     "num_frames",
@@ -27,10 +28,12 @@ KEYS = (
 SYNONYMS = {
     "caption": "prompt",
     "image_path": "image",
+    "last_image_path": "last_image",
     "steps": "num_inference_steps",
     "frames": "num_frames",
     "guidance": "guidance_scale",
 }
+PICTURES = ("image", "image_path", "last_image", "last_image_path")
 DEFAULT_STEPS = 30
 """Denoising steps, where a prompt names none."""
 
@@ -59,9 +62,7 @@ def _beside(row: Any, folder: Path) -> Any:  # whatever a JSON file holds: make_
     """Find images beside the prompts file, where they are not found from the current folder."""
     if not isinstance(row, Mapping):
         return row
-    found = {
-        key: str(folder / str(row[key])) for key in ("image", "image_path") if row.get(key) and not Path(row[key]).is_file()
-    }
+    found = {key: str(folder / str(row[key])) for key in PICTURES if row.get(key) and not Path(row[key]).is_file()}
     return {**row, **found}
 
 
@@ -102,6 +103,7 @@ def make_request(row: Mapping[str, Any], where: str, model: Model, size: tuple[i
         negative_prompt=given.get("negative_prompt"),
         fps=_float(given, "fps", where),
         image=None if "image" not in given else str(given["image"]),
+        last_image=None if "last_image" not in given else str(given["last_image"]),
     )
     _check_positive(request, where)
     return request
@@ -137,10 +139,15 @@ def _check_family(given: Mapping[str, Any], where: str, model: Model) -> None:
     adapter = model.adapter
     if "negative_prompt" in given and not adapter.has_negative_prompt:
         raise ConfigError(f"{where}: {adapter.name} takes no negative_prompt; remove it")
-    if "image" in given and "image-to-video" not in adapter.pipelines:
-        raise ConfigError(f"{where}: {adapter.name} starts from no image; remove it")
-    if "image" in given and not Path(given["image"]).is_file():
-        raise ConfigError(f"{where}: image: there is no file {given['image']}")
+    is_optional = adapter.gives_first_frame("image-to-video")
+    needed = {"image-to-video": ("image",), "first-last-frame-to-video": ("image", "last_image")}.get(model.task, ())
+    for key in ("image", "last_image"):
+        if key in given and key not in needed and not (key == "image" and is_optional):
+            raise ConfigError(f"{where}: {key}: {adapter.name} takes none in the task {model.task}; remove it")
+        if key not in given and key in needed and not is_optional:
+            raise ConfigError(f"{where}: has no {key}, from which {model.task} starts; name a picture")
+        if key in given and not Path(given[key]).is_file():
+            raise ConfigError(f"{where}: {key}: there is no file {given[key]}")
     if "fps" in given and not adapter.grid.has_video:
         raise ConfigError(f"{where}: {adapter.name} draws images, which have no fps; remove it")
 

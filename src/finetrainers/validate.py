@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from finetrainers.batch import Batch, Prompt, Text, sample_generator, stack_text
+from finetrainers.batch import Batch, Text, sample_generator
 from finetrainers.data.cache import Cache
-from finetrainers.data.loader import read_encoded
+from finetrainers.data.loader import make_prompt, read_encoded
 from finetrainers.data.plan import Plan, SampleJob
 from finetrainers.encoding import free_memory
 from finetrainers.files import to_json, whole_directory, write_whole
@@ -69,12 +70,12 @@ class HeldOut:
         losses = []
         for number, level in enumerate(levels):
             noise = torch.randn(latents.shape, generator=sample_generator(0, content, f"held-out noise {number}"))
-            sigma = level.expand(1, latents.shape[2]).contiguous()
-            prompt = Prompt(text=stack_text([sample.text]), fps=torch.tensor([sample.fps]))
-            batch = Batch(torch.tensor([number]), latents, noise, sigma, torch.ones_like(sigma), prompt).to(trainer.device)
+            sigma, counted = trainer.objective.at_level(level, frames=latents.shape[2])
+            batch = Batch(torch.tensor([number]), latents, noise, sigma, counted, make_prompt([sample])).to(trainer.device)
             noised = trainer.objective.corrupt(batch.latents, batch.noise, sigma=batch.sigma, counted=batch.counted)
             error = trainer.predict(noised, batch).float() - noised.target
-            losses.append(error.square().mean().cpu())
+            counts = noised.counted[:, None, :, None, None].expand_as(error)
+            losses.append((error.square() * counts).sum().div(counts.sum()).cpu())
         return torch.stack(losses)
 
 
@@ -161,21 +162,27 @@ def captions_to_encode(requests: Sequence[Request], model: Model) -> list[str]:
     return captions
 
 
+def task_of(request: Request, model: Model) -> str:
+    """Return the task that a request is: models that take the first frame in its place draw with a picture or without."""
+    adapter, task = model.adapter, model.task
+    if adapter.gives_first_frame("image-to-video") and task in ("text-to-video", "image-to-video"):
+        return "text-to-video" if request.image is None else "image-to-video"
+    return task
+
+
 class Sampler:
     """Draws requests with the family's own diffusers pipeline and encoded prompts."""
 
     def __init__(self, model: Model, components: dict[str, Any], device: torch.device) -> None:
         self._model = model
         self._components = {**components, "scheduler": model.pretrained.load("scheduler")}
+        self._components |= model.load_image_components(device)
         self._device = device
 
     def pipeline(self, request: Request) -> Any:
         """Make the pipeline of the request's task."""
-        adapter = self._model.adapter
-        task = self._model.task if request.image is None else "image-to-video"
-        if request.image is None and task == "image-to-video" and "text-to-video" in adapter.pipelines:
-            task = "text-to-video"
-        return self._model.pretrained.pipeline(adapter.pipelines[task], self._components)
+        model = self._model
+        return model.pretrained.pipeline(model.adapter.pipelines[task_of(request, model)], self._components)
 
     def arguments(self, request: Request, text: Callable[[str], Text]) -> dict[str, Any]:
         """All arguments of the pipeline's call but the output type."""
@@ -195,10 +202,9 @@ class Sampler:
             arguments |= {f"negative_{name}": tensor for name, tensor in negative.items()}
         if request.guidance is not None:
             arguments["guidance_scale"] = request.guidance
-        if request.image is not None:
-            from PIL import Image
-
-            arguments["image"] = Image.open(request.image).convert("RGB")
+        for name, file in (("image", request.image), ("last_image", request.last_image)):
+            if file is not None:
+                arguments[name] = Image.open(file).convert("RGB")
         return arguments
 
     def _placed(self, text: Text) -> Text:

@@ -24,6 +24,8 @@ LEFTOVER_SECONDS = 3600.0
 """Age from which a temporary file is one that a killed run has left: no write takes so long."""
 
 GB = 10**9
+IMAGE = "image."
+"""Prefix, in an item of latents, of the tensors that a task takes from the frames that are given."""
 Kind = Literal["latents", "text"]
 KINDS: tuple[Kind, ...] = ("latents", "text")
 

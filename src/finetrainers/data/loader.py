@@ -1,7 +1,7 @@
 """From the cache to batches with all their draws, in worker processes."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from finetrainers.batch import Batch, Encoded, Prompt, sample_generator, stack_text
 from finetrainers.config import LoaderConfig
-from finetrainers.data.cache import Cache
+from finetrainers.data.cache import IMAGE, Cache
 from finetrainers.data.draws import uniform
 from finetrainers.data.order import Order
 from finetrainers.data.plan import Plan, SampleJob
@@ -24,7 +24,8 @@ def read_encoded(cache: Cache, job: SampleJob) -> Encoded:
     """
     latents, metadata = cache.read("latents", job.latents.key)
     text, _ = cache.read("text", job.text.key)
-    return Encoded(mean=latents["mean"], std=latents.get("std"), text=text, fps=float(metadata["fps"]))
+    image = {name.removeprefix(IMAGE): tensor for name, tensor in latents.items() if name.startswith(IMAGE)}
+    return Encoded(latents["mean"], latents.get("std"), text, fps=float(metadata["fps"]), image=image)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,16 @@ def make_batch(jobs: list[SampleJob], samples: list[Encoded], *, seed: int, obje
         noise=torch.stack(noise),
         sigma=sigma,
         counted=counted,
-        prompt=Prompt(text=stack_text([sample.text for sample in samples]), fps=torch.tensor([s.fps for s in samples])),
+        prompt=make_prompt(samples),
+    )
+
+
+def make_prompt(samples: Sequence[Encoded]) -> Prompt:
+    """Stack what the denoiser is told of each sample."""
+    return Prompt(
+        text=stack_text([sample.text for sample in samples]),
+        fps=torch.tensor([sample.fps for sample in samples]),
+        image=stack_text([sample.image for sample in samples]),
     )
 
 

@@ -149,6 +149,24 @@ class Model:
         return self.adapter.pipelines[self.task]
 
     @property
+    def takes_image(self) -> bool:
+        """Whether the task takes more from the given frames than the latents in their place."""
+        return self.task in self.adapter.image_tasks
+
+    @property
+    def image_components(self) -> tuple[str, ...]:
+        """Components besides the VAE that the task needs for its given frames, as far as this model has them."""
+        if not self.takes_image:
+            return ()
+        index = self.pretrained.index
+        return tuple(name for name in self.adapter.image_components if index.get(name, [None])[0] is not None)
+
+    def load_image_components(self, device: torch.device) -> dict[str, Any]:
+        """Load ``image_components``; models among them go to the device."""
+        loaded = {name: self.pretrained.load(name) for name in self.image_components}
+        return {name: part.to(device) if isinstance(part, torch.nn.Module) else part for name, part in loaded.items()}
+
+    @property
     def max_length(self) -> int:
         """T, prompt tokens."""
         configured = self.pretrained.config.max_sequence_length
@@ -179,5 +197,5 @@ def open_model(config: ModelConfig) -> Model:
         raise ConfigError(
             f"model.task: {adapter_class.name} has no task {task!r}; it has {', '.join(adapter_class.pipelines)}"
         )
-    adapter = adapter_class(pretrained.settings("vae"), pretrained.settings(adapter_class.denoiser))
+    adapter = adapter_class(pretrained.settings("vae"), pretrained.settings(adapter_class.denoiser), pretrained.index)
     return Model(pretrained, adapter, task)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from finetrainers.batch import Prompt, Text
 from finetrainers.models.base import Grid, ModelAdapter, Request, Settings
 from finetrainers.models.registry import register_model
-from finetrainers.objective import NoiseLevels
+from finetrainers.objective import GIVEN_FRAME_MAX_SIGMA, NoiseLevels
 
 STILL_FPS = 25.0
 """Frame rate that is told for an image, whose only frame lies at time 0 at any rate."""
@@ -33,6 +33,7 @@ class LTXVideo(ModelAdapter):
     noise_levels = NoiseLevels("logit_normal")  # arXiv:2501.00103, section 2.4
     shift = "scheduler"
     first_frame_probability = 0.1
+    given_frame_max_sigma = GIVEN_FRAME_MAX_SIGMA
     default_fps = 25.0
     max_sequence_length = 128
 
@@ -46,6 +47,9 @@ class LTXVideo(ModelAdapter):
             vae_frame_step=vae["patch_size_t"] * halved if stated_frames is None else stated_frames,
             frame_patch=denoiser["patch_size_t"],
         )
+
+    def gives_first_frame(self, task: str) -> bool:
+        return task == "image-to-video"
 
     def encode_prompt(self, pipeline: Any, captions: Sequence[str], *, max_length: int, device: torch.device) -> Text:
         embeds, mask, _, _ = pipeline.encode_prompt(

@@ -33,6 +33,9 @@ def load_vae(pretrained: Pretrained, device: torch.device, *, has_tiling: bool, 
 def latent_statistics(vae: Any, adapter: ModelAdapter) -> tuple[Tensor, Tensor]:
     """Shift and scale, each [C, 1, 1, 1] float32, such that (latents - shift) * scale is what the denoiser sees."""
     config = vae.config
+    if adapter.vae_statistics == "config":
+        mean, std = (torch.tensor(config[name]).view(-1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+        return mean, 1 / std
     if adapter.vae_statistics == "buffers":
         shift, scale = vae.latents_mean.float().cpu(), config.scaling_factor / vae.latents_std.float().cpu()
         return shift.view(-1, 1, 1, 1), scale.view(-1, 1, 1, 1)
@@ -49,12 +52,30 @@ def encode_pixels(vae: Any, adapter: ModelAdapter, pixels: Tensor) -> tuple[Tens
         Mean and standard deviation of the VAE's posterior, [B, C, F, H, W], normalized in float32 and then in the VAE's
         data type, on the CPU; the deviation is None where the model was trained on the posterior's mode.
     """
-    scaled = (pixels.to(vae.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1).to(vae.dtype)
+    mean, std = encode_video(vae, adapter, scale_pixels(pixels))
+    padding = adapter.grid.num_padding(pixels.shape[1])
+    mean, std = (torch.cat([x[:, :, :1].expand(-1, -1, padding, -1, -1), x], dim=2) for x in (mean, std))
+    return mean, std if adapter.samples_posterior else None
+
+
+def scale_pixels(pixels: Tensor) -> Tensor:
+    """Turn uint8 pixels [B, K, P, Q, 3] into what VAEs take, [B, 3, K, P, Q] in -1..1, float32."""
+    return pixels.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def encode_video(vae: Any, adapter: ModelAdapter, scaled: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode pixels [B, 3, K, P, Q] in -1..1 into the mean and the standard deviation of the posterior, normalized.
+
+    Returns:
+        Two tensors [B, C, F, H, W] on the CPU, in the VAE's data type.
+    """
+    scaled = scaled.to(vae.device, vae.dtype)
     posterior = vae.encode(scaled[:, :, 0] if adapter.has_image_vae else scaled).latent_dist
     shift, scale = latent_statistics(vae, adapter)
     mean, std = (as_video(t.float().cpu(), adapter) for t in (posterior.mean, posterior.std))
     mean = ((mean - shift) * scale).to(vae.dtype)
-    return mean, (std * scale).expand_as(mean).to(vae.dtype) if adapter.samples_posterior else None
+    return mean, (std * scale).expand_as(mean).to(vae.dtype)
 
 
 def as_video(x: Tensor, adapter: ModelAdapter) -> Tensor:

@@ -16,14 +16,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config,
 from finetrainers.quickstart.drawing import COLOURS, SHAPES
 from finetrainers.testing.tokenizers import make_clip_tokenizer, make_t5_tokenizer
 
-WORDS = (
-    *COLOURS,
-    *SHAPES,
-    *(f"{shape}s" for shape in SHAPES),
-    *"a an in at on of the with and to two three row column small large bar banner stripes vertical horizontal".split(),
-    *"top bottom left right middle above below ,".split(),
-    *"moves grows shrinks stays spins squashes dissolves turns fades into from slowly then up down across".split(),
-)
+SENTENCES = """
+    a an in at on of the with and to two three row column small large bar banner stripes vertical horizontal
+    top bottom left right middle above below ,
+    moves grows shrinks stays spins squashes dissolves turns fades into from slowly then up down across
+"""
+WORDS = (*COLOURS, *SHAPES, *(f"{shape}s" for shape in SHAPES), *SENTENCES.split())
 """Every word of the pictures' and the clips' captions; others are spelled."""
 
 MAX_TOKENS = 16
@@ -118,5 +116,6 @@ def spread_out(rows: int, columns: int, generator: torch.Generator) -> Tensor:
     """Draw rows of length 1; up to ``columns`` of them are orthogonal, and more of them are random."""
     drawn = torch.randn(rows, columns, generator=generator)
     if rows <= columns:
-        return torch.linalg.qr(drawn.T)[0].T.contiguous()
+        orthogonal: Tensor = torch.linalg.qr(drawn.T)[0]
+        return orthogonal.T.contiguous()
     return nn.functional.normalize(drawn, dim=1)
