@@ -7,6 +7,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,3 +33,17 @@ def tiny_ltx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from finetrainers.testing import make_tiny
 
     return make_tiny("ltx_video", tmp_path_factory.mktemp("tiny") / "ltx_video")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Any tiny pipeline by family and variant, each made once. Shared by all tests: read it, never write into it."""
+    from finetrainers.testing import make_tiny
+
+    root = tmp_path_factory.mktemp("tinies")
+
+    @cache
+    def make(family: str, variant: str) -> Path:
+        return make_tiny(family, root / f"{family} {variant}", variant=variant)
+
+    return make

@@ -128,10 +128,10 @@ MUTATIONS = (
     Mutation("validate.py", "stack.callback(trainer.ema.restore, trainer.parameters)", "pass", "test_validate.py::test_what_is_measured_is_what_is_exported"),
     Mutation("validate.py", "content = int(job.latents.key[:15], 16)", "content = torch.seed() >> 1", "test_validate.py::test_the_baseline_depends_on_model_and_held_out_data_alone"),
     # Adapters.
-    Mutation("models/flux.py", "timestep=sigma[:, 0],", "timestep=sigma[:, 0].mul(1000).round().div(1000),", "models/test_adapters.py::test_the_transformer_is_called_as_the_pipeline_calls_it"),
-    Mutation("models/flux.py", "folded.permute(0, 2, 4, 1, 3, 5).reshape(batch", "folded.permute(0, 2, 4, 1, 5, 3).reshape(batch", "models/test_adapters.py::test_the_transformer_is_called_as_the_pipeline_calls_it"),
+    Mutation("models/flux.py", "timestep=sigma[:, 0],", "timestep=sigma[:, 0].mul(1000).round().div(1000),", "models/test_exactness.py::test_the_transformer_is_called_as_the_pipeline_calls_it"),
+    Mutation("models/flux.py", "folded.permute(0, 2, 4, 1, 3, 5).reshape(batch", "folded.permute(0, 2, 4, 1, 5, 3).reshape(batch", "models/test_exactness.py::test_the_transformer_is_called_as_the_pipeline_calls_it"),
     Mutation("models/ltx_video.py", "1000 * sigma.repeat_interleave(height * width, dim=1)", "1000 * sigma[:, :1].expand(-1, frames * height * width)", "models/test_adapters.py::test_ltx_takes_a_noise_level_for_each_frame"),
-    Mutation("models/ltx_video.py", "(self.grid.vae_frame_step / fps)", "(self.grid.vae_frame_step / 25 + 0 * fps)", "models/test_adapters.py::test_everything_that_is_told_matters"),
+    Mutation("models/ltx_video.py", "(self.grid.vae_frame_step / fps)", "(self.grid.vae_frame_step / 25 + 0 * fps)", "models/test_adapters.py::test_ltx_is_told_the_frame_rate"),
 )  # fmt: skip
 
 

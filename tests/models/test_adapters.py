@@ -1,173 +1,31 @@
-"""The adapters speak their pipelines' language: the same tensors go into the transformer, and the same come out."""
+"""Tables of facts, sizes, and finding a model; test_exactness.py and test_contract.py run over all families."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from cases import CAPTION, Recorder, load_pipeline
 
 from finetrainers.batch import Prompt
 from finetrainers.config import ModelConfig
 from finetrainers.errors import ConfigError, ModelError
-from finetrainers.models import Model, Request, adapters, open_model
+from finetrainers.models import Request, adapters, open_model
 from finetrainers.models.flux import pack, unpack
 from finetrainers.testing import make_tiny
 
-CAPTION = "a red ball on the grass"
-
-
-@dataclass
-class Case:
-    """A family's model with what the test has to know of its pipeline."""
-
-    family: str
-    variant: str | None
-    size: tuple[int, int, int]
-    pack: Callable[[Any, Tensor], Tensor]
-    unpack: Callable[[Any, Tensor, tuple[int, ...]], Tensor]
-    arguments: dict[str, Any]
-
-
-def ltx_unpack(pipeline: Any, tokens: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return pipeline._unpack_latents(
-        tokens, *shape[1:], pipeline.transformer_spatial_patch_size, pipeline.transformer_temporal_patch_size
-    )
-
-
-def flux_unpack(pipeline: Any, tokens: Tensor, shape: tuple[int, ...]) -> Tensor:
-    step = pipeline.vae_scale_factor
-    return pipeline._unpack_latents(tokens, shape[2] * step, shape[3] * step, step)[:, :, None]
-
-
-def ltx_pack(pipeline: Any, x: Tensor) -> Tensor:
-    return pipeline._pack_latents(x, pipeline.transformer_spatial_patch_size, pipeline.transformer_temporal_patch_size)
-
-
-def flux_pack(pipeline: Any, x: Tensor) -> Tensor:
-    return pipeline._pack_latents(x[:, :, 0], len(x), x.shape[1], *x.shape[3:])
-
-
-CASES = {
-    "flux dev": Case("flux", "dev", (1, 64, 96), flux_pack, flux_unpack, {"guidance_scale": 1.0}),
-    "flux schnell": Case("flux", "schnell", (1, 96, 64), flux_pack, flux_unpack, {}),
-    "ltx 0.9.0": Case(
-        "ltx_video", None, (17, 64, 96), ltx_pack, ltx_unpack, {"num_frames": 17, "frame_rate": 30, "guidance_scale": 1.0}
-    ),
-}
-
-
-class Recorder(torch.nn.Module):
-    """A transformer that writes down what it is called with."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.calls: list[dict[str, Any]] = []
-        self.answers: list[Tensor] = []
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.model, name)
-
-    def forward(self, **arguments: Any) -> Any:
-        self.calls.append(arguments)
-        answer = self.model(**arguments)
-        self.answers.append(answer[0])
-        return answer
-
-
-@pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest) -> Case:
-    return CASES[request.param]
-
-
-@pytest.fixture
-def model(case: Case, tmp_path: Path) -> Model:
-    path = make_tiny(case.family, tmp_path / "model", variant=case.variant)
-    return open_model(ModelConfig(path=str(path), dtype="float32", max_sequence_length=16))
-
-
-def load_pipeline(model: Model) -> Any:
-    pretrained = model.pretrained
-    names = [name for name, value in pretrained.index.items() if isinstance(value, list) and value[0]]
-    return pretrained.pipeline(model.pipeline_class, {name: pretrained.load(name) for name in names})
-
-
-def equal(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and torch.equal(a.to(b.dtype), b)
-    if isinstance(a, tuple):
-        return all(
-            float(torch.as_tensor(x).max()) == pytest.approx(float(torch.as_tensor(y).max()))
-            for x, y in zip(a, b, strict=True)
-        )
-    return a is b or a == b
-
 
 @torch.no_grad()
-def test_the_transformer_is_called_as_the_pipeline_calls_it(case: Case, model: Model) -> None:
+def test_ltx_is_told_the_frame_rate(tiny_ltx: Path) -> None:
+    model = open_model(ModelConfig(path=str(tiny_ltx), dtype="float32", max_sequence_length=16))
     pipeline = load_pipeline(model)
-    recorder = Recorder(pipeline.transformer)
-    pipeline.transformer = recorder
-    shape = model.adapter.grid.latent_shape(case.size)
-    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(3))
-    height, width = case.size[1:]
-    sampling = {"num_inference_steps": 3, "max_sequence_length": 16, "output_type": "latent", **case.arguments}
-    pipeline(CAPTION, height=height, width=width, latents=case.pack(pipeline, x), **sampling)
-    theirs, answer = recorder.calls[1], recorder.answers[1]  # the second: its noise level is no round number
-    x = case.unpack(pipeline, theirs["hidden_states"], tuple(shape))
-
+    x = torch.randn(1, *model.adapter.grid.latent_shape((17, 64, 64)), generator=torch.Generator().manual_seed(3))
     text = model.adapter.encode_prompt(pipeline, [CAPTION], max_length=16, device=torch.device("cpu"))
-    prompt = Prompt(text, fps=torch.tensor([float(case.arguments.get("frame_rate", 0.0))]))
-    told = theirs["timestep"].float().flatten()[0]
-    sigma = (told if case.family == "flux" else told / 1000).expand(1, shape[1])
-    velocity = model.adapter.denoise(recorder, x, sigma, prompt)
-    ours = recorder.calls[-1]
-    ignored = {"joint_attention_kwargs", "attention_kwargs", "return_dict"}
-    for name in set(theirs) - ignored - {"timestep"}:
-        assert equal(ours[name], theirs[name]), name
-    one_rounding = torch.finfo(torch.float32).eps  # the pipeline has 1000 sigma, training has sigma
-    torch.testing.assert_close(ours["timestep"].flatten(), told.expand(ours["timestep"].numel()), rtol=one_rounding, atol=0)
-    assert not set(ours) - set(theirs)
-    torch.testing.assert_close(case.pack(pipeline, velocity), answer, rtol=1e-5, atol=1e-6)
-
-
-@torch.no_grad()
-def test_samples_do_not_see_each_other(case: Case, model: Model) -> None:
-    pipeline = load_pipeline(model)
-    generator = torch.Generator().manual_seed(0)
-    shape = model.adapter.grid.latent_shape(case.size)
-    x, sigma = torch.randn(2, *shape, generator=generator), torch.rand(2, 1, generator=generator).expand(2, shape[1])
-    text = model.adapter.encode_prompt(pipeline, [CAPTION, "a dog"], max_length=16, device=torch.device("cpu"))
-    fps = torch.tensor([24.0, 12.0])
-    both = model.adapter.denoise(pipeline.transformer, x, sigma, Prompt(text, fps))
-    for row in range(2):
-        alone = Prompt({name: tensor[row : row + 1] for name, tensor in text.items()}, fps[row : row + 1])
-        one = model.adapter.denoise(pipeline.transformer, x[row : row + 1], sigma[row : row + 1], alone)
-        torch.testing.assert_close(both[row : row + 1], one, rtol=1e-4, atol=1e-5)
-    assert both.shape == x.shape
-
-
-@torch.no_grad()
-def test_everything_that_is_told_matters(case: Case, model: Model) -> None:
-    """Noise level, caption and frame rate each change the answer: none is dropped on the way."""
-    pipeline = load_pipeline(model)
-    shape = model.adapter.grid.latent_shape(case.size)
-    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(3))
-
-    def answer(sigma: float = 0.5, caption: str = CAPTION, fps: float = 25.0) -> Tensor:
-        text = model.adapter.encode_prompt(pipeline, [caption], max_length=16, device=torch.device("cpu"))
-        levels = torch.full((1, shape[1]), sigma)
-        return model.adapter.denoise(pipeline.transformer, x, levels, Prompt(text, torch.tensor([fps])))
-
-    assert not torch.equal(answer(), answer(sigma=0.6))
-    assert not torch.equal(answer(), answer(caption="a dog"))
-    assert torch.equal(answer(), answer(fps=10.0)) == (not model.adapter.grid.has_video)
+    levels = torch.full((1, x.shape[2]), 0.5)
+    slow, fast = (
+        model.adapter.denoise(pipeline.transformer, x, levels, Prompt(text, torch.tensor([fps]))) for fps in (10.0, 25.0)
+    )
+    assert not torch.equal(slow, fast)
 
 
 @torch.no_grad()
@@ -194,7 +52,8 @@ def test_the_table_of_facts_is_that_of_the_model(name: str, tmp_path: Path) -> N
     denoiser = model.pretrained.load(model.adapter.denoiser)
     classes = {type(module).__name__ for module in denoiser.modules()}
     assert set(model.adapter.blocks) <= classes
-    assert isinstance(denoiser.get_submodule(model.adapter.input_layer), torch.nn.Linear)
+    projections = torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d
+    assert isinstance(denoiser.get_submodule(model.adapter.input_layer), projections)
     names = [name for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear)]
     assert all(any(name.endswith(f".{target}") for name in names) for target in model.adapter.lora_targets)
 

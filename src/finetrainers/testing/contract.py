@@ -1,0 +1,317 @@
+"""What every model family has to do, as checks that anyone can run on a model of their own.
+
+    subject = Subject({"path": "tiny-mine", "adapter": "mine.py:Mine"}, size=(9, 64, 64), folder=tmp_path)
+    for check in CHECKS.values():
+        check(subject)
+
+Each check raises an AssertionError that says what is wrong. A tiny model in float32 keeps them quick. All of them go
+through the code of a real run: files, plan, encoders, cache, batches, loop, export.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from finetrainers.batch import Batch
+from finetrainers.build import build_batches, build_trainer
+from finetrainers.config import Config, parse_config
+from finetrainers.data.media import decode
+from finetrainers.loop import Trainer
+from finetrainers.models import Model, open_model
+from finetrainers.objective import FlowMatching, Noised
+from finetrainers.prepare import Prepared, build_objective, encode_steps, prepare
+from finetrainers.publish import export_weights
+from finetrainers.sample import sample_run
+from finetrainers.training import train
+from finetrainers.tuning import build_tuning
+from finetrainers.tuning.base import trained_parameters
+from finetrainers.validate import write_video
+
+CAPTIONS = ("a red ball on the grass", "a dog")
+"""Of the two samples; their lengths differ."""
+LORA = {"kind": "lora", "rank": 2, "alpha": 6}
+"""alpha != rank: a scale that is lost or applied twice shows."""
+FULL = {"kind": "full"}
+STEPS = 4
+CLIP_FPS = 8.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is checked, with two samples of random pixels."""
+
+    model_section: Mapping[str, Any]
+    """The ``model`` section of a run's configuration; ``dtype`` should be float32."""
+    size: tuple[int, int, int]
+    """(frames, height, width) of both samples."""
+    folder: Path
+    """Receives the samples, the cache and the runs."""
+    captions: ClassVar[tuple[str, ...]] = CAPTIONS
+
+    def config(self, name: str, tuning: Mapping[str, Any] = LORA, **sections: Any) -> Config:
+        """Configuration of a run of this name over both samples."""
+        tree: dict[str, Any] = {
+            "output_dir": str(self.folder / name),
+            "model": {"dtype": "float32", **self.model_section},
+            "data": [{"path": str(self._media), "buckets": [list(self.size)], "max_upscale": 1}],
+            "tuning": dict(tuning),
+            "optimizer": {"lr": 0.02},
+            "train": {"steps": STEPS, "batch_size": 2, "micro_batch_size": 2, "device": "cpu"},
+            "loader": {"workers": 0},
+            "cache": {"path": str(self.folder / "cache"), "workers": 1},
+        }
+        for section, changes in sections.items():
+            tree[section] = {**tree.get(section, {}), **changes}
+        return parse_config(tree)
+
+    @cached_property
+    def _media(self) -> Path:
+        folder = self.folder / "media"
+        folder.mkdir(parents=True)
+        frames, height, width = self.size
+        for number, caption in enumerate(self.captions):
+            blocks = np.random.default_rng(number).integers(0, 256, (frames, height // 8, width // 8, 3), np.uint8)
+            pictures = [Image.fromarray(block.repeat(8, 0).repeat(8, 1)) for block in blocks]
+            if frames == 1:
+                pictures[0].save(folder / f"{number}.png")
+            else:
+                write_video(folder / f"{number}.mp4", pictures, CLIP_FPS)
+            (folder / f"{number}.txt").write_text(caption, encoding="utf-8")
+        return folder
+
+    def pixels(self, sample: int = 0) -> Tensor:
+        """Pixels [1, K, P, Q, 3] of a sample, as the encoders get them."""
+        job = self.prepared.plan.job(sample, 0, view=0, caption=0).latents
+        return decode(Path(job.path), job.view).pixels[None]
+
+    @cached_property
+    def given_pictures(self) -> dict[str, str]:
+        """Pictures that a prompt of the task has to name."""
+        file = self._media.with_name("given.png")
+        Image.new("RGB", self.size[:0:-1], "red").save(file)
+        names = {"image-to-video": ("image",), "first-last-frame-to-video": ("image", "last_image")}
+        return dict.fromkeys(names.get(self.model.task, ()), str(file))
+
+    @cached_property
+    def model(self) -> Model:
+        """The pipeline, of which nothing is loaded."""
+        return open_model(self.config("run").model)
+
+    @cached_property
+    def objective(self) -> FlowMatching:
+        """As a run has it."""
+        return build_objective(self.config("run"), self.model)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """A run whose samples are encoded."""
+        config = self.config("run")
+        device = torch.device("cpu")
+        prepared = prepare(config, self.model, device, progress=_ignore, warn=_ignore)
+        return encode_steps(prepared, config, 0)[0]
+
+    @cached_property
+    def batch(self) -> Batch:
+        """The first step's batch: both samples."""
+        config, device = self.config("run"), torch.device("cpu")
+        return next(build_batches(config, self.prepared, objective=self.objective, device=device, start=0, stop=1))
+
+    def trainer(self, tuning: Mapping[str, Any] = LORA, **sections: Any) -> Trainer:
+        """A trainer that has taken no step."""
+        config = self.config("run", tuning, **sections)
+        device = torch.device("cpu")
+        tuning_of = build_tuning(config.tuning)
+        return build_trainer(config, self.model, objective=self.objective, tuning=tuning_of, device=device)
+
+
+def check_latents_have_the_shape_of_the_grid(subject: Subject) -> None:
+    """What the encoders make is what the table of facts says, and finite."""
+    batch = subject.batch
+    expected = (2, *subject.model.adapter.grid.latent_shape(subject.size))
+    assert tuple(batch.latents.shape) == expected, f"latents {tuple(batch.latents.shape)}, but the grid says {expected}"
+    assert len(batch.prompt.text) > 0, "encode_prompt returns nothing"
+    for name, tensor in {**batch.prompt.text, **batch.prompt.image}.items():
+        assert len(tensor) == 2, f"{name} has no row for each sample"
+        assert bool(tensor.float().isfinite().all()), f"{name} is not finite"
+
+
+def check_everything_told_matters(subject: Subject) -> None:
+    """Noise level, caption and what is made of given frames each change the answer."""
+    trainer, batch = subject.trainer(), subject.batch
+    answer = _predict(trainer, batch)
+    assert answer.shape == batch.latents.shape, f"denoise answers {tuple(answer.shape)} to {tuple(batch.latents.shape)}"
+    counted = batch.counted > 0
+    other = replace(batch, sigma=torch.where(counted, batch.sigma * 0.9, batch.sigma))
+    noised = _corrupt(trainer, batch)
+    with torch.no_grad():
+        retold = trainer.predict(replace(noised, sigma=other.sigma), other)
+    assert not torch.equal(answer, retold), "the noise level is not told"
+    names = [("text", name) for name in batch.prompt.text] + [("image", name) for name in batch.prompt.image]
+    swapped = [(part, name) for part, name in names if not torch.equal(*getattr(batch.prompt, part)[name])]
+    assert any(part == "text" for part, _ in swapped), "two captions have one encoding"
+    for part, name in swapped:
+        flipped = {**getattr(batch.prompt, part), name: getattr(batch.prompt, part)[name].flip(0)}
+        prompt = replace(batch.prompt, text=flipped) if part == "text" else replace(batch.prompt, image=flipped)
+        again = _predict(trainer, replace(batch, prompt=prompt))
+        assert not torch.equal(answer, again), f"{name} changes nothing"
+
+
+def check_loss_is_that_of_each_sample(subject: Subject) -> None:
+    """One finite loss a sample, above zero."""
+    losses = subject.trainer().micro_losses(subject.batch).detach()
+    assert tuple(losses.shape) == (2,)
+    assert bool(losses.isfinite().all())
+    assert bool((losses > 0).all())
+
+
+def check_lora_begins_at_the_base(subject: Subject) -> None:
+    """Adapters wrap the default targets, change nothing before the first step, and something after it."""
+    trainer = subject.trainer()
+    base = subject.model.load_denoiser()
+    before = _predict(trainer, subject.batch)
+    trained = trained_parameters(trainer.denoiser)
+    assert trained, "no parameter trains"
+    assert all("lora_" in name for name in trained)
+    trainer.denoiser, lora = base, trainer.denoiser
+    assert torch.equal(_predict(trainer, subject.batch), before), "a new LoRA changes the model"
+    trainer.denoiser = lora
+    trainer.train_step(subject.batch)
+    assert not torch.equal(_predict(trainer, subject.batch), before), "a step changes nothing"
+
+
+def check_full_tuning_reaches_every_weight(subject: Subject) -> None:
+    """Nine in ten parameters get a gradient: published models have a few that their own forward pass does not use."""
+    trainer = subject.trainer(FULL)
+    trainer.micro_losses(subject.batch).mean().backward()
+    without = [name for name, parameter in trained_parameters(trainer.denoiser).items() if parameter.grad is None]
+    trained = len(trained_parameters(trainer.denoiser))
+    assert len(without) <= trained // 10, f"{len(without)} of {trained} parameters get no gradient: {', '.join(without[:5])}"
+
+
+def check_gradient_checkpointing_gives_equal_gradients(subject: Subject) -> None:
+    """Time for memory, and nothing else."""
+    plain, saving = (_gradients(subject, train={"gradient_checkpointing": on}) for on in (False, True))
+    assert plain.keys() == saving.keys() != set()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(saving[name], gradient, rtol=1e-4, atol=1e-7, msg=f"gradient of {name}")
+
+
+def check_a_batch_is_its_samples(subject: Subject) -> None:
+    """One micro-batch of two equals two of one: losses and gradients."""
+    both, single = (subject.trainer(FULL, train={"micro_batch_size": size}) for size in (2, 1))
+    losses = []
+    for trainer in (both, single):
+        micros = subject.batch.split(trainer.config.micro_batch_size)
+        losses.append(torch.cat([_backward(trainer, micro) for micro in micros]))
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-6)
+    for (name, one), other in zip(trained_parameters(both.denoiser).items(), single.parameters, strict=True):
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5, msg=f"gradient of {name}")
+
+
+def check_samples_do_not_see_each_other(subject: Subject) -> None:
+    """Changing the second sample changes nothing in the first one's answer, and something in its own."""
+    trainer, batch = subject.trainer(), subject.batch
+    answer = _predict(trainer, batch)
+    again = _predict(trainer, replace(batch, noise=torch.stack([batch.noise[0], batch.noise[1].flip(-1)])))
+    torch.testing.assert_close(again[0], answer[0], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(again[1], answer[1], rtol=1e-4, atol=1e-5)
+    alone = _predict(trainer, batch.rows(slice(0, 1)))
+    torch.testing.assert_close(alone[0], answer[0], rtol=1e-4, atol=1e-5)
+
+
+def check_exported_weights_load_in_plain_diffusers(subject: Subject) -> None:
+    """LoRA with alpha != rank and full-rank weights answer, in a pipeline that is loaded without us, as trained."""
+    import diffusers
+
+    for tuning in (LORA, FULL):
+        config = subject.config(f"export-{tuning['kind']}", tuning)
+        trainer = subject.trainer(tuning)
+        trainer.train_step(subject.batch)
+        weights = export_weights(trainer, config, subject.model, build_tuning(config.tuning))
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(subject.model_section["path"])
+        trained = _predict(trainer, subject.batch)
+        trainer.denoiser = subject.model.denoisers.join(pipeline.components).eval()
+        untrained = _predict(trainer, subject.batch)
+        build_tuning(config.tuning).load_exported(pipeline, weights)
+        trainer.denoiser = subject.model.denoisers.join(pipeline.components).eval()
+        assert not torch.allclose(trained, untrained, rtol=1e-3, atol=1e-4), "training changed nothing"
+        torch.testing.assert_close(_predict(trainer, subject.batch), trained, rtol=1e-4, atol=1e-5)
+
+
+def check_a_resumed_run_is_the_same_run(subject: Subject) -> None:
+    """2 + 2 steps equal 4 steps bit for bit, and the run's own sampler draws with what came out."""
+    from safetensors.torch import load_file
+
+    whole = train(subject.config("whole"))
+    train(subject.config("parts", train={"steps": STEPS // 2}))
+    parts = train(subject.config("parts"))
+    files = sorted(whole.weights.rglob("*.safetensors"))
+    assert files, f"no weights in {whole.weights}"
+    for file in files:
+        one, other = load_file(file), load_file(parts.weights / file.relative_to(whole.weights))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items()), "the resumed run differs"
+    prompt = {"prompt": CAPTIONS[0], "num_inference_steps": 2, **subject.given_pictures}
+    drawn, base = (sample_run(parts.output_dir, [prompt], use_base=use, device="cpu") for use in (False, True))
+    assert drawn[0].read_bytes() != base[0].read_bytes(), "the trained weights draw what the base draws"
+
+
+def _ignore(*_: object) -> None:
+    """Take progress and warnings."""
+
+
+def _corrupt(trainer: Trainer, batch: Batch) -> Noised:
+    return trainer.objective.corrupt(batch.latents, batch.noise, sigma=batch.sigma, counted=batch.counted)
+
+
+def _predict(trainer: Trainer, batch: Batch) -> Tensor:
+    """Return what the denoiser answers to a batch, [B, C, F, H, W], in evaluation mode."""
+    trainer.denoiser.eval()
+    with torch.no_grad():
+        return trainer.predict(_corrupt(trainer, batch), batch)
+
+
+def _backward(trainer: Trainer, micro: Batch) -> Tensor:
+    """Add the gradient of the losses of a micro-batch, and return them, [B]."""
+    losses = trainer.micro_losses(micro)
+    losses.sum().backward()
+    return losses.detach()
+
+
+def _gradients(subject: Subject, **sections: Any) -> dict[str, Tensor]:
+    """Return the gradients of all LoRA parameters; their second factors are made random, since they begin at zero."""
+    trainer = subject.trainer(**sections)
+    trainer.denoiser.train()
+    parameters = trained_parameters(trainer.denoiser)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    trainer.micro_losses(subject.batch).mean().backward()
+    return {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+
+
+CHECKS: Mapping[str, Callable[[Subject], None]] = {
+    function.__name__.removeprefix("check_"): function
+    for function in (
+        check_latents_have_the_shape_of_the_grid,
+        check_everything_told_matters,
+        check_loss_is_that_of_each_sample,
+        check_lora_begins_at_the_base,
+        check_full_tuning_reaches_every_weight,
+        check_gradient_checkpointing_gives_equal_gradients,
+        check_a_batch_is_its_samples,
+        check_samples_do_not_see_each_other,
+        check_exported_weights_load_in_plain_diffusers,
+        check_a_resumed_run_is_the_same_run,
+    )
+}
+"""Every check by its name."""
