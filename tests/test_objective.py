@@ -1,6 +1,7 @@
 """Noise levels, corruption, targets and weights, by the identities that define them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from finetrainers.config import ObjectiveConfig
 from finetrainers.objective import (
     GIVEN_FRAME_MAX_SIGMA,
+    Diffusion,
     FlowMatching,
     Noised,
     NoiseLevels,
@@ -20,6 +22,7 @@ from finetrainers.objective import (
     mode_sigma,
     shift_sigma,
     sigma_sqrt_weight,
+    timestep_of,
     uniform_sigma,
 )
 
@@ -381,3 +384,63 @@ def test_defaults_are_those_of_the_configuration() -> None:
         levels.logit_std,
         levels.mode_scale,
     )
+
+
+# -- a range of noise levels ------------------------------------------------------------------------------------------
+
+RANGES = st.tuples(st.floats(0, 0.8), st.floats(0.05, 1.0)).map(lambda pair: (pair[0], min(1.0, pair[0] + pair[1])))
+
+
+@examples
+@given(levels=LEVELS, between=RANGES)
+def test_levels_of_an_expert_stay_in_its_range(levels: NoiseLevels, between: tuple[float, float]) -> None:
+    sigma = replace(levels, between=between)(uniforms(500), 256)
+    low, high = between
+    assert bool((sigma >= low - 1e-6).all())
+    assert bool((sigma <= high + 1e-6).all())
+
+
+@pytest.mark.parametrize("kind", ["uniform", "logit_normal", "mode", "cosmap"])
+@pytest.mark.parametrize("between", [(0.0, 0.875), (0.875, 1.0), (0.3, 0.6)])
+def test_levels_of_an_expert_are_those_of_the_whole_that_fall_into_its_range(kind, between) -> None:
+    """Same distribution: the quantiles of one are the quantiles of the other, of which only those inside are kept."""
+    levels = NoiseLevels(kind, shift=2.5)
+    u = (torch.arange(200_001).double() / 200_001).float()
+    whole = levels(u, 1).sort().values
+    inside = whole[(whole >= between[0]) & (whole <= between[1])]
+    own = replace(levels, between=between)(u, 1).sort().values
+    parts = torch.tensor([0.01, 0.25, 0.5, 0.75, 0.99])
+    torch.testing.assert_close(torch.quantile(own, parts), torch.quantile(inside, parts), rtol=0, atol=2e-4)
+
+
+def test_the_whole_range_changes_no_bit() -> None:
+    u = uniforms(1000)
+    assert torch.equal(NoiseLevels(between=(0.0, 1.0))(u, 1), NoiseLevels()(u, 1))
+
+
+# -- v-prediction -----------------------------------------------------------------------------------------------------
+
+ALPHAS = tuple(torch.linspace(0.999, 0.0, 1000).tolist())
+
+
+def test_v_leads_back_to_the_data_and_to_the_noise() -> None:
+    sigma = uniforms(3, 1).expand(3, 5).contiguous()
+    latents, noise, noised = noised_with(Diffusion(alphas_cumprod=ALPHAS), sigma)
+    alpha = torch.tensor(ALPHAS)[timestep_of(sigma)][:, None, :, None, None]
+    torch.testing.assert_close(alpha.sqrt() * noised.x - (1 - alpha).sqrt() * noised.target, latents)
+    torch.testing.assert_close((1 - alpha).sqrt() * noised.x + alpha.sqrt() * noised.target, noise)
+
+
+def test_the_last_time_step_is_pure_noise() -> None:
+    sigma = torch.full((2, 3), 1 - 2.0**-24)
+    latents, noise, noised = noised_with(Diffusion(alphas_cumprod=ALPHAS), sigma)
+    assert torch.equal(noised.x, noise)
+    assert torch.equal(noised.target, -latents)
+
+
+def test_uniform_levels_reach_every_time_step_alike() -> None:
+    u = (torch.arange(100_000).double() / 100_000).float()
+    counts = torch.bincount(timestep_of(NoiseLevels("uniform")(u, 1)), minlength=1000)
+    assert len(counts) == 1000
+    assert counts.min() >= 99
+    assert counts.max() <= 101

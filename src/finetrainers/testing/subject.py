@@ -1,0 +1,123 @@
+"""A model under test, with two samples and all that a run makes of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from finetrainers.batch import Batch
+from finetrainers.build import build_batches, build_trainer
+from finetrainers.config import Config, parse_config
+from finetrainers.data.media import decode
+from finetrainers.loop import Trainer
+from finetrainers.models import Model, open_model
+from finetrainers.objective import FlowMatching
+from finetrainers.prepare import Prepared, build_objective, encode_steps, prepare
+from finetrainers.tuning import build_tuning
+from finetrainers.validate import write_video
+
+CAPTIONS = ("a red ball on the grass", "a dog")
+"""Of the two samples; their lengths differ."""
+LORA = {"kind": "lora", "rank": 2, "alpha": 6}
+"""alpha != rank: a scale that is lost or applied twice shows."""
+FULL = {"kind": "full"}
+STEPS = 4
+CLIP_FPS = 8.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is checked, with two samples of random pixels."""
+
+    model_section: Mapping[str, Any]
+    """The ``model`` section of a run's configuration; ``dtype`` should be float32."""
+    size: tuple[int, int, int]
+    """(frames, height, width) of both samples."""
+    folder: Path
+    """Receives the samples, the cache and the runs."""
+    captions: ClassVar[tuple[str, ...]] = CAPTIONS
+
+    def config(self, name: str, tuning: Mapping[str, Any] = LORA, **sections: Any) -> Config:
+        """Configuration of a run of this name over both samples."""
+        tree: dict[str, Any] = {
+            "output_dir": str(self.folder / name),
+            "model": {"dtype": "float32", **self.model_section},
+            "data": [{"path": str(self._media), "buckets": [list(self.size)], "max_upscale": 1}],
+            "tuning": dict(tuning),
+            "optimizer": {"lr": 0.02},
+            "train": {"steps": STEPS, "batch_size": 2, "micro_batch_size": 2, "device": "cpu"},
+            "loader": {"workers": 0},
+            "cache": {"path": str(self.folder / "cache"), "workers": 1},
+        }
+        for section, changes in sections.items():
+            tree[section] = {**tree.get(section, {}), **changes}
+        return parse_config(tree)
+
+    @cached_property
+    def _media(self) -> Path:
+        folder = self.folder / "media"
+        folder.mkdir(parents=True)
+        frames, height, width = self.size
+        for number, caption in enumerate(self.captions):
+            blocks = np.random.default_rng(number).integers(0, 256, (frames, height // 8, width // 8, 3), np.uint8)
+            pictures = [Image.fromarray(block.repeat(8, 0).repeat(8, 1)) for block in blocks]
+            if frames == 1:
+                pictures[0].save(folder / f"{number}.png")
+            else:
+                write_video(folder / f"{number}.mp4", pictures, CLIP_FPS)
+            (folder / f"{number}.txt").write_text(caption, encoding="utf-8")
+        return folder
+
+    def pixels(self, sample: int = 0) -> Tensor:
+        """Pixels [1, K, P, Q, 3] of a sample, as the encoders get them."""
+        job = self.prepared.plan.job(sample, 0, view=0, caption=0).latents
+        return decode(Path(job.path), job.view).pixels[None]
+
+    @cached_property
+    def given_pictures(self) -> dict[str, str]:
+        """Pictures that a prompt of the task has to name."""
+        file = self._media.with_name("given.png")
+        Image.new("RGB", self.size[:0:-1], "red").save(file)
+        names = {"image-to-video": ("image",), "first-last-frame-to-video": ("image", "last_image")}
+        return dict.fromkeys(names.get(self.model.task, ()), str(file))
+
+    @cached_property
+    def model(self) -> Model:
+        """The pipeline, of which nothing is loaded."""
+        return open_model(self.config("run").model)
+
+    @cached_property
+    def objective(self) -> FlowMatching:
+        """As a run has it."""
+        return build_objective(self.config("run"), self.model)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """A run whose samples are encoded."""
+        config = self.config("run")
+        device = torch.device("cpu")
+        prepared = prepare(config, self.model, device, progress=_ignore, warn=_ignore)
+        return encode_steps(prepared, config, 0)[0]
+
+    @cached_property
+    def batch(self) -> Batch:
+        """The first step's batch: both samples."""
+        config, device = self.config("run"), torch.device("cpu")
+        return next(build_batches(config, self.prepared, objective=self.objective, device=device, start=0, stop=1))
+
+    def trainer(self, tuning: Mapping[str, Any] = LORA, **sections: Any) -> Trainer:
+        """A trainer that has taken no step."""
+        config = self.config("run", tuning, **sections)
+        device = torch.device("cpu")
+        tuning_of = build_tuning(config.tuning)
+        return build_trainer(config, self.model, objective=self.objective, tuning=tuning_of, device=device)
+
+
+def _ignore(*_: object) -> None:
+    """Take progress and warnings."""
