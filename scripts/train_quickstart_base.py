@@ -19,13 +19,13 @@ from PIL import Image
 import finetrainers
 from finetrainers.files import whole_directory, write_whole
 from finetrainers.quickstart.drawing import SIZE
-from finetrainers.quickstart.evaluate import caption_of, evaluate
+from finetrainers.quickstart.evaluate import BASE_SEED, caption_of, evaluate
 from finetrainers.quickstart.language import CLIP_DIM, MAX_TOKENS, T5_DIM, make_clip, make_t5
 from finetrainers.quickstart.scenes import Split, render_scene, sample_scene
 
-TRAIN_SEED, HELD_OUT_SEED, PROMPT_SEED = 21, 22, 23
+HELD_OUT_SEED, PROMPT_SEED = 22, 23
 NUM_HELD_OUT = 512
-VAE = Path(finetrainers.__file__).parent / "quickstart/base/vae"
+VAE = Path(finetrainers.__file__).parent / "quickstart/bases/image/vae"
 TRANSFORMER = {
     "in_channels": 64,
     "num_layers": 2,
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--schedule", default="constant", help="of the learning rate")
     parser.add_argument("--run", default="run", help="name of the run, a folder under --output")
     options = parser.parse_args()
-    write_scenes(options.output / "train", "train", options.scenes, TRAIN_SEED)
+    write_scenes(options.output / "train", "train", options.scenes, BASE_SEED)
     write_scenes(options.output / "held_out", "held_out", NUM_HELD_OUT, HELD_OUT_SEED)
     start = options.start or write_start(options.output / "start")
     config = make_config(options, start)

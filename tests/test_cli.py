@@ -69,7 +69,8 @@ def test_help_takes_little_cpu_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["train", "--help"], ["train", "nowhere.yaml"], ["schema"]]
+    "arguments",
+    [["--help"], ["--version"], ["train", "--help"], ["quickstart", "--help"], ["train", "nowhere.yaml"], ["schema"]],
 )
 def test_quick_commands_import_no_heavy_library(arguments) -> None:
     program = f"""
@@ -91,7 +92,8 @@ def test_the_module_is_the_program() -> None:
 
 def test_help_names_all_commands_and_statuses() -> None:
     text = run_python("-m", "finetrainers", "--help").stdout
-    assert all(f"\n    {command} " in text for command in ("train", "encode", "sample", "models", "schema", "cache"))
+    commands = ("train", "encode", "sample", "quickstart", "models", "schema", "cache")
+    assert re.findall(r"^    (\w+)\s", text, re.MULTILINE) == list(commands)
     assert re.findall(r"[:;]\s(\d)\s", text[text.index("exit status") :]) == ["0", "1", "2", "3"]
 
 
@@ -254,7 +256,10 @@ def test_models_lists_families_with_tasks_and_tuning(capsys) -> None:
     families = {family["family"]: family for family in json.loads(capsys.readouterr().out)}
     assert families["flux"]["tasks"] == ["text-to-image"]
     assert families["flux"]["pipelines"] == {"text-to-image": "FluxPipeline"}
-    assert families["ltx_video"]["tasks"] == ["text-to-video", "image-to-video"]
+    assert families["ltx_video"]["tasks"] == ["text-to-video", "image-to-video", "first-last-frame-to-video"]
+    assert set(families) == {"cogvideox", "cogview4", "flux", "hunyuan_video", "ltx_video", "wan"}
+    assert families["flux"]["variants"] == ["dev", "schnell"]
+    assert all(len(family["variants"]) > 0 for family in families.values())
     assert all(set(family["tuning"]) == set(kinds_of("tuning")) for family in families.values())
     assert all(set(family["conditioning"]) == set(kinds_of("conditioning")) for family in families.values())
     assert main(["models"]) == DONE

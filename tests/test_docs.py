@@ -57,11 +57,6 @@ def test_configurations_in_the_documentation_are_valid(text: str, suffix: str, t
     load_config(tmp_path / f"config{suffix}")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("config*.yaml")), ids=lambda path: path.parent.name)
-def test_example_configurations_are_valid(path: Path) -> None:
-    load_config(path)
-
-
 def test_there_are_configurations_to_check() -> None:
     assert {str(parameter.id).partition("-")[0] for parameter in configurations()} >= {"README.md", "docs/guide.md"}
 
@@ -141,7 +136,7 @@ def test_the_adapter_in_the_documentation_predicts_a_velocity(tmp_path: Path) ->
         sample_size=8,
         in_channels=4,
         out_channels=4,
-        num_layers=1,
+        num_layers=2,  # the last block has fewer projections
         attention_head_dim=8,
         num_attention_heads=2,
         joint_attention_dim=16,

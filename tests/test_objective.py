@@ -260,6 +260,58 @@ def test_the_given_frames_are_as_many_as_is_asked_for() -> None:
     assert next(levels) == pytest.approx(next(levels), abs=0.03)  # which frames are given has nothing to do with the level
 
 
+def given_sets(kind: str, count: int = 4000, frames: int = 4, probability: float = 1.0) -> Tensor:
+    """Which frames are given, [count, frames], with the noise levels and what counts checked beside them."""
+    objective = FlowMatching(given_frames=kind, first_frame_probability=probability)
+    u = uniforms(count, len(objective.draws(frames)))
+    given = objective.given(u, frames=frames)
+    sigma, counted = objective.sigma(u, frames=frames, tokens=256)
+    assert torch.equal(counted[:, 0] == 0, given[:, 0])  # later frames are given beside the clip, and stay noisy in it
+    assert bool((counted[:, 1:] == 1).all())
+    assert torch.equal(sigma[:, 1:], objective.noise_levels(u[:, 0], 256)[:, None].expand(-1, frames - 1))
+    assert bool((sigma[given[:, 0], 0] <= GIVEN_FRAME_MAX_SIGMA).all())
+    return given
+
+
+@pytest.mark.parametrize(
+    "kind, pattern", [("first", [1, 0, 0, 0]), ("last", [0, 0, 0, 1]), ("first_and_last", [1, 0, 0, 1])]
+)
+def test_a_set_of_given_frames_is_the_one_that_is_asked_for(kind: str, pattern: list[int]) -> None:
+    assert bool((given_sets(kind) == torch.tensor(pattern, dtype=torch.bool)).all())
+    some = given_sets(kind, probability=0.3)
+    assert float(some.any(1).double().mean()) == pytest.approx(0.3, abs=0.03)
+    assert bool((some[some.any(1)] == torch.tensor(pattern, dtype=torch.bool)).all())
+
+
+def test_random_sets_are_of_any_size_and_any_frames() -> None:
+    given = given_sets("random", frames=3)
+    sizes = torch.bincount(given.sum(1), minlength=4).double() / len(given)
+    torch.testing.assert_close(sizes, torch.tensor([0, 1, 1, 1]).double() / 3, rtol=0, atol=0.03)
+    torch.testing.assert_close(given.double().mean(0), torch.full([3], 2 / 3).double(), rtol=0, atol=0.03)
+    assert len(given.unique(dim=0)) == 7  # all but the empty one
+
+
+@pytest.mark.parametrize("kind", ["first", "last", "first_and_last", "random"])
+def test_an_image_has_no_frames_to_give(kind: str) -> None:
+    objective = FlowMatching(given_frames=kind, first_frame_probability=1.0)
+    assert not objective.given(uniforms(50, len(objective.draws(1))), frames=1).any()
+
+
+def test_what_is_measured_is_given_what_training_always_gives() -> None:
+    level = torch.tensor(0.7)
+    for kind, expected in (("first", [1, 0, 0]), ("last", [0, 0, 1]), ("first_and_last", [1, 0, 1])):
+        objective = FlowMatching(given_frames=kind, first_frame_probability=1.0)
+        sigma, counted, given = objective.at_level(level, uniforms(1, 3), frames=3)
+        assert given.tolist() == [[bool(frame) for frame in expected]]
+        assert torch.equal(sigma, torch.tensor([[0.7 * (1 - expected[0]), 0.7, 0.7]]))
+        assert counted.tolist() == [[1.0 - expected[0], 1.0, 1.0]]
+        sometimes = FlowMatching(given_frames=kind, first_frame_probability=0.9)
+        sigma, counted, given = sometimes.at_level(level, torch.zeros(1, 3), frames=3)
+        assert not given.any()
+        assert bool((sigma == 0.7).all())
+        assert bool((counted == 1).all())
+
+
 def test_an_image_is_never_given() -> None:
     level, sigma, counted = draws(frames=1, first_frame_probability=1.0)
     assert torch.equal(sigma, level[:, None])

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from runs import Tree, config_of, flux_tree, write_pictures
 
 from finetrainers import sample_run, train
 from finetrainers.cli import DONE, main
 from finetrainers.config import dump_config, load_config
+from finetrainers.models import Request
+from finetrainers.sample import name_of
 
 REQUEST: Tree = {"prompt": "a cat", "num_inference_steps": 1, "seed": 3}
 
@@ -118,3 +121,15 @@ def test_the_command_prints_the_files(run: Path, tmp_path: Path, capsys: pytest.
     words = ["sample", str(run), "--prompt", "a cat", "--num-inference-steps", "1", "--seed", "3", "--device", "cpu"]
     assert main([*words, "--output", str(tmp_path)]) == DONE
     assert capsys.readouterr().out == f"{draw(run, tmp_path, {})[0]}\n"
+
+
+@pytest.mark.parametrize("key", ["image", "last_image"])
+def test_a_changed_picture_is_drawn_anew(run: Path, tmp_path: Path, key: str) -> None:
+    """A picture is what its file holds, not what it is called."""
+    config = load_config(run / "config.yaml")
+    names = []
+    for colour in ("red", "blue", "red"):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / "given.png")
+        request = Request(prompt="a", size=(9, 64, 64), steps=1, seed=0, **{key: str(tmp_path / "given.png")})
+        names.append(name_of(request, config, None))
+    assert names[0] == names[2] != names[1]

@@ -1,6 +1,9 @@
 """The main job in small: what equals what, and what a second run does not do again."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -420,3 +423,28 @@ def test_a_module_that_is_not_there_is_an_error(base: Tree, tmp_path: Path) -> N
         run(base, tmp_path / "other", tuning={"targets": ["to_q", "to_x"]})
     with pytest.raises(ConfigError, match=r"tuning\.targets: no layer's full name matches 'to_q'"):
         run(base, tmp_path / "third", tuning={"targets": "to_q"})
+
+
+SCRIPT = """
+import json, sys
+from finetrainers import train
+from finetrainers.config import parse_config
+train(parse_config(json.loads(sys.argv[1])))
+"""
+
+
+def test_a_script_that_ends_with_an_error_waits_for_no_worker(tiny_flux: Path, tmp_path: Path) -> None:
+    """Loader workers ignore the signals of job managers, so they have to be ended before the process can end."""
+    tree = flux_tree(
+        tiny_flux,
+        write_pictures(tmp_path / "data", 6),
+        tmp_path,
+        optimizer={"name": "sgd", "lr": 1e30},
+        train={"steps": 500, "clip_norm": 1e30},
+        loader={"workers": 1},
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(tree)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 1
+    assert "NonFiniteError" in done.stderr

@@ -6,7 +6,7 @@ T prompt tokens, D width of a text encoder. An image is a video of one frame eve
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -57,11 +57,19 @@ class Prompt:
     """[B] frames per second; 0 for images."""
     image: Image = field(default_factory=dict)
     """Each [B, ...]; empty for tasks that start from the prompt alone."""
+    given: Tensor | None = None
+    """[B, F] bool: latent frames that are given; None where nothing but the prompt is. Stays on the CPU: it decides how many
+    tokens there are."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Prompt":
-        """Apply a function to all tensors."""
+        """Apply a function to all tensors that go to the device."""
         text, image = ({name: change(tensor) for name, tensor in part.items()} for part in (self.text, self.image))
-        return Prompt(text, change(self.fps), image)
+        return Prompt(text, change(self.fps), image, self.given)
+
+    def rows(self, rows: slice | Tensor) -> "Prompt":
+        """Take some of the samples."""
+        taken = self.map(lambda tensor: tensor[rows])
+        return taken if self.given is None else replace(taken, given=self.given[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +89,15 @@ class Batch:
     prompt: Prompt
 
     def to(self, device: torch.device) -> "Batch":
-        """Copy to a device; the original is left as it was."""
-        return self._map(self.positions, lambda tensor: tensor.to(device, non_blocking=True))
+        """Copy to a device; the original is left as it was.
+
+        Lengths stay on the CPU: shapes follow from them, and no step waits until a device tells them.
+        """
+        return self._map(lambda tensor: tensor if is_length(tensor) else tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """Copy to page-locked memory, from which copies to a GPU do not block; torch's loader calls it."""
-        return self._map(self.positions, lambda tensor: tensor.pin_memory())
+        return self._map(lambda tensor: tensor.pin_memory())
 
     def split(self, size: int) -> "list[Batch]":
         """Cut into micro-batches of ``size`` samples, in order; the last may be smaller."""
@@ -96,17 +107,23 @@ class Batch:
 
     def rows(self, rows: slice) -> "Batch":
         """Take some of the samples."""
-        return self._map(self.positions[rows], lambda tensor: tensor[rows])
+        taken = self._map(lambda tensor: tensor[rows])
+        return replace(taken, positions=self.positions[rows], prompt=self.prompt.rows(rows))
 
-    def _map(self, positions: Tensor, change: Callable[[Tensor], Tensor]) -> "Batch":
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         return Batch(
-            positions=positions,
+            positions=self.positions,
             latents=change(self.latents),
             noise=change(self.noise),
             sigma=change(self.sigma),
             counted=change(self.counted),
             prompt=self.prompt.map(change),
         )
+
+
+def is_length(tensor: Tensor) -> bool:
+    """Whether a tensor holds one whole number for each sample, such as the tokens of its prompt."""
+    return tensor.ndim == 1 and tensor.dtype == torch.int64
 
 
 def stack_text(texts: Sequence[Text]) -> Text:

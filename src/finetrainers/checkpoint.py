@@ -150,6 +150,10 @@ def _make_complete(state: dict[str, Any], directory: Path) -> None:
     Some optimizers add numbers to their parameter groups when they first step; those of the checkpoint are taken too.
     """
     metadata = FileSystemReader(directory / "state").read_metadata()
+    stepped = {path[2] for path in metadata.planner_data.values() if path[:2] == ("optimizer", "state")}
+    if stepped:  # an expert whose noise levels were not drawn yet had no gradient, and has no averages
+        averages = state["optimizer"]["state"]
+        state["optimizer"]["state"] = {name: averages[name] for name in averages if name in stepped}
     for key, path in metadata.planner_data.items():
         place: Any = state
         for depth, part in enumerate(path):

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from finetrainers.errors import ConfigError, FinetrainersError, Interrupted
 
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """All commands with their options."""
     from finetrainers import __version__
+    from finetrainers.quickstart.command import add_quickstart
 
     parser = argparse.ArgumentParser("finetrainers", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"finetrainers {__version__}")
@@ -52,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=sentence, add_help=False, allow_abbrev=False)
         command.set_defaults(run=run_config_command)
     _add_sample(commands)
+    add_quickstart(commands).set_defaults(run=run_quickstart)
     models = commands.add_parser("models", help="list families, tasks and tuning kinds")
     models.add_argument("--json", action="store_true", help="as JSON")
     models.set_defaults(run=run_models)
@@ -149,18 +152,8 @@ def run_sample(options: argparse.Namespace, _: list[str]) -> None:
     quiet_libraries()
     from finetrainers.sample import sample_run
 
-    names = (
-        "height",
-        "width",
-        "num_frames",
-        "num_inference_steps",
-        "guidance_scale",
-        "negative_prompt",
-        "fps",
-        "seed",
-        "image",
-    )
-    settings = {name: getattr(options, name) for name in names}
+    sizes, others = ("height", "width", "num_frames"), ("guidance_scale", "negative_prompt", "fps", "seed", "image")
+    settings = {name: getattr(options, name) for name in (*sizes, "num_inference_steps", *others)}
     for file in sample_run(
         options.run_directory,
         [{"prompt": prompt, **settings} for prompt in options.prompt],
@@ -172,12 +165,22 @@ def run_sample(options: argparse.Namespace, _: list[str]) -> None:
         print(file)
 
 
+def run_quickstart(options: argparse.Namespace, _: list[str]) -> int:
+    """``quickstart``."""
+    quiet_libraries()
+    from finetrainers.quickstart.project import Options
+    from finetrainers.quickstart.run import quickstart
+
+    chosen = {field: value for field, value in vars(options).items() if field in Options.__slots__}
+    return quickstart(Options(**chosen), command=main, say=print)
+
+
 def run_models(options: argparse.Namespace, _: list[str]) -> None:
     """``models``."""
     from finetrainers.config.reference import kinds
     from finetrainers.models import adapters
 
-    families = [
+    families: list[dict[str, Any]] = [
         {
             "family": name,
             "description": (adapter.__doc__ or "").strip().splitlines()[0],
@@ -190,7 +193,10 @@ def run_models(options: argparse.Namespace, _: list[str]) -> None:
         for name, adapter in adapters().items()
     ]
     if options.json:
-        print(json.dumps(families, indent=1))
+        from finetrainers.testing.tiny import FACTORIES
+
+        variants = {name: list(FACTORIES.get(name, ())) for name in adapters()}
+        print(json.dumps([{**family, "variants": variants[family["family"]]} for family in families], indent=1))
         return
     for family in families:
         print(f"{family['family']}: {family['description']}")

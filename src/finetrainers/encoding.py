@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import PIL.Image
 import torch
 
 from finetrainers.batch import Image
@@ -34,6 +35,7 @@ StageProgress = Callable[[str, int, int], None]
 """Called with (stage, items done, items in all)."""
 
 T = TypeVar("T")
+Result = TypeVar("Result")
 Job = TypeVar("Job", LatentsJob, TextJob)
 
 DECODED_BATCHES_AHEAD = 2
@@ -68,17 +70,21 @@ class Encoder:
         Local weights are hashed once and remembered; those from the Hub are known by repository and commit.
         """
         adapter = self.model.adapter
-        image: list[str] = []
+        own = self._own_code()
+        image: list[object] = list(own)
         if self.model.takes_image:
-            image = [adapter.name, self.model.task, *map(self._identity, self.model.image_components)]
-        latents = make_key("vae", self._identity("vae"), adapter.samples_posterior, self.has_tiling, *image)
-        encoders = [self._identity(name) for name in adapter.text_components]
+            image += [adapter.name, self.model.task, *map(self._identity, self.model.image_components)]
+        facts = adapter.samples_posterior, adapter.grid.frame_patch, adapter.vae_statistics, adapter.has_image_vae
+        latents = make_key("vae", self._identity("vae"), self.has_tiling, *facts, *image)
+        encoders: list[object] = [*own, *(self._identity(name) for name in self.model.text_components)]
+        if settings := adapter.text_settings(self.model.task):
+            encoders.append(dict(settings))
         return latents, make_key("text", adapter.name, self.model.max_length, *encoders)
 
     def fill(self, latents: Sequence[LatentsJob], texts: Sequence[TextJob]) -> list[Problem]:
         """Encode what the cache lacks; return the media that could not be decoded."""
-        self._fill_texts(self._missing("text", texts))
-        return self._fill_latents(self._missing("latents", latents))
+        problems = self._fill_texts(self._missing("text", texts))
+        return problems + self._fill_latents(self._missing("latents", latents))
 
     def window(self, plan: Plan, order: Order, steps: range, *, pinned: Sequence[str]) -> int:
         """Return the step before which all that the steps read fits into ``cache.max_gb``, beside the pinned items.
@@ -93,9 +99,7 @@ class Encoder:
         left = int(self.config.max_gb * GB) - sum(size for _, size in sizes)
         text_bytes = next((size for kind, size in sizes if kind == "text"), None)  # all of one encoder are of one size
         if text_bytes is None:
-            text = plan.step(order, steps.start)[0].text
-            self.fill([], [text])
-            text_bytes = self.cache.file("text", text.key).stat().st_size
+            text_bytes = self._text_bytes(plan.step(order, steps.start))
         for step in steps:
             for job in plan.step(order, step):
                 left -= 0 if job.text.key in needed else text_bytes
@@ -121,6 +125,12 @@ class Encoder:
             keep |= {job.text.key, job.latents.key}
         self.cache.evict(int(self.config.max_gb * GB) - lacking, keep=keep)
 
+    def _text_bytes(self, jobs: Sequence[SampleJob]) -> int:
+        for job in jobs:
+            if not self.fill([], [job.text]):
+                return self.cache.file("text", job.text.key).stat().st_size
+        return 0  # none of the media that are seen with the captions can be decoded
+
     def _latents_bytes(self, job: SampleJob) -> int:
         if self.model.takes_image:
             if job.bucket not in self.sizes and not self.fill([job.latents], []):
@@ -130,6 +140,11 @@ class Encoder:
         values = torch.Size(self.model.adapter.grid.latent_shape(job.bucket)).numel()
         header = 1000  # names, shapes and metadata of a file
         return values * dtype.itemsize * (2 if self.model.adapter.samples_posterior else 1) + header
+
+    def _own_code(self) -> list[str]:
+        """Identify an adapter that is a file of the user's: what it encodes changes as the file does."""
+        place = self.model.pretrained.config.adapter
+        return [] if place is None else [self.memo.digest(Path(place.rpartition(":")[0])).hex()]
 
     def _identity(self, component: str) -> str:
         pretrained = self.model.pretrained
@@ -155,21 +170,21 @@ class Encoder:
         chosen = np.array(places, np.int64)[np.sort(first)]
         return Lazy(lambda index: jobs[int(chosen[index])], len(chosen))
 
-    def _fill_texts(self, jobs: Lazy[TextJob]) -> None:
+    def _fill_texts(self, jobs: Lazy[TextJob]) -> list[Problem]:
         if not jobs:
-            return
-        adapter, pretrained = self.model.adapter, self.model.pretrained
-        components = {name: pretrained.load(name) for name in adapter.text_components}
-        pipeline = pretrained.pipeline(next(iter(adapter.pipelines.values())), components).to(self.device)
+            return []
+        model, pretrained = self.model, self.model.pretrained
+        components = {name: pretrained.load(name) for name in model.text_components}
+        pipeline = pretrained.pipeline(model.pipeline_class, components).to(self.device)
         report = self._reporter("encode text", len(jobs))
         cut: list[str] = []
-        for batch in _batches(jobs, self.config.batch_size):
-            captions = [job.caption for job in batch]
-            cut += self._too_long(captions, components[adapter.main_tokenizer])
-            with torch.no_grad():  # outside of their __call__, pipelines record gradients
-                text = adapter.encode_prompt(pipeline, captions, max_length=self.model.max_length, device=self.device)
-            for row, job in enumerate(batch):
-                self.cache.write("text", job.key, {name: t[row].cpu() for name, t in text.items()}, {})
+        problems: list[Problem] = []
+        for batch, images in self._ahead(_batches(jobs, self.config.batch_size), _look):
+            problems += [image for image in images if isinstance(image, Problem)]
+            good = [(job, image) for job, image in zip(batch, images, strict=True) if not isinstance(image, Problem)]
+            if good:
+                cut += self._too_long([job.caption for job, _ in good], components[model.adapter.main_tokenizer])
+                self._encode_captions(pipeline, good)
             report(len(batch))
         if cut:
             self.warn(
@@ -178,6 +193,15 @@ class Encoder:
             )
         del pipeline, components
         free_memory()
+        return problems
+
+    def _encode_captions(self, pipeline: Any, jobs: list[tuple[TextJob, PIL.Image.Image | None]]) -> None:
+        """Encode and store captions, with the images that the text encoder sees beside them."""
+        captions, images = [job.caption for job, _ in jobs], [image for _, image in jobs]
+        with torch.no_grad():  # outside of their __call__, pipelines record gradients
+            text = self.model.encode_text(pipeline, captions, images, device=self.device)
+        for row, (job, _) in enumerate(jobs):
+            self.cache.write("text", job.key, {name: t[row].cpu() for name, t in text.items()}, {})
 
     def _too_long(self, captions: list[str], tokenizer: Any) -> list[str]:
         """Choose the captions that the denoiser will not see all of."""
@@ -239,18 +263,21 @@ class Encoder:
         return problems
 
     def _decoded(self, jobs: Lazy[LatentsJob]) -> Iterator[tuple[list[LatentsJob], list[Clip | Problem]]]:
-        """Batches of one size with their pixels, decoded ahead by a few threads: FFmpeg and Pillow release the GIL."""
+        """Batches of one size with their pixels, decoded ahead."""
 
         def shape(job: LatentsJob) -> tuple[int, int, int]:
             return job.view.num_frames, job.view.height, job.view.width
 
         blocks = (sorted(block, key=shape) for block in _batches(jobs, JOBS_AT_ONCE))
         by_shape = (list(group) for block in blocks for _, group in itertools.groupby(block, key=shape))
-        batches = (batch for group in by_shape for batch in _batches(group, self.config.batch_size))
+        return self._ahead((batch for group in by_shape for batch in _batches(group, self.config.batch_size)), _decode)
+
+    def _ahead(self, batches: Iterator[list[T]], do: Callable[[T], Result]) -> Iterator[tuple[list[T], list[Result]]]:
+        """Batches with what is made of their items, ahead and by a few threads: FFmpeg and Pillow release the GIL."""
         with ThreadPoolExecutor(max(1, self.config.workers)) as pool:
-            waiting: list[tuple[list[LatentsJob], list[Future[Clip | Problem]]]] = []
+            waiting: list[tuple[list[T], list[Future[Result]]]] = []
             for batch in batches:
-                waiting.append((batch, [pool.submit(_decode, job) for job in batch]))
+                waiting.append((batch, [pool.submit(do, item) for item in batch]))
                 if len(waiting) > DECODED_BATCHES_AHEAD:
                     ready, futures = waiting.pop(0)
                     yield ready, [future.result() for future in futures]
@@ -270,6 +297,14 @@ def _decode(job: LatentsJob) -> Clip | Problem:
         return decode(Path(job.path), job.view)
     except DataError as error:
         return Problem(job.path, str(error).removeprefix(f"{job.path}: "))
+
+
+def _look(job: TextJob) -> PIL.Image.Image | Problem | None:
+    """Return the image that the text encoder sees beside a caption."""
+    if isinstance(job.seen, LatentsJob):
+        clip = _decode(job.seen)
+        return clip if isinstance(clip, Problem) else PIL.Image.fromarray(clip.pixels[0].numpy())
+    return None if job.seen is None else PIL.Image.open(job.seen.path).convert("RGB")
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[list[T]]:

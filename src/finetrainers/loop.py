@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from finetrainers.batch import Batch, Prompt
+from finetrainers.batch import Batch
 from finetrainers.conditioning import Conditioning
 from finetrainers.config import TrainConfig
 from finetrainers.data.draws import seed_of
@@ -134,7 +134,7 @@ class Trainer:
         told = batch.prompt
         text, image = ({k: cast_floats(v, self.dtype) for k, v in part.items()} for part in (told.text, told.image))
         with self.autocast():
-            return self.adapter.denoise(self.denoiser, x, noised.sigma, Prompt(text, told.fps, image))
+            return self.adapter.denoise(self.denoiser, x, noised.sigma, replace(told, text=text, image=image))
 
     def autocast(self) -> AbstractContextManager[None]:
         """Make the context of one forward pass; null where all weights share a type."""

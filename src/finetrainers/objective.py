@@ -22,6 +22,9 @@ SIGMA_RANGE = (HALF_STEP, 1 - 2 * HALF_STEP)
 GIVEN_FRAME_MAX_SIGMA = 0.05
 """Largest noise level of a first frame that is given as a condition: "nearly clean"."""
 
+GivenFrames = Literal["first", "last", "first_and_last", "random"]
+"""Sets of latent frames that are given as conditions; random ones are any number of any frames, each as likely."""
+
 BISECTIONS = 60
 """Halvings that find where a quantile function passes a noise level: beyond the precision of float64."""
 
@@ -53,17 +56,25 @@ def shift_sigma(sigma: Tensor, shift: float | Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ResolutionShift:
-    """A shift that grows with the number of tokens, exp(mu) with mu linear in it, as diffusers' pipelines have it."""
+    """A shift that grows with the number of tokens, as diffusers' pipelines and schedulers have it."""
 
     base_tokens: int = 256
     base_mu: float = 0.5
     max_tokens: int = 4096
     max_mu: float = 1.15
+    curve: Literal["line", "root"] = "line"
+    """mu is the line through both points, or ``base_mu + max_mu * sqrt(tokens / base_tokens)``, which is CogView4's."""
+    is_exponential: bool = True
+    """Whether the shift is exp(mu); else it is mu."""
 
     def __call__(self, tokens: int) -> float:
         """Shift for latents of that many tokens; the line goes on beyond both of its points."""
-        slope = (self.max_mu - self.base_mu) / (self.max_tokens - self.base_tokens)
-        return math.exp(self.base_mu + slope * (tokens - self.base_tokens))
+        if self.curve == "root":
+            mu = self.base_mu + self.max_mu * math.sqrt(tokens / self.base_tokens)
+        else:
+            slope = (self.max_mu - self.base_mu) / (self.max_tokens - self.base_tokens)
+            mu = self.base_mu + slope * (tokens - self.base_tokens)
+        return math.exp(mu) if self.is_exponential else mu
 
 
 def sigma_sqrt_weight(sigma: Tensor) -> Tensor:
@@ -98,7 +109,8 @@ class NoiseLevels:
         if self.between != (0.0, 1.0):
             first, last = (self._draw_of(level, shift) for level in self.between)
             u = first + u * (last - first)
-        return shift_sigma(self._unshifted(u), shift).clamp(*SIGMA_RANGE).float()
+        low, high = self.between  # which a range that is all but never drawn would miss by rounding
+        return shift_sigma(self._unshifted(u), shift).clamp(low, high).clamp(*SIGMA_RANGE).float()
 
     def _draw_of(self, level: float, shift: float) -> float:
         """Draw at which the quantile function, which may rise or fall, is at a noise level."""
@@ -145,16 +157,36 @@ class FlowMatching:
     noise_levels: NoiseLevels = NoiseLevels()
     weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
     first_frame_probability: float = 0.0
+    """Probability with which ``given_frames`` are given."""
+    given_frames: GivenFrames = "first"
     given_frame_max_sigma: float = GIVEN_FRAME_MAX_SIGMA
+
+    def draws(self, frames: int) -> tuple[str, ...]:
+        """Purposes of the uniform draws in [0, 1) that each sample of F latent frames needs."""
+        of_sets = ("given count", *(f"given frame {frame}" for frame in range(frames)))
+        return ("sigma", "first frame", "first sigma", *(of_sets if self.given_frames == "random" else ()))
+
+    def given(self, u: Tensor, *, frames: int) -> Tensor:
+        """Which latent frames are given, bool [B, F], by the ``draws`` [B, n] of each sample; an image has none to give."""
+        given = torch.zeros(len(u), frames, dtype=torch.bool)
+        if frames == 1:
+            return given
+        if self.given_frames == "random":
+            count = 1 + (u[:, 3] * frames).long()
+            given |= u[:, 4:].argsort(dim=1).argsort(dim=1) < count[:, None]
+        else:
+            given[:, 0] = self.given_frames != "last"
+            given[:, -1] |= self.given_frames != "first"
+        return given & (u[:, 1] < self.first_frame_probability)[:, None]
 
     def sigma(self, u: Tensor, *, frames: int, tokens: int) -> tuple[Tensor, Tensor]:
         """Noise level of each latent frame, and whether it counts in the loss.
 
-        With ``first_frame_probability`` the first frame of a video is given nearly clean, at a noise level of its own,
-        and does not count: the model learns image-to-video beside text-to-video ([LTX] section 2.4).
+        A first frame that is given is nearly clean, at a noise level of its own, and does not count: the model learns
+        image-to-video beside text-to-video ([LTX] section 2.4). Later frames are given beside the clip, not in it.
 
         Args:
-            u: [B, 3] uniform draws in [0, 1): noise level, whether the first frame is given, its own noise level.
+            u: [B, n] the ``draws``: noise level, whether frames are given, the first one's own noise level, and so on.
             frames: F, latent frames.
             tokens: Tokens of one sample, for a shift that depends on the resolution.
 
@@ -164,21 +196,22 @@ class FlowMatching:
         sigma = self.noise_levels(u[:, 0], tokens)[:, None].repeat(1, frames)
         counted = torch.ones_like(sigma)
         if frames > 1:
-            is_given = u[:, 1] < self.first_frame_probability
+            is_given = self.given(u, frames=frames)[:, 0]
             own = torch.minimum(self.given_frame_max_sigma * u[:, 2].float(), sigma[:, 0])
             sigma[:, 0] = torch.where(is_given, own, sigma[:, 0])
             counted[:, 0] = torch.where(is_given, 0.0, 1.0)
         return sigma, counted
 
-    def at_level(self, level: Tensor, *, frames: int) -> tuple[Tensor, Tensor]:
-        """Noise level of each frame, and which count, of one sample that is measured at a noise level; both [1, F].
+    def at_level(self, level: Tensor, u: Tensor, *, frames: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise level of each frame, which count and which are given, of one sample that is measured; each [1, F].
 
-        A first frame that training always gives is given, without noise.
+        Frames are given, without noise, where training always gives some; the ``draws`` [1, n] say which.
         """
-        sigma, counted = level.expand(1, frames).clone(), torch.ones(1, frames)
-        if frames > 1 and self.first_frame_probability == 1.0:
+        sigma, counted, given = level.expand(1, frames).clone(), torch.ones(1, frames), self.given(u, frames=frames)
+        given &= self.first_frame_probability == 1.0
+        if given[:, 0]:
             sigma[:, 0] = counted[:, 0] = 0.0
-        return sigma, counted
+        return sigma, counted, given
 
     def corrupt(self, latents: Tensor, noise: Tensor, *, sigma: Tensor, counted: Tensor) -> Noised:
         """Mix latents [B, C, F, H, W] with noise of the same shape, at noise levels [B, F]."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, Request
+from finetrainers.models.base import image_is_optional
 
 KEYS = (
     "prompt",
@@ -139,7 +140,7 @@ def _check_family(given: Mapping[str, Any], where: str, model: Model) -> None:
     adapter = model.adapter
     if "negative_prompt" in given and not adapter.has_negative_prompt:
         raise ConfigError(f"{where}: {adapter.name} takes no negative_prompt; remove it")
-    is_optional = adapter.gives_first_frame("image-to-video")
+    is_optional = image_is_optional(adapter)
     needed = {"image-to-video": ("image",), "first-last-frame-to-video": ("image", "last_image")}.get(model.task, ())
     for key in ("image", "last_image"):
         if key in given and key not in needed and not (key == "image" and is_optional):

@@ -41,12 +41,14 @@ def export_weights(trainer: Trainer, config: Config, model: Model, tuning: Tunin
     directory = step_directory(config.output_dir / "weights", trainer.step)
     try:
         with whole_directory(directory) as temporary, weights_in_use(trainer):
-            tuning.export(
-                trainer.denoiser,
-                temporary,
-                pipeline_class=getattr(diffusers, model.pipeline_class),
-                dtype=trainer.dtype,
-            )
+            for component, part in model.denoisers.split(trainer.denoiser).items():
+                tuning.export(
+                    part,
+                    temporary,
+                    component=component,
+                    pipeline_class=getattr(diffusers, model.pipeline_class),
+                    dtype=trainer.dtype,
+                )
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{directory}: the weights cannot be written: {error}") from error
     return directory
@@ -81,8 +83,9 @@ def write_card(
         snippet=tuning.snippet(
             base if repo is None else name,
             repo or str(directory),
-            denoiser=model.adapter.denoiser,
-            dtype=model.pretrained.place(model.adapter.denoiser).dtype,
+            components=model.denoisers.trained,
+            pipeline_class=model.pipeline_class,
+            dtype=model.dtype,
         ),
         samples=f"\n## Samples\n\n{pictures}" if pictures else "",
     )

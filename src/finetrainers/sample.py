@@ -6,21 +6,23 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from finetrainers.batch import Text
 from finetrainers.build import pick_device
 from finetrainers.checkpoint import step_directory
+from finetrainers.checks import attention, check_attention
 from finetrainers.config import Config, load_config
 from finetrainers.data.buckets import resolve_buckets
 from finetrainers.errors import ConfigError
-from finetrainers.files import MANIFEST, damage
+from finetrainers.files import MANIFEST, damage, hash_file
 from finetrainers.models import Model, Request, open_model
 from finetrainers.models.vae import load_vae
-from finetrainers.prepare import attention, check_attention
 from finetrainers.prompts import make_request
 from finetrainers.tuning import build_tuning
 from finetrainers.validate import Sampler
@@ -68,9 +70,9 @@ def sample_run(
 
 def name_of(request: Request, config: Config, weights: Path | None) -> str:
     """Name a file after all that decides what it shows: requests with one name would draw the same."""
-    image = None if request.image is None else hashlib.blake2b(Path(request.image).read_bytes()).hexdigest()
+    pictures = {key: file and hash_file(Path(file)).hex() for key, file in request.pictures.items()}
     facts = {
-        "request": {**asdict(request), "image": image},
+        "request": {**asdict(request), **pictures},
         "config": config.model_dump(mode="json", include={"model", "memory", "attention"}),
         "weights": None if weights is None else (weights / MANIFEST).read_text(encoding="utf-8"),
     }
@@ -95,14 +97,15 @@ def _drawing(
     pipeline = model.pretrained.pipeline(model.pipeline_class, components).to(device)
     if weights is not None:
         build_tuning(config.tuning).load_exported(pipeline, weights)
-    adapter = model.adapter
+    drawing = (*model.denoisers.trained, *model.denoisers.others, "vae")
 
-    def encode(caption: str) -> Text:
-        return adapter.encode_prompt(pipeline, [caption], max_length=model.max_length, device=device)
+    def encode(caption: str, picture: str | None) -> Text:
+        images = [] if picture is None else [Image.open(picture).convert("RGB")]
+        return model.encode_text(pipeline, [caption], images, device=device)
 
-    sampler = Sampler(model, {adapter.denoiser: getattr(pipeline, adapter.denoiser), "vae": pipeline.vae}, device)
+    sampler = Sampler(model, {name: pipeline.components[name] for name in drawing}, device)
     with torch.no_grad(), attention(config.attention.validation):
-        yield lambda request, stem: sampler.draw(request, encode, stem)
+        yield lambda request, stem: sampler.draw(request, partial(encode, picture=request.image), stem)
 
 
 def find_weights(run: Path, step: int | None) -> Path:

@@ -2,19 +2,19 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from finetrainers.build import build_batches, build_trainer, build_validator, pick_device
+from finetrainers.build import build_batches, build_objective, build_trainer, build_validator, pick_device
 from finetrainers.checkpoint import Checkpoints
 from finetrainers.config import Config
 from finetrainers.errors import ConfigError, Interrupted
 from finetrainers.loop import Metrics, Trainer
 from finetrainers.models import open_model
 from finetrainers.optim import check_optimizer
-from finetrainers.prepare import Prepared, build_objective, encode_steps, prepare
+from finetrainers.prepare import Prepared, encode_steps, prepare
 from finetrainers.publish import check_hub, export_weights, push, read_events, write_card, write_report
 from finetrainers.run import StopSignals, absolute, run_directory
 from finetrainers.track import StepLog, Tracker, build_tracker, check_trackers
@@ -157,8 +157,9 @@ class _Run:
         while True:
             self.prepared = prepared
             device, objective = self.device, self.objective
-            batches = build_batches(self.config, prepared, objective=objective, device=device, start=trainer.step, stop=stop)
-            trainer.run(batches, stop=stop)
+            steps = {"start": trainer.step, "stop": stop}
+            with closing(build_batches(self.config, prepared, objective=objective, device=device, **steps)) as batches:
+                trainer.run(batches, stop=stop)
             if stop == self.config.train.steps:
                 return prepared
             num_before = len(prepared.problems)

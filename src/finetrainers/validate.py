@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from torch import Tensor
 
 from finetrainers.batch import Batch, Text, sample_generator
 from finetrainers.data.cache import Cache
-from finetrainers.data.loader import make_prompt, read_encoded
-from finetrainers.data.plan import Plan, SampleJob
+from finetrainers.data.loader import draw, make_prompt, read_encoded
+from finetrainers.data.plan import Plan, SampleJob, TextJob
 from finetrainers.encoding import free_memory
 from finetrainers.files import to_json, whole_directory, write_whole
 from finetrainers.loop import Trainer, cast_floats
 from finetrainers.models import Model, Request
+from finetrainers.models.base import image_is_optional
 from finetrainers.models.vae import load_vae
 from finetrainers.optim import weights_for_use
 
@@ -47,7 +49,8 @@ class HeldOut:
 
     def measure(self, trainer: Trainer, interrupt: Callable[[], None] = lambda: None) -> HeldOutLoss:
         """Mean loss over all samples and noise levels; ``interrupt`` is called between samples and may raise."""
-        levels = (torch.arange(self.num_levels) + 0.5) / self.num_levels
+        low, high = trainer.objective.noise_levels.between
+        levels = low + (high - low) * (torch.arange(self.num_levels) + 0.5) / self.num_levels
         rows = []
         for job in self.jobs:
             interrupt()
@@ -67,11 +70,13 @@ class HeldOut:
         sample = read_encoded(self.cache, job)
         content = int(job.latents.key[:15], 16)  # draws belong to the item, not to its place in the list
         latents = sample.latents(sample_generator(0, content, "held-out posterior"))[None]
+        u = draw(trainer.objective, torch.tensor([content]), seed=0, frames=latents.shape[2])
         losses = []
         for number, level in enumerate(levels):
             noise = torch.randn(latents.shape, generator=sample_generator(0, content, f"held-out noise {number}"))
-            sigma, counted = trainer.objective.at_level(level, frames=latents.shape[2])
-            batch = Batch(torch.tensor([number]), latents, noise, sigma, counted, make_prompt([sample])).to(trainer.device)
+            sigma, counted, given = trainer.objective.at_level(level, u, frames=latents.shape[2])
+            prompt = make_prompt([sample], given=given)
+            batch = Batch(torch.tensor([number]), latents, noise, sigma, counted, prompt).to(trainer.device)
             noised = trainer.objective.corrupt(batch.latents, batch.noise, sigma=batch.sigma, counted=batch.counted)
             error = trainer.predict(noised, batch).float() - noised.target
             counts = noised.counted[:, None, :, None, None].expand_as(error)
@@ -125,18 +130,21 @@ class Validator:
     def _draw(self, trainer: Trainer, directory: Path) -> list[Path]:
         pretrained, options = self.model.pretrained, {"has_tiling": self.vae_tiling, "has_slicing": self.vae_slicing}
         vae = load_vae(pretrained, trainer.device, **options)
+        parts = self.model.denoisers.split(trainer.denoiser)
+        parts |= {name: pretrained.load(name).to(trainer.device) for name in self.model.denoisers.others}
         with trainer.autocast():
-            sampler = Sampler(self.model, {self.model.adapter.denoiser: trainer.denoiser, "vae": vae}, trainer.device)
+            sampler = Sampler(self.model, {**parts, "vae": vae}, trainer.device)
             files = []
             for number, request in enumerate(self.requests):
                 self.interrupt()
-                files.append(sampler.draw(request, self._text, directory / f"{number:02d}"))
-        del vae, sampler
+                text = partial(self._text, picture=request.image)
+                files.append(sampler.draw(request, text, directory / f"{number:02d}"))
+        del vae, sampler, parts
         free_memory()
         return files
 
-    def _text(self, caption: str) -> Text:
-        tensors, _ = self.cache.read("text", self.plan.text_job(caption).key)
+    def _text(self, caption: str, picture: str | None) -> Text:
+        tensors, _ = self.cache.read("text", self.plan.text_job(caption, picture).key)
         return {name: tensor[None] for name, tensor in tensors.items()}
 
 
@@ -154,18 +162,18 @@ def weights_in_use(trainer: Trainer) -> Iterator[None]:
         yield
 
 
-def captions_to_encode(requests: Sequence[Request], model: Model) -> list[str]:
-    """All captions, negative ones included, that drawing the requests will read from the cache."""
-    captions = [request.prompt for request in requests]
-    if requests and model.adapter.has_negative_prompt:
-        captions += [request.negative_prompt or "" for request in requests]
-    return captions
+def texts_to_encode(requests: Sequence[Request], model: Model, plan: Plan) -> list[TextJob]:
+    """Jobs of all captions, negative ones included, that drawing the requests will read from the cache."""
+    jobs = [plan.text_job(request.prompt, request.image) for request in requests]
+    if model.adapter.has_negative_prompt:
+        jobs += [plan.text_job(request.negative_prompt or "", request.image) for request in requests]
+    return jobs
 
 
 def task_of(request: Request, model: Model) -> str:
     """Return the task that a request is: models that take the first frame in its place draw with a picture or without."""
     adapter, task = model.adapter, model.task
-    if adapter.gives_first_frame("image-to-video") and task in ("text-to-video", "image-to-video"):
+    if image_is_optional(adapter) and task in ("text-to-video", "image-to-video"):
         return "text-to-video" if request.image is None else "image-to-video"
     return task
 
@@ -182,7 +190,7 @@ class Sampler:
     def pipeline(self, request: Request) -> Any:
         """Make the pipeline of the request's task."""
         model = self._model
-        return model.pretrained.pipeline(model.adapter.pipelines[task_of(request, model)], self._components)
+        return model.pretrained.pipeline(model.adapter.tasks[task_of(request, model)], self._components)
 
     def arguments(self, request: Request, text: Callable[[str], Text]) -> dict[str, Any]:
         """All arguments of the pipeline's call but the output type."""
@@ -202,14 +210,12 @@ class Sampler:
             arguments |= {f"negative_{name}": tensor for name, tensor in negative.items()}
         if request.guidance is not None:
             arguments["guidance_scale"] = request.guidance
-        for name, file in (("image", request.image), ("last_image", request.last_image)):
-            if file is not None:
-                arguments[name] = Image.open(file).convert("RGB")
-        return arguments
+        pictures = {name: Image.open(file).convert("RGB") for name, file in request.pictures.items() if file is not None}
+        return arguments | adapter.picture_arguments(request, pictures)
 
     def _placed(self, text: Text) -> Text:
         """Put encoded prompts where the denoiser is, in its data type: the text encoders may have another."""
-        dtype = self._model.pretrained.place(self._model.adapter.denoiser).dtype
+        dtype, text = self._model.dtype, self._model.adapter.sampling_text(text)
         return {name: cast_floats(tensor.to(self._device), dtype) for name, tensor in text.items()}
 
     def draw(self, request: Request, text: Callable[[str], Text], stem: Path) -> Path:

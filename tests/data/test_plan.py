@@ -37,14 +37,14 @@ def make_set(name: str, random: np.random.Generator, *, num_items: int, **config
     )
 
 
-def make_plan(seed: int) -> tuple[Plan, Order]:
+def make_plan(seed: int, *, text_sees_image: bool = False) -> tuple[Plan, Order]:
     random = np.random.default_rng(seed)
     sets = (
         make_set("a", random, num_items=5, views=3, resize="random_crop", caption_dropout=0.3),
         make_set("b", random, num_items=3, repeats=1.5),
     )
     catalog = Catalog(sets, ((1, 64, 64), (9, 64, 64)))
-    return Plan(catalog, seed, "vae", "text"), Order(seed, int(random.integers(1, 5)), catalog.groups())
+    return Plan(catalog, seed, "vae", "text", text_sees_image), Order(seed, int(random.integers(1, 5)), catalog.groups())
 
 
 def each_pair_once(plan: Plan, order: Order, start: int, stop: int) -> list[SampleJob]:
@@ -74,16 +74,38 @@ def test_distinct_jobs_are_those_of_the_steps_each_once(seed: int, start: int, l
 
 
 @settings(deadline=None, max_examples=60)
-@given(seed=st.integers(0, 999), length=st.integers(0, 40))
-def test_latents_and_texts_are_those_of_the_jobs_in_the_order_of_first_use(seed: int, length: int) -> None:
+@given(seed=st.integers(0, 999), length=st.integers(0, 40), sees=st.booleans())
+def test_latents_and_texts_are_those_of_the_jobs_in_the_order_of_first_use(seed: int, length: int, sees: bool) -> None:
     """Keys, and what they stand for; each comes once, but for equal items and equal captions of other items."""
-    plan, order = make_plan(seed)
+    plan, order = make_plan(seed, text_sees_image=sees)
     jobs = plan.distinct(order, 0, length)
     expected = each_pair_once(plan, order, 0, length)
     assert list(dict.fromkeys(jobs.texts())) == list(dict.fromkeys(job.text for job in expected))
     assert list(dict.fromkeys(jobs.latents())) == list(dict.fromkeys(job.latents for job in expected))
     assert len(jobs.latents()) <= 3 * plan.catalog.num_samples
-    assert len(jobs.texts()) <= int(sum(data.num_captions[data.item].sum() for data in plan.catalog.sets)) + 1
+    num_captions = int(sum(data.num_captions[data.item].sum() for data in plan.catalog.sets))
+    assert len(jobs.texts()) <= (len(expected) if sees else num_captions + 1)
+
+
+def test_a_text_is_named_by_its_caption_and_by_what_is_seen_with_it(tmp_path: Path) -> None:
+    """Dropped captions are one text for all samples, unless their clips are seen."""
+    (one, other), (plan, _) = ((tmp_path / name for name in "ab"), make_plan(1))
+    one.write_bytes(b"red")
+    other.write_bytes(b"blue")
+    seeing, _ = make_plan(1, text_sees_image=True)
+    assert plan.text_job("a cat", str(one)) == plan.text_job("a cat")
+    views = [(sample, view) for sample in range(plan.catalog.num_samples) for view in (0, 1)]
+    dropped, texts = (
+        {each.sample_text(sample, plan_module.NO_CAPTION, view=view).key for sample, view in views}
+        for each in (plan, seeing)
+    )
+    assert dropped == {plan.text_job("").key}
+    assert len(texts) == len({seeing.latents_job(sample, view).key for sample, view in views}) > 1
+    keys = {seeing.text_job(caption, str(file)).key for caption in ("a cat", "a dog") for file in (one, other)}
+    assert len(keys | {seeing.text_job("a cat").key}) == 5
+    before = seeing.text_job("a cat", str(one)).key
+    one.write_bytes(b"green")
+    assert seeing.text_job("a cat", str(one)).key != before
 
 
 def test_jobs_are_made_only_when_they_are_looked_at() -> None:

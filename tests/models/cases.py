@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from finetrainers.config import ModelConfig
@@ -34,7 +35,8 @@ class Case:
     answer: Callable[[Any, Tensor, tuple[int, ...]], Tensor]
     """From (pipeline, what its transformer answered, (C, F, H, W)) to [1, C, F, H, W]."""
     latents: Callable[[Any, Tensor, tuple[int, ...]], Tensor]
-    """From (pipeline, its output with output_type="latent", (C, F, H, W)) to normalized latents [1, C, F, H, W]."""
+    """From (pipeline, its output with output_type="latent", (C, F, H, W)) to normalized latents [1, C, F, H, W], or the last
+    of these frames."""
     call: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the pipeline's call, in the exactness test and in the overfit test."""
     max_length: int = MAX_LENGTH
@@ -43,14 +45,32 @@ class Case:
     """What the prompt tells; 0 for images and for families that do not look at it."""
     model: Mapping[str, Any] = field(default_factory=dict)
     """Further keys of the ``model`` section."""
-    overfit: Mapping[str, Any] = field(default_factory=dict)
-    """Changes of the sections of the overfit test's run: steps, learning rate, given frames."""
+    overfit: Mapping[str, Any] | None = field(default_factory=dict)
+    """Changes of the sections of the overfit test's run: steps, learning rate, given frames; None where what is trained does
+    not draw alone."""
+    patch: Callable[[Any], None] | None = None
+    """Takes draws of its own away from the pipeline that is compared, with the reason beside it."""
     tolerance: float = 0.0
     """Largest difference between what our adapter passes and what the pipeline passes; above 0 with a reason beside it."""
+    give: Callable[[Any, Tensor], Mapping[str, Any]] | None = None
+    """From (pipeline, clip [1, K, P, Q, 3]) to the pipeline's arguments for the frames that it is given; by default the
+    first and the last, as ``image`` and ``last_image``."""
+    given: tuple[int, ...] | None = None
+    """Latent frames that are given, for families to whom later ones may be."""
+    label: str = ""
+    """Tells apart cases of one task; the contract suite runs on those without."""
 
     @property
     def name(self) -> str:
-        return f"{self.family} {self.variant} {self.task}"
+        return f"{self.family} {self.variant} {self.task} {self.label}".strip()
+
+    def pictures(self, pipeline: Any, clip: Tensor) -> dict[str, Any]:
+        """What the pipeline's call is given of a clip [1, K, P, Q, 3]."""
+        if self.give is not None:
+            return dict(self.give(pipeline, clip))
+        first, last = (Image.fromarray(clip[0, frame].numpy()) for frame in (0, -1))
+        names = {"image-to-video": {"image": first}, "first-last-frame-to-video": {"image": first, "last_image": last}}
+        return dict(names.get(self.task, {}))
 
     def section(self, path: Path) -> dict[str, Any]:
         """The ``model`` section of a run."""

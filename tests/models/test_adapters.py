@@ -1,5 +1,6 @@
 """Tables of facts, sizes, and finding a model; test_exactness.py and test_contract.py run over all families."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from finetrainers.errors import ConfigError, ModelError
 from finetrainers.models import Request, adapters, open_model
 from finetrainers.models.flux import pack, unpack
 from finetrainers.testing import make_tiny
+from finetrainers.testing.subject import Subject
+from finetrainers.testing.tiny import FACTORIES
 
 
 @torch.no_grad()
@@ -51,7 +54,7 @@ def test_the_table_of_facts_is_that_of_the_model(name: str, tmp_path: Path) -> N
     model = open_model(ModelConfig(path=str(make_tiny(name, tmp_path / "model")), dtype="float32"))
     denoiser = model.pretrained.load(model.adapter.denoiser)
     classes = {type(module).__name__ for module in denoiser.modules()}
-    assert set(model.adapter.blocks) <= classes
+    assert classes & set(model.adapter.blocks)
     projections = torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d
     assert isinstance(denoiser.get_submodule(model.adapter.input_layer), projections)
     names = [name for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear)]
@@ -69,8 +72,8 @@ def test_the_grid_is_that_of_the_vae(name: str, tmp_path: Path) -> None:
         pixels = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
         mean, std = encode_pixels(vae, model.adapter, pixels)
         assert mean.shape == (1, *model.adapter.grid.latent_shape(size))
-        assert std is not None
-        assert std.shape == mean.shape
+        assert (std is not None) == model.adapter.samples_posterior
+        assert std is None or std.shape == mean.shape
 
 
 @pytest.mark.parametrize("name", sorted(adapters()))
@@ -86,12 +89,17 @@ def test_normalized_latents_go_back_to_the_picture_through_the_pipeline(name: st
     with torch.no_grad():
         raw = pixels.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
         theirs = pipeline.vae.encode(raw[:, :, 0] if model.adapter.has_image_vae else raw).latent_dist.mode()
-    if model.adapter.has_image_vae:
-        ours = mean[:, :, 0] / pipeline.vae.config.scaling_factor + pipeline.vae.config.shift_factor
-    else:
-        stats = pipeline.vae.latents_mean, pipeline.vae.latents_std
-        ours = pipeline._denormalize_latents(mean, *stats, pipeline.vae.config.scaling_factor)
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    config = pipeline.vae.config
+    match model.adapter.vae_statistics:
+        case "shift_scale":
+            ours = mean / config.scaling_factor + (config.get("shift_factor") or 0)
+        case "buffers":
+            stats = pipeline.vae.latents_mean, pipeline.vae.latents_std
+            ours = pipeline._denormalize_latents(mean, *stats, config.scaling_factor)
+        case "config":
+            center, spread = (torch.tensor(config[key]).view(1, -1, 1, 1, 1) for key in ("latents_mean", "latents_std"))
+            ours = mean * spread + center
+    torch.testing.assert_close(ours[:, :, 0] if model.adapter.has_image_vae else ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_impossible_sizes_have_a_nearest(tiny_ltx: Path) -> None:
@@ -178,3 +186,36 @@ def test_a_request_with_an_image_is_drawn_by_the_image_pipeline(tiny_ltx: Path, 
 
     found = probe(file)
     assert (found.num_frames, found.height, found.width, found.fps) == (9, 64, 64, 25.0)
+
+
+@pytest.mark.parametrize(("family", "variant"), [(f, v) for f, variants in FACTORIES.items() for v in variants])
+def test_each_component_of_a_hub_model_is_known_by_its_commit(
+    family: str, variant: str, tiny: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that is asked for is one that a repository of this component has."""
+    snapshot = tmp_path / "models--some--model" / "snapshots" / "abc123"
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to(tiny(family, variant))
+
+    def download(repo: str, name: str, *, subfolder: str | None, revision: str | None) -> str:
+        file = snapshot / (subfolder or "") / name
+        if not file.is_file():
+            raise OSError(f"{repo} has no {subfolder}/{name}")
+        return str(file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr(Path, "resolve", lambda self: self)  # the Hub's snapshots link files, not folders
+    model = open_model(ModelConfig(path="some/model"))
+    components = [name for name, value in model.pretrained.index.items() if isinstance(value, list) and value[0]]
+    assert {model.pretrained.commit(name) for name in components} == {"abc123"}
+
+
+def test_latents_of_other_padding_have_other_names(tiny: Callable[[str, str], Path], tmp_path: Path) -> None:
+    """CogVideoX 1.5 pads the latent frames of a clip, 1.0 does not: with one VAE, they still share no latents."""
+    old, new = (tiny("cogvideox", variant) for variant in ("5b", "1.5-5b"))
+    names = set()
+    for path in (old, new):
+        components = {"vae": {"path": str(old), "subfolder": "vae"}}
+        subject = Subject({"path": str(path), "components": components}, (9, 64, 64), tmp_path / path.name)
+        names.add(subject.prepared.encoder.identities()[0])
+    assert len(names) == 2

@@ -4,7 +4,6 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from finetrainers.quickstart.concept import (
     CROSSES,
@@ -16,7 +15,6 @@ from finetrainers.quickstart.concept import (
     sample_banner,
     split_of_banner,
     split_of_colours,
-    write_concept,
 )
 from finetrainers.quickstart.divisions import read_banner
 from finetrainers.quickstart.drawing import COLOURS, PALETTE, random_generator
@@ -118,15 +116,3 @@ def test_denmark_has_the_cross_that_its_law_describes():
     upright = is_white.sum(0).argmax() - is_flag.any(0).argmax()
     assert (upright + 1) / width == pytest.approx(14 / 37, abs=0.05)
     assert CROSSES["Denmark"].ratio == pytest.approx(28 / 37)
-
-
-def test_write_concept_makes_ordinary_files(tmp_path):
-    banners = write_concept(tmp_path / "flags", "held_out", 5, seed=9)
-    assert sorted(path.name for path in (tmp_path / "flags").iterdir()) == [
-        f"{n:04d}.{suffix}" for n in range(5) for suffix in ("png", "txt")
-    ]
-    for n, banner in enumerate(banners):
-        with Image.open(tmp_path / "flags" / f"{n:04d}.png") as image:
-            assert image.mode == "RGB"
-            np.testing.assert_array_equal(np.asarray(image), render_banner(n, 9, split="held_out")[0])
-        assert (tmp_path / "flags" / f"{n:04d}.txt").read_text().strip() == banner_caption(banner)

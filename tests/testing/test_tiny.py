@@ -104,7 +104,7 @@ def test_files_depend_on_the_arguments_alone(family: str, variant: str, tmp_path
     weights = {name for name in first if name.endswith(".safetensors")}
     assert len(weights) >= 3
     assert {name for name in first if first[name] != other[name]} == weights
-    assert sum(map(len, first.values())) < 2e6
+    assert sum(map(len, first.values())) < 8e6  # HunyuanVideo-I2V: a picture of 576 tokens, and the ids of its template
 
 
 @pytest.mark.parametrize("family", FACTORIES)

@@ -8,6 +8,7 @@ from transformers import CLIPTokenizer, T5TokenizerFast
 
 from finetrainers.testing import make_clip_tokenizer, make_t5_tokenizer
 from finetrainers.testing.tiny import WORDS
+from finetrainers.testing.tokenizers import make_glm_tokenizer
 
 T5, CLIP = make_t5_tokenizer(WORDS.split()), make_clip_tokenizer(WORDS.split())
 SENTENCES = [
@@ -80,3 +81,17 @@ def test_the_order_of_the_words_does_not_matter() -> None:
     words = WORDS.split()
     assert make_t5_tokenizer(reversed(words)).get_vocab() == T5.get_vocab()
     assert make_clip_tokenizer(reversed(words)).get_vocab() == CLIP.get_vocab()
+
+
+def test_glm_keeps_every_text_and_knows_its_words() -> None:
+    """As GLM-4's: two tokens before each text, padding at its left, and any script in bytes."""
+    glm = make_glm_tokenizer(WORDS.split())
+    start = glm.convert_tokens_to_ids(["[gMASK]", "<sop>"])
+    assert glm("").input_ids == start
+    assert len(glm(" red cube", add_special_tokens=False).input_ids) == 2
+    for text in [*SENTENCES, "\u732b \U0001f408"]:
+        ids = glm(text).input_ids
+        assert ids[:2] == start
+        assert glm.decode(ids, skip_special_tokens=True) == text
+    both = glm(["a red cube", "star"], padding="longest").input_ids
+    assert both[1] == [glm.pad_token_id] * (len(both[0]) - 3) + start + glm("star", add_special_tokens=False).input_ids

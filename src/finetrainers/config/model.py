@@ -59,6 +59,9 @@ class ModelConfig(Section):
     """Family name, if it cannot be told from model_index.json; ``finetrainers models`` lists them."""
     task: str | None = None
     """Task, if not the one of the model's own pipeline; ``finetrainers models`` lists them."""
+    expert: Literal["high_noise", "low_noise", "both"] | None = None
+    """Which denoiser of a model that has two (Wan 2.2 A14B) is trained, each on its own range of noise levels. By default
+    both, which takes the memory of both; ``high_noise`` and ``low_noise`` can be trained one after the other instead."""
     adapter: str | None = None
     """Adapter of your own, as path/to/file.py:ClassName."""
     dtype: Dtype = "bfloat16"

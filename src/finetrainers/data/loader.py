@@ -1,10 +1,11 @@
 """From the cache to batches with all their draws, in worker processes."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from finetrainers.batch import Batch, Encoded, Prompt, sample_generator, stack_text
@@ -56,30 +57,40 @@ def make_batch(jobs: list[SampleJob], samples: list[Encoded], *, seed: int, obje
     generators = (sample_generator(seed, job.position, "posterior") for job in jobs)
     latents = torch.stack([sample.latents(g) for sample, g in zip(samples, generators, strict=True)])
     noise = [torch.randn(latents.shape[1:], generator=sample_generator(seed, job.position, "noise")) for job in jobs]
-    purposes = ("sigma", "first frame", "first sigma")
-    u = torch.stack([torch.from_numpy(uniform(seed, positions.numpy(), p)) for p in purposes], dim=1)
-    sigma, counted = objective.sigma(u, frames=latents.shape[2], tokens=tokens)
+    frames = latents.shape[2]
+    u = draw(objective, positions, seed=seed, frames=frames)
+    sigma, counted = objective.sigma(u, frames=frames, tokens=tokens)
     return Batch(
         positions=positions,
         latents=latents,
         noise=torch.stack(noise),
         sigma=sigma,
         counted=counted,
-        prompt=make_prompt(samples),
+        prompt=make_prompt(samples, given=objective.given(u, frames=frames)),
     )
 
 
-def make_prompt(samples: Sequence[Encoded]) -> Prompt:
+def draw(objective: FlowMatching, positions: Tensor, *, seed: int, frames: int) -> Tensor:
+    """Make the uniform draws [B, n] that the objective needs for samples of F latent frames at these positions."""
+    draws = (uniform(seed, positions.numpy(), purpose) for purpose in objective.draws(frames))
+    return torch.stack([torch.from_numpy(u) for u in draws], dim=1)
+
+
+def make_prompt(samples: Sequence[Encoded], *, given: Tensor | None = None) -> Prompt:
     """Stack what the denoiser is told of each sample."""
     return Prompt(
         text=stack_text([sample.text for sample in samples]),
         fps=torch.tensor([sample.fps for sample in samples]),
         image=stack_text([sample.image for sample in samples]),
+        given=given,
     )
 
 
-def load_steps(steps: Steps, config: LoaderConfig, *, start: int, stop: int, pin: bool) -> Iterator[Batch]:
-    """Yield the batches of the optimizer steps from ``start`` to ``stop``, in order, prepared ahead by workers."""
+def load_steps(steps: Steps, config: LoaderConfig, *, start: int, stop: int, pin: bool) -> Generator[Batch]:
+    """Yield the batches of the optimizer steps from ``start`` to ``stop``, in order, prepared ahead by workers.
+
+    Close it if it is not used up: its workers ignore signals, and a process that ends with an error would wait for them.
+    """
     loader = DataLoader(
         steps,
         batch_size=None,
@@ -89,7 +100,11 @@ def load_steps(steps: Steps, config: LoaderConfig, *, start: int, stop: int, pin
         pin_memory=pin,
         worker_init_fn=_leave_signals_to_the_main_process,
     )
-    return iter(loader)
+    batches = iter(loader)
+    try:
+        yield from batches
+    finally:
+        del batches  # which ends the workers, also while an error's traceback holds the loop
 
 
 def _leave_signals_to_the_main_process(_worker: int) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Generic, TypeVar, overload
 
 import numpy as np
@@ -13,6 +14,7 @@ from finetrainers.data.catalog import Catalog, caption_of, view_of
 from finetrainers.data.draws import uniform
 from finetrainers.data.order import Indices, Order
 from finetrainers.data.view import View
+from finetrainers.files import hash_file
 
 NO_CAPTION = -1
 VIEW_FIELDS = tuple(field.name for field in fields(View))
@@ -33,11 +35,22 @@ class LatentsJob:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A file of its own, such as the picture that a prompt of the validation starts from."""
+
+    key: str
+    """Hash of the file's bytes."""
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class TextJob:
     """One encoded caption."""
 
     key: str
     caption: str
+    seen: LatentsJob | Picture | None = None
+    """What the text encoder sees beside the caption: the first frame of a view, a picture, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +129,16 @@ class Jobs:
         return Lazy(lambda i: self.plan.latents_job(int(self.samples[first[i]]), int(self.views[first[i]])), len(first))
 
     def texts(self) -> Lazy[TextJob]:
-        """Jobs of the captions, each caption of a sample once, in the order of first use."""
-        codes = self.samples * (1 + int(self.captions.max(initial=0))) + self.captions
-        codes[self.captions == NO_CAPTION] = -1  # the same for all samples
+        """Jobs of the captions, each caption of a sample (and of a view, if it is seen) once, in the order of first use."""
+        codes = self.samples * (2 + int(self.captions.max(initial=0))) + self.captions - NO_CAPTION
+        if self.plan.text_sees_image:
+            codes = codes * (1 + int(self.views.max(initial=0))) + self.views
+        else:
+            codes[self.captions == NO_CAPTION] = -1  # the same for all samples
         first = _first_uses(codes)
-        return Lazy(lambda i: self.plan.sample_text(int(self.samples[first[i]]), int(self.captions[first[i]])), len(first))
+        samples, captions, views = (index[first] for index in (self.samples, self.captions, self.views))
+        make = self.plan.sample_text
+        return Lazy(lambda i: make(int(samples[i]), int(captions[i]), view=int(views[i])), len(first))
 
     def _job(self, index: int) -> SampleJob:
         sample, view, caption = int(self.samples[index]), int(self.views[index]), int(self.captions[index])
@@ -137,6 +155,8 @@ class Plan:
     """Identity of the VAE and its data type: part of each key."""
     text_encoder: str
     """Identity of the text encoders and their settings."""
+    text_sees_image: bool = False
+    """Whether the text encoder sees the first frame beside the caption."""
 
     def step(self, order: Order, step: int) -> list[SampleJob]:
         """Jobs of one optimizer step, in the order of positions."""
@@ -175,9 +195,11 @@ class Plan:
         chosen = np.unique(np.linspace(0, self.catalog.num_samples - 1, min(count, self.catalog.num_samples)).astype(int))
         return [self.job(int(sample), i, view=0, caption=0) for i, sample in enumerate(chosen)]
 
-    def text_job(self, caption: str) -> TextJob:
-        """Job of any caption, such as a prompt of the validation."""
-        return TextJob(make_key("text", self.text_encoder, caption), caption)
+    def text_job(self, caption: str, picture: str | None = None) -> TextJob:
+        """Job of any caption, such as a prompt of the validation with the file of the picture that it starts from."""
+        if not self.text_sees_image or picture is None:
+            return TextJob(make_key("text", self.text_encoder, caption), caption)
+        return self._seeing_job(caption, Picture(hash_file(Path(picture)).hex(), picture))
 
     def latents_job(self, sample: int, view: int) -> LatentsJob:
         """Job of one view of a sample."""
@@ -186,15 +208,19 @@ class Plan:
         key = make_key("latents", self.latents_encoder, data.digests[item].tobytes().hex(), _values(pixels))
         return LatentsJob(key, data.table["media"][item].as_py(), pixels)
 
-    def sample_text(self, sample: int, caption: int) -> TextJob:
-        """Job of one caption of a sample, or of none."""
-        return self.text_job("" if caption == NO_CAPTION else caption_of(*self.catalog.locate(sample), caption))
+    def sample_text(self, sample: int, caption: int, *, view: int) -> TextJob:
+        """Job of one caption of a sample, or of none; with the view, if the text encoder sees it."""
+        text = "" if caption == NO_CAPTION else caption_of(*self.catalog.locate(sample), caption)
+        return self._seeing_job(text, self.latents_job(sample, view)) if self.text_sees_image else self.text_job(text)
 
     def job(self, sample: int, position: int, *, view: int, caption: int) -> SampleJob:
         """Job of a sample at a position."""
         data, row = self.catalog.locate(sample)
-        bucket = self.catalog.buckets[data.bucket[row]]
-        return SampleJob(position, bucket, self.latents_job(sample, view), self.sample_text(sample, caption))
+        bucket, text = self.catalog.buckets[data.bucket[row]], self.sample_text(sample, caption, view=view)
+        return SampleJob(position, bucket, self.latents_job(sample, view), text)
+
+    def _seeing_job(self, caption: str, seen: LatentsJob | Picture) -> TextJob:
+        return TextJob(make_key("text", self.text_encoder, caption, seen.key), caption, seen)
 
     def _choices(self, samples: Indices, positions: Indices) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """View and caption of each sample at its position; caption NO_CAPTION where it is dropped."""

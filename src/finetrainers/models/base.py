@@ -1,5 +1,6 @@
 """What a model must tell the trainer: a table of facts and one forward pass."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Image, Prompt, Text
-from finetrainers.objective import NoiseLevels
+from finetrainers.objective import NoiseLevels, ResolutionShift
 
 Settings = Mapping[str, Any]  # a component's config.json: whatever its class wrote there
 
@@ -29,6 +30,10 @@ class Grid:
     frame_patch: int = 1
     """Latent frames of one token; clips whose latent frames it does not divide begin with their first one several times."""
     has_video: bool = True
+    smallest: tuple[float, float, float] = (1, 1, 1)
+    """(frames, height, width) below which no size is possible."""
+    largest: tuple[float, float, float] = (math.inf, math.inf, math.inf)
+    """(frames, height, width) above which no size is possible."""
 
     def nearest(self, size: tuple[int, int, int]) -> tuple[int, int, int]:
         """Return the possible size next to ``size``: itself, if it is possible."""
@@ -36,7 +41,11 @@ class Grid:
         frames, height, width = size
         clips = max(0, round((frames - 1) / self.vae_frame_step)) if self.has_video else 0
         rows, columns = max(1, round(height / step)), max(1, round(width / step))
-        return 1 + clips * self.vae_frame_step, rows * step, columns * step
+        found = 1 + clips * self.vae_frame_step, rows * step, columns * step
+        frames, height, width = (
+            int(min(max(n, least), most)) for n, least, most in zip(found, self.smallest, self.largest, strict=True)
+        )
+        return frames, height, width
 
     def latent_shape(self, size: tuple[int, int, int]) -> tuple[int, int, int, int]:
         """(C, F, H, W) of a possible size."""
@@ -59,6 +68,16 @@ class Grid:
         return frames // self.frame_patch * (height // self.patch) * (width // self.patch)
 
 
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """One denoiser of a model that has several, each for a range of noise levels."""
+
+    component: str
+    """Its name in the pipeline."""
+    between: tuple[float, float]
+    """Noise levels that it denoises: from the first, and below the second."""
+
+
 class ModelAdapter(ABC):
     """The facts and the few functions that differ between model families.
 
@@ -73,7 +92,7 @@ class ModelAdapter(ABC):
     """Name of the component that is trained."""
     text_components: ClassVar[tuple[str, ...]] = ("tokenizer", "text_encoder")
     """Components that ``encode_prompt`` needs."""
-    image_tasks: ClassVar[tuple[str, ...]] = ()
+    image_tasks: tuple[str, ...] = ()
     """Tasks that take more from the given frames than the latents that stand in their place: ``encode_image`` makes it."""
     image_components: ClassVar[tuple[str, ...]] = ()
     """Components besides the VAE that ``encode_image`` needs, and the pipelines of those tasks; a model may lack them."""
@@ -81,11 +100,15 @@ class ModelAdapter(ABC):
     """Class names of the repeated blocks: the unit of FSDP, compile and checkpointing."""
     input_layer: ClassVar[str]
     """Dotted name of the projection that takes latents in; Control widens it."""
-    lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """Module-name endings that LoRA wraps by default."""
+    masks_attention: ClassVar[bool] = False
+    """Whether the denoiser's attention takes a mask, which some backends refuse."""
+    dispatches_attention: ClassVar[bool] = True
+    """Whether diffusers computes the denoiser's attention with the backend that is chosen."""
     vae_statistics: ClassVar[Literal["shift_scale", "buffers", "config"]] = "shift_scale"
-    """Where the VAE keeps what normalizes its latents: ``shift_factor`` and ``scaling_factor`` in its config, the buffers
-    ``latents_mean`` and ``latents_std``, with ``scaling_factor``, or ``latents_mean`` and ``latents_std`` in its config."""
+    """Where the VAE keeps what normalizes its latents: ``shift_factor``, if any, and ``scaling_factor`` in its config, the
+    buffers ``latents_mean`` and ``latents_std``, with ``scaling_factor``, or these two names in its config."""
     has_image_vae: ClassVar[bool] = False
     """Whether the VAE takes [B, 3, H, W] and knows no frames."""
     samples_posterior: ClassVar[bool] = True
@@ -95,28 +118,38 @@ class ModelAdapter(ABC):
     time step is ``floor(1000 * sigma)``."""
     noise_levels: ClassVar[NoiseLevels]
     """How its authors drew noise levels, before the shift."""
-    shift: ClassVar[float | Literal["scheduler"]] = 1.0
-    """How its authors shifted them: a factor, or as the model's scheduler does, with the resolution or without."""
+    shift: ClassVar[float | Literal["resolution", "scheduler"]] = 1.0
+    """How its authors shifted them: by a factor, by ``resolution_shift``, or as the model's scheduler does (either)."""
     first_frame_probability: ClassVar[float | None] = None
     """Default probability of a given first frame; None where the model takes one noise level for all frames."""
     given_frame_max_sigma: ClassVar[float] = 0.0
     """Largest noise level of a frame that is given in its place."""
     has_negative_prompt: ClassVar[bool] = True
     """Whether the pipeline is guided away from a negative prompt, which is empty by default."""
-    default_fps: ClassVar[float] = 24.0
+    default_fps: float = 24.0
     """Frame rate of videos that are drawn, where the prompt names none."""
-    max_sequence_length: ClassVar[int] = 512
+    max_sequence_length: int = 512
     """T, prompt tokens, where the config names no other: the default of the family's pipeline."""
+    has_fixed_sequence_length: bool = False
+    """Whether the denoiser takes prompts of ``max_sequence_length`` tokens and of no other number."""
 
     largest_sequence_length: ClassVar[int | None] = None
     """Most prompt tokens that the family's pipeline takes; None where it takes any number."""
     main_tokenizer: ClassVar[str] = "tokenizer"
     """Tokenizer whose tokens the denoiser attends to: captions beyond ``max_sequence_length`` of them are cut."""
 
-    def __init__(self, vae: Settings, denoiser: Settings, index: Settings | None = None) -> None:
+    def __init__(
+        self, vae: Settings, denoiser: Settings, index: Settings | None = None, scheduler: Settings | None = None
+    ) -> None:
         self.vae, self.settings = vae, denoiser
         self.index: Settings = {} if index is None else index
+        self.scheduler: Settings = {} if scheduler is None else scheduler
         self.grid = self.make_grid(vae, denoiser)
+
+    @property
+    def tasks(self) -> Mapping[str, str]:
+        """Pipeline class of each task that this very model can do: ``pipelines``, unless the family's models differ."""
+        return self.pipelines
 
     @abstractmethod
     def make_grid(self, vae: Settings, denoiser: Settings) -> Grid:
@@ -126,8 +159,30 @@ class ModelAdapter(ABC):
     def encode_prompt(self, pipeline: Any, captions: Sequence[str], *, max_length: int, device: torch.device) -> Text:
         """Encode captions with the pipeline's own method; each tensor [B, T, D] or [B, D]."""
 
+    def experts(self) -> Mapping[str, Expert]:
+        """Denoisers by name (high_noise, low_noise), from the noisiest range down; empty where there is one for all."""
+        return {}
+
+    def text_sees_image(self, task: str) -> bool:
+        """Whether the text encoder sees the picture that the task starts from: then ``encode_seen_prompt`` is called."""
+        return False
+
+    def encode_seen_prompt(
+        self, pipeline: Any, captions: Sequence[str], images: Sequence[Any], *, max_length: int, device: torch.device
+    ) -> Text:
+        """As ``encode_prompt``, for captions that the text encoder reads beside one PIL image each."""
+        raise NotImplementedError
+
+    def text_settings(self, task: str) -> Mapping[str, object]:
+        """What encoded captions depend on besides the encoders and the length: part of the names of cached items."""
+        return {}
+
     def gives_first_frame(self, task: str) -> bool:
         """Whether the model does the task by taking the first latent frame in its place, at a noise level of its own."""
+        return False
+
+    def gives_later_frames(self, task: str) -> bool:
+        """Whether any set of frames may be given, those after the first by latents of their own from ``encode_image``."""
         return False
 
     def encode_image(self, pipeline: Any, pixels: Tensor, *, task: str) -> Image:
@@ -157,9 +212,32 @@ class ModelAdapter(ABC):
             [B, C, F, H, W], in the layout of the clean latents.
         """
 
+    def resolution_shift(self) -> ResolutionShift:
+        """How noise levels shift with the resolution, as the family's pipeline reads its scheduler's config."""
+        settings, default = self.scheduler, ResolutionShift()
+        return ResolutionShift(
+            base_tokens=settings.get("base_image_seq_len", default.base_tokens),
+            base_mu=settings.get("base_shift", default.base_mu),
+            max_tokens=settings.get("max_image_seq_len", default.max_tokens),
+            max_mu=settings.get("max_shift", default.max_mu),
+        )
+
+    def sampling_text(self, text: Text) -> Text:
+        """Arguments of the pipeline that hold one encoded prompt, [1, ...]: what ``encode_prompt`` returned."""
+        return text
+
     def sampling_arguments(self, request: "Request") -> dict[str, Any]:
         """Arguments of the pipeline that are the family's own, such as a video's frame rate."""
         return {}
+
+    def picture_arguments(self, request: "Request", pictures: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of the pipeline for the PIL images that the request starts from or ends with, by the request's keys."""
+        return dict(pictures)
+
+
+def image_is_optional(adapter: ModelAdapter) -> bool:
+    """Whether a model draws videos from a prompt alone, and from a first frame that it takes in its place."""
+    return adapter.gives_first_frame("image-to-video") and "text-to-video" in adapter.tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,3 +258,8 @@ class Request:
     """Path of the picture to start from, for tasks that take one."""
     last_image: str | None = None
     """Path of the picture to end with, for tasks that take one."""
+
+    @property
+    def pictures(self) -> dict[str, str | None]:
+        """Paths of all pictures, by the pipeline's names."""
+        return {"image": self.image, "last_image": self.last_image}

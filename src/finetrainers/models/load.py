@@ -1,18 +1,22 @@
 """Find a pretrained pipeline, locally or on the Hub, and load its components one by one."""
 
 import importlib
+import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from finetrainers.batch import Text
+from finetrainers.compat.tokenizers import FAITHFUL_CLASSES
 from finetrainers.config import ComponentConfig, ModelConfig
 from finetrainers.errors import ConfigError, ModelError
 from finetrainers.models.base import ModelAdapter, Settings
+from finetrainers.models.experts import Denoisers, choose_experts
 from finetrainers.models.registry import adapter_of_pipeline, get_adapter, load_adapter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -56,6 +60,12 @@ class Place:
             raise ModelError(f"{self.path} (revision {self.revision or 'main'}): {name} cannot be had: {error}") from error
 
 
+def config_name(component: str) -> str:
+    """Name the file that holds a component's settings, which every component of its kind has."""
+    kinds = {"scheduler": "scheduler_config", "tokenizer": "tokenizer_config", "processor": "preprocessor_config"}
+    return next((f"{name}.json" for kind, name in kinds.items() if kind in component), "config.json")
+
+
 @dataclass(frozen=True, slots=True)
 class Pretrained:
     """A pipeline in diffusers layout, none of whose weights are loaded yet."""
@@ -74,8 +84,7 @@ class Pretrained:
 
     def settings(self, component: str) -> Settings:
         """A component's config, without its weights."""
-        name = "scheduler_config.json" if component == "scheduler" else "config.json"
-        settings: Settings = json.loads(self.place(component).file(name).read_text())
+        settings: Settings = json.loads(self.place(component).file(config_name(component)).read_text())
         return settings
 
     def files(self, component: str) -> list[Path]:
@@ -99,7 +108,7 @@ class Pretrained:
         """
         library, class_name = self._class_of(component)
         place = self.place(component)
-        component_class = getattr(importlib.import_module(library), class_name)
+        component_class = getattr(importlib.import_module(library), FAITHFUL_CLASSES.get(class_name, class_name))
         has_weights = issubclass(component_class, torch.nn.Module)
         options: dict[str, Any] = {"subfolder": place.subfolder, "revision": place.revision}
         if has_weights:
@@ -111,12 +120,17 @@ class Pretrained:
         return loaded.eval().requires_grad_(False) if has_weights else loaded
 
     def pipeline(self, class_name: str, components: Mapping[str, Any]) -> Any:
-        """Make a pipeline of the given components; all others are None."""
+        """Make a pipeline of the given components, with the settings of its own that model_index.json has.
+
+        All other components are None; the class may be another than the model's own, of another task.
+        """
         import diffusers
 
-        names = [name for name, value in self.index.items() if isinstance(value, list)]
-        optional = {name: components.get(name) for name in names}
-        pipeline = getattr(diffusers, class_name)(**optional)
+        pipeline_class = getattr(diffusers, class_name)
+        known = inspect.signature(pipeline_class.__init__).parameters
+        given = {name: value for name, value in self.index.items() if name in known}
+        given |= {name: components.get(name) for name, value in given.items() if isinstance(value, list)}
+        pipeline = pipeline_class(**given)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -125,8 +139,7 @@ class Pretrained:
         place = self.place(component)
         if place.is_local:
             return None
-        name = "tokenizer_config.json" if component.startswith("tokenizer") else "config.json"
-        return place.file(name).resolve().as_posix().split("/snapshots/")[-1].split("/")[0]
+        return place.file(config_name(component)).resolve().as_posix().split("/snapshots/")[-1].split("/")[0]
 
     def _class_of(self, component: str) -> tuple[str, str]:
         entry = self.index.get(component)
@@ -146,7 +159,38 @@ class Model:
     @property
     def pipeline_class(self) -> str:
         """Name of the diffusers pipeline that samples for the task."""
-        return self.adapter.pipelines[self.task]
+        return self.adapter.tasks[self.task]
+
+    @property
+    def denoisers(self) -> Denoisers:
+        """What is trained."""
+        experts = self.adapter.experts()
+        return choose_experts(experts, self.pretrained.config.expert) if experts else Denoisers((self.adapter.denoiser,))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of what is trained from, and of all computation with it."""
+        return self.pretrained.place(self.denoisers.trained[0]).dtype
+
+    def load_denoiser(self) -> Any:
+        """Load what is trained, as one module."""
+        return self.denoisers.join({name: self.pretrained.load(name) for name in self.denoisers.trained})
+
+    @property
+    def text_sees_image(self) -> bool:
+        """Whether the text encoder sees the picture that the task starts from."""
+        return self.adapter.text_sees_image(self.task)
+
+    @property
+    def text_components(self) -> tuple[str, ...]:
+        """Components that encode captions, as far as this model has them."""
+        return self._own(self.adapter.text_components)
+
+    def encode_text(self, pipeline: Any, captions: Sequence[str], images: Sequence[Any], *, device: torch.device) -> Text:
+        """Encode captions, each with its PIL image if the text encoder sees one; tensors [B, T, D] or [B, D]."""
+        if self.text_sees_image:
+            return self.adapter.encode_seen_prompt(pipeline, captions, images, max_length=self.max_length, device=device)
+        return self.adapter.encode_prompt(pipeline, captions, max_length=self.max_length, device=device)
 
     @property
     def takes_image(self) -> bool:
@@ -156,10 +200,11 @@ class Model:
     @property
     def image_components(self) -> tuple[str, ...]:
         """Components besides the VAE that the task needs for its given frames, as far as this model has them."""
-        if not self.takes_image:
-            return ()
+        return self._own(self.adapter.image_components) if self.takes_image else ()
+
+    def _own(self, components: Sequence[str]) -> tuple[str, ...]:
         index = self.pretrained.index
-        return tuple(name for name in self.adapter.image_components if index.get(name, [None])[0] is not None)
+        return tuple(name for name in components if index.get(name, [None])[0] is not None)
 
     def load_image_components(self, device: torch.device) -> dict[str, Any]:
         """Load ``image_components``; models among them go to the device."""
@@ -187,15 +232,18 @@ def open_model(config: ModelConfig) -> Model:
             known = ", ".join(name for name, value in pretrained.index.items() if isinstance(value, list))
             raise ConfigError(f"model.components: this pipeline has no component {component!r}; it has {known}")
     if config.adapter is not None:
-        adapter_class, task = load_adapter(config.adapter), None
+        adapter_class = load_adapter(config.adapter)
     elif config.family is not None:
-        adapter_class, task = get_adapter(config.family), None
+        adapter_class = get_adapter(config.family)
     else:
-        adapter_class, task = adapter_of_pipeline(pretrained.index["_class_name"])
-    task = config.task or task or next(iter(adapter_class.pipelines))
-    if task not in adapter_class.pipelines:
-        raise ConfigError(
-            f"model.task: {adapter_class.name} has no task {task!r}; it has {', '.join(adapter_class.pipelines)}"
-        )
-    adapter = adapter_class(pretrained.settings("vae"), pretrained.settings(adapter_class.denoiser), pretrained.index)
+        adapter_class, _ = adapter_of_pipeline(pretrained.index["_class_name"])
+    vae, denoiser, scheduler = (pretrained.settings(name) for name in ("vae", adapter_class.denoiser, "scheduler"))
+    adapter = adapter_class(vae, denoiser, pretrained.index, scheduler)
+    own = (task for task, name in adapter.tasks.items() if name == pretrained.index.get("_class_name"))
+    task = config.task or next(own, next(iter(adapter.tasks)))
+    if task not in adapter.tasks:
+        who = f"this model of {adapter.name}" if task in adapter.pipelines else adapter.name
+        raise ConfigError(f"model.task: {who} has no task {task!r}; it has {', '.join(adapter.tasks)}")
+    if config.expert is not None and not adapter.experts():
+        raise ConfigError(f"model.expert: {config.expert} has no effect: {config.path} has one denoiser; remove it")
     return Model(pretrained, adapter, task)

@@ -1,37 +1,52 @@
-"""LTX-Video: one token a latent pixel, a noise level for each token, rotary scale from the clip's frame rate.
+"""LTX-Video: one token a latent pixel, a noise level for each token, rotary coordinates in seconds.
 
-Shape letters as in ``finetrainers.batch``; N is the number of tokens, ``F * H * W``.
+Releases from 0.9.5 on ("keyframe models" here) take any set of given frames: the first in its place, later ones as tokens of
+their own before the clip's, at time step 0 and at the rotary coordinates of their own frames.
+
+Shape letters as in ``finetrainers.batch``; n is the number of later frames that are given, N that of tokens,
+``(n + F) * H * W``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from finetrainers.batch import Prompt, Text
+from finetrainers.batch import Image, Prompt, Text
 from finetrainers.models.base import Grid, ModelAdapter, Request, Settings
 from finetrainers.models.registry import register_model
-from finetrainers.objective import GIVEN_FRAME_MAX_SIGMA, NoiseLevels
+from finetrainers.models.vae import encode_video, scale_pixels
+from finetrainers.objective import GIVEN_FRAME_MAX_SIGMA, NoiseLevels, ResolutionShift
 
 STILL_FPS = 25.0
 """Frame rate that is told for an image, whose only frame lies at time 0 at any rate."""
 
-DECODE_TIMESTEP = 0.05
-"""Noise level that VAEs with timestep conditioning (0.9.1 and later) decode at, as diffusers' documentation advises."""
+KEYFRAME_PIPELINE = "LTXConditionPipeline"
+KEYFRAME_BLOCK = "LTXVideo095DownBlock3D"
+"""Block of the VAE of 0.9.5 and later, by which these releases are known: some of them name LTXPipeline as theirs."""
+
+DECODING = {"decode_timestep": 0.05, "decode_noise_scale": 0.025}
+"""Noise that VAEs with timestep conditioning (0.9.1 and later) decode at: what diffusers' documentation advises."""
 
 
 @register_model("ltx_video")
 class LTXVideo(ModelAdapter):
     """Lightricks' LTX-Video 0.9."""
 
-    pipelines = {"text-to-video": "LTXPipeline", "image-to-video": "LTXImageToVideoPipeline"}
+    pipelines = {
+        "text-to-video": "LTXPipeline",
+        "image-to-video": "LTXImageToVideoPipeline",
+        "first-last-frame-to-video": KEYFRAME_PIPELINE,
+    }
+    image_tasks = ("first-last-frame-to-video",)
     blocks = ("LTXVideoTransformerBlock",)
     input_layer = "proj_in"
-    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")  # both attentions of each block
+    masks_attention = True
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")  # both attentions of each block, as in the authors' trainer
     vae_statistics = "buffers"
     noise_levels = NoiseLevels("logit_normal")  # arXiv:2501.00103, section 2.4
-    shift = "scheduler"
+    shift = "resolution"
     first_frame_probability = 0.1
     given_frame_max_sigma = GIVEN_FRAME_MAX_SIGMA
     default_fps = 25.0
@@ -48,8 +63,25 @@ class LTXVideo(ModelAdapter):
             frame_patch=denoiser["patch_size_t"],
         )
 
+    @property
+    def takes_keyframes(self) -> bool:
+        """Whether the release was trained on given frames at any place."""
+        return KEYFRAME_BLOCK in self.vae.get("down_block_types", ())
+
+    @property
+    def tasks(self) -> Mapping[str, str]:
+        if self.takes_keyframes:
+            return dict.fromkeys(self.pipelines, KEYFRAME_PIPELINE)
+        return {task: name for task, name in self.pipelines.items() if name != KEYFRAME_PIPELINE}
+
+    def resolution_shift(self) -> ResolutionShift:
+        return ResolutionShift(1024, 0.95, 4096, 2.05)  # as in the authors' trainer; since 0.9.5 schedulers have no shift
+
     def gives_first_frame(self, task: str) -> bool:
-        return task == "image-to-video"
+        return task in ("image-to-video", "first-last-frame-to-video")
+
+    def gives_later_frames(self, task: str) -> bool:
+        return self.takes_keyframes and task == "first-last-frame-to-video"
 
     def encode_prompt(self, pipeline: Any, captions: Sequence[str], *, max_length: int, device: torch.device) -> Text:
         embeds, mask, _, _ = pipeline.encode_prompt(
@@ -57,24 +89,60 @@ class LTXVideo(ModelAdapter):
         )
         return {"prompt_embeds": embeds, "prompt_attention_mask": mask}
 
+    def encode_image(self, pipeline: Any, pixels: Tensor, *, task: str) -> Image:
+        """Latents of the pixel frame that ends each latent frame, encoded alone: "keyframes", [B, C, F, H, W]."""
+        frames = scale_pixels(pixels)[:, :, :: self.grid.vae_frame_step].split(1, dim=2)
+        return {"keyframes": torch.cat([encode_video(pipeline.vae, self, frame)[0] for frame in frames], dim=2)}
+
     def denoise(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
+        counts = torch.zeros(len(x)) if prompt.given is None else prompt.given[:, 1:].sum(1)  # on the CPU: nobody waits
+        if len(counts.unique()) == 1:
+            return self._predict(denoiser, x, sigma, prompt)
+        groups = [(counts == count).nonzero()[:, 0] for count in counts.unique()]  # attention among tokens knows no padding
+        answers = [self._predict(denoiser, x[rows], sigma[rows], prompt.rows(rows)) for rows in groups]
+        return torch.cat(answers)[torch.cat(groups).argsort()]
+
+    def _predict(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
+        """Predict the velocity [B, C, F, H, W] of rows that are given equally many later frames."""
         _, _, frames, height, width = x.shape
-        fps = torch.where(prompt.fps > 0, prompt.fps, STILL_FPS)
-        scale = (self.grid.vae_frame_step / fps).view(-1, 1, 1, 1, 1), self.grid.vae_step, self.grid.vae_step
+        later = x.new_zeros(len(x), 0, dtype=torch.long)
+        if prompt.given is not None and prompt.given[:, 1:].any():
+            later = 1 + prompt.given[:, 1:].nonzero()[:, 1].view(len(x), -1)
+            keyframes = prompt.image["keyframes"].transpose(1, 2)[torch.arange(len(x))[:, None], later]  # [B, n, C, H, W]
+            x = torch.cat([keyframes.transpose(1, 2), x], dim=2)
+            sigma = torch.cat([sigma.new_zeros(later.shape), sigma], dim=1)
         tokens: Tensor = denoiser(
             hidden_states=x.flatten(2).transpose(1, 2),
             encoder_hidden_states=prompt.text["prompt_embeds"],
             timestep=1000 * sigma.repeat_interleave(height * width, dim=1),
             encoder_attention_mask=prompt.text["prompt_attention_mask"],
-            num_frames=frames,
-            height=height,
-            width=width,
-            rope_interpolation_scale=scale,
+            **self._places(prompt.fps, later.to(x.device), (frames, height, width)),
             return_dict=False,
         )[0]
-        return tokens.transpose(1, 2).reshape(x.shape)
+        return tokens.transpose(1, 2).reshape(x.shape)[:, :, -frames:]
+
+    def _places(self, fps: Tensor, later: Tensor, shape: tuple[int, int, int]) -> dict[str, Any]:
+        """Tell where tokens are, as the release's pipelines do: a scale of their grid, or coordinates [B, 3, N]."""
+        frames, height, width = shape
+        fps, step, side = torch.where(fps > 0, fps, STILL_FPS), self.grid.vae_frame_step, self.grid.vae_step
+        if not self.takes_keyframes:
+            scale = (step / fps).view(-1, 1, 1, 1, 1), side, side
+            return {"num_frames": frames, "height": height, "width": width, "rope_interpolation_scale": scale}
+        begins = (step * torch.arange(frames, device=fps.device) + 1 - step).clamp(min=0)  # pixel frames
+        seconds = torch.cat([step * later, begins.expand(len(fps), -1)], dim=1) * (1 / fps.double()).float()[:, None]
+        rows, columns = (side * torch.arange(size, device=fps.device, dtype=torch.float32) for size in (height, width))
+        grid = torch.broadcast_tensors(seconds[:, :, None, None], rows[:, None], columns)
+        return {"video_coords": torch.stack(grid, dim=1).flatten(2)}
 
     def sampling_arguments(self, request: Request) -> dict[str, Any]:
-        frames = request.size[0]
         fps = self.default_fps if request.fps is None else request.fps
-        return {"num_frames": frames, "frame_rate": fps, "decode_timestep": DECODE_TIMESTEP}
+        clean = {"image_cond_noise_scale": 0.0} if self.takes_keyframes else {}  # as in the examples of the same page
+        return {"num_frames": request.size[0], "frame_rate": fps, **DECODING, **clean}
+
+    def picture_arguments(self, request: Request, pictures: Mapping[str, Any]) -> dict[str, Any]:
+        if not self.takes_keyframes or not pictures:
+            return dict(pictures)
+        from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
+
+        places = {"image": 0, "last_image": request.size[0] - 1}
+        return {"conditions": [LTXVideoCondition(image, frame_index=places[name]) for name, image in pictures.items()]}

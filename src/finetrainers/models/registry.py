@@ -38,7 +38,7 @@ def register_model(name: str) -> Callable[[AdapterClass], AdapterClass]:
 
 def adapters() -> dict[str, type[ModelAdapter]]:
     """All registered adapters by family name, those of other packages' entry points included."""
-    from finetrainers.models import flux, ltx_video  # noqa: F401 - importing registers them
+    from finetrainers.models import cogvideox, cogview4, flux, hunyuan_video, ltx_video, wan  # noqa: F401 - importing registers them
 
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         if entry.name not in _adapters:

@@ -39,7 +39,8 @@ def latent_statistics(vae: Any, adapter: ModelAdapter) -> tuple[Tensor, Tensor]:
     if adapter.vae_statistics == "buffers":
         shift, scale = vae.latents_mean.float().cpu(), config.scaling_factor / vae.latents_std.float().cpu()
         return shift.view(-1, 1, 1, 1), scale.view(-1, 1, 1, 1)
-    constants = (0.0 if config.shift_factor is None else config.shift_factor, config.scaling_factor)
+    stated = config.get("shift_factor")  # HunyuanVideo's VAE knows none
+    constants = (0.0 if stated is None else stated, config.scaling_factor)
     shift, scale = (torch.full((adapter.grid.channels, 1, 1, 1), float(constant)) for constant in constants)
     return shift, scale
 

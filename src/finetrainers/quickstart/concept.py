@@ -10,11 +10,9 @@ nothing that is held out is a training picture with its colours in another order
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from finetrainers.quickstart.drawing import (
     COLOURS,
@@ -191,17 +189,3 @@ def _parts(banner: Banner, box: Box, proportions: Proportions) -> list[tuple[Box
             return [(level, banner.colours[1]), (rest, banner.colours[2])]
         case "cross":
             return [(upright, banner.colours[1]), (level, banner.colours[1])]
-
-
-def write_concept(
-    directory: Path, split: Split, count: int, seed: int, *, kinds: Sequence[BannerKind] = ALL_BANNER_KINDS
-) -> list[Banner]:
-    """Write ``count`` pictures as 0000.png, each with its caption in a .txt of the same name, and return the truth."""
-    directory.mkdir(parents=True, exist_ok=True)
-    banners = []
-    for index in range(count):
-        pixels, banner = render_banner(index, seed, split=split, kinds=kinds)
-        Image.fromarray(pixels).save(directory / f"{index:04d}.png")
-        (directory / f"{index:04d}.txt").write_text(banner_caption(banner) + "\n", encoding="utf-8")
-        banners.append(banner)
-    return banners

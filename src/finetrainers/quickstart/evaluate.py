@@ -21,6 +21,12 @@ from finetrainers.quickstart.scenes import Scene, caption
 STEPS = 16
 """Denoising steps of each picture."""
 BATCH_SIZE = 32
+BASE_SEED = 21
+"""Seed of the scenes that the shipped base was trained on."""
+
+
+Truth = Scene | Banner
+"""All that a picture's caption states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ class Figures:
     count: int
 
     @staticmethod
-    def of(truths: Sequence[Scene | Banner], measured: Sequence[Measurement]) -> "Figures":
+    def of(truths: Sequence[Truth], measured: Sequence[Measurement]) -> "Figures":
         """Count what holds."""
         checks, kinds, totals = Counter[str](), Counter[str](), Counter[str]()
         possible = Counter[str]()
@@ -53,7 +59,7 @@ class Figures:
         )
 
 
-def caption_of(truth: Scene | Banner) -> str:
+def caption_of(truth: Truth) -> str:
     """Say what a picture shows."""
     return banner_caption(truth) if isinstance(truth, Banner) else caption(truth)
 
@@ -84,9 +90,7 @@ def draw(pipeline: Any, captions: Sequence[str], *, seed: int, guidance: float =
     return np.round(np.stack(pictures) * 255).astype(np.uint8)
 
 
-def evaluate(
-    pipeline: Any, truths: Sequence[Scene | Banner], *, seed: int = 0, guidance: float = 1.0
-) -> tuple[Figures, Pixels]:
+def evaluate(pipeline: Any, truths: Sequence[Truth], *, seed: int = 0, guidance: float = 1.0) -> tuple[Figures, Pixels]:
     """Draw what the truths' captions say, and measure; return the figures and the pictures."""
     pictures = draw(pipeline, [caption_of(truth) for truth in truths], seed=seed, guidance=guidance)
     measured = [measure(pixels, truth) for pixels, truth in zip(pictures, truths, strict=True)]

@@ -12,13 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from finetrainers.batch import Batch
-from finetrainers.build import build_batches, build_trainer
+from finetrainers.build import build_batches, build_objective, build_trainer
 from finetrainers.config import Config, parse_config
+from finetrainers.data.loader import make_batch, read_encoded
 from finetrainers.data.media import decode
 from finetrainers.loop import Trainer
 from finetrainers.models import Model, open_model
 from finetrainers.objective import FlowMatching
-from finetrainers.prepare import Prepared, build_objective, encode_steps, prepare
+from finetrainers.prepare import Prepared, encode_steps, prepare
 from finetrainers.tuning import build_tuning
 from finetrainers.validate import write_video
 
@@ -110,6 +111,13 @@ class Subject:
         """The first step's batch: both samples."""
         config, device = self.config("run"), torch.device("cpu")
         return next(build_batches(config, self.prepared, objective=self.objective, device=device, start=0, stop=1))
+
+    def alone(self, row: int) -> Batch:
+        """Make a batch of one sample of the first step: nothing in it was ever stacked with the other."""
+        job = self.prepared.plan.step(self.prepared.order, 0)[row]
+        sample = read_encoded(self.prepared.encoder.cache, job)
+        tokens = self.model.adapter.grid.num_tokens(self.size)
+        return make_batch([job], [sample], seed=self.prepared.plan.seed, objective=self.objective, tokens=tokens)
 
     def trainer(self, tuning: Mapping[str, Any] = LORA, **sections: Any) -> Trainer:
         """A trainer that has taken no step."""

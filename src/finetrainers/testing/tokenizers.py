@@ -5,15 +5,24 @@ English sentence has tokens and distinct words stay distinct.
 """
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer, pre_tokenizers
-from transformers import CLIPTokenizer, T5TokenizerFast
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import CLIPTokenizer, PreTrainedTokenizerFast, T5TokenizerFast
 
 SPACE = "\u2581"
 """What SentencePiece writes where a word begins."""
+BYTE_SPACE = "\u0120"
+"""What byte-level tokenizers write for a space."""
 END_OF_WORD = "</w>"
+LLAMA_PIECE = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Llama 3 splits a text."""
+LLAMA_HEADER = ("<|start_header_id|>", "<|end_header_id|>")
+LLAMA_SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", *LLAMA_HEADER, "<|eot_id|>", "<image>", "<pad>"]
 START_OF_TEXT, END_OF_TEXT = "<|startoftext|>", "<|endoftext|>"
 TYPOGRAPHY = "\u2013\u2014\u2018\u2019\u201c\u201d\u2026\u20ac"
 """Dashes, quotation marks, ellipsis and euro sign: English beyond Latin-1."""
@@ -45,6 +54,53 @@ def make_clip_tokenizer(words: Iterable[str], *, max_length: int = 77) -> CLIPTo
     merges = _learn_merges(_split(speller.backend_tokenizer, words))
     vocabulary = _number([*symbols, *map("".join, merges), START_OF_TEXT, END_OF_TEXT])
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_length)
+
+
+def make_glm_tokenizer(words: Iterable[str], *, max_length: int = 128000) -> PreTrainedTokenizerFast:
+    """Build GLM-4's kind of tokenizer: byte-level, case included, padded on the left, with two tokens before each text."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pad, mask, start = "<|endoftext|>", "[gMASK]", "<sop>"
+    whole = [prefix + word for text in words for word in text.split() for prefix in ("", BYTE_SPACE)]
+    vocabulary = _number([*letters, *sorted(whole), pad, mask, start])
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [(mask, vocabulary[mask]), (start, vocabulary[start])]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{mask} {start} $A", special_tokens=special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=pad,
+        eos_token=pad,
+        additional_special_tokens=[mask, start],
+        padding_side="left",
+        model_max_length=max_length,
+    )
+
+
+def make_llama_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Build Llama 3's kind of tokenizer, with LLaVA's <image> and <pad>, for which the pieces of these texts are whole.
+
+    So are their words, with and without a space before them. Other words are spelled in bytes.
+    """
+    splitter = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LLAMA_PIECE), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    spoken = [part for text in texts for part in re.split("|".join(map(re.escape, LLAMA_SPECIAL)), text) if part]
+    words = [prefix + word for part in spoken for word in part.split() for prefix in ("", " ")]
+    pieces = {piece for part in (*spoken, *words) for piece, _ in splitter.pre_tokenize_str(part)}
+    vocabulary = _number([*sorted(pre_tokenizers.ByteLevel.alphabet()), *sorted(pieces)])
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.ByteLevel()
+    begin, end, *_, pad = LLAMA_SPECIAL
+    tokenizer.add_special_tokens(LLAMA_SPECIAL)
+    special = [(begin, tokenizer.token_to_id(begin))]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{begin} $A", special_tokens=special)
+    options = {"bos_token": begin, "eos_token": end, "pad_token": pad, "padding_side": "right"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options)
 
 
 def _number(tokens: Iterable[str]) -> dict[str, int]:

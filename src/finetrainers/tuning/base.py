@@ -1,6 +1,7 @@
 """What every kind of tuning does."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,22 @@ class Tuning(ABC):
         """Leave gradients on for exactly what trains, in float32, initialized from the seed."""
 
     @abstractmethod
-    def export(self, denoiser: Any, directory: Path, *, pipeline_class: Any, dtype: torch.dtype) -> None:
-        """Write the weights into a directory, so that the pipeline's class loads them."""
+    def export(self, denoiser: Any, directory: Path, *, component: str, pipeline_class: Any, dtype: torch.dtype) -> None:
+        """Write the weights of a pipeline's component into a directory, so that the pipeline's class loads them."""
 
     @abstractmethod
     def load_exported(self, pipeline: Any, directory: Path) -> None:
         """Put exported weights into a plain pipeline that was loaded without them."""
 
     @abstractmethod
-    def snippet(self, base: str, weights: str, *, denoiser: str, dtype: torch.dtype) -> str:
+    def snippet(self, base: str, weights: str, *, components: Sequence[str], pipeline_class: str, dtype: torch.dtype) -> str:
         """Lines of Python that load the weights in plain diffusers.
 
         Args:
             base: Folder or Hub id of the pipeline.
             weights: Folder or Hub id of the weights.
-            denoiser: Name of the component that was trained.
+            components: Names of the components that were trained.
+            pipeline_class: Name of the pipeline's class in diffusers.
             dtype: Data type that it was trained and is exported in.
         """
 

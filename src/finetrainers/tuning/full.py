@@ -1,6 +1,7 @@
 """Full-rank tuning: the weights themselves."""
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +28,49 @@ class FullTuning(Tuning):
             some = ", ".join(name for name, _ in list(denoiser.named_parameters())[:3])
             raise ConfigError(f"tuning.modules: {self._pattern!r} matches no parameter; there are {some} ...")
         to_float32(denoiser)
+        for name, module in denoiser.named_modules():
+            if name.rpartition(".")[2] in _kept_in_float32(denoiser):
+                module.forward = _without_autocast(module.forward)  # of this object alone
 
-    def export(self, denoiser: Any, directory: Path, *, pipeline_class: Any, dtype: torch.dtype) -> None:
-        state = {name: tensor.detach().to("cpu", dtype, copy=True) for name, tensor in denoiser.state_dict().items()}
+    def export(self, denoiser: Any, directory: Path, *, component: str, pipeline_class: Any, dtype: torch.dtype) -> None:
+        kept = _kept_in_float32(denoiser)
+        state = {
+            name: tensor.detach().to("cpu", torch.float32 if kept.intersection(name.split(".")) else dtype, copy=True)
+            for name, tensor in denoiser.state_dict().items()
+        }
         with torch.device("meta"):
             shell = type(denoiser).from_config(denoiser.config)
         shell.load_state_dict(state, assign=True)
-        shell.save_pretrained(directory / pipeline_class.transformer_name)
+        shell.save_pretrained(directory / component)
 
     def load_exported(self, pipeline: Any, directory: Path) -> None:
-        name = pipeline.transformer_name
-        old = getattr(pipeline, name)
-        new = type(old).from_pretrained(directory / name, torch_dtype=old.dtype).to(old.device)
-        pipeline.register_modules(**{name: new})
+        for name in (file.parent.name for file in directory.glob("*/config.json")):
+            old = getattr(pipeline, name)
+            new = type(old).from_pretrained(directory / name, torch_dtype=old.dtype).to(old.device)
+            pipeline.register_modules(**{name: new})
 
-    def snippet(self, base: str, weights: str, *, denoiser: str, dtype: torch.dtype) -> str:
+    def snippet(self, base: str, weights: str, *, components: Sequence[str], pipeline_class: str, dtype: torch.dtype) -> str:
+        loads = [f'{c} = AutoModel.from_pretrained("{weights}", subfolder="{c}", torch_dtype={dtype})\n' for c in components]
+        given = ", ".join(f"{component}={component}" for component in components)
         return (
             "import torch\n"
-            "from diffusers import AutoModel, DiffusionPipeline\n\n"
-            f'{denoiser} = AutoModel.from_pretrained("{weights}", subfolder="{denoiser}", torch_dtype={dtype})\n'
-            f'pipeline = DiffusionPipeline.from_pretrained("{base}", {denoiser}={denoiser}, torch_dtype={dtype})\n'
+            f"from diffusers import AutoModel, {pipeline_class}\n\n"
+            f"{''.join(loads)}"
+            # Not DiffusionPipeline: without a word, it drops what is given in place of Wan's optional components.
+            f'pipeline = {pipeline_class}.from_pretrained("{base}", {given}, torch_dtype={dtype})\n'
         )
+
+
+def _kept_in_float32(denoiser: Any) -> frozenset[str]:
+    """Names of the modules that diffusers loads in float32, whatever type is asked for (Wan's time embedding, norms)."""
+    return frozenset(denoiser._keep_in_fp32_modules or ())
+
+
+def _without_autocast(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep a module's computation in the type of its weights and inputs, as it is where no autocast is: in sampling."""
+
+    def call(x: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        with torch.autocast(x.device.type, enabled=False):
+            return forward(x, *rest, **options)
+
+    return call

@@ -1,6 +1,7 @@
 """Low-rank and Kronecker adapters through peft."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from finetrainers.tuning.base import Tuning, to_float32
 
 ADAPTER_NAME = "default"
 """peft's name of the adapter that trains."""
+FILE, SECOND_FILE = "pytorch_lora_weights.safetensors", "pytorch_lora_weights_2.safetensors"
+"""Where pipelines look for an adapter, and where that of a second denoiser is, which they have to be told."""
+SECOND = "transformer_2"
+"""Name that diffusers gives to a second denoiser."""
 
 
 class AdapterTuning(Tuning):
@@ -33,13 +38,14 @@ class AdapterTuning(Tuning):
                 raise ConfigError(f"tuning.targets: {targets!r} cannot be adapted: {error}") from error
         to_float32(denoiser)
 
-    def export(self, denoiser: Any, directory: Path, *, pipeline_class: Any, dtype: torch.dtype) -> None:
+    def export(self, denoiser: Any, directory: Path, *, component: str, pipeline_class: Any, dtype: torch.dtype) -> None:
         from peft import get_peft_model_state_dict
 
         name = pipeline_class.transformer_name
         state = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(denoiser).items()}
         pipeline_class.save_lora_weights(
             directory,
+            weight_name=SECOND_FILE if component == SECOND else FILE,
             **{
                 f"{name}_lora_layers": state,
                 f"{name}_lora_adapter_metadata": denoiser.peft_config[ADAPTER_NAME].to_dict(),
@@ -47,15 +53,23 @@ class AdapterTuning(Tuning):
         )
 
     def load_exported(self, pipeline: Any, directory: Path) -> None:
-        pipeline.load_lora_weights(directory)
+        if (directory / FILE).is_file():
+            pipeline.load_lora_weights(directory, weight_name=FILE)
+        if (directory / SECOND_FILE).is_file():
+            pipeline.load_lora_weights(directory, weight_name=SECOND_FILE, load_into_transformer_2=True)
 
-    def snippet(self, base: str, weights: str, *, denoiser: str, dtype: torch.dtype) -> str:
+    def snippet(self, base: str, weights: str, *, components: Sequence[str], pipeline_class: str, dtype: torch.dtype) -> str:
         return (
             "import torch\n"
-            "from diffusers import DiffusionPipeline\n\n"
-            f'pipeline = DiffusionPipeline.from_pretrained("{base}", torch_dtype={dtype})\n'
-            f'pipeline.load_lora_weights("{weights}")\n'
+            f"from diffusers import {pipeline_class}\n\n"
+            f'pipeline = {pipeline_class}.from_pretrained("{base}", torch_dtype={dtype})\n'
+            f"{''.join(self._loading_line(weights, component) for component in components)}"
         )
+
+    def _loading_line(self, weights: str, component: str) -> str:
+        if component == SECOND:
+            return f'pipeline.load_lora_weights("{weights}", weight_name="{SECOND_FILE}", load_into_transformer_2=True)\n'
+        return f'pipeline.load_lora_weights("{weights}")\n'
 
     def _peft_config(self, targets: str | list[str]) -> Any:
         import peft
@@ -96,19 +110,18 @@ class AdapterTuning(Tuning):
 class LokrTuning(AdapterTuning):
     """Kronecker adapters: pipelines refuse to load them, the denoiser itself does not (diffusers 0.42)."""
 
-    def export(self, denoiser: Any, directory: Path, *, pipeline_class: Any, dtype: torch.dtype) -> None:
-        denoiser.save_lora_adapter(directory, adapter_name=ADAPTER_NAME)
+    def export(self, denoiser: Any, directory: Path, *, component: str, pipeline_class: Any, dtype: torch.dtype) -> None:
+        weight_name = SECOND_FILE if component == SECOND else FILE
+        denoiser.save_lora_adapter(directory, adapter_name=ADAPTER_NAME, weight_name=weight_name)
 
     def load_exported(self, pipeline: Any, directory: Path) -> None:
-        getattr(pipeline, pipeline.transformer_name).load_lora_adapter(directory, prefix=None, use_safetensors=True)
+        for component, file in ((pipeline.transformer_name, FILE), (SECOND, SECOND_FILE)):
+            if (directory / file).is_file():
+                getattr(pipeline, component).load_lora_adapter(directory, prefix=None, weight_name=file)
 
-    def snippet(self, base: str, weights: str, *, denoiser: str, dtype: torch.dtype) -> str:
-        return (
-            "import torch\n"
-            "from diffusers import DiffusionPipeline\n\n"
-            f'pipeline = DiffusionPipeline.from_pretrained("{base}", torch_dtype={dtype})\n'
-            f'pipeline.{denoiser}.load_lora_adapter("{weights}", prefix=None, use_safetensors=True)\n'
-        )
+    def _loading_line(self, weights: str, component: str) -> str:
+        file = SECOND_FILE if component == SECOND else FILE
+        return f'pipeline.{component}.load_lora_adapter("{weights}", prefix=None, weight_name="{file}")\n'
 
 
 def _some(names: list[str]) -> str:

@@ -1,0 +1,64 @@
+"""The quick start with three seeds: what the pictures show before and after, with the spread, and what the fine-tune costs.
+
+    python benchmarks/quickstart.py [--output figures.json]
+
+Each run is a process of its own, as a user would start it.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SEEDS = (0, 1, 2)
+MEASURED = (("captions", "before"), ("captions", "after"), ("captions", "real"), ("shuffled", "after"))
+
+
+def run(seed: int, folder: Path) -> dict[str, Any]:
+    """Run one quick start; return its report."""
+    output = folder / f"seed-{seed}"
+    words = [sys.executable, "-m", "finetrainers", "quickstart", "--output", str(output), "--seed", str(seed)]
+    subprocess.run(words, check=True, capture_output=True)
+    report: dict[str, Any] = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    return report
+
+
+def spread(values: list[float], digits: int = 1) -> str:
+    """Write the mean with the smallest and the largest value."""
+    return f"{sum(values) / len(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def table(reports: list[dict[str, Any]]) -> list[str]:
+    """Write the figures of docs/quickstart.md."""
+    lines = [
+        "| % of pictures that show all of their caption | base | LoRA | real pictures | captions shuffled |",
+        "|---|---|---|---|---|",
+    ]
+    for name, tree in reports[0]["sets"].items():
+        cells = [spread([r["sets"][name][kind][column]["right"] for r in reports]) for kind, column in MEASURED]
+        lines.append(f"| {tree['what']} | {' | '.join(cells)} |")
+    losses = {when: [r["held_out_loss"][when] for r in reports] for when in ("before", "after")}
+    lines += [f"held-out loss {when}: {spread(values, 4)}" for when, values in losses.items()]
+    for stage in reports[0]["seconds"]:
+        wall, cpu = ([r[key][stage] for r in reports] for key in ("seconds", "cpu_seconds"))
+        lines.append(f"{stage}: {spread(wall)} s, {spread(cpu)} CPU-seconds")
+    return lines
+
+
+def main() -> None:
+    """Print mean and spread; write all reports."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="JSON file for the three reports")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        reports = [run(seed, Path(folder)) for seed in SEEDS]
+    print("\n".join(table(reports)))
+    if options.output is not None:
+        options.output.write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

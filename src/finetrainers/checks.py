@@ -1,0 +1,104 @@
+"""What can be known to be wrong before anything is loaded: sizes, data types, prompt lengths, attention backends."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from finetrainers.config import Config
+from finetrainers.data.buckets import resolve_buckets
+from finetrainers.errors import ConfigError
+from finetrainers.models import Model
+
+MASKLESS = ("flash", "flash_hub", "_flash_3", "_flash_3_hub", "_native_flash", "sage", "sage_hub")
+"""Backends of diffusers that raise in the first forward pass if they are given a mask."""
+
+FROM_FRAMES = ("image-to-video", "first-last-frame-to-video")
+"""Tasks that are given frames of a clip and make the others: a single image has no others."""
+
+
+def check_buckets(config: Config, model: Model) -> None:
+    """Refuse buckets that the model cannot take.
+
+    Raises:
+        ConfigError: Naming the bucket and the nearest possible one.
+    """
+    for name, sets in (("data", config.data), ("validation.data", config.validation.data)):
+        for index, data in enumerate(sets):
+            for bucket in resolve_buckets(data.buckets):
+                where, grid = f"{name}.{index}.buckets", model.adapter.grid
+                nearest = grid.nearest(bucket)
+                if bucket != nearest:
+                    raise ConfigError(
+                        f"{where}: {list(bucket)} is impossible for {model.adapter.name}; "
+                        f"the nearest possible is {list(nearest)} (frames, height, width)"
+                    )
+                if model.task in FROM_FRAMES and grid.latent_shape(bucket)[1] == 1:
+                    raise ConfigError(
+                        f"{where}: {list(bucket)} has single images, which cannot serve the task {model.task}; "
+                        f"set a bucket of {1 + grid.vae_frame_step} frames or more, or model.task"
+                    )
+
+
+def check_computation(config: Config, model: Model) -> None:
+    """Refuse data types, prompt lengths and attention backends that could not train or draw.
+
+    Raises:
+        ConfigError: Naming the key and what to set instead.
+    """
+    for denoiser in model.denoisers.trained:
+        dtype = model.pretrained.place(denoiser).dtype
+        if dtype == torch.float16:
+            raise ConfigError(
+                f"model.dtype: the gradients of a float16 {denoiser} underflow; set bfloat16 or float32 "
+                f"(or model.components.{denoiser}.dtype)"
+            )
+        if dtype != model.dtype:
+            raise ConfigError(f"model.components.{denoiser}.dtype: all experts have one data type; set it with model.dtype")
+    largest = model.adapter.largest_sequence_length
+    if largest is not None and model.max_length > largest:
+        raise ConfigError(
+            f"model.max_sequence_length: {model.max_length} is more than {largest}, the most that {model.adapter.name} takes"
+        )
+    if model.adapter.has_fixed_sequence_length and model.max_length != model.adapter.max_sequence_length:
+        raise ConfigError(
+            f"model.max_sequence_length: {model.adapter.name} has positions for prompts of exactly "
+            f"{model.adapter.max_sequence_length} tokens, not {model.max_length}; remove it"
+        )
+    for key, backend in (("train", config.attention.train), ("validate", config.attention.validation)):
+        check_attention(key, backend)
+        if backend != "native" and not model.adapter.dispatches_attention:
+            raise ConfigError(
+                f"attention.{key}: {backend!r} would change nothing, since diffusers computes the attention of "
+                f"{model.adapter.name} with torch's own; set native"
+            )
+        if backend in MASKLESS and model.adapter.masks_attention:
+            raise ConfigError(
+                f"attention.{key}: {backend!r} takes no mask, and {model.adapter.name} masks the padding of prompts; "
+                "set native, or a backend of varying lengths such as flash_varlen"
+            )
+
+
+def check_attention(key: str, backend: str) -> None:
+    """Refuse an attention backend that is unknown, or whose package is missing.
+
+    Raises:
+        ConfigError: Naming the key below ``attention``.
+    """
+    try:
+        with attention(backend):
+            pass
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ConfigError(f"attention.{key}: {backend!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def attention(backend: str) -> Iterator[None]:
+    """Compute attention with one of diffusers' backends while the body runs."""
+    if backend == "native":  # diffusers' default: nothing to switch
+        yield
+        return
+    from diffusers.models.attention_dispatch import attention_backend
+
+    with attention_backend(backend):
+        yield

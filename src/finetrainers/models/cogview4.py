@@ -1,0 +1,88 @@
+"""CogView4: GLM prompts of any length without a mask, picture sizes as inputs, time steps before the shift.
+
+Shape letters as in ``finetrainers.batch``.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetrainers.batch import Prompt, Text, stack_padded
+from finetrainers.models.base import Grid, ModelAdapter, Settings
+from finetrainers.models.registry import register_model
+from finetrainers.objective import NoiseLevels, ResolutionShift, shift_sigma
+
+LENGTH = "prompt_length"
+"""Tokens of each prompt, [B]: shorter ones end in zeros, which the model must not see."""
+
+
+@register_model("cogview4")
+class CogView4(ModelAdapter):
+    """Zhipu's CogView4-6B."""
+
+    pipelines = {"text-to-image": "CogView4Pipeline"}
+    blocks = ("CogView4TransformerBlock",)
+    input_layer = "patch_embed.proj"
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")  # one attention a block, over text and picture
+    dispatches_attention = False
+    has_image_vae = True
+    noise_levels = NoiseLevels("uniform")  # as the authors' CogKit draws time steps
+    shift = "scheduler"
+    max_sequence_length = 1024
+
+    def make_grid(self, vae: Settings, denoiser: Settings) -> Grid:
+        vae_step = 2 ** (len(vae["block_out_channels"]) - 1)
+        return Grid(channels=vae["latent_channels"], vae_step=vae_step, patch=denoiser["patch_size"], has_video=False)
+
+    def resolution_shift(self) -> ResolutionShift:
+        settings = self.scheduler
+        return ResolutionShift(
+            base_tokens=settings.get("base_image_seq_len", 256),
+            base_mu=settings.get("base_shift", 0.25),
+            max_mu=settings.get("max_shift", 0.75),
+            curve="root",
+            is_exponential=settings.get("time_shift_type", "exponential") == "exponential",
+        )
+
+    def encode_prompt(self, pipeline: Any, captions: Sequence[str], *, max_length: int, device: torch.device) -> Text:
+        # One at a time: the padding, to a multiple of 16 tokens, would otherwise depend on the other captions.
+        embeds = [
+            pipeline.encode_prompt(
+                [caption], do_classifier_free_guidance=False, max_sequence_length=max_length, device=device
+            )[0][0]
+            for caption in captions
+        ]
+        return {"prompt_embeds": stack_padded(embeds), LENGTH: torch.tensor([len(tokens) for tokens in embeds])}
+
+    def sampling_text(self, text: Text) -> Text:
+        return {"prompt_embeds": text["prompt_embeds"][:, : int(text[LENGTH][0])]}
+
+    def denoise(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
+        # One row at a time, since prompts differ in length and nothing masks their ends. Not one call for each length:
+        # sharded weights are gathered in each call, so that all ranks have to make equally many.
+        rows = [slice(row, row + 1) for row in range(len(x))]
+        return torch.cat([self._denoise_one(denoiser, x[row], sigma[row], prompt.rows(row)) for row in rows])
+
+    def _denoise_one(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
+        embeds = self.sampling_text(prompt.text)["prompt_embeds"]
+        height, width = (side * self.grid.vae_step for side in x.shape[-2:])
+        size = torch.cat([embeds.new_full((1, 1), height), embeds.new_full((1, 1), width)], dim=1)
+        velocity: Tensor = denoiser(
+            hidden_states=x[:, :, 0],
+            encoder_hidden_states=embeds,
+            timestep=1000 * self._unshift(sigma[:, 0], self.grid.tokens_of_latents(x.shape[2:])),
+            original_size=size,
+            target_size=size,
+            crop_coords=torch.zeros_like(size),
+            return_dict=False,
+        )[0]
+        return velocity[:, :, None]
+
+    def _unshift(self, sigma: Tensor, tokens: int) -> Tensor:
+        """Noise levels before the shift: the pipeline shifts those of its schedule, but not the time steps it tells."""
+        shift = self.scheduler.get("shift", 1.0)
+        if self.scheduler.get("use_dynamic_shifting"):
+            shift = self.resolution_shift()(tokens)
+        return shift_sigma(sigma.double(), 1 / shift).to(sigma.dtype)

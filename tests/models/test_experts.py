@@ -1,0 +1,187 @@
+"""Models of two experts: each row to the expert of its noise level, one trained or both, resumed, exported, drawn with."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import CAPTION
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from finetrainers import sample_run, train
+from finetrainers.config import ModelConfig
+from finetrainers.errors import ConfigError
+from finetrainers.models import open_model
+from finetrainers.models.experts import Experts
+from finetrainers.testing.contract import CHECKS
+from finetrainers.testing.subject import FULL, LORA, Subject
+
+BOUNDARY = 0.875
+SIZE = (5, 32, 32)
+PARTS = {"high_noise": ("transformer",), "low_noise": ("transformer_2",), "both": ("transformer", "transformer_2")}
+FILES = {"transformer": "pytorch_lora_weights.safetensors", "transformer_2": "pytorch_lora_weights_2.safetensors"}
+
+
+def subject_of(path: Path, folder: Path, expert: str | None, **model: Any) -> Subject:
+    section = {"path": str(path), "max_sequence_length": 16, **model}
+    return Subject(section if expert is None else {**section, "expert": expert}, SIZE, folder)
+
+
+@pytest.fixture
+def a14b(tiny: Callable[[str, str], Path]) -> Path:
+    return tiny("wan", "2.2-t2v-a14b")
+
+
+class Constant(nn.Module):
+    """Answers a number, and remembers the rows that it was asked for."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number, self.seen = number, torch.empty(0)
+
+    def forward(self, *, timestep: Tensor, hidden_states: Tensor, return_dict: bool) -> tuple[Tensor]:
+        self.seen = hidden_states[:, 0]
+        return (torch.full_like(hidden_states, self.number),)
+
+
+def test_each_row_is_answered_by_the_expert_of_its_noise_level() -> None:
+    """As the pipeline has it: ``transformer`` from the boundary on, ``transformer_2`` below."""
+    high, low = Constant(1.0), Constant(2.0)
+    experts = Experts({"transformer": high, "transformer_2": low}, [875.0, 0.0])
+    rows = torch.arange(5.0)[:, None]
+    timestep = torch.tensor([0.0, 875.0, 874.99, 1000.0, 500.0])
+    (answer,) = experts(timestep=timestep, hidden_states=rows, return_dict=False)
+    assert answer[:, 0].tolist() == [2.0, 1.0, 2.0, 1.0, 2.0]
+    assert high.seen.tolist() == [1.0, 3.0]
+    assert low.seen.tolist() == [0.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize("expert", [None, *PARTS])
+def test_noise_levels_are_those_of_the_experts_that_train(a14b: Path, tmp_path: Path, expert: str | None) -> None:
+    """The distribution is that of the whole model, cut at the boundary."""
+    subject = subject_of(a14b, tmp_path, expert)
+    u = (torch.arange(4096) + 0.5)[:, None].expand(-1, 3) / 4096
+    sigma = subject.objective.sigma(u, frames=2, tokens=8)[0][:, 0]
+    whole = subject_of(a14b, tmp_path / "whole", None).objective.sigma(u, frames=2, tokens=8)[0][:, 0]
+    low, high = {"high_noise": (BOUNDARY, 1.0), "low_noise": (0.0, BOUNDARY)}.get(str(expert), (0.0, 1.0))
+    assert float(sigma.min()) >= low - 1e-6
+    assert float(sigma.max()) <= high + 1e-6
+    kept = whole[(whole >= low) & (whole < high)]
+    quantiles = torch.tensor([0.1, 0.5, 0.9])
+    torch.testing.assert_close(sigma.quantile(quantiles), kept.quantile(quantiles), rtol=0, atol=2e-3)
+    assert subject.model.denoisers.trained == PARTS[expert or "both"]
+
+
+@pytest.mark.parametrize("expert", ["high_noise", "low_noise"])
+@pytest.mark.parametrize("check", CHECKS)
+def test_one_expert_passes_the_contract(a14b: Path, tmp_path: Path, expert: str, check: str) -> None:
+    CHECKS[check](subject_of(a14b, tmp_path, expert))
+
+
+def test_training_both_is_training_each_on_its_rows(a14b: Path, tmp_path: Path) -> None:
+    """One step of both on two rows, one of each kind, gives each expert the gradient that it gets alone."""
+    both = subject_of(a14b, tmp_path, "both")
+    batch, trainer = both.batch, both.trainer(FULL)
+    sigma = torch.tensor([[0.95], [0.3]]).expand_as(batch.sigma)
+    batch = replace(batch, sigma=sigma)
+    trainer.micro_losses(batch).sum().backward()
+    for row, expert in enumerate(("high_noise", "low_noise")):
+        alone = subject_of(a14b, tmp_path / expert, expert).trainer(FULL)
+        alone.micro_losses(batch.rows(slice(row, row + 1))).sum().backward()
+        part = trainer.denoiser.get_submodule(PARTS[expert][0])
+        for (name, one), other in zip(part.named_parameters(), alone.denoiser.parameters(), strict=True):
+            if other.grad is not None:
+                torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:`torch_dtype` is deprecated:FutureWarning")  # pipelines of diffusers 0.38 take no other
+@pytest.mark.parametrize(
+    "expert, kind", [(expert, kind) for expert in PARTS for kind in ("lora", "full")] + [("both", "lokr")]
+)
+def test_weights_of_the_trained_experts_are_exported_and_drawn_with(
+    a14b: Path, tmp_path: Path, expert: str, kind: str
+) -> None:
+    """The model card's snippet gives a pipeline whose experts answer as trained, and those not trained as before."""
+    tuning: dict[str, Mapping[str, Any]] = {"lora": LORA, "full": FULL, "lokr": {"kind": "lokr", "rank": 2, "alpha": 8}}
+    subject = subject_of(a14b, tmp_path, expert)
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps([{"prompt": CAPTION, "num_inference_steps": 3, "guidance_scale": 1.0}]))
+    sections = {"train": {"steps": 6}, "validation": {"prompts": str(prompts)}, "optimizer": {"lr": 0.05}}
+    result = train(subject.config("run", tuning[kind], **sections))
+    files = {FILES[name] if kind != "full" else f"{name}/diffusion_pytorch_model.safetensors" for name in PARTS[expert]}
+    assert {str(file.relative_to(result.weights)) for file in result.weights.rglob("*.safetensors")} == files
+
+    names: dict[str, Any] = {}
+    exec((result.weights / "README.md").read_text().split("```python\n")[1].split("```")[0], names)  # noqa: S102 - our card
+    plain = type(names["pipeline"]).from_pretrained(a14b)
+    for name in PARTS["both"]:
+        ours, base = (answer_of(pipeline.components[name]) for pipeline in (names["pipeline"], plain))
+        assert torch.allclose(ours, base) == (name not in PARTS[expert]), name
+    validated = frames_of(tmp_path / "run/validation/step-000006/00.mp4")
+    untrained = frames_of(tmp_path / "run/validation/step-000000/00.mp4")
+    (sampled,) = sample_run(
+        tmp_path / "run", [{"prompt": CAPTION, "num_inference_steps": 3, "guidance_scale": 1.0}], device="cpu"
+    )
+    assert np.abs(frames_of(sampled) - validated).max() <= 3, "sampling and validation draw with the same experts"
+    assert np.abs(untrained - validated).max() > 3
+
+
+def answer_of(transformer: Any) -> Tensor:
+    """What a transformer makes of fixed noise and a fixed prompt."""
+    generator = torch.Generator().manual_seed(0)
+    x, text = torch.randn(1, 16, 2, 4, 4, generator=generator), torch.randn(1, 8, 48, generator=generator)
+    with torch.no_grad():
+        answer: Tensor = transformer(x, torch.tensor([500.0]), text, return_dict=False)[0]
+    return answer
+
+
+def frames_of(file: Path) -> np.ndarray:
+    import av
+
+    with av.open(str(file)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)])
+
+
+@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.5, "gradient_checkpointing": True}], ids=["plain", "EMA"])
+def test_resuming_both_is_the_same_run_to_the_bit(a14b: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    """Also after a first step whose rows were all of one expert: the other has no averages yet."""
+    subject = subject_of(a14b, tmp_path, "both")
+    one_row = {"batch_size": 1, "micro_batch_size": 1, "steps": 12, **options}
+    whole = train(subject.config("whole", train=one_row))
+    first = train(subject.config("parts", train={**one_row, "steps": 1}))
+    assert len(trained_files(first.weights)) == 1
+    for steps in (3, 12):
+        parts = train(subject.config("parts", train={**one_row, "steps": steps}))
+    assert len(trained_files(whole.weights)) == 2
+    for file in whole.weights.glob("*.safetensors"):
+        one, other = load_file(file), load_file(parts.weights / file.name)
+        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items()), file.name
+
+
+def trained_files(weights: Path) -> list[str]:
+    """LoRA files whose second factors are no longer the zeros that they begin at."""
+    files = {file.name: load_file(file) for file in weights.glob("*.safetensors")}
+    return [name for name, state in files.items() if any(t.any() for key, t in state.items() if "lora_B" in key)]
+
+
+def test_held_out_loss_of_one_expert_is_that_of_its_noise_levels(a14b: Path, tmp_path: Path) -> None:
+    subject = subject_of(a14b, tmp_path, "high_noise")
+    train(subject.config("run", validation={"held_out": 0.5}, train={"batch_size": 1, "micro_batch_size": 1, "steps": 1}))
+    report = json.loads((tmp_path / "run/validation/step-000000/validation.json").read_text())
+    assert list(report["held_out_bins"]) == ["0.75-1.00"]
+
+
+def test_an_expert_of_a_model_with_one_denoiser_is_refused(tiny: Callable[[str, str], Path]) -> None:
+    with pytest.raises(ConfigError, match=r"model\.expert: high_noise has no effect: .* has one denoiser; remove it"):
+        open_model(ModelConfig(path=str(tiny("wan", "2.1-t2v")), expert="high_noise"))
+
+
+def test_experts_of_two_data_types_are_refused(a14b: Path, tmp_path: Path) -> None:
+    subject = subject_of(a14b, tmp_path, "both", components={"transformer_2": {"dtype": "bfloat16"}})
+    with pytest.raises(ConfigError, match=r"model\.components\.transformer_2\.dtype: all experts have one data type"):
+        train(subject.config("run"))

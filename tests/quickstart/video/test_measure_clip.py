@@ -1,0 +1,105 @@
+"""The clips' measurer: right on what was rendered, also a little blurred, and near zero on anyone else's caption."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from finetrainers.quickstart.drawing import random_generator
+from finetrainers.quickstart.video.clips import MOTIONS, Clip, draw_clip, render_clip
+from finetrainers.quickstart.video.effect import EFFECTS, draw_effect, render_effect
+from finetrainers.quickstart.video.measure import measure_clip, read_clip
+
+COUNT = 80
+
+
+def soften(pixels, radius, noise):
+    """Blur each frame and add noise, as an autoencoder does."""
+    blurred = [np.asarray(Image.fromarray(frame).filter(ImageFilter.GaussianBlur(radius)), np.float32) for frame in pixels]
+    disturbed = np.stack(blurred) + noise * np.random.default_rng(0).standard_normal(pixels.shape)
+    return disturbed.round().clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module", params=[render_clip, render_effect], ids=["clips", "effect"])
+def rendered(request):
+    return [request.param(n, 21, split=("train", "held_out")[n % 2]) for n in range(COUNT)]
+
+
+def right(pairs):
+    return sum(measure_clip(pixels, truth).is_right for pixels, truth in pairs) / len(pairs)
+
+
+def test_rendered_clips_measure_right(rendered):
+    assert right(rendered) >= 0.99
+
+
+def test_shuffled_captions_are_at_the_floor(rendered):
+    assert right([(rendered[n][0], rendered[n - 1][1]) for n in range(COUNT)]) <= 0.02
+
+
+def test_slightly_blurred_clips_measure_right(rendered):
+    assert right([(soften(pixels, 0.7, noise=4), truth) for pixels, truth in rendered]) >= 0.97
+
+
+SQUARE = Clip("square", "blue", "white", "moves left")
+
+
+def draw(clip):
+    return draw_clip(clip, random_generator(0, 0, "test"))
+
+
+@pytest.mark.parametrize(
+    "other, failing",
+    [
+        (Clip("square", "blue", "pink", "moves left"), {"ground"}),
+        (Clip("square", "red", "white", "moves left"), {"colour"}),
+        (Clip("circle", "blue", "white", "moves left"), {"shape"}),
+        (Clip("square", "blue", "white", "moves up"), {"motion"}),
+        (Clip("square", "blue", "white", "grows"), {"motion"}),
+        (Clip("square", "blue", "white", "stays"), {"motion"}),
+    ],
+)
+def test_each_error_fails_its_own_check(other, failing):
+    checks = measure_clip(draw(other), SQUARE).checks
+    assert {name for name, holds in checks.items() if not holds} == failing
+
+
+@pytest.mark.parametrize(
+    "motion, backwards",
+    [("moves left", "moves right"), ("moves up", "moves down"), ("grows", "shrinks"), ("stays", "stays")],
+)
+def test_a_clip_played_backwards_moves_the_other_way(motion, backwards):
+    assert read_clip(draw(Clip("ring", "red", "white", motion))[::-1]).motion == backwards
+
+
+@pytest.mark.parametrize("effect", EFFECTS)
+def test_every_direction_of_the_effect_is_told_apart(effect):
+    clip = Clip("cross", "red", "white", effect)
+    assert read_clip(draw_effect(clip, random_generator(0, 0, "test"))).motion == effect
+
+
+def test_a_jump_is_no_motion():
+    pixels = draw(SQUARE)
+    pixels[1:-1] = pixels[0]
+    assert {name for name, holds in measure_clip(pixels, SQUARE).checks.items() if not holds} == {"even"}
+
+
+def test_a_shape_that_comes_apart_or_goes_is_counted():
+    pixels = draw(SQUARE)
+    gone, twice = pixels.copy(), pixels.copy()
+    gone[-1] = pixels[0, 0, 0]
+    twice[-1] = np.minimum(pixels[0], pixels[-1])
+    twice[-1, :, 30:34] = pixels[0, 0, 0]
+    assert not measure_clip(gone, SQUARE).checks["count"]
+    assert not measure_clip(twice, SQUARE).checks["count"]
+
+
+@pytest.mark.parametrize("motion", [MOTIONS[0], "stays", EFFECTS[0]])
+@pytest.mark.parametrize("picture", ["plain", "noise"])
+def test_clips_of_nothing_measure_wrong_and_raise_nothing(motion, picture):
+    pixels = {
+        "plain": np.full((9, 64, 64, 3), 246, np.uint8),
+        "noise": np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3)).astype(np.uint8),
+    }[picture]
+    result = measure_clip(pixels, Clip("square", "blue", "white", motion))
+    assert not result.is_right
+    assert result.score < 0.5
