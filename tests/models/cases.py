@@ -50,6 +50,8 @@ class Case:
     not draw alone."""
     patch: Callable[[Any], None] | None = None
     """Takes draws of its own away from the pipeline that is compared, with the reason beside it."""
+    learned: float = 0.12
+    """Largest mean squared error of normalized latents, whose mean square is about 1, that the overfit test may leave."""
     tolerance: float = 0.0
     """Largest difference between what our adapter passes and what the pipeline passes; above 0 with a reason beside it."""
     give: Callable[[Any, Tensor], Mapping[str, Any]] | None = None

@@ -92,7 +92,7 @@ CASES = [
     keyframe_case("text-to-video"),
     keyframe_case("image-to-video", conditions(0)),
     keyframe_case(FIRST_LAST, conditions(0, 16), given=(0, 2)),
-    keyframe_case(FIRST_LAST, conditions(16), given=(2,), label="last", overfit=sets("last")),
+    keyframe_case(FIRST_LAST, conditions(16), given=(2,), label="last", overfit=sets("last"), learned=0.2),
     keyframe_case(FIRST_LAST, conditions(8), given=(1,), label="middle", overfit=sets("random")),
     keyframe_case(FIRST_LAST, conditions(0, 8, 16), given=(0, 1, 2), label="all", overfit=sets("random")),
     keyframe_case(FIRST_LAST, conditions(), given=(), label="none", overfit={"objective": {"first_frame_probability": 0.5}}),
