@@ -210,7 +210,7 @@ MUTATIONS = (
     Mutation('validate.py', 'parts |= {name: pretrained.load(name).to(trainer.device) for name in self.model.denoisers.others}', 'pass', 'models/test_experts.py::test_weights_of_the_trained_experts_are_exported_and_drawn_with[high_noise-lora]'),
     Mutation('tuning/full.py', 'subfolder="{c}", torch_dtype={dtype})', 'subfolder="{c}", torch_dtype="auto")', 'test_export.py::test_the_snippet_of_the_model_card_runs'),
     # What families share.
-    Mutation("data/loader.py", "        del batches  #", "        pass  #", "test_training.py::test_a_script_that_ends_with_an_error_waits_for_no_worker"),
+    Mutation("training.py", "with closing(build_batches(self.config, prepared, objective=objective, device=device, **steps)) as batches:", "for batches in [build_batches(self.config, prepared, objective=objective, device=device, **steps)]:", "test_training.py::test_a_script_that_ends_with_an_error_waits_for_no_worker"),
     Mutation("models/load.py", '"processor": "preprocessor_config"', '"processor": "config"', "models/test_adapters.py::test_each_component_of_a_hub_model_is_known_by_its_commit"),
     Mutation("sample.py", "for key, file in request.pictures.items()}", "for key, file in request.pictures.items() if key == 'image'}", "test_sample.py::test_a_changed_picture_is_drawn_anew"),
     Mutation("objective.py", ".clamp(low, high).clamp(*SIGMA_RANGE)", ".clamp(*SIGMA_RANGE)", "test_objective.py::test_levels_of_an_expert_stay_in_its_range"),
