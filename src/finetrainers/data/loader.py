@@ -100,11 +100,7 @@ def load_steps(steps: Steps, config: LoaderConfig, *, start: int, stop: int, pin
         pin_memory=pin,
         worker_init_fn=_leave_signals_to_the_main_process,
     )
-    batches = iter(loader)
-    try:
-        yield from batches
-    finally:
-        del batches  # which ends the workers, also while an error's traceback holds the loop
+    yield from loader  # to close this generator drops the loader's iterator, which ends the workers
 
 
 def _leave_signals_to_the_main_process(_worker: int) -> None:
