@@ -11,7 +11,7 @@ START := $(shell date +%s)
 VERSIONS := pyproject.toml constraints.txt
 QUICKSTART_STAMP := $(VENV)/.installed-quickstart
 TEST_STAMP := $(VENV)/.installed-test
-TEST_EXTRAS := dev,docs,tensorboard,wandb,trackio,prodigyopt,schedulefree,bitsandbytes
+TEST_EXTRAS := dev,docs,tensorboard,wandb,trackio,prodigyopt,schedulefree,bitsandbytes,canny
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST_ARGUMENTS ?=
 
@@ -70,5 +70,5 @@ mutations: $(TEST_STAMP)
 	$(BIN)/python tests/mutations.py
 
 clean:
-	rm -rf $(VENV) site dist build quickstart-run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) site dist build quickstart-run quickstart-video-run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,9 @@
 """Train the quick start's text-to-video base with finetrainers' own full-rank trainer.
 
-Renders captioned clips, writes a random LTXPipeline around an autoencoder (train_quickstart_video_autoencoder.py) and
-the constructed text encoder, trains the transformer, measures what it draws, and writes the base in float16. The same
-command goes on where a stopped one was; docs/decisions/0005-quickstart-video.md has what it took.
+Renders captioned clips, writes a random LTXConditionPipeline around an autoencoder (which
+train_quickstart_video_autoencoder.py trains) and the constructed text encoder, trains the transformer, measures what it
+draws, and writes the base in float16. The same command goes on where a stopped one was;
+docs/decisions/0005-quickstart-video.md has what it took.
 
     OMP_NUM_THREADS=1 nice -n 10 python scripts/train_quickstart_video_base.py --output /tmp/base --vae /tmp/video-vae/vae
 """
@@ -13,7 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LTXPipeline, LTXVideoTransformer3DModel
+from diffusers import (
+    AutoencoderKLLTXVideo,
+    FlowMatchEulerDiscreteScheduler,
+    LTXConditionPipeline,
+    LTXVideoTransformer3DModel,
+)
 
 import finetrainers
 from finetrainers.files import whole_directory, write_whole
@@ -21,8 +27,7 @@ from finetrainers.quickstart.drawing import SIZE
 from finetrainers.quickstart.language import MAX_TOKENS, T5_DIM, make_t5
 from finetrainers.quickstart.video.clips import NUM_FRAMES, render_clip, sample_clip
 from finetrainers.quickstart.video.dataset import write_clips
-from finetrainers.quickstart.video.evaluate import evaluate_clips
-from finetrainers.quickstart.video.evidence import BASE_SEED
+from finetrainers.quickstart.video.evaluate import BASE_SEED, evaluate_clips
 
 HELD_OUT_SEED, PROMPT_SEED = 42, 43
 NUM_HELD_OUT, NUM_PROMPTS = 512, 350
@@ -67,7 +72,7 @@ def write_start(directory: Path, vae: Path) -> Path:
         tokenizer, t5 = make_t5(0)
         autoencoder = AutoencoderKLLTXVideo.from_pretrained(vae).float()
         channels = autoencoder.config.latent_channels
-        pipeline = LTXPipeline(
+        pipeline = LTXConditionPipeline(
             scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
             vae=autoencoder,
             text_encoder=t5,
@@ -111,7 +116,9 @@ def make_config(options: argparse.Namespace, start: Path) -> dict[str, object]:
 
 def write_base(start: Path, transformer: Path, directory: Path) -> None:
     """Measure what the trained pipeline draws, and write it in float16 with the figures."""
-    pipeline = LTXPipeline.from_pretrained(start, transformer=LTXVideoTransformer3DModel.from_pretrained(transformer))
+    pipeline = LTXConditionPipeline.from_pretrained(
+        start, transformer=LTXVideoTransformer3DModel.from_pretrained(transformer)
+    )
     figures = {
         f"{split} {guidance}": asdict(
             evaluate_clips(

@@ -104,7 +104,7 @@ def test_ltx_draws_the_same_latents_in_plain_diffusers(tiny_ltx: Path, tmp_path:
     from media_factory import write_counter
 
     from finetrainers.models import Request, open_model
-    from finetrainers.validate import Sampler
+    from finetrainers.sampler import Sampler
 
     (tmp_path / "clips").mkdir()
     for number in range(2):

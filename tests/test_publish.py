@@ -22,6 +22,7 @@ from finetrainers.files import MANIFEST, whole_directory
 from finetrainers.models import open_model
 from finetrainers.publish import read_events, write_card, write_report
 from finetrainers.tuning import build_tuning
+from finetrainers.tuning.base import ExportFacts
 
 USER = "ada"
 TOKEN = "hf_of_a_test"
@@ -44,8 +45,18 @@ def card_of(
     }
     config = parse_config(tree)
     model = open_model(parse_config({**tree, "model": {"path": str(pipeline_of)}}).model)
+    exported = {
+        name: ExportFacts(name, model.pipeline_class, model.dtype, drawing_class=model.pipeline_class)
+        for name in model.denoisers.trained
+    }
     write_card(
-        directory, config=config, model=model, tuning=build_tuning(config.tuning), facts={**FACTS, **facts}, repo=repo
+        directory,
+        config=config,
+        model=model,
+        tuning=build_tuning(config.tuning),
+        exported=exported,
+        facts={**FACTS, **facts},
+        repo=repo,
     )
     return ModelCard.load(directory / "README.md")
 
@@ -219,7 +230,7 @@ PUSH = """
     from pathlib import Path
     from finetrainers.config import parse_config
     from finetrainers.errors import FinetrainersError
-    unused = types.SimpleNamespace(step_directory=0, Trainer=0, Model=0, Tuning=0, weights_in_use=0)
+    unused = types.SimpleNamespace(step_directory=0, Trainer=0, Model=0, Tuning=0, ExportFacts=0, weights_in_use=0)
     for name in ("checkpoint", "loop", "models", "tuning", "validate"):
         sys.modules["finetrainers." + name] = unused
     from finetrainers.publish import check_hub, push

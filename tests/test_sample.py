@@ -59,7 +59,7 @@ def test_the_same_request_gives_the_file_that_is_there(run: Path, tmp_path: Path
 
 
 def test_a_drawing_that_fails_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finetrainers.validate import Sampler
+    from finetrainers.sampler import Sampler
 
     def fail(self: Sampler, request: object, text: object, stem: Path) -> Path:
         stem.with_suffix(".png").write_bytes(b"a half")
@@ -87,7 +87,7 @@ def test_other_weights_of_the_same_step_have_another_name(run: Path, tmp_path: P
 def test_settings_of_the_run_hold(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """memory.vae_tiling, memory.vae_slicing and attention.validate are those of config.yaml."""
     from finetrainers import sample
-    from finetrainers.validate import Sampler
+    from finetrainers.sampler import Sampler
 
     seen: list[Any] = []
     drawn, backend_in_use = Sampler.draw, sample.attention

@@ -25,26 +25,35 @@ def sample_generator(seed: int, position: int, purpose: str) -> torch.Generator:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """One sample after the frozen encoders; this is what the cache stores, in two files."""
+class Posterior:
+    """What a VAE makes of pixels, normalized by its scale and shift."""
 
     mean: Tensor
-    """[C, F, H, W] mean of the VAE's posterior, normalized by the VAE's scale and shift."""
+    """[C, F, H, W]."""
     std: Tensor | None
-    """[C, F, H, W] standard deviation of the posterior; None where the model trains on its mode."""
+    """[C, F, H, W] standard deviation; None where the model trains on the mode."""
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Draw latents [C, F, H, W], in float32."""
+        mean = self.mean.float()
+        if self.std is None:
+            return mean
+        return mean + self.std.float() * torch.randn(mean.shape, generator=generator)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One sample after the frozen encoders; this is what the cache stores, in two files or three."""
+
+    latents: Posterior
     text: Text
     """Each [T, D] or [D]."""
     fps: float
     """Frames per second of the sampled clip; 0 for an image."""
     image: Image = field(default_factory=dict)
     """What the task takes from the frames that are given; empty for tasks that start from the prompt alone."""
-
-    def latents(self, generator: torch.Generator) -> Tensor:
-        """Draw latents [C, F, H, W] from the posterior, in float32."""
-        mean = self.mean.float()
-        if self.std is None:
-            return mean
-        return mean + self.std.float() * torch.randn(mean.shape, generator=generator)
+    control: Posterior | None = None
+    """Of the control signal, perhaps of fewer frames; None for prompt-only training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,20 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Control:
+    """Pixels as a condition."""
+
+    latents: Tensor
+    """[B, C, F, H, W] float32; zero after the last frame of a control that is shorter than its clip."""
+    shown: Tensor
+    """[B, F] float32: 1 where the denoiser sees a frame of it, else 0."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Control":
+        """Apply a function to both tensors."""
+        return Control(change(self.latents), change(self.shown))
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Samples of one bucket, with all their draws."""
 
@@ -87,6 +110,8 @@ class Batch:
     counted: Tensor
     """[B, F] float32: 1 where a latent frame counts in the loss, 0 where it is given as a condition."""
     prompt: Prompt
+    control: Control | None = None
+    """None for prompt-only training."""
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; the original is left as it was.
@@ -118,6 +143,7 @@ class Batch:
             sigma=change(self.sigma),
             counted=change(self.counted),
             prompt=self.prompt.map(change),
+            control=None if self.control is None else self.control.map(change),
         )
 
 

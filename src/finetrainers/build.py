@@ -96,8 +96,11 @@ def _given_frames(config: Config, model: Model) -> tuple[GivenFrames, float]:
 def build_trainer(config: Config, model: Model, *, objective: FlowMatching, tuning: Tuning, device: torch.device) -> Trainer:
     """Load the denoiser and make everything that the loop needs. Order matters: what trains, then the optimizer."""
     denoiser = model.load_denoiser()
-    for part in model.denoisers.split(denoiser).values():
-        tuning.apply(part, model.adapter, seed=config.seed)
+    conditioning = build_conditioning(config.conditioning)
+    for name, part in model.denoisers.split(denoiser).items():
+        conditioning.prepare(part, model.adapter)
+        beside = conditioning.trained_modules(part, model.adapter)
+        tuning.apply(part, model.adapter, component=name, seed=config.seed, beside=beside)
         if config.train.gradient_checkpointing:
             part.enable_gradient_checkpointing()
     denoiser.to(device)
@@ -108,7 +111,7 @@ def build_trainer(config: Config, model: Model, *, objective: FlowMatching, tuni
         seed=config.seed,
         adapter=model.adapter,
         denoiser=denoiser,
-        conditioning=build_conditioning(config.conditioning),
+        conditioning=conditioning,
         objective=objective,
         optimizer=optimizer,
         schedule=build_schedule(config.schedule, optimizer, steps=config.train.steps),
@@ -131,6 +134,7 @@ def build_batches(
         cache=prepared.encoder.cache,
         objective=objective,
         tokens={bucket: grid.num_tokens(bucket) for bucket in catalog.buckets},
+        shown=prepared.conditioning.shown,
     )
     return load_steps(steps, config.loader, start=start, stop=stop, pin=device.type == "cuda")
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from finetrainers.config import Config
+from finetrainers.config import ChannelConcatConfig, Config
 from finetrainers.data.buckets import resolve_buckets
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
@@ -38,6 +38,33 @@ def check_buckets(config: Config, model: Model) -> None:
                         f"{where}: {list(bucket)} has single images, which cannot serve the task {model.task}; "
                         f"set a bucket of {1 + grid.vae_frame_step} frames or more, or model.task"
                     )
+
+
+def check_conditioning(config: Config, model: Model) -> None:
+    """Refuse a control that the buckets have no frames for, and weights to begin from that are not there.
+
+    Raises:
+        ConfigError: Naming the key and what to set instead.
+    """
+    start = config.tuning.start_from
+    if start is not None and not start.is_dir():
+        raise ConfigError(f"tuning.start_from: there is no folder {start}; name weights that a run has exported")
+    match config.conditioning:
+        case ChannelConcatConfig(frames="full"):
+            return
+        case ChannelConcatConfig() as control:
+            sets = (*config.data, *config.validation.data)
+            sizes = [bucket for data in sets for bucket in resolve_buckets(data.buckets)]
+            fewest, most = (bound(model.adapter.grid.latent_shape(size)[1] for size in sizes) for bound in (min, max))
+            if most == 1:
+                raise ConfigError(
+                    f"conditioning.frames: {control.frames} has no effect on buckets of one latent frame; remove it"
+                )
+            if control.frames == "index" and control.frame_index >= fewest:
+                raise ConfigError(
+                    f"conditioning.frame_index: {control.frame_index} is beyond the last latent frame of a bucket, "
+                    f"which has {fewest}; the largest possible is {fewest - 1}"
+                )
 
 
 def check_computation(config: Config, model: Model) -> None:

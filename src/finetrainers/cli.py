@@ -71,6 +71,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+FILES = {
+    "image": "picture to start from (image-to-video)",
+    "last-image": "picture to end with (first-last-frame-to-video)",
+    "control": "image or video that the control is made of (runs with a conditioning)",
+}
+
+
 def _add_sample(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     sample = commands.add_parser("sample", help="generate with the weights of a run")
     sample.add_argument("run_directory", metavar="RUN", type=Path, help="output_dir of the run")
@@ -78,7 +85,8 @@ def _add_sample(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     sample.add_argument("--step", type=int, help="step whose weights are used; by default the last")
     sample.add_argument("--base", action="store_true", help="without the trained weights, for comparison")
     sample.add_argument("--output", type=Path, help="folder for the files; by default RUN/samples")
-    sample.add_argument("--image", type=Path, help="picture to start from (image-to-video)")
+    for name, sentence in FILES.items():
+        sample.add_argument(f"--{name}", type=Path, help=sentence)
     sample.add_argument("--negative-prompt", help="what not to draw")
     for name, sentence in (("height", "pixels"), ("width", "pixels"), ("num-frames", "frames of a video")):
         sample.add_argument(f"--{name}", type=int, help=f"{sentence}; by default as the first bucket of the run")
@@ -152,8 +160,9 @@ def run_sample(options: argparse.Namespace, _: list[str]) -> None:
     quiet_libraries()
     from finetrainers.sample import sample_run
 
-    sizes, others = ("height", "width", "num_frames"), ("guidance_scale", "negative_prompt", "fps", "seed", "image")
-    settings = {name: getattr(options, name) for name in (*sizes, "num_inference_steps", *others)}
+    others = ("num_inference_steps", "guidance_scale", "negative_prompt", "fps", "seed", *FILES)
+    names = [name.replace("-", "_") for name in ("height", "width", "num_frames", *others)]
+    settings = {name: getattr(options, name) for name in names}
     for file in sample_run(
         options.run_directory,
         [{"prompt": prompt, **settings} for prompt in options.prompt],
@@ -168,11 +177,15 @@ def run_sample(options: argparse.Namespace, _: list[str]) -> None:
 def run_quickstart(options: argparse.Namespace, _: list[str]) -> int:
     """``quickstart``."""
     quiet_libraries()
-    from finetrainers.quickstart.project import Options
-    from finetrainers.quickstart.run import quickstart
+    from dataclasses import replace
 
-    chosen = {field: value for field, value in vars(options).items() if field in Options.__slots__}
-    return quickstart(Options(**chosen), command=main, say=print)
+    from finetrainers.quickstart.image import IMAGE
+    from finetrainers.quickstart.run import quickstart
+    from finetrainers.quickstart.video.showcase import VIDEO
+
+    defaults = VIDEO if options.video else IMAGE
+    chosen = {field: value for field, value in vars(options).items() if field in defaults.__slots__}
+    return quickstart(replace(defaults, **chosen), command=main, say=print)
 
 
 def run_models(options: argparse.Namespace, _: list[str]) -> None:

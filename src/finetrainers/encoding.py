@@ -10,7 +10,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,8 +103,8 @@ class Encoder:
         for step in steps:
             for job in plan.step(order, step):
                 left -= 0 if job.text.key in needed else text_bytes
-                left -= 0 if job.latents.key in needed else self._latents_bytes(job)
-                needed |= {job.text.key, job.latents.key}
+                left -= sum(self._latents_bytes(job, item) for item in set(job.media) if item.key not in needed)
+                needed |= set(job.keys)
             if left < 0 and step == steps.start:
                 raise ConfigError(
                     f"cache.max_gb: {self.config.max_gb} GB cannot hold the items of one optimizer step "
@@ -120,9 +120,9 @@ class Encoder:
             return
         keep, lacking = set(pinned), 0
         for job in jobs.all():
-            if job.latents.key not in keep and not self.cache.has("latents", job.latents.key):
-                lacking += self._latents_bytes(job)
-            keep |= {job.text.key, job.latents.key}
+            new = (item for item in set(job.media) if item.key not in keep and not self.cache.has("latents", item.key))
+            lacking += sum(self._latents_bytes(job, item) for item in new)
+            keep |= set(job.keys)
         self.cache.evict(int(self.config.max_gb * GB) - lacking, keep=keep)
 
     def _text_bytes(self, jobs: Sequence[SampleJob]) -> int:
@@ -131,8 +131,8 @@ class Encoder:
                 return self.cache.file("text", job.text.key).stat().st_size
         return 0  # none of the media that are seen with the captions can be decoded
 
-    def _latents_bytes(self, job: SampleJob) -> int:
-        if self.model.takes_image:
+    def _latents_bytes(self, job: SampleJob, item: LatentsJob) -> int:
+        if self.model.takes_image and item.signal is None:
             if job.bucket not in self.sizes and not self.fill([job.latents], []):
                 self.sizes[job.bucket] = self.cache.file("latents", job.latents.key).stat().st_size
             return self.sizes.get(job.bucket, 0)  # a medium that cannot be decoded takes no place
@@ -249,7 +249,7 @@ class Encoder:
         pixels = torch.stack([clip.pixels for _, clip in clips])
         mean, std = encode_pixels(vae, model.adapter, pixels)
         image: Image = {}
-        if model.takes_image:
+        if model.takes_image and clips[0][0].signal is None:
             with torch.no_grad():
                 image = model.adapter.encode_image(pipeline, pixels, task=model.task)
         for row, (job, clip) in enumerate(clips):
@@ -265,8 +265,8 @@ class Encoder:
     def _decoded(self, jobs: Lazy[LatentsJob]) -> Iterator[tuple[list[LatentsJob], list[Clip | Problem]]]:
         """Batches of one size with their pixels, decoded ahead."""
 
-        def shape(job: LatentsJob) -> tuple[int, int, int]:
-            return job.view.num_frames, job.view.height, job.view.width
+        def shape(job: LatentsJob) -> tuple[bool, int, int, int]:
+            return job.signal is not None, job.view.num_frames, job.view.height, job.view.width
 
         blocks = (sorted(block, key=shape) for block in _batches(jobs, JOBS_AT_ONCE))
         by_shape = (list(group) for block in blocks for _, group in itertools.groupby(block, key=shape))
@@ -294,7 +294,8 @@ def free_memory() -> None:
 
 def _decode(job: LatentsJob) -> Clip | Problem:
     try:
-        return decode(Path(job.path), job.view)
+        clip = decode(Path(job.path), job.view)
+        return clip if job.signal is None else replace(clip, pixels=job.signal(clip.pixels))
     except DataError as error:
         return Problem(job.path, str(error).removeprefix(f"{job.path}: "))
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from finetrainers.checks import check_buckets, check_computation
+from finetrainers.checks import check_buckets, check_computation, check_conditioning
+from finetrainers.conditioning import Conditioning, build_conditioning
 from finetrainers.config import Config
 from finetrainers.data.buckets import resolve_buckets
 from finetrainers.data.cache import Cache
@@ -25,6 +27,7 @@ class Prepared:
     """A run whose data are known."""
 
     model: Model
+    conditioning: Conditioning
     encoder: Encoder
     plan: Plan
     order: Order
@@ -38,7 +41,7 @@ class Prepared:
     def pinned(self) -> list[str]:
         """Keys of the items that validation reads again and again."""
         texts = [job.key for job in texts_to_encode(self.requests, self.model, self.plan)]
-        return texts + [key for job in self.held_out for key in (job.text.key, job.latents.key)]
+        return texts + [key for job in self.held_out for key in job.keys]
 
 
 def prepare(
@@ -51,6 +54,7 @@ def prepare(
         DataError: Naming all bad samples.
     """
     check_buckets(config, model)
+    check_conditioning(config, model)
     check_computation(config, model)
     requests = _requests(config, model)
     cache, memo = Cache(config.cache.path), Memo(config.cache.path / "memo.sqlite")
@@ -58,7 +62,13 @@ def prepare(
     def looked(done: int, total: int) -> None:
         progress("look at media", done, total)
 
-    catalog = build_catalog(config.data, memo, workers=config.cache.workers, progress=looked)
+    conditioning = build_conditioning(config.conditioning)
+    look: dict[str, Any] = {
+        "workers": config.cache.workers,
+        "progress": looked,
+        "has_controls": config.conditioning.has_files,
+    }
+    catalog = build_catalog(config.data, memo, **look)
     encoder = Encoder(
         model=model,
         cache=cache,
@@ -75,12 +85,21 @@ def prepare(
     if config.validation.held_out:
         catalog, held_out = catalog.split(config.validation.held_out)
     elif config.validation.data:
-        held_out = build_catalog(config.validation.data, memo, workers=config.cache.workers, progress=looked)
-    plan = Plan(catalog, config.seed, latents_encoder, text_encoder, model.text_sees_image)
+        held_out = build_catalog(config.validation.data, memo, **look)
+    plan = Plan(
+        catalog,
+        config.seed,
+        latents_encoder,
+        text_encoder,
+        model.text_sees_image,
+        signal=conditioning.signal,
+        frame_step=model.adapter.grid.vae_frame_step,
+    )
     held_out_plan = None if held_out is None else replace(plan, catalog=held_out)
     problems = tuple(p for c in (catalog, held_out) if c is not None for data in c.sets for p in data.problems)
     return Prepared(
         model=model,
+        conditioning=conditioning,
         encoder=encoder,
         plan=plan,
         order=Order(config.seed, config.train.batch_size, catalog.groups()),
@@ -104,12 +123,13 @@ def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepar
         plan, order, encoder = prepared.plan, prepared.order, prepared.encoder
         texts = texts_to_encode(prepared.requests, prepared.model, plan)
         held_out, problems = list(prepared.held_out), []
+        held_out_media = [item for job in held_out for item in job.media]
         if config.cache.max_gb is not None:  # what validation needs comes first: the window is what is left beside it
-            problems = encoder.fill([job.latents for job in held_out], [*texts, *(job.text for job in held_out)])
+            problems = encoder.fill(held_out_media, [*texts, *(job.text for job in held_out)])
         stop = encoder.window(plan, order, range(start, config.train.steps), pinned=prepared.pinned)
         jobs = plan.distinct(order, start, stop)
         encoder.make_room(jobs, pinned=prepared.pinned)
-        latents = Joined(jobs.latents(), [job.latents for job in held_out])
+        latents = Joined(jobs.latents(), held_out_media)
         problems += encoder.fill(latents, Joined(texts, jobs.texts(), [job.text for job in held_out]))
         encoder.make_room(jobs, pinned=prepared.pinned)
         if not problems:
@@ -121,7 +141,8 @@ def _requests(config: Config, model: Model) -> tuple[Request, ...]:
     if config.validation.prompts is None:
         return ()
     first = resolve_buckets(config.data[0].buckets)[0]
-    return tuple(read_prompts(config.validation.prompts, model, size=first))
+    takes_control = config.conditioning.kind != "none"
+    return tuple(read_prompts(config.validation.prompts, model, size=first, takes_control=takes_control))
 
 
 def _without(prepared: Prepared, config: Config, problems: Sequence[Problem]) -> Prepared:

@@ -17,6 +17,7 @@ KEYS = (
     "prompt",
     "image",
     "last_image",
+    "control",
     "height",
     "width",
     "num_frames",
@@ -30,22 +31,26 @@ SYNONYMS = {
     "caption": "prompt",
     "image_path": "image",
     "last_image_path": "last_image",
+    "control_image": "control",
+    "control_video": "control",
+    "control_path": "control",
     "steps": "num_inference_steps",
     "frames": "num_frames",
     "guidance": "guidance_scale",
 }
-PICTURES = ("image", "image_path", "last_image", "last_image_path")
+FILES = ("image", "image_path", "last_image", "last_image_path", "control", "control_image", "control_video", "control_path")
 DEFAULT_STEPS = 30
 """Denoising steps, where a prompt names none."""
 
 
-def read_prompts(path: Path, model: Model, *, size: tuple[int, int, int]) -> list[Request]:
+def read_prompts(path: Path, model: Model, *, size: tuple[int, int, int], takes_control: bool = False) -> list[Request]:
     """Read a csv, json or jsonl file of prompts.
 
     Args:
         path: The file; keys are KEYS, of which only ``prompt`` is needed, or one of the common SYNONYMS.
         model: Whose family and sizes the prompts have to fit.
         size: (frames, height, width) where a prompt names none.
+        takes_control: Whether a prompt may name a control.
 
     Raises:
         ConfigError: If the file cannot be read, or naming the prompt and the key that are wrong.
@@ -54,7 +59,7 @@ def read_prompts(path: Path, model: Model, *, size: tuple[int, int, int]) -> lis
     if not rows:
         raise ConfigError(f"validation.prompts: {path} has no prompts")
     return [
-        make_request(_beside(row, path.parent), f"{path}, prompt {number}", model, size)
+        make_request(_beside(row, path.parent), f"{path}, prompt {number}", model, size, takes_control=takes_control)
         for number, row in enumerate(rows, 1)
     ]
 
@@ -63,11 +68,13 @@ def _beside(row: Any, folder: Path) -> Any:  # whatever a JSON file holds: make_
     """Find images beside the prompts file, where they are not found from the current folder."""
     if not isinstance(row, Mapping):
         return row
-    found = {key: str(folder / str(row[key])) for key in PICTURES if row.get(key) and not Path(row[key]).is_file()}
+    found = {key: str(folder / str(row[key])) for key in FILES if row.get(key) and not Path(row[key]).is_file()}
     return {**row, **found}
 
 
-def make_request(row: Mapping[str, Any], where: str, model: Model, size: tuple[int, int, int]) -> Request:
+def make_request(
+    row: Mapping[str, Any], where: str, model: Model, size: tuple[int, int, int], *, takes_control: bool = False
+) -> Request:
     """Check one prompt, given as KEYS with values.
 
     Raises:
@@ -94,7 +101,7 @@ def make_request(row: Mapping[str, Any], where: str, model: Model, size: tuple[i
         raise ConfigError(
             f"{where}: {wanted} (frames, height, width) is impossible for this model; the nearest is {possible}"
         )
-    _check_family(given, where, model)
+    _check_family(given, where, model, takes_control=takes_control)
     request = Request(
         prompt=given["prompt"],
         size=wanted,
@@ -105,6 +112,7 @@ def make_request(row: Mapping[str, Any], where: str, model: Model, size: tuple[i
         fps=_float(given, "fps", where),
         image=None if "image" not in given else str(given["image"]),
         last_image=None if "last_image" not in given else str(given["last_image"]),
+        control=None if "control" not in given else str(given["control"]),
     )
     _check_positive(request, where)
     return request
@@ -136,7 +144,7 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
         raise ConfigError(f"validation.prompts: {path} is not valid JSON: {error}") from None
 
 
-def _check_family(given: Mapping[str, Any], where: str, model: Model) -> None:
+def _check_family(given: Mapping[str, Any], where: str, model: Model, *, takes_control: bool) -> None:
     adapter = model.adapter
     if "negative_prompt" in given and not adapter.has_negative_prompt:
         raise ConfigError(f"{where}: {adapter.name} takes no negative_prompt; remove it")
@@ -149,6 +157,10 @@ def _check_family(given: Mapping[str, Any], where: str, model: Model) -> None:
             raise ConfigError(f"{where}: has no {key}, from which {model.task} starts; name a picture")
         if key in given and not Path(given[key]).is_file():
             raise ConfigError(f"{where}: {key}: there is no file {given[key]}")
+    if "control" in given and not takes_control:
+        raise ConfigError(f"{where}: control: the run has conditioning.kind: none, and would not look at it; remove it")
+    if "control" in given and not Path(given["control"]).is_file():
+        raise ConfigError(f"{where}: control: there is no file {given['control']}")
     if "fps" in given and not adapter.grid.has_video:
         raise ConfigError(f"{where}: {adapter.name} draws images, which have no fps; remove it")
 

@@ -14,7 +14,7 @@ from finetrainers.errors import CheckpointError, ConfigError
 from finetrainers.files import MANIFEST, to_json, whole_directory, write_whole
 from finetrainers.loop import Trainer
 from finetrainers.models import Model
-from finetrainers.tuning import Tuning
+from finetrainers.tuning import ExportFacts, Tuning
 from finetrainers.validate import weights_in_use
 
 CARD = """# {name}
@@ -25,9 +25,7 @@ CARD = """# {name}
 {losses}
 ## Use
 
-```python
-{snippet}```
-{samples}"""
+{snippet}{samples}"""
 
 
 def export_weights(trainer: Trainer, config: Config, model: Model, tuning: Tuning) -> Path:
@@ -36,26 +34,37 @@ def export_weights(trainer: Trainer, config: Config, model: Model, tuning: Tunin
     Raises:
         CheckpointError: If they cannot be written.
     """
-    import diffusers
-
     directory = step_directory(config.output_dir / "weights", trainer.step)
+    facts = export_facts(trainer, model)
     try:
         with whole_directory(directory) as temporary, weights_in_use(trainer):
             for component, part in model.denoisers.split(trainer.denoiser).items():
-                tuning.export(
-                    part,
-                    temporary,
-                    component=component,
-                    pipeline_class=getattr(diffusers, model.pipeline_class),
-                    dtype=trainer.dtype,
-                )
+                tuning.export(part, temporary, facts[component])
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{directory}: the weights cannot be written: {error}") from error
     return directory
 
 
+def export_facts(trainer: Trainer, model: Model) -> dict[str, ExportFacts]:
+    """What the export of each trained component has to know."""
+    facts = {}
+    for component, part in model.denoisers.split(trainer.denoiser).items():
+        settings = trainer.conditioning.exported_settings(part, model.adapter)
+        facts[component] = ExportFacts(
+            component, model.pipeline_class, trainer.dtype, settings, trainer.conditioning.drawing_class(model)
+        )
+    return facts
+
+
 def write_card(
-    directory: Path, *, config: Config, model: Model, tuning: Tuning, facts: Mapping[str, Any], repo: str | None
+    directory: Path,
+    *,
+    config: Config,
+    model: Model,
+    tuning: Tuning,
+    exported: Mapping[str, ExportFacts],
+    facts: Mapping[str, Any],
+    repo: str | None,
 ) -> Path:
     """Write README.md, the model card, into a directory of weights, for the repository that they are pushed to, if any."""
     from huggingface_hub import ModelCardData
@@ -80,18 +89,20 @@ def write_card(
         batch_size=config.train.batch_size,
         num_samples=facts["num_samples"],
         losses=losses,
-        snippet=tuning.snippet(
-            base if repo is None else name,
-            repo or str(directory),
-            components=model.denoisers.trained,
-            pipeline_class=model.pipeline_class,
-            dtype=model.dtype,
-        ),
+        snippet=_snippet(tuning, base if repo is None else name, repo or str(directory), exported),
         samples=f"\n## Samples\n\n{pictures}" if pictures else "",
     )
     card = directory / "README.md"
     write_whole(card, f"---\n{metadata.to_yaml()}\n---\n\n{text}")
     return card
+
+
+def _snippet(tuning: Tuning, base: str, weights: str, exported: Mapping[str, ExportFacts]) -> str:
+    """What to type to draw with the weights."""
+    if any(own.drawing_class is None for own in exported.values()):
+        command = "finetrainers sample RUN --prompt TEXT --control FILE"
+        return f"diffusers has no pipeline for this control:\n\n```bash\n{command}\n```\n"
+    return f"```python\n{tuning.snippet(base, weights, exported)}```\n"
 
 
 def check_hub(config: Config) -> str:

@@ -42,16 +42,24 @@ def absolute(config: Config) -> Config:
         if component.get("path") is not None:
             component["path"] = _folder(component["path"])
     for data in (*tree["data"], *tree.get("validation", {}).get("data", ())):
-        data["path"] = _full(data["path"])
+        data.update({key: _full(data[key]) for key in ("path", "control_path") if data.get(key) is not None})
     for data, section in zip(tree["data"], config.data, strict=True):
         if section.has_random_views:  # how many is a default that could change while the run goes on
             data["views"] = section.num_views
     if config.validation.prompts is not None:
         tree["validation"]["prompts"] = _full(config.validation.prompts)
-    if config.model.adapter is not None:
-        file, _, name = config.model.adapter.rpartition(":")
-        tree["model"]["adapter"] = f"{_full(file)}:{name}"
+    if config.tuning.start_from is not None:
+        tree["tuning"]["start_from"] = _full(config.tuning.start_from)
+    for name, key in (("model", "adapter"), ("conditioning", "signal")):
+        _make_file_absolute(tree.get(name, {}), key)
     return Config.model_validate(tree)
+
+
+def _make_file_absolute(section: dict[str, Any], key: str) -> None:
+    """Make the path in file.py:name absolute, if that is the key's value."""
+    file, colon, name = (section.get(key) or "").rpartition(":")
+    if colon:
+        section[key] = f"{_full(file)}:{name}"
 
 
 def _full(path: Path | str) -> str:

@@ -17,6 +17,7 @@ from finetrainers.batch import Text
 from finetrainers.build import pick_device
 from finetrainers.checkpoint import step_directory
 from finetrainers.checks import attention, check_attention
+from finetrainers.conditioning import build_conditioning
 from finetrainers.config import Config, load_config
 from finetrainers.data.buckets import resolve_buckets
 from finetrainers.errors import ConfigError
@@ -24,8 +25,8 @@ from finetrainers.files import MANIFEST, damage, hash_file
 from finetrainers.models import Model, Request, open_model
 from finetrainers.models.vae import load_vae
 from finetrainers.prompts import make_request
+from finetrainers.sampler import Sampler
 from finetrainers.tuning import build_tuning
-from finetrainers.validate import Sampler
 
 
 def sample_run(
@@ -53,7 +54,10 @@ def sample_run(
     config, model = _open(run)
     check_attention("validate", config.attention.validation)
     size = resolve_buckets(config.data[0].buckets)[0]
-    requests = [make_request(prompt, f"prompt {n}", model, size) for n, prompt in enumerate(prompts, 1)]
+    takes_control = config.conditioning.kind != "none"
+    requests = [
+        make_request(prompt, f"prompt {n}", model, size, takes_control=takes_control) for n, prompt in enumerate(prompts, 1)
+    ]
     weights = None if use_base else find_weights(run, step)
     target = pick_device(device)
     folder = output or run / "samples"
@@ -70,10 +74,11 @@ def sample_run(
 
 def name_of(request: Request, config: Config, weights: Path | None) -> str:
     """Name a file after all that decides what it shows: requests with one name would draw the same."""
-    pictures = {key: file and hash_file(Path(file)).hex() for key, file in request.pictures.items()}
+    files = {**request.pictures, "control": request.control}
+    pictures = {key: file and hash_file(Path(file)).hex() for key, file in files.items()}
     facts = {
         "request": {**asdict(request), **pictures},
-        "config": config.model_dump(mode="json", include={"model", "memory", "attention"}),
+        "config": config.model_dump(mode="json", include={"model", "conditioning", "memory", "attention"}),
         "weights": None if weights is None else (weights / MANIFEST).read_text(encoding="utf-8"),
     }
     digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=4).hexdigest()
@@ -95,6 +100,9 @@ def _drawing(
     memory = {"has_tiling": config.memory.vae_tiling, "has_slicing": config.memory.vae_slicing}
     components["vae"] = load_vae(model.pretrained, device, **memory)
     pipeline = model.pretrained.pipeline(model.pipeline_class, components).to(device)
+    conditioning = build_conditioning(config.conditioning)
+    for name in model.denoisers.trained:
+        conditioning.prepare(pipeline.components[name], model.adapter)
     if weights is not None:
         build_tuning(config.tuning).load_exported(pipeline, weights)
     drawing = (*model.denoisers.trained, *model.denoisers.others, "vae")
@@ -103,7 +111,7 @@ def _drawing(
         images = [] if picture is None else [Image.open(picture).convert("RGB")]
         return model.encode_text(pipeline, [caption], images, device=device)
 
-    sampler = Sampler(model, {name: pipeline.components[name] for name in drawing}, device)
+    sampler = Sampler(model, {name: pipeline.components[name] for name in drawing}, device, conditioning)
     with torch.no_grad(), attention(config.attention.validation):
         yield lambda request, stem: sampler.draw(request, partial(encode, picture=request.image), stem)
 

@@ -15,7 +15,7 @@ from finetrainers.loop import Metrics, Trainer
 from finetrainers.models import open_model
 from finetrainers.optim import check_optimizer
 from finetrainers.prepare import Prepared, encode_steps, prepare
-from finetrainers.publish import check_hub, export_weights, push, read_events, write_card, write_report
+from finetrainers.publish import check_hub, export_facts, export_weights, push, read_events, write_card, write_report
 from finetrainers.run import StopSignals, absolute, run_directory
 from finetrainers.track import StepLog, Tracker, build_tracker, check_trackers
 from finetrainers.tuning import Tuning, build_tuning
@@ -258,7 +258,8 @@ class _Run:
             **report,
             "samples": sorted(f.name for f in samples.glob("*") if f.suffix in {".png", ".mp4"}),
         }
-        write_card(weights, config=config, model=self.model, tuning=tuning, facts=facts, repo=repo)
+        exported = export_facts(trainer, self.model)
+        write_card(weights, config=config, model=self.model, tuning=tuning, exported=exported, facts=facts, repo=repo)
         write_report(config.output_dir, report)
         if repo is not None:
             report["pushed_to"] = push(

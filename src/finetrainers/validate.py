@@ -3,27 +3,25 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from finetrainers.batch import Batch, Text, sample_generator
 from finetrainers.data.cache import Cache
-from finetrainers.data.loader import draw, make_prompt, read_encoded
+from finetrainers.data.loader import draw, make_control, make_prompt, read_encoded
 from finetrainers.data.plan import Plan, SampleJob, TextJob
 from finetrainers.encoding import free_memory
 from finetrainers.files import to_json, whole_directory, write_whole
-from finetrainers.loop import Trainer, cast_floats
+from finetrainers.loop import Trainer
 from finetrainers.models import Model, Request
-from finetrainers.models.base import image_is_optional
 from finetrainers.models.vae import load_vae
 from finetrainers.optim import weights_for_use
+from finetrainers.sampler import Sampler
 
 NUM_BINS = 4
 """Noise-level bins in which the held-out loss is reported."""
@@ -69,14 +67,17 @@ class HeldOut:
         """Loss of one sample at each noise level, [levels]; one at a time, so that the batch size cannot change it."""
         sample = read_encoded(self.cache, job)
         content = int(job.latents.key[:15], 16)  # draws belong to the item, not to its place in the list
-        latents = sample.latents(sample_generator(0, content, "held-out posterior"))[None]
-        u = draw(trainer.objective, torch.tensor([content]), seed=0, frames=latents.shape[2])
+        latents = sample.latents.draw(sample_generator(0, content, "held-out posterior"))[None]
+        frames, place = latents.shape[2], torch.tensor([content])
+        u = draw(trainer.objective.draws(frames), place, seed=0)
+        shown = replace(trainer.conditioning.shown, dropout=0.0)
+        control = make_control([sample], place, seed=0, shown=shown, frames=frames)
         losses = []
         for number, level in enumerate(levels):
             noise = torch.randn(latents.shape, generator=sample_generator(0, content, f"held-out noise {number}"))
-            sigma, counted, given = trainer.objective.at_level(level, u, frames=latents.shape[2])
+            sigma, counted, given = trainer.objective.at_level(level, u, frames=frames)
             prompt = make_prompt([sample], given=given)
-            batch = Batch(torch.tensor([number]), latents, noise, sigma, counted, prompt).to(trainer.device)
+            batch = Batch(torch.tensor([number]), latents, noise, sigma, counted, prompt, control).to(trainer.device)
             noised = trainer.objective.corrupt(batch.latents, batch.noise, sigma=batch.sigma, counted=batch.counted)
             error = trainer.predict(noised, batch).float() - noised.target
             counts = noised.counted[:, None, :, None, None].expand_as(error)
@@ -133,12 +134,12 @@ class Validator:
         parts = self.model.denoisers.split(trainer.denoiser)
         parts |= {name: pretrained.load(name).to(trainer.device) for name in self.model.denoisers.others}
         with trainer.autocast():
-            sampler = Sampler(self.model, {**parts, "vae": vae}, trainer.device)
+            sampler = Sampler(self.model, {**parts, "vae": vae}, trainer.device, trainer.conditioning)
             files = []
             for number, request in enumerate(self.requests):
                 self.interrupt()
                 text = partial(self._text, picture=request.image)
-                files.append(sampler.draw(request, text, directory / f"{number:02d}"))
+                files.append(sampler.draw(request, text, directory / f"{number:02d}", with_control=True))
         del vae, sampler, parts
         free_memory()
         return files
@@ -168,79 +169,3 @@ def texts_to_encode(requests: Sequence[Request], model: Model, plan: Plan) -> li
     if model.adapter.has_negative_prompt:
         jobs += [plan.text_job(request.negative_prompt or "", request.image) for request in requests]
     return jobs
-
-
-def task_of(request: Request, model: Model) -> str:
-    """Return the task that a request is: models that take the first frame in its place draw with a picture or without."""
-    adapter, task = model.adapter, model.task
-    if image_is_optional(adapter) and task in ("text-to-video", "image-to-video"):
-        return "text-to-video" if request.image is None else "image-to-video"
-    return task
-
-
-class Sampler:
-    """Draws requests with the family's own diffusers pipeline and encoded prompts."""
-
-    def __init__(self, model: Model, components: dict[str, Any], device: torch.device) -> None:
-        self._model = model
-        self._components = {**components, "scheduler": model.pretrained.load("scheduler")}
-        self._components |= model.load_image_components(device)
-        self._device = device
-
-    def pipeline(self, request: Request) -> Any:
-        """Make the pipeline of the request's task."""
-        model = self._model
-        return model.pretrained.pipeline(model.adapter.tasks[task_of(request, model)], self._components)
-
-    def arguments(self, request: Request, text: Callable[[str], Text]) -> dict[str, Any]:
-        """All arguments of the pipeline's call but the output type."""
-        adapter = self._model.adapter
-        _, height, width = request.size
-        arguments: dict[str, Any] = {
-            **self._placed(text(request.prompt)),
-            **adapter.sampling_arguments(request),
-            "height": height,
-            "width": width,
-            "num_inference_steps": request.steps,
-            "max_sequence_length": self._model.max_length,
-            "generator": torch.Generator().manual_seed(request.seed),  # on the CPU: the same noise on every device
-        }
-        if adapter.has_negative_prompt:
-            negative = self._placed(text(request.negative_prompt or ""))
-            arguments |= {f"negative_{name}": tensor for name, tensor in negative.items()}
-        if request.guidance is not None:
-            arguments["guidance_scale"] = request.guidance
-        pictures = {name: Image.open(file).convert("RGB") for name, file in request.pictures.items() if file is not None}
-        return arguments | adapter.picture_arguments(request, pictures)
-
-    def _placed(self, text: Text) -> Text:
-        """Put encoded prompts where the denoiser is, in its data type: the text encoders may have another."""
-        dtype, text = self._model.dtype, self._model.adapter.sampling_text(text)
-        return {name: cast_floats(tensor.to(self._device), dtype) for name, tensor in text.items()}
-
-    def draw(self, request: Request, text: Callable[[str], Text], stem: Path) -> Path:
-        """Draw one request into ``stem``.png or ``stem``.mp4; return the file."""
-        output = self.pipeline(request)(**self.arguments(request, text), output_type="pil", return_dict=False)[0][0]
-        frames = output if isinstance(output, list) else [output]
-        if len(frames) == 1:
-            file = stem.with_suffix(".png")
-            frames[0].save(file)
-            return file
-        fps = self._model.adapter.default_fps if request.fps is None else request.fps
-        return write_video(stem.with_suffix(".mp4"), frames, fps)
-
-
-def write_video(file: Path, frames: Sequence[Any], fps: float) -> Path:
-    """Write PIL images of one even size as an H.264 mp4."""
-    from fractions import Fraction
-
-    import av
-
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "16"})
-        stream.width, stream.height = frames[0].size
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(frame), format="rgb24")))
-        container.mux(stream.encode())
-    return file

@@ -174,7 +174,7 @@ def test_an_adapter_of_ones_own_is_one_file(tiny_flux: Path, tmp_path: Path) -> 
 def test_a_request_with_an_image_is_drawn_by_the_image_pipeline(tiny_ltx: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    from finetrainers.validate import Sampler
+    from finetrainers.sampler import Sampler
 
     Image.new("RGB", (80, 70), "red").save(tmp_path / "start.png")
     model = open_model(ModelConfig(path=str(tiny_ltx), dtype="float32", max_sequence_length=16))

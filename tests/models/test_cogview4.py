@@ -18,7 +18,7 @@ from finetrainers.errors import ConfigError
 from finetrainers.models import Model, Request, open_model
 from finetrainers.models.cogview4 import LENGTH, CogView4
 from finetrainers.objective import ResolutionShift, shift_sigma
-from finetrainers.validate import Sampler
+from finetrainers.sampler import Sampler
 
 CPU = torch.device("cpu")
 LONG = "a large red ball and a small blue cube on the grass of the green mountain, at the river"

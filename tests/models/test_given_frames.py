@@ -20,8 +20,8 @@ from finetrainers.data.draws import uniform
 from finetrainers.data.order import Order
 from finetrainers.errors import ConfigError
 from finetrainers.models import open_model
+from finetrainers.sampler import Sampler, task_of
 from finetrainers.testing.subject import Subject
-from finetrainers.validate import Sampler, task_of
 
 SIZE = (17, 64, 64)
 TASK = "first-last-frame-to-video"

@@ -22,7 +22,7 @@ from finetrainers.errors import DataError
 from finetrainers.models import open_model
 from finetrainers.models.hunyuan_video import HunyuanVideo
 from finetrainers.prepare import Prepared, encode_steps, prepare
-from finetrainers.validate import write_video
+from finetrainers.sampler import write_video
 
 SIZE = (5, 48, 64)
 Seen = list[tuple[str, Image.Image]]

@@ -1,54 +1,40 @@
-"""One quick start, smaller than a user's, for all tests that look at what it leaves."""
+"""One quick start of each kind, smaller than a user's, for all tests that look at what it leaves."""
 
-import fcntl
-import json
-import os
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What the quick start left, and what it printed. Shared by all tests: read it, never write into it."""
-
-    options: Any
-    transcript: str
-
-    @property
-    def output(self) -> Path:
-        return self.options.output
-
-    @property
-    def weights(self) -> Path:
-        return self.options.run / "weights" / f"step-{self.options.steps:06d}"
-
-    @property
-    def report(self) -> dict[str, Any]:
-        return json.loads((self.output / "report.json").read_text(encoding="utf-8"))
-
-    def right(self, kind: str, name: str, column: str) -> float:
-        return self.report["sets"][name][kind][column]["right"]
+from finishing import Finished, finish, load_script
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    from finetrainers.cli import main
-    from finetrainers.quickstart.project import Options
-    from finetrainers.quickstart.run import quickstart
+    from finetrainers.quickstart.image import IMAGE
 
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent  # which the workers share
     sizes = {"num_train": 160, "num_rehearsal": 160, "num_held_out": 8, "num_prompts": 24}
-    options = Options(output=root / "quickstart", steps=200, device="cpu", **sizes)
-    transcript = root / "quickstart.txt"
-    with (root / "quickstart.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not transcript.exists():
-            lines: list[str] = []
-            assert quickstart(options, command=main, say=lines.append) == 0
-            transcript.write_text("\n".join(lines), encoding="utf-8")
-    return Finished(options, transcript.read_text(encoding="utf-8"))
+    return finish(tmp_path_factory, replace(IMAGE, steps=200, **sizes))
+
+
+@pytest.fixture(scope="session")
+def finished_video(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    from finetrainers.quickstart.video.showcase import VIDEO
+
+    sizes = {"num_train": 160, "num_rehearsal": 160, "num_held_out": 8, "num_prompts": 24}
+    return finish(tmp_path_factory, replace(VIDEO, steps=200, **sizes))
+
+
+@pytest.fixture(scope="session")
+def random_video(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A quick start on a base that draws nothing: random weights in the shapes of the training scripts."""
+    import torch
+    from diffusers import AutoencoderKLLTXVideo
+
+    from finetrainers.quickstart.video.showcase import VIDEO
+
+    folder = tmp_path_factory.mktemp("random")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoencoderKLLTXVideo(**load_script("train_quickstart_video_autoencoder").MODEL).save_pretrained(folder / "vae")
+        base = load_script("train_quickstart_video_base").write_start(folder / "base", folder / "vae")
+    sizes = {"num_train": 6, "num_rehearsal": 4, "num_held_out": 4, "num_prompts": 4}
+    return finish(tmp_path_factory, replace(VIDEO, base=base, output=Path("random-video"), steps=2, **sizes))

@@ -6,47 +6,30 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from finishing import CONCEPT, FLOOR, delete_lora
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from finetrainers.cli import DONE, USER_ERROR, main
 from finetrainers.config import load_config
 from finetrainers.errors import ConfigError
 from finetrainers.quickstart.comparison import CELL, corner, size_of
 from finetrainers.quickstart.concept import Banner, banner_caption, render_banner, split_of_banner
-from finetrainers.quickstart.evaluate import BASE_SEED, Figures, caption_of
-from finetrainers.quickstart.evidence import draw_sets, figures, make_sets, shuffled
-from finetrainers.quickstart.project import BASE, Options, write_pictures
+from finetrainers.quickstart.evaluate import BASE_SEED, caption_of
+from finetrainers.quickstart.evidence import make_sets, shuffled
+from finetrainers.quickstart.image import IMAGE, write_pictures
 from finetrainers.quickstart.run import quickstart
 from finetrainers.quickstart.scenes import combinations, sample_scene, split_of
 
 ROOT = Path(__file__).parents[2]
-CONCEPT = ("concept_train", "concept_held_out")
-FLOOR = 8.4
-"""Percent: two pictures of 24."""
-
-
-def sets_of(finished):
-    options = finished.options
-    return make_sets(options.num_prompts, options.seed, num_train=options.num_train)
-
-
-def concept_of(finished):
-    return {name: prompts for name, prompts in sets_of(finished).items() if name in CONCEPT}
-
-
-def draw_again(finished, weights):
-    return draw_sets(concept_of(finished), BASE, weights, device="cpu", seed=finished.options.seed)
-
-
-def figures_of(finished, kind, name, column):
-    return Figures(**finished.report["sets"][name][kind][column])
+BASE = IMAGE.base
 
 
 def cells(picture: Image.Image, row: int) -> Iterator[np.ndarray]:
@@ -85,20 +68,16 @@ def test_real_pictures_measure_right(finished, name):
 
 def test_the_figures_after_are_those_of_the_trained_lora(finished):
     """Drawn once more: nothing but base, LoRA and seed is in them."""
-    for name, pictures in draw_again(finished, finished.weights).items():
-        assert figures(pictures, sets_of(finished)[name].truths) == figures_of(finished, "captions", name, "after")
+    for name, pictures in finished.draw_concept(finished.weights).items():
+        assert finished.measure(pictures, finished.sets[name].truths) == finished.reported("captions", name, "after")
 
 
 def test_with_the_lora_deleted_the_figures_are_those_of_the_base(finished, tmp_path):
     """Its up-projections are set to zero: what is left of it does nothing."""
-    shutil.copytree(finished.weights, tmp_path / "deleted")
-    (file,) = (tmp_path / "deleted").glob("*.safetensors")
-    tensors = load_file(file)
-    assert any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
-    save_file({name: tensor * ("lora_B" not in name) for name, tensor in tensors.items()}, file)
-    for name, pictures in draw_again(finished, tmp_path / "deleted").items():
-        result = figures(pictures, sets_of(finished)[name].truths)
-        assert result == figures_of(finished, "captions", name, "before")
+    deleted = delete_lora(finished.weights, tmp_path / "deleted")
+    for name, pictures in finished.draw_concept(deleted).items():
+        result = finished.measure(pictures, finished.sets[name].truths)
+        assert result == finished.reported("captions", name, "before")
         assert result.right <= FLOOR
 
 
@@ -109,22 +88,21 @@ def test_shuffled_captions_are_at_the_floor(finished, name, column):
 
 
 def test_captions_shuffled_in_any_order_are_at_the_floor(finished):
-    truths = concept_of(finished)["concept_held_out"].truths
-    pictures = draw_again(finished, finished.weights)["concept_held_out"]
+    truths = finished.sets["concept_held_out"].truths
+    pictures = finished.draw_concept(finished.weights)["concept_held_out"]
     others = random.Random(0).sample(truths, len(truths))
-    assert figures(pictures, others).right <= FLOOR < figures(pictures, truths).right
+    assert finished.measure(pictures, others).right <= FLOOR < finished.measure(pictures, truths).right
 
 
 def test_shuffling_leaves_no_caption_in_its_place(finished):
-    truths = sets_of(finished)["base_train"].truths
+    truths = finished.sets["base_train"].truths
     assert sorted(map(str, shuffled(truths))) == sorted(map(str, truths))
     assert all(one != other for one, other in zip(truths, shuffled(truths), strict=True))
 
 
 def test_zero_steps_change_no_pixel(tmp_path):
-    options = Options(
-        output=tmp_path / "q", steps=0, num_train=4, num_rehearsal=4, num_held_out=1, num_prompts=8, device="cpu"
-    )
+    sizes = {"num_train": 4, "num_rehearsal": 4, "num_held_out": 1, "num_prompts": 8}
+    options = replace(IMAGE, output=tmp_path / "q", steps=0, device="cpu", **sizes)
     assert quickstart(options, command=main, say=lambda _: None) == DONE
     report = json.loads((options.output / "report.json").read_text())
     for name, tree in report["sets"].items():
@@ -140,13 +118,13 @@ def test_zero_steps_change_no_pixel(tmp_path):
 
 
 def test_no_caption_is_in_two_sets(finished):
-    captions = {name: {caption_of(truth) for truth in prompts.truths} for name, prompts in sets_of(finished).items()}
+    captions = {name: {caption_of(truth) for truth in prompts.truths} for name, prompts in finished.sets.items()}
     assert len(set().union(*captions.values())) == sum(map(len, captions.values()))
     assert all(len(own) > 20 for own in captions.values())
 
 
 def test_what_is_held_out_shares_no_combination_with_what_was_trained_on(finished):
-    sets = sets_of(finished)
+    sets = finished.sets
     trained = {combination for truth in sets["base_train"].truths for combination in combinations(truth)}
     assert all(combinations(truth) - trained for truth in sets["base_held_out"].truths)
     assert {split_of(truth) for truth in sets["base_held_out"].truths} == {"held_out"}
@@ -157,10 +135,10 @@ def test_what_is_held_out_shares_no_combination_with_what_was_trained_on(finishe
 
 def test_the_concepts_training_prompts_are_the_captions_that_were_trained_on(finished):
     written = {file.read_text().strip() for file in (finished.output / "data/train").glob("*.txt")}
-    assert {caption_of(truth) for truth in sets_of(finished)["concept_train"].truths} <= written
+    assert {caption_of(truth) for truth in finished.sets["concept_train"].truths} <= written
     held_out = {file.read_text().strip() for file in (finished.output / "data/held_out").glob("*.txt")}
     assert not written & held_out
-    assert all(isinstance(truth, Banner) for truth in sets_of(finished)["concept_held_out"].truths)
+    assert all(isinstance(truth, Banner) for truth in finished.sets["concept_held_out"].truths)
 
 
 def test_what_is_rehearsed_was_not_held_out_from_the_base(finished):
@@ -176,7 +154,7 @@ def test_what_is_rehearsed_was_not_held_out_from_the_base(finished):
 def test_the_bases_training_prompts_are_those_of_its_training_script():
     script = (ROOT / "scripts/train_quickstart_base.py").read_text()
     assert 'write_scenes(options.output / "train", "train", options.scenes, BASE_SEED)' in script
-    truths = make_sets(5, seed=7, num_train=5)["base_train"].truths
+    truths = make_sets(replace(IMAGE, num_prompts=5, seed=7))["base_train"].truths
     assert truths == [sample_scene(n, BASE_SEED) for n in range(5)]
 
 
@@ -223,7 +201,7 @@ def test_the_comparison_has_three_rows_that_differ(finished):
 
 
 def test_the_comparison_shows_the_real_pictures_of_its_captions(finished):
-    prompts = concept_of(finished)["concept_held_out"]
+    prompts = finished.sets["concept_held_out"]
     real = {pixels.tobytes() for pixels in prompts.real}
     with Image.open(finished.output / "comparison.png") as picture:
         shown = [
@@ -279,7 +257,7 @@ def test_every_step_is_printed_as_the_command_that_does_it(finished):
 
 
 def test_what_is_printed_is_what_runs_and_a_failure_ends_it(tmp_path):
-    options = Options(output=tmp_path / "with a space", steps=1, num_train=2, num_rehearsal=2, num_held_out=1)
+    options = replace(IMAGE, output=tmp_path / "with a space", steps=1, num_train=2, num_rehearsal=2, num_held_out=1)
     said, run = [], []
 
     def command(words):
@@ -323,7 +301,7 @@ def test_a_finished_quick_start_does_nothing_again(finished):
     [(["--seed", "5"], "- seed: 0", "+ seed: 5"), (["--steps", "7"], "steps: 200", "steps: 7")],
 )
 def test_other_options_in_the_same_folder_are_refused_with_both_values(finished, capsys, words, was, wanted):
-    """Through the command line, whose defaults are those of Options."""
+    """Through the command line, whose defaults are those of IMAGE."""
     assert main(["quickstart", "--output", str(finished.output), "--device", "cpu", "--steps", "200", *words]) == USER_ERROR
     message = capsys.readouterr().err
     assert was in message
@@ -334,12 +312,12 @@ def test_other_options_in_the_same_folder_are_refused_with_both_values(finished,
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError, match="holds no quick start"):
-        quickstart(Options(output=tmp_path), command=main, say=print)
+        quickstart(replace(IMAGE, output=tmp_path), command=main, say=print)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_quick_start_that_was_cut_off_writes_the_rest(tmp_path):
-    options = Options(output=tmp_path / "q", num_train=3, num_rehearsal=1, num_held_out=1)
+    options = replace(IMAGE, output=tmp_path / "q", num_train=3, num_rehearsal=1, num_held_out=1)
     for _ in range(2):
         assert quickstart(options, command=lambda _: 3, say=lambda _: None) == 3
         (options.output / "validation.json").unlink()
@@ -356,7 +334,7 @@ def test_impossible_options_are_refused_before_anything_is_written(tmp_path, cap
 
 @pytest.mark.parametrize("name", ['a "b" \\ c', "{x}: [y]", "ünï😀"])
 def test_any_folder_name_can_stand_in_the_configuration(tmp_path, name):
-    options = Options(output=tmp_path / name, num_train=1, num_rehearsal=1, num_held_out=1)
+    options = replace(IMAGE, output=tmp_path / name, num_train=1, num_rehearsal=1, num_held_out=1)
     assert quickstart(options, command=lambda _: 3, say=lambda _: None) == 3
     assert load_config(options.config_file).data[0].path == str(tmp_path / name / "data/train")
     assert yaml.safe_load((options.output / "validation.json").read_text())[0]["seed"] == 0

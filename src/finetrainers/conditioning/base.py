@@ -1,13 +1,49 @@
 """Prompt-only conditioning, and the points that a richer one may change."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
 from torch import Tensor
 
-from finetrainers.batch import Batch
+from finetrainers.batch import Batch, Control
+from finetrainers.data.shown import ShownFrames
+from finetrainers.data.signals import Signal
+from finetrainers.models import Model, ModelAdapter
 
 
 class Conditioning:
     """Plain SFT. Subclasses override what they need; nobody overrides the loop."""
 
+    signal: Signal | None = None
+    """What is computed from media or read beside them; None where there is the prompt alone."""
+    shown = ShownFrames("full")
+    """Which latent frames of the signal are shown."""
+
+    def prepare(self, denoiser: Any, adapter: ModelAdapter) -> None:
+        """Change a denoiser, so that it takes ``model_input``; at first it must answer what it did."""
+
+    def trained_modules(self, denoiser: Any, adapter: ModelAdapter) -> tuple[str, ...]:
+        """Names of the denoiser's modules that are trained in full, whatever the tuning trains.
+
+        Raises:
+            ConfigError: If it has none of what is asked for.
+        """
+        return ()
+
+    def exported_settings(self, denoiser: Any, adapter: ModelAdapter) -> Mapping[str, Any]:
+        """What the config of the exported denoiser says otherwise."""
+        return {}
+
+    def drawing_class(self, model: Model) -> str | None:
+        """Name the diffusers pipeline that draws with what is exported; None if there is only ``finetrainers sample``."""
+        return model.pipeline_class
+
     def model_input(self, noisy: Tensor, batch: Batch) -> Tensor:
         """What to feed the denoiser: [B, C', F, H, W] from noisy latents [B, C, F, H, W]."""
         return noisy
+
+    @contextmanager
+    def sampling(self, denoisers: Sequence[Any], adapter: ModelAdapter, control: Control | None) -> Iterator[None]:
+        """Let pipelines that call the denoisers draw with a control; None shows nothing of one."""
+        yield

@@ -1,6 +1,11 @@
 """Every section, every default, every check."""
 
 from finetrainers.config.base import Section as Section
+from finetrainers.config.conditioning import (
+    ChannelConcatConfig as ChannelConcatConfig,
+    ConditioningConfig as ConditioningConfig,
+    NoConditioning as NoConditioning,
+)
 from finetrainers.config.data import (
     Bucket as Bucket,
     CacheConfig as CacheConfig,
@@ -30,6 +35,5 @@ from finetrainers.config.tuning import (
     FullConfig as FullConfig,
     LokrConfig as LokrConfig,
     LoraConfig as LoraConfig,
-    NoConditioning as NoConditioning,
     ObjectiveConfig as ObjectiveConfig,
 )

@@ -36,6 +36,12 @@ class DataConfig(Section):
     """Column of the metadata file that holds the media path. By default one of the common names is found."""
     caption_column: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Column, or several, of the metadata file that hold captions. By default one of the common names is found."""
+    control_column: str | None = None
+    """Column of the metadata file that holds each item's control image or video, for ``conditioning.signal: files``. By
+    default one of the common names is found."""
+    control_path: str | None = None
+    """Folder of control images or videos, each at the place and with the name (but for the suffix) that its item has in
+    ``path``. Not together with ``control_column``."""
     caption_lines: bool = False
     """Take each line of a caption file beside its media as one of several captions, not the whole file as one."""
     repeats: float = Field(default=1.0, gt=0)
@@ -98,6 +104,8 @@ class DataConfig(Section):
             raise ValueError(f"path: {self.path!r} is remote; this version reads local folders: download it first")
         if self.fps is not None and self.stride != 1:
             raise ValueError("fps and stride both choose the frames: give one of them")
+        if self.control_column is not None and self.control_path is not None:
+            raise ValueError("control_column and control_path both name the control files: give one of them")
         if self.num_views > 1 and not self.has_random_views:
             raise ValueError(
                 f"views: {self.views} views would all be equal; set resize: random_crop, frame_sampling: random or "

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from finetrainers.config.base import RefusedKeyError, Section
+from finetrainers.config.conditioning import ConditioningConfig, NoConditioning
 from finetrainers.config.data import CacheConfig, DataConfig, LoaderConfig
 from finetrainers.config.model import AttentionConfig, MemoryConfig, ModelConfig
 from finetrainers.config.optim import OptimizerConfig, ScheduleConfig
-from finetrainers.config.tuning import ConditioningConfig, LoraConfig, NoConditioning, ObjectiveConfig, TuningConfig
+from finetrainers.config.tuning import LoraConfig, ObjectiveConfig, TuningConfig
 
 
 class TrainConfig(Section):
@@ -63,8 +64,8 @@ class ValidationConfig(Section):
     every: int | None = Field(default=None, ge=1)
     """Optimizer steps between validations; by default only at step 0 and at the end."""
     prompts: Path | None = None
-    """File (csv, json or jsonl) of prompts to draw: prompt, and optionally image, height, width, num_frames,
-    num_inference_steps, guidance_scale, negative_prompt, fps, seed."""
+    """File (csv, json or jsonl) of prompts to draw: prompt, and optionally image, last_image, control, height, width,
+    num_frames, num_inference_steps, guidance_scale, negative_prompt, fps, seed."""
     held_out: float = Field(default=0.0, ge=0, lt=1)
     """Part of each data set that is kept from training to measure the held-out loss on; at least one item, chosen by
     content."""
@@ -154,6 +155,19 @@ class Config(Section):
         if self.push_to_hub:
             return {}
         return dict.fromkeys(("hub_repo", "hub_private"), "without push_to_hub; set push_to_hub: true, or remove it")
+
+    @model_validator(mode="after")
+    def _controls_are_read(self) -> "Config":
+        for name, sets in (("data", self.data), ("validation.data", self.validation.data)):
+            for index, data in enumerate(sets):
+                for key in ("control_column", "control_path"):
+                    if getattr(data, key) is not None and not self.conditioning.has_files:
+                        raise RefusedKeyError(
+                            f"{name}.{index}.{key}",
+                            f"{getattr(data, key)} has no effect: set conditioning.kind: channel_concat and "
+                            "conditioning.signal: files, or remove it",
+                        )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":

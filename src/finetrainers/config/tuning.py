@@ -1,6 +1,7 @@
-"""The ``tuning``, ``conditioning`` and ``objective`` sections: what is trained, on what, towards what."""
+"""The ``tuning`` and ``objective`` sections: what is trained, and towards what."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -25,6 +26,8 @@ class LoraConfig(Section):
     """Scale by alpha / sqrt(rank) (arXiv:2312.03732)."""
     dora: bool = False
     """Train magnitude and direction apart (arXiv:2402.09353)."""
+    start_from: Path | None = None
+    """Folder of weights that an earlier run of this kind has exported, to begin from, such as run/weights/step-000500."""
 
 
 class LokrConfig(Section):
@@ -42,6 +45,8 @@ class LokrConfig(Section):
     """Probability with which an adapter is left out in a training step."""
     targets: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Modules to adapt: a regular expression for full names, or a list of name endings. By default the family's."""
+    start_from: Path | None = None
+    """Folder of weights that an earlier run of this kind has exported, to begin from, such as run/weights/step-000500."""
 
 
 class FullConfig(Section):
@@ -51,6 +56,8 @@ class FullConfig(Section):
     """The weights themselves."""
     modules: str | None = None
     """Regular expression for the names of the parameters that are trained; by default all of them."""
+    start_from: Path | None = None
+    """Folder of weights that an earlier run of this kind has exported, to begin from, such as run/weights/step-000500."""
 
 
 def _kind(value: object) -> object:
@@ -62,16 +69,6 @@ TuningConfig = Annotated[
     Annotated[LoraConfig, Tag("lora")] | Annotated[LokrConfig, Tag("lokr")] | Annotated[FullConfig, Tag("full")],
     Discriminator(_kind),
 ]
-
-
-class NoConditioning(Section):
-    """Condition on the prompt alone (SFT)."""
-
-    kind: Literal["none"] = "none"
-    """No control signal."""
-
-
-ConditioningConfig = NoConditioning
 
 
 class ObjectiveConfig(Section):

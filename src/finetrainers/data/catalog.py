@@ -4,7 +4,8 @@ A sample is one item, or one window of it with ``frame_sampling: chunks``, in on
 """
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,42 +16,16 @@ from numpy.typing import NDArray
 from finetrainers.config import Bucket, DataConfig
 from finetrainers.data.buckets import assign_buckets, resolve_buckets, why_unassigned
 from finetrainers.data.captions import final_caption
+from finetrainers.data.control_files import about_control
+from finetrainers.data.controls import Controls, look_at_controls
+from finetrainers.data.dataset import DataSet as DataSet
 from finetrainers.data.draws import seed_of, uniform
-from finetrainers.data.look import Facts, Progress, look_at_all
+from finetrainers.data.look import Facts, Progress, bad_key, look_at_all, recall_bad
 from finetrainers.data.memo import Memo
 from finetrainers.data.order import Group
 from finetrainers.data.sources import Problem, list_items
 from finetrainers.data.view import View, count_frames
 from finetrainers.errors import ConfigError, DataError
-
-
-@dataclass(frozen=True, slots=True)
-class DataSet:
-    """One data set: its items, and their samples."""
-
-    config: DataConfig
-    table: pa.Table
-    """Columns media (path) and captions (list of text), one row an item."""
-    digests: NDArray[np.uint8]
-    """[items, DIGEST_BYTES] hash of each item's bytes."""
-    fps: NDArray[np.float64]
-    """[items] frames per second; 0 for images."""
-    item: NDArray[np.int64]
-    """[samples] row of each sample's item."""
-    chunk: NDArray[np.int32]
-    """[samples] number of the window."""
-    bucket: NDArray[np.int32]
-    """[samples] index into the catalog's buckets."""
-    num_captions: NDArray[np.int64]
-    """[items]."""
-    problems: tuple[Problem, ...]
-    """Items that cannot be used."""
-    unlisted: int = 0
-    """Media in the folders that no list or metadata file names."""
-
-    def only(self, chosen: NDArray[np.bool_]) -> "DataSet":
-        """Return the data set with the chosen of its samples."""
-        return replace(self, item=self.item[chosen], chunk=self.chunk[chosen], bucket=self.bucket[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +43,9 @@ class Catalog:
         """Hash what the order depends on: the contents of all items, their windows and their buckets."""
         digest = hashlib.blake2b(repr(self.buckets).encode(), digest_size=8)
         for data in self.sets:
-            for array in (data.digests, data.item, data.chunk, data.bucket):
-                digest.update(np.ascontiguousarray(array).data)
+            for array in (data.digests, data.item, data.chunk, data.bucket, data.control_digests):
+                if array is not None:
+                    digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def groups(self) -> list[Group]:
@@ -93,19 +69,13 @@ class Catalog:
         raise IndexError(sample)
 
     def without(self, problems: Sequence[Problem], memo: Memo) -> "Catalog":
-        """Leave out all samples of the items that have problems, note these, and remember them for later runs.
+        """Leave out all samples of the items that have problems, or whose controls have; note and remember these.
 
         Raises:
             DataError: If a data set has problems that it is not to skip; names all.
         """
-        reasons = {problem.path: problem for problem in problems}
-        sets = []
-        for data in self.sets:
-            is_bad = pc.is_in(data.table["media"], pa.array(list(reasons), pa.large_string())).to_numpy()
-            own = tuple(reasons[path] for path in data.table["media"].filter(pa.array(is_bad)).to_pylist())
-            keys = [_bad_key(data.config, data.digests[item]) for item in np.flatnonzero(is_bad)]
-            memo.put_bad({key: problem.reason for key, problem in zip(keys, own, strict=True)})
-            sets.append(replace(data.only(~is_bad[data.item]), problems=data.problems + own))
+        reasons = {problem.path: problem.reason for problem in problems}
+        sets = [_drop_bad(data, reasons, memo) for data in self.sets]
         raise_if_failing(sets)
         return replace(self, sets=tuple(sets))
 
@@ -146,46 +116,67 @@ def caption_of(data: DataSet, sample: int, caption: int) -> str:
     return final_caption(data.table["captions"][int(data.item[sample])][caption].as_py(), data.config)
 
 
-def build_catalog(configs: Sequence[DataConfig], memo: Memo, *, workers: int, progress: Progress) -> Catalog:
-    """List all data sets and look at each file that the memo does not know.
+def build_catalog(
+    configs: Sequence[DataConfig], memo: Memo, *, workers: int, progress: Progress, has_controls: bool = False
+) -> Catalog:
+    """List all data sets and look at each file that the memo does not know; ``has_controls`` if items have one each.
 
     Raises:
         DataError: If a data set cannot be listed; or, naming all bad samples of all data sets that do not skip them.
     """
-    listings = [list_items(config) for config in configs]
-    total, done = sum(len(listing.table) for listing in listings), 0
+    listings = [list_items(config, has_controls) for config in configs]
+    total = sum(_num_files(listing.table) for listing in listings)
+    done = 0
     sets: list[DataSet] = []
     buckets: dict[Bucket, int] = {}
     for config, listing in zip(configs, listings, strict=True):
-        start = done
+        table = listing.table
 
-        def report(count: int, start: int = start) -> None:
+        def report(count: int, start: int = done) -> None:
             progress(start + count, total)
 
-        facts, problems = look_at_all(listing.table["media"], memo, workers, report)
-        problems += _mark_known_bad(config, listing.table, facts, memo)
-        assigned = _assign(config, listing.table, facts, [*listing.problems, *problems], buckets)
-        sets.append(replace(assigned, unlisted=listing.unlisted))
-        done += len(listing.table)
+        def report_controls(count: int, start: int = done + len(table)) -> None:
+            progress(start + count, total)
+
+        facts, problems = look_at_all(table["media"], memo, workers, report)
+        problems += recall_bad(config, table["media"], facts, memo, role="media")
+        controls: Controls | None = None
+        if has_controls:
+            controls, found = look_at_controls(config, table, facts, memo, workers=workers, report=report_controls)
+            problems += found
+        assigned = _assign(config, table, facts, [*listing.problems, *problems], buckets)
+        sets.append(replace(_with_controls(assigned, controls), unlisted=listing.unlisted))
+        done += _num_files(table)
     raise_if_failing(sets)
     return Catalog(tuple(sets), tuple(buckets))
 
 
-def _bad_key(config: DataConfig, digest: NDArray[np.uint8]) -> str:
-    """Name what was found bad: an item's content, as a data set takes its frames."""
-    return f"{digest.tobytes().hex()}/{config.frame_sampling}/{config.fps}/{config.stride}"
+def _num_files(table: pa.Table) -> int:
+    """Count the files that are looked at: media, and each control once."""
+    return len(table) + (pc.count_distinct(table["control"]).as_py() if "control" in table.column_names else 0)
 
 
-def _mark_known_bad(config: DataConfig, table: pa.Table, facts: Facts, memo: Memo) -> list[Problem]:
-    """Mark the items that an earlier run could not decode or encode."""
-    bad = memo.bad()
-    found = []
-    for row in np.flatnonzero(facts["is_good"]) if bad else ():
-        reason = bad.get(_bad_key(config, facts["digest"][row]))
-        if reason is not None:
-            facts["is_good"][row] = False
-            found.append(Problem(table["media"][int(row)].as_py(), reason))
-    return found
+def _with_controls(data: DataSet, controls: Controls | None) -> DataSet:
+    return data if controls is None else replace(data, control_digests=controls.digests, control_frames=controls.frames)
+
+
+def _drop_bad(data: DataSet, reasons: Mapping[str, str], memo: Memo) -> DataSet:
+    """Leave out the items whose media or control is among the paths of ``reasons``, and remember these contents."""
+    is_bad = np.zeros(len(data.table), np.bool_)
+    problems = []
+    for role, digests in (("media", data.digests), ("control", data.control_digests)):
+        if digests is None:
+            continue
+        files = data.table[role]
+        rows = np.flatnonzero(pc.is_in(files, value_set=pa.array(list(reasons), pa.large_string())).to_numpy())
+        paths = files.take(pa.array(rows)).to_pylist()
+        keys = [bad_key(data.config, digests[row], role=role) for row in rows]
+        memo.put_bad({key: reasons[path] for key, path in zip(keys, paths, strict=True)})
+        for row, path in zip(rows[~is_bad[rows]].tolist(), itertools.compress(paths, ~is_bad[rows]), strict=True):
+            reason = reasons[path] if role == "media" else about_control(path, reasons[path])
+            problems.append(Problem(data.table["media"][row].as_py(), reason))
+        is_bad[rows] = True
+    return replace(data.only(~is_bad[data.item]), problems=data.problems + tuple(problems))
 
 
 def raise_if_failing(sets: Sequence[DataSet]) -> None:

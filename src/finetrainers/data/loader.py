@@ -1,24 +1,26 @@
 """From the cache to batches with all their draws, in worker processes."""
 
 import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from finetrainers.batch import Batch, Encoded, Prompt, sample_generator, stack_text
+from finetrainers.batch import Batch, Control, Encoded, Posterior, Prompt, sample_generator, stack_text
 from finetrainers.config import LoaderConfig
 from finetrainers.data.cache import IMAGE, Cache
 from finetrainers.data.draws import uniform
 from finetrainers.data.order import Order
 from finetrainers.data.plan import Plan, SampleJob
+from finetrainers.data.shown import ShownFrames
 from finetrainers.objective import FlowMatching
 
 
 def read_encoded(cache: Cache, job: SampleJob) -> Encoded:
-    """Read the two items of a sample.
+    """Read the items of a sample.
 
     Raises:
         DataError: If one is gone or damaged.
@@ -26,7 +28,12 @@ def read_encoded(cache: Cache, job: SampleJob) -> Encoded:
     latents, metadata = cache.read("latents", job.latents.key)
     text, _ = cache.read("text", job.text.key)
     image = {name.removeprefix(IMAGE): tensor for name, tensor in latents.items() if name.startswith(IMAGE)}
-    return Encoded(latents["mean"], latents.get("std"), text, fps=float(metadata["fps"]), image=image)
+    control = None if job.control is None else _posterior(cache.read("latents", job.control.key)[0])
+    return Encoded(_posterior(latents), text, fps=float(metadata["fps"]), image=image, control=control)
+
+
+def _posterior(item: Mapping[str, Tensor]) -> Posterior:
+    return Posterior(item["mean"], item.get("std"))
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,8 @@ class Steps(Dataset[Batch]):
     objective: FlowMatching
     tokens: dict[tuple[int, int, int], int]
     """Tokens of one sample of each bucket."""
+    shown: ShownFrames
+    """Which frames of a control signal are shown, where there is one."""
 
     def __getitem__(self, step: int) -> Batch:
         jobs = self.plan.step(self.order, step)
@@ -48,17 +57,20 @@ class Steps(Dataset[Batch]):
             seed=self.plan.seed,
             objective=self.objective,
             tokens=self.tokens[jobs[0].bucket],
+            shown=self.shown,
         )
 
 
-def make_batch(jobs: list[SampleJob], samples: list[Encoded], *, seed: int, objective: FlowMatching, tokens: int) -> Batch:
+def make_batch(
+    jobs: list[SampleJob], samples: list[Encoded], *, seed: int, objective: FlowMatching, tokens: int, shown: ShownFrames
+) -> Batch:
     """Stack samples of one bucket and make their draws, on the CPU and in float32."""
     positions = torch.tensor([job.position for job in jobs])
     generators = (sample_generator(seed, job.position, "posterior") for job in jobs)
-    latents = torch.stack([sample.latents(g) for sample, g in zip(samples, generators, strict=True)])
+    latents = torch.stack([sample.latents.draw(g) for sample, g in zip(samples, generators, strict=True)])
     noise = [torch.randn(latents.shape[1:], generator=sample_generator(seed, job.position, "noise")) for job in jobs]
     frames = latents.shape[2]
-    u = draw(objective, positions, seed=seed, frames=frames)
+    u = draw(objective.draws(frames), positions, seed=seed)
     sigma, counted = objective.sigma(u, frames=frames, tokens=tokens)
     return Batch(
         positions=positions,
@@ -67,13 +79,33 @@ def make_batch(jobs: list[SampleJob], samples: list[Encoded], *, seed: int, obje
         sigma=sigma,
         counted=counted,
         prompt=make_prompt(samples, given=objective.given(u, frames=frames)),
+        control=make_control(samples, positions, seed=seed, shown=shown, frames=frames),
     )
 
 
-def draw(objective: FlowMatching, positions: Tensor, *, seed: int, frames: int) -> Tensor:
-    """Make the uniform draws [B, n] that the objective needs for samples of F latent frames at these positions."""
-    draws = (uniform(seed, positions.numpy(), purpose) for purpose in objective.draws(frames))
-    return torch.stack([torch.from_numpy(u) for u in draws], dim=1)
+def draw(purposes: Sequence[str], positions: Tensor, *, seed: int) -> Tensor:
+    """Make uniform draws [B, n], one of each purpose for each position."""
+    draws = [torch.from_numpy(uniform(seed, positions.numpy(), purpose)) for purpose in purposes]
+    return torch.stack(draws, dim=1) if draws else torch.empty(len(positions), 0, dtype=torch.float64)
+
+
+def make_control(
+    samples: Sequence[Encoded], positions: Tensor, *, seed: int, shown: ShownFrames, frames: int
+) -> Control | None:
+    """Stack the controls of samples of F latent frames and draw which frames are shown; None where there are none."""
+    controls = [sample.control for sample in samples if sample.control is not None]
+    if not controls:
+        return None
+    generators = (sample_generator(seed, int(position), "control posterior") for position in positions)
+    latents = [fill_frames(control.draw(g), frames) for control, g in zip(controls, generators, strict=True)]
+    available = torch.tensor([control.mean.shape[1] for control in controls])
+    u = draw(shown.draws(frames), positions, seed=seed)
+    return Control(torch.stack(latents), shown.at(u, frames=frames, available=available))
+
+
+def fill_frames(latents: Tensor, frames: int) -> Tensor:
+    """Let latents [C, F', H, W] have F frames: zeros follow a shorter clip."""
+    return functional.pad(latents, (0, 0, 0, 0, 0, frames - latents.shape[1]))
 
 
 def make_prompt(samples: Sequence[Encoded], *, given: Tensor | None = None) -> Prompt:

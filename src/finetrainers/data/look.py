@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from finetrainers.config import DataConfig
 from finetrainers.data.media import probe
 from finetrainers.data.memo import Fact, Memo, Stamp
 from finetrainers.data.sources import Problem
@@ -37,7 +38,7 @@ Progress = Callable[[int, int], None]
 
 
 def look_at_all(
-    media: pa.ChunkedArray, memo: Memo, workers: int, report: Callable[[int], None]
+    media: pa.ChunkedArray | pa.Array, memo: Memo, workers: int, report: Callable[[int], None]
 ) -> tuple[Facts, list[Problem]]:
     """What each file is; ``is_good`` is False where it cannot be used, and a problem says why."""
     facts = np.zeros(len(media), FACTS)
@@ -59,6 +60,26 @@ def look_at_all(
                     problems.append(Problem(paths[i], found))
             report(start + len(paths))
     return facts, problems
+
+
+def bad_key(config: DataConfig, digest: NDArray[np.uint8], *, role: str) -> str:
+    """Name what was found bad: a file's content in its role (media or control), as a data set takes its frames."""
+    key = f"{digest.tobytes().hex()}/{config.frame_sampling}/{config.fps}/{config.stride}"
+    return key if role == "media" else f"{key}/{role}"
+
+
+def recall_bad(
+    config: DataConfig, files: pa.ChunkedArray | pa.Array, facts: Facts, memo: Memo, *, role: str
+) -> list[Problem]:
+    """Mark the files that an earlier run could not decode or encode in this role."""
+    bad = memo.bad()
+    found = []
+    for row in np.flatnonzero(facts["is_good"]) if bad else ():
+        reason = bad.get(bad_key(config, facts["digest"][row], role=role))
+        if reason is not None:
+            facts["is_good"][row] = False
+            found.append(Problem(files[int(row)].as_py(), reason))
+    return found
 
 
 def _stamp_of(path: str) -> Stamp | None:

@@ -23,13 +23,22 @@ MEDIA_COLUMNS = (
     *("file_name", "filename", "file", "file_path", "filepath", "path", "media", "media_path"),
     *("video", "video_path", "video_file", "image", "image_path", "image_file"),
 )
+CONTROL_COLUMNS = (
+    *("control", "control_image", "control_video", "control_path", "control_file", "control_file_name"),
+    *("conditioning", "conditioning_image", "conditioning_video", "conditioning_path"),
+    *("source", "source_image", "source_video", "source_path", "source_file"),
+)
+"""The first of them that is there is taken. None is among the names of media columns."""
 CAPTION_COLUMNS = ("caption", "captions", "text", "prompt", "prompts", "description")
 
 ChooseColumns = Callable[[Sequence[str]], list[str]]
 
 
-def read_metadata(path: Path, config: DataConfig) -> tuple[pa.Array, pa.Array]:
-    """Read the columns of paths, [N] large_string, and of captions, [N] large_list of large_string with nulls as they are.
+def read_metadata(path: Path, config: DataConfig, *, has_controls: bool = False) -> pa.RecordBatch:
+    """Read the columns of the items [N]; nulls stay as they are.
+
+    Returns:
+        Columns media (large_string), captions (large_list of large_string) and, with ``has_controls``, control as media.
 
     Raises:
         DataError: If the file cannot be parsed, or which columns to take is unclear.
@@ -38,17 +47,21 @@ def read_metadata(path: Path, config: DataConfig) -> tuple[pa.Array, pa.Array]:
 
     def choose(names: Sequence[str]) -> list[str]:
         media = _choose_media(names, config, path)
-        chosen.extend([media, *_choose_captions(names, config, path)])
+        captions = _choose_captions(names, config, path)
+        controls = [_choose_control(names, config, path, taken=[media, *captions])] if has_controls else []
+        chosen.extend([media, *controls, *captions])
         return chosen
 
     try:
         table = METADATA_READERS[path.suffix.lower()](path, choose)
     except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {error}{_hint(path)}") from error
-    media, *captions = (
-        _text_column(table[name], f"{path}: column {name!r}", is_list=i > 0) for i, name in enumerate(chosen)
-    )
-    return media, join_lists(captions)
+    num_paths = 2 if has_controls else 1
+    columns = [
+        _text_column(table[name], f"{path}: column {name!r}", is_list=i >= num_paths) for i, name in enumerate(chosen)
+    ]
+    names = ["media", "control"][:num_paths]
+    return pa.record_batch([*columns[:num_paths], join_lists(columns[num_paths:])], names=[*names, "captions"])
 
 
 def join_lists(columns: Sequence[pa.Array]) -> pa.Array:
@@ -77,7 +90,26 @@ def _hint(path: Path) -> str:
 def _choose_media(names: Sequence[str], config: DataConfig, path: Path) -> str:
     if config.media_column is not None:
         return _named(config.media_column, names, f"{path}: data.media_column")
-    return _by_synonym(MEDIA_COLUMNS, names, path, key="media_column", what="media paths")
+    others = [name for name in names if name != config.control_column]
+    return _by_synonym(MEDIA_COLUMNS, others, path, key="media_column", what="media paths")
+
+
+def _choose_control(names: Sequence[str], config: DataConfig, path: Path, *, taken: Sequence[str]) -> str:
+    """Choose the column that is named, else the first of the common names; never one that is taken for something else."""
+    if config.control_column in taken:
+        raise DataError(
+            f"{path}: data.control_column: {config.control_column!r} is taken for media or captions; name another column"
+        )
+    if config.control_column is not None:
+        return _named(config.control_column, names, f"{path}: data.control_column")
+    by_name = {name.strip().lower(): name for name in names if name not in taken}
+    found = [by_name[synonym] for synonym in CONTROL_COLUMNS if synonym in by_name]
+    if found:
+        return found[0]
+    raise DataError(
+        f"{path}: no column of controls among {', '.join(names)}; expected one of {', '.join(CONTROL_COLUMNS)}, or its name "
+        "in data.control_column, or a folder of controls in data.control_path"
+    )
 
 
 def _choose_captions(names: Sequence[str], config: DataConfig, path: Path) -> list[str]:

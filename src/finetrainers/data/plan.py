@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from finetrainers.config import Bucket
 from finetrainers.data.cache import make_key
 from finetrainers.data.catalog import Catalog, caption_of, view_of
+from finetrainers.data.controls import control_digest, control_of, control_view
 from finetrainers.data.draws import uniform
 from finetrainers.data.order import Indices, Order
+from finetrainers.data.signals import Signal
 from finetrainers.data.view import View
 from finetrainers.files import hash_file
 
@@ -32,6 +34,8 @@ class LatentsJob:
     key: str
     path: str
     view: View
+    signal: Signal | None = None
+    """What is computed from the pixels before they are encoded; None for what the model learns to make."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +59,24 @@ class TextJob:
 
 @dataclass(frozen=True, slots=True)
 class SampleJob:
-    """The two items of one sample."""
+    """The items of one sample."""
 
     position: int
     bucket: Bucket
     latents: LatentsJob
     text: TextJob
+    control: LatentsJob | None = None
+    """None for prompt-only training."""
+
+    @property
+    def media(self) -> tuple[LatentsJob, ...]:
+        """All that the VAE encodes."""
+        return (self.latents,) if self.control is None else (self.latents, self.control)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of all items."""
+        return (self.text.key, *(item.key for item in self.media))
 
 
 @dataclass(frozen=True)
@@ -124,9 +140,14 @@ class Jobs:
         return Lazy(self._job, len(self))
 
     def latents(self) -> Lazy[LatentsJob]:
-        """Jobs of the latents, each view of a sample once, in the order of first use."""
+        """Jobs of all that the VAE encodes, each view of a sample once, in the order of first use."""
         first = _first_uses(self.samples * (1 + int(self.views.max(initial=0))) + self.views)
-        return Lazy(lambda i: self.plan.latents_job(int(self.samples[first[i]]), int(self.views[first[i]])), len(first))
+        makers = (self.plan.latents_job,) if self.plan.signal is None else (self.plan.latents_job, self.plan.control_job)
+        count = len(makers)
+        return Lazy(
+            lambda i: makers[i % count](int(self.samples[first[i // count]]), int(self.views[first[i // count]])),
+            count * len(first),
+        )
 
     def texts(self) -> Lazy[TextJob]:
         """Jobs of the captions, each caption of a sample (and of a view, if it is seen) once, in the order of first use."""
@@ -157,6 +178,10 @@ class Plan:
     """Identity of the text encoders and their settings."""
     text_sees_image: bool = False
     """Whether the text encoder sees the first frame beside the caption."""
+    signal: Signal | None = None
+    """Control signal that each sample has beside its media; None for prompt-only training."""
+    frame_step: int = 1
+    """Frames of one latent frame: a control that is shorter than its clip ends with a whole one."""
 
     def step(self, order: Order, step: int) -> list[SampleJob]:
         """Jobs of one optimizer step, in the order of positions."""
@@ -208,6 +233,20 @@ class Plan:
         key = make_key("latents", self.latents_encoder, data.digests[item].tobytes().hex(), _values(pixels))
         return LatentsJob(key, data.table["media"][item].as_py(), pixels)
 
+    def control_job(self, sample: int, view: int) -> LatentsJob:
+        """Job of the control signal of one view of a sample; for the media themselves it is the view's own."""
+        media = self.latents_job(sample, view)
+        if self.signal is None or self.signal.name == "identity":
+            return media
+        data, row = self.catalog.locate(sample)
+        if data.control_digests is None:  # computed from the media
+            path, digest, pixels = media.path, data.digests[int(data.item[row])].tobytes().hex(), media.view
+        else:
+            path, digest = control_of(data, row), control_digest(data, row)
+            pixels = control_view(data, row, media.view, self.frame_step)
+        key = make_key("control", self.latents_encoder, self.signal.identity, digest, _values(pixels))
+        return LatentsJob(key, path, pixels, self.signal)
+
     def sample_text(self, sample: int, caption: int, *, view: int) -> TextJob:
         """Job of one caption of a sample, or of none; with the view, if the text encoder sees it."""
         text = "" if caption == NO_CAPTION else caption_of(*self.catalog.locate(sample), caption)
@@ -217,7 +256,8 @@ class Plan:
         """Job of a sample at a position."""
         data, row = self.catalog.locate(sample)
         bucket, text = self.catalog.buckets[data.bucket[row]], self.sample_text(sample, caption, view=view)
-        return SampleJob(position, bucket, self.latents_job(sample, view), text)
+        control = None if self.signal is None else self.control_job(sample, view)
+        return SampleJob(position, bucket, self.latents_job(sample, view), text, control)
 
     def _seeing_job(self, caption: str, seen: LatentsJob | Picture) -> TextJob:
         return TextJob(make_key("text", self.text_encoder, caption, seen.key), caption, seen)

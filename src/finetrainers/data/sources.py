@@ -4,11 +4,9 @@ Layouts: media with a ``.txt`` of the same name; ``captions.txt`` beside ``video
 Shape letters: N items.
 """
 
-import difflib
 import itertools
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finetrainers.config.data import DataConfig
-from finetrainers.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_media
+from finetrainers.data.control_files import Paired, about_control, list_controls, pair_by_place
+from finetrainers.data.folders import media_beside, nearest, suffixes, walk
+from finetrainers.data.media import is_media
 from finetrainers.data.metadata import METADATA_READERS, group, read_metadata
 from finetrainers.errors import DataError
 
@@ -46,26 +46,37 @@ class Listing:
     """The items of one data set."""
 
     table: pa.Table
-    """[N] sorted by path: media (large_string, absolute) and captions (large_list of large_string, at least one each)."""
+    """[N] sorted by path: media (large_string, absolute), captions (large_list of large_string, at least one each) and,
+    where items have controls, control (large_string, absolute)."""
     problems: tuple[Problem, ...]
     """Items that are left out of the table."""
     unlisted: int
     """Media beside listed ones that a list or metadata file does not name."""
 
 
-def list_items(config: DataConfig) -> Listing:
-    """List the items of a data set, after finding out how its folder is laid out.
+def list_items(config: DataConfig, has_controls: bool = False) -> Listing:
+    """List the items of a data set, each with its control if they have them, after finding out how its folder is laid out.
 
     Raises:
-        DataError: If the folder or its layout is not known, or a list cannot be read.
+        DataError: If the folder or its layout is not known, or a list cannot be read, or nothing names the controls.
     """
     path = Path(config.path).expanduser().absolute()
+    if not has_controls or config.control_path is None:
+        return _list_media(path, config, has_controls)
+    folder, controls = path if path.is_dir() else path.parent, Path(config.control_path).expanduser().absolute()
+    files = list_controls(controls, config, folder)
+    listing = _list_media(path, config, has_controls=False)
+    return _paired(listing, pair_by_place(listing.table["media"], folder, files, controls))
+
+
+def _list_media(path: Path, config: DataConfig, has_controls: bool) -> Listing:
+    """List the items; ``has_controls`` if the metadata file is to name their controls."""
     if path.is_file():
         if path.suffix.lower() not in METADATA_READERS:
             raise DataError(f"data.path: {path} is no folder and no metadata file ({', '.join(METADATA_READERS)})")
-        return _from_metadata(path, config)
+        return _from_metadata(path, config, has_controls)
     if not path.is_dir():
-        raise DataError(f"data.path: there is no file or folder {config.path!r}{_nearest(path)}")
+        raise DataError(f"data.path: there is no file or folder {config.path!r}{nearest(path)}")
     metadata = [path / f"metadata{suffix}" for suffix in METADATA_READERS if (path / f"metadata{suffix}").is_file()]
     captions = [path / name for name in CAPTION_LISTS if (path / name).is_file()]
     media = [path / name for name in MEDIA_LISTS if (path / name).is_file()]
@@ -73,18 +84,28 @@ def list_items(config: DataConfig) -> Listing:
     if len(metadata) > 1 or (metadata and lists) or len(lists) > 2:
         names = ", ".join(file.name for file in [*metadata, *lists])
         raise DataError(f"{path}: {names} all list items; remove all but one, or set data.path to the metadata file to use")
-    if not metadata:
-        _refuse(config, "media_column", "caption_column")
     if metadata:
-        return _from_metadata(metadata[0], config)
+        return _from_metadata(metadata[0], config, has_controls)
+    _refuse(config, "media_column", "caption_column", "control_column")
+    if has_controls:
+        raise DataError(
+            f"data.control_path: nothing in {path} names the controls that conditioning.signal: files needs; set it to the "
+            "folder of the controls, or list media and controls in a metadata file"
+        )
     return _from_lists(captions[0], media[0], config) if lists else _from_sidecars(path, config)
 
 
-def _nearest(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"; {path.parent} does not exist either"
-    close = difflib.get_close_matches(path.name, [sibling.name for sibling in path.parent.iterdir()], n=1)
-    return f"; did you mean {close[0]!r}?" if close else f" (from {Path.cwd()})"
+def _paired(listing: Listing, paired: Paired) -> Listing:
+    """Give the items [N] their controls, and leave out those without one."""
+    controls, reasons = paired
+    media = listing.table["media"]
+    problems = [*listing.problems, *(Problem(media[row].as_py(), reason) for row, reason in reasons.items())]
+    table = listing.table.select(["media", "captions"]).append_column("control", controls).filter(pc.is_valid(controls))
+    return Listing(table.combine_chunks(), _sorted(problems), listing.unlisted)
+
+
+def _sorted(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    return tuple(sorted(problems, key=lambda problem: problem.path))
 
 
 def _refuse(config: DataConfig, *keys: str) -> None:
@@ -94,10 +115,10 @@ def _refuse(config: DataConfig, *keys: str) -> None:
             raise DataError(f"data.{key}: {getattr(config, key)!r} has no effect on the layout of {config.path}; remove it")
 
 
-def _from_metadata(path: Path, config: DataConfig) -> Listing:
+def _from_metadata(path: Path, config: DataConfig, has_controls: bool) -> Listing:
     _refuse(config, "caption_lines")
-    media, captions = read_metadata(path, config)
-    return _listing(path, "row", media, captions)
+    listing = _listing(path, "row", read_metadata(path, config, has_controls=has_controls))
+    return _paired(listing, _named_controls(listing.table["control"], path)) if has_controls else listing
 
 
 def _from_lists(captions: Path, media: Path, config: DataConfig) -> Listing:
@@ -110,7 +131,8 @@ def _from_lists(captions: Path, media: Path, config: DataConfig) -> Listing:
             "belongs to line n of the other"
         )
     single = pa.LargeListArray.from_arrays(pa.array(np.arange(len(texts) + 1)), pa.array(texts, pa.large_string()))
-    return _listing(media, "line", pa.array(paths, pa.large_string()), single)
+    items = pa.record_batch([pa.array(paths, pa.large_string()), single], names=["media", "captions"])
+    return _listing(media, "line", items)
 
 
 def _lines(path: Path) -> list[str]:
@@ -122,31 +144,54 @@ def _lines(path: Path) -> list[str]:
     return text.rstrip().split("\n") if text.strip() else []  # not splitlines(), which also cuts at exotic separators
 
 
-def _listing(source: Path, unit: str, media: pa.Array, captions: pa.Array) -> Listing:
+def _listing(source: Path, unit: str, items: pa.RecordBatch) -> Listing:
     """Check the items that a file lists: paths relative to its folder, existing media, captions."""
-    if len(media) == 0:
+    if len(items) == 0:
         raise DataError(f"{source}: lists no media")
-    trimmed = pc.utf8_trim_whitespace(media)
-    is_named = pc.fill_null(pc.not_equal(trimmed, ""), False)
+    is_named = pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(items["media"]), ""), False)
     unnamed = np.flatnonzero(~is_named.to_numpy(zero_copy_only=False))
     problems = [Problem(f"{source}, {unit} {row + 1}", "names no media file") for row in unnamed.tolist()]
-    media, captions = _absolute(trimmed.filter(is_named), source.parent), captions.filter(is_named)
-    present = pa.array(_media_beside(media, source.parent), pa.large_string())
-    exists = pc.is_in(media, value_set=present).to_numpy(zero_copy_only=False)
-    for row in np.flatnonzero(~exists).tolist():
-        path = Path(media[row].as_py())
+    items = items.filter(is_named)
+    paths = {name: _absolute(items[name], source.parent) for name in items.schema.names if name != "captions"}
+    present, reasons = _check(paths["media"], source)
+    problems += [Problem(paths["media"][row].as_py(), reason) for row, reason in reasons.items()]
+    unlisted = pc.sum(pc.invert(pc.is_in(present, value_set=pa.concat_arrays(paths.values())))).as_py() or 0
+    table = pa.table({**paths, "captions": items["captions"]})
+    return _finish(table.filter(_all_but(reasons, len(table))), problems, unlisted)
+
+
+def _all_but(rows: Iterable[int], count: int) -> pa.Array:
+    chosen = np.ones(count, np.bool_)
+    chosen[list(rows)] = False
+    return pa.array(chosen)
+
+
+def _named_controls(controls: pa.ChunkedArray, source: Path) -> Paired:
+    """Check the controls [N] that a file names: absolute paths, null where there is none."""
+    nowhere = f"{source.parent}/"  # an empty name, made absolute
+    files = pc.fill_null(controls, nowhere).combine_chunks()
+    reasons = _check(files, source)[1]
+    for row, reason in reasons.items():
+        path = files[row].as_py()
+        reasons[row] = f"{source.name} names no control for it" if path == nowhere else about_control(path, reason)
+    return pc.if_else(_all_but(reasons, len(files)), files, None), reasons
+
+
+def _check(files: pa.Array, source: Path) -> tuple[pa.Array, dict[int, str]]:
+    """List the media in the folders of the listed files [N], and say by row which of the files are none, and why."""
+    present = pa.array(media_beside(files, source.parent), pa.large_string())
+    reasons = {}
+    for row in np.flatnonzero(~pc.is_in(files, value_set=present).to_numpy(zero_copy_only=False)).tolist():
+        path = Path(files[row].as_py())
         if not path.is_file():
-            problems.append(Problem(str(path), f"is listed in {source.name}, but there is no such file"))
+            reasons[row] = f"is listed in {source.name}, but there is no such file"
         elif not is_media(path):
-            problems.append(Problem(str(path), f"suffix {path.suffix!r} is none of {_suffixes()}"))
-        else:
-            exists[row] = True  # hidden, or reached by a link
-    unlisted = pc.sum(pc.invert(pc.is_in(present, value_set=media))).as_py() or 0
-    return _finish(media.filter(pa.array(exists)), captions.filter(pa.array(exists)), problems, unlisted)
+            reasons[row] = f"suffix {path.suffix!r} is none of {suffixes()}"
+    return present, reasons  # a file that is neither in both is hidden, or reached by a link
 
 
 def _absolute(paths: pa.Array, folder: Path) -> pa.Array:
-    cleaned = pc.replace_substring_regex(paths, pattern=r"^(\./+)+", replacement="")
+    cleaned = pc.replace_substring_regex(pc.utf8_trim_whitespace(paths), pattern=r"^(\./+)+", replacement="")
     joined = pc.binary_join_element_wise(
         pa.scalar(f"{folder}/", pa.large_string()), cleaned, pa.scalar("", pa.large_string())
     )
@@ -155,19 +200,9 @@ def _absolute(paths: pa.Array, folder: Path) -> pa.Array:
     )
 
 
-def _media_beside(media: pa.Array, folder: Path) -> list[str]:
-    """All media in the folders of the listed ones and of the list itself."""
-    folders = set(pc.unique(pc.replace_substring_regex(media, pattern="/[^/]*$", replacement="")).to_pylist())
-    return [file for name in sorted(folders | {str(folder)}) if Path(name).is_dir() for file in _media_in(name)]
-
-
-def _media_in(folder: str) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        yield from (e.path for e in entries if not e.name.startswith(".") and is_media(Path(e.name)) and e.is_file())
-
-
-def _finish(media: pa.Array, captions: pa.Array, problems: list[Problem], unlisted: int) -> Listing:
+def _finish(table: pa.Table, problems: list[Problem], unlisted: int) -> Listing:
     """Trim captions, part items without one from the others, and sort."""
+    media, captions = table["media"], table["captions"].combine_chunks()
     rows = pc.list_parent_indices(captions)
     texts = pc.utf8_trim_whitespace(pc.list_flatten(captions))
     is_text = pc.fill_null(pc.not_equal(texts, ""), False)
@@ -177,9 +212,8 @@ def _finish(media: pa.Array, captions: pa.Array, problems: list[Problem], unlist
     was_given = np.isin(bare, rows.filter(pc.is_valid(texts)).to_numpy())
     reasons = [f"the caption is {'empty' if given else 'missing'}" for given in was_given.tolist()]
     problems = problems + [Problem(media[row].as_py(), reason) for row, reason in zip(bare.tolist(), reasons, strict=True)]
-    table = pa.table({"media": media, "captions": kept}).filter(has_caption)
-    table = table.take(pc.sort_indices(table["media"])).combine_chunks()
-    return Listing(table, tuple(sorted(problems, key=lambda problem: problem.path)), unlisted)
+    table = table.set_column(table.column_names.index("captions"), "captions", kept).filter(has_caption)
+    return Listing(table.take(pc.sort_indices(table["media"])).combine_chunks(), _sorted(problems), unlisted)
 
 
 def _from_sidecars(folder: Path, config: DataConfig) -> Listing:
@@ -187,7 +221,7 @@ def _from_sidecars(folder: Path, config: DataConfig) -> Listing:
     others: Counter[str] = Counter()
     problems: list[Problem] = []
     tables = []
-    files = _walk(folder, others)
+    files = walk(folder, others, without=config.control_path)
     while block := list(itertools.islice(files, BLOCK_ROWS)):
         captions = [_read_sidecar(Path(path), config, problems) for path in block]
         good = [(path, texts) for path, texts in zip(block, captions, strict=True) if texts]
@@ -195,11 +229,11 @@ def _from_sidecars(folder: Path, config: DataConfig) -> Listing:
         tables.append(pa.table(dict(zip(("media", "captions"), columns, strict=True))))
     found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in others.most_common(5)) or "no files"
     if not tables:
-        raise DataError(f"{folder}: no media ({_suffixes()}), but {found}; {LAYOUTS}")
+        raise DataError(f"{folder}: no media ({suffixes()}), but {found}; {LAYOUTS}")
     table = pa.concat_tables(tables)
     if len(table) == 0 and all(problem.reason.startswith("no caption file") for problem in problems):
         raise DataError(f"{folder}: {len(problems)} media, none of them with a caption, and {found}; {LAYOUTS}")
-    return _finish(table["media"].combine_chunks(), table["captions"].combine_chunks(), problems, unlisted=0)
+    return _finish(table, problems, unlisted=0)
 
 
 _LISTS = pa.large_list(pa.large_string())
@@ -220,24 +254,3 @@ def _read_sidecar(path: Path, config: DataConfig, problems: list[Problem]) -> li
         problems.append(Problem(str(path), f"the caption is empty ({beside.name})"))
         return []
     return [line.strip() for line in text.split("\n") if line.strip()] if config.caption_lines else [text]
-
-
-def _walk(folder: Path, others: Counter[str]) -> Iterator[str]:
-    """Yield the media below a folder, through links too, but not hidden ones; count other files by suffix."""
-    seen = set()
-    for name, folders, files in os.walk(folder, followlinks=True):
-        stat = Path(name).stat()
-        if (stat.st_dev, stat.st_ino) in seen:  # a link back up
-            folders.clear()
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
-        folders[:] = sorted(child for child in folders if not child.startswith("."))
-        for file in sorted(file for file in files if not file.startswith(".")):
-            if is_media(Path(file)):
-                yield str(Path(name) / file)
-            else:
-                others[Path(file).suffix] += 1
-
-
-def _suffixes(suffixes: Iterable[str] = IMAGE_SUFFIXES + VIDEO_SUFFIXES) -> str:
-    return " ".join(suffixes)

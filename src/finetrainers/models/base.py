@@ -67,6 +67,11 @@ class Grid:
         frames, height, width = shape
         return frames // self.frame_patch * (height // self.patch) * (width // self.patch)
 
+    @property
+    def values_per_channel(self) -> int:
+        """Latents that one token has of each channel."""
+        return self.frame_patch * self.patch**2
+
 
 @dataclass(frozen=True, slots=True)
 class Expert:
@@ -96,10 +101,20 @@ class ModelAdapter(ABC):
     """Tasks that take more from the given frames than the latents that stand in their place: ``encode_image`` makes it."""
     image_components: ClassVar[tuple[str, ...]] = ()
     """Components besides the VAE that ``encode_image`` needs, and the pipelines of those tasks; a model may lack them."""
+    control_pipelines: ClassVar[Mapping[str, str]] = {}
+    """Pipeline class of each task that diffusers has for a denoiser whose input is widened for the latents of a control."""
+    draws_control: ClassVar[bool] = False
+    """Whether these draw a control from the VAE's posterior, with the generator of the noise; else its mode is taken."""
     blocks: ClassVar[tuple[str, ...]]
     """Class names of the repeated blocks: the unit of FSDP, compile and checkpointing."""
     input_layer: ClassVar[str]
-    """Dotted name of the projection that takes latents in; Control widens it."""
+    """Dotted name of the projection that takes latents in; Control widens it.
+
+    A convolution, or a linear layer over the ``grid.values_per_channel`` values of the first channel, then of the second,
+    and so on: [c, frame_patch, patch, patch]. The C noisy channels come first, those that an image task adds come last.
+    """
+    channel_dim: ClassVar[int] = 1
+    """Dimension of what ``arrange`` returns that holds channels, as the denoiser's ``config.in_channels`` counts them."""
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """Module-name endings that LoRA wraps by default."""
     masks_attention: ClassVar[bool] = False
@@ -198,18 +213,28 @@ class ModelAdapter(ABC):
         """
         raise NotImplementedError
 
+    def arrange(self, x: Tensor) -> Tensor:
+        """Lay out latents [B, any, F, H, W] as the denoiser takes them as ``hidden_states``; by default as they are.
+
+        For control, an adapter whose denoiser takes another layout overrides this and ``channel_dim``, and calls it in
+        ``denoise``. Channels stay apart and in order, ``arrange(cat([a, b], 1))`` being
+        ``cat([arrange(a), arrange(b)], channel_dim)``: so samplers put control behind the noisy latents of a plain pipeline.
+        """
+        return x
+
     @abstractmethod
     def denoise(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
         """Predict the velocity.
 
         Args:
             denoiser: The trained component, perhaps wrapped.
-            x: [B, C, F, H, W] noisy latents.
+            x: [B, C + E, F, H, W] noisy latents, and directly behind them E channels of control: 0 without control. They go
+                into the denoiser as they are, before whatever channels the adapter adds for its task.
             sigma: [B, F] noise level of each latent frame; equal along F unless the first frame may be given in its place.
             prompt: What text encoders made of the captions, the frame rates, and what ``encode_image`` made.
 
         Returns:
-            [B, C, F, H, W], in the layout of the clean latents.
+            [B, C, F, H, W], in the layout of the clean latents: without control channels.
         """
 
     def resolution_shift(self) -> ResolutionShift:
@@ -235,6 +260,11 @@ class ModelAdapter(ABC):
         return dict(pictures)
 
 
+def pad_channels(latents: Tensor, like: Tensor) -> Tensor:
+    """Append channels of zeros to latents [B, C, n, H, W], until there are as many as in [B, C + E, ...]."""
+    return nn.functional.pad(latents, (0, 0, 0, 0, 0, 0, 0, like.shape[1] - latents.shape[1]))
+
+
 def image_is_optional(adapter: ModelAdapter) -> bool:
     """Whether a model draws videos from a prompt alone, and from a first frame that it takes in its place."""
     return adapter.gives_first_frame("image-to-video") and "text-to-video" in adapter.tasks
@@ -258,6 +288,8 @@ class Request:
     """Path of the picture to start from, for tasks that take one."""
     last_image: str | None = None
     """Path of the picture to end with, for tasks that take one."""
+    control: str | None = None
+    """Path of the image or video that the control signal is made of; None shows nothing of one."""
 
     @property
     def pictures(self) -> dict[str, str | None]:

@@ -28,6 +28,7 @@ class CogVideoX(ModelAdapter):
     image_tasks = ("image-to-video",)
     blocks = ("CogVideoXBlock",)
     input_layer = "patch_embed.proj"
+    channel_dim = 2
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")  # one attention a block, over text and video
     dispatches_attention = False
     prediction = "v"
@@ -86,6 +87,9 @@ class CogVideoX(ModelAdapter):
             scale = 1 / scale
         return {"image_latents": scale * vae.encode(pictures).latent_dist.mode()}
 
+    def arrange(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
     def denoise(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
         frames, rows, columns = x.shape[2], x.shape[3] // self.grid.patch, x.shape[4] // self.grid.patch
         hidden, told = x, {}
@@ -96,7 +100,7 @@ class CogVideoX(ModelAdapter):
             told["ofs"] = None if self.settings.get("ofs_embed_dim") is None else x.new_full((1,), OFS)
         has_rotary = self.settings["use_rotary_positional_embeddings"]
         v: Tensor = denoiser(
-            hidden_states=hidden.transpose(1, 2),
+            hidden_states=self.arrange(hidden),
             encoder_hidden_states=prompt.text["prompt_embeds"],
             timestep=timestep_of(sigma[:, 0]),  # the one at which ``objective.Diffusion`` has made the noise
             image_rotary_emb=rotary(self.settings, (frames, rows, columns), x.device) if has_rotary else None,

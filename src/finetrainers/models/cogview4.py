@@ -23,6 +23,7 @@ class CogView4(ModelAdapter):
     """Zhipu's CogView4-6B."""
 
     pipelines = {"text-to-image": "CogView4Pipeline"}
+    control_pipelines = {"text-to-image": "CogView4ControlPipeline"}
     blocks = ("CogView4TransformerBlock",)
     input_layer = "patch_embed.proj"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")  # one attention a block, over text and picture
@@ -59,6 +60,9 @@ class CogView4(ModelAdapter):
     def sampling_text(self, text: Text) -> Text:
         return {"prompt_embeds": text["prompt_embeds"][:, : int(text[LENGTH][0])]}
 
+    def arrange(self, x: Tensor) -> Tensor:
+        return x[:, :, 0]
+
     def denoise(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
         # One row at a time, since prompts differ in length and nothing masks their ends. Not one call for each length:
         # sharded weights are gathered in each call, so that all ranks have to make equally many.
@@ -70,7 +74,7 @@ class CogView4(ModelAdapter):
         height, width = (side * self.grid.vae_step for side in x.shape[-2:])
         size = torch.cat([embeds.new_full((1, 1), height), embeds.new_full((1, 1), width)], dim=1)
         velocity: Tensor = denoiser(
-            hidden_states=x[:, :, 0],
+            hidden_states=self.arrange(x),
             encoder_hidden_states=embeds,
             timestep=1000 * self._unshift(sigma[:, 0], self.grid.tokens_of_latents(x.shape[2:])),
             original_size=size,

@@ -23,9 +23,12 @@ class Flux(ModelAdapter):
     """Black Forest Labs' FLUX.1 [dev] and [schnell]."""
 
     pipelines = {"text-to-image": "FluxPipeline"}
+    control_pipelines = {"text-to-image": "FluxControlPipeline"}
+    draws_control = True
     text_components = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
     blocks = ("FluxTransformerBlock", "FluxSingleTransformerBlock")
     input_layer = "x_embedder"
+    channel_dim = -1
     # The attention projections of both kinds of block, as diffusers' own FLUX LoRA script has them.
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
     vae_statistics = "shift_scale"
@@ -46,13 +49,16 @@ class Flux(ModelAdapter):
         )
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
+    def arrange(self, x: Tensor) -> Tensor:
+        return pack(x[:, :, 0])
+
     def denoise(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
         rows, columns = x.shape[-2] // 2, x.shape[-1] // 2
         guidance = None
         if denoiser.config.guidance_embeds:  # type: ignore[union-attr]  # as every model of diffusers has
             guidance = x.new_full((len(x),), NEUTRAL_GUIDANCE, dtype=torch.float32)
         tokens: Tensor = denoiser(
-            hidden_states=pack(x[:, :, 0]),
+            hidden_states=self.arrange(x),
             timestep=sigma[:, 0],  # FLUX scales by 1000 itself; rounding here would cost noise levels
             guidance=guidance,
             encoder_hidden_states=prompt.text["prompt_embeds"],

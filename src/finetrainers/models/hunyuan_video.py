@@ -104,7 +104,7 @@ class HunyuanVideo(ModelAdapter):
         if denoiser.config.guidance_embeds:  # type: ignore[union-attr]  # as every model of diffusers has
             guidance = x.new_full((len(x),), 1000 * NEUTRAL_GUIDANCE, dtype=torch.float32)
         velocity: Tensor = denoiser(
-            hidden_states=self._with_image(x, prompt.image),
+            hidden_states=self.arrange(self._with_image(x, prompt.image)),
             timestep=1000 * sigma[:, -1],  # of the frames that are not given
             encoder_hidden_states=prompt.text["prompt_embeds"],
             encoder_attention_mask=prompt.text["prompt_attention_mask"],
@@ -120,7 +120,8 @@ class HunyuanVideo(ModelAdapter):
             return x
         first = image["image_latents"].to(x.dtype)
         if self.condition == "token_replace":
-            return torch.cat([first, x[:, :, 1:]], dim=2)
+            control = x[:, first.shape[1] :, :1]  # which stays beside the picture
+            return torch.cat([torch.cat([first, control], dim=1), x[:, :, 1:]], dim=2)
         given = torch.cat([first, torch.ones_like(first[:, :1])], dim=1)  # with the mask's channel
         padded = nn.functional.pad(given, (0, 0, 0, 0, 0, x.shape[2] - 1))
         return torch.cat([x, padded], dim=1)

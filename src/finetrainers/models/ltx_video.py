@@ -3,8 +3,7 @@
 Releases from 0.9.5 on ("keyframe models" here) take any set of given frames: the first in its place, later ones as tokens of
 their own before the clip's, at time step 0 and at the rotary coordinates of their own frames.
 
-Shape letters as in ``finetrainers.batch``; n is the number of later frames that are given, N that of tokens,
-``(n + F) * H * W``.
+Shape letters as in ``finetrainers.batch``; n is the number of later frames that are given, N = (n + F) H W that of tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Image, Prompt, Text
-from finetrainers.models.base import Grid, ModelAdapter, Request, Settings
+from finetrainers.models.base import Grid, ModelAdapter, Request, Settings, pad_channels
 from finetrainers.models.registry import register_model
 from finetrainers.models.vae import encode_video, scale_pixels
 from finetrainers.objective import GIVEN_FRAME_MAX_SIGMA, NoiseLevels, ResolutionShift
@@ -25,7 +24,6 @@ STILL_FPS = 25.0
 KEYFRAME_PIPELINE = "LTXConditionPipeline"
 KEYFRAME_BLOCK = "LTXVideo095DownBlock3D"
 """Block of the VAE of 0.9.5 and later, by which these releases are known: some of them name LTXPipeline as theirs."""
-
 DECODING = {"decode_timestep": 0.05, "decode_noise_scale": 0.025}
 """Noise that VAEs with timestep conditioning (0.9.1 and later) decode at: what diffusers' documentation advises."""
 
@@ -42,6 +40,7 @@ class LTXVideo(ModelAdapter):
     image_tasks = ("first-last-frame-to-video",)
     blocks = ("LTXVideoTransformerBlock",)
     input_layer = "proj_in"
+    channel_dim = -1
     masks_attention = True
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")  # both attentions of each block, as in the authors' trainer
     vae_statistics = "buffers"
@@ -94,6 +93,9 @@ class LTXVideo(ModelAdapter):
         frames = scale_pixels(pixels)[:, :, :: self.grid.vae_frame_step].split(1, dim=2)
         return {"keyframes": torch.cat([encode_video(pipeline.vae, self, frame)[0] for frame in frames], dim=2)}
 
+    def arrange(self, x: Tensor) -> Tensor:
+        return x.flatten(2).transpose(1, 2)
+
     def denoise(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
         counts = torch.zeros(len(x)) if prompt.given is None else prompt.given[:, 1:].sum(1)  # on the CPU: nobody waits
         if len(counts.unique()) == 1:
@@ -109,17 +111,17 @@ class LTXVideo(ModelAdapter):
         if prompt.given is not None and prompt.given[:, 1:].any():
             later = 1 + prompt.given[:, 1:].nonzero()[:, 1].view(len(x), -1)
             keyframes = prompt.image["keyframes"].transpose(1, 2)[torch.arange(len(x))[:, None], later]  # [B, n, C, H, W]
-            x = torch.cat([keyframes.transpose(1, 2), x], dim=2)
+            x = torch.cat([pad_channels(keyframes.transpose(1, 2), x), x], dim=2)
             sigma = torch.cat([sigma.new_zeros(later.shape), sigma], dim=1)
         tokens: Tensor = denoiser(
-            hidden_states=x.flatten(2).transpose(1, 2),
+            hidden_states=self.arrange(x),
             encoder_hidden_states=prompt.text["prompt_embeds"],
             timestep=1000 * sigma.repeat_interleave(height * width, dim=1),
             encoder_attention_mask=prompt.text["prompt_attention_mask"],
             **self._places(prompt.fps, later.to(x.device), (frames, height, width)),
             return_dict=False,
         )[0]
-        return tokens.transpose(1, 2).reshape(x.shape)[:, :, -frames:]
+        return tokens.transpose(1, 2).reshape(len(x), -1, *x.shape[2:])[:, :, -frames:]
 
     def _places(self, fps: Tensor, later: Tensor, shape: tuple[int, int, int]) -> dict[str, Any]:
         """Tell where tokens are, as the release's pipelines do: a scale of their grid, or coordinates [B, 3, N]."""

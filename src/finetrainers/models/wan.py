@@ -127,7 +127,7 @@ class Wan(ModelAdapter):
         if "embeds" in image:
             given = {"encoder_hidden_states_image": image["embeds"].flatten(0, 1)}
         velocity: Tensor = denoiser(
-            hidden_states=x,
+            hidden_states=self.arrange(x),
             timestep=timestep,
             encoder_hidden_states=prompt.text["prompt_embeds"],
             return_dict=False,

@@ -1,80 +1,79 @@
-"""What was learned and what was forgotten, measured on pictures that plain diffusers draws with and without the LoRA.
+"""What was learned and what was forgotten, measured on what plain diffusers draws with and without the LoRA.
 
-A picture is uint8 [H, W, C].
+A picture or a clip is uint8 [*S, H, W, C].
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
-from diffusers import FluxPipeline
 
-from finetrainers.quickstart.concept import render_banner
 from finetrainers.quickstart.drawing import Pixels
-from finetrainers.quickstart.evaluate import BASE_SEED, Figures, Truth, caption_of, draw
-from finetrainers.quickstart.measure import Measurement, measure
-from finetrainers.quickstart.scenes import render_scene
-
-GUIDANCE = 2.0
-"""Classifier-free guidance of all pictures; docs/decisions/0003-quickstart-base.md has what other values give."""
+from finetrainers.quickstart.figures import Figures
+from finetrainers.quickstart.measure import Measurement
+from finetrainers.quickstart.showcase import Options, Showcase, Stated
 
 
 @dataclass(frozen=True, slots=True)
-class PromptSet:
-    """Prompts, and what a right picture of each may look like."""
+class PromptSet(Generic[Stated]):
+    """Prompts, and what right pictures or clips of them may look like."""
 
     what: str
-    truths: Sequence[Truth]
+    truths: Sequence[Stated]
     real: Sequence[Pixels]
     """Rendered, not drawn by a model."""
 
 
-def make_sets(count: int, seed: int, *, num_train: int) -> dict[str, PromptSet]:
-    """Take ``count`` prompts of each of four sets; the LoRA was trained on the first ``num_train`` banners of the seed."""
-    numbers = range(count)
-    rendered: dict[str, tuple[str, list[tuple[Pixels, Any]]]] = {
-        "base_train": ("scenes that the base was trained on", [render_scene(n, BASE_SEED) for n in numbers]),
-        "base_held_out": (
-            "scenes of combinations that it was not trained on",
-            [render_scene(n, seed, split="held_out") for n in numbers],
-        ),
-        "concept_train": ("banners that the LoRA was trained on", [render_banner(n % num_train, seed) for n in numbers]),
-        "concept_held_out": (
-            "banners of colours that neither was trained on",
-            [render_banner(n, seed, split="held_out") for n in numbers],
-        ),
+Sets = Mapping[str, PromptSet[Any]]  # of the truths of one showcase
+
+
+def make_sets(options: Options) -> dict[str, PromptSet[Any]]:
+    """Take ``num_prompts`` of each of four sets; the LoRA was trained on the first ``num_train`` of the seed."""
+    showcase, seed, numbers = options.showcase, options.seed, range(options.num_prompts)
+    known, concept = showcase.render_known, showcase.render_concept
+    rendered = {
+        "base_train": [known(n, showcase.base_seed) for n in numbers],
+        "base_held_out": [known(n, seed, split="held_out") for n in numbers],
+        "concept_train": [concept(n % options.num_train, seed) for n in numbers],
+        "concept_held_out": [concept(n, seed, split="held_out") for n in numbers],
     }
     return {
-        name: PromptSet(what, [truth for _, truth in pairs], [pixels for pixels, _ in pairs])
-        for name, (what, pairs) in rendered.items()
+        name: PromptSet(showcase.words.sets[name], [truth for _, truth in pairs], [pixels for pixels, _ in pairs])
+        for name, pairs in rendered.items()
     }
 
 
-def draw_sets(
-    sets: Mapping[str, PromptSet], base: Path, weights: Path | None, *, device: str | torch.device, seed: int
-) -> dict[str, list[Pixels]]:
-    """Draw all prompts in plain diffusers, with the LoRA or without; a picture's noise is the same in both cases."""
-    pipeline = FluxPipeline.from_pretrained(base).to(device, torch.float32)
+def draw_sets(options: Options, sets: Sets, weights: Path | None, *, device: str | torch.device) -> dict[str, list[Pixels]]:
+    """Draw all prompts in plain diffusers, with the LoRA or without; a prompt's noise is the same in both cases."""
+    showcase = options.showcase
+    pipeline = showcase.pipeline.from_pretrained(options.base).to(device, torch.float32)
     if weights is not None:
         pipeline.load_lora_weights(weights)
     return {
-        name: list(draw(pipeline, [caption_of(truth) for truth in prompts.truths], seed=seed, guidance=GUIDANCE))
+        name: list(
+            showcase.draw(
+                pipeline,
+                [showcase.caption_of(truth) for truth in prompts.truths],
+                seed=options.seed,
+                guidance=showcase.guidance,
+            )
+        )
         for name, prompts in sets.items()
     }
 
 
-def measure_all(pictures: Sequence[Pixels], truths: Sequence[Truth]) -> list[Measurement]:
-    """Compare each picture with its caption."""
-    return [measure(pixels, truth) for pixels, truth in zip(pictures, truths, strict=True)]
+def measure_all(showcase: Showcase[Stated], drawn: Sequence[Pixels], truths: Sequence[Stated]) -> list[Measurement]:
+    """Compare each picture or clip with its caption."""
+    return [showcase.measure(pixels, truth) for pixels, truth in zip(drawn, truths, strict=True)]
 
 
-def figures(pictures: Sequence[Pixels], truths: Sequence[Truth]) -> Figures:
-    """Count what pictures show of what their captions say."""
-    return Figures.of(truths, measure_all(pictures, truths))
+def figures(showcase: Showcase[Stated], drawn: Sequence[Pixels], truths: Sequence[Stated]) -> Figures:
+    """Count what pictures or clips show of what their captions say."""
+    return Figures.of(truths, measure_all(showcase, drawn, truths))
 
 
-def shuffled(truths: Sequence[Truth]) -> list[Truth]:
-    """Give every picture the caption of its neighbour: what is still right then is chance."""
+def shuffled(truths: Sequence[Stated]) -> list[Stated]:
+    """Give every picture or clip the caption of its neighbour: what is still right then is chance."""
     return [*truths[1:], *truths[:1]]

@@ -1,26 +1,18 @@
-"""What a user would have on the disk before the first command: a folder of captioned pictures, a configuration, prompts."""
+"""What a user would have on the disk before the first command: captioned data, a configuration, prompts."""
 
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from PIL import Image
 
 from finetrainers.config import parse_config
 from finetrainers.errors import ConfigError
 from finetrainers.files import hash_file, write_whole
-from finetrainers.quickstart.concept import render_banner
-from finetrainers.quickstart.drawing import SIZE, Pixels
-from finetrainers.quickstart.evaluate import STEPS, Truth, caption_of
+from finetrainers.quickstart.drawing import SIZE
 from finetrainers.quickstart.language import MAX_TOKENS
-from finetrainers.quickstart.scenes import render_scene
-
-BASE = Path(__file__).parent / "bases" / "image"
-"""The shipped FluxPipeline."""
+from finetrainers.quickstart.showcase import Options
 
 NUM_VALIDATION_PROMPTS = 4
 
@@ -32,70 +24,35 @@ seed: {seed}
 model: {{path: {base}, dtype: float32, max_sequence_length: {max_tokens}}}
 data:
   - path: {train}
-    buckets: [[1, {size}, {size}]]
+    buckets: {buckets}
     caption_dropout: 0.1                  # as the base was trained, so that guidance goes on working
-    repeats: {repeats}                          # as many banners as scenes in an epoch
+    repeats: {repeats}                          # as many {concept} as {known} in an epoch
   - path: {rehearsal}
-    buckets: [[1, {size}, {size}]]
+    buckets: {buckets}
     caption_dropout: 0.1
 tuning:
   kind: lora
-  rank: 16
-  alpha: 16
-  # All linear layers: attention alone, the default, learns less in so small a model.
-  targets: [to_q, to_k, to_v, to_out.0, add_q_proj, add_k_proj, add_v_proj, to_add_out, proj_mlp, proj_out, net.0.proj,
-    net.2, linear, x_embedder, context_embedder]
-optimizer: {{lr: 1.0e-2}}
+  rank: {rank}
+  alpha: {rank}
+{lines}optimizer: {{lr: {lr}}}
 schedule: {{name: cosine, warmup_steps: {warmup_steps}}}
-train: {{steps: {steps}, batch_size: 32, micro_batch_size: 32, device: {device}}}
+train: {{steps: {steps}, batch_size: {batch_size}, micro_batch_size: {batch_size}, device: {device}}}
 loader: {{workers: 1}}
 cache: {{path: {cache}, batch_size: 32}}
 validation:
   prompts: {prompts}
-  data: [{{path: {held_out}, buckets: [[1, {size}, {size}]]}}]
+  data: [{{path: {held_out}, buckets: {buckets}}}]
 track: {{every: 10}}
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What can be chosen about the quick start."""
-
-    output: Path = Path("quickstart-run")
-    """Folder of everything that is made."""
-    device: str = "auto"
-    """As ``train.device``."""
-    steps: int = 1000
-    """Optimizer steps of the LoRA; 0 trains nothing."""
-    seed: int = 0
-    """Of the pictures, of the training and of the noise that is drawn from."""
-    num_train: int = 960
-    """Pictures to learn from."""
-    num_rehearsal: int = 960
-    """Pictures of what the base can draw already, so that it is not forgotten (prior preservation, arXiv:2208.12242,
-    section 3.2)."""
-    num_held_out: int = 64
-    """Pictures that the held-out loss is measured on."""
-    num_prompts: int = 128
-    """Prompts of each set that is drawn and measured."""
-
-    @property
-    def config_file(self) -> Path:
-        """The run's configuration."""
-        return self.output / "config.yaml"
-
-    @property
-    def run(self) -> Path:
-        """The run's ``output_dir``."""
-        return self.output / "run"
 
 
 def write_project(options: Options) -> None:
     """Write the data set, the configuration and the prompts, as far as they are not there.
 
     Raises:
-        ConfigError: If the options are impossible, or those of another run in the same folder.
+        ConfigError: If the options are impossible, or those of another run in the same folder, or the base is missing.
     """
+    _check_base(options.base)
     text = config_text(options)
     parse_config(yaml.safe_load(text), origin="the quick start's configuration")
     _check_folder(options, text)
@@ -104,31 +61,25 @@ def write_project(options: Options) -> None:
         return
     options.output.mkdir(parents=True, exist_ok=True)
     write_whole(options.config_file, text)
-    seed, data = options.seed, options.output / "data"
-    held_out = [render_banner(n, seed, split="held_out") for n in range(options.num_held_out)]
-    write_pictures(data / "train", (render_banner(n, seed) for n in range(options.num_train)))
-    write_pictures(data / "rehearsal", (render_scene(n, seed) for n in range(options.num_rehearsal)))
-    write_pictures(data / "held_out", held_out)
+    seed, data, showcase = options.seed, options.output / "data", options.showcase
+    known, concept = showcase.render_known, showcase.render_concept
+    held_out = [concept(n, seed, split="held_out") for n in range(options.num_held_out)]
+    showcase.write(data / "train", (concept(n, seed) for n in range(options.num_train)))
+    showcase.write(data / "rehearsal", (known(n, seed) for n in range(options.num_rehearsal)))
+    showcase.write(data / "held_out", held_out)
     prompts = [
-        {"prompt": caption_of(banner), "num_inference_steps": STEPS, "seed": n}
-        for n, (_, banner) in enumerate(held_out[:NUM_VALIDATION_PROMPTS])
+        {"prompt": showcase.caption_of(truth), **showcase.fine_tune.prompt, "seed": n}
+        for n, (_, truth) in enumerate(held_out[:NUM_VALIDATION_PROMPTS])
     ]
     write_whole(prompts_file, json.dumps(prompts, indent=1) + "\n")
-
-
-def write_pictures(directory: Path, rendered: Iterable[tuple[Pixels, Truth]]) -> None:
-    """Write pictures as 0000.png and so on, each with its caption in a .txt of the same name."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for n, (pixels, truth) in enumerate(rendered):
-        Image.fromarray(pixels).save(directory / f"{n:04d}.png")
-        (directory / f"{n:04d}.txt").write_text(caption_of(truth) + "\n", encoding="utf-8")
 
 
 def config_text(options: Options) -> str:
     """Write out the configuration, with absolute paths, so that it runs from any folder."""
     output = options.output.expanduser().absolute()
+    showcase, fine_tune = options.showcase, options.showcase.fine_tune
     paths = {
-        "base": BASE,
+        "base": options.base,
         "run": output / "run",
         "train": output / "data" / "train",
         "rehearsal": output / "data" / "rehearsal",
@@ -138,13 +89,19 @@ def config_text(options: Options) -> str:
     }
     return CONFIG.format(
         **{name: _quoted(path) for name, path in paths.items()},
-        digest=digest_of(BASE),
+        digest=digest_of(options.base),
         seed=options.seed,
         steps=options.steps,
         repeats=options.num_rehearsal / options.num_train,
         warmup_steps=options.steps // 20,
         device=_quoted(options.device),
-        size=SIZE,
+        concept=showcase.words.concept,
+        known=showcase.words.known,
+        buckets=[[fine_tune.num_frames, SIZE, SIZE]],
+        rank=fine_tune.rank,
+        lines=fine_tune.lines,
+        lr=fine_tune.lr,
+        batch_size=fine_tune.batch_size,
         max_tokens=MAX_TOKENS,
     )
 
@@ -159,6 +116,15 @@ def digest_of(directory: Path) -> str:
 def _quoted(text: Path | str) -> str:
     """Quote a string as YAML takes it, whatever is in it."""
     return json.dumps(str(text), ensure_ascii=False)
+
+
+def _check_base(base: Path) -> None:
+    """Refuse to begin without a base."""
+    if not (base / "model_index.json").is_file():
+        raise ConfigError(
+            f"quickstart: this installation of finetrainers has no base for it: {base} holds no model_index.json; "
+            "install finetrainers again, or in a clone check out the whole of src/finetrainers"
+        )
 
 
 def _check_folder(options: Options, text: str) -> None:

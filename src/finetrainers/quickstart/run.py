@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from finetrainers.build import pick_device
 from finetrainers.files import to_json, write_whole
 from finetrainers.publish import read_events
 from finetrainers.quickstart.comparison import Row, draw_comparison
-from finetrainers.quickstart.concept import ALL_BANNER_KINDS
-from finetrainers.quickstart.evaluate import STEPS, caption_of
-from finetrainers.quickstart.evidence import GUIDANCE, PromptSet, draw_sets, make_sets, measure_all
-from finetrainers.quickstart.project import BASE, Options, write_project
-from finetrainers.quickstart.report import COLUMNS, VERSION, Pictures, Tree, loading_lines, set_figures, summary
+from finetrainers.quickstart.evidence import PromptSet, draw_sets, make_sets, measure_all
+from finetrainers.quickstart.project import write_project
+from finetrainers.quickstart.report import COLUMNS, VERSION, Drawn, Tree, loading_lines, set_figures, summary
+from finetrainers.quickstart.showcase import Options
 from finetrainers.sample import find_weights
 
-COLUMNS_OF_A_KIND = 2
-"""Pictures of each kind of banner in comparison.png: the first of the set, whatever they look like."""
+COLUMNS_OF_A_GROUP = 2
+"""Prompts of each group in comparison.png: the first of the set, whatever their pictures look like."""
 
 Command = Callable[[Sequence[str]], int]
 """Runs the words of a command, without the program's name; returns its exit status."""
@@ -60,39 +60,39 @@ def quickstart(options: Options, *, command: Command, say: Callable[[str], None]
     Raises:
         ConfigError: If the options are impossible, or the folder holds something else.
     """
-    times = Times()
+    times, words = Times(), options.showcase.words
     write_project(options)
     report_file = options.output / "report.json"
     if report_file.exists():
         say(f"{report_file} is there: nothing is left to do; remove {options.output} to begin anew.\n")
-        say(summary(json.loads(report_file.read_text(encoding="utf-8"))))
+        say(summary(json.loads(report_file.read_text(encoding="utf-8")), words.drawn))
         return 0
-    say(f"{options.num_train} banners to learn from, with captions: {options.output / 'data' / 'train'}")
+    say(f"{options.num_train} {words.concept} to learn from, with captions: {options.output / 'data' / 'train'}")
     for name in ("encode", "train"):
-        words = [name, str(options.config_file)]
-        say(f"\n$ {shlex.join(['finetrainers', *words])}")
+        arguments = [name, str(options.config_file)]
+        say(f"\n$ {shlex.join(['finetrainers', *arguments])}")
         with times.stage(name):
-            status = command(words)
+            status = command(arguments)
         if status:
             return status
     say(f"\nDrawing and measuring {4 * options.num_prompts} prompts in plain diffusers, without the LoRA and with it")
     weights = find_weights(options.run, options.steps)
     report = gather_evidence(options, weights, times)
     write_whole(report_file, to_json(report, indent=1) + "\n")
-    say(f"\n{summary(report)}\n\n{_farewell(options, weights)}")
+    say(f"\n{summary(report, words.drawn)}\n\n{_farewell(options, weights)}")
     return 0
 
 
 def gather_evidence(options: Options, weights: Path, times: Times) -> Tree:
-    """Draw, measure, write comparison.png; return the report."""
-    sets = make_sets(options.num_prompts, options.seed, num_train=options.num_train)
+    """Draw, measure, write what there is to see; return the report."""
+    sets, showcase = make_sets(options), options.showcase
     with times.stage("evidence"):
         drawn = {
-            column: draw_sets(sets, BASE, lora, device=pick_device(options.device), seed=options.seed)
+            column: draw_sets(options, sets, lora, device=pick_device(options.device))
             for column, lora in (("before", None), ("after", weights))
         }
-        tree = set_figures(sets, drawn["before"], drawn["after"])
-    write_comparison(options.output / "comparison.png", sets["concept_held_out"], drawn)
+        tree = set_figures(showcase, sets, drawn["before"], drawn["after"])
+    write_comparison(options, sets["concept_held_out"], drawn)
     losses = json.loads((options.run / "report.json").read_text(encoding="utf-8"))["held_out_losses"]
     starts = read_events(options.run, {"run"})
     return {
@@ -101,9 +101,9 @@ def gather_evidence(options: Options, weights: Path, times: Times) -> Tree:
         "steps": options.steps,
         "device": starts[-1]["device"],
         "num_starts": len(starts),
-        "base": str(BASE),
+        "base": str(options.base),
         "weights": str(weights.absolute()),
-        "drawing": {"steps": STEPS, "guidance": GUIDANCE},
+        "drawing": {"steps": showcase.steps, "guidance": showcase.guidance},
         "held_out_loss": {"before": losses[0][1], "after": losses[-1][1]},
         "seconds": times.wall,
         "cpu_seconds": times.cpu,
@@ -111,28 +111,35 @@ def gather_evidence(options: Options, weights: Path, times: Times) -> Tree:
     }
 
 
-def write_comparison(file: Path, prompts: PromptSet, drawn: Mapping[str, Pictures]) -> None:
-    """Draw the first prompts of each kind before, after and real."""
+def write_comparison(options: Options, prompts: PromptSet[Any], drawn: Mapping[str, Drawn]) -> None:
+    """Show the first prompts of each group before, after and real; clips become files of their own as well."""
+    showcase = options.showcase
     chosen = [
         n
-        for kind in ALL_BANNER_KINDS
-        for n in [n for n, truth in enumerate(prompts.truths) if truth.kind == kind][:COLUMNS_OF_A_KIND]
+        for group in showcase.groups
+        for n in [n for n, truth in enumerate(prompts.truths) if showcase.group_of(truth) == group][:COLUMNS_OF_A_GROUP]
     ]
     truths = [prompts.truths[n] for n in chosen]
     rows = []
     for label in COLUMNS:
         pictures = prompts.real if label == "real" else drawn[label]["concept_held_out"]
         shown = [pictures[n] for n in chosen]
-        rows.append(Row(label, shown, [measurement.is_right for measurement in measure_all(shown, truths)]))
-    draw_comparison([caption_of(truth) for truth in truths], rows).save(file)
+        marks = [measurement.is_right for measurement in measure_all(showcase, shown, truths)]
+        rows.append(Row(label, [showcase.cell(pixels) for pixels in shown], marks))
+        if showcase.save is not None:
+            for n, pixels in enumerate(shown, 1):
+                showcase.save(options.output / showcase.words.drawn / f"{n}-{label}", pixels)
+    captions = [showcase.caption_of(truth) for truth in truths]
+    draw_comparison(captions, rows).save(options.output / "comparison.png")
 
 
 def _farewell(options: Options, weights: Path) -> str:
-    prompt = "a banner with three vertical stripes, black, yellow and red, on blue"
-    lines = loading_lines(weights.absolute(), prompt)
+    drawn, lines = options.showcase.words.drawn, loading_lines(options, weights.absolute())
+    single = [] if options.showcase.save is None else [f"{options.output / drawn}            the same as files of their own"]
     return "\n".join(
         (
-            f"{options.output / 'comparison.png'}   held-out prompts: before, after, and real pictures",
+            f"{options.output / 'comparison.png'}   held-out prompts: before, after, and real {drawn}",
+            *single,
             f"{options.output / 'report.json'}      all figures",
             "",
             "The LoRA in plain diffusers:",

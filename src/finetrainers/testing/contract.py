@@ -10,12 +10,14 @@ through the code of a real run: files, plan, encoders, cache, batches, loop, exp
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from finetrainers.batch import Batch
+from finetrainers.build import build_trainer
 from finetrainers.loop import Trainer
 from finetrainers.objective import Noised
 from finetrainers.publish import export_weights
@@ -146,20 +148,64 @@ def check_exported_weights_load_in_plain_diffusers(subject: Subject) -> None:
 
 def check_a_resumed_run_is_the_same_run(subject: Subject) -> None:
     """2 + 2 steps equal 4 steps bit for bit, and the run's own sampler draws with what came out."""
-    from safetensors.torch import load_file
-
     whole = train(subject.config("whole"))
     train(subject.config("parts", train={"steps": STEPS // 2}))
     parts = train(subject.config("parts"))
-    files = sorted(whole.weights.rglob("*.safetensors"))
-    assert files, f"no weights in {whole.weights}"
-    for file in files:
-        one, other = load_file(file), load_file(parts.weights / file.relative_to(whole.weights))
-        assert one.keys() == other.keys()
-        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items()), "the resumed run differs"
+    _assert_equal_files(whole.weights, parts.weights, "the resumed run")
     prompt = {"prompt": CAPTIONS[0], "num_inference_steps": 2, **subject.given_pictures}
     drawn, base = (sample_run(parts.output_dir, [prompt], use_base=use, device="cpu") for use in (False, True))
     assert drawn[0].read_bytes() != base[0].read_bytes(), "the trained weights draw what the base draws"
+
+
+def check_control_begins_where_sft_does(subject: Subject) -> None:
+    """With an input that is widened for a control, the first losses equal those without it to the last bit."""
+    controlled = subject.controlled
+    for tuning in (LORA, FULL):
+        plain = subject.trainer(tuning).micro_losses(subject.batch)
+        widened = controlled.trainer(tuning)
+        assert torch.equal(widened.micro_losses(controlled.batch), plain), f"{tuning['kind']}: zeros change the first loss"
+        layers = [part.get_submodule(subject.model.adapter.input_layer) for part in _parts(subject, widened)]
+        assert all(layer.weight.requires_grad for layer in layers), "the widened layer does not train"
+
+
+def check_control_is_learned_and_kept(subject: Subject) -> None:
+    """A control changes what is drawn after training; a resumed run and one that begins from exported weights have it."""
+    controlled = subject.controlled
+    whole = train(controlled.config("control-whole"))
+    train(controlled.config("control-parts", train={"steps": STEPS // 2}))
+    parts = train(controlled.config("control-parts"))
+    _assert_equal_files(whole.weights, parts.weights, "the resumed run")
+    prompt = {"prompt": CAPTIONS[0], "num_inference_steps": 2, **subject.given_pictures}
+    shown = [{**prompt, "control": subject.picture(sample)} for sample in (0, 1)]
+    drawn = sample_run(parts.output_dir, [*shown, prompt], device="cpu")
+    pictures = {file.read_bytes() for file in drawn}
+    assert len(pictures) == 3, "two controls, or one and none, draw the same"
+    for tuning in (LORA, FULL):
+        weights = parts.weights
+        if tuning == FULL:
+            weights = train(controlled.config("control-full", FULL, train={"steps": 1})).weights
+        config = controlled.config("control-on", {**tuning, "start_from": str(weights)})
+        own = build_tuning(config.tuning)
+        trainer = build_trainer(config, subject.model, objective=subject.objective, tuning=own, device=torch.device("cpu"))
+        trainer.step = 1 + (tuning == FULL)  # a folder for each
+        _assert_equal_files(weights, export_weights(trainer, config, subject.model, own), "a new run")
+
+
+def _parts(subject: Subject, trainer: Trainer) -> list[Any]:
+    """The denoisers that a trainer trains."""
+    return list(subject.model.denoisers.split(trainer.denoiser).values())
+
+
+def _assert_equal_files(one: Path, other: Path, what: str) -> None:
+    """Compare the tensors of two folders of weights."""
+    from safetensors.torch import load_file
+
+    files = sorted(one.rglob("*.safetensors"))
+    assert files, f"no weights in {one}"
+    for file in files:
+        here, there = load_file(file), load_file(other / file.relative_to(one))
+        assert here.keys() == there.keys()
+        assert all(torch.equal(tensor, there[name]) for name, tensor in here.items()), f"{what} differs in {file.name}"
 
 
 def _corrupt(trainer: Trainer, batch: Batch) -> Noised:
@@ -206,6 +252,8 @@ CHECKS: Mapping[str, Callable[[Subject], None]] = {
         check_samples_do_not_see_each_other,
         check_exported_weights_load_in_plain_diffusers,
         check_a_resumed_run_is_the_same_run,
+        check_control_begins_where_sft_does,
+        check_control_is_learned_and_kept,
     )
 }
 """Every check by its name."""

@@ -1,7 +1,7 @@
 """A model under test, with two samples and all that a run makes of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,8 +20,8 @@ from finetrainers.loop import Trainer
 from finetrainers.models import Model, open_model
 from finetrainers.objective import FlowMatching
 from finetrainers.prepare import Prepared, encode_steps, prepare
+from finetrainers.sampler import write_video
 from finetrainers.tuning import build_tuning
-from finetrainers.validate import write_video
 
 CAPTIONS = ("a red ball on the grass", "a dog")
 """Of the two samples; their lengths differ."""
@@ -42,6 +42,8 @@ class Subject:
     """(frames, height, width) of both samples."""
     folder: Path
     """Receives the samples, the cache and the runs."""
+    conditioning: Mapping[str, Any] = field(default_factory=dict)
+    """The ``conditioning`` section of its runs."""
     captions: ClassVar[tuple[str, ...]] = CAPTIONS
 
     def config(self, name: str, tuning: Mapping[str, Any] = LORA, **sections: Any) -> Config:
@@ -50,6 +52,7 @@ class Subject:
             "output_dir": str(self.folder / name),
             "model": {"dtype": "float32", **self.model_section},
             "data": [{"path": str(self._media), "buckets": [list(self.size)], "max_upscale": 1}],
+            "conditioning": dict(self.conditioning),
             "tuning": dict(tuning),
             "optimizer": {"lr": 0.02},
             "train": {"steps": STEPS, "batch_size": 2, "micro_batch_size": 2, "device": "cpu"},
@@ -63,6 +66,8 @@ class Subject:
     @cached_property
     def _media(self) -> Path:
         folder = self.folder / "media"
+        if folder.exists():  # as written by the other of ``controlled``
+            return folder
         folder.mkdir(parents=True)
         frames, height, width = self.size
         for number, caption in enumerate(self.captions):
@@ -74,6 +79,16 @@ class Subject:
                 write_video(folder / f"{number}.mp4", pictures, CLIP_FPS)
             (folder / f"{number}.txt").write_text(caption, encoding="utf-8")
         return folder
+
+    @cached_property
+    def controlled(self) -> "Subject":
+        """The same model and samples, conditioned on their own pixels in grey (and of clips, on where the control is)."""
+        control = {"kind": "channel_concat", "signal": "gray", "mask": self.size[0] > 1}
+        return replace(self, conditioning=control)
+
+    def picture(self, sample: int = 0) -> str:
+        """Path of a sample's file."""
+        return self.prepared.plan.job(sample, 0, view=0, caption=0).latents.path
 
     def pixels(self, sample: int = 0) -> Tensor:
         """Pixels [1, K, P, Q, 3] of a sample, as the encoders get them."""
@@ -117,7 +132,14 @@ class Subject:
         job = self.prepared.plan.step(self.prepared.order, 0)[row]
         sample = read_encoded(self.prepared.encoder.cache, job)
         tokens = self.model.adapter.grid.num_tokens(self.size)
-        return make_batch([job], [sample], seed=self.prepared.plan.seed, objective=self.objective, tokens=tokens)
+        return make_batch(
+            [job],
+            [sample],
+            seed=self.prepared.plan.seed,
+            objective=self.objective,
+            tokens=tokens,
+            shown=self.prepared.conditioning.shown,
+        )
 
     def trainer(self, tuning: Mapping[str, Any] = LORA, **sections: Any) -> Trainer:
         """A trainer that has taken no step."""

@@ -1,7 +1,7 @@
 """What of the denoiser is trained, and how it is written down."""
 
 from finetrainers.config import FullConfig, LokrConfig, LoraConfig
-from finetrainers.tuning.base import Tuning as Tuning
+from finetrainers.tuning.base import ExportFacts as ExportFacts, Tuning as Tuning
 from finetrainers.tuning.full import FullTuning
 from finetrainers.tuning.lora import AdapterTuning, LokrTuning
 

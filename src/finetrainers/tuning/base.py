@@ -1,12 +1,15 @@
 """What every kind of tuning does."""
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from finetrainers.models import ModelAdapter
 
@@ -18,28 +21,53 @@ class Tuning(ABC):
     """Whether trained float32 weights meet frozen ones of another type in one layer, which autocast has to reconcile."""
 
     @abstractmethod
-    def apply(self, denoiser: Any, adapter: ModelAdapter, *, seed: int) -> None:
-        """Leave gradients on for exactly what trains, in float32, initialized from the seed."""
+    def apply(self, denoiser: Any, adapter: ModelAdapter, *, component: str, seed: int, beside: Sequence[str] = ()) -> None:
+        """Leave gradients on for exactly what trains, in float32: as exported weights have it, or initialized from the seed.
+
+        Args:
+            denoiser: The pipeline's component of this name.
+            adapter: Of its family.
+            component: Its name.
+            seed: Decides what is drawn.
+            beside: Names of modules that are trained in full, whatever else is.
+
+        Raises:
+            ConfigError: If what is to be trained is not there, or the weights to begin from do not fit.
+        """
 
     @abstractmethod
-    def export(self, denoiser: Any, directory: Path, *, component: str, pipeline_class: Any, dtype: torch.dtype) -> None:
+    def export(self, denoiser: Any, directory: Path, facts: "ExportFacts") -> None:
         """Write the weights of a pipeline's component into a directory, so that the pipeline's class loads them."""
 
     @abstractmethod
     def load_exported(self, pipeline: Any, directory: Path) -> None:
-        """Put exported weights into a plain pipeline that was loaded without them."""
+        """Put exported weights into a plain pipeline that was loaded without them, and takes the same inputs."""
 
     @abstractmethod
-    def snippet(self, base: str, weights: str, *, components: Sequence[str], pipeline_class: str, dtype: torch.dtype) -> str:
+    def snippet(self, base: str, weights: str, components: Mapping[str, "ExportFacts"]) -> str:
         """Lines of Python that load the weights in plain diffusers.
 
         Args:
             base: Folder or Hub id of the pipeline.
             weights: Folder or Hub id of the weights.
-            components: Names of the components that were trained.
-            pipeline_class: Name of the pipeline's class in diffusers.
-            dtype: Data type that it was trained and is exported in.
+            components: What was exported, by the names of the components that were trained.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFacts:
+    """What the export of one component has to know."""
+
+    component: str
+    """Its name in the pipeline."""
+    pipeline_class: str
+    """Name of the class in diffusers whose layout the files have."""
+    dtype: torch.dtype
+    """Data type that it was trained and is exported in."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What its config says otherwise than that of the base, such as more input channels."""
+    drawing_class: str | None = None
+    """Name of the class in diffusers that draws with it, if that is another."""
 
 
 def trained_parameters(denoiser: nn.Module) -> dict[str, nn.Parameter]:
@@ -51,3 +79,18 @@ def to_float32(denoiser: nn.Module) -> None:
     """Hold trained parameters in float32: updates of a small learning rate would round to nothing in bfloat16."""
     for parameter in trained_parameters(denoiser).values():
         parameter.data = parameter.data.float()
+
+
+def train_beside(denoiser: nn.Module, names: Sequence[str]) -> None:
+    """Train modules in full that a frozen model of another type has around them."""
+    for name in names:
+        module = denoiser.get_submodule(name)
+        module.requires_grad_(True)
+        module.forward = partial(_forward_in_type_of_input, module)  # of this object alone
+
+
+def _forward_in_type_of_input(module: nn.Module, x: Tensor, *rest: Any, **options: Any) -> Any:
+    """Compute with weights cast to the input's type, as the frozen module did; gradients reach the weights themselves."""
+    cast = copy.copy(module)
+    cast._parameters = {name: None if p is None else p.to(x.dtype) for name, p in module._parameters.items()}  # type: ignore[misc]
+    return type(module).forward(cast, x, *rest, **options)

@@ -1,7 +1,7 @@
 """Full-rank tuning: the weights themselves."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from finetrainers.config import FullConfig
 from finetrainers.errors import ConfigError
 from finetrainers.models import ModelAdapter
-from finetrainers.tuning.base import Tuning, to_float32, trained_parameters
+from finetrainers.tuning.base import ExportFacts, Tuning, to_float32, trained_parameters
 
 
 class FullTuning(Tuning):
@@ -20,36 +20,44 @@ class FullTuning(Tuning):
 
     def __init__(self, config: FullConfig) -> None:
         self._pattern = config.modules
+        self._start = config.start_from
 
-    def apply(self, denoiser: Any, adapter: ModelAdapter, *, seed: int) -> None:
+    def apply(self, denoiser: Any, adapter: ModelAdapter, *, component: str, seed: int, beside: Sequence[str] = ()) -> None:
+        if self._start is not None:
+            _load(denoiser, self._start / component)
         for name, parameter in denoiser.named_parameters():
             parameter.requires_grad_(self._pattern is None or re.search(self._pattern, name) is not None)
         if not trained_parameters(denoiser):
             some = ", ".join(name for name, _ in list(denoiser.named_parameters())[:3])
             raise ConfigError(f"tuning.modules: {self._pattern!r} matches no parameter; there are {some} ...")
+        for name in beside:
+            denoiser.get_submodule(name).requires_grad_(True)
         to_float32(denoiser)
         for name, module in denoiser.named_modules():
             if name.rpartition(".")[2] in _kept_in_float32(denoiser):
                 module.forward = _without_autocast(module.forward)  # of this object alone
 
-    def export(self, denoiser: Any, directory: Path, *, component: str, pipeline_class: Any, dtype: torch.dtype) -> None:
+    def export(self, denoiser: Any, directory: Path, facts: ExportFacts) -> None:
         kept = _kept_in_float32(denoiser)
         state = {
-            name: tensor.detach().to("cpu", torch.float32 if kept.intersection(name.split(".")) else dtype, copy=True)
+            name: tensor.detach().to("cpu", torch.float32 if kept.intersection(name.split(".")) else facts.dtype, copy=True)
             for name, tensor in denoiser.state_dict().items()
         }
         with torch.device("meta"):
-            shell = type(denoiser).from_config(denoiser.config)
+            shell = type(denoiser).from_config({**denoiser.config, **facts.settings})
         shell.load_state_dict(state, assign=True)
-        shell.save_pretrained(directory / component)
+        shell.save_pretrained(directory / facts.component)
 
     def load_exported(self, pipeline: Any, directory: Path) -> None:
         for name in (file.parent.name for file in directory.glob("*/config.json")):
             old = getattr(pipeline, name)
             new = type(old).from_pretrained(directory / name, torch_dtype=old.dtype).to(old.device)
+            new.register_to_config(**{key: old.config[key] for key in ("in_channels", "out_channels") if key in old.config})
             pipeline.register_modules(**{name: new})
 
-    def snippet(self, base: str, weights: str, *, components: Sequence[str], pipeline_class: str, dtype: torch.dtype) -> str:
+    def snippet(self, base: str, weights: str, components: Mapping[str, ExportFacts]) -> str:
+        facts = next(iter(components.values()))
+        dtype, pipeline_class = facts.dtype, facts.drawing_class
         loads = [f'{c} = AutoModel.from_pretrained("{weights}", subfolder="{c}", torch_dtype={dtype})\n' for c in components]
         given = ", ".join(f"{component}={component}" for component in components)
         return (
@@ -59,6 +67,22 @@ class FullTuning(Tuning):
             # Not DiffusionPipeline: without a word, it drops what is given in place of Wan's optional components.
             f'pipeline = {pipeline_class}.from_pretrained("{base}", {given}, torch_dtype={dtype})\n'
         )
+
+
+def _load(denoiser: Any, folder: Path) -> None:
+    """Put exported weights into a denoiser.
+
+    Raises:
+        ConfigError: If they are of another model.
+    """
+    try:
+        saved = type(denoiser).from_pretrained(folder, torch_dtype=denoiser.dtype).state_dict()
+        denoiser.load_state_dict(saved)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"tuning.start_from: {folder} does not fit ({str(error).splitlines()[0]}); name weights of the same model, "
+            "tuning and conditioning"
+        ) from error
 
 
 def _kept_in_float32(denoiser: Any) -> frozenset[str]:

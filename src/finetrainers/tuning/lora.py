@@ -1,16 +1,20 @@
 """Low-rank and Kronecker adapters through peft."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 
 from finetrainers.config import LokrConfig, LoraConfig
 from finetrainers.errors import ConfigError
+from finetrainers.files import to_json, write_whole
 from finetrainers.models import ModelAdapter
-from finetrainers.tuning.base import Tuning, to_float32
+from finetrainers.tuning.base import ExportFacts, Tuning, to_float32, train_beside
 
 ADAPTER_NAME = "default"
 """peft's name of the adapter that trains."""
@@ -18,6 +22,12 @@ FILE, SECOND_FILE = "pytorch_lora_weights.safetensors", "pytorch_lora_weights_2.
 """Where pipelines look for an adapter, and where that of a second denoiser is, which they have to be told."""
 SECOND = "transformer_2"
 """Name that diffusers gives to a second denoiser."""
+PREFIX = "transformer."
+"""Of the names in a file that a pipeline loads."""
+SCALES = ("lora_alpha", "alpha", "use_rslora", "use_dora")
+"""Settings of peft by which the same weights count differently."""
+LAYERS_FILE = "layers.safetensors"
+"""Layers that are trained in full beside an adapter, in a folder of their component's name."""
 
 
 class AdapterTuning(Tuning):
@@ -27,8 +37,9 @@ class AdapterTuning(Tuning):
 
     def __init__(self, config: LoraConfig | LokrConfig) -> None:
         self._config = config
+        self._beside: tuple[str, ...] = ()
 
-    def apply(self, denoiser: Any, adapter: ModelAdapter, *, seed: int) -> None:
+    def apply(self, denoiser: Any, adapter: ModelAdapter, *, component: str, seed: int, beside: Sequence[str] = ()) -> None:
         targets = self._targets(denoiser, adapter)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -36,35 +47,121 @@ class AdapterTuning(Tuning):
                 denoiser.add_adapter(self._peft_config(targets), adapter_name=ADAPTER_NAME)
             except ValueError as error:  # such as a regular expression that also matches what is no layer
                 raise ConfigError(f"tuning.targets: {targets!r} cannot be adapted: {error}") from error
+        for name in beside:
+            if hasattr(denoiser.get_submodule(name), "base_layer"):
+                raise ConfigError(f"tuning.targets: {targets!r} has {name}, which conditioning trains in full; leave it out")
+        train_beside(denoiser, beside)
+        self._beside = tuple(beside)
+        if self._config.start_from is not None:
+            self._begin_from(denoiser, self._config.start_from, component)
         to_float32(denoiser)
 
-    def export(self, denoiser: Any, directory: Path, *, component: str, pipeline_class: Any, dtype: torch.dtype) -> None:
+    def export(self, denoiser: Any, directory: Path, facts: ExportFacts) -> None:
+        self._export_adapter(denoiser, directory, facts)
+        layers = {name: p.detach().cpu() for name, p in self._layers_beside(denoiser).items()}
+        if layers:
+            (directory / facts.component).mkdir(parents=True)
+            save_file(layers, directory / facts.component / LAYERS_FILE)
+            settings = to_json({**denoiser.config, **facts.settings}, indent=2)
+            write_whole(directory / facts.component / "config.json", settings)
+
+    def _export_adapter(self, denoiser: Any, directory: Path, facts: ExportFacts) -> None:
+        import diffusers
         from peft import get_peft_model_state_dict
 
+        pipeline_class = getattr(diffusers, facts.pipeline_class)
         name = pipeline_class.transformer_name
         state = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(denoiser).items()}
         pipeline_class.save_lora_weights(
             directory,
-            weight_name=SECOND_FILE if component == SECOND else FILE,
+            weight_name=_file_of(facts.component),
             **{
                 f"{name}_lora_layers": state,
                 f"{name}_lora_adapter_metadata": denoiser.peft_config[ADAPTER_NAME].to_dict(),
             },
         )
 
+    def _begin_from(self, denoiser: Any, directory: Path, component: str) -> None:
+        """Put exported weights into a denoiser whose adapter is new.
+
+        Raises:
+            ConfigError: If they have other names or shapes.
+        """
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+        try:
+            saved = load_file(directory / _file_of(component))
+            settings = _adapter_settings(directory / _file_of(component))
+            layers = load_file(directory / component / LAYERS_FILE) if self._beside else {}
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(f"tuning.start_from: {directory} cannot be read: {error}") from error
+        adapter = {name.removeprefix(PREFIX): tensor for name, tensor in saved.items()}
+        for key, value in denoiser.peft_config[ADAPTER_NAME].to_dict().items():
+            if key in SCALES and settings.get(key, value) != value:
+                raise ConfigError(
+                    f"tuning.start_from: {directory} was trained with {key}: {settings[key]}, not {value}, and would count "
+                    "otherwise; set tuning as it was"
+                )
+        for found, own in ((adapter, get_peft_model_state_dict(denoiser)), (layers, self._layers_beside(denoiser))):
+            shapes, wanted = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (found, own))
+            wrong = {name for name, _ in shapes.items() ^ wanted.items()}
+            if wrong:
+                raise ConfigError(
+                    f"tuning.start_from: {directory} does not fit: {len(wrong)} tensors are others, such as {min(wrong)}; "
+                    "tuning and conditioning have to be those of the run that exported it"
+                )
+        set_peft_model_state_dict(denoiser, adapter, adapter_name=ADAPTER_NAME)
+        denoiser.load_state_dict(layers, strict=False)
+
+    def _layers_beside(self, denoiser: Any) -> dict[str, torch.nn.Parameter]:
+        """Parameters that train in full beside the adapter."""
+        modules = {name: denoiser.get_submodule(name) for name in self._beside}
+        return {f"{name}.{own}": p for name, module in modules.items() for own, p in module.named_parameters()}
+
     def load_exported(self, pipeline: Any, directory: Path) -> None:
         if (directory / FILE).is_file():
             pipeline.load_lora_weights(directory, weight_name=FILE)
         if (directory / SECOND_FILE).is_file():
             pipeline.load_lora_weights(directory, weight_name=SECOND_FILE, load_into_transformer_2=True)
+        load_layers(pipeline, directory)
 
-    def snippet(self, base: str, weights: str, *, components: Sequence[str], pipeline_class: str, dtype: torch.dtype) -> str:
+    def snippet(self, base: str, weights: str, components: Mapping[str, ExportFacts]) -> str:
+        facts = next(iter(components.values()))
+        if facts.settings:
+            return self._widened_snippet(base, weights, components)
         return (
             "import torch\n"
-            f"from diffusers import {pipeline_class}\n\n"
-            f'pipeline = {pipeline_class}.from_pretrained("{base}", torch_dtype={dtype})\n'
+            f"from diffusers import {facts.drawing_class}\n\n"
+            f'pipeline = {facts.drawing_class}.from_pretrained("{base}", torch_dtype={facts.dtype})\n'
             f"{''.join(self._loading_line(weights, component) for component in components)}"
         )
+
+    def _widened_snippet(self, base: str, weights: str, components: Mapping[str, ExportFacts]) -> str:
+        """As ``snippet``, for denoisers of more inputs with layers that are trained in full."""
+        facts = next(iter(components.values()))
+        loads = ""
+        for name in components:
+            changes = ", ".join(f"{key}={value}" for key, value in facts.settings.items())
+            file = f'hf_hub_download("{weights}", "{name}/{LAYERS_FILE}")'
+            file = f'"{weights}/{name}/{LAYERS_FILE}"' if Path(weights).is_absolute() else file
+            loads += (
+                f'{name} = AutoModel.from_pretrained("{base}", subfolder="{name}", {changes}, torch_dtype={facts.dtype},\n'
+                "    ignore_mismatched_sizes=True, low_cpu_mem_usage=False)\n"
+                f"{name}.load_state_dict(load_file({file}), strict=False)\n"
+                f"{self._adapting_line(weights, name)}"
+            )
+        given = ", ".join(f"{name}={name}" for name in components)
+        hub = "" if Path(weights).is_absolute() else "from huggingface_hub import hf_hub_download\n"
+        return (
+            f"import torch\nfrom diffusers import AutoModel, {facts.drawing_class}\n{hub}"
+            f"from safetensors.torch import load_file\n\n{loads}"
+            f'pipeline = {facts.drawing_class}.from_pretrained("{base}", {given}, torch_dtype={facts.dtype})\n'
+        )
+
+    def _adapting_line(self, weights: str, component: str) -> str:
+        """Line that loads the adapter into a component; not all pipelines of control can (CogView4's, diffusers 0.42)."""
+        file = _file_of(component)
+        return f'{component}.load_lora_adapter("{weights}", prefix="transformer", weight_name="{file}")\n'
 
     def _loading_line(self, weights: str, component: str) -> str:
         if component == SECOND:
@@ -110,18 +207,37 @@ class AdapterTuning(Tuning):
 class LokrTuning(AdapterTuning):
     """Kronecker adapters: pipelines refuse to load them, the denoiser itself does not (diffusers 0.42)."""
 
-    def export(self, denoiser: Any, directory: Path, *, component: str, pipeline_class: Any, dtype: torch.dtype) -> None:
-        weight_name = SECOND_FILE if component == SECOND else FILE
-        denoiser.save_lora_adapter(directory, adapter_name=ADAPTER_NAME, weight_name=weight_name)
+    def _export_adapter(self, denoiser: Any, directory: Path, facts: ExportFacts) -> None:
+        denoiser.save_lora_adapter(directory, adapter_name=ADAPTER_NAME, weight_name=_file_of(facts.component))
 
     def load_exported(self, pipeline: Any, directory: Path) -> None:
         for component, file in ((pipeline.transformer_name, FILE), (SECOND, SECOND_FILE)):
             if (directory / file).is_file():
                 getattr(pipeline, component).load_lora_adapter(directory, prefix=None, weight_name=file)
+        load_layers(pipeline, directory)
+
+    def _adapting_line(self, weights: str, component: str) -> str:
+        return self._loading_line(weights, component).removeprefix("pipeline.")
 
     def _loading_line(self, weights: str, component: str) -> str:
-        file = SECOND_FILE if component == SECOND else FILE
-        return f'pipeline.{component}.load_lora_adapter("{weights}", prefix=None, weight_name="{file}")\n'
+        return f'pipeline.{component}.load_lora_adapter("{weights}", prefix=None, weight_name="{_file_of(component)}")\n'
+
+
+def load_layers(pipeline: Any, directory: Path) -> None:
+    """Put the layers that were trained in full beside an adapter into a pipeline."""
+    for file in directory.glob(f"*/{LAYERS_FILE}"):
+        getattr(pipeline, file.parent.name).load_state_dict(load_file(file), strict=False)
+
+
+def _adapter_settings(file: Path) -> dict[str, Any]:
+    """Read the settings of peft that stand in a file of weights."""
+    with safe_open(file, framework="pt") as item:
+        settings = json.loads((item.metadata() or {}).get("lora_adapter_metadata", "{}"))
+    return {name.removeprefix(PREFIX): value for name, value in settings.items()}
+
+
+def _file_of(component: str) -> str:
+    return SECOND_FILE if component == SECOND else FILE
 
 
 def _some(names: list[str]) -> str:

@@ -1,0 +1,99 @@
+"""Control by channels: latents of a signal beside the noisy ones, as in Flux Control and the "Fun Control" models.
+
+Shape letters as in ``finetrainers.batch``; E is the number of further channels: C, and one for the mask.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from finetrainers.batch import Batch, Control
+from finetrainers.conditioning.base import Conditioning
+from finetrainers.conditioning.widen import widen_input, widened_settings
+from finetrainers.config import ChannelConcatConfig
+from finetrainers.data.shown import ShownFrames
+from finetrainers.data.signals import build_signal
+from finetrainers.errors import ConfigError
+from finetrainers.models import Model, ModelAdapter
+
+NORMS = ("norm_q", "norm_k", "norm_added_q", "norm_added_k")
+"""Names that diffusers' attention gives to the norms of queries and keys."""
+
+
+class ChannelConcat(Conditioning):
+    """Widens the input projection by zeros and shows it the control's latents, frame by frame or not."""
+
+    def __init__(self, config: ChannelConcatConfig) -> None:
+        """Find the signal.
+
+        Raises:
+            ConfigError: If it cannot be computed.
+        """
+        self._config = config
+        self.signal = build_signal(config)
+        self.shown = ShownFrames(config.frames, index=config.frame_index, dropout=config.dropout)
+
+    def prepare(self, denoiser: Any, adapter: ModelAdapter) -> None:
+        widen_input(denoiser, adapter, extra=self._num_channels(adapter))
+
+    def trained_modules(self, denoiser: Any, adapter: ModelAdapter) -> tuple[str, ...]:
+        if not self._config.train_norms:
+            return (adapter.input_layer,)
+        modules = denoiser.named_modules()
+        norms = [name for name, m in modules if name.rpartition(".")[2] in NORMS and any(True for _ in m.parameters())]
+        if not norms:
+            raise ConfigError(
+                f"conditioning.train_norms: {type(denoiser).__name__} has no weights in norms of queries and keys; remove it"
+            )
+        return (adapter.input_layer, *norms)
+
+    def exported_settings(self, denoiser: Any, adapter: ModelAdapter) -> Mapping[str, Any]:
+        return widened_settings(denoiser.config, adapter, extra=self._num_channels(adapter))
+
+    def drawing_class(self, model: Model) -> str | None:
+        is_plain = self._config.frames == "full" and not self._config.mask
+        return model.adapter.control_pipelines.get(model.task) if is_plain else None
+
+    def _num_channels(self, adapter: ModelAdapter) -> int:
+        """E."""
+        return adapter.grid.channels + self._config.mask
+
+    def model_input(self, noisy: Tensor, batch: Batch) -> Tensor:
+        assert batch.control is not None
+        return torch.cat([noisy, self._channels(batch.control)], dim=1)
+
+    def _channels(self, control: Control) -> Tensor:
+        """[B, E, F, H, W]: the frames that are shown and, if it is asked for, where they are."""
+        shown = control.shown[:, None, :, None, None]
+        latents = control.latents * shown
+        return torch.cat([latents, shown.expand_as(latents[:, :1])], dim=1) if self._config.mask else latents
+
+    @contextmanager
+    def sampling(self, denoisers: Sequence[Any], adapter: ModelAdapter, control: Control | None) -> Iterator[None]:
+        assert control is not None
+        channels = adapter.arrange(self._channels(control))
+        width = adapter.arrange(control.latents).shape[adapter.channel_dim]
+
+        def join(_module: Any, args: Any, told: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return args, told | {"hidden_states": join_channels(told["hidden_states"], channels, adapter.channel_dim, width)}
+
+        with ExitStack() as stack:
+            for denoiser in denoisers:
+                stack.callback(denoiser.register_forward_pre_hook(join, with_kwargs=True).remove)
+            yield
+
+
+def join_channels(hidden: Tensor, channels: Tensor, dim: int, width: int) -> Tensor:
+    """Put channels of one sample behind the first ``width`` of hidden states, for each of their rows.
+
+    Tokens that some pipelines put before those of the clip, such as LTX-Video's of given frames, get zeros.
+    """
+    if dim == -1:
+        channels = functional.pad(channels, (0, 0, hidden.shape[1] - channels.shape[1], 0))
+    channels = channels.to(hidden).expand(len(hidden), *channels.shape[1:])
+    noisy, others = hidden.split([width, hidden.shape[dim] - width], dim)
+    return torch.cat([noisy, channels, others], dim)
