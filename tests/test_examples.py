@@ -213,6 +213,7 @@ def shortened(path: Path, model: Path, root: Path) -> dict[str, Any]:
         "output_dir": str(root / "run"),
         "model": {"path": str(model), "dtype": "float32"},
         "tuning": {"rank": 2, "alpha": 2},
+        "optimizer": {"lr": 0.02},
         "schedule": {"warmup_steps": 0},
         "train": {"steps": 2, "batch_size": 2, "micro_batch_size": 2, "device": "cpu"},
         "validation": {"prompts": str(prompts), "held_out": 0.3, "max_items": 1},
@@ -233,7 +234,7 @@ def test_control_examples_train_and_draw(path: Path, tiny: Callable[[str, str], 
     tree = shortened(path, model, tmp_path)
     result = finetrainers.train(config_of(tree))
     assert result.report["held_out_losses"][-1][0] == 2
-    assert len(result.report["problems"]) == (named(path) == "control-cogview4-omni_edit")
+    assert len(result.report["bad_samples"]) == (named(path) == "control-cogview4-omni_edit")
     prompts = json.loads(Path(tree["validation"]["prompts"]).read_text())
     drawn = sorted(file for file in (tmp_path / "run/validation/step-000002").iterdir() if file.suffix != ".json")
     assert len(drawn) == len(prompts)

@@ -9,7 +9,7 @@ from diffusers import LTXConditionPipeline
 from finetrainers.quickstart.comparison import CAPTION_SIZE, CELL, HEADER, font, wrap
 from finetrainers.quickstart.evidence import draw_sets, figures, make_sets, shuffled
 from finetrainers.quickstart.video.clips import clip_caption, render_clip, split_of_clip
-from finetrainers.quickstart.video.effect import sample_effect, split_of_effect
+from finetrainers.quickstart.video.effect import sample_effect
 from finetrainers.quickstart.video.evaluate import BASE_SEED, draw_clips
 from finetrainers.quickstart.video.showcase import GUIDANCE, SHOWCASE, VIDEO, frame_grid
 from finetrainers.testing import make_tiny
@@ -21,7 +21,7 @@ def test_what_is_held_out_is_in_no_set_that_is_trained_on():
     assert not captions["base_train"] & captions["base_held_out"]
     assert not captions["concept_train"] & captions["concept_held_out"]
     assert {split_of_clip(truth) for truth in sets["base_held_out"].truths} == {"held_out"}
-    assert {split_of_effect(truth) for truth in sets["concept_held_out"].truths} == {"held_out"}
+    assert {split_of_clip(truth) for truth in sets["concept_held_out"].truths} == {"held_out"}
     assert len(set(sets["concept_train"].truths)) <= 40
     assert sets["base_train"].truths[7] == render_clip(7, BASE_SEED)[1]
 

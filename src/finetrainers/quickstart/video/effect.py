@@ -12,32 +12,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from finetrainers.quickstart.drawing import Box, Pixels, random_generator, stable_hash
+from finetrainers.quickstart.drawing import Box, Pixels, random_generator
 from finetrainers.quickstart.scenes import Split
-from finetrainers.quickstart.video.clips import DIRECTIONS, Clip, draw_path, draw_truth, place
+from finetrainers.quickstart.video.clips import DIRECTIONS, Clip, draw_path, draw_truth, place, split_of_clip
 
 EFFECTS = tuple(f"squashes {direction}" for direction in DIRECTIONS)
-EFFECT_HELD_OUT_PERCENT = 25
 EFFECT_RADIUS = (12.5, 14.0)
 """Half of the extent that the shape begins with, in pixels, from and to."""
 PRESS = 1.5
 """How often shorter the shape is at the end, and how often longer across."""
 
 
-def split_of_effect(clip: Clip) -> Split:
-    """Decide by shape and colours alone, whatever the direction; with the two colours swapped, the answer is the same."""
-    low, high = sorted((clip.colour, clip.ground))
-    hashed = stable_hash(f"squash/{clip.shape}/{low}/{high}")
-    return "held_out" if hashed % 100 < EFFECT_HELD_OUT_PERCENT else "train"
-
-
 def sample_effect(index: int, seed: int, *, split: Split = "train", effects: Sequence[str] = EFFECTS) -> Clip:
-    """Draw clip ``index`` of a split of the effect."""
+    """Draw clip ``index`` of a split: what is held out, neither the base nor the LoRA has seen in any motion."""
     generator = random_generator(seed, index, "effect")
     effect = effects[int(generator.integers(len(effects)))]
     while True:
         clip = draw_truth(effect, generator)
-        if split_of_effect(clip) == split:
+        if split_of_clip(clip) == split:
             return clip
 
 

@@ -68,7 +68,7 @@ SHOWCASE: Showcase[Clip] = Showcase(
             "base_train": "clips that the base was trained on",
             "base_held_out": "clips of combinations that it was not trained on",
             "concept_train": "squashes that the LoRA was trained on",
-            "concept_held_out": "squashes of combinations that neither saw squash",
+            "concept_held_out": "squashes of combinations that neither was trained on",
         },
     ),
     fine_tune=FineTune(
