@@ -1,6 +1,6 @@
 """The quick start with three seeds: what the pictures show before and after, with the spread, and what the fine-tune costs.
 
-    python benchmarks/quickstart.py [--output figures.json]
+    python benchmarks/quickstart.py [--video] [--output figures.json]
 
 Each run is a process of its own, as a user would start it.
 """
@@ -17,11 +17,11 @@ SEEDS = (0, 1, 2)
 MEASURED = (("captions", "before"), ("captions", "after"), ("captions", "real"), ("shuffled", "after"))
 
 
-def run(seed: int, folder: Path) -> dict[str, Any]:
+def run(seed: int, folder: Path, kind: list[str]) -> dict[str, Any]:
     """Run one quick start; return its report."""
     output = folder / f"seed-{seed}"
     words = [sys.executable, "-m", "finetrainers", "quickstart", "--output", str(output), "--seed", str(seed)]
-    subprocess.run(words, check=True, capture_output=True)
+    subprocess.run([*words, *kind], check=True, capture_output=True)
     report: dict[str, Any] = json.loads((output / "report.json").read_text(encoding="utf-8"))
     return report
 
@@ -34,7 +34,7 @@ def spread(values: list[float], digits: int = 1) -> str:
 def table(reports: list[dict[str, Any]]) -> list[str]:
     """Write the figures of docs/quickstart.md."""
     lines = [
-        "| % of pictures that show all of their caption | base | LoRA | real pictures | captions shuffled |",
+        "| % that show all of their caption | base | LoRA | real ones | captions shuffled |",
         "|---|---|---|---|---|",
     ]
     for name, tree in reports[0]["sets"].items():
@@ -52,9 +52,10 @@ def main() -> None:
     """Print mean and spread; write all reports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="JSON file for the three reports")
+    parser.add_argument("--video", action="store_true", help="clips instead of pictures")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        reports = [run(seed, Path(folder)) for seed in SEEDS]
+        reports = [run(seed, Path(folder), ["--video"] if options.video else []) for seed in SEEDS]
     print("\n".join(table(reports)))
     if options.output is not None:
         options.output.write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")

@@ -17,8 +17,12 @@ from runs import config_of, events_of, flux_tree, merged, write_pictures
 import finetrainers
 from finetrainers.batch import Prompt
 from finetrainers.cli import build_parser
-from finetrainers.config import load_config
+from finetrainers.conditioning import build_conditioning
+from finetrainers.config import ChannelConcatConfig, LoraConfig, load_config
+from finetrainers.config.conditioning import SIGNALS
+from finetrainers.data.metadata import CONTROL_COLUMNS
 from finetrainers.models.registry import load_adapter
+from finetrainers.tuning import ExportFacts, build_tuning
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -152,3 +156,58 @@ def test_the_adapter_in_the_documentation_predicts_a_velocity(tmp_path: Path) ->
     names = [name for name, _ in denoiser.named_modules()]
     assert all(any(name.endswith(f".{target}") for name in names) for target in adapter.lora_targets)
     assert adapter.input_layer in names
+
+
+# -- the page on control ----------------------------------------------------------------------------------------------
+
+CONTROL = (DOCS / "trainer/control.md").read_text()
+
+
+def test_the_page_on_control_has_all_signals_keys_and_columns() -> None:
+    rows = re.findall(r"^\| `([\w.:]+)` \|", CONTROL.partition("## Signals")[2].partition("## Frames")[0], re.MULTILINE)
+    assert set(rows) == {*SIGNALS, "file.py:function"}
+    kinds = re.findall(r"^\| `(\w+)`", CONTROL.partition("## Frames")[2].partition("**In sampling**")[0], re.MULTILINE)
+    assert kinds == list(ChannelConcatConfig.model_fields["frames"].annotation.__args__)  # type: ignore[union-attr]
+    assert all(re.search(rf"`(conditioning\.)?{key}\b", CONTROL) for key in ChannelConcatConfig.model_fields)
+    columns = re.sub(r"\s+", " ", CONTROL)
+    assert f"{', '.join(f'`{name}`' for name in CONTROL_COLUMNS[:-1])} and `{CONTROL_COLUMNS[-1]}` is taken" in columns
+    for key in ("blur_sigma", "downscale_factor", "canny_low", "canny_high"):
+        assert re.search(rf"`{key}`[^(|]*\({ChannelConcatConfig.model_fields[key].default:g}\)", CONTROL), key
+
+
+def test_the_function_on_the_page_on_control_is_a_signal(tmp_path: Path) -> None:
+    (code,) = (text for language, text in FENCE.findall(CONTROL) if language == "python" and text.startswith("# signals.py"))
+    (tmp_path / "signals.py").write_text(code)
+    section = ChannelConcatConfig(kind="channel_concat", signal=f"{tmp_path}/signals.py:poster")
+    signal = build_conditioning(section).signal
+    assert signal is not None
+    frames = torch.arange(2 * 8 * 16 * 3).remainder(256).to(torch.uint8).view(2, 8, 16, 3)
+    assert set(signal(frames).unique().tolist()) == {0, 85, 170, 255}
+
+
+@pytest.mark.parametrize(
+    "base, weights, pipeline, settings",
+    [
+        (
+            "black-forest-labs/FLUX.1-dev",
+            "/home/me/runs/flux-depth/weights/step-005000",
+            "FluxControlPipeline",
+            {"in_channels": 128, "out_channels": 64},
+        ),
+        ("THUDM/CogView4-6B", "me/edges", "CogView4ControlPipeline", {"in_channels": 32}),
+    ],
+)
+def test_the_snippets_on_the_page_on_control_are_those_of_the_card(
+    base: str, weights: str, pipeline: str, settings: dict[str, int]
+) -> None:
+    """Those of the card are run by tests/test_control.py."""
+    facts = {"transformer": ExportFacts("transformer", pipeline, torch.bfloat16, settings, pipeline)}
+    assert f"```python\n{build_tuning(LoraConfig()).snippet(base, weights, facts)}```\n" in CONTROL
+
+
+def test_every_option_of_sample_is_documented() -> None:
+    (commands,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    section = (DOCS / "cli.md").read_text().partition("## sample")[2].partition("\n## ")[0]
+    told = set(re.findall(r"`(--[\w-]+)`", section))
+    options = {option for action in commands.choices["sample"]._actions for option in action.option_strings}
+    assert told == options - {"-h", "--help"}

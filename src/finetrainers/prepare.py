@@ -141,7 +141,7 @@ def _requests(config: Config, model: Model) -> tuple[Request, ...]:
     if config.validation.prompts is None:
         return ()
     first = resolve_buckets(config.data[0].buckets)[0]
-    takes_control = config.conditioning.kind != "none"
+    takes_control = config.conditioning.takes_control
     return tuple(read_prompts(config.validation.prompts, model, size=first, takes_control=takes_control))
 
 

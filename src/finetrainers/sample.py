@@ -54,7 +54,7 @@ def sample_run(
     config, model = _open(run)
     check_attention("validate", config.attention.validation)
     size = resolve_buckets(config.data[0].buckets)[0]
-    takes_control = config.conditioning.kind != "none"
+    takes_control = config.conditioning.takes_control
     requests = [
         make_request(prompt, f"prompt {n}", model, size, takes_control=takes_control) for n, prompt in enumerate(prompts, 1)
     ]

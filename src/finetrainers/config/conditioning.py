@@ -17,6 +17,7 @@ class NoConditioning(Section):
 
     kind: Literal["none"] = "none"
     """No control signal."""
+    takes_control: ClassVar[bool] = False
     has_files: ClassVar[bool] = False
 
 
@@ -48,6 +49,9 @@ class ChannelConcatConfig(Section):
     """Probability of showing nothing of the control, for classifier-free guidance on it."""
     train_norms: bool = False
     """Train the norms of queries and keys, too."""
+
+    takes_control: ClassVar[bool] = True
+    """Whether a prompt may name a control."""
 
     @property
     def has_files(self) -> bool:
