@@ -176,7 +176,7 @@ def make_config(options: argparse.Namespace) -> dict[str, Any]:
         "tuning": {"kind": "lora", "rank": options.rank, "alpha": options.rank, "targets": TARGETS},
         "optimizer": {"lr": options.lr},
         "schedule": {"name": "cosine", "warmup_steps": options.steps // 20},
-        "train": {"steps": options.steps, "batch_size": 32, "micro_batch_size": 32, "device": "cpu"},
+        "train": {"steps": options.steps, "batch_size": options.batch, "micro_batch_size": options.batch, "device": "cpu"},
         "loader": {"workers": 0},
         "cache": {"path": str(output / "cache"), "batch_size": 32},
         "track": {"every": 10},
@@ -240,6 +240,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=960, help="pictures to learn from")
     parser.add_argument("--held-out", type=int, default=96, help="pictures to draw")
     parser.add_argument("--steps", type=int, default=800, help="optimizer steps")
+    parser.add_argument("--batch", type=int, default=16, help="pictures of a step")
     parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--rank", type=int, default=16)
     options = parser.parse_args()

@@ -161,7 +161,7 @@ MUTATIONS = (
     Mutation('data/plan.py', 'hash_file(Path(picture)).hex()', 'picture', 'data/test_plan.py::test_a_text_is_named_by_its_caption_and_by_what_is_seen_with_it'),
     Mutation('encoding.py', 'PIL.Image.fromarray(clip.pixels[0].numpy())', 'PIL.Image.fromarray(clip.pixels[-1].numpy())', 'models/test_seen_text.py::test_what_is_seen_is_the_first_frame_that_is_trained_on'),
     Mutation('encoding.py', '        if settings := adapter.text_settings(self.model.task):\n', '        if settings := {}:\n', 'models/test_seen_text.py::test_models_that_take_the_picture_differently_share_no_text'),
-    Mutation('encoding.py', '            if not self.fill([], [job.text]):\n', '            if self.fill([], [job.text]):\n', 'models/test_seen_text.py::test_a_small_cache_is_filled_in_windows'),
+    Mutation('budget.py', '            if not self.encoder.fill([], [job.text]):\n', '            if self.encoder.fill([], [job.text]):\n', 'models/test_seen_text.py::test_a_small_cache_is_filled_in_windows'),
     Mutation('validate.py', '    jobs = [plan.text_job(request.prompt, request.image) for request in requests]\n', '    jobs = [plan.text_job(request.prompt) for request in requests]\n', 'models/test_seen_text.py::test_validation_draws_with_what_was_encoded'),
     Mutation('models/base.py', ' and "text-to-video" in adapter.tasks', '', 'models/test_hunyuan_video.py::test_a_prompt_has_to_name_its_picture'),
     Mutation('compat/tokenizers.py', '{"LlamaTokenizerFast": "PreTrainedTokenizerFast"}', '{}', 'models/test_hunyuan_video.py::test_the_template_has_the_tokens_that_the_pipeline_counts_on'),

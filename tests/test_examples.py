@@ -34,9 +34,8 @@ from finetrainers.sampler import write_video
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 CONFIGS = sorted(EXAMPLES.rglob("config.yaml"))
-SFT, CONTROL = (
-    [path for path in CONFIGS if path.is_relative_to(EXAMPLES / "training" / kind)] for kind in ("sft", "control")
-)
+SFT = [path for path in CONFIGS if path.is_relative_to(EXAMPLES / "training/sft")]
+CONTROL = [path for path in CONFIGS if path.is_relative_to(EXAMPLES / "training/control")]
 OF_FAMILIES = [*SFT, *CONTROL]
 CUSTOM = EXAMPLES / "custom_model"
 RELEASES = {

@@ -10,7 +10,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,15 +19,14 @@ import PIL.Image
 import torch
 
 from finetrainers.batch import Image
-from finetrainers.config import Bucket, CacheConfig
-from finetrainers.data.cache import GB, IMAGE, Cache, Kind, make_key
+from finetrainers.config import CacheConfig
+from finetrainers.data.cache import IMAGE, Cache, Kind, make_key
 from finetrainers.data.media import decode
 from finetrainers.data.memo import Memo
-from finetrainers.data.order import Order
-from finetrainers.data.plan import Jobs, LatentsJob, Lazy, Plan, SampleJob, TextJob
+from finetrainers.data.plan import LatentsJob, Lazy, TextJob
 from finetrainers.data.sources import Problem
 from finetrainers.data.view import Clip
-from finetrainers.errors import ConfigError, DataError
+from finetrainers.errors import DataError
 from finetrainers.models import Model
 from finetrainers.models.vae import encode_pixels, load_vae
 
@@ -61,8 +60,6 @@ class Encoder:
     """Takes what a user should know of, as a sentence."""
     has_tiling: bool = False
     has_slicing: bool = False
-    sizes: dict[Bucket, int] = field(default_factory=dict)
-    """Bytes of one item of latents of each bucket, where only an encoded one can tell."""
 
     def identities(self) -> tuple[str, str]:
         """Identify the VAE and the text encoders by their weights and settings; no weights are loaded.
@@ -85,61 +82,6 @@ class Encoder:
         """Encode what the cache lacks; return the media that could not be decoded."""
         problems = self._fill_texts(self._missing("text", texts))
         return problems + self._fill_latents(self._missing("latents", latents))
-
-    def window(self, plan: Plan, order: Order, steps: range, *, pinned: Sequence[str]) -> int:
-        """Return the step before which all that the steps read fits into ``cache.max_gb``, beside the pinned items.
-
-        Raises:
-            ConfigError: If not even one step fits.
-        """
-        if self.config.max_gb is None:
-            return steps.stop
-        needed = set(pinned)
-        sizes = [(entry.kind, entry.bytes) for entry in self.cache.entries() if entry.key in needed]
-        left = int(self.config.max_gb * GB) - sum(size for _, size in sizes)
-        text_bytes = next((size for kind, size in sizes if kind == "text"), None)  # all of one encoder are of one size
-        if text_bytes is None:
-            text_bytes = self._text_bytes(plan.step(order, steps.start))
-        for step in steps:
-            for job in plan.step(order, step):
-                left -= 0 if job.text.key in needed else text_bytes
-                left -= sum(self._latents_bytes(job, item) for item in set(job.media) if item.key not in needed)
-                needed |= set(job.keys)
-            if left < 0 and step == steps.start:
-                raise ConfigError(
-                    f"cache.max_gb: {self.config.max_gb} GB cannot hold the items of one optimizer step "
-                    f"(and of the validation); {self.config.max_gb - left / GB:.3f} GB can"
-                )
-            if left < 0:
-                return step
-        return steps.stop
-
-    def make_room(self, jobs: Jobs, *, pinned: Sequence[str]) -> None:
-        """Remove least recently used items that these jobs do not need, so that what they lack will fit."""
-        if self.config.max_gb is None:
-            return
-        keep, lacking = set(pinned), 0
-        for job in jobs.all():
-            new = (item for item in set(job.media) if item.key not in keep and not self.cache.has("latents", item.key))
-            lacking += sum(self._latents_bytes(job, item) for item in new)
-            keep |= set(job.keys)
-        self.cache.evict(int(self.config.max_gb * GB) - lacking, keep=keep)
-
-    def _text_bytes(self, jobs: Sequence[SampleJob]) -> int:
-        for job in jobs:
-            if not self.fill([], [job.text]):
-                return self.cache.file("text", job.text.key).stat().st_size
-        return 0  # none of the media that are seen with the captions can be decoded
-
-    def _latents_bytes(self, job: SampleJob, item: LatentsJob) -> int:
-        if self.model.takes_image and item.signal is None:
-            if job.bucket not in self.sizes and not self.fill([job.latents], []):
-                self.sizes[job.bucket] = self.cache.file("latents", job.latents.key).stat().st_size
-            return self.sizes.get(job.bucket, 0)  # a medium that cannot be decoded takes no place
-        dtype = self.model.pretrained.place("vae").dtype
-        values = torch.Size(self.model.adapter.grid.latent_shape(job.bucket)).numel()
-        header = 1000  # names, shapes and metadata of a file
-        return values * dtype.itemsize * (2 if self.model.adapter.samples_posterior else 1) + header
 
     def _own_code(self) -> list[str]:
         """Identify an adapter that is a file of the user's: what it encodes changes as the file does."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from finetrainers.budget import Budget
 from finetrainers.checks import check_buckets, check_computation, check_conditioning
 from finetrainers.conditioning import Conditioning, build_conditioning
 from finetrainers.config import Config
@@ -119,6 +120,7 @@ def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepar
     Raises:
         DataError: Naming all media that could not be decoded, if they are not to be skipped.
     """
+    budget = Budget(prepared.encoder)
     while True:
         plan, order, encoder = prepared.plan, prepared.order, prepared.encoder
         texts = texts_to_encode(prepared.requests, prepared.model, plan)
@@ -126,12 +128,12 @@ def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepar
         held_out_media = [item for job in held_out for item in job.media]
         if config.cache.max_gb is not None:  # what validation needs comes first: the window is what is left beside it
             problems = encoder.fill(held_out_media, [*texts, *(job.text for job in held_out)])
-        stop = encoder.window(plan, order, range(start, config.train.steps), pinned=prepared.pinned)
+        stop = budget.window(plan, order, range(start, config.train.steps), pinned=prepared.pinned)
         jobs = plan.distinct(order, start, stop)
-        encoder.make_room(jobs, pinned=prepared.pinned)
+        budget.make_room(jobs, pinned=prepared.pinned)
         latents = Joined(jobs.latents(), held_out_media)
         problems += encoder.fill(latents, Joined(texts, jobs.texts(), [job.text for job in held_out]))
-        encoder.make_room(jobs, pinned=prepared.pinned)
+        budget.make_room(jobs, pinned=prepared.pinned)
         if not problems:
             return prepared, stop
         prepared = _without(prepared, config, problems)
