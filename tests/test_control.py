@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import config_of, flux_tree, write_pictures
+from runs import config_of, events_of, flux_tree, write_pictures
 from safetensors.torch import load_file
 
 import finetrainers
 from finetrainers.batch import Batch, Control
 from finetrainers.build import build_batches, build_objective
 from finetrainers.conditioning import build_conditioning
-from finetrainers.config import ChannelConcatConfig
-from finetrainers.data.cache import make_key
+from finetrainers.config import ChannelConcatConfig, DataConfig
+from finetrainers.data.cache import Cache, make_key
 from finetrainers.data.media import decode
 from finetrainers.data.signals import luma
 from finetrainers.errors import ConfigError
@@ -29,7 +29,7 @@ from finetrainers.models.vae import encode_pixels
 from finetrainers.prepare import Prepared, encode_steps, prepare
 from finetrainers.run import absolute
 from finetrainers.sample import sample_run
-from finetrainers.sampler import write_video
+from finetrainers.sampler import decode_control, write_video
 from finetrainers.testing.subject import FULL, LORA, Subject
 from finetrainers.validate import HeldOut
 
@@ -330,6 +330,27 @@ def test_a_changed_signal_is_encoded_anew(tiny_flux: Path, tmp_path: Path) -> No
     assert make_key("control") not in keys.values()
 
 
+def test_a_small_cache_is_filled_in_windows_of_media_and_controls(tiny_flux: Path, tmp_path: Path) -> None:
+    """The limit counts both, and the weights are those of a run without one."""
+    tree = flux_tree(
+        tiny_flux,
+        write_pictures(tmp_path / "media", 6),
+        tmp_path,
+        conditioning=GRAY,
+        train={"steps": 6, "batch_size": 1, "micro_batch_size": 1},
+    )
+    whole = finetrainers.train(config_of(tree))
+    sizes = [entry.bytes for entry in Cache(tmp_path / "cache").entries()]
+    assert len(sizes) == 3 * 6
+    limit = 0.6 * sum(sizes)
+    small = {"output_dir": str(tmp_path / "small"), "cache": {"path": str(tmp_path / "other"), "max_gb": limit / 1e9}}
+    parts = finetrainers.train(config_of({**tree, **small}))
+    assert sum(entry.bytes for entry in Cache(tmp_path / "other").entries()) <= limit
+    for name in ("pytorch_lora_weights.safetensors", "transformer/layers.safetensors"):
+        one, other = load_file(whole.weights / name), load_file(parts.weights / name)
+        assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+
+
 # -- validation -------------------------------------------------------------------------------------------------------
 
 
@@ -358,6 +379,50 @@ def test_validation_draws_the_control_beside_the_result(tiny_flux: Path, tmp_pat
     (_, first), (_, last) = result.report["held_out_losses"]
     assert first == plain.report["held_out_losses"][0][1]  # nothing of the control counts yet
     assert last != plain.report["held_out_losses"][1][1]
+
+
+SIGNAL = """
+def darker(frames):
+    return frames // {divisor}
+"""
+
+
+def test_an_edited_signal_is_drawn_anew_and_announced(tiny_flux: Path, tmp_path: Path) -> None:
+    """The function's file is part of what a sample's name says, and of what a run goes on with."""
+    file = tmp_path / "mine.py"
+    file.write_text(SIGNAL.format(divisor=2))
+    media = write_pictures(tmp_path / "media", 4)
+    tree = flux_tree(tiny_flux, media, tmp_path, conditioning={**GRAY, "signal": f"{file}:darker"}, train={"steps": 1})
+    request = {"prompt": "a dog", "control": str(media / "00.png"), "num_inference_steps": 1}
+    finetrainers.train(config_of(tree))
+    first = sample_run(tmp_path / "run", [request], device="cpu")
+    assert sample_run(tmp_path / "run", [request], device="cpu") == first
+    file.write_text(SIGNAL.format(divisor=5))
+    second = sample_run(tmp_path / "run", [request], device="cpu")
+    assert second != first
+    tree["train"]["steps"] = 2
+    finetrainers.train(config_of(tree))
+    warnings = [event["message"] for event in events_of(tmp_path / "run") if event["event"] == "warning"]
+    assert [message for message in warnings if "the data changed" in message]
+
+
+def test_the_control_of_a_prompt_is_read_as_the_data_set_is(tmp_path: Path) -> None:
+    wide = tmp_path / "wide.png"
+    Image.fromarray(np.repeat(np.arange(128, dtype=np.uint8)[None, :, None], 64, 0).repeat(3, 2)).save(wide)
+    data = {"path": "d", "buckets": [[17, 64, 64]]}
+    cropped, stretched = (
+        decode_control(wide, (17, 64, 64), 8, DataConfig.model_validate({**data, "resize": resize}))
+        for resize in ("random_crop", "stretch")
+    )
+    assert cropped.shape == stretched.shape == (1, 64, 64, 3)
+    assert abs(int(cropped[0, 0, 0, 0]) - 32) <= 1
+    assert int(stretched[0, 0, 0, 0]) <= 1
+    clip = write_clip(tmp_path / "clip", 25)
+    lengths = {
+        name: len(decode_control(clip, (17, 64, 64), 8, DataConfig.model_validate({**data, **keys})))
+        for name, keys in {"own": {}, "stride": {"stride": 2}, "fps": {"fps": 2.0}}.items()
+    }
+    assert lengths == {"own": 17, "stride": 9, "fps": 1}
 
 
 def test_the_weights_hold_the_widened_layer(tiny_flux: Path, tmp_path: Path) -> None:

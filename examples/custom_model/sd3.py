@@ -39,10 +39,14 @@ class StableDiffusion3(ModelAdapter):
         )
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
+    def arrange(self, x):
+        """Latents [B, C, F, H, W] as the transformer takes them; Control asks for it."""
+        return x[:, :, 0]
+
     def denoise(self, denoiser, x, sigma, prompt):
-        """Noisy latents [B, C, F, H, W] at noise levels [B, F] to the velocity, in the shape of x."""
+        """Noisy latents [B, C, F, H, W] (behind them, channels of control) at noise levels [B, F] to their velocity."""
         velocity = denoiser(
-            hidden_states=x[:, :, 0],
+            hidden_states=self.arrange(x),
             timestep=1000 * sigma[:, 0],
             encoder_hidden_states=prompt.text["prompt_embeds"],
             pooled_projections=prompt.text["pooled_prompt_embeds"],

@@ -160,6 +160,7 @@ def build_validator(
         interrupt=interrupt,
         vae_tiling=config.memory.vae_tiling,
         vae_slicing=config.memory.vae_slicing,
+        data=config.data[0],
     )
 
 

@@ -76,11 +76,15 @@ def name_of(request: Request, config: Config, weights: Path | None) -> str:
     """Name a file after all that decides what it shows: requests with one name would draw the same."""
     files = {**request.pictures, "control": request.control}
     pictures = {key: file and hash_file(Path(file)).hex() for key, file in files.items()}
-    facts = {
+    facts: dict[str, Any] = {
         "request": {**asdict(request), **pictures},
         "config": config.model_dump(mode="json", include={"model", "conditioning", "memory", "attention"}),
         "weights": None if weights is None else (weights / MANIFEST).read_text(encoding="utf-8"),
     }
+    signal = build_conditioning(config.conditioning).signal
+    if signal is not None:
+        data = config.data[0]
+        facts["control"] = [*signal.identity, data.fps, data.stride, data.resize]  # the user's own function may have changed
     digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=4).hexdigest()
     return f"{'base' if weights is None else weights.name}-{digest}-seed{request.seed}"
 
@@ -111,7 +115,7 @@ def _drawing(
         images = [] if picture is None else [Image.open(picture).convert("RGB")]
         return model.encode_text(pipeline, [caption], images, device=device)
 
-    sampler = Sampler(model, {name: pipeline.components[name] for name in drawing}, device, conditioning)
+    sampler = Sampler(model, {name: pipeline.components[name] for name in drawing}, device, conditioning, config.data[0])
     with torch.no_grad(), attention(config.attention.validation):
         yield lambda request, stem: sampler.draw(request, partial(encode, picture=request.image), stem)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from finetrainers.batch import Control, Posterior, Text
 from finetrainers.conditioning import Conditioning
+from finetrainers.config import DataConfig
 from finetrainers.data.loader import fill_frames
 from finetrainers.data.media import View, available_frames, decode, probe
 from finetrainers.loop import cast_floats
@@ -36,10 +37,15 @@ class Sampler:
     """Draws requests with the family's own diffusers pipeline and encoded prompts."""
 
     def __init__(
-        self, model: Model, components: dict[str, Any], device: torch.device, conditioning: Conditioning | None = None
+        self,
+        model: Model,
+        components: dict[str, Any],
+        device: torch.device,
+        conditioning: Conditioning | None = None,
+        data: DataConfig | None = None,
     ) -> None:
-        """Take the components that draw, with the conditioning that they are prepared for."""
-        self._model = model
+        """Take the components that draw, with the conditioning that they are prepared for, and how its media are read."""
+        self._model, self._data = model, data
         self._conditioning = Conditioning() if conditioning is None else conditioning
         self._components = {**components, "scheduler": model.pretrained.load("scheduler")}
         self._components |= model.load_image_components(device)
@@ -111,7 +117,8 @@ class Sampler:
         if request.control is None:
             nothing = Control(torch.zeros(1, channels, frames, height, width), torch.zeros(1, frames))
             return None, nothing.map(lambda tensor: tensor.to(self._device))
-        pixels = signal(decode_start(Path(request.control), request.size, adapter.grid.vae_frame_step))
+        assert self._data is not None  # given where there is a conditioning
+        pixels = signal(decode_control(Path(request.control), request.size, adapter.grid.vae_frame_step, self._data))
         mean, std = encode_pixels(self._components["vae"], adapter, pixels[None])
         latents = Posterior(mean[0], std[0] if adapter.draws_control and std is not None else None).draw(generator)
         shown = self._conditioning.shown.for_sampling(frames, latents.shape[1])
@@ -119,29 +126,30 @@ class Sampler:
         return pixels, control.map(lambda tensor: tensor.to(self._device))
 
 
-def decode_start(path: Path, size: tuple[int, int, int], frame_step: int) -> Tensor:
-    """Decode the first frames of a file, cropped around the middle, [K, P, Q, 3] uint8.
+def decode_control(path: Path, size: tuple[int, int, int], frame_step: int, data: DataConfig) -> Tensor:
+    """Decode the first frames of a file, [K, P, Q, 3] uint8, at the frame rate of a data set and stretched if it is.
 
     Args:
         path: The file.
         size: (frames, height, width); K is at most so many frames.
         frame_step: Frames of one latent frame; K makes whole ones.
+        data: Whose ``fps``, ``stride`` and ``resize`` hold; a crop is around the middle.
 
     Raises:
         DataError: If it cannot be decoded.
     """
     most, height, width = size
-    frames = min(most, available_frames(probe(path), fps=None, stride=1))
+    frames = min(most, available_frames(probe(path), fps=data.fps, stride=data.stride))
     view = View(
         num_frames=1 + (frames - 1) // frame_step * frame_step,
         height=height,
         width=width,
         frame_sampling="start",
-        fps=None,
-        stride=1,
+        fps=data.fps,
+        stride=data.stride,
         window=0.0,
         chunk=0,
-        resize="center_crop",
+        resize="stretch" if data.resize == "stretch" else "center_crop",
         crop=(0.5, 0.5),
         flip=False,
     )

@@ -186,10 +186,10 @@ class _Run:
     def _announce(self, prepared: Prepared, resumed: int | None) -> None:
         order, catalog = prepared.order, prepared.plan.catalog
         last = max(0, self.config.train.steps - 1)
-        fingerprint = catalog.fingerprint()
+        fingerprint = prepared.plan.fingerprint()
         before = [event["data"] for event in read_events(self.config.output_dir, {"run"})]
         if resumed is not None and before and before[-1] != fingerprint:
-            message = "the data changed since the run was last started: from here on, the order is that of the new data"
+            message = "the data changed since the run was last started (files, or a signal): from here on, the new count"
             self.tracker.emit("warning", message=message)
         self.tracker.emit(
             "run",

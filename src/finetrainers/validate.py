@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from finetrainers.batch import Batch, Text, sample_generator
+from finetrainers.config import DataConfig
 from finetrainers.data.cache import Cache
 from finetrainers.data.loader import draw, make_control, make_prompt, read_encoded
 from finetrainers.data.plan import Plan, SampleJob, TextJob
@@ -105,6 +106,8 @@ class Validator:
     """Called between samples; raises where the run is to stop."""
     vae_tiling: bool = False
     vae_slicing: bool = False
+    data: DataConfig | None = None
+    """How the controls of prompts are read: as this data set is."""
 
     def __call__(self, trainer: Trainer, metrics: object = None) -> None:
         """Validate at step 0, every so many steps and at the last; once each, also if the run was interrupted."""
@@ -134,7 +137,7 @@ class Validator:
         parts = self.model.denoisers.split(trainer.denoiser)
         parts |= {name: pretrained.load(name).to(trainer.device) for name in self.model.denoisers.others}
         with trainer.autocast():
-            sampler = Sampler(self.model, {**parts, "vae": vae}, trainer.device, trainer.conditioning)
+            sampler = Sampler(self.model, {**parts, "vae": vae}, trainer.device, trainer.conditioning, self.data)
             files = []
             for number, request in enumerate(self.requests):
                 self.interrupt()

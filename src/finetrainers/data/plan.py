@@ -183,6 +183,11 @@ class Plan:
     frame_step: int = 1
     """Frames of one latent frame: a control that is shorter than its clip ends with a whole one."""
 
+    def fingerprint(self) -> str:
+        """Hash what the order and the samples depend on besides the configuration: files, and a signal of the user's."""
+        signal = None if self.signal is None else self.signal.identity
+        return make_key(self.catalog.fingerprint(), signal)[:16]
+
     def step(self, order: Order, step: int) -> list[SampleJob]:
         """Jobs of one optimizer step, in the order of positions."""
         chosen = order.step(step)

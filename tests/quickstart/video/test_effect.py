@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetrainers.quickstart.drawing import COLOURS, PALETTE, random_generator
+from finetrainers.quickstart.drawing import PALETTE, random_generator
 from finetrainers.quickstart.reading import read_scene
 from finetrainers.quickstart.video.clips import CLIP_SHAPES, Clip, clip_caption, render_clip, sample_clip, split_of_clip
 from finetrainers.quickstart.video.effect import (
