@@ -4,6 +4,7 @@ The first step, resuming and continuing are part of the contract suite, which ru
 """
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ from finetrainers.batch import Batch, Control
 from finetrainers.build import build_batches, build_objective
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import ChannelConcatConfig, DataConfig
-from finetrainers.data.cache import Cache, make_key
+from finetrainers.data.cache import Cache
 from finetrainers.data.media import decode
 from finetrainers.data.signals import luma
 from finetrainers.errors import ConfigError
 from finetrainers.models import open_model
-from finetrainers.models.vae import encode_pixels
+from finetrainers.models.vae import encode_pixels, encode_video, scale_pixels
 from finetrainers.prepare import Prepared, encode_steps, prepare
 from finetrainers.run import absolute
 from finetrainers.sample import sample_run
@@ -110,7 +111,7 @@ def test_the_control_pipelines_of_diffusers_draw_what_our_sampler_draws(
 def test_weights_of_another_shape_are_refused(tiny_flux: Path, tmp_path: Path) -> None:
     subject = Subject({"path": str(tiny_flux), "max_sequence_length": 16}, (1, 64, 64), tmp_path, GRAY)
     weights = finetrainers.train(subject.config("run", train={"steps": 1})).weights
-    with pytest.raises(ConfigError, match=r"tuning.start_from: .* does not fit: \d+ tensors are others, such as"):
+    with pytest.raises(ConfigError, match=r"tuning.start_from: .* does not fit: \d+ tensors are others or missing, such as"):
         finetrainers.train(subject.config("other", {**LORA, "rank": 3, "start_from": str(weights)}))
     with pytest.raises(
         ConfigError, match=r"tuning.start_from: .* was trained with lora_alpha: 6.0, not 5.0, and would count"
@@ -120,6 +121,44 @@ def test_weights_of_another_shape_are_refused(tiny_flux: Path, tmp_path: Path) -
         finetrainers.train(subject.config("none", {**LORA, "start_from": str(tmp_path / "nowhere")}))
     with pytest.raises(ConfigError, match=r"tuning.start_from: .* does not fit"):
         finetrainers.train(subject.config("full", {**FULL, "start_from": str(weights)}))
+    plain = Subject({"path": str(tiny_flux), "max_sequence_length": 16}, (1, 64, 64), tmp_path / "plain")
+    with pytest.raises(ConfigError, match=r"does not fit: 2 tensors are others or missing, such as x_embedder.bias"):
+        finetrainers.train(plain.config("without", {**LORA, "start_from": str(weights)}))
+    other = finetrainers.train(plain.config("run", train={"steps": 1})).weights
+    with pytest.raises(ConfigError, match=r"does not fit: 2 tensors are others or missing, such as x_embedder.bias"):
+        finetrainers.train(subject.config("with", {**LORA, "start_from": str(other)}))
+
+
+def test_a_run_goes_on_when_what_it_began_from_is_gone(tiny_flux: Path, tmp_path: Path) -> None:
+    subject = Subject({"path": str(tiny_flux), "max_sequence_length": 16}, (1, 64, 64), tmp_path, GRAY)
+    weights = finetrainers.train(subject.config("run", train={"steps": 1})).weights
+    tuning = {**LORA, "start_from": str(weights)}
+    finetrainers.train(subject.config("on", tuning, train={"steps": 1}))
+    shutil.rmtree(weights)
+    assert finetrainers.train(subject.config("on", tuning, train={"steps": 2})).steps == 2
+
+
+def test_a_model_that_has_a_control_already_is_refused(tiny_flux: Path, tmp_path: Path) -> None:
+    """Such as FLUX.1-Depth-dev, whose input is twice as wide."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_flux, model)
+    file = model / "transformer" / "config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "in_channels": 2 * settings["in_channels"]}))
+    with pytest.raises(
+        ConfigError, match=r"model.path: .* takes 32 channels, where noisy latents have 16: it has a control"
+    ):
+        finetrainers.train(config_of(flux_tree(model, write_pictures(tmp_path / "m", 2), tmp_path, conditioning=GRAY)))
+
+
+def test_the_card_says_what_the_control_is(tiny_flux: Path, tmp_path: Path) -> None:
+    section = {**GRAY, "signal": "blur", "blur_sigma": 3.0}
+    weights = finetrainers.train(Subject({"path": str(tiny_flux)}, (1, 64, 64), tmp_path, section).config("run")).weights
+    text = (weights / "README.md").read_text()
+    assert '- conditioning: kind: "channel_concat", signal: "blur", blur_sigma: 3.0, frames: "full", mask: false' in text
+    assert "- control\n" in text.split("---")[1]
+    assert "canny" not in text
+    assert str(tiny_flux) not in (weights / "transformer" / "config.json").read_text()
 
 
 def test_lora_may_not_adapt_the_widened_layer(tiny_flux: Path, tmp_path: Path) -> None:
@@ -236,19 +275,67 @@ def test_the_frames_that_are_shown_are_the_controls_and_all_others_are_zero(
     assert len(seen) > 1 or len(possible) == 1 or available == 1
 
 
+@pytest.mark.parametrize("num_latents", [3, 4])
 @pytest.mark.parametrize(("family", "variant", "frame_step"), FAMILIES)
-def test_a_still_is_shown_in_the_first_latent_frames(
-    family: str, variant: str, frame_step: int, tiny: Callable[[str, str], Path], tmp_path: Path
+def test_a_shorter_control_begins_with_its_clip(
+    family: str, variant: str, frame_step: int, num_latents: int, tiny: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
+    """CogVideoX 1.5 puts a copy of the first latent frame before an odd number of them: before the control's, too."""
     section = {"kind": "channel_concat", "signal": "files", "mask": True}
-    size = 1 + 2 * frame_step
-    config, prepared = prepared_clips(tiny(family, variant), tmp_path, section, control_frames=1, size=size)
-    grid = prepared.model.adapter.grid
-    assert grid.vae_frame_step == frame_step
+    size = 1 + (num_latents - 1) * frame_step
+    half = {"control_frames": 1 + frame_step, "size": size}
+    config, prepared = prepared_clips(tiny(family, variant), tmp_path / "half", section, **half)
+    adapter = prepared.model.adapter
+    assert adapter.grid.vae_frame_step == frame_step
+    padding = num_latents % 2 if family == "cogvideox" else 0
     (batch,) = first_batches(config, prepared, 1)
-    mask = channels_of(config, batch)[:, -1, :, 0, 0]
-    of_the_still = 1 + grid.num_padding(1)
-    assert mask.tolist() == [[1.0] * of_the_still + [0.0] * (mask.shape[1] - of_the_still)] * 2
+    channels = channels_of(config, batch)
+    shown = [1.0] * (padding + 2) + [0.0] * (num_latents - 2)
+    assert channels[:, -1, :, 0, 0].tolist() == [shown] * 2
+    job = prepared.plan.step(prepared.order, 0)[0]
+    assert job.control is not None
+    pixels = decode(Path(job.control.path), job.control.view).pixels
+    mean = encode_video(prepared.model.pretrained.load("vae"), adapter, scale_pixels(pixels[None]))[0][0]
+    cached = prepared.encoder.cache.read("latents", job.control.key)[0]["mean"]
+    torch.testing.assert_close(cached, torch.cat([mean[:, :1]] * padding + [mean], dim=1))
+    config, prepared = prepared_clips(tiny(family, variant), tmp_path / "still", section, control_frames=1, size=size)
+    (batch,) = first_batches(config, prepared, 1)
+    assert batch.control is not None
+    assert batch.control.shown.tolist() == [[1.0] * (padding + 1) + [0.0] * (num_latents - 1)] * 2
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("index", [0, 0, 1, 0]), ("first_and_last", [1, 1, 0, 1])])
+def test_frames_are_counted_without_padding(
+    kind: str, shown: list[int], tiny: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    """Nine frames are three latent frames of CogVideoX 1.5, and a copy of the first one before them."""
+    section = {**GRAY, "frames": kind, **({"frame_index": 1} if kind == "index" else {})}
+    config, prepared = prepared_clips(tiny("cogvideox", "1.5-5b"), tmp_path, section, control_frames=None, size=9)
+    (batch,) = first_batches(config, prepared, 1)
+    assert batch.control is not None
+    assert batch.control.shown.tolist() == [shown] * 2
+    section = {**GRAY, "frames": "index", "frame_index": 3}
+    with pytest.raises(ConfigError, match="conditioning.frame_index: 3 is beyond the last latent frame.* possible is 2"):
+        prepared_clips(tiny("cogvideox", "1.5-5b"), tmp_path / "beyond", section, control_frames=None, size=9)
+
+
+def test_a_wrong_function_is_no_fault_of_the_media(tiny_flux: Path, tmp_path: Path) -> None:
+    """Neither this function mended, nor a run without it, remembers what it did."""
+    file, media = tmp_path / "mine.py", write_pictures(tmp_path / "media", 2)
+    tree = flux_tree(tiny_flux, media, tmp_path, conditioning={**GRAY, "signal": f"{file}:mine"}, train={"steps": 1})
+    tree["data"][0]["on_error"] = "skip"
+    file.write_text("def mine(frames):\n    return frames.float()\n")
+    with pytest.raises(ConfigError, match=r"conditioning.signal: .*mine.py:mine returned torch.float32"):
+        finetrainers.train(config_of(tree))
+    file.write_text("def mine(frames):\n    return frames / 0 + undefined\n")
+    with pytest.raises(
+        ConfigError, match=r"conditioning.signal: .* failed on .*media/0\d.png: NameError: .*mend the function"
+    ):
+        finetrainers.train(config_of(tree))
+    file.write_text("def mine(frames):\n    return 255 - frames\n")
+    assert finetrainers.train(config_of(tree)).report["bad_samples"] == []
+    plain = {**tree, "conditioning": {}, "output_dir": str(tmp_path / "plain")}
+    assert finetrainers.train(config_of(plain)).report["bad_samples"] == []
 
 
 def test_what_is_shown_belongs_to_the_position(tiny: Callable[[str, str], Path], tmp_path: Path) -> None:
@@ -327,7 +414,6 @@ def test_a_changed_signal_is_encoded_anew(tiny_flux: Path, tmp_path: Path) -> No
         assert control is not None
         keys[name] = control.key
     assert len(set(keys.values())) == 3
-    assert make_key("control") not in keys.values()
 
 
 def test_a_small_cache_is_filled_in_windows_of_media_and_controls(tiny_flux: Path, tmp_path: Path) -> None:
@@ -445,11 +531,14 @@ def test_the_weights_hold_the_widened_layer(tiny_flux: Path, tmp_path: Path) -> 
         ({**GRAY, "blur_sigma": 2}, r"conditioning.blur_sigma: 2.0 has no effect with signal: gray; set signal: blur"),
         ({**GRAY, "frame_index": 1}, r"conditioning.frame_index: 1 has no effect with frames: full; set frames: index"),
         ({**GRAY, "dropout": 1.0}, r"conditioning.dropout"),
+        ({**GRAY, "train_norms": True}, r"conditioning.train_norms: true has no effect with tuning.kind: full"),
         ({"kind": "none", "signal": "gray"}, r"conditioning.signal"),
     ],
 )
 def test_impossible_sections_are_refused(section: dict[str, Any], message: str, tmp_path: Path) -> None:
     tree = flux_tree(tmp_path, tmp_path, tmp_path) | {"conditioning": section}
+    if "train_norms" in section:
+        tree["tuning"] = FULL
     with pytest.raises(ConfigError, match=message):
         config_of(tree)
 
@@ -479,10 +568,19 @@ def test_a_control_that_nobody_looks_at_is_refused(tiny_flux: Path, tmp_path: Pa
     tree = flux_tree(tiny_flux, pictures, tmp_path, validation={"prompts": str(prompts)})
     with pytest.raises(ConfigError, match="control: the run has conditioning.kind: none, and would not look at it"):
         finetrainers.train(config_of(tree))
-    prompts.write_text(json.dumps([{"prompt": "a dog", "control": "media/99.png"}]))
     tree["conditioning"] = GRAY
-    with pytest.raises(ConfigError, match=r"control: there is no file .*media/99.png"):
-        finetrainers.train(config_of(tree))
+    (tmp_path / "media" / "bad.png").write_bytes(b"no picture")
+    for keys, message in (
+        ({"control": "media/99.png"}, r"control: there is no file .*media/99.png"),
+        ({"control": "media/bad.png"}, r"prompt 1: control: .*media/bad.png: not an image"),
+        (
+            {"control": "media/00.png", "control_image": "media/01.png"},
+            "'control_image' and another key both give 'control'",
+        ),
+    ):
+        prompts.write_text(json.dumps([{"prompt": "a dog", **keys}]))
+        with pytest.raises(ConfigError, match=message):
+            finetrainers.train(config_of(tree))
 
 
 def test_paths_of_a_control_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from finetrainers.config import ModelConfig
 from finetrainers.errors import ConfigError
@@ -132,15 +133,16 @@ def test_the_wrong_prompt_of_a_file_is_named(flux: Model, write, text: str, suff
 
 
 def test_every_key_reaches_the_request(ltx: Model, tmp_path: Path) -> None:
-    (tmp_path / "a.png").touch()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    file = str(tmp_path / "a.png")
     row = {
-        "prompt": "a cat", "image": str(tmp_path / "a.png"), "height": 32, "width": 64, "num_frames": 17,
+        "prompt": "a cat", "image": file, "control": file, "height": 32, "width": 64, "num_frames": 17,
         "num_inference_steps": 4, "guidance_scale": 2, "negative_prompt": "a dog", "fps": 8, "seed": 3,
     }  # fmt: skip
     assert {*row, "last_image"} == set(KEYS)
-    assert make_request(row, "here", ltx, VIDEO_SIZE) == Request(
+    assert make_request(row, "here", ltx, VIDEO_SIZE, takes_control=True) == Request(
         prompt="a cat", size=(17, 32, 64), steps=4, seed=3, guidance=2.0, negative_prompt="a dog", fps=8.0,
-        image=str(tmp_path / "a.png"),
+        image=file, control=file,
     )  # fmt: skip
 
 
@@ -157,14 +159,20 @@ def test_zero_is_a_value(ltx: Model) -> None:
 
 
 def test_common_synonyms_are_the_same_keys(ltx: Model, tmp_path: Path) -> None:
-    (tmp_path / "a.png").touch()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    file = str(tmp_path / "a.png")
     values = {
-        "prompt": "a cat", "image": str(tmp_path / "a.png"), "num_inference_steps": 4, "num_frames": 17,
-        "guidance_scale": 2.0,
+        "prompt": "a cat", "image": file, "control": file, "num_inference_steps": 4, "num_frames": 17, "guidance_scale": 2.0,
     }  # fmt: skip
     assert set(SYNONYMS.values()) == {*values, "last_image"}
-    synonyms = {name: values[key] for name, key in SYNONYMS.items() if key in values}
-    assert make_request(synonyms, "here", ltx, VIDEO_SIZE) == make_request(values, "here", ltx, VIDEO_SIZE)
+    expected = make_request(values, "here", ltx, VIDEO_SIZE, takes_control=True)
+    for name, key in SYNONYMS.items():
+        if key in values:
+            others = {known: value for known, value in values.items() if known != key}
+            row = {**others, name: values[key]}
+            assert make_request(row, "here", ltx, VIDEO_SIZE, takes_control=True) == expected
+            with pytest.raises(ConfigError, match=f"here: '{name}' and another key both give '{key}'"):
+                make_request({**values, name: values[key]}, "here", ltx, VIDEO_SIZE, takes_control=True)
 
 
 @pytest.mark.parametrize(

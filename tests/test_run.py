@@ -188,7 +188,10 @@ FIXED_CHANGES = {  # of each key in FIXED: the change, and how the message names
     "seed": ({"seed": 7}, "seed: 42 -> 7"),
     "model": ({"model__dtype": "float32"}, "model.dtype: 'bfloat16' -> 'float32'"),
     "data": ({"data__0__caption_prefix": "DOG"}, "data.0.caption_prefix: 'CRUSH' -> 'DOG'"),
-    "conditioning": (None, None),  # has but one kind so far
+    "conditioning": (
+        {"conditioning": {"kind": "channel_concat", "signal": "gray"}},
+        "conditioning.kind: 'none' -> 'channel_concat'",
+    ),
     "tuning": ({"tuning__rank": 8}, "tuning.rank: 64 -> 8"),
     "objective": ({"objective__shift": 3.0}, "objective.shift: 'auto' -> 3.0"),
     "optimizer": ({"optimizer__lr": 1e-3}, "optimizer.lr: 5e-05 -> 0.001"),

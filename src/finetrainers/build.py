@@ -134,6 +134,7 @@ def build_batches(
         cache=prepared.encoder.cache,
         objective=objective,
         tokens={bucket: grid.num_tokens(bucket) for bucket in catalog.buckets},
+        padding={bucket: grid.num_padding(bucket[0]) for bucket in catalog.buckets},
         shown=prepared.conditioning.shown,
     )
     return load_steps(steps, config.loader, start=start, stop=stop, pin=device.type == "cuda")

@@ -40,22 +40,40 @@ def check_buckets(config: Config, model: Model) -> None:
                     )
 
 
-def check_conditioning(config: Config, model: Model) -> None:
-    """Refuse a control that the buckets have no frames for, and weights to begin from that are not there.
+def check_start(config: Config) -> None:
+    """Refuse weights to begin from that are not there.
 
     Raises:
-        ConfigError: Naming the key and what to set instead.
+        ConfigError: Naming the folder.
     """
     start = config.tuning.start_from
     if start is not None and not start.is_dir():
         raise ConfigError(f"tuning.start_from: there is no folder {start}; name weights that a run has exported")
+
+
+def check_conditioning(config: Config, model: Model) -> None:
+    """Refuse a control that the buckets have no frames for, or that the model has no place for.
+
+    Raises:
+        ConfigError: Naming the key and what to set instead.
+    """
+    if config.conditioning.takes_control and not model.takes_image:
+        adapter, grid = model.adapter, model.adapter.grid
+        one_token = torch.empty(1, grid.channels, grid.frame_patch, grid.patch, grid.patch, device="meta")
+        plain, found = adapter.arrange(one_token).shape[adapter.channel_dim], adapter.settings.get("in_channels", None)
+        if found not in (None, plain):
+            raise ConfigError(
+                f"model.path: {config.model.path} takes {found} channels, where noisy latents have {plain}: it has a "
+                "control of its own; begin from the plain model, or remove conditioning"
+            )
     match config.conditioning:
         case ChannelConcatConfig(frames="full"):
             return
         case ChannelConcatConfig() as control:
             sets = (*config.data, *config.validation.data)
             sizes = [bucket for data in sets for bucket in resolve_buckets(data.buckets)]
-            fewest, most = (bound(model.adapter.grid.latent_shape(size)[1] for size in sizes) for bound in (min, max))
+            counts = [1 + (frames - 1) // model.adapter.grid.vae_frame_step for frames, _, _ in sizes]
+            fewest, most = min(counts), max(counts)
             if most == 1:
                 raise ConfigError(
                     f"conditioning.frames: {control.frames} has no effect on buckets of one latent frame; remove it"

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import PIL.Image
 import torch
+from torch import Tensor
 
 from finetrainers.batch import Image
 from finetrainers.config import CacheConfig
@@ -24,9 +25,10 @@ from finetrainers.data.cache import IMAGE, Cache, Kind, make_key
 from finetrainers.data.media import decode
 from finetrainers.data.memo import Memo
 from finetrainers.data.plan import LatentsJob, Lazy, TextJob
+from finetrainers.data.signals import Signal
 from finetrainers.data.sources import Problem
 from finetrainers.data.view import Clip
-from finetrainers.errors import DataError
+from finetrainers.errors import ConfigError, DataError
 from finetrainers.models import Model
 from finetrainers.models.vae import encode_pixels, load_vae
 
@@ -189,7 +191,7 @@ class Encoder:
         """Encode and store clips of one size; return those that the VAE makes nothing finite of."""
         problems, vae, model = [], pipeline.vae, self.model
         pixels = torch.stack([clip.pixels for _, clip in clips])
-        mean, std = encode_pixels(vae, model.adapter, pixels)
+        mean, std = encode_pixels(vae, model.adapter, pixels, clip_frames=clips[0][0].clip_frames)
         image: Image = {}
         if model.takes_image and clips[0][0].signal is None:
             with torch.no_grad():
@@ -199,6 +201,10 @@ class Encoder:
             tensors |= {IMAGE + name: tensor[row].cpu() for name, tensor in image.items()}
             if all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
                 self.cache.write("latents", job.key, tensors, {"fps": repr(clip.fps)})
+            elif job.signal is not None and job.signal.is_computed:  # no fault of the file's
+                raise ConfigError(
+                    f"conditioning.signal: the VAE makes latents of {job.path} that are not finite in {vae.dtype}"
+                )
             else:  # in the cache they would poison all runs
                 reason = f"the VAE's latents are not finite in {vae.dtype}; try model.components.vae.dtype: float32"
                 problems.append(Problem(job.path, reason))
@@ -207,8 +213,8 @@ class Encoder:
     def _decoded(self, jobs: Lazy[LatentsJob]) -> Iterator[tuple[list[LatentsJob], list[Clip | Problem]]]:
         """Batches of one size with their pixels, decoded ahead."""
 
-        def shape(job: LatentsJob) -> tuple[bool, int, int, int]:
-            return job.signal is not None, job.view.num_frames, job.view.height, job.view.width
+        def shape(job: LatentsJob) -> tuple[int, int, int, int]:
+            return job.clip_frames or 0, job.view.num_frames, job.view.height, job.view.width
 
         blocks = (sorted(block, key=shape) for block in _batches(jobs, JOBS_AT_ONCE))
         by_shape = (list(group) for block in blocks for _, group in itertools.groupby(block, key=shape))
@@ -237,9 +243,25 @@ def free_memory() -> None:
 def _decode(job: LatentsJob) -> Clip | Problem:
     try:
         clip = decode(Path(job.path), job.view)
-        return clip if job.signal is None else replace(clip, pixels=job.signal(clip.pixels))
     except DataError as error:
         return Problem(job.path, str(error).removeprefix(f"{job.path}: "))
+    return clip if job.signal is None else replace(clip, pixels=_apply(job.signal, clip, job.path))
+
+
+def _apply(signal: Signal, clip: Clip, path: str) -> Tensor:
+    """Compute a signal; its failure is the function's, and no fault of the file that the next run should remember.
+
+    Raises:
+        ConfigError: If it fails.
+    """
+    try:
+        return signal(clip.pixels)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"conditioning.signal: {signal.name} failed on {path}: {type(error).__name__}: {error}; mend the function"
+        ) from error
 
 
 def _look(job: TextJob) -> PIL.Image.Image | Problem | None:

@@ -9,7 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from finetrainers.errors import ConfigError
+from finetrainers.data.media import probe
+from finetrainers.errors import ConfigError, DataError
 from finetrainers.models import Model, Request
 from finetrainers.models.base import image_is_optional
 
@@ -82,7 +83,11 @@ def make_request(
     """
     if not isinstance(row, Mapping):
         raise ConfigError(f"{where}: {row!r} is no object with the key 'prompt'")
-    given = {SYNONYMS.get(key, key): value for key, value in row.items() if value not in (None, "")}
+    named = {key: value for key, value in row.items() if value not in (None, "")}
+    given = {SYNONYMS.get(key, key): value for key, value in named.items()}
+    if len(given) < len(named):
+        twice = next(key for key in named if key in SYNONYMS and sum(SYNONYMS.get(k, k) == SYNONYMS[key] for k in named) > 1)
+        raise ConfigError(f"{where}: {twice!r} and another key both give {SYNONYMS[twice]!r}; remove one of them")
     for key in given:
         if key not in KEYS:
             close = get_close_matches(key, KEYS, n=1)
@@ -101,7 +106,8 @@ def make_request(
         raise ConfigError(
             f"{where}: {wanted} (frames, height, width) is impossible for this model; the nearest is {possible}"
         )
-    _check_family(given, where, model, takes_control=takes_control)
+    _check_family(given, where, model)
+    _check_control(given, where, takes_control=takes_control)
     request = Request(
         prompt=given["prompt"],
         size=wanted,
@@ -144,7 +150,7 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
         raise ConfigError(f"validation.prompts: {path} is not valid JSON: {error}") from None
 
 
-def _check_family(given: Mapping[str, Any], where: str, model: Model, *, takes_control: bool) -> None:
+def _check_family(given: Mapping[str, Any], where: str, model: Model) -> None:
     adapter = model.adapter
     if "negative_prompt" in given and not adapter.has_negative_prompt:
         raise ConfigError(f"{where}: {adapter.name} takes no negative_prompt; remove it")
@@ -157,12 +163,21 @@ def _check_family(given: Mapping[str, Any], where: str, model: Model, *, takes_c
             raise ConfigError(f"{where}: has no {key}, from which {model.task} starts; name a picture")
         if key in given and not Path(given[key]).is_file():
             raise ConfigError(f"{where}: {key}: there is no file {given[key]}")
-    if "control" in given and not takes_control:
-        raise ConfigError(f"{where}: control: the run has conditioning.kind: none, and would not look at it; remove it")
-    if "control" in given and not Path(given["control"]).is_file():
-        raise ConfigError(f"{where}: control: there is no file {given['control']}")
     if "fps" in given and not adapter.grid.has_video:
         raise ConfigError(f"{where}: {adapter.name} draws images, which have no fps; remove it")
+
+
+def _check_control(given: Mapping[str, Any], where: str, *, takes_control: bool) -> None:
+    if "control" not in given:
+        return
+    if not takes_control:
+        raise ConfigError(f"{where}: control: the run has conditioning.kind: none, and would not look at it; remove it")
+    if not Path(given["control"]).is_file():
+        raise ConfigError(f"{where}: control: there is no file {given['control']}")
+    try:
+        probe(Path(given["control"]))
+    except DataError as error:
+        raise ConfigError(f"{where}: control: {error}") from None
 
 
 def _check_positive(request: Request, where: str) -> None:

@@ -22,7 +22,7 @@ CARD = """# {name}
 {what} of {base} for {task}, made with finetrainers.
 
 - {steps} optimizer steps of {batch_size} samples on {num_samples} samples
-{losses}
+{conditioning}{losses}
 ## Use
 
 {snippet}{samples}"""
@@ -76,7 +76,13 @@ def write_card(
         base_model=None if is_local else base,
         library_name="diffusers",
         pipeline_tag=model.task,
-        tags=["diffusers-training", "finetrainers", model.adapter.name, config.tuning.kind],
+        tags=[
+            "diffusers-training",
+            "finetrainers",
+            model.adapter.name,
+            config.tuning.kind,
+            *(["control"] if config.conditioning.takes_control else []),
+        ],
     )
     losses = "".join(f"- held-out loss at step {step}: {float(loss):.5f}\n" for step, loss in facts["held_out_losses"])
     pictures = "".join(f"- [{name}](samples/{name})\n" for name in facts["samples"])
@@ -88,6 +94,7 @@ def write_card(
         steps=facts["steps"],
         batch_size=config.train.batch_size,
         num_samples=facts["num_samples"],
+        conditioning=_conditioning_line(config),
         losses=losses,
         snippet=_snippet(tuning, base if repo is None else name, repo or str(directory), exported),
         samples=f"\n## Samples\n\n{pictures}" if pictures else "",
@@ -95,6 +102,17 @@ def write_card(
     card = directory / "README.md"
     write_whole(card, f"---\n{metadata.to_yaml()}\n---\n\n{text}")
     return card
+
+
+def _conditioning_line(config: Config) -> str:
+    """Say what the model is conditioned on besides the prompt: whoever draws has to make the same."""
+    section = config.conditioning
+    if not section.takes_control:
+        return ""
+    idle = section.idle()
+    facts = {name: value for name, value in section.model_dump(mode="json").items() if name not in idle}
+    facts["signal"] = facts["signal"].rpartition("/")[2]  # of a file of the user's, its name
+    return f"- conditioning: {', '.join(f'{name}: {to_json(value)}' for name, value in facts.items())}\n"
 
 
 def _snippet(tuning: Tuning, base: str, weights: str, exported: Mapping[str, ExportFacts]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from finetrainers.build import build_batches, build_objective, build_trainer, build_validator, pick_device
 from finetrainers.checkpoint import Checkpoints
+from finetrainers.checks import check_start
 from finetrainers.config import Config
 from finetrainers.errors import ConfigError, Interrupted
 from finetrainers.loop import Metrics, Trainer
@@ -129,6 +130,8 @@ class _Run:
         if resumed is not None and config.checkpoint.resume != "latest":
             checkpoints.set_aside(resumed)
         start = resumed or 0
+        if resumed is None:
+            check_start(config)
         if start > config.train.steps:
             raise ConfigError(f"train.steps: {config.train.steps} is less than the {start} steps that this run has taken")
         prepared = self.prepare()
@@ -136,7 +139,9 @@ class _Run:
             prepared, stop = encode_steps(prepared, config, start)
         self._announce(prepared, resumed)
         with self.stage("loading"):
-            tuning = build_tuning(config.tuning)
+            # A checkpoint holds all that trains: what the run began from may be gone.
+            fresh = {} if resumed is None else {"start_from": None}
+            tuning = build_tuning(config.tuning.model_copy(update=fresh))
             trainer = build_trainer(config, self.model, objective=self.objective, tuning=tuning, device=self.device)
             if resumed is not None:
                 checkpoints.restore(trainer, resumed)
@@ -189,7 +194,7 @@ class _Run:
         fingerprint = prepared.plan.fingerprint()
         before = [event["data"] for event in read_events(self.config.output_dir, {"run"})]
         if resumed is not None and before and before[-1] != fingerprint:
-            message = "the data changed since the run was last started (files, or a signal): from here on, the new count"
+            message = "the data changed since the run was last started (files, or a signal): it goes on with the new ones"
             self.tracker.emit("warning", message=message)
         self.tracker.emit(
             "run",

@@ -72,7 +72,8 @@ class HeldOut:
         frames, place = latents.shape[2], torch.tensor([content])
         u = draw(trainer.objective.draws(frames), place, seed=0)
         shown = replace(trainer.conditioning.shown, dropout=0.0)
-        control = make_control([sample], place, seed=0, shown=shown, frames=frames)
+        padding = trainer.adapter.grid.num_padding(job.bucket[0])
+        control = make_control([sample], place, seed=0, shown=shown, frames=frames, padding=padding)
         losses = []
         for number, level in enumerate(levels):
             noise = torch.randn(latents.shape, generator=sample_generator(0, content, f"held-out noise {number}"))

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings, strategies as st
+import torch
+from hypothesis import assume, given, settings, strategies as st
 from PIL import Image
+from runs import flux_tree
 
-from finetrainers.config import DataConfig
+from finetrainers.config import DataConfig, parse_config
 from finetrainers.data.catalog import Catalog, build_catalog, view_of
-from finetrainers.data.controls import control_digest, control_of, control_view, has_proportions_of
+from finetrainers.data.controls import control_digest, control_of, control_view, has_proportions_of, has_rate_of
 from finetrainers.data.dataset import DataSet
 from finetrainers.data.look import FACTS
 from finetrainers.data.media import decode, probe
@@ -267,12 +270,11 @@ def test_a_column_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 # Catalog
 
 
-def catalog_of(tmp_path: Path, *configs: DataConfig, has_controls: bool = True, seen: Any = None) -> Catalog:
+def catalog_of(tmp_path: Path, *configs: DataConfig, has_controls: bool = True, seen: Any = None, **options: int) -> Catalog:
     memo = Memo(tmp_path / "memo.sqlite")
+    progress = seen or (lambda done, total: None)
     try:
-        return build_catalog(
-            configs, memo, workers=2, progress=seen or (lambda done, total: None), has_controls=has_controls
-        )
+        return build_catalog(configs, memo, workers=2, progress=progress, has_controls=has_controls, **options)
     finally:
         memo.close()
 
@@ -282,7 +284,7 @@ def gradient(height: int = 96, width: int = 128, *, frame: int = 0) -> np.ndarra
     picture = np.empty((height, width, 3), np.uint8)
     picture[..., 0] = (np.arange(width) + 0.5) * 240 / width
     picture[..., 1] = ((np.arange(height) + 0.5) * 240 / height)[:, None]
-    picture[..., 2] = 20 + 12 * frame
+    picture[..., 2] = (20 + 12 * frame) % 256
     return picture
 
 
@@ -312,12 +314,12 @@ def pictures(tmp_path: Path, count: int = 3, **options: Any) -> DataConfig:
     return config_of(tmp_path / "media", **settings)
 
 
-def failures(tmp_path: Path, config: DataConfig) -> dict[str, str]:
+def failures(tmp_path: Path, config: DataConfig, **options: int) -> dict[str, str]:
     """Reasons by the name of the media; each problem fails the run unless it is to be skipped."""
-    data = catalog_of(tmp_path, config.model_copy(update={"on_error": "skip"})).sets[0]
+    data = catalog_of(tmp_path, config.model_copy(update={"on_error": "skip"}), **options).sets[0]
     if data.problems:
         with pytest.raises(DataError, match=f"data: {len(data.problems)} bad samples") as error:
-            catalog_of(tmp_path, config.model_copy(update={"on_error": "fail"}))
+            catalog_of(tmp_path, config.model_copy(update={"on_error": "fail"}), **options)
         assert all(f"{problem.path}: {problem.reason}" in str(error.value) for problem in data.problems)
     used = {data.table["media"][int(item)].as_py() for item in data.item}
     assert not used & {problem.path for problem in data.problems}
@@ -482,6 +484,115 @@ def test_a_picture_has_no_use_for_a_moving_control_but_its_start(tmp_path: Path)
     assert failures(tmp_path, config) == {}
     middle = failures(tmp_path, config.model_copy(update={"frame_sampling": "middle"}))
     assert "has 3 frames where the media have 1" in middle["a.png"]
+
+
+Rate = int | Fraction
+
+
+def rated(tmp_path: Path, media: tuple[int, Rate], control: tuple[int, Rate], **options: Any) -> DataConfig:
+    """A clip and its control, each with a number of frames and a frame rate."""
+    for folder, (length, rate), size in (("media", media, (96, 128)), ("controls", control, (48, 64))):
+        write_clip(tmp_path / folder / "a.mp4", length, *size, fps=rate)
+    caption(tmp_path / "media/a.mp4")
+    return config_of(
+        tmp_path / "media", **{"buckets": ((5, 64, 64),), "control_path": str(tmp_path / "controls"), **options}
+    )
+
+
+@pytest.mark.parametrize("frame_sampling", ["start", "middle", "random", "uniform", "chunks"])
+def test_another_frame_rate_is_a_problem_of_every_frame_sampling(tmp_path: Path, frame_sampling: str) -> None:
+    """At 10 frames per second these would be frames 0, 3, 6, ... of the media, and 0, 2, 5, ... of the control."""
+    config = rated(tmp_path, (60, 30), (60, 24), fps=10.0, frame_sampling=frame_sampling)
+    assert failures(tmp_path, config) == {
+        "a.mp4": f"its control {tmp_path}/controls/a.mp4: has 24 frames per second where the media have 30, so that its "
+        "frames would show other moments; write it at the media's frame rate"
+    }
+
+
+NTSC = Fraction(24000, 1001)
+
+
+@pytest.mark.parametrize(
+    ("media", "control", "options", "rates"),
+    [
+        ((40, 16), (20, 8), {}, ("8", "16")),  # the same two seconds and a half
+        ((20, 8), (40, 16), {}, ("16", "8")),
+        ((20, 16), (20, 8), {}, None),  # paired one by one
+        ((20, 16), (20, 8), {"stride": 2}, None),
+        ((20, 16), (19, 8), {"stride": 2}, ("8", "16")),  # as many only after resampling
+        ((20, 16), (20, 8), {"fps": 4.0}, ("8", "16")),
+        ((24, 24), (30, NTSC), {"fps": 12.0}, None),
+        ((24, 24), (30, 25), {}, ("25", "24")),
+        ((30, 24), (24, NTSC * Fraction(98, 100)), {}, ("23.5", "24")),
+        ((20, 16), (1, 8), {"fps": 4.0}, None),  # stills
+        ((1, 16), (20, 8), {"fps": 4.0, "buckets": ((1, 64, 64),)}, None),
+    ],
+)
+def test_frame_rates_have_to_agree_where_they_matter(
+    tmp_path: Path,
+    media: tuple[int, Rate],
+    control: tuple[int, Rate],
+    options: dict[str, Any],
+    rates: tuple[str, str] | None,
+) -> None:
+    found = failures(tmp_path, rated(tmp_path, media, control, **options))
+    if rates is None:
+        assert found == {}
+    else:
+        assert f"has {rates[0]} frames per second where the media have {rates[1]}, so that" in found["a.mp4"]
+
+
+@given(media=st.floats(1, 120), change=st.floats(-0.03, 0.03), counts=st.tuples(*[st.integers(2, 99)] * 2))
+def test_one_percent_of_the_medias_rate_is_the_limit(media: float, change: float, counts: tuple[int, int]) -> None:
+    assume(abs(abs(change) - 0.01) > 1e-9)
+    facts = np.zeros((2, 1), FACTS)
+    facts["fps"], facts["num_frames"] = [[media], [media * (1 + change)]], [[count] for count in counts]
+    is_close = abs(change) < 0.01
+    assert has_rate_of(facts[0], facts[1], fps=8.0).tolist() == [is_close]
+    assert has_rate_of(facts[0], facts[1], fps=None).tolist() == [is_close or counts[0] == counts[1]]
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 3}, {"fps": 8.0}])
+def test_a_control_that_ends_before_the_frame_that_is_shown_is_a_problem(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Counted after resampling, which leaves a third of the frames: 4 of 12, 5 of 15, and 4 of 10."""
+    config = clips(tmp_path, buckets=((3, 64, 64),), **options)
+    frames = {"shorter": 4, "equal": 4, "longer": 5, "still": 1, "picture": 1} if options else {**LENGTHS, "picture": 1}
+    data = catalog_of(tmp_path, config, min_control_frames=1).sets[0]
+    assert data.problems == ()
+    for least in sorted({*frames.values(), 11}):
+        found = failures(tmp_path, config, min_control_frames=least)
+        assert set(found) == {f"{name}.mp4" for name, count in frames.items() if count < least}
+        if least > 1:
+            assert found["picture.mp4"] == (
+                f"its control {tmp_path}/controls/picture.png: has 1 frames, but the latent frame of "
+                f"conditioning.frame_index needs {least}; make it longer, or set a lower conditioning.frame_index"
+            )
+
+
+def ignore(*_: object) -> None:
+    """Take progress and warnings."""
+
+
+@pytest.mark.parametrize(
+    ("frames", "bad"), [({"frames": "index", "frame_index": 1}, ["8"]), ({"frames": "index"}, []), ({}, [])]
+)
+def test_a_run_asks_for_the_frames_that_its_vae_makes_the_shown_one_of(
+    tiny: Callable[[str, str], Path], tmp_path: Path, frames: dict[str, Any], bad: list[str]
+) -> None:
+    """LTX-Video's latent frame 1, the second, is made of frames 2 to 9."""
+    from finetrainers.models import open_model  # here, so that tests without a model need not wait for diffusers
+    from finetrainers.prepare import prepare
+
+    for length in (8, 9):
+        caption(write_clip(tmp_path / f"media/{length}.mp4", 17))
+        write_clip(tmp_path / f"controls/{length}.mp4", length)
+    section = {"kind": "channel_concat", "signal": "files", **frames}
+    tree = flux_tree(tiny("ltx_video", "0.9.0"), tmp_path / "media", tmp_path, conditioning=section)
+    data = {"buckets": [[17, 64, 64]], "control_path": str(tmp_path / "controls"), "on_error": "skip"}
+    config = parse_config({**tree, "data": [{**tree["data"][0], **data}]})
+    prepared = prepare(config, open_model(config.model), torch.device("cpu"), progress=ignore, warn=ignore)
+    assert [Path(problem.path).stem for problem in prepared.problems] == bad
+    assert all("needs 9; make it longer" in problem.reason for problem in prepared.problems)
 
 
 # What turns out bad later

@@ -18,7 +18,7 @@ from skimage.filters import gaussian as skimage_gaussian
 from finetrainers.config import ChannelConcatConfig
 from finetrainers.config.conditioning import SIGNALS
 from finetrainers.data.signals import MAX_GRADIENT, build_signal, load_function, mirror
-from finetrainers.errors import ConfigError, DataError
+from finetrainers.errors import ConfigError
 
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 24), st.integers(1, 24), st.integers(0, 1 << 30))
 
@@ -319,7 +319,7 @@ def test_a_file_without_the_function_is_refused_early(tmp_path, text, message):
 def test_what_is_no_frames_is_refused_with_what_is_expected(tmp_path, body, returned):
     file = write(tmp_path / "mine.py", f"def f(frames):\n    return {body}\n")
     expected = r"expected is a tensor like the frames it gets: torch\.uint8 \[2, 4, 5, 3\] on cpu"
-    with pytest.raises(DataError, match=rf"conditioning\.signal: .*mine\.py:f returned {returned}; {expected}"):
+    with pytest.raises(ConfigError, match=rf"conditioning\.signal: .*mine\.py:f returned {returned}; {expected}"):
         signal(f"{file}:f")(noise(2, 4, 5))
 
 

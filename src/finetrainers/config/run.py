@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from finetrainers.config.base import RefusedKeyError, Section
-from finetrainers.config.conditioning import ConditioningConfig, NoConditioning
+from finetrainers.config.conditioning import ChannelConcatConfig, ConditioningConfig, NoConditioning
 from finetrainers.config.data import CacheConfig, DataConfig, LoaderConfig
 from finetrainers.config.model import AttentionConfig, MemoryConfig, ModelConfig
 from finetrainers.config.optim import OptimizerConfig, ScheduleConfig
-from finetrainers.config.tuning import LoraConfig, ObjectiveConfig, TuningConfig
+from finetrainers.config.tuning import FullConfig, LoraConfig, ObjectiveConfig, TuningConfig
 
 
 class TrainConfig(Section):
@@ -167,6 +167,16 @@ class Config(Section):
                             f"{getattr(data, key)} has no effect: set conditioning.kind: channel_concat and "
                             "conditioning.signal: files, or remove it",
                         )
+        return self
+
+    @model_validator(mode="after")
+    def _norms_are_not_trained_already(self) -> "Config":
+        match self.conditioning, self.tuning:
+            case ChannelConcatConfig(train_norms=True), FullConfig(modules=None):
+                raise RefusedKeyError(
+                    "conditioning.train_norms",
+                    "true has no effect with tuning.kind: full, which trains all weights; remove it",
+                )
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -117,9 +118,17 @@ def caption_of(data: DataSet, sample: int, caption: int) -> str:
 
 
 def build_catalog(
-    configs: Sequence[DataConfig], memo: Memo, *, workers: int, progress: Progress, has_controls: bool = False
+    configs: Sequence[DataConfig],
+    memo: Memo,
+    *,
+    workers: int,
+    progress: Progress,
+    has_controls: bool = False,
+    min_control_frames: int = 1,
 ) -> Catalog:
     """List all data sets and look at each file that the memo does not know; ``has_controls`` if items have one each.
+
+    Each control has to have ``min_control_frames``, after resampling.
 
     Raises:
         DataError: If a data set cannot be listed; or, naming all bad samples of all data sets that do not skip them.
@@ -135,14 +144,14 @@ def build_catalog(
         def report(count: int, start: int = done) -> None:
             progress(start + count, total)
 
-        def report_controls(count: int, start: int = done + len(table)) -> None:
-            progress(start + count, total)
-
         facts, problems = look_at_all(table["media"], memo, workers, report)
         problems += recall_bad(config, table["media"], facts, memo, role="media")
         controls: Controls | None = None
         if has_controls:
-            controls, found = look_at_controls(config, table, facts, memo, workers=workers, report=report_controls)
+            after_media = partial(report, start=done + len(table))
+            controls, found = look_at_controls(
+                config, table, facts, memo, min_frames=min_control_frames, workers=workers, report=after_media
+            )
             problems += found
         assigned = _assign(config, table, facts, [*listing.problems, *problems], buckets)
         sets.append(replace(_with_controls(assigned, controls), unlisted=listing.unlisted))

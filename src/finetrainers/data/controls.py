@@ -19,6 +19,9 @@ from finetrainers.data.memo import Memo
 from finetrainers.data.sources import Problem
 from finetrainers.data.view import View, count_frames, needed_frames
 
+MAX_RATE_DIFFERENCE = 0.01
+"""Fraction of the media's average frame rate by which a control's may differ: 29.97 goes with 30, and 24 not with 25."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Controls:
@@ -59,9 +62,19 @@ def control_view(data: DataSet, sample: int, view: View, frame_step: int) -> Vie
 
 
 def look_at_controls(
-    config: DataConfig, table: pa.Table, media: Facts, memo: Memo, *, workers: int, report: Callable[[int], None]
+    config: DataConfig,
+    table: pa.Table,
+    media: Facts,
+    memo: Memo,
+    *,
+    min_frames: int,
+    workers: int,
+    report: Callable[[int], None],
 ) -> tuple[Controls, list[Problem]]:
-    """Look at each control file once; items whose control cannot be used lose their ``is_good``, and a problem says why."""
+    """Look at each control file once; items whose control cannot be used lose their ``is_good``, and a problem says why.
+
+    A control of fewer than ``min_frames`` frames, after resampling, has none of those that conditioning.frame_index shows.
+    """
     files = pc.unique(table["control"])
     rows = pc.index_in(table["control"], value_set=files).to_numpy()
     looked, found = look_at_all(files, memo, workers, report)
@@ -69,7 +82,7 @@ def look_at_controls(
         problem.path: problem.reason for problem in [*found, *recall_bad(config, files, looked, memo, role="control")]
     }
     facts = looked[rows]
-    reasons = _why_unaligned(config, media, facts)
+    reasons = _why_unusable(config, media, facts, min_frames)
     problems = []
     for row in np.flatnonzero(media["is_good"] & (~facts["is_good"] | (reasons != ""))).tolist():
         path = table["control"][row].as_py()
@@ -91,8 +104,21 @@ def has_proportions_of(media: Facts, control: Facts) -> NDArray[np.bool_]:
     return close
 
 
-def _why_unaligned(config: DataConfig, media: Facts, control: Facts) -> NDArray[np.object_]:
-    """Say for each item [N] why its control does not fit its media; empty where it does."""
+def has_rate_of(media: Facts, control: Facts, *, fps: float | None) -> NDArray[np.bool_]:
+    """Tell for each item [N] whether the n-th frames of media and control belong together, as far as their rates tell.
+
+    Average rates may differ by MAX_RATE_DIFFERENCE. Where nothing is resampled to ``fps``, as many frames are paired one by
+    one, whatever the rates are. A still has none.
+    """
+    is_still = (media["num_frames"] <= 1) | (control["num_frames"] <= 1)
+    is_paired = (media["num_frames"] == control["num_frames"]) & (fps is None)
+    is_close = np.abs(control["fps"] - media["fps"]) <= MAX_RATE_DIFFERENCE * media["fps"]
+    has_rate: NDArray[np.bool_] = is_still | is_paired | is_close
+    return has_rate
+
+
+def _why_unusable(config: DataConfig, media: Facts, control: Facts, min_frames: int) -> NDArray[np.object_]:
+    """Say for each item [N] why its control does not fit its media or is too short; empty where it can be used."""
     reasons = np.full(len(media), "", np.object_)
     frames, own = _frames(config, media), _frames(config, control)
     if config.frame_sampling != "start":
@@ -101,6 +127,16 @@ def _why_unaligned(config: DataConfig, media: Facts, control: Facts) -> NDArray[
                 f"has {own[row]} frames where the media have {frames[row]}, so that frame_sampling: {config.frame_sampling} "
                 "would choose others; make it as long, or set frame_sampling: start"
             )
+    for row in np.flatnonzero(own < min_frames).tolist():
+        reasons[row] = (
+            f"has {own[row]} frames, but the latent frame of conditioning.frame_index needs {min_frames}; "
+            "make it longer, or set a lower conditioning.frame_index"
+        )
+    for row in np.flatnonzero(~has_rate_of(media, control, fps=config.fps)).tolist():
+        reasons[row] = (
+            f"has {control['fps'][row]:.4g} frames per second where the media have {media['fps'][row]:.4g}, so that its "
+            "frames would show other moments; write it at the media's frame rate"
+        )
     if config.resize != "stretch":
         for row in np.flatnonzero(~has_proportions_of(media, control)).tolist():
             sizes = [f"{facts['width'][row]}x{facts['height'][row]}" for facts in (control, media)]

@@ -46,6 +46,8 @@ class Steps(Dataset[Batch]):
     objective: FlowMatching
     tokens: dict[tuple[int, int, int], int]
     """Tokens of one sample of each bucket."""
+    padding: dict[tuple[int, int, int], int]
+    """Latent frames that are put before those of a clip of each bucket."""
     shown: ShownFrames
     """Which frames of a control signal are shown, where there is one."""
 
@@ -57,14 +59,32 @@ class Steps(Dataset[Batch]):
             seed=self.plan.seed,
             objective=self.objective,
             tokens=self.tokens[jobs[0].bucket],
+            padding=self.padding[jobs[0].bucket],
             shown=self.shown,
         )
 
 
 def make_batch(
-    jobs: list[SampleJob], samples: list[Encoded], *, seed: int, objective: FlowMatching, tokens: int, shown: ShownFrames
+    jobs: list[SampleJob],
+    samples: list[Encoded],
+    *,
+    seed: int,
+    objective: FlowMatching,
+    tokens: int,
+    padding: int,
+    shown: ShownFrames,
 ) -> Batch:
-    """Stack samples of one bucket and make their draws, on the CPU and in float32."""
+    """Stack samples of one bucket and make their draws, on the CPU and in float32.
+
+    Args:
+        jobs: Of the samples.
+        samples: As the cache has them.
+        seed: Of all draws.
+        objective: Says what is drawn.
+        tokens: Of one sample.
+        padding: Latent frames that stand before those of the clip.
+        shown: Which frames of a control are shown.
+    """
     positions = torch.tensor([job.position for job in jobs])
     generators = (sample_generator(seed, job.position, "posterior") for job in jobs)
     latents = torch.stack([sample.latents.draw(g) for sample, g in zip(samples, generators, strict=True)])
@@ -79,7 +99,7 @@ def make_batch(
         sigma=sigma,
         counted=counted,
         prompt=make_prompt(samples, given=objective.given(u, frames=frames)),
-        control=make_control(samples, positions, seed=seed, shown=shown, frames=frames),
+        control=make_control(samples, positions, seed=seed, shown=shown, frames=frames, padding=padding),
     )
 
 
@@ -90,17 +110,32 @@ def draw(purposes: Sequence[str], positions: Tensor, *, seed: int) -> Tensor:
 
 
 def make_control(
-    samples: Sequence[Encoded], positions: Tensor, *, seed: int, shown: ShownFrames, frames: int
+    samples: Sequence[Encoded], positions: Tensor, *, seed: int, shown: ShownFrames, frames: int, padding: int
 ) -> Control | None:
-    """Stack the controls of samples of F latent frames and draw which frames are shown; None where there are none."""
+    """Stack the controls of samples and draw which frames are shown; None where there are none.
+
+    Args:
+        samples: With controls, or without.
+        positions: [B], of the samples.
+        seed: Of all draws.
+        shown: Which frames are shown.
+        frames: F, latent frames of a sample.
+        padding: Those of them that are put before those of the clip: copies of its first one, which are shown as it is.
+    """
     controls = [sample.control for sample in samples if sample.control is not None]
     if not controls:
         return None
     generators = (sample_generator(seed, int(position), "control posterior") for position in positions)
     latents = [fill_frames(control.draw(g), frames) for control, g in zip(controls, generators, strict=True)]
-    available = torch.tensor([control.mean.shape[1] for control in controls])
-    u = draw(shown.draws(frames), positions, seed=seed)
-    return Control(torch.stack(latents), shown.at(u, frames=frames, available=available))
+    available = torch.tensor([control.mean.shape[1] for control in controls]) - padding
+    u = draw(shown.draws(frames - padding), positions, seed=seed)
+    mask = shown.at(u, frames=frames - padding, available=available)
+    return Control(torch.stack(latents), pad_shown(mask, padding))
+
+
+def pad_shown(shown: Tensor, padding: int) -> Tensor:
+    """Show copies of the first frame that are put before it, as many as ``padding``, where it is shown; [B, F]."""
+    return torch.cat([shown[:, :1].expand(-1, padding), shown], dim=1)
 
 
 def fill_frames(latents: Tensor, frames: int) -> Tensor:

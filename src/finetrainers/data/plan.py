@@ -36,6 +36,8 @@ class LatentsJob:
     view: View
     signal: Signal | None = None
     """What is computed from the pixels before they are encoded; None for what the model learns to make."""
+    clip_frames: int | None = None
+    """Frames of the clip beside which a control stands; it may be shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +187,8 @@ class Plan:
 
     def fingerprint(self) -> str:
         """Hash what the order and the samples depend on besides the configuration: files, and a signal of the user's."""
-        signal = None if self.signal is None else self.signal.identity
-        return make_key(self.catalog.fingerprint(), signal)[:16]
+        files = self.catalog.fingerprint()
+        return files if self.signal is None else make_key(files, self.signal.identity)[:16]
 
     def step(self, order: Order, step: int) -> list[SampleJob]:
         """Jobs of one optimizer step, in the order of positions."""
@@ -249,8 +251,9 @@ class Plan:
         else:
             path, digest = control_of(data, row), control_digest(data, row)
             pixels = control_view(data, row, media.view, self.frame_step)
-        key = make_key("control", self.latents_encoder, self.signal.identity, digest, _values(pixels))
-        return LatentsJob(key, path, pixels, self.signal)
+        frames = media.view.num_frames
+        key = make_key("control", self.latents_encoder, self.signal.identity, digest, _values(pixels), frames)
+        return LatentsJob(key, path, pixels, self.signal, frames)
 
     def sample_text(self, sample: int, caption: int, *, view: int) -> TextJob:
         """Job of one caption of a sample, or of none; with the view, if the text encoder sees it."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from finetrainers.config import ChannelConcatConfig
-from finetrainers.errors import ConfigError, DataError
+from finetrainers.errors import ConfigError
 from finetrainers.files import DIGEST_BYTES
 
 LUMA = (19595, 38470, 7471)
@@ -49,15 +49,20 @@ class Signal:
         """Compute the signal of frames uint8 [K, P, Q, 3], which stay as they are; the result is of the same shape.
 
         Raises:
-            ConfigError: If the user's file cannot be loaded, or is another one than when the run began.
-            DataError: If the user's function returns something else than such frames.
+            ConfigError: If the user's file cannot be loaded or is another one than when the run began, or if its function
+                returns something else than such frames.
         """
-        if self.name in UNCHANGED:
+        if not self.is_computed:
             return frames
         if self.file_digest:
             return _checked(load_function(self.name, self.file_digest)(frames.clone()), frames, self.name)
         compute, settings = COMPUTED[self.name], dict(self.parameters)
         return torch.cat([compute(frame, **settings) for frame in frames.split(1)])  # one by one: floats take memory
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether it is made of the media's pixels."""
+        return self.name not in UNCHANGED
 
     @property
     def identity(self) -> list[object]:
@@ -221,7 +226,7 @@ def _checked(result: object, frames: Tensor, name: str) -> Tensor:
         returned = f"{result.dtype} {list(result.shape)} on {result.device}"
     else:
         returned = f"a {type(result).__name__}"
-    raise DataError(
+    raise ConfigError(
         f"conditioning.signal: {name} returned {returned}; expected is a tensor like the frames it gets: "
         f"{frames.dtype} {list(frames.shape)} on {frames.device}"
     )

@@ -138,6 +138,7 @@ class Subject:
             seed=self.prepared.plan.seed,
             objective=self.objective,
             tokens=tokens,
+            padding=self.model.adapter.grid.num_padding(self.size[0]),
             shown=self.prepared.conditioning.shown,
         )
 

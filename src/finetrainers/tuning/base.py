@@ -70,6 +70,11 @@ class ExportFacts:
     """Name of the class in diffusers that draws with it, if that is another."""
 
 
+def exported_config(denoiser: Any, facts: ExportFacts) -> dict[str, Any]:
+    """The config of an exported denoiser; where the base is on this disk is nobody else's business."""
+    return {name: value for name, value in {**denoiser.config, **facts.settings}.items() if name != "_name_or_path"}
+
+
 def trained_parameters(denoiser: nn.Module) -> dict[str, nn.Parameter]:
     """Name to parameter of all that trains, in the order of the modules."""
     return {name: parameter for name, parameter in denoiser.named_parameters() if parameter.requires_grad}

@@ -10,7 +10,7 @@ import torch
 from finetrainers.config import FullConfig
 from finetrainers.errors import ConfigError
 from finetrainers.models import ModelAdapter
-from finetrainers.tuning.base import ExportFacts, Tuning, to_float32, trained_parameters
+from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, to_float32, trained_parameters
 
 
 class FullTuning(Tuning):
@@ -44,7 +44,7 @@ class FullTuning(Tuning):
             for name, tensor in denoiser.state_dict().items()
         }
         with torch.device("meta"):
-            shell = type(denoiser).from_config({**denoiser.config, **facts.settings})
+            shell = type(denoiser).from_config(exported_config(denoiser, facts))
         shell.load_state_dict(state, assign=True)
         shell.save_pretrained(directory / facts.component)
 

@@ -14,7 +14,7 @@ from finetrainers.config import LokrConfig, LoraConfig
 from finetrainers.errors import ConfigError
 from finetrainers.files import to_json, write_whole
 from finetrainers.models import ModelAdapter
-from finetrainers.tuning.base import ExportFacts, Tuning, to_float32, train_beside
+from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, to_float32, train_beside
 
 ADAPTER_NAME = "default"
 """peft's name of the adapter that trains."""
@@ -62,7 +62,7 @@ class AdapterTuning(Tuning):
         if layers:
             (directory / facts.component).mkdir(parents=True)
             save_file(layers, directory / facts.component / LAYERS_FILE)
-            settings = to_json({**denoiser.config, **facts.settings}, indent=2)
+            settings = to_json(exported_config(denoiser, facts), indent=2)
             write_whole(directory / facts.component / "config.json", settings)
 
     def _export_adapter(self, denoiser: Any, directory: Path, facts: ExportFacts) -> None:
@@ -92,7 +92,8 @@ class AdapterTuning(Tuning):
         try:
             saved = load_file(directory / _file_of(component))
             settings = _adapter_settings(directory / _file_of(component))
-            layers = load_file(directory / component / LAYERS_FILE) if self._beside else {}
+            layers_file = directory / component / LAYERS_FILE
+            layers = load_file(layers_file) if layers_file.exists() else {}
         except (OSError, SafetensorError) as error:
             raise ConfigError(f"tuning.start_from: {directory} cannot be read: {error}") from error
         adapter = {name.removeprefix(PREFIX): tensor for name, tensor in saved.items()}
@@ -107,8 +108,8 @@ class AdapterTuning(Tuning):
             wrong = {name for name, _ in shapes.items() ^ wanted.items()}
             if wrong:
                 raise ConfigError(
-                    f"tuning.start_from: {directory} does not fit: {len(wrong)} tensors are others, such as {min(wrong)}; "
-                    "tuning and conditioning have to be those of the run that exported it"
+                    f"tuning.start_from: {directory} does not fit: {len(wrong)} tensors are others or missing, such as "
+                    f"{min(wrong)}; tuning and conditioning have to be those of the run that exported it"
                 )
         set_peft_model_state_dict(denoiser, adapter, adapter_name=ADAPTER_NAME)
         denoiser.load_state_dict(layers, strict=False)
