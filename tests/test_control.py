@@ -24,7 +24,7 @@ from finetrainers.config import ChannelConcatConfig, DataConfig
 from finetrainers.data.cache import Cache
 from finetrainers.data.media import decode
 from finetrainers.data.signals import luma
-from finetrainers.errors import ConfigError
+from finetrainers.errors import ConfigError, DataError
 from finetrainers.models import open_model
 from finetrainers.models.vae import encode_pixels, encode_video, scale_pixels
 from finetrainers.prepare import Prepared, encode_steps, prepare
@@ -250,6 +250,10 @@ def test_the_frames_that_are_shown_are_the_controls_and_all_others_are_zero(
     index = {"frame_index": 1} if kind == "index" else {}
     signal = {"signal": "gray" if control_frames is None else "files"}
     section = {"kind": "channel_concat", "frames": kind, "mask": True, **signal, **index}
+    if kind == "index" and control_frames == 1:  # nothing to see there
+        with pytest.raises(DataError, match="has 1 frames, but the latent frame of conditioning.frame_index needs 9"):
+            prepared_clips(tiny("ltx_video", "0.9.0"), tmp_path, section, control_frames=control_frames)
+        return
     config, prepared = prepared_clips(tiny("ltx_video", "0.9.0"), tmp_path, section, control_frames=control_frames)
     available = {None: 3, 1: 1, 9: 2, 17: 3, 25: 3}[control_frames]
     seen = set()

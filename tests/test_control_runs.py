@@ -9,23 +9,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import config_of, flux_tree, write_pictures
+from runs import config_of, flux_tree, merged, write_pictures
 from safetensors.torch import load_file
 from torch import Tensor
 
 import finetrainers
+from finetrainers.build import build_trainer
 from finetrainers.errors import DataError
 from finetrainers.models import open_model
 from finetrainers.prepare import prepare
 from finetrainers.publish import export_weights
 from finetrainers.sample import sample_run
-from finetrainers.testing.subject import LORA, Subject
+from finetrainers.testing.subject import Subject
 from finetrainers.tuning import build_tuning
 from finetrainers.tuning.base import trained_parameters
 
 GRAY = {"kind": "channel_concat", "signal": "gray"}
 LOKR = {"kind": "lokr", "rank": 2, "alpha": 6}
 LAYERS = "transformer/layers.safetensors"
+CPU = torch.device("cpu")
 STILL = (1, 64, 64)
 
 
@@ -47,7 +49,7 @@ def assert_both_weights_and_control_count(subject: Subject, run: Path) -> None:
     drawn = sample_run(run, [*shown, request], device="cpu")
     base = sample_run(run, [*shown, request], use_base=True, device="cpu")
     assert len({file.read_bytes() for file in drawn}) == 3
-    assert len({file.read_bytes() for file in base}) == 1  # before training, no control counts
+    assert base[0].read_bytes() == base[1].read_bytes()  # before training, no control counts
     assert not {file.read_bytes() for file in drawn} & {file.read_bytes() for file in base}
 
 
@@ -65,8 +67,9 @@ def test_lokr_trains_draws_and_begins_again_with_a_control(tiny_flux: Path, tmp_
     assert_both_weights_and_control_count(subject, tmp_path / "run")
 
     config = subject.config("on", {**LOKR, "start_from": str(result.weights)})
-    trainer = subject.trainer({**LOKR, "start_from": str(result.weights)})
-    again = tensors_of(export_weights(trainer, config, subject.model, build_tuning(config.tuning)))
+    tuning = build_tuning(config.tuning)
+    trainer = build_trainer(config, subject.model, objective=subject.objective, tuning=tuning, device=CPU)
+    again = tensors_of(export_weights(trainer, config, subject.model, tuning))
     assert again.keys() == known.keys()
     assert all(torch.equal(again[name], tensor) for name, tensor in known.items())
     continued = finetrainers.train(subject.config("more", {**LOKR, "start_from": str(result.weights)}, train={"steps": 1}))
@@ -76,13 +79,14 @@ def test_lokr_trains_draws_and_begins_again_with_a_control(tiny_flux: Path, tmp_
 def test_the_averages_of_the_widened_layer_are_exported(tiny_flux: Path, tmp_path: Path) -> None:
     subject = flux(tiny_flux, tmp_path)
     config = subject.config("run", train={"ema_decay": 0.5})
-    trainer = subject.trainer(train={"ema_decay": 0.5})
+    tuning = build_tuning(config.tuning)
+    trainer = build_trainer(config, subject.model, objective=subject.objective, tuning=tuning, device=CPU)
     lived = []
     for _ in range(3):
         trainer.train_step(subject.batch)
         lived.append({name: p.detach().clone() for name, p in trainer.denoiser.named_parameters() if "x_embedder" in name})
         trainer.step += 1
-    layers = load_file(export_weights(trainer, config, subject.model, build_tuning(config.tuning)) / LAYERS)
+    layers = load_file(export_weights(trainer, config, subject.model, tuning) / LAYERS)
     assert layers.keys() == lived[-1].keys()
     decays = (0.0, 2 / 11, 3 / 12)  # diffusers lets averages warm up: at most (1 + n) / (10 + n)
     for name, tensor in layers.items():
@@ -135,7 +139,16 @@ def test_one_expert_learns_a_control_and_draws_beside_the_other(tiny: Callable[[
     assert_both_weights_and_control_count(subject, tmp_path / "run")
 
 
-def test_layers_of_a_run_in_bfloat16_are_float32_and_drawn_as_in_validation(tiny_flux: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("alpha", "tolerance"),
+    [
+        pytest.param(1e-6, 2, id="the layer alone counts"),
+        pytest.param(8, 12, id="the adapter counts too"),  # it is float32 while it trains, and bfloat16 in a pipeline
+    ],
+)
+def test_layers_of_a_run_in_bfloat16_are_float32_and_drawn_as_in_validation(
+    alpha: float, tolerance: int, tiny_flux: Path, tmp_path: Path
+) -> None:
     media = write_pictures(tmp_path / "media", 4)
     request = {"prompt": "a dog", "control": str(media / "00.png"), "num_inference_steps": 2, "seed": 5}
     (tmp_path / "prompts.json").write_text(json.dumps([request]))
@@ -143,12 +156,12 @@ def test_layers_of_a_run_in_bfloat16_are_float32_and_drawn_as_in_validation(tiny
         tiny_flux,
         media,
         tmp_path,
-        model={"dtype": "bfloat16"},
         conditioning=GRAY,
+        tuning={"alpha": alpha},
         optimizer={"lr": 0.02},
         validation={"prompts": str(tmp_path / "prompts.json")},
     )
-    result = finetrainers.train(config_of(tree))
+    result = finetrainers.train(config_of(merged(tree, {"model": {"dtype": "bfloat16"}})))
     layers = load_file(result.weights / LAYERS)
     assert {tensor.dtype for tensor in layers.values()} == {torch.float32}
     assert not torch.equal(layers["x_embedder.weight"], layers["x_embedder.weight"].bfloat16().float())  # no bit is lost
@@ -157,8 +170,8 @@ def test_layers_of_a_run_in_bfloat16_are_float32_and_drawn_as_in_validation(tiny
         for step in ("step-000000", "step-000004")
     )
     ours = np.asarray(Image.open(sample_run(tmp_path / "run", [request], device="cpu")[0]))
-    assert np.abs(last - ours).max() <= 2
-    assert np.abs(first - ours).max() > 8
+    assert np.abs(last - ours).max() <= tolerance
+    assert np.abs(first - ours).max() > 100
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -200,9 +213,7 @@ def test_controls_are_cached_by_the_settings_of_their_signal(tiny_flux: Path, tm
     def key_of(signal: str, **settings: float) -> str:
         section = {"kind": "channel_concat", "signal": signal, **settings}
         config = config_of(flux_tree(tiny_flux, media, tmp_path, conditioning=section))
-        plan = prepare(
-            config, open_model(config.model), torch.device("cpu"), progress=lambda *_: None, warn=lambda _: None
-        ).plan
+        plan = prepare(config, open_model(config.model), CPU, progress=lambda *_: None, warn=lambda _: None).plan
         return plan.control_job(0, 0).key
 
     different = [

@@ -68,8 +68,8 @@ def prepare(
         "workers": config.cache.workers,
         "progress": looked,
         "has_controls": config.conditioning.has_files,
-        "min_control_frames": 1
-        + conditioning.shown.index * model.adapter.grid.vae_frame_step,  # index: 0 in all other kinds
+        # The index is 0 unless conditioning.frames is index.
+        "min_control_frames": 1 + conditioning.shown.index * model.adapter.grid.vae_frame_step,
     }
     catalog = build_catalog(config.data, memo, **look)
     encoder = Encoder(

@@ -8,25 +8,19 @@ Each check raises an AssertionError that says what is wrong. A tiny model in flo
 through the code of a real run: files, plan, encoders, cache, batches, loop, export.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.module import register_module_forward_pre_hook
 
-from finetrainers.batch import Batch, Posterior
-from finetrainers.build import build_trainer
-from finetrainers.conditioning.widen import WideLayer, WideLinear
-from finetrainers.data.loader import read_encoded
+from finetrainers.batch import Batch
 from finetrainers.loop import Trainer
 from finetrainers.objective import Noised
 from finetrainers.publish import export_weights
-from finetrainers.run import run_directory
 from finetrainers.sample import sample_run
+from finetrainers.testing.control import CONTROL_CHECKS, assert_equal_files
 from finetrainers.testing.subject import CAPTIONS, FULL, LORA, STEPS, Subject as Subject
 from finetrainers.training import train
 from finetrainers.tuning import build_tuning
@@ -156,103 +150,10 @@ def check_a_resumed_run_is_the_same_run(subject: Subject) -> None:
     whole = train(subject.config("whole"))
     train(subject.config("parts", train={"steps": STEPS // 2}))
     parts = train(subject.config("parts"))
-    _assert_equal_files(whole.weights, parts.weights, "the resumed run")
+    assert_equal_files(whole.weights, parts.weights, "the resumed run")
     prompt = {"prompt": CAPTIONS[0], "num_inference_steps": 2, **subject.given_pictures}
     drawn, base = (sample_run(parts.output_dir, [prompt], use_base=use, device="cpu") for use in (False, True))
     assert drawn[0].read_bytes() != base[0].read_bytes(), "the trained weights draw what the base draws"
-
-
-def check_control_begins_where_sft_does(subject: Subject) -> None:
-    """With an input that is widened for a control, the first losses equal those without it to the last bit."""
-    controlled = subject.controlled
-    for tuning in (LORA, FULL):
-        plain = subject.trainer(tuning).micro_losses(subject.batch)
-        widened = controlled.trainer(tuning)
-        assert torch.equal(widened.micro_losses(controlled.batch), plain), f"{tuning['kind']}: zeros change the first loss"
-        layers = [part.get_submodule(subject.model.adapter.input_layer) for part in _parts(subject, widened)]
-        assert all(layer.weight.requires_grad for layer in layers), "the widened layer does not train"
-
-
-def check_control_is_learned_and_kept(subject: Subject) -> None:
-    """A control changes what is drawn after training; a resumed run and one that begins from exported weights have it."""
-    controlled = subject.controlled
-    whole = train(controlled.config("control-whole"))
-    train(controlled.config("control-parts", train={"steps": STEPS // 2}))
-    parts = train(controlled.config("control-parts"))
-    _assert_equal_files(whole.weights, parts.weights, "the resumed run")
-    prompt = {"prompt": CAPTIONS[0], "num_inference_steps": 2, **subject.given_pictures}
-    shown = [{**prompt, "control": subject.picture(sample)} for sample in (0, 1)]
-    drawn = sample_run(parts.output_dir, [*shown, prompt], device="cpu")
-    pictures = {file.read_bytes() for file in drawn}
-    assert len(pictures) == 3, "two controls, or one and none, draw the same"
-    for tuning in (LORA, FULL):
-        weights = parts.weights
-        if tuning == FULL:
-            weights = train(controlled.config("control-full", FULL, train={"steps": 1})).weights
-        config = controlled.config("control-on", {**tuning, "start_from": str(weights)})
-        own = build_tuning(config.tuning)
-        trainer = build_trainer(config, subject.model, objective=subject.objective, tuning=own, device=torch.device("cpu"))
-        trainer.step = 1 + (tuning == FULL)  # a folder for each
-        _assert_equal_files(weights, export_weights(trainer, config, subject.model, own), "a new run")
-
-
-def check_control_is_drawn_where_it_was_trained(subject: Subject) -> None:
-    """At each call and for each row, the sampler puts a control's latents where training does, and zeros for none."""
-    controlled, batch = subject.controlled, subject.controlled.alone(0)
-    job = controlled.prepared.plan.step(controlled.prepared.order, 0)[0]
-    known = read_encoded(controlled.prepared.encoder.cache, job).control
-    assert known is not None
-    assert batch.control is not None
-    std = known.std if subject.model.adapter.draws_control else None  # with the seed's generator, before the noise
-    latents = Posterior(known.mean, std).draw(torch.Generator().manual_seed(3))
-    batch = replace(batch, control=replace(batch.control, latents=latents[None]))
-    with _control_channels(controlled) as trained:
-        _predict(controlled.trainer(), batch)
-    with run_directory(controlled.config("control-drawn")) as run:  # its configuration is all that the base needs
-        prompt = {"prompt": CAPTIONS[0], "num_inference_steps": 2, "seed": 3, **subject.given_pictures}
-    for control, expected in ((job.latents.path, trained[0]), (None, torch.zeros_like(trained[0]))):
-        with _control_channels(controlled) as drawn:
-            sample_run(run, [{**prompt, "control": control}], use_base=True, device="cpu")
-        assert len(drawn) >= 2, "not each step sees the control"
-        for rows in (rows for call in drawn for rows in call.split(len(expected))):
-            torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-5)
-
-
-@contextmanager
-def _control_channels(subject: Subject) -> Iterator[list[Tensor]]:
-    """Collect what each call of a widened layer has of the control; tokens before those of the clip must have none."""
-    calls = []
-
-    def keep(layer: Any, arguments: Any) -> None:
-        if isinstance(layer, WideLayer):
-            of_tokens = isinstance(layer, WideLinear)
-            control = arguments[0].detach().float().split(layer.columns, -1 if of_tokens else 1)[1]
-            before = control.shape[1] - subject.model.adapter.grid.num_tokens(subject.size) if of_tokens else 0
-            assert not control[:, :before].any()
-            calls.append(control[:, before:])
-
-    handle = register_module_forward_pre_hook(keep)
-    try:
-        yield calls
-    finally:
-        handle.remove()
-
-
-def _parts(subject: Subject, trainer: Trainer) -> list[Any]:
-    """The denoisers that a trainer trains."""
-    return list(subject.model.denoisers.split(trainer.denoiser).values())
-
-
-def _assert_equal_files(one: Path, other: Path, what: str) -> None:
-    """Compare the tensors of two folders of weights."""
-    from safetensors.torch import load_file
-
-    files = sorted(one.rglob("*.safetensors"))
-    assert files, f"no weights in {one}"
-    for file in files:
-        here, there = load_file(file), load_file(other / file.relative_to(one))
-        assert here.keys() == there.keys()
-        assert all(torch.equal(tensor, there[name]) for name, tensor in here.items()), f"{what} differs in {file.name}"
 
 
 def _corrupt(trainer: Trainer, batch: Batch) -> Noised:
@@ -299,9 +200,7 @@ CHECKS: Mapping[str, Callable[[Subject], None]] = {
         check_samples_do_not_see_each_other,
         check_exported_weights_load_in_plain_diffusers,
         check_a_resumed_run_is_the_same_run,
-        check_control_begins_where_sft_does,
-        check_control_is_learned_and_kept,
-        check_control_is_drawn_where_it_was_trained,
+        *CONTROL_CHECKS,
     )
 }
 """Every check by its name."""
