@@ -420,8 +420,10 @@ def test_a_changed_signal_is_encoded_anew(tiny_flux: Path, tmp_path: Path) -> No
     assert len(set(keys.values())) == 3
 
 
-def test_a_small_cache_is_filled_in_windows_of_media_and_controls(tiny_flux: Path, tmp_path: Path) -> None:
-    """The limit counts both, and the weights are those of a run without one."""
+def test_a_small_cache_is_filled_in_windows_of_media_and_controls(
+    tiny_flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit counts both, at all times, and the weights are those of a run without one."""
     tree = flux_tree(
         tiny_flux,
         write_pictures(tmp_path / "media", 6),
@@ -434,8 +436,17 @@ def test_a_small_cache_is_filled_in_windows_of_media_and_controls(tiny_flux: Pat
     assert len(sizes) == 3 * 6
     limit = 0.6 * sum(sizes)
     small = {"output_dir": str(tmp_path / "small"), "cache": {"path": str(tmp_path / "other"), "max_gb": limit / 1e9}}
+    totals, write = [], Cache.write
+
+    def writing(cache: Cache, *item: Any) -> int:
+        size = write(cache, *item)
+        totals.append(sum(entry.bytes for entry in cache.entries()))
+        return size
+
+    monkeypatch.setattr(Cache, "write", writing)
     parts = finetrainers.train(config_of({**tree, **small}))
-    assert sum(entry.bytes for entry in Cache(tmp_path / "other").entries()) <= limit
+    assert len(totals) == 3 * 6
+    assert max(totals) <= limit
     for name in ("pytorch_lora_weights.safetensors", "transformer/layers.safetensors"):
         one, other = load_file(whole.weights / name), load_file(parts.weights / name)
         assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
