@@ -336,8 +336,8 @@ def test_latents_that_are_not_finite_do_not_enter_the_cache(tree: Tree, monkeypa
 
     encode_pixels = encoding.encode_pixels
 
-    def overflowing(vae: Any, adapter: Any, pixels: torch.Tensor) -> Any:
-        mean, std = encode_pixels(vae, adapter, pixels)
+    def overflowing(vae: Any, adapter: Any, pixels: torch.Tensor, **options: Any) -> Any:
+        mean, std = encode_pixels(vae, adapter, pixels, **options)
         return mean.index_fill(1, torch.tensor(0), torch.inf), std
 
     monkeypatch.setattr(encoding, "encode_pixels", overflowing)

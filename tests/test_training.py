@@ -359,8 +359,8 @@ def test_weights_that_cannot_be_written_are_a_clear_error(
 
     export = AdapterTuning.export
 
-    def full(self: Any, denoiser: Any, directory: Path, **options: Any) -> None:
-        export(self, denoiser, directory, **options)
+    def full(self: Any, denoiser: Any, directory: Path, facts: Any) -> None:
+        export(self, denoiser, directory, facts)
         if directory.name == ".step-000002.tmp":
             raise SafetensorError("I/O error: No space left on device (os error 28)")
 
