@@ -259,7 +259,7 @@ MUTATIONS = (
     Mutation("data/loader.py", "control.mean.shape[1] for control in controls", "frames for control in controls", "test_control.py::test_the_frames_that_are_shown_are_the_controls_and_all_others_are_zero"),
     Mutation("data/plan.py", "self.latents_encoder, self.signal.identity, digest", "self.latents_encoder, digest", "test_control.py::test_a_changed_signal_is_encoded_anew"),
     Mutation("data/plan.py", 'if self.signal is None or self.signal.name == "identity":', "if self.signal is None:", "test_control.py::test_identity_shows_the_media_and_encodes_nothing_more"),
-    Mutation("data/plan.py", "pixels = control_view(data, row, media.view, self.frame_step)", "pixels = control_view(data, row, self.latents_job(sample, 0).view, self.frame_step)", "test_control.py::test_control_and_media_share_crop_and_flip"),
+    Mutation("data/plan.py", "pixels = control_view(data, row, media.view, ", "pixels = control_view(data, row, self.latents_job(sample, 0).view, ", "test_control.py::test_control_and_media_share_crop_and_flip"),
     Mutation("encoding.py", "return clip if job.signal is None else replace(clip, pixels=_apply(job.signal, clip, job.path))", "return clip", "test_control.py::test_control_and_media_share_crop_and_flip"),
     Mutation("validate.py", "replace(trainer.conditioning.shown, dropout=0.0)", "trainer.conditioning.shown", "test_control.py::test_held_out_items_are_shown_their_control_whatever_the_dropout"),
     Mutation("conditioning/channel_concat.py", "latents = control.latents * shown", "latents = control.latents", "test_control.py::test_the_frames_that_are_shown_are_the_controls_and_all_others_are_zero"),

@@ -512,7 +512,7 @@ def test_the_control_of_a_prompt_is_read_as_the_data_set_is(tmp_path: Path) -> N
     Image.fromarray(np.repeat(np.arange(128, dtype=np.uint8)[None, :, None], 64, 0).repeat(3, 2)).save(wide)
     data = {"path": "d", "buckets": [[17, 64, 64]]}
     cropped, stretched = (
-        decode_control(wide, (17, 64, 64), 8, DataConfig.model_validate({**data, "resize": resize}))
+        decode_control(wide, (17, 64, 64), frame_step=8, data=DataConfig.model_validate({**data, "resize": resize}))
         for resize in ("random_crop", "stretch")
     )
     assert cropped.shape == stretched.shape == (1, 64, 64, 3)
@@ -520,7 +520,7 @@ def test_the_control_of_a_prompt_is_read_as_the_data_set_is(tmp_path: Path) -> N
     assert int(stretched[0, 0, 0, 0]) <= 1
     clip = write_clip(tmp_path / "clip", 25)
     lengths = {
-        name: len(decode_control(clip, (17, 64, 64), 8, DataConfig.model_validate({**data, **keys})))
+        name: len(decode_control(clip, (17, 64, 64), frame_step=8, data=DataConfig.model_validate({**data, **keys})))
         for name, keys in {"own": {}, "stride": {"stride": 2}, "fps": {"fps": 2.0}}.items()
     }
     assert lengths == {"own": 17, "stride": 9, "fps": 1}

@@ -7,8 +7,9 @@ import torch
 
 from finetrainers.config import Bucket
 from finetrainers.data.cache import GB
+from finetrainers.data.jobs import LatentsJob, SampleJob
 from finetrainers.data.order import Order
-from finetrainers.data.plan import Jobs, LatentsJob, Plan, SampleJob
+from finetrainers.data.plan import Jobs, Plan
 from finetrainers.encoding import Encoder
 from finetrainers.errors import ConfigError
 

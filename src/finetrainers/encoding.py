@@ -22,9 +22,10 @@ from torch import Tensor
 from finetrainers.batch import Image
 from finetrainers.config import CacheConfig
 from finetrainers.data.cache import IMAGE, Cache, Kind, make_key
+from finetrainers.data.jobs import LatentsJob, TextJob
+from finetrainers.data.lazy import Lazy
 from finetrainers.data.media import decode
 from finetrainers.data.memo import Memo
-from finetrainers.data.plan import LatentsJob, Lazy, TextJob
 from finetrainers.data.signals import Signal
 from finetrainers.data.sources import Problem
 from finetrainers.data.view import Clip

@@ -13,9 +13,11 @@ from finetrainers.config import Config
 from finetrainers.data.buckets import resolve_buckets
 from finetrainers.data.cache import Cache
 from finetrainers.data.catalog import Catalog, build_catalog
+from finetrainers.data.jobs import SampleJob
+from finetrainers.data.lazy import Joined
 from finetrainers.data.memo import Memo
 from finetrainers.data.order import Order
-from finetrainers.data.plan import Joined, Plan, SampleJob
+from finetrainers.data.plan import Plan
 from finetrainers.data.sources import Problem
 from finetrainers.encoding import Encoder, StageProgress
 from finetrainers.models import Model, Request

@@ -118,7 +118,8 @@ class Sampler:
             nothing = Control(torch.zeros(1, channels, frames, height, width), torch.zeros(1, frames))
             return None, nothing.map(lambda tensor: tensor.to(self._device))
         assert self._data is not None  # given where there is a conditioning
-        pixels = signal(decode_control(Path(request.control), request.size, adapter.grid.vae_frame_step, self._data))
+        step = adapter.grid.vae_frame_step
+        pixels = signal(decode_control(Path(request.control), request.size, frame_step=step, data=self._data))
         mean, std = encode_pixels(self._components["vae"], adapter, pixels[None], clip_frames=request.size[0])
         latents = Posterior(mean[0], std[0] if adapter.draws_control and std is not None else None).draw(generator)
         padding = adapter.grid.num_padding(request.size[0])
@@ -127,7 +128,7 @@ class Sampler:
         return pixels, control.map(lambda tensor: tensor.to(self._device))
 
 
-def decode_control(path: Path, size: tuple[int, int, int], frame_step: int, data: DataConfig) -> Tensor:
+def decode_control(path: Path, size: tuple[int, int, int], *, frame_step: int, data: DataConfig) -> Tensor:
     """Decode the first frames of a file, [K, P, Q, 3] uint8, at the frame rate of a data set and stretched if it is.
 
     Args:

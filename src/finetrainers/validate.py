@@ -14,8 +14,9 @@ from torch import Tensor
 from finetrainers.batch import Batch, Text, sample_generator
 from finetrainers.config import DataConfig
 from finetrainers.data.cache import Cache
+from finetrainers.data.jobs import SampleJob, TextJob
 from finetrainers.data.loader import draw, make_control, make_prompt, read_encoded
-from finetrainers.data.plan import Plan, SampleJob, TextJob
+from finetrainers.data.plan import Plan
 from finetrainers.encoding import free_memory
 from finetrainers.files import to_json, whole_directory, write_whole
 from finetrainers.loop import Trainer

@@ -681,7 +681,7 @@ def view_with(**changes: Any) -> View:
 @given(frames=st.integers(1, 40), wanted=st.integers(0, 10), step=st.sampled_from([1, 4, 8]))
 def test_a_shorter_control_ends_with_a_whole_latent_frame(frames: int, wanted: int, step: int) -> None:
     view = view_with(num_frames=1 + wanted * step)
-    found = control_view(data_with(frames), 0, view, step)
+    found = control_view(data_with(frames), 0, view, frame_step=step)
     assert replace(found, num_frames=view.num_frames) == view
     assert found.num_frames <= min(frames, view.num_frames)
     assert (found.num_frames - 1) % step == 0
@@ -694,7 +694,7 @@ def test_a_shorter_control_ends_with_a_whole_latent_frame(frames: int, wanted: i
 def test_a_still_is_one_frame_of_any_window(tmp_path: Path, frame_sampling: str) -> None:
     """All windows of a clip share it, and decoding serves it from an image and from a clip of one frame."""
     views = [view_with(frame_sampling=frame_sampling, window=w, chunk=c) for w, c in ((0.0, 0), (0.7, 2))]
-    found = [control_view(data_with(1), 0, view, 4) for view in views]
+    found = [control_view(data_with(1), 0, view, frame_step=4) for view in views]
     assert found[0] == found[1] == view_with(num_frames=1)
     for path in (write_picture(tmp_path / "a.png"), write_clip(tmp_path / "a.mp4", 1)):
         assert decode(path, found[0]).pixels.shape == (1, 48, 48, 3)
@@ -750,7 +750,7 @@ def test_pixels_of_media_and_control_are_aligned(aligned: MakeSet, number: int, 
     """Random crop, window and flip: the gradients of both agree; with any of the three wrong they do not."""
     data = aligned(14, **RANDOM, fps=fps)
     view = view_of(data, 0, view=number, bucket=BUCKET)
-    other = control_view(data, 0, view, 4)
+    other = control_view(data, 0, view, frame_step=4)
     assert difference(data, view, other) < NEAR
     for wrong in (
         replace(other, flip=not other.flip),
@@ -770,7 +770,7 @@ def test_a_control_of_another_length_is_aligned_from_the_start(
     assert data.problems == ()
     for number in range(2):
         view = view_of(data, 0, view=number, bucket=(9, 32, 96))
-        other = control_view(data, 0, view, 4)
+        other = control_view(data, 0, view, frame_step=4)
         assert other.num_frames == num_frames
         assert difference(data, view, other) < NEAR
         assert difference(data, view, replace(other, crop=(moved(other.crop[0]), 0.5))) > FAR
@@ -781,7 +781,7 @@ def test_a_still_follows_the_crop_of_each_window(aligned: MakeSet) -> None:
     data = aligned(0, **RANDOM)
     view = replace(view_of(data, 0, view=1, bucket=BUCKET), window=1.0)
     media = decode(Path(data.table["media"][0].as_py()), view).pixels[:1].float()
-    control = decode(Path(control_of(data, 0)), control_view(data, 0, view, 4)).pixels.float()
+    control = decode(Path(control_of(data, 0)), control_view(data, 0, view, frame_step=4)).pixels.float()
     assert (media - control).abs().mean((0, 1, 2))[:2].max() < NEAR
     assert (media - control)[..., 2].mean() > 12 * 8
 
@@ -813,7 +813,7 @@ def test_real_media_and_their_gray_halves_are_aligned(tmp_path: Path, name: str)
     data = catalog_of(tmp_path, config).sets[0]
     for number in range(4):
         view = view_of(data, 0, view=number, bucket=bucket)
-        other = control_view(data, 0, view, 4)
+        other = control_view(data, 0, view, frame_step=4)
         right = difference(data, view, other)
         assert right < 6
         assert difference(data, view, replace(other, flip=not other.flip)) > 3 * right

@@ -13,8 +13,10 @@ import finetrainers.data.plan as plan_module
 from finetrainers.config import CacheConfig, DataConfig
 from finetrainers.data.cache import Cache, make_key
 from finetrainers.data.catalog import Catalog, DataSet
+from finetrainers.data.jobs import SampleJob, TextJob
+from finetrainers.data.lazy import Joined, Lazy
 from finetrainers.data.order import Order
-from finetrainers.data.plan import Joined, Lazy, Plan, SampleJob, TextJob
+from finetrainers.data.plan import Plan
 from finetrainers.encoding import Encoder
 
 

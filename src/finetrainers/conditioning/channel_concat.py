@@ -79,7 +79,8 @@ class ChannelConcat(Conditioning):
         width = adapter.arrange(control.latents).shape[adapter.channel_dim]
 
         def join(_module: Any, args: Any, told: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            return args, told | {"hidden_states": join_channels(told["hidden_states"], channels, adapter.channel_dim, width)}
+            hidden = join_channels(told["hidden_states"], channels, dim=adapter.channel_dim, width=width)
+            return args, told | {"hidden_states": hidden}
 
         with ExitStack() as stack:
             for denoiser in denoisers:
@@ -87,7 +88,7 @@ class ChannelConcat(Conditioning):
             yield
 
 
-def join_channels(hidden: Tensor, channels: Tensor, dim: int, width: int) -> Tensor:
+def join_channels(hidden: Tensor, channels: Tensor, *, dim: int, width: int) -> Tensor:
     """Put channels of one sample behind the first ``width`` of hidden states, for each of their rows.
 
     Tokens that some pipelines put before those of the clip, such as LTX-Video's of given frames, get zeros.

@@ -46,7 +46,7 @@ def control_digest(data: DataSet, sample: int) -> str:
     return digest.hex()
 
 
-def control_view(data: DataSet, sample: int, view: View, frame_step: int) -> View:
+def control_view(data: DataSet, sample: int, view: View, *, frame_step: int) -> View:
     """Give the view of a sample's control that shows what ``view`` shows of its media.
 
     It is the same view, unless the control is too short for it: then as many frames from its start as make whole latent

@@ -13,8 +13,9 @@ from finetrainers.batch import Batch, Control, Encoded, Posterior, Prompt, sampl
 from finetrainers.config import LoaderConfig
 from finetrainers.data.cache import IMAGE, Cache
 from finetrainers.data.draws import uniform
+from finetrainers.data.jobs import SampleJob
 from finetrainers.data.order import Order
-from finetrainers.data.plan import Plan, SampleJob
+from finetrainers.data.plan import Plan
 from finetrainers.data.shown import ShownFrames
 from finetrainers.objective import FlowMatching
 

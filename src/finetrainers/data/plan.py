@@ -1,18 +1,17 @@
 """What each step of a run needs from the cache: from sample positions to the names of encoded items."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetrainers.config import Bucket
 from finetrainers.data.cache import make_key
 from finetrainers.data.catalog import Catalog, caption_of, view_of
 from finetrainers.data.controls import control_digest, control_of, control_view
 from finetrainers.data.draws import uniform
+from finetrainers.data.jobs import LatentsJob, Picture, SampleJob, TextJob
+from finetrainers.data.lazy import Lazy
 from finetrainers.data.order import Indices, Order
 from finetrainers.data.signals import Signal
 from finetrainers.data.view import View
@@ -21,106 +20,8 @@ from finetrainers.files import hash_file
 NO_CAPTION = -1
 VIEW_FIELDS = tuple(field.name for field in fields(View))
 
-T = TypeVar("T")
-
 DRAWS_AT_ONCE = 1 << 21
 """Draws that are planned in one go: bounds the memory that planning takes beside its result."""
-
-
-@dataclass(frozen=True, slots=True)
-class LatentsJob:
-    """One item of latents, and what it is made of."""
-
-    key: str
-    path: str
-    view: View
-    signal: Signal | None = None
-    """What is computed from the pixels before they are encoded; None for what the model learns to make."""
-    clip_frames: int | None = None
-    """Frames of the clip beside which a control stands; it may be shorter."""
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A file of its own, such as the picture that a prompt of the validation starts from."""
-
-    key: str
-    """Hash of the file's bytes."""
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class TextJob:
-    """One encoded caption."""
-
-    key: str
-    caption: str
-    seen: LatentsJob | Picture | None = None
-    """What the text encoder sees beside the caption: the first frame of a view, a picture, or nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class SampleJob:
-    """The items of one sample."""
-
-    position: int
-    bucket: Bucket
-    latents: LatentsJob
-    text: TextJob
-    control: LatentsJob | None = None
-    """None for prompt-only training."""
-
-    @property
-    def media(self) -> tuple[LatentsJob, ...]:
-        """All that the VAE encodes."""
-        return (self.latents,) if self.control is None else (self.latents, self.control)
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Keys of all items."""
-        return (self.text.key, *(item.key for item in self.media))
-
-
-@dataclass(frozen=True)
-class Lazy(Sequence[T], Generic[T]):
-    """A sequence whose items are made when they are looked at, and not kept."""
-
-    make: Callable[[int], T]
-    length: int
-
-    def __len__(self) -> int:
-        return self.length
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Lazy[T]": ...
-    def __getitem__(self, index: int | slice) -> "T | Lazy[T]":
-        chosen = range(self.length)[index]
-        return self.make(chosen) if isinstance(chosen, int) else Lazy(lambda i: self.make(chosen[i]), len(chosen))
-
-
-class Joined(Sequence[T]):
-    """Several sequences, one after the other."""
-
-    def __init__(self, *parts: Sequence[T]) -> None:
-        self._parts = parts
-
-    def __len__(self) -> int:
-        return sum(len(part) for part in self._parts)
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> Lazy[T]: ...
-    def __getitem__(self, index: int | slice) -> T | Lazy[T]:
-        if isinstance(index, slice):
-            return Lazy(self.__getitem__, len(self))[index]
-        for part in self._parts:
-            if index < len(part):
-                return part[index]
-            index -= len(part)
-        raise IndexError(index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +151,7 @@ class Plan:
             path, digest, pixels = media.path, data.digests[int(data.item[row])].tobytes().hex(), media.view
         else:
             path, digest = control_of(data, row), control_digest(data, row)
-            pixels = control_view(data, row, media.view, self.frame_step)
+            pixels = control_view(data, row, media.view, frame_step=self.frame_step)
         frames = media.view.num_frames
         key = make_key("control", self.latents_encoder, self.signal.identity, digest, _values(pixels), frames)
         return LatentsJob(key, path, pixels, self.signal, frames)
