@@ -271,7 +271,7 @@ MUTATIONS = (
     Mutation("tuning/lora.py", "        set_peft_model_state_dict(denoiser, adapter, adapter_name=ADAPTER_NAME)\n", "", "models/test_contract.py::test_contract[flux dev text-to-image-control_is_learned_and_kept]"),
     Mutation("tuning/full.py", "            _load(denoiser, self._start / component)\n", "            pass\n", "models/test_contract.py::test_contract[flux dev text-to-image-control_is_learned_and_kept]"),
     Mutation("tuning/full.py", "from_config(exported_config(denoiser, facts))", "from_config(denoiser.config)", "test_control.py::test_the_control_pipelines_of_diffusers_draw_what_our_sampler_draws"),
-    Mutation("sample.py", '{**request.pictures, "control": request.control}', "request.pictures", "models/test_contract.py::test_contract[flux dev text-to-image-control_is_learned_and_kept]"),
+    Mutation("sample.py", '{**request.pictures, "control": request.control}', "request.pictures", "test_control.py::test_an_edited_signal_is_drawn_anew_and_announced"),
     Mutation("budget.py", "for item in set(job.media) if item.key not in needed)", "for item in [job.latents] if item.key not in needed)", "test_control.py::test_a_small_cache_is_filled_in_windows_of_media_and_controls"),
     Mutation("sampler.py", "pad_shown(shown, padding))", "pad_shown(0 * shown, padding))", "models/test_contract.py::test_contract[ltx_video 0.9.0 text-to-video-control_is_learned_and_kept]"),
     Mutation("sampler.py", "if with_control and pixels is not None:", "if False:", "test_control.py::test_validation_draws_the_control_beside_the_result"),

@@ -489,18 +489,22 @@ def darker(frames):
 
 
 def test_an_edited_signal_is_drawn_anew_and_announced(tiny_flux: Path, tmp_path: Path) -> None:
-    """The function's file is part of what a sample's name says, and of what a run goes on with."""
+    """The function's file is part of what a sample's name says, and of what a run goes on with; so is the control's."""
     file = tmp_path / "mine.py"
     file.write_text(SIGNAL.format(divisor=2))
     media = write_pictures(tmp_path / "media", 4)
     tree = flux_tree(tiny_flux, media, tmp_path, conditioning={**GRAY, "signal": f"{file}:darker"}, train={"steps": 1})
-    request = {"prompt": "a dog", "control": str(media / "00.png"), "num_inference_steps": 1}
+    control = tmp_path / "control.png"
+    shutil.copy(media / "00.png", control)
+    request = {"prompt": "a dog", "control": str(control), "num_inference_steps": 1}
     finetrainers.train(config_of(tree))
     first = sample_run(tmp_path / "run", [request], device="cpu")
     assert sample_run(tmp_path / "run", [request], device="cpu") == first
     file.write_text(SIGNAL.format(divisor=5))
     second = sample_run(tmp_path / "run", [request], device="cpu")
     assert second != first
+    shutil.copy(media / "01.png", control)
+    assert sample_run(tmp_path / "run", [request], device="cpu") != second
     tree["train"]["steps"] = 2
     finetrainers.train(config_of(tree))
     warnings = [event["message"] for event in events_of(tmp_path / "run") if event["event"] == "warning"]
