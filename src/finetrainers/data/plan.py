@@ -143,7 +143,9 @@ class Plan:
 
     def control_job(self, sample: int, view: int) -> LatentsJob:
         """Job of the control signal of one view of a sample; for the media themselves it is the view's own."""
-        media = self.latents_job(sample, view)
+        return self._control_beside(self.latents_job(sample, view), sample)
+
+    def _control_beside(self, media: LatentsJob, sample: int) -> LatentsJob:
         if self.signal is None or self.signal.name == "identity":
             return media
         data, row = self.catalog.locate(sample)
@@ -165,8 +167,9 @@ class Plan:
         """Job of a sample at a position."""
         data, row = self.catalog.locate(sample)
         bucket, text = self.catalog.buckets[data.bucket[row]], self.sample_text(sample, caption, view=view)
-        control = None if self.signal is None else self.control_job(sample, view)
-        return SampleJob(position, bucket, self.latents_job(sample, view), text, control)
+        media = self.latents_job(sample, view)
+        control = None if self.signal is None else self._control_beside(media, sample)
+        return SampleJob(position, bucket, media, text, control)
 
     def _seeing_job(self, caption: str, seen: LatentsJob | Picture) -> TextJob:
         return TextJob(make_key("text", self.text_encoder, caption, seen.key), caption, seen)
