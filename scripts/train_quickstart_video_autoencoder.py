@@ -6,10 +6,17 @@ the learning rate falls to zero by the end of each call.
 
     OMP_NUM_THREADS=1 nice -n 10 python scripts/train_quickstart_video_autoencoder.py --output /tmp/video-vae --minutes 40
 
+The second call trains the decoder alone, on latents that are not quite what they should be, as drawn ones are; what the
+encoder makes stays what it is, and with it every base that was trained on it.
+
+    OMP_NUM_THREADS=1 nice -n 10 python scripts/train_quickstart_video_autoencoder.py --output /tmp/video-decoder \
+        --decoder-of /tmp/video-vae/vae --minutes 30 --lr 4e-4
+
 Pixels are float32 [B, C, K, H, W] in -1..1 inside this script; latents are [B, 48, 3, 4, 4].
 """
 
 import argparse
+import copy
 import json
 import time
 from dataclasses import dataclass
@@ -51,6 +58,7 @@ CLIPS, PATTERNS = 12_000, 5_000
 
 KL_WEIGHT, EDGE_WEIGHT = 2e-4, 0.5
 WARMUP_STEPS, EMA_DECAY, CLIP_NORM = 200, 0.999, 1.0
+LARGEST_NOISE = 0.4
 DECAY_PART = 0.35
 """Part of a call, at its end, over which the learning rate falls to zero."""
 
@@ -69,6 +77,7 @@ class Options:
     minutes: float
     lr: float
     seed: int
+    decoder_of: Path | None
 
 
 def parse_options() -> Options:
@@ -78,6 +87,7 @@ def parse_options() -> Options:
     parser.add_argument("--minutes", type=float, default=40.0, help="longest time to train in this call")
     parser.add_argument("--lr", type=float, default=7e-4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--decoder-of", type=Path, help="train the decoder of this autoencoder on")
     return Options(**vars(parser.parse_args()))
 
 
@@ -106,6 +116,13 @@ def build_autoencoder() -> AutoencoderKLLTXVideo:
     log_variance.weight[-1] = 0.0
     log_variance.bias[-1] = FIRST_LOG_VARIANCE
     return model.to(memory_format=torch.channels_last_3d)
+
+
+def load_autoencoder(directory: Path) -> AutoencoderKLLTXVideo:
+    """Load one whose encoder is to stay as it is."""
+    model = AutoencoderKLLTXVideo.from_pretrained(directory).to(memory_format=torch.channels_last_3d)
+    model.encoder.requires_grad_(False)
+    return model
 
 
 def _local_weight(like: Tensor, time: int) -> Tensor:
@@ -158,16 +175,22 @@ def learning_rate(peak: float, done_steps: int, left: float) -> float:
     return peak * max(0.0, min(1.0, (done_steps + 1) / WARMUP_STEPS, left / DECAY_PART))
 
 
+def noise_like(latents: Tensor, deviation: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw noise [B, C, K', H', W'] of up to LARGEST_NOISE of each channel's ``deviation`` [C], one part a clip."""
+    parts = torch.rand(len(latents), 1, 1, 1, 1, generator=generator) * LARGEST_NOISE
+    return torch.randn(latents.shape, generator=generator) * parts * deviation.view(-1, 1, 1, 1)
+
+
 class Training:
     """Everything that a checkpoint holds, and the step."""
 
     def __init__(self, options: Options) -> None:
         torch.manual_seed(options.seed)
         self.options = options
-        self.model = build_autoencoder()
-        self.average = build_autoencoder().requires_grad_(False)
-        self.average.load_state_dict(self.model.state_dict())
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
+        self.model = build_autoencoder() if options.decoder_of is None else load_autoencoder(options.decoder_of)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.99), weight_decay=1e-4)
         self.done_steps = 0
         self.seconds = 0.0
         self.path = options.output / "checkpoint.pt"
@@ -181,7 +204,10 @@ class Training:
         with torch.autocast("cpu", torch.bfloat16):
             moments = self.model.encoder(pixels).float()
             posterior = DiagonalGaussianDistribution(moments)
-            output = self.model.decode(posterior.sample(generator=generator)).sample.float()
+            latents = posterior.sample(generator=generator)
+            if self.options.decoder_of is not None:
+                latents += noise_like(latents, self.model.latents_std, generator)
+            output = self.model.decode(latents).sample.float()
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         loss = reconstruction_loss(output, pixels) + KL_WEIGHT * kl
         loss.backward()
@@ -283,7 +309,8 @@ def main() -> None:
     print(json.dumps({"parameters": parameters, "first_step": training.done_steps}), flush=True)
     train(training, pool, options)
     model = training.average
-    print(json.dumps(normalize_latents(model, pool)), flush=True)
+    if options.decoder_of is None:
+        print(json.dumps(normalize_latents(model, pool)), flush=True)
     model.save_pretrained(options.output / "vae")
     figures = {"step": training.done_steps, "seconds": round(training.seconds)} | evaluate(model, 1000)
     (options.output / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -10,10 +10,12 @@ from runs import Tree, config_of, flux_tree, write_pictures
 
 from finetrainers import sample_run, train
 from finetrainers.cli import DONE, main
-from finetrainers.config import dump_config, load_config
+from finetrainers.conditioning import build_conditioning
+from finetrainers.config import NoConditioning, dump_config, load_config
 from finetrainers.models import Request
 from finetrainers.sample import name_of
 
+NO_CONTROL = build_conditioning(NoConditioning())
 REQUEST: Tree = {"prompt": "a cat", "num_inference_steps": 1, "seed": 3}
 
 
@@ -72,15 +74,12 @@ def test_a_drawing_that_fails_leaves_nothing(run: Path, tmp_path: Path, monkeypa
 
 
 def test_other_weights_of_the_same_step_have_another_name(run: Path, tmp_path: Path) -> None:
-    from finetrainers.models import Request
-    from finetrainers.sample import name_of
-
     config, weights = load_config(run / "config.yaml"), tmp_path / "step-000001"
     weights.mkdir()
     names = set()
     for contents in ("a", "b"):
         (weights / "manifest.json").write_text(contents)
-        names.add(name_of(Request("x", size=(1, 64, 64), steps=1, seed=0), config, weights))
+        names.add(name_of(Request("x", size=(1, 64, 64), steps=1, seed=0), config, NO_CONTROL, weights))
     assert len(names) == 2
 
 
@@ -131,5 +130,5 @@ def test_a_changed_picture_is_drawn_anew(run: Path, tmp_path: Path, key: str) ->
     for colour in ("red", "blue", "red"):
         Image.new("RGB", (8, 8), colour).save(tmp_path / "given.png")
         request = Request(prompt="a", size=(9, 64, 64), steps=1, seed=0, **{key: str(tmp_path / "given.png")})
-        names.append(name_of(request, config, None))
+        names.append(name_of(request, config, NO_CONTROL, None))
     assert names[0] == names[2] != names[1]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 import torch
 
@@ -60,23 +60,12 @@ def prepare(
     check_conditioning(config, model)
     check_computation(config, model)
     requests = _requests(config, model)
-    cache, memo = Cache(config.cache.path), Memo(config.cache.path / "memo.sqlite")
-
-    def looked(done: int, total: int) -> None:
-        progress("look at media", done, total)
-
     conditioning = build_conditioning(config.conditioning)
-    look: dict[str, Any] = {
-        "workers": config.cache.workers,
-        "progress": looked,
-        "has_controls": config.conditioning.has_files,
-        # The index is 0 unless conditioning.frames is index.
-        "min_control_frames": 1 + conditioning.shown.index * model.adapter.grid.vae_frame_step,
-    }
-    catalog = build_catalog(config.data, memo, **look)
+    memo = Memo(config.cache.path / "memo.sqlite")
+    catalog, held_out = _catalogs(config, model, conditioning, memo, progress)
     encoder = Encoder(
         model=model,
-        cache=cache,
+        cache=Cache(config.cache.path),
         memo=memo,
         config=config.cache,
         device=device,
@@ -86,11 +75,6 @@ def prepare(
         has_slicing=config.memory.vae_slicing,
     )
     latents_encoder, text_encoder = encoder.identities()
-    held_out: Catalog | None = None
-    if config.validation.held_out:
-        catalog, held_out = catalog.split(config.validation.held_out)
-    elif config.validation.data:
-        held_out = build_catalog(config.validation.data, memo, **look)
     plan = Plan(
         catalog,
         config.seed,
@@ -113,6 +97,29 @@ def prepare(
         requests=requests,
         problems=tuple(sorted(set(problems), key=lambda problem: problem.path)),
     )
+
+
+def _catalogs(
+    config: Config, model: Model, conditioning: Conditioning, memo: Memo, progress: StageProgress
+) -> tuple[Catalog, Catalog | None]:
+    """Look at what is trained on, and at what is held out."""
+
+    def looked(done: int, total: int) -> None:
+        progress("look at media", done, total)
+
+    build = partial(
+        build_catalog,
+        memo=memo,
+        workers=config.cache.workers,
+        progress=looked,
+        has_controls=config.conditioning.has_files,
+        # The index is 0 unless conditioning.frames is index.
+        min_control_frames=1 + conditioning.shown.index * model.adapter.grid.vae_frame_step,
+    )
+    catalog = build(config.data)
+    if config.validation.held_out:
+        return catalog.split(config.validation.held_out)
+    return catalog, build(config.validation.data) if config.validation.data else None
 
 
 def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepared, int]:

@@ -17,7 +17,7 @@ from finetrainers.batch import Text
 from finetrainers.build import pick_device
 from finetrainers.checkpoint import step_directory
 from finetrainers.checks import attention, check_attention
-from finetrainers.conditioning import build_conditioning
+from finetrainers.conditioning import Conditioning, build_conditioning
 from finetrainers.config import Config, load_config
 from finetrainers.data.buckets import resolve_buckets
 from finetrainers.errors import ConfigError
@@ -54,25 +54,26 @@ def sample_run(
     config, model = _open(run)
     check_attention("validate", config.attention.validation)
     size = resolve_buckets(config.data[0].buckets)[0]
-    takes_control = config.conditioning.takes_control
+    conditioning, takes_control = build_conditioning(config.conditioning), config.conditioning.takes_control
     requests = [
         make_request(prompt, f"prompt {n}", model, size, takes_control=takes_control) for n, prompt in enumerate(prompts, 1)
     ]
     weights = None if use_base else find_weights(run, step)
     target = pick_device(device)
     folder = output or run / "samples"
-    stems = [folder / name_of(request, config, weights) for request in requests]
+    stems = [folder / name_of(request, config, conditioning, weights) for request in requests]
     missing = {stem: request for stem, request in zip(stems, requests, strict=True) if _drawn(stem) is None}
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
-        with _drawing(config, model, weights, target) as draw, tempfile.TemporaryDirectory(dir=folder) as temporary:
+        drawing = _drawing(config, model, conditioning, weights, target)
+        with drawing as draw, tempfile.TemporaryDirectory(dir=folder) as temporary:
             for stem, request in missing.items():
                 drawn = draw(request, Path(temporary) / stem.name)
                 drawn.rename(folder / drawn.name)  # whole or not there: what is there is never drawn again
     return [file for stem in stems if (file := _drawn(stem)) is not None]
 
 
-def name_of(request: Request, config: Config, weights: Path | None) -> str:
+def name_of(request: Request, config: Config, conditioning: Conditioning, weights: Path | None) -> str:
     """Name a file after all that decides what it shows: requests with one name would draw the same."""
     files = {**request.pictures, "control": request.control}
     pictures = {key: file and hash_file(Path(file)).hex() for key, file in files.items()}
@@ -81,10 +82,10 @@ def name_of(request: Request, config: Config, weights: Path | None) -> str:
         "config": config.model_dump(mode="json", include={"model", "conditioning", "memory", "attention"}),
         "weights": None if weights is None else (weights / MANIFEST).read_text(encoding="utf-8"),
     }
-    signal = build_conditioning(config.conditioning).signal
-    if signal is not None:
+    if conditioning.signal is not None:
         data = config.data[0]
-        facts["control"] = [*signal.identity, data.fps, data.stride, data.resize]  # the user's own function may have changed
+        # The user's own function may have changed.
+        facts["control"] = [*conditioning.signal.identity, data.fps, data.stride, data.resize]
     digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=4).hexdigest()
     return f"{'base' if weights is None else weights.name}-{digest}-seed{request.seed}"
 
@@ -96,7 +97,7 @@ def _drawn(stem: Path) -> Path | None:
 
 @contextmanager
 def _drawing(
-    config: Config, model: Model, weights: Path | None, device: torch.device
+    config: Config, model: Model, conditioning: Conditioning, weights: Path | None, device: torch.device
 ) -> Iterator[Callable[[Request, Path], Path]]:
     """Load the whole pipeline, with the settings of the run; yield what draws one request."""
     names = [name for name, value in model.pretrained.index.items() if isinstance(value, list) and value[0]]
@@ -104,7 +105,6 @@ def _drawing(
     memory = {"has_tiling": config.memory.vae_tiling, "has_slicing": config.memory.vae_slicing}
     components["vae"] = load_vae(model.pretrained, device, **memory)
     pipeline = model.pretrained.pipeline(model.pipeline_class, components).to(device)
-    conditioning = build_conditioning(config.conditioning)
     for name in model.denoisers.trained:
         conditioning.prepare(pipeline.components[name], model.adapter)
     if weights is not None:

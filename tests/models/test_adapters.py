@@ -13,6 +13,7 @@ from finetrainers.config import ModelConfig
 from finetrainers.errors import ConfigError, ModelError
 from finetrainers.models import Request, adapters, open_model
 from finetrainers.models.flux import pack, unpack
+from finetrainers.models.registry import load_adapter
 from finetrainers.testing import make_tiny
 from finetrainers.testing.subject import Subject
 from finetrainers.testing.tiny import FACTORIES
@@ -224,3 +225,42 @@ def test_latents_of_other_padding_have_other_names(tiny: Callable[[str, str], Pa
         subject = Subject({"path": str(path), "components": components}, (9, 64, 64), tmp_path / path.name)
         names.add(subject.prepared.encoder.identities()[0])
     assert len(names) == 2
+
+
+OWN_ADAPTER = """
+from __future__ import annotations
+from dataclasses import dataclass
+from finetrainers.models.flux import Flux
+
+@dataclass
+class Facts:
+    depth: int
+
+class Mine(Flux):
+    facts = Facts(3)
+"""
+
+
+def test_a_users_adapter_may_stand_beside_dataclasses_with_late_annotations(tmp_path: Path) -> None:
+    """Dataclasses look up the module of such annotations by its name."""
+    (tmp_path / "my_flux.py").write_text(OWN_ADAPTER)
+    adapter = load_adapter(f"{tmp_path / 'my_flux.py'}:Mine")
+    assert issubclass(adapter, adapters()["flux"])
+    assert adapter.name == "my_flux"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (OWN_ADAPTER.replace("Mine", "Yours"), "has no ModelAdapter 'Mine'; define it"),
+        ("Mine = 3", "has no ModelAdapter 'Mine'; define it"),
+        ("class Mine: pass", "has no ModelAdapter 'Mine'; define it"),
+        ("import nowhere", r"fails when it is imported \(ModuleNotFoundError: .*nowhere.*\); correct it"),
+        (None, "cannot be read .* name one that exists, as path/to/file.py:name"),
+    ],
+)
+def test_a_users_adapter_that_is_none_is_refused_with_the_way_out(text: str | None, message: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ConfigError, match=rf"model\.adapter: .*mine\.py.* {message}"):
+        load_adapter(f"{tmp_path / 'mine.py'}:Mine")

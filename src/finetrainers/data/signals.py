@@ -3,14 +3,9 @@
 Shape letters: K frames of P x Q pixels, as they are decoded. Frames are uint8 [K, P, Q, 3] RGB, before and after.
 """
 
-import hashlib
-import importlib.util
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.machinery import SourceFileLoader
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +14,9 @@ from torch.nn import functional
 
 from finetrainers.config import ChannelConcatConfig
 from finetrainers.errors import ConfigError
-from finetrainers.files import DIGEST_BYTES
+from finetrainers.own_code import read_own_code
+
+SETTING = "conditioning.signal"
 
 LUMA = (19595, 38470, 7471)
 """Weights of R, G and B in grey (ITU-R BT.601: 0.299, 0.587, 0.114), in units of 2^-16: the same bits on all machines."""
@@ -70,7 +67,7 @@ class Signal:
 
         What a user's file imports is not in it.
         """
-        name = _split(self.name)[1] if self.file_digest else self.name
+        name = self.name.rpartition(":")[2] if self.file_digest else self.name
         return [name, [list(setting) for setting in self.parameters], self.file_digest]
 
 
@@ -96,7 +93,7 @@ def build_signal(config: ChannelConcatConfig) -> Signal:
                 )
             return Signal("canny", (("low", config.canny_low), ("high", config.canny_high)))
         case place:
-            digest = _digest(_read(place))
+            digest = read_own_code(SETTING, place).digest
             load_function(place, digest)
             return Signal(place, file_digest=digest)
 
@@ -177,45 +174,13 @@ def load_function(place: str, digest: str) -> Callable[[Tensor], object]:
     Raises:
         ConfigError: If the file is missing, is not of that hash, or fails, or has no such function.
     """
-    file, name = _split(place)
-    source = _read(place)
-    if _digest(source) != digest:
-        raise ConfigError(f"conditioning.signal: {file} was changed while the run uses it; start the run again")
-    loader = SourceFileLoader(f"finetrainers_signal_{digest}", file)
-    spec = importlib.util.spec_from_file_location(loader.name, file, loader=loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module  # where dataclasses and pickle look for it
-    try:
-        exec(loader.source_to_code(source, file), vars(module))  # not exec_module, which may take stale bytecode
-    except Exception as error:
-        del sys.modules[loader.name]
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"conditioning.signal: {file} fails when it is imported ({reason}); correct it") from error
-    function: object = vars(module).get(name)
+    code = read_own_code(SETTING, place)
+    if code.digest != digest:
+        raise ConfigError(f"{SETTING}: {code.file} was changed while the run uses it; start the run again")
+    function = code.load()
     if not callable(function):
-        raise ConfigError(f"conditioning.signal: {file} has no function {name!r}; define it, or name another one")
+        raise ConfigError(f"{SETTING}: {code.file} has no function {code.name!r}; define it, or name another one")
     return function
-
-
-def _split(place: str) -> tuple[str, str]:
-    """File and function of ``path/to/file.py:function``."""
-    file, _, name = place.rpartition(":")
-    return str(Path(file).expanduser()), name
-
-
-def _read(place: str) -> bytes:
-    try:
-        return Path(_split(place)[0]).read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"conditioning.signal: the file of {place!r} cannot be read ({error.strerror}); name one that exists, as "
-            "path/to/file.py:function"
-        ) from error
-
-
-def _digest(source: bytes) -> str:
-    return hashlib.blake2b(source, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def _checked(result: object, frames: Tensor, name: str) -> Tensor:

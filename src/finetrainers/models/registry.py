@@ -1,6 +1,5 @@
 """Names to adapters."""
 
-import importlib.util
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib.metadata import entry_points
@@ -9,11 +8,14 @@ from typing import TypeVar
 
 from finetrainers.errors import ConfigError
 from finetrainers.models.base import ModelAdapter
+from finetrainers.own_code import read_own_code
 
 AdapterClass = TypeVar("AdapterClass", bound=type[ModelAdapter])
 
 ENTRY_POINT_GROUP = "finetrainers.models"
 """Entry points of this group name adapter classes of other packages."""
+
+SETTING = "model.adapter"
 
 _adapters: dict[str, type[ModelAdapter]] = {}
 
@@ -64,21 +66,14 @@ def load_adapter(place: str) -> type[ModelAdapter]:
     """Find the adapter that ``path/to/file.py:ClassName`` names.
 
     Raises:
-        ConfigError: If the file or the class is not there.
+        ConfigError: If the file or the class is not there, or the file fails.
     """
-    file, _, class_name = place.rpartition(":")
-    if not file or not Path(file).is_file():
-        raise ConfigError(f"model.adapter: {place!r} is not path/to/file.py:ClassName of a file that exists")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if class_name not in vars(module):
-        raise ConfigError(f"model.adapter: {file} has no class {class_name!r}")
-    adapter: type[ModelAdapter] = vars(module)[class_name]
+    code = read_own_code(SETTING, place)
+    adapter = code.load()
+    if not (isinstance(adapter, type) and issubclass(adapter, ModelAdapter)):
+        raise ConfigError(f"{SETTING}: {code.file} has no ModelAdapter {code.name!r}; define it, or name another one")
     if "name" not in vars(adapter):
-        adapter.name = Path(file).stem
+        adapter.name = Path(code.file).stem
     return adapter
 
 
