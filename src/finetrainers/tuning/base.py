@@ -1,13 +1,15 @@
 """What every kind of tuning does."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from finetrainers.models import ModelAdapter
 
@@ -27,7 +29,7 @@ class Tuning(ABC):
             adapter: Of its family.
             component: Its name.
             seed: Decides what is drawn.
-            beside: Names of modules that are trained in full, whatever else is; they compute in the type of their input.
+            beside: Names of modules that are trained in full, whatever else is.
 
         Raises:
             ConfigError: If what is to be trained is not there, or the weights to begin from do not fit.
@@ -82,3 +84,18 @@ def to_float32(denoiser: nn.Module) -> None:
     """Hold trained parameters in float32: updates of a small learning rate would round to nothing in bfloat16."""
     for parameter in trained_parameters(denoiser).values():
         parameter.data = parameter.data.float()
+
+
+def train_beside(denoiser: nn.Module, names: Sequence[str]) -> None:
+    """Train modules in full that a frozen model of another type has around them."""
+    for name in names:
+        module = denoiser.get_submodule(name)
+        module.requires_grad_(True)
+        module.forward = partial(_forward_in_type_of_input, module)  # of this object alone
+
+
+def _forward_in_type_of_input(module: nn.Module, x: Tensor, *rest: Any, **options: Any) -> Any:
+    """Compute with weights cast to the input's type, as the frozen module did; gradients reach the weights themselves."""
+    cast = copy.copy(module)
+    cast._parameters = {name: None if p is None else p.to(x.dtype) for name, p in module._parameters.items()}  # type: ignore[misc]
+    return type(module).forward(cast, x, *rest, **options)

@@ -14,7 +14,7 @@ from finetrainers.config import LokrConfig, LoraConfig
 from finetrainers.errors import ConfigError
 from finetrainers.files import to_json, write_whole
 from finetrainers.models import ModelAdapter
-from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, to_float32
+from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, to_float32, train_beside
 
 ADAPTER_NAME = "default"
 """peft's name of the adapter that trains."""
@@ -48,10 +48,9 @@ class AdapterTuning(Tuning):
             except ValueError as error:  # such as a regular expression that also matches what is no layer
                 raise ConfigError(f"tuning.targets: {targets!r} cannot be adapted: {error}") from error
         for name in beside:
-            module = denoiser.get_submodule(name)
-            if hasattr(module, "base_layer"):
+            if hasattr(denoiser.get_submodule(name), "base_layer"):
                 raise ConfigError(f"tuning.targets: {targets!r} has {name}, which conditioning trains in full; leave it out")
-            module.requires_grad_(True)
+        train_beside(denoiser, beside)
         self._beside = tuple(beside)
         if self._config.start_from is not None:
             self._begin_from(denoiser, self._config.start_from, component)
