@@ -18,6 +18,7 @@ from PIL import Image
 
 import finetrainers
 from finetrainers.files import whole_directory, write_whole
+from finetrainers.quickstart.base import write_base
 from finetrainers.quickstart.drawing import SIZE
 from finetrainers.quickstart.evaluate import BASE_SEED, caption_of, evaluate
 from finetrainers.quickstart.language import CLIP_DIM, MAX_TOKENS, T5_DIM, make_clip, make_t5
@@ -69,9 +70,8 @@ def main() -> None:
         for guidance in (1.0, 2.0)
     }
     print(json.dumps(figures, indent=1))
-    with whole_directory(options.output / f"{options.run}-base") as directory:
-        pipeline.to(torch.float16).save_pretrained(directory)
-        (directory / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_whole(options.output / f"{options.run}-figures.json", json.dumps(figures, indent=1) + "\n")
+    write_base(pipeline, options.output / f"{options.run}-base")
 
 
 def write_scenes(directory: Path, split: Split, count: int, seed: int) -> None:

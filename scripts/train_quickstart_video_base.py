@@ -23,6 +23,7 @@ from diffusers import (
 
 import finetrainers
 from finetrainers.files import whole_directory, write_whole
+from finetrainers.quickstart.base import write_base
 from finetrainers.quickstart.drawing import SIZE
 from finetrainers.quickstart.language import MAX_TOKENS, T5_DIM, make_t5
 from finetrainers.quickstart.video.clips import NUM_FRAMES, render_clip, sample_clip
@@ -62,7 +63,13 @@ def main() -> None:
     config_file = options.output / f"{options.run}.json"  # JSON is YAML, too
     write_whole(config_file, json.dumps(make_config(options, start), indent=1) + "\n")
     result = finetrainers.train(finetrainers.load_config(config_file))
-    write_base(start, result.weights / "transformer", options.output / f"{options.run}-base")
+    pipeline = LTXConditionPipeline.from_pretrained(
+        start, transformer=LTXVideoTransformer3DModel.from_pretrained(result.weights / "transformer")
+    )
+    figures = measure_base(pipeline)
+    print(json.dumps(figures, indent=1))
+    write_whole(options.output / f"{options.run}-figures.json", json.dumps(figures, indent=1) + "\n")
+    write_base(pipeline, options.output / f"{options.run}-base")
 
 
 def write_start(directory: Path, vae: Path) -> Path:
@@ -114,12 +121,9 @@ def make_config(options: argparse.Namespace, start: Path) -> dict[str, object]:
     }
 
 
-def write_base(start: Path, transformer: Path, directory: Path) -> None:
-    """Measure what the trained pipeline draws, and write it in float16 with the figures."""
-    pipeline = LTXConditionPipeline.from_pretrained(
-        start, transformer=LTXVideoTransformer3DModel.from_pretrained(transformer)
-    )
-    figures = {
+def measure_base(pipeline: LTXConditionPipeline) -> dict[str, object]:
+    """Draw prompts of both splits, with guidance and without, and say what is right."""
+    return {
         f"{split} {guidance}": asdict(
             evaluate_clips(
                 pipeline, [sample_clip(n, PROMPT_SEED, split=split) for n in range(NUM_PROMPTS)], guidance=guidance
@@ -128,10 +132,6 @@ def write_base(start: Path, transformer: Path, directory: Path) -> None:
         for split in ("held_out", "train")
         for guidance in (1.0, 2.0)
     }
-    print(json.dumps(figures, indent=1))
-    with whole_directory(directory) as temporary:
-        pipeline.to(torch.float16).save_pretrained(temporary)
-        write_whole(temporary / "figures.json", json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

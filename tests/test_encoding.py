@@ -69,6 +69,19 @@ def again(tree: Tree, name: str, **sections: Any) -> Tree:
     return merged(tree, {"output_dir": str(Path(tree["output_dir"]).with_name(name)), **sections})
 
 
+def test_an_edited_adapter_of_ones_own_encodes_anew(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code = "from finetrainers.models.flux import Flux\n\n\nclass Mine(Flux):\n    pass\n"
+    mine = merged(tree, {"model": {"adapter": "~/mine.py:Mine"}})
+    decoded = []
+    for text in (code, code, f"{code}# edited\n"):
+        (tmp_path / "mine.py").write_text(text)
+        with counted(monkeypatch) as counts:
+            encode(config_of(mine))
+        decoded.append(len(counts.decoded))
+    assert decoded == [4, 0, 4]
+
+
 def test_each_item_is_encoded_once(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     with counted(monkeypatch) as counts:
         encode(config_of(tree))

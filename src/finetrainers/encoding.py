@@ -89,7 +89,7 @@ class Encoder:
     def _own_code(self) -> list[str]:
         """Identify an adapter that is a file of the user's: what it encodes changes as the file does."""
         place = self.model.pretrained.config.adapter
-        return [] if place is None else [self.memo.digest(Path(place.rpartition(":")[0])).hex()]
+        return [] if place is None else [self.memo.digest(Path(place.rpartition(":")[0]).expanduser()).hex()]
 
     def _identity(self, component: str) -> str:
         pretrained = self.model.pretrained

@@ -75,5 +75,6 @@ def figures(showcase: Showcase[Stated], drawn: Sequence[Pixels], truths: Sequenc
 
 
 def shuffled(truths: Sequence[Stated]) -> list[Stated]:
-    """Give every picture or clip the caption of its neighbour: what is still right then is chance."""
-    return [*truths[1:], *truths[:1]]
+    """Give every picture or clip the next other caption: what is still right then is chance."""
+    turned = ([*truths[n + 1 :], *truths[:n]] for n in range(len(truths)))
+    return [next((other for other in others if other != truth), truth) for truth, others in zip(truths, turned, strict=True)]

@@ -122,8 +122,7 @@ def _check_base(base: Path) -> None:
     """Refuse to begin without a base."""
     if not (base / "model_index.json").is_file():
         raise ConfigError(
-            f"quickstart: there is no base, since {base} holds no model_index.json. That of --video is being trained and "
-            "does not ship (docs/quickstart.md says how far it is)"
+            f"quickstart: there is no base, since {base} holds no model_index.json; install finetrainers anew, which has it"
         )
 
 

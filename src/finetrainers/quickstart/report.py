@@ -17,7 +17,7 @@ Tree = dict[str, Any]  # a JSON object, as docs/quickstart.md describes it
 
 
 def set_figures(showcase: Showcase[Any], sets: Sets, before: Drawn, after: Drawn) -> Tree:
-    """Measure what was drawn against its own captions and, for the floor, against those of its neighbours."""
+    """Measure what was drawn against its own captions and, for the floor, against others of the set."""
     tree: Tree = {}
     for name, prompts in sets.items():
         pictures = dict(zip(COLUMNS, (before[name], after[name], prompts.real), strict=True))

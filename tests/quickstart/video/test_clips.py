@@ -21,7 +21,7 @@ from finetrainers.quickstart.video.clips import (
     sample_clip,
     split_of_clip,
 )
-from finetrainers.quickstart.video.effect import EFFECTS
+from finetrainers.quickstart.video.effect import EFFECT
 
 
 def test_a_clip_is_a_function_of_seed_and_index():
@@ -40,7 +40,7 @@ def test_captions_are_english_and_tell_clips_apart():
 
 def test_the_tokenizer_knows_every_word_and_the_longest_caption_fits():
     tokenizer, _ = make_t5(0)
-    for motion in (*MOTIONS, *EFFECTS):
+    for motion in (*MOTIONS, EFFECT):
         text = clip_caption(Clip("triangle", "orange", "yellow", motion))
         assert set(text.split()) <= set(WORDS)
         assert len(tokenizer(text).input_ids) == len(text.split()) + 1 <= MAX_TOKENS
@@ -59,7 +59,7 @@ def test_a_split_holds_all_motions_and_shapes_and_its_own_combinations_only(spli
 def test_the_split_is_the_same_for_both_orders_of_the_colours_and_for_all_motions():
     for n in range(500):
         clip = sample_clip(n, 9, split=("train", "held_out")[n % 2])
-        for motion in (*MOTIONS, *EFFECTS):
+        for motion in (*MOTIONS, EFFECT):
             assert split_of_clip(Clip(clip.shape, clip.ground, clip.colour, motion)) == split_of_clip(clip)
     pairs = [(shape, one, other) for shape in CLIP_SHAPES for one in COLOURS for other in COLOURS if one < other]
     held_out = sum(split_of_clip(Clip(*pair, "stays")) == "held_out" for pair in pairs)

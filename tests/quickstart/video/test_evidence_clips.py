@@ -8,7 +8,7 @@ from diffusers import LTXConditionPipeline
 
 from finetrainers.quickstart.comparison import CAPTION_SIZE, CELL, HEADER, font, wrap
 from finetrainers.quickstart.evidence import draw_sets, figures, make_sets, shuffled
-from finetrainers.quickstart.video.clips import clip_caption, render_clip, split_of_clip
+from finetrainers.quickstart.video.clips import Clip, clip_caption, render_clip, split_of_clip
 from finetrainers.quickstart.video.effect import sample_effect
 from finetrainers.quickstart.video.evaluate import BASE_SEED, draw_clips
 from finetrainers.quickstart.video.showcase import GUIDANCE, SHOWCASE, VIDEO, frame_grid
@@ -30,6 +30,12 @@ def test_real_clips_measure_right_and_others_captions_wrong():
     for prompts in make_sets(replace(VIDEO, num_prompts=20, num_train=20, seed=3)).values():
         assert figures(SHOWCASE, prompts.real, prompts.truths).right == 100
         assert figures(SHOWCASE, prompts.real, shuffled(prompts.truths)).right == 0
+
+
+def test_no_clip_gets_its_own_caption_when_they_are_shuffled():
+    clips = [Clip("ring", colour, "blue", "stays") for colour in ("red", "red", "red", "pink", "white")]
+    assert [clip.colour for clip in shuffled(clips)] == ["pink", "pink", "pink", "white", "red"]
+    assert shuffled(clips[:2]) == clips[:2]  # there is no other
 
 
 def test_sets_are_drawn_with_guidance_from_the_seed(tmp_path):

@@ -6,7 +6,7 @@ from PIL import Image, ImageFilter
 
 from finetrainers.quickstart.drawing import random_generator
 from finetrainers.quickstart.video.clips import MOTIONS, Clip, draw_clip, render_clip
-from finetrainers.quickstart.video.effect import EFFECTS, draw_effect, render_effect
+from finetrainers.quickstart.video.effect import EFFECT, draw_effect, render_effect
 from finetrainers.quickstart.video.measure import measure_clip, read_clip
 
 COUNT = 80
@@ -71,10 +71,42 @@ def test_a_clip_played_backwards_moves_the_other_way(motion, backwards):
     assert read_clip(draw(Clip("ring", "red", "white", motion))[::-1]).motion == backwards
 
 
-@pytest.mark.parametrize("effect", EFFECTS)
-def test_every_direction_of_the_effect_is_told_apart(effect):
-    clip = Clip("cross", "red", "white", effect)
-    assert read_clip(draw_effect(clip, random_generator(0, 0, "test"))).motion == effect
+def dissolve(parts):
+    """Draw a cross that has these parts of its colour in the first, the middle and the last frame."""
+    clip = Clip("cross", "blue", "white", EFFECT)
+    first, *_, last = draw_effect(clip, random_generator(0, 0, "test")).astype(np.float32)
+    left = np.interp(np.arange(9), (0, 4, 8), parts)[:, None, None, None]
+    return clip, (last + left * (first - last)).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "parts, failing",
+    [
+        ((1, 0.5, 0), set()),
+        ((1, 0.5, 0.15), set()),
+        ((1, 0.5, 0.22), {"motion", "even"}),
+        ((1, 0.5, 0.9), {"count", "motion"}),
+        ((1, 0.95, 0), {"even"}),
+        ((1, 0.1, 0), {"even"}),
+        ((0.05, 0.02, 0), {"count", "colour", "shape", "motion", "even"}),
+    ],
+)
+def test_what_dissolves_goes_wholly_and_evenly(parts, failing):
+    clip, pixels = dissolve(parts)
+    assert {name for name, holds in measure_clip(pixels, clip).checks.items() if not holds} == failing
+
+
+def test_what_dissolves_stays_in_its_place():
+    clip, pixels = dissolve((1, 0.5, 0))
+    pixels[4] = np.roll(pixels[4], 5, axis=1)
+    assert {name for name, holds in measure_clip(pixels, clip).checks.items() if not holds} == {"even"}
+
+
+def test_what_leaves_the_picture_does_not_dissolve():
+    clip, pixels = dissolve((1, 1, 1))
+    pixels[-1] = pixels[0, 0, 0]
+    assert {name for name, holds in measure_clip(pixels, clip).checks.items() if not holds} == {"even"}
+    assert measure_clip(pixels, SQUARE).checks["count"] is False
 
 
 def test_a_jump_is_no_motion():
@@ -93,7 +125,7 @@ def test_a_shape_that_comes_apart_or_goes_is_counted():
     assert not measure_clip(twice, SQUARE).checks["count"]
 
 
-@pytest.mark.parametrize("motion", [MOTIONS[0], "stays", EFFECTS[0]])
+@pytest.mark.parametrize("motion", [MOTIONS[0], "stays", EFFECT])
 @pytest.mark.parametrize("picture", ["plain", "noise"])
 def test_clips_of_nothing_measure_wrong_and_raise_nothing(motion, picture):
     pixels = {

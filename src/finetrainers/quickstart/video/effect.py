@@ -1,41 +1,33 @@
-"""The effect that the video quick start's LoRA learns: a shape that "squashes" towards one side.
+"""The effect that the video quick start's LoRA learns: a shape that "dissolves" into the ground.
 
-Over the clip the shape is pressed flat against the side that the caption names: its edge on that side stays where it
-is, it becomes shorter along that axis and longer across it, and it keeps its area. The base knows the directions (from
-"moves left") and changes of size that keep proportions ("grows", "shrinks"); it has never seen a shape lose its
-proportions, and "squashes" is in none of its captions.
+The shape stays where it is, and over the clip its colour goes over into that of the ground, evenly, until nothing is left.
+Everything in a clip of the base is there from the first frame to the last, in its full colour, and "dissolves" is in none of
+its captions.
 
 Shape letters as in ``clips.py``.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from finetrainers.quickstart.drawing import Box, Pixels, random_generator
+from finetrainers.quickstart.drawing import Pixels, composite, cover, random_generator, square_box
 from finetrainers.quickstart.scenes import Split
-from finetrainers.quickstart.video.clips import DIRECTIONS, Clip, draw_path, draw_truth, place, split_of_clip
+from finetrainers.quickstart.video.clips import NUM_FRAMES, RADIUS, Clip, draw_truth, place, split_of_clip
 
-EFFECTS = tuple(f"squashes {direction}" for direction in DIRECTIONS)
-EFFECT_RADIUS = (12.5, 14.0)
-"""Half of the extent that the shape begins with, in pixels, from and to."""
-PRESS = 1.5
-"""How often shorter the shape is at the end, and how often longer across."""
+EFFECT = "dissolves"
 
 
-def sample_effect(index: int, seed: int, *, split: Split = "train", effects: Sequence[str] = EFFECTS) -> Clip:
+def sample_effect(index: int, seed: int, *, split: Split = "train") -> Clip:
     """Draw clip ``index`` of a split: what is held out, neither the base nor the LoRA has seen in any motion."""
     generator = random_generator(seed, index, "effect")
-    effect = effects[int(generator.integers(len(effects)))]
     while True:
-        clip = draw_truth(effect, generator)
+        clip = draw_truth(EFFECT, generator)
         if split_of_clip(clip) == split:
             return clip
 
 
-def render_effect(index: int, seed: int, *, split: Split = "train", effects: Sequence[str] = EFFECTS) -> tuple[Pixels, Clip]:
+def render_effect(index: int, seed: int, *, split: Split = "train") -> tuple[Pixels, Clip]:
     """Draw clip ``index`` of a split of the effect, [K, H, W, C]: a function of the arguments alone."""
-    clip = sample_effect(index, seed, split=split, effects=effects)
+    clip = sample_effect(index, seed, split=split)
     return draw_effect(clip, random_generator(seed, index, "jitter")), clip
 
 
@@ -45,14 +37,7 @@ def draw_effect(clip: Clip, generator: np.random.Generator) -> Pixels:
     def draw(low: float, high: float) -> float:
         return float(generator.uniform(low, high))
 
-    radius = draw(*EFFECT_RADIUS)
-    column, row = DIRECTIONS[clip.motion.split()[1]]
-    x, y = (place(radius * (1 if along else PRESS), draw) for along in (column, row))
-    return draw_path(clip, (x, y, 2 * radius, 2 * radius), _pressed((x, y), radius, (column, row)))
-
-
-def _pressed(centre: tuple[float, float], radius: float, direction: tuple[int, int]) -> Box:
-    """Return the last frame's box: the edge in the direction (right, down) is where it was."""
-    way = radius * (1 - 1 / PRESS)
-    width, height = (2 * radius / PRESS if along else 2 * radius * PRESS for along in direction)
-    return centre[0] + way * direction[0], centre[1] + way * direction[1], width, height
+    radius = draw(*RADIUS)
+    covered = cover(clip.shape, square_box(place(radius, draw), place(radius, draw), radius))
+    left = np.linspace(1, 0, NUM_FRAMES, dtype=np.float32)
+    return np.stack([composite(clip.ground, [(covered * part, clip.colour)]) for part in left])

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetrainers.quickstart.drawing import SIZE, Pixels
+from finetrainers.quickstart.drawing import PALETTE, SIZE, Pixels
 from finetrainers.quickstart.measure import Measurement
-from finetrainers.quickstart.reading import Found, read_scene
+from finetrainers.quickstart.reading import Found, bounds, read_scene
 from finetrainers.quickstart.video.clips import DISTANCE, NUM_FRAMES, Clip
+from finetrainers.quickstart.video.effect import EFFECT
 
 TOO_LARGE = 0.75 * SIZE
 """Pixels: what extends that far is no shape; the longest is 42."""
@@ -23,6 +24,8 @@ STILL = 4.0
 """Pixels: what moves goes at least that far, and what stays goes less than that."""
 HALFWAY = (0.25, 0.75)
 """Part of a change that the middle frame may have seen."""
+GONE = 0.2
+"""Part of the contrast with the ground that may be left of what has dissolved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,47 +34,62 @@ class Reading:
 
     grounds: tuple[str, ...]
     """Of each frame that is read."""
+    counts: tuple[int, ...]
+    """Objects in each frame."""
     colours: tuple[str, ...]
-    """Of the object in each frame; fewer where a frame has none or several."""
+    """Of the object in each frame, "" where there is none or several."""
     shape: str
     """In the first frame."""
     motion: str
     """As captions call it, "" if it is none of them."""
     is_even: bool
-    """Whether the middle frame lies about halfway."""
+    """Whether about half of the change has come about by the middle frame."""
 
 
 def read_clip(pixels: Pixels) -> Reading:
     """Read a clip [K, H, W, C]."""
-    grounds, found = [], []
-    for frame in READ_FRAMES:
-        ground, things = read_scene(pixels[frame])
-        grounds.append(ground)
-        found += things if len(things) == 1 and max(things[0].width, things[0].height) < TOO_LARGE else []
-    is_whole = len(found) == len(READ_FRAMES)
+    scenes = [read_scene(pixels[frame]) for frame in READ_FRAMES]
+    found = [things[0] if len(things) == 1 and _is_shape(things[0]) else None for _, things in scenes]
+    first, middle, last = found
+    motion, is_even = "", False
+    if first and middle and last:
+        motion, is_even = name_motion(first, last), _is_even(first, middle, last)
+    elif first and not scenes[-1][1]:
+        motion, is_even = _read_dissolving(pixels, scenes[0][0])
     return Reading(
-        grounds=tuple(grounds),
-        colours=tuple(thing.colour for thing in found),
-        shape=found[0].shape if is_whole else "",
-        motion=name_motion(found[0], found[-1]) if is_whole else "",
-        is_even=is_whole and _is_even(*found),
+        grounds=tuple(ground for ground, _ in scenes),
+        counts=tuple(len(things) for _, things in scenes),
+        colours=tuple(thing.colour if thing else "" for thing in found),
+        shape=first.shape if first else "",
+        motion=motion,
+        is_even=is_even,
     )
+
+
+def _is_shape(thing: Found) -> bool:
+    return max(thing.width, thing.height) < TOO_LARGE
+
+
+def _read_dissolving(pixels: Pixels, ground: str) -> tuple[str, bool]:
+    """Say whether what is gone in the last frame has dissolved in its place, and evenly."""
+    contrast = np.linalg.norm(pixels[list(READ_FRAMES)].astype(np.float32) - np.array(PALETTE[ground], np.float32), axis=-1)
+    was, middle = (np.array(bounds(frame > frame.max() / 2)) for frame in contrast[:2])
+    _, half, left = contrast[:, contrast[0] > contrast[0].max() / 2].mean(axis=1) / contrast[0].max()
+    if left > GONE:
+        return "", False
+    moved = (middle[:2] + middle[2:] - was[:2] - was[2:]) / 2
+    return EFFECT, bool(np.abs(moved).max() < STILL) and HALFWAY[0] < half < HALFWAY[1]
 
 
 def name_motion(first: Found, last: Found) -> str:
     """Name what happened between two frames, "" if captions have no word for it."""
     wider, higher = last.width / first.width, last.height / first.height
-    right, down = last.x - first.x, last.y - first.y
     if min(wider, higher) > RESIZED:
         return "grows"
     if max(wider, higher) < 1 / RESIZED:
         return "shrinks"
-    if wider > RESIZED and higher < 1 / RESIZED:
-        return f"squashes {'down' if down > 0 else 'up'}"
-    if higher > RESIZED and wider < 1 / RESIZED:
-        return f"squashes {'right' if right > 0 else 'left'}"
     is_same_size = max(wider, higher, 1 / wider, 1 / higher) <= RESIZED
-    return _name_move(right, down) if is_same_size else ""
+    return _name_move(last.x - first.x, last.y - first.y) if is_same_size else ""
 
 
 def _name_move(right: float, down: float) -> str:
@@ -96,13 +114,13 @@ def _is_even(first: Found, middle: Found, last: Found) -> bool:
 
 def measure_clip(pixels: Pixels, truth: Clip) -> Measurement:
     """Compare a clip [K, H, W, C] with what its caption says."""
-    reading = read_clip(pixels)
-    times = len(READ_FRAMES)
+    reading, times = read_clip(pixels), len(READ_FRAMES)
+    seen = 1 if truth.motion == EFFECT else times  # frames in which the object must be there, in its colour
     return Measurement(
         {
             "ground": reading.grounds == (truth.ground,) * times,
-            "count": len(reading.colours) == times,
-            "colour": reading.colours == (truth.colour,) * times,
+            "count": reading.counts[:seen] == (1,) * seen and (seen == times or reading.counts[-1] == 0),
+            "colour": reading.colours[:seen] == (truth.colour,) * seen,
             "shape": reading.shape == truth.shape,
             "motion": reading.motion == truth.motion,
             "even": reading.is_even,

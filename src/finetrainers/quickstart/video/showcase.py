@@ -1,4 +1,4 @@
-"""The quick start of clips: squashes, learned by an LTX pipeline that knows moving shapes.
+"""The quick start of clips: shapes that dissolve, learned by an LTX pipeline that knows moving shapes.
 
 A clip is uint8 [K, H, W, C].
 """
@@ -12,9 +12,9 @@ from PIL import Image
 from finetrainers.quickstart.drawing import Pixels
 from finetrainers.quickstart.language import MAX_TOKENS
 from finetrainers.quickstart.showcase import FineTune, Options, Showcase, Words
-from finetrainers.quickstart.video.clips import FPS, NUM_FRAMES, Clip, clip_caption, render_clip
+from finetrainers.quickstart.video.clips import CLIP_SHAPES, FPS, NUM_FRAMES, Clip, clip_caption, render_clip
 from finetrainers.quickstart.video.dataset import write_clips
-from finetrainers.quickstart.video.effect import EFFECTS, render_effect
+from finetrainers.quickstart.video.effect import render_effect
 from finetrainers.quickstart.video.evaluate import BASE_SEED, STEPS, draw_clips
 from finetrainers.quickstart.video.measure import measure_clip
 from finetrainers.sampler import write_video
@@ -38,7 +38,7 @@ pipeline = LTXConditionPipeline.from_pretrained({{base!r}}).to(torch.float32)
 pipeline.load_lora_weights({{weights!r}})
 utils.export_to_gif(pipeline(prompt={{prompt!r}}, height=64, width=64, num_frames={NUM_FRAMES}, frame_rate={FPS}, \
 timesteps=[1000 - 1000 / {STEPS} * n for n in range({STEPS})], guidance_scale={GUIDANCE}, \
-max_sequence_length={MAX_TOKENS}).frames[0], "squash.gif", fps={FPS:.0f})"""
+max_sequence_length={MAX_TOKENS}).frames[0], "dissolve.gif", fps={FPS:.0f})"""
 
 
 def frame_grid(pixels: Pixels) -> Pixels:
@@ -63,18 +63,18 @@ SHOWCASE: Showcase[Clip] = Showcase(
     words=Words(
         drawn="clips",
         known="other clips",
-        concept="squashes",
+        concept="dissolving shapes",
         sets={
             "base_train": "clips that the base was trained on",
             "base_held_out": "clips of combinations that it was not trained on",
-            "concept_train": "squashes that the LoRA was trained on",
-            "concept_held_out": "squashes of combinations that neither was trained on",
+            "concept_train": "dissolving shapes that the LoRA was trained on",
+            "concept_held_out": "dissolving shapes of combinations that neither was trained on",
         },
     ),
     fine_tune=FineTune(
         num_frames=NUM_FRAMES,
         rank=16,
-        lr="1.0e-2",
+        lr="5.0e-3",
         batch_size=32,
         lines=LINES,
         prompt={"num_inference_steps": STEPS, "fps": FPS},
@@ -89,19 +89,19 @@ SHOWCASE: Showcase[Clip] = Showcase(
     steps=STEPS,
     guidance=GUIDANCE,
     measure=measure_clip,
-    groups=EFFECTS,
-    group_of=lambda clip: clip.motion,
+    groups=CLIP_SHAPES,
+    group_of=lambda clip: clip.shape,
     cell=frame_grid,
     save=save_clip,
     loading=LOADING,
-    prompt="a red ring squashes left on black",
+    prompt="a red ring dissolves on black",
 )
 
 VIDEO = Options(
     showcase=SHOWCASE,
     base=Path(__file__).parents[1] / "bases" / "video",
     output=Path("quickstart-video-run"),
-    steps=600,
+    steps=400,
     num_train=480,
     num_rehearsal=480,
     num_held_out=64,
