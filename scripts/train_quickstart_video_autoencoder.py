@@ -59,6 +59,7 @@ CLIPS, PATTERNS = 12_000, 5_000
 KL_WEIGHT, EDGE_WEIGHT = 2e-4, 0.5
 WARMUP_STEPS, EMA_DECAY, CLIP_NORM = 200, 0.999, 1.0
 LARGEST_NOISE = 0.4
+"""Part of a latent channel's deviation."""
 DECAY_PART = 0.35
 """Part of a call, at its end, over which the learning rate falls to zero."""
 
@@ -194,6 +195,7 @@ class Training:
         self.done_steps = 0
         self.seconds = 0.0
         self.path = options.output / "checkpoint.pt"
+        self._decoder_of = None if options.decoder_of is None else str(options.decoder_of)
 
     def step(self, pool: Tensor, left: float) -> Tensor:
         """Take one optimizer step and return the loss."""
@@ -223,13 +225,19 @@ class Training:
         """Write the checkpoint, replacing the last one only when the new one is whole."""
         parts = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimizer")}
         partial = self.path.with_suffix(".partial")
-        torch.save({**parts, "done_steps": self.done_steps, "seconds": self.seconds}, partial)
+        facts = {"done_steps": self.done_steps, "seconds": self.seconds, "decoder_of": self._decoder_of}
+        torch.save({**parts, **facts}, partial)
         partial.replace(self.path)
 
     def restore(self) -> None:
         """Go on from the checkpoint, if there is one."""
         if self.path.exists():
             state = torch.load(self.path)
+            if state.get("decoder_of") != self._decoder_of:
+                raise SystemExit(
+                    f"--decoder-of: {self.path} was made with {state.get('decoder_of')}, not with {self._decoder_of}; "
+                    "give that, or another --output"
+                )
             for name in ("model", "average", "optimizer"):
                 getattr(self, name).load_state_dict(state[name])
             self.done_steps, self.seconds = state["done_steps"], state["seconds"]

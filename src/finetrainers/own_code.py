@@ -33,7 +33,7 @@ class OwnCode:
         Raises:
             ConfigError: If the file fails.
         """
-        loader = SourceFileLoader(f"finetrainers_own_{self.digest}", self.file)
+        loader = SourceFileLoader(f"finetrainers_own_{self.setting.replace('.', '_')}_{self.digest}", self.file)
         spec = importlib.util.spec_from_file_location(loader.name, self.file, loader=loader)
         assert spec is not None
         module = importlib.util.module_from_spec(spec)
@@ -54,11 +54,13 @@ def read_own_code(setting: str, place: str) -> OwnCode:
         ConfigError: If it cannot be read.
     """
     path, _, name = place.rpartition(":")
-    file = Path(path).expanduser()
+    if not path or not name:
+        raise ConfigError(f"{setting}: {place!r} is not path/to/file.py:name; name the file and what it defines")
     try:
+        file = Path(path).expanduser()
         return OwnCode(setting, str(file), name, file.read_bytes())
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError) as error:  # there is no such file, no such user, or a NUL in the name
+        reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"{setting}: the file of {place!r} cannot be read ({error.strerror}); name one that exists, as "
-            "path/to/file.py:name"
+            f"{setting}: the file of {place!r} cannot be read ({reason}); name one that exists, as path/to/file.py:name"
         ) from error

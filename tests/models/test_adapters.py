@@ -250,6 +250,21 @@ def test_a_users_adapter_may_stand_beside_dataclasses_with_late_annotations(tmp_
 
 
 @pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("mine.py", "'mine.py' is not path/to/file.py:name"),
+        ("mine.py:", "'mine.py:' is not path/to/file.py:name"),
+        ("~nobody-of-this-name/mine.py:Mine", "cannot be read (Could not determine home directory"),
+        ("a\0b.py:Mine", "cannot be read"),
+    ],
+)
+def test_a_place_that_names_no_file_is_refused_with_the_way_out(place: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=r"^model\.adapter: ") as refused:
+        load_adapter(place)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         (OWN_ADAPTER.replace("Mine", "Yours"), "has no ModelAdapter 'Mine'; define it"),

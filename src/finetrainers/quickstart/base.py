@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from finetrainers.files import write_whole
+from finetrainers.files import MANIFEST, whole_directory, write_whole
 
 ORIGIN = "_name_or_path"
 """Key under which diffusers writes where a model was loaded from."""
@@ -14,8 +14,10 @@ ORIGIN = "_name_or_path"
 
 def write_base(pipeline: Any, directory: Path) -> None:
     """Write a pipeline of diffusers, which is in float16 from then on."""
-    pipeline.to(torch.float16).save_pretrained(directory)
-    for file in directory.rglob("*.json"):
-        tree = json.loads(file.read_text(encoding="utf-8"))
-        if tree.pop(ORIGIN, None) is not None:
-            write_whole(file, json.dumps(tree, indent=2, sort_keys=True) + "\n")
+    with whole_directory(directory) as temporary:
+        pipeline.to(torch.float16).save_pretrained(temporary)
+        for file in temporary.rglob("*.json"):
+            tree = json.loads(file.read_text(encoding="utf-8"))
+            if tree.pop(ORIGIN, None) is not None:
+                write_whole(file, json.dumps(tree, indent=2, sort_keys=True) + "\n")
+    (directory / MANIFEST).unlink()  # git and pip keep their own

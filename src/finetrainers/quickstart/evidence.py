@@ -76,5 +76,6 @@ def figures(showcase: Showcase[Stated], drawn: Sequence[Pixels], truths: Sequenc
 
 def shuffled(truths: Sequence[Stated]) -> list[Stated]:
     """Give every picture or clip the next other caption: what is still right then is chance."""
+    # Those behind each one, and then those before it: of equal ones, none gets its own caption.
     turned = ([*truths[n + 1 :], *truths[:n]] for n in range(len(truths)))
     return [next((other for other in others if other != truth), truth) for truth, others in zip(truths, turned, strict=True)]

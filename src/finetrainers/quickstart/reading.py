@@ -60,9 +60,14 @@ def _distance(one: NDArray[np.generic], other: NDArray[np.float32]) -> NDArray[n
 
 def read_ground(labels: Labels) -> int:
     """Return the most frequent label of the outermost two pixels."""
-    edge = np.ones(labels.shape, bool)
+    return most_frequent(labels[at_edge(len(labels))])
+
+
+def at_edge(size: int) -> Mask:
+    """Return the outermost two pixels of a square picture."""
+    edge = np.ones((size, size), bool)
     edge[2:-2, 2:-2] = False
-    return most_frequent(labels[edge])
+    return edge
 
 
 def most_frequent(labels: Labels) -> int:

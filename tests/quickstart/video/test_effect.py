@@ -28,7 +28,11 @@ def test_one_word_of_the_effect_is_new_to_the_base():
 
 
 def test_no_clip_of_the_base_shows_the_effect():
-    assert EFFECT not in {read_clip(render_clip(n, 1)[0]).motion for n in range(150)}
+    for n in range(150):
+        pixels, clip = render_clip(n, 1)
+        assert read_clip(pixels).motion == clip.motion
+        away = np.abs(pixels.astype(int) - np.array(PALETTE[clip.colour])).sum(axis=-1)
+        assert (away.min(axis=(1, 2)) == 0).all()  # in each frame, some of it has its full colour
 
 
 @pytest.mark.parametrize("shape", CLIP_SHAPES)
@@ -47,6 +51,7 @@ def test_what_is_held_out_of_the_effect_the_base_has_not_seen_either():
     held_out = {sample_effect(n, 2, split="held_out") for n in range(300)}
     assert {split_of_clip(clip) for clip in trained} == {"train"}
     assert len(held_out) > 30
+    assert {clip.shape for clip in held_out} == set(CLIP_SHAPES)
     for clip in held_out:
         assert split_of_clip(clip) == "held_out"
         assert clip not in trained

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from finetrainers.quickstart.drawing import random_generator
+from finetrainers.quickstart.drawing import composite, cover, random_generator, square_box
 from finetrainers.quickstart.video.clips import MOTIONS, Clip, draw_clip, render_clip
 from finetrainers.quickstart.video.effect import EFFECT, draw_effect, render_effect
 from finetrainers.quickstart.video.measure import measure_clip, read_clip
@@ -96,17 +96,64 @@ def test_what_dissolves_goes_wholly_and_evenly(parts, failing):
     assert {name for name, holds in measure_clip(pixels, clip).checks.items() if not holds} == failing
 
 
-def test_what_dissolves_stays_in_its_place():
+@pytest.mark.parametrize("axis", [0, 1])
+def test_what_dissolves_stays_in_its_place(axis):
     clip, pixels = dissolve((1, 0.5, 0))
-    pixels[4] = np.roll(pixels[4], 5, axis=1)
+    pixels[4] = np.roll(pixels[4], 5, axis=axis)
     assert {name for name, holds in measure_clip(pixels, clip).checks.items() if not holds} == {"even"}
 
 
 def test_what_leaves_the_picture_does_not_dissolve():
-    clip, pixels = dissolve((1, 1, 1))
-    pixels[-1] = pixels[0, 0, 0]
-    assert {name for name, holds in measure_clip(pixels, clip).checks.items() if not holds} == {"even"}
-    assert measure_clip(pixels, SQUARE).checks["count"] is False
+    truth = Clip("circle", "white", "black", EFFECT)
+    pixels = frames(truth, *[(cover("circle", square_box(x, 32, 14)), "white") for x in (32, 50, 90)])
+    assert {name for name, holds in measure_clip(pixels, truth).checks.items() if not holds} == {"even"}
+
+
+def frames(clip, *layers):
+    """Draw one layer each in the first, the middle and the last frame."""
+    drawn = [composite(clip.ground, [layer]) for layer in layers]
+    return np.stack([drawn[n // 3] for n in range(9)])
+
+
+CIRCLE = cover("circle", square_box(32, 32, 14))
+SPLIT = CIRCLE * (np.abs(np.arange(64) - 31.5) > 6)
+RIM = CIRCLE - cover("circle", square_box(32, 32, 12))
+
+
+@pytest.mark.parametrize(
+    "middle, last",
+    [
+        ((cover("circle", square_box(32, 32, 9.9)), "white"), None),
+        ((cover("triangle", square_box(32, 32, 11)), "white"), None),
+        ((cover("circle", square_box(32, 32, 19)) * 0.5, "white"), None),
+        ((CIRCLE, "red"), None),
+        ((SPLIT, "white"), None),
+        ((CIRCLE * 0.5, "white"), (RIM, "white")),
+    ],
+    ids=["shrinks", "turns into another", "grows", "changes its colour", "comes apart", "leaves its rim"],
+)
+def test_what_goes_in_another_way_does_not_dissolve(middle, last):
+    truth = Clip("circle", "white", "black", EFFECT)
+    first, gone = (CIRCLE, "white"), (CIRCLE * 0, "white")
+    assert measure_clip(frames(truth, first, (CIRCLE * 0.5, "white"), gone), truth).is_right
+    assert not measure_clip(frames(truth, first, middle, last or gone), truth).is_right
+
+
+def test_one_pixel_does_not_decide():
+    clip, pixels = dissolve((1, 0.5, 0.3))
+    pixels[0, 32, 32] = 0
+    assert not measure_clip(pixels, clip).is_right
+    clip, pixels = dissolve((1, 0.5, 0))
+    pixels[0, 32, 32] = 0
+    assert measure_clip(pixels, clip).is_right
+
+
+@pytest.mark.parametrize("colours", [("red", "orange"), ("brown", "black"), ("white", "pink")])
+def test_clips_that_are_off_by_a_little_measure_right(colours):
+    clip = Clip("square", *colours, EFFECT)
+    pixels = draw_effect(clip, random_generator(0, 0, "test")).astype(int)
+    sign = 1 if pixels[0, 0, 0].mean() < 128 else -1
+    assert measure_clip((pixels + 12 * sign).clip(0, 255).astype(np.uint8), clip).is_right
 
 
 def test_a_jump_is_no_motion():

@@ -55,7 +55,7 @@ class Clip:
     colour: str
     ground: str
     motion: str
-    """One of MOTIONS, or of ``effect.EFFECT``."""
+    """One of MOTIONS, or ``effect.EFFECT``."""
 
     @property
     def kind(self) -> str:

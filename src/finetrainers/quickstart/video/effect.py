@@ -11,7 +11,7 @@ import numpy as np
 
 from finetrainers.quickstart.drawing import Pixels, composite, cover, random_generator, square_box
 from finetrainers.quickstart.scenes import Split
-from finetrainers.quickstart.video.clips import NUM_FRAMES, RADIUS, Clip, draw_truth, place, split_of_clip
+from finetrainers.quickstart.video.clips import CLIP_SHAPES, NUM_FRAMES, RADIUS, Clip, draw_truth, place, split_of_clip
 
 EFFECT = "dissolves"
 
@@ -19,9 +19,11 @@ EFFECT = "dissolves"
 def sample_effect(index: int, seed: int, *, split: Split = "train") -> Clip:
     """Draw clip ``index`` of a split: what is held out, neither the base nor the LoRA has seen in any motion."""
     generator = random_generator(seed, index, "effect")
+    # The shape is drawn before the split has a say: of some, fewer combinations are held out.
+    shape = CLIP_SHAPES[int(generator.integers(len(CLIP_SHAPES)))]
     while True:
         clip = draw_truth(EFFECT, generator)
-        if split_of_clip(clip) == split:
+        if clip.shape == shape and split_of_clip(clip) == split:
             return clip
 
 

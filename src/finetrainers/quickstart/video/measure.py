@@ -10,7 +10,7 @@ import numpy as np
 
 from finetrainers.quickstart.drawing import PALETTE, SIZE, Pixels
 from finetrainers.quickstart.measure import Measurement
-from finetrainers.quickstart.reading import Found, bounds, read_scene
+from finetrainers.quickstart.reading import Found, at_edge, bounds, read_scene, shrink
 from finetrainers.quickstart.video.clips import DISTANCE, NUM_FRAMES, Clip
 from finetrainers.quickstart.video.effect import EFFECT
 
@@ -26,6 +26,12 @@ HALFWAY = (0.25, 0.75)
 """Part of a change that the middle frame may have seen."""
 GONE = 0.2
 """Part of the contrast with the ground that may be left of what has dissolved."""
+BESIDE = 0.25
+"""Part of that contrast by which half of a colour may lie beside the line from the ground to the colour."""
+LOW, HIGH = 10, 90
+"""Percentiles of the shape's pixels of which that must hold: its size must not shrink instead, nor a part of it go first."""
+RIM = 2
+"""Pixels from a shape's edge that blur mixes with the ground."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ def read_clip(pixels: Pixels) -> Reading:
     if first and middle and last:
         motion, is_even = name_motion(first, last), _is_even(first, middle, last)
     elif first and not scenes[-1][1]:
-        motion, is_even = _read_dissolving(pixels, scenes[0][0])
+        motion, is_even = _read_dissolving(pixels, scenes[0][0], first.colour)
     return Reading(
         grounds=tuple(ground for ground, _ in scenes),
         counts=tuple(len(things) for _, things in scenes),
@@ -70,15 +76,24 @@ def _is_shape(thing: Found) -> bool:
     return max(thing.width, thing.height) < TOO_LARGE
 
 
-def _read_dissolving(pixels: Pixels, ground: str) -> tuple[str, bool]:
-    """Say whether what is gone in the last frame has dissolved in its place, and evenly."""
-    contrast = np.linalg.norm(pixels[list(READ_FRAMES)].astype(np.float32) - np.array(PALETTE[ground], np.float32), axis=-1)
-    was, middle = (np.array(bounds(frame > frame.max() / 2)) for frame in contrast[:2])
-    _, half, left = contrast[:, contrast[0] > contrast[0].max() / 2].mean(axis=1) / contrast[0].max()
-    if left > GONE:
+def _read_dissolving(pixels: Pixels, ground: str, colour: str) -> tuple[str, bool]:
+    """Say whether what is gone in the last frame has dissolved, and whether it did so evenly, all of it and in its place."""
+    frames = pixels[list(READ_FRAMES)].astype(np.float32)
+    away = frames - np.median(frames[:, at_edge(SIZE)], axis=1)[:, None, None]  # from the ground as this frame has it
+    line = np.array(PALETTE[colour], np.float32) - np.array(PALETTE[ground], np.float32)
+    was = away[0] @ line > line @ line / 2
+    core = shrink(was, RIM)
+    line = np.median(away[0][core if core.any() else was], axis=0)  # to the colour as this clip has it
+    share = away @ line / (line @ line)
+    beside = np.linalg.norm(away - share[..., None] * line, axis=-1) / np.linalg.norm(line)
+    if np.percentile(np.hypot(share, beside)[-1][was], HIGH) > GONE:
         return "", False
-    moved = (middle[:2] + middle[2:] - was[:2] - was[2:]) / 2
-    return EFFECT, bool(np.abs(moved).max() < STILL) and HALFWAY[0] < half < HALFWAY[1]
+    low, middle, high = np.percentile(share[1][core], (LOW, 50, HIGH)) if core.any() else (0, 0, 0)
+    is_half = HALFWAY[0] < low and high < HALFWAY[1] and np.median(beside[1][core]) < BESIDE
+    places = (bounds(mask) for mask in (was, share[1] > middle / 2))
+    left, top, right, bottom = np.diff(np.array(list(places)), axis=0)[0]
+    has_stayed = max(abs(left + right) / 2, abs(top + bottom) / 2, -left, -top, right, bottom) < STILL
+    return EFFECT, bool(is_half and has_stayed)
 
 
 def name_motion(first: Found, last: Found) -> str:
@@ -119,7 +134,7 @@ def measure_clip(pixels: Pixels, truth: Clip) -> Measurement:
     return Measurement(
         {
             "ground": reading.grounds == (truth.ground,) * times,
-            "count": reading.counts[:seen] == (1,) * seen and (seen == times or reading.counts[-1] == 0),
+            "count": all(reading.colours[:seen]) and (seen == times or reading.counts[-1] == 0),
             "colour": reading.colours[:seen] == (truth.colour,) * seen,
             "shape": reading.shape == truth.shape,
             "motion": reading.motion == truth.motion,
