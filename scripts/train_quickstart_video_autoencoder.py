@@ -1,6 +1,6 @@
 """Train the autoencoder of the quick start's video base: 9 frames of 64x64 RGB to 3x4x4 latents of 48 channels.
 
-It sees training clips, and patterns: one shape of any kind, colours and proportions on its way between any two boxes.
+It sees training clips, and patterns: one shape of any kind, colours, proportions and opacity between any two boxes.
 A checkpoint is written every two minutes, and the same command goes on from it. Draws depend on (seed, step) alone;
 the learning rate falls to zero by the end of each call.
 
@@ -135,7 +135,7 @@ def _local_weight(like: Tensor, time: int) -> Tensor:
 
 
 def render_pattern(index: int, seed: int) -> Pixels:
-    """Draw a shape on its way from any box to any other one."""
+    """Draw a shape on its way from any box to any other one; every second one from any opacity to any other."""
     generator = random_generator(seed, index, "pattern")
 
     def draw_box() -> Box:
@@ -145,7 +145,9 @@ def render_pattern(index: int, seed: int) -> Pixels:
 
     shape = (*SHAPES, "block")[int(generator.integers(len(SHAPES) + 1))]
     colour, ground = generator.choice(len(COLOURS), size=2, replace=False).tolist()
-    return draw_path(Clip(shape, COLOURS[colour], COLOURS[ground], ""), draw_box(), draw_box())
+    clip, boxes = Clip(shape, COLOURS[colour], COLOURS[ground], ""), (draw_box(), draw_box())
+    opacity = tuple(generator.uniform(size=2).tolist()) if index % 2 else (1.0, 1.0)
+    return draw_path(clip, *boxes, opacity=opacity)
 
 
 def render_pool() -> Tensor:

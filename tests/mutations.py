@@ -244,7 +244,7 @@ MUTATIONS = (
     Mutation('quickstart/video/clips.py', '        square_box(x - half * column, y - half * row, radius),', '        square_box(x - half * column, y + half * row, radius),', 'quickstart/video/test_clips.py::test_a_shape_moves_where_its_caption_says'),
     Mutation('quickstart/video/clips.py', 'boxes = np.linspace(first, last, NUM_FRAMES).tolist()', 'boxes = [first] * (NUM_FRAMES - 1) + [last]', 'quickstart/video/test_measure_clip.py::test_rendered_clips_measure_right'),
     Mutation('quickstart/video/effect.py', 'split_of_clip(clip) == split', 'split_of_clip(clip) != split', 'quickstart/video/test_effect.py::test_what_is_held_out_of_the_effect_the_base_has_not_seen_either'),
-    Mutation('quickstart/video/effect.py', 'left = np.linspace(1, 0, NUM_FRAMES', 'left = np.linspace(1, 0.1, NUM_FRAMES', 'quickstart/video/test_effect.py::test_the_shape_loses_its_colour_evenly_and_in_its_place'),
+    Mutation('quickstart/video/effect.py', 'opacity=(1.0, 0.0)', 'opacity=(1.0, 0.1)', 'quickstart/video/test_effect.py::test_the_shape_loses_its_colour_evenly_and_in_its_place'),
     Mutation('quickstart/base.py', 'if tree.pop(ORIGIN, None) is not None:', 'if False:', 'quickstart/test_floor.py::test_a_written_base_is_what_it_was'),
     Mutation('quickstart/evidence.py', 'for other in others if other != truth', 'for other in others', 'quickstart/video/test_evidence_clips.py::test_no_clip_gets_its_own_caption_when_they_are_shuffled'),
     Mutation('quickstart/video/measure.py', '[was], HIGH) > GONE', '[was], 50) > GONE', 'quickstart/video/test_measure_clip.py::test_what_dissolves_goes_wholly_and_evenly'),

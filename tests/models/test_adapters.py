@@ -127,7 +127,7 @@ def test_family_and_task_follow_from_the_model(tiny_flux: Path, tiny_ltx: Path) 
         ({"family": "fluxx"}, ConfigError, "model.family: there is no family 'fluxx'; did you mean 'flux'"),
         ({"task": "text-to-video"}, ConfigError, "model.task: flux has no task 'text-to-video'; it has text-to-image"),
         ({"components": {"vea": {}}}, ConfigError, "no component 'vea'; it has .*vae"),
-        ({"adapter": "nothing.py:X"}, ConfigError, "model.adapter: 'nothing.py:X' is not"),
+        ({"adapter": "nothing.py:X"}, ConfigError, "model.adapter: the file of 'nothing.py:X' cannot be read"),
     ],
 )
 def test_what_is_wrong_with_a_model_is_said(tiny_flux: Path, options: Any, error: type[Exception], message: str) -> None:

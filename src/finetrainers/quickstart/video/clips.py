@@ -107,10 +107,12 @@ def draw_clip(clip: Clip, generator: np.random.Generator) -> Pixels:
     return draw_path(clip, *_ends(clip.motion, draw))
 
 
-def draw_path(clip: Clip, first: Box, last: Box) -> Pixels:
-    """Draw the shape in the first frame's box, in the last one's, and evenly between, [K, H, W, C]."""
+def draw_path(clip: Clip, first: Box, last: Box, *, opacity: tuple[float, float] = (1.0, 1.0)) -> Pixels:
+    """Draw the shape in the first frame's box and opacity, in the last one's, and evenly between, [K, H, W, C]."""
     boxes = np.linspace(first, last, NUM_FRAMES).tolist()
-    return np.stack([composite(clip.ground, [(cover(clip.shape, tuple(box)), clip.colour)]) for box in boxes])
+    parts = np.linspace(*opacity, NUM_FRAMES, dtype=np.float32)
+    layers = [cover(clip.shape, tuple(box)) * part for box, part in zip(boxes, parts, strict=True)]
+    return np.stack([composite(clip.ground, [(layer, clip.colour)]) for layer in layers])
 
 
 def _ends(motion: str, draw: Draw) -> tuple[Box, Box]:

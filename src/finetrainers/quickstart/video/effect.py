@@ -9,9 +9,9 @@ Shape letters as in ``clips.py``.
 
 import numpy as np
 
-from finetrainers.quickstart.drawing import Pixels, composite, cover, random_generator, square_box
+from finetrainers.quickstart.drawing import Pixels, random_generator, square_box
 from finetrainers.quickstart.scenes import Split
-from finetrainers.quickstart.video.clips import CLIP_SHAPES, NUM_FRAMES, RADIUS, Clip, draw_truth, place, split_of_clip
+from finetrainers.quickstart.video.clips import CLIP_SHAPES, RADIUS, Clip, draw_path, draw_truth, place, split_of_clip
 
 EFFECT = "dissolves"
 
@@ -40,6 +40,5 @@ def draw_effect(clip: Clip, generator: np.random.Generator) -> Pixels:
         return float(generator.uniform(low, high))
 
     radius = draw(*RADIUS)
-    covered = cover(clip.shape, square_box(place(radius, draw), place(radius, draw), radius))
-    left = np.linspace(1, 0, NUM_FRAMES, dtype=np.float32)
-    return np.stack([composite(clip.ground, [(covered * part, clip.colour)]) for part in left])
+    box = square_box(place(radius, draw), place(radius, draw), radius)
+    return draw_path(clip, box, box, opacity=(1.0, 0.0))
