@@ -173,7 +173,7 @@ def test_a_killed_holder_leaves_the_directory_free(folder: Path) -> None:
 def begin(config: Config) -> Path:
     """Leave a run that has a checkpoint, and so could be continued."""
     with run_directory(config) as directory:
-        (directory / "checkpoints").mkdir()
+        (directory / "checkpoints" / "step-000001").mkdir(parents=True)
     return directory
 
 

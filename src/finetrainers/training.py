@@ -11,13 +11,14 @@ from finetrainers.build import build_batches, build_objective, build_trainer, bu
 from finetrainers.checkpoint import Checkpoints
 from finetrainers.checks import check_start
 from finetrainers.config import Config
-from finetrainers.errors import ConfigError, Interrupted
+from finetrainers.errors import ConfigError, Interrupted, StorageError
 from finetrainers.loop import Metrics, Trainer
 from finetrainers.models import open_model
 from finetrainers.optim import check_optimizer
 from finetrainers.prepare import Prepared, encode_steps, prepare
 from finetrainers.publish import check_hub, export_facts, export_weights, push, read_events, write_card, write_report
-from finetrainers.run import StopSignals, absolute, run_directory
+from finetrainers.run import StopSignals, absolute, places, run_directory
+from finetrainers.storage import storage_errors
 from finetrainers.track import StepLog, Tracker, build_tracker, check_trackers
 from finetrainers.tuning import Tuning, build_tuning
 from finetrainers.validate import Validator
@@ -43,11 +44,12 @@ def train(config: Config) -> Result:
         DataError: Naming all bad samples.
         NonFiniteError: If a loss or a gradient is not finite.
         CheckpointError: If a checkpoint cannot be written, or the one that is asked for is not there.
+        StorageError: If the operating system refuses to read or write a file.
         Interrupted: If SIGTERM or SIGUSR1 came; the state is saved.
     """
     config = absolute(config)
     signals = StopSignals()
-    with _session(config, signals) as tracker:
+    with storage_errors(places(config)), _session(config, signals) as tracker:
         return _Run(config, tracker, signals).train()
 
 
@@ -60,7 +62,7 @@ def encode(config: Config) -> None:
     """
     config = absolute(config)
     signals = StopSignals()
-    with _session(config, signals) as tracker:
+    with storage_errors(places(config)), _session(config, signals) as tracker:
         run = _Run(config, tracker, signals)
         with run.stage("encoding"):
             encode_steps(run.prepare(), config, 0)
@@ -76,12 +78,13 @@ def _session(config: Config, signals: StopSignals) -> Iterator[Tracker]:
         tracker = build_tracker(config)
         stack.callback(tracker.close)
         try:
-            yield tracker
+            with storage_errors(places(config)):  # here, so that events.jsonl has the message too
+                yield tracker
         except Interrupted as stop:
             tracker.emit("end", status="interrupted", message=str(stop))
             raise
         except (Exception, KeyboardInterrupt) as error:
-            with suppress(OSError):  # a full disk must not hide what it was that failed
+            with suppress(OSError, StorageError):  # a full disk must not hide what it was that failed
                 tracker.emit("error", message=str(error), kind=type(error).__name__)
             raise
 
