@@ -103,8 +103,10 @@ class Checkpoints:
         return step
 
     def set_aside(self, after: int) -> None:
-        """Move what a run made after a step out of its way, into set-aside/N: where going back to the step was asked for,
-        and, after -1, where there is nothing to go on from."""
+        """Move what a run made after a step out of its way, into set-aside/N, where going back to the step was asked for.
+
+        And all that it made, after -1, where there is no checkpoint to go on from.
+        """
         run = self.root.parent
         folders = [step_folders(run / kind) for kind in ("checkpoints", "weights", "validation")]
         later = [folder for found in folders for step, folder in found.items() if step > after]
@@ -190,18 +192,24 @@ def _check_fit(own: dict[str, Any], saved: dict[str, Any], directory: Path) -> N
     of_groups = [path for path in wanted if path[:2] == ("optimizer", "param_groups")]
     groups, entries = {path[:3] for path in of_groups}, {path[:4] for path in of_groups}
     stepped = {path[2] for path in found if path[:2] == ("optimizer", "state")}
-    faults = []
-    for path in found.keys() - wanted.keys():
-        if path[:3] not in groups or path[:4] in entries:
-            faults.append(f"it has {'.'.join(path)}, which the run has no place for")
-    for path in wanted.keys() - found.keys():
-        if not (stepped and path[:2] == ("optimizer", "state") and path[2] not in stepped):
-            faults.append(f"it lacks {'.'.join(path)}, which the run needs")
-    for path in wanted.keys() & found.keys():
-        mine, other = wanted[path], found[path]
-        if path[0] in ("model", "ema") and isinstance(mine, Tensor):
-            shapes = [f"{list(t.shape)} {t.dtype}" for t in (other, mine) if isinstance(t, Tensor | SavedTensor)]
-            if len(set(shapes)) != 1 or len(shapes) != 2:
-                faults.append(f"its {'.'.join(path)} is {shapes[0]}, where the run has {shapes[-1]}")
-    if faults:
-        raise CheckpointError(f"{directory} does not fit this configuration: {min(faults)}. {WAY_BACK}")
+    surplus = {path for path in found.keys() - wanted.keys() if path[:3] not in groups or path[:4] in entries}
+    missing = {
+        path
+        for path in wanted.keys() - found.keys()
+        if not stepped or path[:2] != ("optimizer", "state") or path[2] in stepped
+    }
+    other = {path for path in wanted.keys() & found.keys() if _form(found[path]) != _form(wanted[path])}
+    other = {path for path in other if path[0] in ("model", "ema")}  # some averages begin as another shape
+    for paths, fault in (
+        (surplus, "it has {}, which the run has no place for"),
+        (missing, "it lacks {}, which the run needs"),
+        (other, "its {} has another shape or type than the run's"),
+    ):
+        if paths:
+            what = fault.format(".".join(min(paths)))
+            raise CheckpointError(f"{directory} does not fit this configuration: {what}. {WAY_BACK}")
+
+
+def _form(leaf: object) -> tuple[object, ...]:
+    """What two tensors have in common of which one can be put in place of the other."""
+    return (tuple(leaf.shape), str(leaf.dtype)) if isinstance(leaf, Tensor | SavedTensor) else ()

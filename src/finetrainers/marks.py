@@ -55,5 +55,5 @@ def is_cache(directory: Path) -> bool:
 
 
 def is_no_data(directory: Path, files: Collection[str]) -> bool:
-    """Whether a folder with these files is a run's or a cache: what lies in it is no data, unless it is asked for by name."""
+    """Whether a folder with these files is a run's or a cache: what lies in it is no data, unless it is named."""
     return (RUN_MARK in files and is_run(directory)) or (CACHE_TAG in files and is_cache(directory))

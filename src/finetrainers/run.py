@@ -39,6 +39,9 @@ NAMES_BEFORE_THE_MARK = {".lock", f".{RUN_MARK}.tmp"}
 """What a run that was killed before it set the mark leaves: a folder with nothing else is empty."""
 NAMES_SHOWN = 5
 
+WORLD_SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+"""Environment variables in which launchers (torchrun and accelerate, srun, mpirun) say how many processes they started."""
+
 
 def absolute(config: Config) -> Config:
     """Make all local paths absolute and write out what follows from other keys: the saved configuration gives the run."""
@@ -79,6 +82,23 @@ def _full(path: Path | str) -> str:
 
 def _folder(path: str) -> str:
     return _full(path) if is_folder(path) else path  # else an id on the Hub
+
+
+def refuse_further_processes() -> None:
+    """Refuse a start by a launcher of several processes, each of which would be a run of its own in the same directory.
+
+    Raises:
+        ConfigError: If this process is one of several.
+    """
+    sizes = {name: int(os.environ[name]) for name in WORLD_SIZES if os.environ.get(name, "").isdecimal()}
+    if int(os.environ.get("SLURM_PROCID", "0") or 0) > 0:  # a script of sbatch itself is number 0, alone
+        sizes["SLURM_NTASKS"] = int(os.environ.get("SLURM_NTASKS", "1") or 1)
+    for name, size in sizes.items():
+        if size > 1:
+            raise ConfigError(
+                f"parallel: this version trains in one process on one device, and {name} is {size}: start it once, without "
+                "torchrun, accelerate launch, srun or mpirun, or with one process of these"
+            )
 
 
 def places(config: Config) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from finetrainers.files import hash_file
 BUSY_SECONDS = 60.0
 WAYS_OUT = {
     sqlite3.SQLITE_BUSY: "another run has held it for too long; wait for it to end, or name another cache.path",
-    sqlite3.SQLITE_READONLY: "the cache lacks something and cannot be written; change its permissions, or name another cache.path",
+    sqlite3.SQLITE_READONLY: "the cache lacks something and may not be written; change its permissions, or name another",
     sqlite3.SQLITE_CANTOPEN: "change the permissions of its folder, or name another cache.path",
     sqlite3.SQLITE_FULL: "make room there, or name another cache.path",
     sqlite3.SQLITE_CORRUPT: "remove it: what is known of files is found out again",
