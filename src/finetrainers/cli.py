@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with storage_errors():
             status = int(options.run(options, words[1:]) or DONE)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # as it is where it was closed before we began
+                sys.stdout.flush()
             return status
     except Interrupted as stop:
         print(f"finetrainers: {stop}", file=sys.stderr)
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _drop_output_that_nobody_takes() -> None:
     """Keep Python from failing once more at its end, where it writes what is left for a full disk or a closed pipe."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

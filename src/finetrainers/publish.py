@@ -16,7 +16,6 @@ from finetrainers.loop import Trainer
 from finetrainers.models import Model
 from finetrainers.state import whole_tensor
 from finetrainers.tuning import ExportFacts, Tuning
-from finetrainers.tuning.base import trained_parameters
 from finetrainers.validate import weights_in_use
 
 CARD_FILE = "README.md"
@@ -41,8 +40,9 @@ def export_weights(trainer: Trainer, config: Config, model: Model, tuning: Tunin
     """
     directory = step_directory(config.output_dir / "weights", trainer.step)
     facts = export_facts(trainer, model)
-    for name, parameter in trained_parameters(trainer.denoiser).items():
-        whole_tensor(name, parameter)
+    for name, parameter in trainer.denoiser.named_parameters():
+        if parameter.requires_grad:
+            whole_tensor(name, parameter)
     try:
         with whole_directory(directory) as temporary, weights_in_use(trainer):
             for component, part in model.denoisers.split(trainer.denoiser).items():
