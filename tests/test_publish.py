@@ -230,8 +230,9 @@ PUSH = """
     from pathlib import Path
     from finetrainers.config import parse_config
     from finetrainers.errors import FinetrainersError
-    unused = types.SimpleNamespace(step_directory=0, Trainer=0, Model=0, Tuning=0, ExportFacts=0, weights_in_use=0)
-    for name in ("checkpoint", "loop", "models", "tuning", "validate"):
+    names = "step_directory step_folders Trainer Model whole_tensor Tuning ExportFacts weights_in_use"
+    unused = types.SimpleNamespace(**dict.fromkeys(names.split()))
+    for name in ("checkpoint", "loop", "models", "state", "tuning", "validate"):
         sys.modules["finetrainers." + name] = unused
     from finetrainers.publish import check_hub, push
     work = json.loads(sys.argv[1])

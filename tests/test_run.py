@@ -1,7 +1,9 @@
 """A run's directory and its life: one holder, one configuration, paths that hold from anywhere, signals."""
 
 import copy
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
+from finetrainers.cli import USER_ERROR, main
 from finetrainers.config import Config, dump_config, load_config, parse_config
 from finetrainers.errors import ConfigError, Interrupted
-from finetrainers.run import FIXED, StopSignals, absolute, run_directory
+from finetrainers.run import FIXED, StopSignals, absolute, refuse_further_processes, run_directory
 
 DATA = {"path": "clips", "buckets": [[9, 64, 64]], "caption_prefix": "CRUSH"}
 TREE: dict[str, Any] = {
@@ -173,7 +176,7 @@ def test_a_killed_holder_leaves_the_directory_free(folder: Path) -> None:
 def begin(config: Config) -> Path:
     """Leave a run that has a checkpoint, and so could be continued."""
     with run_directory(config) as directory:
-        (directory / "checkpoints").mkdir()
+        (directory / "checkpoints" / "step-000001").mkdir(parents=True)
     return directory
 
 
@@ -259,6 +262,133 @@ def test_other_changes_go_on_and_are_saved(change) -> None:
     begin(config_with())
     with run_directory(config_with(**change)) as directory:
         assert load_config(directory / "config.yaml") == config_with(**change)
+
+
+# -- folders of others ------------------------------------------------------------------------------------------------
+
+EVENT = '{"v": 1, "time": 0.5, "event": "run"}\n'
+
+
+def contents(folder: Path) -> dict[str, str | None]:
+    return {str(f.relative_to(folder)): f.read_text() if f.is_file() else None for f in sorted(folder.rglob("*"))}
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"validation/holiday.png": "x", "config.yaml": "mine: true\n"},
+        {"config.yaml": dump_config(config_with())},  # as a user writes it, beside where the run is to be
+        {"config.yaml": dump_config(config_with()), "events.jsonl": '{"time": 0.5, "event": "run"}\n'},
+        {"config.yaml": "mine: true\n", "events.jsonl": EVENT},
+        {"config.yaml": ": [", "events.jsonl": "{"},
+        {"checkpoints/step-000001/x": "x"},
+        {".finetrainers": "mine", "thesis.tex": "years of work"},
+    ],
+    ids="+".join,
+)
+def test_a_folder_that_no_run_made_is_refused_and_left_as_it_is(files: dict[str, str]) -> None:
+    directory = Path("runs/x")
+    write(directory, files)
+    before = contents(directory)
+    names = ", ".join(sorted({name.partition("/")[0] for name in files}))
+    said = f"output_dir: runs/x is a folder that no run made; it holds {names}. Name a new folder"
+    with pytest.raises(ConfigError, match=f"^{re.escape(said)}$"), run_directory(config_with()):
+        pass
+    assert contents(directory) == before
+
+
+def test_five_of_many_things_are_named() -> None:
+    write(Path("runs/x"), {f"{letter}.txt": "" for letter in "gfedcba"})
+    said = r"it holds a\.txt, b\.txt, c\.txt, d\.txt, e\.txt and 2 more\. Name a new folder"
+    with pytest.raises(ConfigError, match=said), run_directory(config_with()):
+        pass
+
+
+@pytest.mark.parametrize("names", [[], [".lock"], [".lock", "..finetrainers.tmp"]], ids=len)
+def test_what_a_run_leaves_that_was_killed_at_its_first_moment_is_an_empty_folder(names: list[str]) -> None:
+    Path("runs/x").mkdir(parents=True)
+    write(Path("runs/x"), dict.fromkeys(names, ""))
+    with run_directory(config_with()) as directory:
+        assert json.loads((directory / ".finetrainers").read_text()) == {"version": 1}
+
+
+def test_a_run_of_a_version_that_set_no_mark_goes_on_and_gets_one() -> None:
+    write(
+        Path("runs/x"), {"config.yaml": dump_config(config_with()), "events.jsonl": EVENT, "checkpoints/step-000001/x": ""}
+    )
+    with pytest.raises(ConfigError, match="holds a run with other settings"), run_directory(config_with(seed=7)):
+        pass
+    assert not Path("runs/x/.finetrainers").exists()
+    with run_directory(config_with()) as directory:
+        assert (directory / ".finetrainers").is_file()
+        (directory / "events.jsonl").unlink()
+    with run_directory(config_with()):
+        pass
+
+
+def test_a_run_without_a_checkpoint_sets_aside_what_was_validated() -> None:
+    """A baseline that is there may be of other settings; what else lies there is the user's."""
+    with run_directory(config_with()) as directory:
+        write(directory, {"validation/step-000000/00.png": "drawn", "validation/best/00.png": "chosen"})
+    with run_directory(config_with(seed=7)):
+        assert contents(directory / "validation") == {"best": None, "best/00.png": "chosen"}
+        assert (directory / "set-aside/0/validation/step-000000/00.png").read_text() == "drawn"
+
+
+def test_a_run_with_checkpoints_keeps_what_was_validated() -> None:
+    write(begin(config_with()), {"validation/step-000000/00.png": "drawn"})
+    with run_directory(config_with()) as directory:
+        assert (directory / "validation/step-000000/00.png").is_file()
+        assert not (directory / "set-aside").exists()
+
+
+# -- one process ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"WORLD_SIZE": "2", "RANK": "0"},
+        {"WORLD_SIZE": "2", "RANK": "1"},
+        {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"},
+        {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"},
+        {"OMPI_COMM_WORLD_SIZE": "2"},
+    ],
+    ids=lambda environment: " ".join(f"{k}={v}" for k, v in environment.items()),
+)
+@pytest.mark.parametrize("command", ["train", "encode", "quickstart"])
+def test_one_of_several_processes_is_refused_before_anything_is_written(
+    command: str,
+    environment: dict[str, str],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (folder / "config.yaml").write_text(dump_config(config_with()))
+    assert main([command] if command == "quickstart" else [command, "config.yaml"]) == USER_ERROR
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"^finetrainers: parallel: this version trains in one process .*(SIZE|TASKS) is 2: start it once", said)
+    assert [file.name for file in folder.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"WORLD_SIZE": "1"}, {"WORLD_SIZE": ""}, {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, {"SLURM_NTASKS": "8"}],
+    ids=str,
+)
+def test_a_single_process_is_none_of_several(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script of sbatch runs once, as process 0, whatever number of tasks the job has."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    refuse_further_processes()
 
 
 # -- signals ----------------------------------------------------------------------------------------------------------

@@ -186,6 +186,91 @@ def test_a_finished_run_is_not_trained_again(base: Tree) -> None:
     assert curve(base["output_dir"], *LOSSES) == before
 
 
+def stamps(directory: Path) -> dict[str, tuple[int, int]]:
+    """What changes when a file is written again."""
+    files = [file for file in directory.rglob("*") if file.is_file()]
+    return {str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
+
+
+def test_the_last_weights_are_written_once(base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at the end once more, nor when a finished run is started again; but what is not whole is mended."""
+    from finetrainers.tuning.lora import AdapterTuning
+
+    exports, export = [], AdapterTuning.export
+    counted = lambda self, denoiser, directory, facts: (exports.append(directory), export(self, denoiser, directory, facts))  # noqa: E731
+    monkeypatch.setattr(AdapterTuning, "export", counted)
+    directory = Path(run(base, tmp_path / "run", checkpoint={"every": 2}))
+    assert [folder.name for folder in exports] == [".step-000002.tmp", ".step-000004.tmp"]
+    before = stamps(directory / "weights") | stamps(directory / "checkpoints")
+    run(base, directory)
+    assert stamps(directory / "weights") | stamps(directory / "checkpoints") == before
+    (directory / "weights/step-000004/pytorch_lora_weights.safetensors").write_bytes(b"")
+    run(base, directory)
+    assert len(exports) == 3
+    assert same_weights(directory, run(base, tmp_path / "other"))
+
+
+def test_weights_of_another_state_are_written_anew(base: Tree, tmp_path: Path) -> None:
+    """They may be left of a way that was given up: the checkpoint of their step does not vouch for them."""
+    directory = Path(run(base, tmp_path / "run"))
+    (manifest := directory / "weights/step-000004/manifest.json").write_text(manifest.read_text() + " ")
+    run(base, directory)
+    assert not manifest.read_text().endswith(" ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "keep_weights", "steps"),
+    [
+        ("lora", "auto", [1, 2, 3, 4]),
+        ("full", "auto", [3, 4]),
+        ("lora", 1, [4]),
+        ("full", None, [1, 2, 3, 4]),
+        ("full", 3, [2, 3, 4]),
+    ],
+)
+def test_as_many_weights_are_kept_as_are_asked_for(
+    base: Tree, tmp_path: Path, kind: str, keep_weights: int | str | None, steps: list[int]
+) -> None:
+    """By default all adapters, and of full rank as many as checkpoints: each is as large as the model."""
+    mine = tmp_path / "run" / "weights" / "step-000001-mine"
+    tuning = {"kind": kind, "modules": "norm"} if kind == "full" else {"kind": kind}
+    sections = {"tuning": tuning, "checkpoint": {"every": 1, "keep": 2, "keep_weights": keep_weights}}
+    run(base, tmp_path / "run", **merged(sections, {"train": {"steps": 1}}))
+    mine.mkdir()
+    directory = Path(run(base, tmp_path / "run", **sections))
+    assert mine.is_dir()
+    mine.rmdir()
+    assert [int(folder.name[-6:]) for folder in sorted((directory / "weights").iterdir())] == steps
+
+
+def test_what_a_user_put_beside_weights_stays(base: Tree, tmp_path: Path) -> None:
+    sections = {"checkpoint": {"every": 1, "keep_weights": 1}}
+    directory = Path(run(base, tmp_path / "run", **sections, train={"steps": 1}))
+    first, second = directory / "weights/step-000001", directory / "weights/step-000002"
+    (first / "for_comfyui.safetensors").write_text("converted")
+    (directory / "weights/step-000000").mkdir()  # no run made it: it has no manifest
+    run(base, directory, **sections, train={"steps": 2})
+    assert [file.name for file in first.iterdir()] == ["for_comfyui.safetensors"]
+    assert (directory / "weights/step-000000").is_dir()
+    assert (second / "pytorch_lora_weights.safetensors").is_file()
+
+
+def test_a_run_below_its_own_data_goes_on_with_the_same_data(base: Tree, tiny_flux: Path, tmp_path: Path) -> None:
+    """Its samples are pictures without captions, in the folder that is read."""
+    data = write_pictures(tmp_path / "data", 3)
+    (tmp_path / "prompts.json").write_text('[{"prompt": "picture number 1", "num_inference_steps": 1}]')
+    places = {"output_dir": str(data / "runs" / "a"), "cache": {"path": str(data / "cache")}}
+    tree = flux_tree(tiny_flux, data, tmp_path, **places, validation={"prompts": str(tmp_path / "prompts.json")})
+    for steps in (2, 4):
+        train(config_of(merged(tree, {"train": {"steps": steps}})))
+    events = events_of(data / "runs" / "a")
+    first, second = (event for event in events if event["event"] == "run")
+    assert (first["resumed_from"], second["resumed_from"]) == (None, 2)
+    assert (data / "runs/a/validation/step-000002/00.png").is_file()
+    assert (first["data"], first["num_samples"]) == (second["data"], 3)
+    assert [event for event in events if event["event"] == "warning"] == []
+
+
 def test_a_run_of_0_steps_exports_the_untrained_adapter(base: Tree, tmp_path: Path) -> None:
     state = weights(run(base, tmp_path / "run", train={"steps": 0}))
     assert state

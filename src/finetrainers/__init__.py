@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Interrupted as Interrupted,
         ModelError as ModelError,
         NonFiniteError as NonFiniteError,
+        StorageError as StorageError,
     )
     from finetrainers.models import (
         Grid as Grid,
@@ -46,6 +47,7 @@ __all__ = [
     "Prompt",
     "Request",
     "Result",
+    "StorageError",
     "Text",
     "encode",
     "load_config",
@@ -65,6 +67,7 @@ _PLACES = {
         "Interrupted",
         "ModelError",
         "NonFiniteError",
+        "StorageError",
     ),
     "models": ("Grid", "ModelAdapter", "Request", "register_model"),
     "objective": ("NoiseLevels",),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetrainers.errors import ConfigError, FinetrainersError, Interrupted
+from finetrainers.storage import storage_errors
 
 DONE, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 3
 """Exit status: done; an error of ours; wrong configuration or data; stopped by a signal after saving."""
@@ -25,18 +26,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     takes_overrides = words[:1] in (["train"], ["encode"])  # which argparse would take apart
     options = build_parser().parse_args(words[:1] if takes_overrides else words)
     try:
-        status = int(options.run(options, words[1:]) or DONE)
-        sys.stdout.flush()
-        return status
+        with storage_errors():
+            status = int(options.run(options, words[1:]) or DONE)
+            if sys.stdout is not None:  # as it is where it was closed before we began
+                sys.stdout.flush()
+            return status
     except Interrupted as stop:
         print(f"finetrainers: {stop}", file=sys.stderr)
         return INTERRUPTED
     except FinetrainersError as error:
         print(f"finetrainers: {error}", file=sys.stderr)
+        _drop_output_that_nobody_takes()
         return USER_ERROR
     except BrokenPipeError:  # whoever reads our output, such as `head`, has seen enough: no traceback
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output_that_nobody_takes()
         return INTERNAL_ERROR
+
+
+def _drop_output_that_nobody_takes() -> None:
+    """Keep Python from failing once more at its end, where it writes what is left for a full disk or a closed pipe."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build_parser() -> argparse.ArgumentParser:

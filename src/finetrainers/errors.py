@@ -21,6 +21,10 @@ class CheckpointError(FinetrainersError):
     """A checkpoint is missing, damaged or of another run."""
 
 
+class StorageError(FinetrainersError):
+    """The operating system refuses to read or write a file; the message names it."""
+
+
 class NonFiniteError(FinetrainersError):
     """A loss or a gradient is infinite or not a number; the message names the sample positions."""
 

@@ -1,12 +1,13 @@
 """Files that are whole or not there at all, whatever kills the process."""
 
+import errno
 import hashlib
 import json
 import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def whole_directory(directory: Path) -> Iterator[Path]:
         temporary.rename(directory)
         _sync(directory.parent)
         shutil.rmtree(aside, ignore_errors=True)
-    except BaseException:
+    except BaseException as error:
+        _name(error, directory)
         shutil.rmtree(temporary, ignore_errors=True)
         if aside.exists() and not directory.exists():
             aside.rename(directory)
@@ -49,11 +51,28 @@ def whole_directory(directory: Path) -> Iterator[Path]:
 def write_whole(file: Path, text: str) -> None:
     """Write a text file such that it has the old contents or the new ones, never a part."""
     temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as out:  # for names of files that are no text
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.replace(file)
+    try:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as out:  # for names of files that are no text
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(file)
+    except OSError as error:
+        _name(error, file)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """Say in an error of the operating system what was written, if it names no file: that of a full disk does not."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        error.filename = str(path)
+
+
+def is_closed(error: OSError) -> bool:
+    """Whether the operating system refuses because a place may be read only."""
+    return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def damage(directory: Path) -> str | None:

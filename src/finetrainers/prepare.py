@@ -11,7 +11,7 @@ from finetrainers.checks import check_buckets, check_computation, check_conditio
 from finetrainers.conditioning import Conditioning, build_conditioning
 from finetrainers.config import Config
 from finetrainers.data.buckets import resolve_buckets
-from finetrainers.data.cache import Cache
+from finetrainers.data.cache import CONTENTS, MEMO_FILE, Cache
 from finetrainers.data.catalog import Catalog, build_catalog
 from finetrainers.data.jobs import SampleJob
 from finetrainers.data.lazy import Joined
@@ -20,6 +20,7 @@ from finetrainers.data.order import Order
 from finetrainers.data.plan import Plan
 from finetrainers.data.sources import Problem
 from finetrainers.encoding import Encoder, StageProgress
+from finetrainers.marks import tag_cache
 from finetrainers.models import Model, Request
 from finetrainers.prompts import read_prompts
 from finetrainers.validate import texts_to_encode
@@ -61,7 +62,8 @@ def prepare(
     check_computation(config, model)
     requests = _requests(config, model)
     conditioning = build_conditioning(config.conditioning)
-    memo = Memo(config.cache.path / "memo.sqlite")
+    tag_cache(config.cache.path, CONTENTS)
+    memo = Memo(config.cache.path / MEMO_FILE)
     catalog, held_out = _catalogs(config, model, conditioning, memo, progress)
     encoder = Encoder(
         model=model,

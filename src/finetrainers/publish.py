@@ -2,21 +2,23 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from finetrainers.checkpoint import step_directory
+from finetrainers.checkpoint import step_directory, step_folders
 from finetrainers.config import Config
 from finetrainers.errors import CheckpointError, ConfigError
 from finetrainers.files import MANIFEST, to_json, whole_directory, write_whole
 from finetrainers.loop import Trainer
 from finetrainers.models import Model
+from finetrainers.state import whole_tensor
 from finetrainers.tuning import ExportFacts, Tuning
 from finetrainers.validate import weights_in_use
 
+CARD_FILE = "README.md"
 CARD = """# {name}
 
 {what} of {base} for {task}, made with finetrainers.
@@ -31,18 +33,43 @@ CARD = """# {name}
 def export_weights(trainer: Trainer, config: Config, model: Model, tuning: Tuning) -> Path:
     """Write the weights that are meant for use into weights/step-000500, in diffusers' layout.
 
+    Then those of the oldest steps beyond ``checkpoint.keep_weights`` are removed.
+
     Raises:
         CheckpointError: If they cannot be written.
     """
     directory = step_directory(config.output_dir / "weights", trainer.step)
     facts = export_facts(trainer, model)
+    for name, parameter in trainer.denoiser.named_parameters():
+        if parameter.requires_grad:
+            whole_tensor(name, parameter)
     try:
         with whole_directory(directory) as temporary, weights_in_use(trainer):
             for component, part in model.denoisers.split(trainer.denoiser).items():
                 tuning.export(part, temporary, facts[component])
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{directory}: the weights cannot be written: {error}") from error
+        raise CheckpointError(
+            f"{directory}: the weights cannot be written: {error}; make room or mend it, and start the run again"
+        ) from error
+    keep = config.num_kept_weights
+    others = [folder for folder in step_folders(directory.parent).values() if folder != directory]
+    for folder in [] if keep is None else others[: max(0, len(others) + 1 - keep)]:
+        _remove_exported(folder)
     return directory
+
+
+def _remove_exported(directory: Path) -> None:
+    """Remove the files that a run exported into a directory, and the directory unless it holds something else."""
+    try:
+        names = [*json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"], CARD_FILE, MANIFEST]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # no run made it, or not as a whole
+        return
+    for name in names:  # the manifest is the last: whatever stops this, the next time goes on
+        if ".." not in Path(name).parts and not Path(name).is_absolute():
+            (directory / name).unlink(missing_ok=True)
+    for folder in [*sorted((f for f in directory.rglob("*") if f.is_dir()), reverse=True), directory]:
+        with suppress(OSError):  # not empty
+            folder.rmdir()
 
 
 def export_facts(trainer: Trainer, model: Model) -> dict[str, ExportFacts]:
@@ -99,8 +126,9 @@ def write_card(
         snippet=_snippet(tuning, base if repo is None else name, repo or str(directory), exported),
         samples=f"\n## Samples\n\n{pictures}" if pictures else "",
     )
-    card = directory / "README.md"
-    write_whole(card, f"---\n{metadata.to_yaml()}\n---\n\n{text}")
+    card, text = directory / CARD_FILE, f"---\n{metadata.to_yaml()}\n---\n\n{text}"
+    if not card.is_file() or card.read_text(encoding="utf-8") != text:
+        write_whole(card, text)
     return card
 
 

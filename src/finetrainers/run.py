@@ -1,8 +1,8 @@
 """A run's directory and its life: one process at a time, continued or begun, stopped by a signal."""
 
 import fcntl
+import json
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,9 +11,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
+import yaml
+
+from finetrainers.checkpoint import Checkpoints
 from finetrainers.config import Config, dump_config, is_folder, load_config
 from finetrainers.errors import ConfigError, Interrupted
 from finetrainers.files import write_whole
+from finetrainers.marks import RUN_MARK, is_run, mark_run
 
 FIXED = (
     "seed",
@@ -30,6 +34,13 @@ FIXED = (
     "validation.data",
 )
 """Keys that a run cannot change while it goes on: they would make it another run."""
+
+NAMES_BEFORE_THE_MARK = {".lock", f".{RUN_MARK}.tmp"}
+"""What a run that was killed before it set the mark leaves: a folder with nothing else is empty."""
+NAMES_SHOWN = 5
+
+WORLD_SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+"""Environment variables in which launchers (torchrun and accelerate, srun, mpirun) say how many processes they started."""
 
 
 def absolute(config: Config) -> Config:
@@ -73,24 +84,82 @@ def _folder(path: str) -> str:
     return _full(path) if is_folder(path) else path  # else an id on the Hub
 
 
-@contextmanager
-def run_directory(config: Config) -> Iterator[Path]:
-    """Hold a run's directory: make it, save the configuration, keep other processes out.
+def refuse_further_processes() -> None:
+    """Refuse a start by a launcher of several processes, each of which would be a run of its own in the same directory.
 
     Raises:
-        ConfigError: If another process has it, or if the run that is there has another configuration.
+        ConfigError: If this process is one of several.
+    """
+    sizes = {name: int(os.environ[name]) for name in WORLD_SIZES if os.environ.get(name, "").isdecimal()}
+    if int(os.environ.get("SLURM_PROCID", "0") or 0) > 0:  # a script of sbatch itself is number 0, alone
+        sizes["SLURM_NTASKS"] = int(os.environ.get("SLURM_NTASKS", "1") or 1)
+    for name, size in sizes.items():
+        if size > 1:
+            raise ConfigError(
+                f"parallel: this version trains in one process on one device, and {name} is {size}: start it once, without "
+                "torchrun, accelerate launch, srun or mpirun, or with one process of these"
+            )
+
+
+def places(config: Config) -> dict[str, Path]:
+    """Folders and files of the user's by key, for messages."""
+    found: dict[str, Path | str | None] = {"output_dir": config.output_dir, "cache.path": config.cache.path}
+    for name, sets in (("data", config.data), ("validation.data", config.validation.data)):
+        for index, data in enumerate(sets):
+            found |= {f"{name}.{index}.path": data.path, f"{name}.{index}.control_path": data.control_path}
+    found |= {"validation.prompts": config.validation.prompts, "tuning.start_from": config.tuning.start_from}
+    if is_folder(config.model.path):
+        found["model.path"] = config.model.path
+    return {key: Path(place) for key, place in found.items() if place is not None}
+
+
+@contextmanager
+def run_directory(config: Config) -> Iterator[Path]:
+    """Hold a run's directory: make it, mark it, save the configuration, keep other processes out.
+
+    Raises:
+        ConfigError: If another process has it, if it holds what no run made, or a run that has another configuration.
     """
     directory = config.output_dir
+    _refuse_folder_of_others(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("w") as lock:
         _hold(lock, directory)
-        file = directory / "config.yaml"
-        if file.exists() and (directory / "checkpoints").exists():
-            check_same_run(load_config(file), config)
+        file, checkpoints = directory / "config.yaml", Checkpoints(directory / "checkpoints", keep=config.checkpoint.keep)
+        if checkpoints.steps():
+            if file.exists():
+                check_same_run(load_config(file), config)
+            mark_run(directory)
         else:  # nothing that could be continued: a baseline that is there may be of other settings
-            shutil.rmtree(directory / "validation", ignore_errors=True)
+            mark_run(directory)
+            checkpoints.set_aside(-1)
         write_whole(file, dump_config(config))
         yield directory
+
+
+def _refuse_folder_of_others(directory: Path) -> None:
+    """Refuse a folder that holds something and that no run made: what is in it would be overwritten."""
+    if not directory.exists() or is_run(directory) or _is_earlier_run(directory):
+        return
+    names = sorted({file.name for file in directory.iterdir()} - NAMES_BEFORE_THE_MARK)
+    if names:
+        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        raise ConfigError(
+            f"output_dir: {directory} is a folder that no run made; it holds {', '.join(names[:NAMES_SHOWN])}{more}. "
+            "Name a new folder"
+        )
+
+
+def _is_earlier_run(directory: Path) -> bool:
+    """Whether a run of a version that set no marks made a folder: it has our configuration and our events."""
+    try:
+        tree = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+        with (directory / "events.jsonl").open("rb") as lines:
+            event = json.loads(next(lines, b""))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, yaml.YAMLError):
+        return False
+    has_sections = isinstance(tree, dict) and {"output_dir", "model", "data", "tuning"} <= tree.keys()
+    return has_sections and isinstance(event, dict) and {"v", "event"} <= event.keys()
 
 
 def _hold(lock: TextIO, directory: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from finetrainers.batch import Text
 from finetrainers.build import pick_device
-from finetrainers.checkpoint import step_directory
+from finetrainers.checkpoint import step_directory, step_folders
 from finetrainers.checks import attention, check_attention
 from finetrainers.conditioning import Conditioning, build_conditioning
 from finetrainers.config import Config, load_config
@@ -26,6 +26,7 @@ from finetrainers.models import Model, Request, open_model
 from finetrainers.models.vae import load_vae
 from finetrainers.prompts import make_request
 from finetrainers.sampler import Sampler
+from finetrainers.storage import storage_errors
 from finetrainers.tuning import build_tuning
 
 
@@ -50,7 +51,21 @@ def sample_run(
 
     Raises:
         ConfigError: If there is no such run or step, or a prompt is impossible.
+        StorageError: If the operating system refuses to read or write a file.
     """
+    with storage_errors({"sample": run, "output": output or run / "samples"}):
+        return _sample(run, prompts, step=step, use_base=use_base, output=output, device=device)
+
+
+def _sample(
+    run: Path,
+    prompts: Sequence[Mapping[str, Any]],
+    *,
+    step: int | None,
+    use_base: bool,
+    output: Path | None,
+    device: str,
+) -> list[Path]:
     config, model = _open(run)
     check_attention("validate", config.attention.validation)
     size = resolve_buckets(config.data[0].buckets)[0]
@@ -126,11 +141,11 @@ def find_weights(run: Path, step: int | None) -> Path:
     Raises:
         ConfigError: If they are not there or not whole.
     """
-    found = sorted((run / "weights").glob("step-*"))
-    wanted = found[-1] if step is None and found else step_directory(run / "weights", step or 0)
+    found = step_folders(run / "weights")
+    wanted = step_directory(run / "weights", max(found, default=0) if step is None else step)
     fault = damage(wanted)
     if fault is not None:
-        steps = ", ".join(folder.name for folder in found) or "none"
+        steps = ", ".join(folder.name for folder in found.values()) or "none"
         raise ConfigError(f"{run}: there are no whole weights {wanted.name} ({fault}); there are: {steps}")
     return wanted
 

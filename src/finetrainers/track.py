@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from finetrainers.config import Config
 from finetrainers.config.run import TrackConfig
-from finetrainers.errors import ConfigError, NonFiniteError
+from finetrainers.errors import ConfigError, NonFiniteError, StorageError
 from finetrainers.files import to_json
 from finetrainers.loop import Metrics, Trainer
 
@@ -45,14 +45,23 @@ class EventLog:
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         is_torn = file.exists() and file.stat().st_size > 0 and _last_byte(file) != b"\n"
-        # Names of files need not be text: a byte that is none becomes an escape, as JSON has it too.
-        self._out = file.open("a", encoding="utf-8", errors="backslashreplace")
+        self._file = file
+        self._out = file.open("ab", buffering=0)  # nothing waits, which a full disk would refuse once more at the end
         if is_torn:  # a kill in the middle of a line: end it, so that only this line is lost
-            self._out.write("\n")
+            self._write(b"\n")
 
     def write(self, event: Event) -> None:
-        self._out.write(to_json(event) + "\n")
-        self._out.flush()
+        # Names of files need not be text: a byte that is none becomes an escape, as JSON has it too.
+        self._write(f"{to_json(event)}\n".encode(errors="backslashreplace"))
+
+    def _write(self, line: bytes) -> None:
+        try:
+            while line:  # a disk that is nearly full takes a part
+                line = line[self._out.write(line) :]
+        except OSError as error:
+            raise StorageError(
+                f"{self._file} cannot be written: {error.strerror}; make room or mend it, and start the run again"
+            ) from error
 
     def close(self) -> None:
         self._out.close()

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from finetrainers.build import build_batches, build_objective, build_trainer, build_validator, pick_device
-from finetrainers.checkpoint import Checkpoints
+from finetrainers.checkpoint import Checkpoints, step_directory
 from finetrainers.checks import check_start
 from finetrainers.config import Config
-from finetrainers.errors import ConfigError, Interrupted
+from finetrainers.errors import ConfigError, Interrupted, StorageError
 from finetrainers.loop import Metrics, Trainer
 from finetrainers.models import open_model
 from finetrainers.optim import check_optimizer
 from finetrainers.prepare import Prepared, encode_steps, prepare
 from finetrainers.publish import check_hub, export_facts, export_weights, push, read_events, write_card, write_report
-from finetrainers.run import StopSignals, absolute, run_directory
+from finetrainers.run import StopSignals, absolute, places, refuse_further_processes, run_directory
+from finetrainers.storage import storage_errors
 from finetrainers.track import StepLog, Tracker, build_tracker, check_trackers
 from finetrainers.tuning import Tuning, build_tuning
 from finetrainers.validate import Validator
@@ -43,11 +44,13 @@ def train(config: Config) -> Result:
         DataError: Naming all bad samples.
         NonFiniteError: If a loss or a gradient is not finite.
         CheckpointError: If a checkpoint cannot be written, or the one that is asked for is not there.
+        StorageError: If the operating system refuses to read or write a file.
         Interrupted: If SIGTERM or SIGUSR1 came; the state is saved.
     """
+    refuse_further_processes()
     config = absolute(config)
     signals = StopSignals()
-    with _session(config, signals) as tracker:
+    with storage_errors(places(config)), _session(config, signals) as tracker:
         return _Run(config, tracker, signals).train()
 
 
@@ -58,9 +61,10 @@ def encode(config: Config) -> None:
         ConfigError: As ``train`` does.
         DataError: Naming all bad samples.
     """
+    refuse_further_processes()
     config = absolute(config)
     signals = StopSignals()
-    with _session(config, signals) as tracker:
+    with storage_errors(places(config)), _session(config, signals) as tracker:
         run = _Run(config, tracker, signals)
         with run.stage("encoding"):
             encode_steps(run.prepare(), config, 0)
@@ -76,12 +80,13 @@ def _session(config: Config, signals: StopSignals) -> Iterator[Tracker]:
         tracker = build_tracker(config)
         stack.callback(tracker.close)
         try:
-            yield tracker
+            with storage_errors(places(config)):  # here, so that events.jsonl has the message too
+                yield tracker
         except Interrupted as stop:
             tracker.emit("end", status="interrupted", message=str(stop))
             raise
         except (Exception, KeyboardInterrupt) as error:
-            with suppress(OSError):  # a full disk must not hide what it was that failed
+            with suppress(OSError, StorageError):  # a full disk must not hide what it was that failed
                 tracker.emit("error", message=str(error), kind=type(error).__name__)
             raise
 
@@ -94,6 +99,7 @@ class _Run:
         self.tracker = tracker
         self.signals = signals
         self.device = pick_device(config.train.device)
+        self.checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep)
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -125,7 +131,7 @@ class _Run:
         """Plan, encode, build, and train window by window."""
         config = self.config
         repo = check_hub(config) if config.push_to_hub else None
-        checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep)
+        checkpoints = self.checkpoints
         resumed = checkpoints.find(config.checkpoint.resume)
         if resumed is not None and config.checkpoint.resume != "latest":
             checkpoints.set_aside(resumed)
@@ -179,8 +185,8 @@ class _Run:
     def _stop_validating(self) -> None:
         self.signals.raise_if_received("validating")
 
-    def _save(self, checkpoints: Checkpoints, trainer: Trainer) -> None:
-        directory = checkpoints.save(trainer)
+    def _save(self, checkpoints: Checkpoints, trainer: Trainer, *, weights: Path | None = None) -> None:
+        directory = checkpoints.save(trainer, weights=weights)
         self.tracker.emit("checkpoint", step=trainer.step, directory=str(directory))
 
     def _media_at(self, position: int) -> str:
@@ -242,8 +248,8 @@ class _Run:
         def save(trainer: Trainer, _: Metrics) -> None:
             is_due = trainer.step % config.checkpoint.every == 0 or trainer.step == config.train.steps
             if is_due:
-                export_weights(trainer, config, self.model, tuning)  # first: where there is a checkpoint, they are there
-                self._save(checkpoints, trainer)
+                # First: where there is a checkpoint, they are there.
+                self._save(checkpoints, trainer, weights=export_weights(trainer, config, self.model, tuning))
             self.signals.raise_if_received(f"training, after step {trainer.step}")
 
         log = StepLog(
@@ -256,7 +262,9 @@ class _Run:
 
     def _finish(self, trainer: Trainer, prepared: Prepared, tuning: Tuning, repo: str | None) -> Result:
         config = self.config
-        weights = export_weights(trainer, config, self.model, tuning)
+        weights = step_directory(config.output_dir / "weights", trainer.step)
+        if not self.checkpoints.vouches_for(weights, trainer.step):  # as it does for all but a run of 0 steps
+            export_weights(trainer, config, self.model, tuning)
         samples = config.output_dir / "validation" / f"step-{trainer.step:06d}"
         report = self._report(trainer, prepared)
         facts = {

@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetrainers.config.data import DataConfig
+from finetrainers.data.control_files import list_controls
 from finetrainers.data.sources import Problem, list_items
 from finetrainers.errors import DataError
+from finetrainers.marks import is_cache, mark_run, tag_cache
 
 ITEMS = {"b clip.mp4": "A cat, sleeping", "a.png": 'She says "hello"\nand goes', "sub/größe – α.webm": "Ein Bär"}
 """Paths and captions, with a space, other letters, a comma, quotes and a line break among them."""
@@ -299,3 +301,63 @@ def test_many_rows_stay_arrays(tmp_path):
     assert time.process_time() - start < 3
     assert (len(found.table), found.problems, found.unlisted) == (len(number), (), 0)
     assert found.table.slice(0, 2).to_pylist() == [{"media": str(tmp_path / "0.mp4"), "captions": [str(n)]} for n in (3, 7)]
+
+
+# -- folders of runs and caches ---------------------------------------------------------------------------------------
+
+TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# made by a program"
+
+
+def test_what_runs_and_caches_have_made_is_no_data(tmp_path):
+    """Samples that a run draws below its own data would be bad samples when it goes on."""
+    write_sidecars(tmp_path, {"a.png": "a cat"})
+    touch(tmp_path, ["run/validation/step-000000/00.png", "sub/cache/b.png"])
+    mark_run(tmp_path / "run")
+    (tmp_path / "sub/cache/CACHEDIR.TAG").write_text(TAG)
+    listing = listed(tmp_path)
+    assert rows(listing, tmp_path) == {"a.png": ["a cat"]}
+    assert listing.problems == ()
+
+
+def test_a_run_or_a_cache_that_is_named_is_data(tmp_path):
+    for mark, text in ((".finetrainers", '{"version": 1}'), ("CACHEDIR.TAG", TAG)):
+        folder = tmp_path / mark
+        write_sidecars(folder, {"samples/a.png": "a cat"})
+        (folder / mark).write_text(text)
+        assert rows(listed(folder), folder) == {"samples/a.png": ["a cat"]}
+
+
+@pytest.mark.parametrize(
+    ("mark", "text"), [(".finetrainers", "notes of mine"), ("CACHEDIR.TAG", "Signature: of mine"), ("CACHEDIR.TAG", "")]
+)
+def test_a_file_that_is_only_named_as_a_mark_hides_nothing(mark, text, tmp_path):
+    write_sidecars(tmp_path, {"sub/a.png": "a cat"})
+    (tmp_path / "sub" / mark).write_text(text)
+    assert rows(listed(tmp_path), tmp_path) == {"sub/a.png": ["a cat"]}
+
+
+def test_a_folder_with_nothing_but_runs_says_so(tmp_path):
+    write_sidecars(tmp_path / "run", {"a.png": "a cat"})
+    mark_run(tmp_path / "run")
+    with pytest.raises(DataError, match="no media .* but 1 folders of runs or caches"):
+        listed(tmp_path)
+
+
+def test_controls_are_found_beside_a_run(tmp_path):
+    """The folder of the controls is walked in the same way."""
+    write_sidecars(tmp_path / "media", {"a.png": "a cat"})
+    touch(tmp_path / "control", ["a.png", "run/a.png"])
+    mark_run(tmp_path / "control" / "run")
+    config = DataConfig(path=str(tmp_path / "media"), control_path=str(tmp_path / "control"), buckets=[[1, 8, 8]])
+    assert list_controls(tmp_path / "control", config, tmp_path / "media") == [str(tmp_path / "control" / "a.png")]
+
+
+def test_a_cache_is_tagged_when_it_is_made_and_a_folder_of_others_never(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    (tmp_path / "earlier" / "latents").mkdir(parents=True)
+    for name, is_tagged in (("new", True), ("earlier", True), ("mine", False)):
+        for _ in range(2):
+            tag_cache(tmp_path / name, ("latents", "text"))
+        assert is_cache(tmp_path / name) == is_tagged
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.tex"]

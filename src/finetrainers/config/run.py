@@ -54,6 +54,9 @@ class CheckpointConfig(Section):
     """Optimizer steps between checkpoints; the last step is always saved."""
     keep: int = Field(default=2, ge=1)
     """How many checkpoints are kept; an old one is removed only after the new one is whole."""
+    keep_weights: Literal["auto"] | Annotated[int, Field(ge=1)] | None = "auto"
+    """Of how many steps the exported weights are kept, null for all: the newest, as soon as they are whole. ``auto`` keeps
+    all adapters, which are small and worth comparing, and of weights of full rank as many as of checkpoints."""
     resume: Literal["latest"] | Annotated[int, Field(ge=0)] = "latest"
     """Where a run in an existing output_dir goes on: the latest whole checkpoint, or that of a step, which must exist."""
 
@@ -150,6 +153,13 @@ class Config(Section):
     """Hub repository to push to, as user/name; by default the name of output_dir, under the user of the token."""
     hub_private: bool = True
     """Create the Hub repository as a private one."""
+
+    @property
+    def num_kept_weights(self) -> int | None:
+        """Of how many steps the exported weights are kept; None for all."""
+        if self.checkpoint.keep_weights != "auto":
+            return self.checkpoint.keep_weights
+        return self.checkpoint.keep if self.tuning.kind == "full" else None
 
     def idle(self) -> Mapping[str, str]:
         if self.push_to_hub:

@@ -6,6 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from finetrainers.errors import DataError
+from finetrainers.files import is_closed
 
 LAYOUT_VERSION = 1
 """Part of every key: raised when the contents of the files change their meaning."""
@@ -28,6 +30,9 @@ IMAGE = "image."
 """Prefix, in an item of latents, of the tensors that a task takes from the frames that are given."""
 Kind = Literal["latents", "text"]
 KINDS: tuple[Kind, ...] = ("latents", "text")
+MEMO_FILE = "memo.sqlite"
+CONTENTS = (*KINDS, MEMO_FILE, f"{MEMO_FILE}-journal")
+"""All that lies in a cache's folder beside its tag."""
 
 
 def make_key(*parts: object) -> str:
@@ -63,8 +68,9 @@ class Cache:
             os.utime(self.file(kind, key))
         except FileNotFoundError:
             return False
-        except PermissionError:  # a cache that others own may be read, but not marked
-            return True
+        except OSError as error:
+            if not is_closed(error):  # a cache that others own may be read, but not marked
+                raise
         return True
 
     def write(self, kind: Kind, key: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
@@ -72,18 +78,21 @@ class Cache:
         contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
         data = save(contents, {**metadata, "digest": _digest(contents)})
         file = self.file(kind, key)
-        file.parent.mkdir(parents=True, exist_ok=True)
         # Not the process's number: runs in two containers may have the same.
         temporary = file.with_name(f".{key}.{secrets.token_hex(8)}.tmp")
         try:
+            file.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as out:
                 out.write(data)
                 out.flush()
                 os.fsync(out.fileno())
             temporary.replace(file)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise DataError(f"cache.path: {file} cannot be written: {error.strerror}") from error
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise DataError(
+                f"cache.path: {file} cannot be written: {error.strerror}; make room or mend it, or name another cache.path"
+            ) from error
         return len(data)
 
     def read(self, kind: Kind, key: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -137,7 +146,7 @@ class Cache:
     def remove_leftovers(self) -> int:
         """Delete the temporary files that killed runs have left; return how many."""
         count, before = 0, time.time() - LEFTOVER_SECONDS
-        for file in self.root.glob("*/??/.*.tmp"):
+        for file in (file for kind in KINDS for file in (self.root / kind).glob("??/.*.tmp")):
             try:
                 if file.stat().st_mtime < before:
                     file.unlink()

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finetrainers.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_media
+from finetrainers.marks import is_no_data
 
 
 def walk(folder: Path, others: Counter[str], without: str | None = None) -> Iterator[str]:
     """Yield the media below a folder, through links too, but not hidden ones, nor those ``without`` one folder in it.
 
-    Other files are counted by suffix.
+    Nor those in folders that a run or a cache has made, unless that is the given one. Other files are counted by suffix.
     """
     excluded = None if without is None else Path(without).expanduser()
     inside = {_identity(excluded)} if excluded is not None and excluded.is_dir() else set()
@@ -25,6 +26,10 @@ def walk(folder: Path, others: Counter[str], without: str | None = None) -> Iter
             folders.clear()
             continue
         seen.add(_identity(Path(name)))
+        if Path(name) != folder and is_no_data(Path(name), files):
+            others["folders of runs or caches"] += 1
+            folders.clear()
+            continue
         folders[:] = sorted(child for child in folders if not child.startswith("."))
         for file in sorted(file for file in files if not file.startswith(".")):
             if is_media(Path(file)):

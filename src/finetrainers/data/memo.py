@@ -2,13 +2,24 @@
 
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from finetrainers.errors import StorageError
 from finetrainers.files import hash_file
 
 BUSY_SECONDS = 60.0
+WAYS_OUT = {
+    sqlite3.SQLITE_BUSY: "another run has held it for too long; wait for it to end, or name another cache.path",
+    sqlite3.SQLITE_READONLY: "the cache lacks something and may not be written; change its permissions, or name another",
+    sqlite3.SQLITE_CANTOPEN: "change the permissions of its folder, or name another cache.path",
+    sqlite3.SQLITE_FULL: "make room there, or name another cache.path",
+    sqlite3.SQLITE_CORRUPT: "remove it: what is known of files is found out again",
+    sqlite3.SQLITE_NOTADB: "name a folder that is a cache or is not there yet, or remove the file",
+}
+"""By SQLite's code of the error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +57,38 @@ class Memo:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
-        with self._connection:
+        self._path = path
+        with self._errors():
+            self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
+        with self._errors(), self._connection:
             self._connection.execute(
                 "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, "
                 "digest BLOB, num_frames INTEGER, height INTEGER, width INTEGER, fps REAL, seconds REAL)"
             )
             self._connection.execute("CREATE TABLE IF NOT EXISTS bad (key TEXT PRIMARY KEY, reason TEXT)")
 
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            way_out = WAYS_OUT.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "mend it, or name another cache.path")
+            raise StorageError(f"cache.path: {self._path} cannot be used: {error}; {way_out}") from error
+
     def get(self, path: str, stamp: Stamp) -> Fact | None:
         """Recall what is known of an unchanged file."""
-        row = self._connection.execute(
-            f"SELECT {FACT_COLUMNS} FROM files WHERE path = ? AND size = ? AND mtime_ns = ?",
-            (path, stamp.size, stamp.mtime_ns),
-        ).fetchone()
+        with self._errors():
+            row = self._connection.execute(
+                f"SELECT {FACT_COLUMNS} FROM files WHERE path = ? AND size = ? AND mtime_ns = ?",
+                (path, stamp.size, stamp.mtime_ns),
+            ).fetchone()
         return None if row is None else Fact(*row)
 
     def put(self, found: Sequence[tuple[str, Stamp, Fact]]) -> None:
         """Remember files, in one transaction."""
-        with self._connection:
+        if not found:  # the cache may be read only
+            return
+        with self._errors(), self._connection:
             self._connection.executemany(
                 "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [(path, *astuple(stamp), *astuple(fact)) for path, stamp, fact in found],
@@ -72,11 +96,14 @@ class Memo:
 
     def bad(self) -> dict[str, str]:
         """Recall what could not be decoded or encoded: key to reason."""
-        return dict(self._connection.execute("SELECT key, reason FROM bad").fetchall())
+        with self._errors():
+            return dict(self._connection.execute("SELECT key, reason FROM bad").fetchall())
 
     def put_bad(self, found: Mapping[str, str]) -> None:
         """Remember what could not be decoded or encoded, so that each start of a run leaves it out in the same way."""
-        with self._connection:
+        if not found:
+            return
+        with self._errors(), self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO bad VALUES (?, ?)", list(found.items()))
 
     def digest(self, path: Path) -> bytes:

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -128,12 +129,15 @@ def _check_base(base: Path) -> None:
 
 def _check_folder(options: Options, text: str) -> None:
     """Refuse a folder of something else, of other options, or with a configuration that the user has changed."""
-    if not options.config_file.exists():
-        if options.output.is_dir() and any(options.output.iterdir()):
+    old = ""
+    if options.output.is_dir() and any(options.output.iterdir()):
+        with suppress(FileNotFoundError, UnicodeDecodeError):
+            old = options.config_file.read_text(encoding="utf-8")
+        if not old.startswith(CONFIG.partition("\n")[0]):
             raise ConfigError(f"--output: {options.output} is there and holds no quick start; remove it, or take another")
+    if not old:
         return
-    old = options.config_file.read_text(encoding="utf-8").splitlines()
-    lines = [line for line in difflib.ndiff(old, text.splitlines()) if line[:2] in ("- ", "+ ")]
+    lines = [line for line in difflib.ndiff(old.splitlines(), text.splitlines()) if line[:2] in ("- ", "+ ")]
     if lines:
         raise ConfigError(
             f"--output: {options.config_file} is not what these options make (- what is there, + what they make):\n  "

@@ -18,6 +18,7 @@ from finetrainers.quickstart.evidence import PromptSet, draw_sets, make_sets, me
 from finetrainers.quickstart.project import write_project
 from finetrainers.quickstart.report import COLUMNS, VERSION, Drawn, Tree, loading_lines, set_figures, summary
 from finetrainers.quickstart.showcase import Options
+from finetrainers.run import refuse_further_processes
 from finetrainers.sample import find_weights
 
 COLUMNS_OF_A_GROUP = 2
@@ -60,6 +61,7 @@ def quickstart(options: Options, *, command: Command, say: Callable[[str], None]
     Raises:
         ConfigError: If the options are impossible, or the folder holds something else.
     """
+    refuse_further_processes()
     times, words = Times(), options.showcase.words
     write_project(options)
     report_file = options.output / "report.json"

@@ -5,6 +5,7 @@ works on a tiny model works on the model it stands for. A new family is one fact
 """
 
 import difflib
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,7 @@ from diffusers import (
 )
 
 from finetrainers.errors import ConfigError
+from finetrainers.files import hash_file
 from finetrainers.testing.parts import CLIP_DIM, HEAD_DIM, HEADS, T5_DIM, WORDS as WORDS, aim, clip, t5
 from finetrainers.testing.tiny_cogvideox import COGVIDEOX
 from finetrainers.testing.tiny_cogview4 import COGVIEW4
@@ -36,6 +38,9 @@ def make_tiny(family: str, directory: Path, *, variant: str | None = None, seed:
 
     The files depend on nothing but the arguments, and the global random state is left as it was.
     ``variant`` picks one of the family's models; None is the first of ``FACTORIES[family]``.
+
+    Raises:
+        ConfigError: If there is no such model, or if the directory holds something else, which would be overwritten.
     """
     variants = _choose(FACTORIES, family, "family")
     factory = next(iter(variants.values())) if variant is None else _choose(variants, variant, "variant")
@@ -44,8 +49,19 @@ def make_tiny(family: str, directory: Path, *, variant: str | None = None, seed:
         # Not torch.manual_seed: it would reseed the GPUs, whose state nobody restores here.
         torch.default_generator.manual_seed(seed)
         pipeline = factory()
-    pipeline.save_pretrained(directory)
+    if not any(directory.iterdir()):
+        pipeline.save_pretrained(directory)
+        return directory
+    with tempfile.TemporaryDirectory() as temporary:
+        pipeline.save_pretrained(temporary)
+        if _contents(Path(temporary)) != _contents(directory):
+            raise ConfigError(f"{directory}: the folder holds something else than this pipeline; name a new one")
     return directory
+
+
+def _contents(directory: Path) -> dict[str, bytes]:
+    """Hashes of a folder's files by name."""
+    return {str(file.relative_to(directory)): hash_file(file) for file in directory.rglob("*") if file.is_file()}
 
 
 def _choose(choices: Mapping[str, Choice], name: str, key: str) -> Choice:

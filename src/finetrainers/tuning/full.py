@@ -51,7 +51,7 @@ class FullTuning(Tuning):
     def load_exported(self, pipeline: Any, directory: Path) -> None:
         for name in (file.parent.name for file in directory.glob("*/config.json")):
             old = getattr(pipeline, name)
-            new = type(old).from_pretrained(directory / name, torch_dtype=old.dtype).to(old.device)
+            new = type(old).from_pretrained(directory / name, torch_dtype=old.dtype, use_safetensors=True).to(old.device)
             new.register_to_config(**{key: old.config[key] for key in ("in_channels", "out_channels") if key in old.config})
             pipeline.register_modules(**{name: new})
 
@@ -76,7 +76,8 @@ def _load(denoiser: Any, folder: Path) -> None:
         ConfigError: If they are of another model.
     """
     try:
-        saved = type(denoiser).from_pretrained(folder, torch_dtype=denoiser.dtype).state_dict()
+        # Not the pickles that diffusers would take where there is no safetensors.
+        saved = type(denoiser).from_pretrained(folder, torch_dtype=denoiser.dtype, use_safetensors=True).state_dict()
         denoiser.load_state_dict(saved)
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
