@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -341,7 +342,7 @@ def metrics(losses: list[float], grad_norm: float = 2.0) -> Metrics:
     sample_losses = torch.tensor(losses)
     positions = torch.arange(40, 40 + len(losses))
     return Metrics(
-        loss=sample_losses.mean(), sample_losses=sample_losses, grad_norm=torch.tensor(grad_norm), positions=positions,
+        step=1, loss=float(sample_losses.mean()), sample_losses=sample_losses, grad_norm=grad_norm, positions=positions,
         lr=1e-4, num_tokens=64, data_seconds=0.75, began=time.perf_counter() - 1.0,
     )  # fmt: skip
 
@@ -351,7 +352,7 @@ def step_log(*, every: int = 1, stops: bool = True) -> tuple[Kept, Callable[[int
     log = StepLog(Tracker(kept), every=every, stops=stops)
 
     def take(step: int, taken: Metrics) -> None:
-        log(SimpleNamespace(step=step, device=torch.device("cpu"), num_skipped=7), taken)
+        log(SimpleNamespace(device=torch.device("cpu"), num_skipped=7), replace(taken, step=step))
 
     return kept, take
 

@@ -1,6 +1,5 @@
 """Where a run's numbers go: events.jsonl always, a progress bar, and trackers on request; all read the same events."""
 
-import math
 import os
 import resource
 import sys
@@ -219,22 +218,21 @@ class StepLog:
         self._stops = stops
 
     def __call__(self, trainer: Trainer, metrics: Metrics) -> None:
-        is_finite = math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)  # waits for the device
-        if trainer.step % self._every == 0 or not is_finite:
+        if metrics.step % self._every == 0 or not metrics.is_finite:
             self._tracker.emit("step", **step_fields(trainer, metrics, seconds=time.perf_counter() - metrics.began))
-        if not is_finite:
-            message = non_finite_message(trainer, metrics, self._describe)
+        if not metrics.is_finite:
+            message = non_finite_message(metrics, self._describe)
             if self._stops:
                 raise NonFiniteError(message)
-            self._tracker.emit("warning", message=f"{message} The update was skipped.", step=trainer.step)
+            self._tracker.emit("warning", message=f"{message} The update was skipped.", step=metrics.step)
 
 
 def step_fields(trainer: Trainer, metrics: Metrics, *, seconds: float) -> dict[str, Any]:
-    """Fields of a step event, which took so many seconds with its data; copies the tensors from the device."""
+    """Fields of a step event, which took so many seconds with its data."""
     return {
-        "step": trainer.step,
-        "loss": float(metrics.loss),
-        "grad_norm": float(metrics.grad_norm),
+        "step": metrics.step,
+        "loss": metrics.loss,
+        "grad_norm": metrics.grad_norm,
         "lr": metrics.lr,
         "step_seconds": seconds - metrics.data_seconds,
         "data_seconds": metrics.data_seconds,
@@ -244,14 +242,14 @@ def step_fields(trainer: Trainer, metrics: Metrics, *, seconds: float) -> dict[s
     }
 
 
-def non_finite_message(trainer: Trainer, metrics: Metrics, describe: Describe = str) -> str:
+def non_finite_message(metrics: Metrics, describe: Describe = str) -> str:
     """Name the samples whose loss is not finite; all of the step's, if only the gradient is not."""
     bad = ~torch.isfinite(metrics.sample_losses.cpu())
     positions = (metrics.positions[bad] if bad.any() else metrics.positions).tolist()
     what = "loss" if bad.any() else "gradient"
     media = ", ".join(dict.fromkeys(describe(position) for position in positions))
     return (
-        f"step {trainer.step}: the {what} is not finite, at the sample positions {positions} ({media}). "
+        f"step {metrics.step}: the {what} is not finite, at the sample positions {positions} ({media}). "
         "Lower optimizer.lr, look at these samples, or set train.non_finite: skip to leave such steps out."
     )
 

@@ -11,7 +11,8 @@ from finetrainers.build import build_batches, build_objective, build_trainer, bu
 from finetrainers.checkpoint import Checkpoints
 from finetrainers.checks import check_start
 from finetrainers.config import Config
-from finetrainers.errors import ConfigError, Interrupted
+from finetrainers.encoding import free_memory
+from finetrainers.errors import CheckpointError, ConfigError, Interrupted, StoppedAtOnceError
 from finetrainers.loop import Metrics, Trainer
 from finetrainers.models import open_model
 from finetrainers.optim import check_optimizer
@@ -43,10 +44,11 @@ def train(config: Config) -> Result:
         DataError: Naming all bad samples.
         NonFiniteError: If a loss or a gradient is not finite.
         CheckpointError: If a checkpoint cannot be written, or the one that is asked for is not there.
-        Interrupted: If SIGTERM or SIGUSR1 came; the state is saved.
+        Interrupted: If SIGTERM, SIGUSR1, SIGHUP or Ctrl-C came; the state is saved.
+        StoppedAtOnceError: If Ctrl-C came a second time.
     """
     config = absolute(config)
-    signals = StopSignals()
+    signals = StopSignals(kept="there is no checkpoint yet")
     with _session(config, signals) as tracker:
         return _Run(config, tracker, signals).train()
 
@@ -59,7 +61,7 @@ def encode(config: Config) -> None:
         DataError: Naming all bad samples.
     """
     config = absolute(config)
-    signals = StopSignals()
+    signals = StopSignals(kept="the cache keeps what is done")
     with _session(config, signals) as tracker:
         run = _Run(config, tracker, signals)
         with run.stage("encoding"):
@@ -77,11 +79,12 @@ def _session(config: Config, signals: StopSignals) -> Iterator[Tracker]:
         stack.callback(tracker.close)
         try:
             yield tracker
-        except Interrupted as stop:
-            tracker.emit("end", status="interrupted", message=str(stop))
+        except (Interrupted, KeyboardInterrupt) as stop:
+            with suppress(OSError):  # a full disk must not hide what it was that ended the run
+                tracker.emit("end", status="interrupted", message=str(stop) or "stopped by Ctrl-C")
             raise
-        except (Exception, KeyboardInterrupt) as error:
-            with suppress(OSError):  # a full disk must not hide what it was that failed
+        except Exception as error:
+            with suppress(OSError):
                 tracker.emit("error", message=str(error), kind=type(error).__name__)
             raise
 
@@ -95,6 +98,8 @@ class _Run:
         self.signals = signals
         self.device = pick_device(config.train.device)
         self.seconds: dict[str, float] = {}
+        self.last_saved = 0
+        """Step whose checkpoint was last written, or tried to be."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -145,15 +150,16 @@ class _Run:
             trainer = build_trainer(config, self.model, objective=self.objective, tuning=tuning, device=self.device)
             if resumed is not None:
                 checkpoints.restore(trainer, resumed)
+                self._kept(resumed)
         validator = build_validator(config, prepared, emit=self.tracker.emit, interrupt=self._stop_validating)
         trainer.after_step = self._after_step(checkpoints, validator, tuning)
         try:
             validator(trainer)
             self._watch_first_step(trainer)
             prepared = self._train_windows(trainer, prepared, stop)
-        except Interrupted:
-            if trainer.step > 0 and trainer.step not in checkpoints.steps():
-                self._save(checkpoints, trainer)
+        except BaseException as error:
+            if not isinstance(error, StoppedAtOnceError) and trainer.step != self.last_saved:
+                self._rescue(checkpoints, trainer, tuning, error)
             raise
         return self._finish(trainer, prepared, tuning, repo)
 
@@ -179,8 +185,38 @@ class _Run:
     def _stop_validating(self) -> None:
         self.signals.raise_if_received("validating")
 
+    def _rescue(self, checkpoints: Checkpoints, trainer: Trainer, tuning: Tuning, error: BaseException) -> None:
+        """Save the steps since the last checkpoint, whatever ended the run, and then the weights as far as they can be written.
+
+        Raises:
+            CheckpointError: If a signal asked for it and it cannot be done. Another error stays the one that is raised.
+        """
+        step, messages = trainer.step, []
+        try:
+            if not trainer.is_whole:
+                raise CheckpointError("an update was cut off in the middle")
+            trainer.optimizer.zero_grad(set_to_none=True)
+            free_memory()  # of which there may be none left
+            self._save(checkpoints, trainer)
+            messages.append(f"the checkpoint of step {step} is saved: the same command goes on from there")
+            export_weights(trainer, self.config, self.model, tuning)
+        except Exception as failure:
+            if isinstance(error, Interrupted) and not messages:
+                raise
+            what = "weights" if messages else "state"
+            messages.append(f"the {what} of step {step} cannot be saved ({failure}); {self.signals.kept}")
+        with suppress(Exception):  # to tell it must not hide the error, which is raised next
+            for message in messages[isinstance(error, Interrupted) :]:  # the signal's own message says the first
+                self.tracker.emit("warning", message=message, step=step)
+
+    def _kept(self, step: int) -> None:
+        """Remember that a step's checkpoint is whole."""
+        self.last_saved, self.signals.kept = step, f"the checkpoint of step {step} is kept"
+
     def _save(self, checkpoints: Checkpoints, trainer: Trainer) -> None:
+        self.last_saved = trainer.step
         directory = checkpoints.save(trainer)
+        self._kept(trainer.step)
         self.tracker.emit("checkpoint", step=trainer.step, directory=str(directory))
 
     def _media_at(self, position: int) -> str:

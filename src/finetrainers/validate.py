@@ -157,6 +157,7 @@ class Validator:
 @contextmanager
 def weights_in_use(trainer: Trainer) -> Iterator[None]:
     """Put the weights that are exported (averaged ones, if there are) into the denoiser, in evaluation mode."""
+    trainer.is_whole = False  # until those that train are back
     with ExitStack() as stack:
         stack.enter_context(weights_for_use(trainer.optimizer))
         if trainer.ema is not None:
@@ -165,7 +166,12 @@ def weights_in_use(trainer: Trainer) -> Iterator[None]:
             trainer.ema.copy_to(trainer.parameters)
         trainer.denoiser.eval()
         stack.callback(trainer.denoiser.train)
+        back = stack.pop_all()
+    try:
         yield
+    finally:
+        back.close()
+        trainer.is_whole = True
 
 
 def texts_to_encode(requests: Sequence[Request], model: Model, plan: Plan) -> list[TextJob]:
