@@ -335,6 +335,36 @@ def test_a_resumed_run_goes_on_in_the_middle_of_its_bar(capsys) -> None:
     assert "3/4" in capsys.readouterr().err
 
 
+class Closed:
+    """A terminal that is gone: each write fails."""
+
+    def __init__(self) -> None:
+        self.num_writes = 0
+
+    def write(self, _text: str) -> int:
+        self.num_writes += 1
+        raise OSError(5, "Input/output error")
+
+    def flush(self) -> None:
+        raise OSError(5, "Input/output error")
+
+    def isatty(self) -> bool:
+        return False
+
+
+def test_a_terminal_that_is_gone_ends_no_run(monkeypatch) -> None:
+    """It is not written to again, and the other sinks get all that comes."""
+    tracker, kept, terminal = Console(steps=4), Kept(), Closed()
+    both = Tracker(tracker, kept)
+    both.emit("step", **STEP)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    for number in (2, 3, 4):
+        both.emit("warning", message=f"number {number}")
+    assert terminal.num_writes == 1
+    both.close()
+    assert [event["event"] for event in kept.events] == ["step", "warning", "warning", "warning"]
+
+
 # -- the log of steps -------------------------------------------------------------------------------------------------
 
 

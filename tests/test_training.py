@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -166,6 +167,45 @@ def test_a_longer_run_goes_on_from_a_finished_one(base: Tree, tmp_path: Path) ->
     assert same_weights(grown, whole)
 
 
+STRETCHED = {
+    "linear": {},
+    "cosine": {"warmup_steps": 2},
+    "cosine_with_restarts": {"cycles": 2},
+    "polynomial": {"power": 2.0},
+    "constant": {"warmup_steps": 3},
+}
+
+
+@pytest.mark.parametrize("name", STRETCHED)
+def test_a_longer_run_has_the_learning_rates_of_one_that_was_as_long_from_the_start(
+    base: Tree, tmp_path: Path, name: str
+) -> None:
+    """From the first step after the seam on; all but a constant one say so, with both rates of that step."""
+    sections = {"optimizer": {"name": "sgd", "lr": 0.5}, "schedule": {"name": name, **STRETCHED[name]}}
+    run(base, tmp_path / "grown", **sections, train={"steps": 4})
+    short = curve(tmp_path / "grown", "lr")
+    grown = run(base, tmp_path / "grown", **sections, train={"steps": 8})
+    whole = curve(run(base, tmp_path / "whole", **sections, train={"steps": 8}), "lr")
+    assert curve(grown, "lr") == short + whole[4:]
+    said = [event["message"] for event in events_of(grown) if event["event"] == "warning"]
+    if name == "constant":
+        assert said == []
+    else:
+        (message,) = said
+        assert f"train.steps changed from 4 to 8, and schedule.name: {name} is stretched to it: step 5 has" in message
+        rates = re.search(r"the learning rate (\S+), and would have had (\S+)$", message)
+        end = 1e-7 if name == "polynomial" else 0.0
+        assert float(rates[1]) == pytest.approx(whole[4][0], rel=1e-3)
+        assert float(rates[2]) == pytest.approx(end, abs=1e-12)
+
+
+def test_a_run_that_goes_on_with_its_steps_says_nothing_of_its_schedule(base: Tree, tmp_path: Path) -> None:
+    sections = {"schedule": {"name": "linear"}, "checkpoint": {"every": 2}}
+    run(base, tmp_path / "run", **sections)
+    run(base, tmp_path / "run", **merged(sections, {"checkpoint": {"resume": 2}}))
+    assert not [event for event in events_of(tmp_path / "run") if event["event"] == "warning"]
+
+
 def test_data_that_changed_between_starts_are_warned_of(base: Tree, tiny_flux: Path, tmp_path: Path) -> None:
     """The same files under other names are the same data; another picture is not."""
     tree = flux_tree(tiny_flux, write_pictures(tmp_path / "data", 4), tmp_path)
@@ -187,6 +227,8 @@ def test_a_finished_run_is_not_trained_again(base: Tree) -> None:
     train(config_of(base))
     assert sum(event["event"] == "step" for event in events_of(base["output_dir"])) == steps
     assert curve(base["output_dir"], *LOSSES) == before
+    said = [event["message"] for event in events_of(base["output_dir"]) if event["event"] == "warning"]
+    assert said[-1] == "finished at step 4: nothing is left to train; raise train.steps to go on"
 
 
 def test_a_run_of_0_steps_exports_the_untrained_adapter(base: Tree, tmp_path: Path) -> None:
@@ -475,6 +517,7 @@ def test_the_report_is_of_this_run_alone(base: Tree, tmp_path: Path, monkeypatch
         patch.setattr("finetrainers.loop.Trainer.micro_losses", Bound(Poison(13)))
         with pytest.raises(NonFiniteError):
             run(base, tmp_path / "run", train={"steps": 6}, optimizer={"lr": 0.5})
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # as if it had been killed instead
     result = train(config_of(merged(base, {"output_dir": str(tmp_path / "run"), "train": {"steps": 2}})))
     assert result.report["last_loss"] == curve(base["output_dir"], "loss")[1][0]
 
@@ -632,8 +675,8 @@ def test_an_error_in_a_later_window_saves_the_steps_before_it(
     from finetrainers.data.cache import Cache
 
     sections = {"train": {"batch_size": 1, "micro_batch_size": 1}}
-    whole = run(base, tmp_path / "whole", **sections)
-    size = sum(entry.bytes for entry in Cache(Path(base["cache"]["path"])).entries())
+    whole = run(base, tmp_path / "whole", **merged(sections, {"cache": {"path": str(tmp_path / "whole-cache")}}))
+    size = sum(entry.bytes for entry in Cache(tmp_path / "whole-cache").entries())
     windows = merged(sections, {"cache": {"path": str(tmp_path / "cache"), "max_gb": 0.6 * size / 1e9}})
     with monkeypatch.context() as patch:
         encode_steps = resolve("finetrainers.training.encode_steps")

@@ -32,6 +32,8 @@ FIXED = (
 """Keys that a run cannot change while it goes on: they would make it another run."""
 
 
+WEIGHTS_FIT = ("model.", "conditioning.", "tuning.")
+"""Settings without which exported weights do not fit a run."""
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 """Signals that stop a run: of job managers, of a terminal that is closed, and of Ctrl-C."""
 STOPPING_SOON = "saving and stopping as soon as the step is done; Ctrl-C again stops at once"
@@ -121,9 +123,12 @@ def check_same_run(old: Config, new: Config) -> None:
         changed += [f"{name}: {a!r} -> {b!r}" for name, a, b in _differences(key, before, after)]
     if changed:
         lines = "\n  ".join(changed)
+        weights = sorted((new.output_dir / "weights").glob("step-*"))
+        does_fit = not any(line.startswith(WEIGHTS_FIT) for line in changed)
+        anew = f", which can begin from these weights: tuning.start_from={weights[-1]}" if weights and does_fit else ""
         raise ConfigError(
             f"output_dir: {new.output_dir} holds a run with other settings:\n  {lines}\n"
-            "Give the old values to continue it, or take another output_dir"
+            f"Give the old values to continue it, or take another output_dir{anew}"
         )
 
 

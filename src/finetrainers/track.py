@@ -4,8 +4,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,14 +64,35 @@ def _last_byte(file: Path) -> bytes:
 
 
 class Console:
-    """A progress bar of the steps, one for each stage, and lines for all else."""
+    """A progress bar of the steps, one for each stage, and lines for all else; silent once nobody is there to read them."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
         self._bar: Any = None
         self._stage = ""
+        self._is_gone = False
 
     def write(self, event: Event) -> None:
+        if not self._is_gone:
+            with self._until_gone():
+                self._tell(event)
+
+    def close(self) -> None:
+        with self._until_gone():
+            self._close_bar()
+
+    @contextmanager
+    def _until_gone(self) -> Iterator[None]:
+        """Fall silent if the terminal was closed, or the reader of a pipe ended: what is left to do is to save."""
+        try:
+            yield
+        except OSError:
+            self._is_gone = True
+            if self._bar is not None:
+                self._bar.disable = True  # else it would write once more when it is collected
+                self._bar = None
+
+    def _tell(self, event: Event) -> None:
         match event["event"]:
             case "progress":
                 self._show(event["stage"], event["done"], event["total"])
@@ -88,24 +109,24 @@ class Console:
                 self._print(f"validation at step {event['step']}:{shown} {event['directory']}")
             case "stage":
                 self._print(f"{event['stage']}: {event['seconds']:.1f} s")
-            case "warning" | "error":
-                self._print(f"{event['event']}: {event['message']}")
+            case "warning":  # an error is raised, and told by whoever catches it
+                self._print(f"warning: {event['message']}")
 
-    def close(self) -> None:
+    def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
     def _show(self, stage: str, done: int, total: int, numbers: str = "") -> None:
         if stage != self._stage or self._bar is None:
-            self.close()
+            self._close_bar()
             unit, first = ("step", done - 1) if stage == "train" else ("item", 0)
             self._bar = tqdm(total=total, desc=stage, unit=unit, initial=first, mininterval=0.5)
             self._stage = stage
         self._bar.set_postfix_str(numbers, refresh=False)
         self._bar.update(done - self._bar.n)
         if done == total:
-            self.close()
+            self._close_bar()
 
     def _print(self, line: str) -> None:
         tqdm.write(line, file=sys.stderr)

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from finetrainers.batch import Batch
 from finetrainers.build import build_batches, build_objective, build_trainer, build_validator, pick_device
 from finetrainers.checkpoint import Checkpoints
 from finetrainers.checks import check_start
@@ -15,7 +17,8 @@ from finetrainers.encoding import free_memory
 from finetrainers.errors import CheckpointError, ConfigError, Interrupted, StoppedAtOnceError
 from finetrainers.loop import Metrics, Trainer
 from finetrainers.models import open_model
-from finetrainers.optim import check_optimizer
+from finetrainers.optim import check_optimizer, learning_rate, set_learning_rate
+from finetrainers.out_of_memory import Doing, out_of_memory_explained
 from finetrainers.prepare import Prepared, encode_steps, prepare
 from finetrainers.publish import check_hub, export_facts, export_weights, push, read_events, write_card, write_report
 from finetrainers.run import StopSignals, absolute, run_directory
@@ -65,7 +68,7 @@ def encode(config: Config) -> None:
     with _session(config, signals) as tracker:
         run = _Run(config, tracker, signals)
         with run.stage("encoding"):
-            encode_steps(run.prepare(), config, 0)
+            run.encode(run.prepare(), 0)
         tracker.emit("end", status="done", step=0)
 
 
@@ -119,6 +122,15 @@ class _Run:
         """Say what a user should know of."""
         self.tracker.emit("warning", message=message)
 
+    def memory(self, doing: Doing) -> AbstractContextManager[None]:
+        """Explain an error of full memory in what is done in its context."""
+        return out_of_memory_explained(self.config, self.device, doing)
+
+    def encode(self, prepared: Prepared, start: int) -> tuple[Prepared, int]:
+        """Encode what the steps from ``start`` will read; see ``encode_steps``."""
+        with self.memory("encoding"):
+            return encode_steps(prepared, self.config, start)
+
     def prepare(self) -> Prepared:
         """Plan the run."""
         with self.stage("planning"):
@@ -141,20 +153,23 @@ class _Run:
             raise ConfigError(f"train.steps: {config.train.steps} is less than the {start} steps that this run has taken")
         prepared = self.prepare()
         with self.stage("encoding"):
-            prepared, stop = encode_steps(prepared, config, start)
+            prepared, stop = self.encode(prepared, start)
         self._announce(prepared, resumed)
         with self.stage("loading"):
             # A checkpoint holds all that trains: what the run began from may be gone.
             fresh = {} if resumed is None else {"start_from": None}
             tuning = build_tuning(config.tuning.model_copy(update=fresh))
-            trainer = build_trainer(config, self.model, objective=self.objective, tuning=tuning, device=self.device)
+            with self.memory("loading"):
+                trainer = build_trainer(config, self.model, objective=self.objective, tuning=tuning, device=self.device)
             if resumed is not None:
                 checkpoints.restore(trainer, resumed)
                 self._kept(resumed)
+                rate = learning_rate(config.optimizer, config.schedule, step=resumed, steps=config.train.steps)
+                set_learning_rate(trainer.schedule, rate)
         validator = build_validator(config, prepared, emit=self.tracker.emit, interrupt=self._stop_validating)
         trainer.after_step = self._after_step(checkpoints, validator, tuning)
         try:
-            validator(trainer)
+            self._validate(validator, trainer)
             self._watch_first_step(trainer)
             prepared = self._train_windows(trainer, prepared, stop)
         except BaseException as error:
@@ -170,11 +185,11 @@ class _Run:
             device, objective = self.device, self.objective
             steps = {"start": trainer.step, "stop": stop}
             with closing(build_batches(self.config, prepared, objective=objective, device=device, **steps)) as batches:
-                trainer.run(batches, stop=stop)
+                self._run(trainer, batches, stop)
             if stop == self.config.train.steps:
                 return prepared
             num_before = len(prepared.problems)
-            prepared, stop = encode_steps(prepared, self.config, stop)
+            prepared, stop = self.encode(prepared, stop)
             if len(prepared.problems) > num_before:
                 message = (
                     f"{len(prepared.problems) - num_before} media could not be decoded and are left out from here on: "
@@ -182,11 +197,19 @@ class _Run:
                 )
                 self.tracker.emit("warning", message=message, step=trainer.step)
 
+    def _run(self, trainer: Trainer, batches: Iterator[Batch], stop: int) -> None:
+        with self.memory("training"):
+            trainer.run(batches, stop=stop)
+
+    def _validate(self, validator: Validator, trainer: Trainer, _: Metrics | None = None) -> None:
+        with self.memory("validating"):
+            validator(trainer)
+
     def _stop_validating(self) -> None:
         self.signals.raise_if_received("validating")
 
     def _rescue(self, checkpoints: Checkpoints, trainer: Trainer, tuning: Tuning, error: BaseException) -> None:
-        """Save the steps since the last checkpoint, whatever ended the run, and then the weights as far as they can be written.
+        """Save the steps since the last checkpoint, whatever ended the run, and then the weights as far as that can be done.
 
         Raises:
             CheckpointError: If a signal asked for it and it cannot be done. Another error stays the one that is raised.
@@ -228,10 +251,12 @@ class _Run:
         order, catalog = prepared.order, prepared.plan.catalog
         last = max(0, self.config.train.steps - 1)
         fingerprint = prepared.plan.fingerprint()
-        before = [event["data"] for event in read_events(self.config.output_dir, {"run"})]
-        if resumed is not None and before and before[-1] != fingerprint:
+        before = read_events(self.config.output_dir, {"run"})
+        if resumed is not None and before and before[-1]["data"] != fingerprint:
             message = "the data changed since the run was last started (files, or a signal): it goes on with the new ones"
             self.tracker.emit("warning", message=message)
+        if resumed is not None and before:
+            self._announce_schedule(resumed, before[-1]["steps"])
         self.tracker.emit(
             "run",
             output_dir=str(self.config.output_dir),
@@ -261,6 +286,19 @@ class _Run:
                 "Use a smaller batch_size, more steps, or fewer buckets",
             )
 
+    def _announce_schedule(self, step: int, before: int) -> None:
+        """Say what another number of steps makes of the schedule, and that a finished run has nothing to do."""
+        config, now = self.config, self.config.train.steps
+        if step == now:
+            self.warn(f"finished at step {step}: nothing is left to train; raise train.steps to go on")
+        elif now != before and config.schedule.name != "constant":
+            rate, old = (learning_rate(config.optimizer, config.schedule, step=step, steps=n) for n in (now, before))
+            self.warn(
+                f"train.steps changed from {before} to {now}, and schedule.name: {config.schedule.name} is "
+                f"{'stretched' if now > before else 'shortened'} to it: step {step + 1} has the learning rate {rate:.4g}, "
+                f"and would have had {old:.4g}"
+            )
+
     def _watch_first_step(self, trainer: Trainer) -> None:
         """Time the first step of this start, data included, as a stage."""
         start, first = time.perf_counter(), trainer.step + 1
@@ -288,7 +326,7 @@ class _Run:
             stops=config.train.non_finite == "stop",
             describe=self._media_at,
         )
-        return (log, save, validator)
+        return (log, save, partial(self._validate, validator))
 
     def _finish(self, trainer: Trainer, prepared: Prepared, tuning: Tuning, repo: str | None) -> Result:
         config = self.config

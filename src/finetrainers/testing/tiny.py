@@ -19,6 +19,7 @@ from diffusers import (
 )
 
 from finetrainers.errors import ConfigError
+from finetrainers.files import share_mode
 from finetrainers.testing.parts import CLIP_DIM, HEAD_DIM, HEADS, T5_DIM, WORDS as WORDS, aim, clip, t5
 from finetrainers.testing.tiny_cogvideox import COGVIDEOX
 from finetrainers.testing.tiny_cogview4 import COGVIEW4
@@ -45,6 +46,7 @@ def make_tiny(family: str, directory: Path, *, variant: str | None = None, seed:
         torch.default_generator.manual_seed(seed)
         pipeline = factory()
     pipeline.save_pretrained(directory)
+    share_mode(directory, of=directory / "model_index.json")
     return directory
 
 
