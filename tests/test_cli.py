@@ -16,10 +16,18 @@ import pytest
 import torch
 
 import finetrainers
-from finetrainers.cli import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, main
+from finetrainers.cli import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR, main
 from finetrainers.config import Config
 from finetrainers.data.cache import Cache, make_key
-from finetrainers.errors import CheckpointError, ConfigError, DataError, Interrupted, ModelError, NonFiniteError
+from finetrainers.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Interrupted,
+    ModelError,
+    NonFiniteError,
+    StoppedAtOnceError,
+)
 
 HELP_CPU_SECONDS = 0.3
 """What `finetrainers --help` may take: promised in DESIGN.md."""
@@ -161,6 +169,7 @@ def test_encode_takes_the_same_configuration(config_file, calls) -> None:
         (CheckpointError("all checkpoints are damaged"), USER_ERROR),
         (NonFiniteError("step 3: the loss is not finite"), USER_ERROR),
         (Interrupted("stopped by SIGTERM while training"), INTERRUPTED),
+        (StoppedAtOnceError("stopped; the checkpoint of step 5 is kept"), STOPPED_AT_ONCE),
     ],
     ids=lambda x: type(x).__name__,
 )
@@ -172,6 +181,18 @@ def test_an_error_on_purpose_is_one_message_and_its_status(config_file, monkeypa
     monkeypatch.setattr("finetrainers.training.train", fail)
     assert main(["train", str(config_file)]) == status
     assert capsys.readouterr().err.splitlines()[1:] == [f"finetrainers: {error}"]  # after the time of the imports
+
+
+@pytest.mark.usefixtures("calls")
+def test_ctrl_c_where_nobody_listens_yet_is_one_line(config_file, monkeypatch, capsys) -> None:
+    """Such as while libraries are imported."""
+
+    def press(_config: Config) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("finetrainers.training.train", press)
+    assert main(["train", str(config_file)]) == STOPPED_AT_ONCE == 130
+    assert capsys.readouterr().err.splitlines()[1:] == ["finetrainers: stopped"]
 
 
 def test_an_error_of_ours_has_a_traceback_and_status_1(config_file, tmp_path) -> None:

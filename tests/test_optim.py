@@ -15,7 +15,14 @@ from finetrainers.checkpoint import Checkpoints
 from finetrainers.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from finetrainers.errors import ConfigError
 from finetrainers.loop import Trainer
-from finetrainers.optim import EXTRAS, build_optimizer, build_schedule, check_optimizer, weights_for_use
+from finetrainers.optim import (
+    EXTRAS,
+    build_optimizer,
+    build_schedule,
+    check_optimizer,
+    learning_rate,
+    weights_for_use,
+)
 
 LR = {
     "adamw": 0.01,
@@ -221,6 +228,19 @@ def test_the_first_step_of_a_warm_up_changes_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.denoiser.parameters(), strict=True))
     take_steps(trainer, 2)
     assert not any(torch.equal(a, b) for a, b in zip(before, trainer.denoiser.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("warmup", [0, 20])
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_learning_rate_depends_on_its_step_alone(name: str, warmup: int) -> None:
+    """The closed form has the bits of a schedule that came there step by step."""
+    config = ScheduleConfig(name=name, warmup_steps=warmup, **SHAPES[name][0])
+    optimizer = OptimizerConfig(name="sgd", lr=0.3)
+    schedule = build_schedule(config, build_optimizer(optimizer, [nn.Parameter(torch.zeros(1))]), steps=100)
+    for step in range(100):
+        assert learning_rate(optimizer, config, step=step, steps=100) == schedule.get_last_lr()[0]
+        schedule.optimizer.step()
+        schedule.step()
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import yaml
 
 from finetrainers.cli import USER_ERROR, main
 from finetrainers.config import Config, dump_config, load_config, parse_config
-from finetrainers.errors import ConfigError, Interrupted
-from finetrainers.run import FIXED, StopSignals, absolute, refuse_further_processes, run_directory
+from finetrainers.errors import ConfigError, Interrupted, StoppedAtOnceError
+from finetrainers.run import FIXED, STOPPING, StopSignals, absolute, refuse_further_processes, run_directory
 
 DATA = {"path": "clips", "buckets": [[9, 64, 64]], "caption_prefix": "CRUSH"}
 TREE: dict[str, Any] = {
@@ -224,6 +225,17 @@ def test_a_change_that_makes_it_another_run_is_refused_with_both_values(key: str
     assert (directory / "config.yaml").read_text() == saved
 
 
+def test_changed_settings_can_begin_from_the_weights_where_these_fit() -> None:
+    directory = begin(config_with())
+    for step in (500, 1000):
+        (directory / "weights" / f"step-{step:06d}").mkdir(parents=True)
+    said = "or take another output_dir, which can begin from these weights: tuning.start_from=runs/x/weights/step-001000"
+    with pytest.raises(ConfigError, match=f"{said}$"), run_directory(config_with(optimizer__lr=1e-3)):
+        pass
+    with pytest.raises(ConfigError, match="or take another output_dir$"), run_directory(config_with(tuning__rank=8)):
+        pass
+
+
 def test_all_changed_keys_are_named_at_once() -> None:
     begin(config_with())
     two = [DATA, {**DATA, "path": "more"}]
@@ -394,23 +406,68 @@ def test_a_single_process_is_none_of_several(environment: dict[str, str], monkey
 # -- signals ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.fixture(autouse=True)
+def listening() -> Iterator[None]:
+    """As in a terminal, also where the tests run in the background of a shell, which ignores some signals."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    for number in STOPPING:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_asks_to_stop_where_the_run_can(number: signal.Signals) -> None:
-    signals, before = StopSignals(), signal.getsignal(number)
+    signals, before = StopSignals(kept="x"), signal.getsignal(number)
     with signals.installed():
         assert signal.getsignal(number) != before  # else the signal would end the tests
         signals.raise_if_received("training")
         os.kill(os.getpid(), number)
-        with pytest.raises(Interrupted, match=rf"^stopped by {number.name} while training; start the same command again"):
+        with pytest.raises(Interrupted, match=rf"^stopped by {number.name}.* while training; start the same command again"):
             signals.raise_if_received("training")
     assert signal.getsignal(number) == before
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_second_ctrl_c_stops_at_once_and_says_what_is_kept(capfd) -> None:
+    signals = StopSignals(kept="there is no checkpoint yet")
+    with signals.installed():
+        os.kill(os.getpid(), signal.SIGTERM)
+        press_ctrl_c()  # the first: what SIGTERM asked for goes on
+        assert "Ctrl-C again stops at once" in capfd.readouterr().err
+        signals.kept = "the checkpoint of step 5 is kept"
+        with pytest.raises(StoppedAtOnceError, match="^stopped; the checkpoint of step 5 is kept$"):
+            press_ctrl_c()
+
+
+def test_where_nothing_has_to_be_saved_the_first_signal_stops(capfd) -> None:
+    signals = StopSignals(kept="what is drawn is kept", at_once="drawing")
+    with signals.installed():
+        with pytest.raises(Interrupted, match=r"^stopped by SIGINT \(Ctrl-C\) while drawing; start the same command"):
+            press_ctrl_c()
+        with pytest.raises(StoppedAtOnceError, match="^stopped; what is drawn is kept$"):
+            press_ctrl_c()
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """nohup ignores SIGHUP, so that a closed terminal does not stop the run."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals = StopSignals(kept="x")
+    with signals.installed():
+        os.kill(os.getpid(), signal.SIGHUP)
+        signals.raise_if_received("training")
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_handlers_come_back_after_an_error() -> None:
     before = signal.getsignal(signal.SIGTERM)
 
     def fail() -> None:
-        with StopSignals().installed():
+        with StopSignals(kept="x").installed():
             assert signal.getsignal(signal.SIGTERM) != before
             raise RuntimeError
 
@@ -424,7 +481,7 @@ def test_a_run_in_a_thread_listens_to_no_signals() -> None:
     before, entered = signal.getsignal(signal.SIGTERM), []
 
     def body() -> None:
-        with StopSignals().installed():
+        with StopSignals(kept="x").installed():
             entered.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=body)

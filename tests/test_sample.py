@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from runs import Tree, config_of, flux_tree, write_pictures
 
-from finetrainers import sample_run, train
+from finetrainers import ConfigError, sample_run, train
 from finetrainers.cli import DONE, main
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import NoConditioning, dump_config, load_config
@@ -71,6 +71,19 @@ def test_a_drawing_that_fails_leaves_nothing(run: Path, tmp_path: Path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         draw(run, tmp_path, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_weights_says_when_the_first_come(run: Path, tmp_path: Path) -> None:
+    config = load_config(run / "config.yaml")
+    for every, steps, first in ((500, 1000, 500), (500, 100, 100)):
+        changed = {
+            "checkpoint": config.checkpoint.model_copy(update={"every": every}),
+            "train": config.train.model_copy(update={"steps": steps}),
+        }
+        (tmp_path / "config.yaml").write_text(dump_config(config.model_copy(update=changed)))
+        said = rf"no weights yet: the first are written at step {first} \(checkpoint\.every\)$"
+        with pytest.raises(ConfigError, match=said):
+            draw(tmp_path, tmp_path / "samples", {})
 
 
 def test_other_weights_of_the_same_step_have_another_name(run: Path, tmp_path: Path) -> None:

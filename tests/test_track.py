@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -334,6 +335,36 @@ def test_a_resumed_run_goes_on_in_the_middle_of_its_bar(capsys) -> None:
     assert "3/4" in capsys.readouterr().err
 
 
+class Closed:
+    """A terminal that is gone: each write fails."""
+
+    def __init__(self) -> None:
+        self.num_writes = 0
+
+    def write(self, _text: str) -> int:
+        self.num_writes += 1
+        raise OSError(5, "Input/output error")
+
+    def flush(self) -> None:
+        raise OSError(5, "Input/output error")
+
+    def isatty(self) -> bool:
+        return False
+
+
+def test_a_terminal_that_is_gone_ends_no_run(monkeypatch) -> None:
+    """It is not written to again, and the other sinks get all that comes."""
+    tracker, kept, terminal = Console(steps=4), Kept(), Closed()
+    both = Tracker(tracker, kept)
+    both.emit("step", **STEP)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    for number in (2, 3, 4):
+        both.emit("warning", message=f"number {number}")
+    assert terminal.num_writes == 1
+    both.close()
+    assert [event["event"] for event in kept.events] == ["step", "warning", "warning", "warning"]
+
+
 # -- the log of steps -------------------------------------------------------------------------------------------------
 
 
@@ -341,7 +372,7 @@ def metrics(losses: list[float], grad_norm: float = 2.0) -> Metrics:
     sample_losses = torch.tensor(losses)
     positions = torch.arange(40, 40 + len(losses))
     return Metrics(
-        loss=sample_losses.mean(), sample_losses=sample_losses, grad_norm=torch.tensor(grad_norm), positions=positions,
+        step=1, loss=float(sample_losses.mean()), sample_losses=sample_losses, grad_norm=grad_norm, positions=positions,
         lr=1e-4, num_tokens=64, data_seconds=0.75, began=time.perf_counter() - 1.0,
     )  # fmt: skip
 
@@ -351,7 +382,7 @@ def step_log(*, every: int = 1, stops: bool = True) -> tuple[Kept, Callable[[int
     log = StepLog(Tracker(kept), every=every, stops=stops)
 
     def take(step: int, taken: Metrics) -> None:
-        log(SimpleNamespace(step=step, device=torch.device("cpu"), num_skipped=7), taken)
+        log(SimpleNamespace(device=torch.device("cpu"), num_skipped=7), replace(taken, step=step))
 
     return kept, take
 

@@ -1,9 +1,13 @@
 """The main job in small: what equals what, and what a second run does not do again."""
 
+import copy
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import torch
 from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
 from safetensors.torch import load_file
 
-from finetrainers import ConfigError, Interrupted, NonFiniteError, train
+from finetrainers import CheckpointError, ConfigError, DataError, Interrupted, NonFiniteError, train
 from finetrainers.checkpoint import Checkpoints
 
 LOSSES = ("loss", "grad_norm")
@@ -163,6 +167,45 @@ def test_a_longer_run_goes_on_from_a_finished_one(base: Tree, tmp_path: Path) ->
     assert same_weights(grown, whole)
 
 
+STRETCHED = {
+    "linear": {},
+    "cosine": {"warmup_steps": 2},
+    "cosine_with_restarts": {"cycles": 2},
+    "polynomial": {"power": 2.0},
+    "constant": {"warmup_steps": 3},
+}
+
+
+@pytest.mark.parametrize("name", STRETCHED)
+def test_a_longer_run_has_the_learning_rates_of_one_that_was_as_long_from_the_start(
+    base: Tree, tmp_path: Path, name: str
+) -> None:
+    """From the first step after the seam on; all but a constant one say so, with both rates of that step."""
+    sections = {"optimizer": {"name": "sgd", "lr": 0.5}, "schedule": {"name": name, **STRETCHED[name]}}
+    run(base, tmp_path / "grown", **sections, train={"steps": 4})
+    short = curve(tmp_path / "grown", "lr")
+    grown = run(base, tmp_path / "grown", **sections, train={"steps": 8})
+    whole = curve(run(base, tmp_path / "whole", **sections, train={"steps": 8}), "lr")
+    assert curve(grown, "lr") == short + whole[4:]
+    said = [event["message"] for event in events_of(grown) if event["event"] == "warning"]
+    if name == "constant":
+        assert said == []
+    else:
+        (message,) = said
+        assert f"train.steps changed from 4 to 8, and schedule.name: {name} is stretched to it: step 5 has" in message
+        rates = re.search(r"the learning rate (\S+), and would have had (\S+)$", message)
+        end = 1e-7 if name == "polynomial" else 0.0
+        assert float(rates[1]) == pytest.approx(whole[4][0], rel=1e-3)
+        assert float(rates[2]) == pytest.approx(end, abs=1e-12)
+
+
+def test_a_run_that_goes_on_with_its_steps_says_nothing_of_its_schedule(base: Tree, tmp_path: Path) -> None:
+    sections = {"schedule": {"name": "linear"}, "checkpoint": {"every": 2}}
+    run(base, tmp_path / "run", **sections)
+    run(base, tmp_path / "run", **merged(sections, {"checkpoint": {"resume": 2}}))
+    assert not [event for event in events_of(tmp_path / "run") if event["event"] == "warning"]
+
+
 def test_data_that_changed_between_starts_are_warned_of(base: Tree, tiny_flux: Path, tmp_path: Path) -> None:
     """The same files under other names are the same data; another picture is not."""
     tree = flux_tree(tiny_flux, write_pictures(tmp_path / "data", 4), tmp_path)
@@ -184,6 +227,8 @@ def test_a_finished_run_is_not_trained_again(base: Tree) -> None:
     train(config_of(base))
     assert sum(event["event"] == "step" for event in events_of(base["output_dir"])) == steps
     assert curve(base["output_dir"], *LOSSES) == before
+    said = [event["message"] for event in events_of(base["output_dir"]) if event["event"] == "warning"]
+    assert said[-1] == "finished at step 4: nothing is left to train; raise train.steps to go on"
 
 
 def stamps(directory: Path) -> dict[str, tuple[int, int]]:
@@ -278,8 +323,6 @@ def test_a_run_of_0_steps_exports_the_untrained_adapter(base: Tree, tmp_path: Pa
 
 
 def test_a_checkpoint_that_is_not_there_is_an_error(base: Tree, tmp_path: Path) -> None:
-    from finetrainers import CheckpointError
-
     with pytest.raises(CheckpointError, match="no whole checkpoint of step 3 .*there are: none"):
         run(base, tmp_path / "run", checkpoint={"resume": 3})
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -322,6 +365,101 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(
     with pytest.raises(NonFiniteError, match=r"step 3: the loss is not finite, at the sample positions \[9\]"):
         run(base, tmp_path / "run", checkpoint={"every": 1})
     assert Checkpoints(tmp_path / "run" / "checkpoints", keep=9).steps() == [1, 2]
+
+
+STATES = {
+    "lora and EMA": {"train": {"ema_decay": 0.9}, "schedule": {"name": "cosine", "warmup_steps": 1}},
+    "full": {"tuning": {"kind": "full"}},
+    "schedule-free": {"optimizer": {"name": "adamw_schedule_free"}},
+    "sgd": {"optimizer": {"name": "sgd", "lr": 0.1}},
+}
+
+
+def state_of(trainer: Any) -> list[Any]:
+    """Copies of all that a step changes."""
+    ema = [] if trainer.ema is None else [trainer.ema.state_dict()]
+    return copy.deepcopy(
+        [
+            trainer.step,
+            trainer.num_skipped,
+            trainer.denoiser.state_dict(),
+            trainer.optimizer.state_dict(),
+            trainer.schedule.state_dict(),
+            *ema,
+        ]
+    )
+
+
+def tensors_of(state: Any) -> list[Any]:
+    """The leaves of nested containers, in order."""
+    if isinstance(state, dict):
+        return [leaf for value in state.values() for leaf in tensors_of(value)]
+    if isinstance(state, list | tuple):
+        return [leaf for value in state for leaf in tensors_of(value)]
+    return [state]
+
+
+def same_state(a: Any, b: Any) -> bool:
+    one, other = tensors_of(a), tensors_of(b)
+    pairs = zip(one, other, strict=True)
+    return len(one) == len(other) and all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in pairs)
+
+
+@pytest.mark.parametrize("kind", STATES)
+def test_a_step_that_is_not_finite_changes_nothing_before_it_stops_the_run(
+    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Weights, optimizer, averages and schedule are those before it, bit for bit, and so is the checkpoint that is saved."""
+    from finetrainers.loop import Trainer
+
+    seen: dict[str, Any] = {}
+    taken = Trainer.train_step
+
+    def watched(trainer: Any, *rest: Any, **options: Any) -> Any:
+        seen.update(trainer=trainer, before=state_of(trainer))
+        return taken(trainer, *rest, **options)
+
+    monkeypatch.setattr(Trainer, "train_step", watched)
+    sections = merged({"checkpoint": {"every": 100}}, STATES[kind])
+    with monkeypatch.context() as patch:
+        patch.setattr("finetrainers.loop.Trainer.micro_losses", Bound(Poison(9)))
+        with pytest.raises(NonFiniteError, match="step 3: the loss is not finite"):
+            run(base, tmp_path / "run", **sections)
+    assert seen["trainer"].step == 2
+    assert same_state(state_of(seen["trainer"]), seen["before"])
+    last = [event for event in events_of(tmp_path / "run") if event["event"] == "step"][-1]
+    assert (last["step"], last["loss"]) == (3, "inf")
+    assert Checkpoints(tmp_path / "run" / "checkpoints", keep=9).steps() == [2]
+    run(base, tmp_path / "run", **sections)  # without the poison
+    whole = run(base, tmp_path / "whole", **sections)
+    assert curve(tmp_path / "run", *LOSSES, "lr") == curve(whole, *LOSSES, "lr")
+    assert same_weights(tmp_path / "run", whole)
+
+
+def test_the_loop_alone_stops_where_a_loss_is_not_finite(
+    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is called after each step: it does not go on with the next batch in the place of this one."""
+    monkeypatch.setattr("finetrainers.loop.Trainer.micro_losses", Bound(Poison(9)))
+    monkeypatch.setattr("finetrainers.training.StepLog.__call__", lambda *_: None)
+    with pytest.raises(NonFiniteError, match="step 3: the loss or the gradient is not finite"):
+        run(base, tmp_path / "run")
+
+
+class HiddenPoison(Poison):
+    """Makes losses infinite and leaves their gradient as it was."""
+
+    def __call__(self, trainer: Any, batch: Any) -> torch.Tensor:
+        losses = self._losses(trainer, batch)
+        return losses + torch.where(batch.positions == self._position, torch.inf, 0.0)
+
+
+def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is(
+    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetrainers.loop.Trainer.micro_losses", Bound(HiddenPoison(9)))
+    result = train(config_of(merged(base, {"output_dir": str(tmp_path / "run"), "train": {"non_finite": "skip"}})))
+    assert result.report["skipped_steps"] == 1
 
 
 def test_a_step_that_is_not_finite_can_be_skipped_and_is_counted(
@@ -436,10 +574,9 @@ def test_a_signal_while_validating_saves_the_trained_weights(
 def test_weights_that_cannot_be_written_are_a_clear_error(
     base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk in the export: nothing half-written, and the checkpoint before it is as it was."""
+    """A full disk in the export: nothing half-written; where there is room for the checkpoint, its steps are kept."""
     from safetensors import SafetensorError
 
-    from finetrainers import CheckpointError
     from finetrainers.tuning.lora import AdapterTuning
 
     export = AdapterTuning.export
@@ -452,8 +589,11 @@ def test_weights_that_cannot_be_written_are_a_clear_error(
     monkeypatch.setattr(AdapterTuning, "export", full)
     with pytest.raises(CheckpointError, match="the weights cannot be written: .*No space left"):
         run(base, tmp_path / "run", checkpoint={"every": 1})
-    assert Checkpoints(tmp_path / "run" / "checkpoints", keep=1).find("latest") == 1
+    assert Checkpoints(tmp_path / "run" / "checkpoints", keep=1).find("latest") == 2
     assert [folder.name for folder in (tmp_path / "run" / "weights").iterdir()] == ["step-000001"]
+    said = [event["message"] for event in events_of(tmp_path / "run") if event["event"] == "warning"]
+    assert said[0] == "the checkpoint of step 2 is saved: the same command goes on from there"
+    assert re.match(r"the weights of step 2 cannot be saved \(.*; the checkpoint of step 2 is kept$", said[1])
 
 
 def test_the_report_is_of_this_run_alone(base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,6 +602,7 @@ def test_the_report_is_of_this_run_alone(base: Tree, tmp_path: Path, monkeypatch
         patch.setattr("finetrainers.loop.Trainer.micro_losses", Bound(Poison(13)))
         with pytest.raises(NonFiniteError):
             run(base, tmp_path / "run", train={"steps": 6}, optimizer={"lr": 0.5})
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # as if it had been killed instead
     result = train(config_of(merged(base, {"output_dir": str(tmp_path / "run"), "train": {"steps": 2}})))
     assert result.report["last_loss"] == curve(base["output_dir"], "loss")[1][0]
 
@@ -533,3 +674,143 @@ def test_a_script_that_ends_with_an_error_waits_for_no_worker(tiny_flux: Path, t
     )
     assert done.returncode == 1
     assert "NonFiniteError" in done.stderr
+
+
+class Breaks:
+    """Fails with an error of its own at its n-th call, before the call or after it."""
+
+    def __init__(self, call: Any, number: int, *, after: bool = False, error: BaseException | None = None) -> None:
+        self._call, self._left, self._after = call, number, after
+        self._error = RuntimeError("a defect") if error is None else error
+
+    def __get__(self, owner: Any, _: Any) -> Any:
+        return self if owner is None else partial(self, owner)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self._left -= 1
+        if self._left == 0 and not self._after:
+            raise self._error
+        result = self._call(*arguments, **options)
+        if self._left == 0:
+            raise self._error
+        return result
+
+
+def own_data(base: Tree) -> Tree:
+    return {"data": [{"path": base["data"][0]["path"], "buckets": [[1, 64, 64]]}], "noise_levels": 1}
+
+
+BREAKS = {  # place -> (what breaks, at which call, its error, steps that were taken then)
+    "loader": ("finetrainers.data.loader.make_batch", 4, DataError("an item is gone"), 3),
+    "forward pass": ("finetrainers.loop.Trainer.micro_losses", 4, torch.OutOfMemoryError("CUDA out of memory."), 3),
+    "backward pass": ("torch.Tensor.backward", 4, RuntimeError("a defect"), 3),
+    "validation": ("finetrainers.validate.HeldOut._losses", 9, RuntimeError("a defect"), 2),
+    "log": ("finetrainers.training.StepLog.__call__", 3, OSError(28, "No space left on device"), 3),
+    "Ctrl-C elsewhere": ("finetrainers.training.StepLog.__call__", 3, KeyboardInterrupt(), 3),
+}
+
+
+@pytest.fixture(scope="module")
+def unbroken(base: Tree, tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    """A run that nothing ends early, with all that a checkpoint holds."""
+    sections = {
+        "output_dir": str(tmp_path_factory.mktemp("unbroken") / "run"),
+        "train": {"ema_decay": 0.5, "steps": 6},
+        "validation": {**own_data(base), "every": 2},
+        "tuning": {"dropout": 0.3},
+    }
+    tree = merged(base, sections)
+    train(config_of(tree))
+    return tree
+
+
+@pytest.mark.parametrize("place", BREAKS)
+def test_an_error_saves_the_steps_before_it(
+    unbroken: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Whatever it is: the steps since the last checkpoint are kept, the error is what is said, and the run can go on."""
+    target, number, error, steps = BREAKS[place]
+    with monkeypatch.context() as patch:
+        patch.setattr(target, Breaks(resolve(target), number, after="Log" in target, error=error))
+        with pytest.raises((type(error), ConfigError)) as raised:
+            run(unbroken, tmp_path / "broken")
+    assert error in (raised.value, raised.value.__cause__)
+    assert Checkpoints(tmp_path / "broken" / "checkpoints", keep=1).find("latest") == steps
+    assert (tmp_path / "broken" / "weights" / f"step-{steps:06d}").is_dir()
+    said = [event for event in events_of(tmp_path / "broken") if event["event"] == "warning"]
+    assert [(event["step"], event["message"]) for event in said] == [
+        (steps, f"the checkpoint of step {steps} is saved: the same command goes on from there")
+    ]
+    run(unbroken, tmp_path / "broken")
+    assert [e["resumed_from"] for e in events_of(tmp_path / "broken") if e["event"] == "run"] == [None, steps]
+    assert curve(tmp_path / "broken", *LOSSES) == curve(unbroken["output_dir"], *LOSSES)
+    assert same_weights(tmp_path / "broken", unbroken["output_dir"])
+
+
+def resolve(target: str) -> Any:
+    """What stands at a dotted place."""
+    import pkgutil
+
+    return pkgutil.resolve_name(target)
+
+
+def test_an_error_in_a_later_window_saves_the_steps_before_it(
+    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetrainers.data.cache import Cache
+
+    sections = {"train": {"batch_size": 1, "micro_batch_size": 1}}
+    whole = run(base, tmp_path / "whole", **merged(sections, {"cache": {"path": str(tmp_path / "whole-cache")}}))
+    size = sum(entry.bytes for entry in Cache(tmp_path / "whole-cache").entries())
+    windows = merged(sections, {"cache": {"path": str(tmp_path / "cache"), "max_gb": 0.6 * size / 1e9}})
+    with monkeypatch.context() as patch:
+        encode_steps = resolve("finetrainers.training.encode_steps")
+        patch.setattr("finetrainers.training.encode_steps", Breaks(encode_steps, 2, error=DataError("a clip is broken")))
+        with pytest.raises(DataError, match="a clip is broken"):
+            run(base, tmp_path / "broken", **windows)
+    (steps,) = Checkpoints(tmp_path / "broken" / "checkpoints", keep=1).steps()
+    assert 0 < steps < 4
+    run(base, tmp_path / "broken", **windows)
+    assert curve(tmp_path / "broken", *LOSSES) == curve(whole, *LOSSES)
+    assert same_weights(tmp_path / "broken", whole)
+
+
+@pytest.mark.parametrize("place", ["the update", "the averages", "the way back from the averages"])
+def test_a_state_between_two_steps_is_never_saved(
+    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """The weights of one step with the averages of another would go on as a run that never was."""
+    target = {
+        "the update": "torch.optim.AdamW.step",
+        "the averages": "diffusers.training_utils.EMAModel.step",
+        "the way back from the averages": "diffusers.training_utils.EMAModel.restore",
+    }[place]
+    monkeypatch.setattr(target, Breaks(resolve(target), 2, after=place == "the update"))
+    validation = {**own_data(base), "every": 1}
+    with pytest.raises(RuntimeError, match="a defect"):
+        run(base, tmp_path / "run", train={"ema_decay": 0.5}, validation=validation)
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+    (said,) = [event["message"] for event in events_of(tmp_path / "run") if event["event"] == "warning"]
+    assert said == "the state of step 1 cannot be saved (an update was cut off in the middle); there is no checkpoint yet"
+
+
+def test_a_save_that_fails_does_not_hide_the_error_that_led_to_it(
+    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Checkpoints.save
+    monkeypatch.setattr("finetrainers.loop.Trainer.micro_losses", Bound(Poison(13)))
+    monkeypatch.setattr(Checkpoints, "save", Breaks(save, 2, error=CheckpointError("the disk is full")))
+    with pytest.raises(NonFiniteError, match="step 4"):
+        run(base, tmp_path / "run", checkpoint={"every": 2})
+    assert Checkpoints(tmp_path / "run" / "checkpoints", keep=1).steps() == [2]
+    (said,) = [event["message"] for event in events_of(tmp_path / "run") if event["event"] == "warning"]
+    assert said == "the state of step 3 cannot be saved (the disk is full); the checkpoint of step 2 is kept"
+
+
+def test_a_checkpoint_that_could_not_be_written_is_not_tried_again(
+    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Checkpoints, "save", Breaks(Checkpoints.save, 1, error=CheckpointError("the disk is full")))
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        run(base, tmp_path / "run", checkpoint={"every": 2})
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))

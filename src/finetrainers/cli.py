@@ -12,12 +12,12 @@ from typing import Any
 from finetrainers.errors import ConfigError, FinetrainersError, Interrupted
 from finetrainers.storage import storage_errors
 
-DONE, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 3
-"""Exit status: done; an error of ours; wrong configuration or data; stopped by a signal after saving."""
+DONE, INTERNAL_ERROR, USER_ERROR, INTERRUPTED, STOPPED_AT_ONCE = 0, 1, 2, 3, 130
+"""Exit status: done; an error of ours; wrong configuration or data; stopped by a signal after saving; by Ctrl-C at once."""
 
 DESCRIPTION = "Fine-tune diffusion transformers for images and video."
-EPILOG = """exit status: 0 done; 1 internal error; 2 wrong configuration or data; 3 stopped by SIGTERM or SIGUSR1 after
-saving (give the same command again to go on)"""
+EPILOG = """exit status: 0 done; 1 internal error; 2 wrong configuration or data; 3 stopped by Ctrl-C, SIGTERM, SIGUSR1 or
+SIGHUP after saving (give the same command again to go on); 130 stopped at once by a second Ctrl-C"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,11 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:  # as it is where it was closed before we began
                 sys.stdout.flush()
             return status
+    except KeyboardInterrupt as stop:
+        _tell(str(stop) or "stopped")
+        return STOPPED_AT_ONCE
     except Interrupted as stop:
-        print(f"finetrainers: {stop}", file=sys.stderr)
+        _tell(str(stop))
         return INTERRUPTED
     except FinetrainersError as error:
-        print(f"finetrainers: {error}", file=sys.stderr)
+        _tell(str(error))
         _drop_output_that_nobody_takes()
         return USER_ERROR
     except BrokenPipeError:  # whoever reads our output, such as `head`, has seen enough: no traceback
@@ -50,6 +53,14 @@ def _drop_output_that_nobody_takes() -> None:
             sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell(message: str) -> None:
+    """Say how a command ended; nobody may be there to read it."""
+    try:
+        print(f"finetrainers: {message}", file=sys.stderr, flush=True)
+    except OSError:  # Python would try again at its exit, and change the status
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -171,19 +182,22 @@ def quiet_libraries() -> None:
 def run_sample(options: argparse.Namespace, _: list[str]) -> None:
     """``sample``."""
     quiet_libraries()
+    from finetrainers.run import StopSignals
     from finetrainers.sample import sample_run
 
     others = ("num_inference_steps", "guidance_scale", "negative_prompt", "fps", "seed", *FILES)
     names = [name.replace("-", "_") for name in ("height", "width", "num_frames", *others)]
     settings = {name: getattr(options, name) for name in names}
-    for file in sample_run(
-        options.run_directory,
-        [{"prompt": prompt, **settings} for prompt in options.prompt],
-        step=options.step,
-        use_base=options.base,
-        output=options.output,
-        device=options.device,
-    ):
+    with StopSignals(kept="what is drawn is kept", at_once="drawing").installed():
+        files = sample_run(
+            options.run_directory,
+            [{"prompt": prompt, **settings} for prompt in options.prompt],
+            step=options.step,
+            use_base=options.base,
+            output=options.output,
+            device=options.device,
+        )
+    for file in files:
         print(file)
 
 
@@ -195,10 +209,12 @@ def run_quickstart(options: argparse.Namespace, _: list[str]) -> int:
     from finetrainers.quickstart.image import IMAGE
     from finetrainers.quickstart.run import quickstart
     from finetrainers.quickstart.video.showcase import VIDEO
+    from finetrainers.run import StopSignals
 
     defaults = VIDEO if options.video else IMAGE
     chosen = {field: value for field, value in vars(options).items() if field in defaults.__slots__}
-    return quickstart(replace(defaults, **chosen), command=main, say=print)
+    with StopSignals(kept="what is done is kept", at_once="making the quick start").installed():
+        return quickstart(replace(defaults, **chosen), command=main, say=print)
 
 
 def run_models(options: argparse.Namespace, _: list[str]) -> None:
@@ -246,6 +262,13 @@ def run_schema(_options: argparse.Namespace, _: list[str]) -> None:
 
 def run_cache(options: argparse.Namespace, _: list[str]) -> int:
     """``cache show``, ``verify`` and ``prune``."""
+    from finetrainers.run import StopSignals
+
+    with StopSignals(kept="all items are whole", at_once=f"going through {options.path}").installed():
+        return _go_through_cache(options)
+
+
+def _go_through_cache(options: argparse.Namespace) -> int:
     from finetrainers.data.cache import GB, KINDS, Cache
 
     if not options.path.is_dir():

@@ -31,3 +31,7 @@ class NonFiniteError(FinetrainersError):
 
 class Interrupted(FinetrainersError):  # noqa: N818 - not a failure: the run was asked to stop, and saved
     """A signal asked the run to stop, and it saved first: start it again to go on."""
+
+
+class StoppedAtOnceError(KeyboardInterrupt):
+    """Ctrl-C came a second time: what was being done is given up, and nothing more is saved."""

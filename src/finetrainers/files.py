@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ def whole_directory(directory: Path) -> Iterator[Path]:
             str(file.relative_to(temporary)): _facts(file) for file in sorted(temporary.rglob("*")) if file.is_file()
         }
         write_whole(temporary / MANIFEST, json.dumps({"version": 1, "files": manifest}, indent=1))
+        share_mode(temporary, of=temporary / MANIFEST)
         for folder in {temporary, *(f for f in temporary.rglob("*") if f.is_dir())}:
             _sync(folder)
         if directory.exists():
@@ -46,6 +48,14 @@ def whole_directory(directory: Path) -> Iterator[Path]:
         if aside.exists() and not directory.exists():
             aside.rename(directory)
         raise
+
+
+def share_mode(directory: Path, *, of: Path) -> None:
+    """Give all files the mode of one that has the umask's: those of safetensors can be read by their owner alone."""
+    mode = of.stat().st_mode
+    for file in directory.rglob("*"):
+        if file.is_file() and file.stat().st_mode != mode:
+            file.chmod(stat.S_IMODE(mode))
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """The training loop. There is one."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from finetrainers.batch import Batch
 from finetrainers.conditioning import Conditioning
 from finetrainers.config import TrainConfig
 from finetrainers.data.draws import seed_of
+from finetrainers.errors import NonFiniteError
 from finetrainers.models import ModelAdapter
 from finetrainers.objective import FlowMatching, Noised
 from finetrainers.tuning.base import trained_parameters
@@ -23,14 +25,16 @@ from finetrainers.tuning.base import trained_parameters
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """What one optimizer step was like; tensors are still on the device: only a tracker that is due pays for the copy."""
+    """What one optimizer step was like."""
 
-    loss: Tensor
-    """Mean over the samples, a scalar."""
+    step: int
+    """Number of the step, the first is 1; ``Trainer.step`` does not count one that stopped the run."""
+    loss: float
+    """Mean over the samples."""
     sample_losses: Tensor
-    """[batch_size]."""
-    grad_norm: Tensor
-    """Norm of the whole gradient before clipping, a scalar."""
+    """[batch_size], still on the device."""
+    grad_norm: float
+    """Norm of the whole gradient before clipping."""
     positions: Tensor
     """[batch_size] int64, on the CPU."""
     lr: float
@@ -40,6 +44,11 @@ class Metrics:
     """Time that the step waited for its batch."""
     began: float
     """When the step asked for its batch, by time.perf_counter()."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the step could be taken."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
 AfterStep = Callable[["Trainer", Metrics], None]
@@ -70,48 +79,71 @@ class Trainer:
     """Optimizer steps taken; a restored one is where training goes on."""
     num_skipped: int = 0
     """Steps whose update was left out because it was not finite."""
+    is_whole: bool = True
+    """Whether weights, optimizer, averages and schedule are those after ``step`` steps, and so may be saved."""
 
     def __post_init__(self) -> None:
         self.parameters = list(trained_parameters(self.denoiser).values())
 
     def run(self, batches: Iterator[Batch], *, stop: int) -> None:
-        """Train until ``stop`` optimizer steps are taken, one batch each."""
+        """Train until ``stop`` optimizer steps are taken, one batch each.
+
+        Raises:
+            NonFiniteError: If a loss or a gradient is not finite, and such steps are not skipped.
+        """
         self.denoiser.train()
         while self.step < stop:
             start = time.perf_counter()
             batch = next(batches)
             metrics = self.train_step(batch, data_seconds=time.perf_counter() - start)
-            self.step += 1
+            is_taken = self._is_taken(metrics)
+            self.step += is_taken
+            self.is_whole = True
             for callback in self.after_step:
                 callback(self, metrics)
+            if not is_taken:
+                raise NonFiniteError(f"step {metrics.step}: the loss or the gradient is not finite")
 
     def train_step(self, batch: Batch, *, data_seconds: float = 0.0) -> Metrics:
-        """One optimizer step over a whole batch, taken in micro-batches."""
+        """One optimizer step over a whole batch, taken in micro-batches; the weights see only what is finite."""
         start = time.perf_counter()
         with self.attention():  # the backward pass too: gradient checkpointing computes attention again in it
             micros = batch.split(self.config.micro_batch_size)
             losses = [self._backward(micro, index) for index, micro in enumerate(micros)]
         sample_losses = torch.cat(losses)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
-        lr = self.schedule.get_last_lr()[0]
-        if self.config.non_finite == "skip" and not bool(torch.isfinite(norm)):  # costs a wait for the device
-            self.num_skipped += 1
-        else:
-            self.optimizer.step()
-            if self.ema is not None:
-                self.ema.step(self.parameters)
-        self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return Metrics(
-            loss=sample_losses.mean(),
+        # The step's one wait for the device, before the update: one that is not finite could not be taken back.
+        loss, grad_norm = torch.stack([sample_losses.mean(), norm]).tolist()
+        metrics = Metrics(
+            step=self.step + 1,
+            loss=loss,
             sample_losses=sample_losses,
-            grad_norm=norm,
+            grad_norm=grad_norm,
             positions=batch.positions,
-            lr=float(lr),
+            lr=float(self.schedule.get_last_lr()[0]),
             num_tokens=len(batch.positions) * self.adapter.grid.tokens_of_latents(tuple(batch.latents.shape[2:])),
             data_seconds=data_seconds,
             began=start - data_seconds,
         )
+        if self._is_taken(metrics):
+            self._update(metrics)
+        self.optimizer.zero_grad(set_to_none=True)
+        return metrics
+
+    def _is_taken(self, metrics: Metrics) -> bool:
+        """Whether a step counts, be it without an update."""
+        return metrics.is_finite or self.config.non_finite == "skip"
+
+    def _update(self, metrics: Metrics) -> None:
+        """Change what is trained; whoever counts the step makes the state whole again."""
+        self.is_whole = False
+        if metrics.is_finite:
+            self.optimizer.step()
+            if self.ema is not None:
+                self.ema.step(self.parameters)
+        else:
+            self.num_skipped += 1
+        self.schedule.step()
 
     def _backward(self, micro: Batch, index: int) -> Tensor:
         """Add the gradient of one micro-batch; return the detached loss of each of its samples."""

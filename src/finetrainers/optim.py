@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from finetrainers.config import OptimizerConfig, ScheduleConfig
 from finetrainers.errors import ConfigError
@@ -82,6 +82,20 @@ def build_schedule(config: ScheduleConfig, optimizer: Optimizer, *, steps: int) 
         power=config.power,
     )
     return schedule
+
+
+def learning_rate(optimizer: OptimizerConfig, schedule: ScheduleConfig, *, step: int, steps: int) -> float:
+    """Learning rate of the step after ``step`` in a run of so many steps: no run's past has a part in it."""
+    alone = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=optimizer.lr)
+    made = cast("LambdaLR", build_schedule(schedule, alone, steps=steps))
+    return float(made.base_lrs[0] * made.lr_lambdas[0](step))
+
+
+def set_learning_rate(schedule: LRScheduler, rate: float) -> None:
+    """Let the next step have a rate, in place of that which a restored schedule and optimizer have brought."""
+    for group in schedule.optimizer.param_groups:
+        group["lr"] = rate
+    schedule._last_lr = [rate for _ in schedule.optimizer.param_groups]
 
 
 @contextmanager

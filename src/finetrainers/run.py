@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -15,7 +15,7 @@ import yaml
 
 from finetrainers.checkpoint import Checkpoints
 from finetrainers.config import Config, dump_config, is_folder, load_config
-from finetrainers.errors import ConfigError, Interrupted
+from finetrainers.errors import ConfigError, Interrupted, StoppedAtOnceError
 from finetrainers.files import write_whole
 from finetrainers.marks import RUN_MARK, is_run, mark_run
 
@@ -41,6 +41,13 @@ NAMES_SHOWN = 5
 
 WORLD_SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 """Environment variables in which launchers (torchrun and accelerate, srun, mpirun) say how many processes they started."""
+
+
+WEIGHTS_FIT = ("model.", "conditioning.", "tuning.")
+"""Settings without which exported weights do not fit a run."""
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+"""Signals that stop a run: of job managers, of a terminal that is closed, and of Ctrl-C."""
+STOPPING_SOON = "saving and stopping as soon as the step is done; Ctrl-C again stops at once"
 
 
 def absolute(config: Config) -> Config:
@@ -185,9 +192,12 @@ def check_same_run(old: Config, new: Config) -> None:
         changed += [f"{name}: {a!r} -> {b!r}" for name, a, b in _differences(key, before, after)]
     if changed:
         lines = "\n  ".join(changed)
+        weights = sorted((new.output_dir / "weights").glob("step-*"))
+        does_fit = not any(line.startswith(WEIGHTS_FIT) for line in changed)
+        anew = f", which can begin from these weights: tuning.start_from={weights[-1]}" if weights and does_fit else ""
         raise ConfigError(
             f"output_dir: {new.output_dir} holds a run with other settings:\n  {lines}\n"
-            "Give the old values to continue it, or take another output_dir"
+            f"Give the old values to continue it, or take another output_dir{anew}"
         )
 
 
@@ -209,10 +219,14 @@ def _differences(key: str, before: Any, after: Any) -> Iterator[tuple[str, Any, 
 
 
 class StopSignals:
-    """Turns SIGTERM and SIGUSR1 into a request to save and stop, which the run looks at where it can."""
+    """Turns signals and Ctrl-C into a request to save and stop, which the run looks at where it can."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, kept: str, at_once: str | None = None) -> None:
+        """Say what stays if a second Ctrl-C stops at once, and, where nothing has to be finished or saved, what is done."""
         self.received: str | None = None
+        self.kept = kept
+        self._at_once = at_once
+        self._num_interrupts = 0
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -220,7 +234,8 @@ class StopSignals:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        numbers = (signal.SIGTERM, signal.SIGUSR1)
+        # Whoever ignores a signal, as nohup and shells in the background do, has a reason.
+        numbers = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
         before = {number: signal.signal(number, self._receive) for number in numbers}
         try:
             yield
@@ -238,4 +253,12 @@ class StopSignals:
             raise Interrupted(f"stopped by {self.received} while {doing}; start the same command again to go on")
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
+        self._num_interrupts += number == signal.SIGINT
+        if self._num_interrupts > 1:
+            raise StoppedAtOnceError(f"stopped; {self.kept}")
+        self.received = signal.Signals(number).name + (" (Ctrl-C)" if number == signal.SIGINT else "")
+        if self._at_once is not None:
+            self.raise_if_received(self._at_once)
+        if number == signal.SIGINT:
+            with suppress(OSError):  # not print: the signal may have come in the middle of one
+                os.write(2, f"\nfinetrainers: {STOPPING_SOON}\n".encode())

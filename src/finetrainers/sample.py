@@ -24,6 +24,7 @@ from finetrainers.errors import ConfigError
 from finetrainers.files import MANIFEST, damage, hash_file
 from finetrainers.models import Model, Request, open_model
 from finetrainers.models.vae import load_vae
+from finetrainers.out_of_memory import out_of_memory_explained
 from finetrainers.prompts import make_request
 from finetrainers.sampler import Sampler
 from finetrainers.storage import storage_errors
@@ -81,7 +82,8 @@ def _sample(
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
         drawing = _drawing(config, model, conditioning, weights, target)
-        with drawing as draw, tempfile.TemporaryDirectory(dir=folder) as temporary:
+        explained = out_of_memory_explained(config, target, "sampling")
+        with explained, drawing as draw, tempfile.TemporaryDirectory(dir=folder) as temporary:
             for stem, request in missing.items():
                 drawn = draw(request, Path(temporary) / stem.name)
                 drawn.rename(folder / drawn.name)  # whole or not there: what is there is never drawn again
@@ -142,7 +144,11 @@ def find_weights(run: Path, step: int | None) -> Path:
         ConfigError: If they are not there or not whole.
     """
     found = step_folders(run / "weights")
-    wanted = step_directory(run / "weights", max(found, default=0) if step is None else step)
+    if step is None and not found:
+        config = load_config(run / "config.yaml")
+        first = min(config.checkpoint.every, config.train.steps)
+        raise ConfigError(f"{run}: no weights yet: the first are written at step {first} (checkpoint.every)")
+    wanted = step_directory(run / "weights", max(found) if step is None else step)
     fault = damage(wanted)
     if fault is not None:
         steps = ", ".join(folder.name for folder in found.values()) or "none"

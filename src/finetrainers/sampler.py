@@ -4,7 +4,8 @@ Shape letters as in ``finetrainers.batch``; K, P, Q are pixel frames, height and
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,14 @@ class Sampler:
         device: torch.device,
         conditioning: Conditioning | None = None,
         data: DataConfig | None = None,
+        *,
+        interrupt: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the components that draw, with the conditioning that they are prepared for, and how its media are read."""
-        self._model, self._data = model, data
+        """Take the components that draw, with the conditioning that they are prepared for, and how its media are read.
+
+        ``interrupt`` is called before each layer of the denoisers and of the VAE, and may raise: a draw can take long.
+        """
+        self._model, self._data, self._interrupt = model, data, interrupt
         self._conditioning = Conditioning() if conditioning is None else conditioning
         self._components = {**components, "scheduler": model.pretrained.load("scheduler")}
         self._components |= model.load_image_components(device)
@@ -93,7 +99,7 @@ class Sampler:
         """
         arguments, denoisers = self.arguments(request, text), self._denoisers()
         pixels, control = self._control(request, arguments["generator"])
-        with self._conditioning.sampling(denoisers, self._model.adapter, control):
+        with self._interruptible(), self._conditioning.sampling(denoisers, self._model.adapter, control):
             output = self.pipeline(request)(**arguments, output_type="pil", return_dict=False)[0][0]
         frames = output if isinstance(output, list) else [output]
         if with_control and pixels is not None:
@@ -104,6 +110,20 @@ class Sampler:
             return file
         fps = self._model.adapter.default_fps if request.fps is None else request.fps
         return write_video(stem.with_suffix(".mp4"), frames, fps)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Look before each layer whether to stop."""
+
+        def look(*_: Any) -> None:
+            self._interrupt()
+
+        names = (*self._model.denoisers.trained, *self._model.denoisers.others, "vae")
+        layers = [layer for name in names for layer in self._components[name].modules()]
+        with ExitStack() as hooks:
+            for layer in layers:
+                hooks.enter_context(layer.register_forward_pre_hook(look))
+            yield
 
     def _denoisers(self) -> list[Any]:
         return [self._components[name] for name in self._model.denoisers.trained]

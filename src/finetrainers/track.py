@@ -1,12 +1,11 @@
 """Where a run's numbers go: events.jsonl always, a progress bar, and trackers on request; all read the same events."""
 
-import math
 import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,14 +73,35 @@ def _last_byte(file: Path) -> bytes:
 
 
 class Console:
-    """A progress bar of the steps, one for each stage, and lines for all else."""
+    """A progress bar of the steps, one for each stage, and lines for all else; silent once nobody is there to read them."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
         self._bar: Any = None
         self._stage = ""
+        self._is_gone = False
 
     def write(self, event: Event) -> None:
+        if not self._is_gone:
+            with self._until_gone():
+                self._tell(event)
+
+    def close(self) -> None:
+        with self._until_gone():
+            self._close_bar()
+
+    @contextmanager
+    def _until_gone(self) -> Iterator[None]:
+        """Fall silent if the terminal was closed, or the reader of a pipe ended: what is left to do is to save."""
+        try:
+            yield
+        except OSError:
+            self._is_gone = True
+            if self._bar is not None:
+                self._bar.disable = True  # else it would write once more when it is collected
+                self._bar = None
+
+    def _tell(self, event: Event) -> None:
         match event["event"]:
             case "progress":
                 self._show(event["stage"], event["done"], event["total"])
@@ -98,24 +118,24 @@ class Console:
                 self._print(f"validation at step {event['step']}:{shown} {event['directory']}")
             case "stage":
                 self._print(f"{event['stage']}: {event['seconds']:.1f} s")
-            case "warning" | "error":
-                self._print(f"{event['event']}: {event['message']}")
+            case "warning":  # an error is raised, and told by whoever catches it
+                self._print(f"warning: {event['message']}")
 
-    def close(self) -> None:
+    def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
     def _show(self, stage: str, done: int, total: int, numbers: str = "") -> None:
         if stage != self._stage or self._bar is None:
-            self.close()
+            self._close_bar()
             unit, first = ("step", done - 1) if stage == "train" else ("item", 0)
             self._bar = tqdm(total=total, desc=stage, unit=unit, initial=first, mininterval=0.5)
             self._stage = stage
         self._bar.set_postfix_str(numbers, refresh=False)
         self._bar.update(done - self._bar.n)
         if done == total:
-            self.close()
+            self._close_bar()
 
     def _print(self, line: str) -> None:
         tqdm.write(line, file=sys.stderr)
@@ -228,22 +248,21 @@ class StepLog:
         self._stops = stops
 
     def __call__(self, trainer: Trainer, metrics: Metrics) -> None:
-        is_finite = math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)  # waits for the device
-        if trainer.step % self._every == 0 or not is_finite:
+        if metrics.step % self._every == 0 or not metrics.is_finite:
             self._tracker.emit("step", **step_fields(trainer, metrics, seconds=time.perf_counter() - metrics.began))
-        if not is_finite:
-            message = non_finite_message(trainer, metrics, self._describe)
+        if not metrics.is_finite:
+            message = non_finite_message(metrics, self._describe)
             if self._stops:
                 raise NonFiniteError(message)
-            self._tracker.emit("warning", message=f"{message} The update was skipped.", step=trainer.step)
+            self._tracker.emit("warning", message=f"{message} The update was skipped.", step=metrics.step)
 
 
 def step_fields(trainer: Trainer, metrics: Metrics, *, seconds: float) -> dict[str, Any]:
-    """Fields of a step event, which took so many seconds with its data; copies the tensors from the device."""
+    """Fields of a step event, which took so many seconds with its data."""
     return {
-        "step": trainer.step,
-        "loss": float(metrics.loss),
-        "grad_norm": float(metrics.grad_norm),
+        "step": metrics.step,
+        "loss": metrics.loss,
+        "grad_norm": metrics.grad_norm,
         "lr": metrics.lr,
         "step_seconds": seconds - metrics.data_seconds,
         "data_seconds": metrics.data_seconds,
@@ -253,14 +272,14 @@ def step_fields(trainer: Trainer, metrics: Metrics, *, seconds: float) -> dict[s
     }
 
 
-def non_finite_message(trainer: Trainer, metrics: Metrics, describe: Describe = str) -> str:
+def non_finite_message(metrics: Metrics, describe: Describe = str) -> str:
     """Name the samples whose loss is not finite; all of the step's, if only the gradient is not."""
     bad = ~torch.isfinite(metrics.sample_losses.cpu())
     positions = (metrics.positions[bad] if bad.any() else metrics.positions).tolist()
     what = "loss" if bad.any() else "gradient"
     media = ", ".join(dict.fromkeys(describe(position) for position in positions))
     return (
-        f"step {trainer.step}: the {what} is not finite, at the sample positions {positions} ({media}). "
+        f"step {metrics.step}: the {what} is not finite, at the sample positions {positions} ({media}). "
         "Lower optimizer.lr, look at these samples, or set train.non_finite: skip to leave such steps out."
     )
 

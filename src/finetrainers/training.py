@@ -2,19 +2,23 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from finetrainers.batch import Batch
 from finetrainers.build import build_batches, build_objective, build_trainer, build_validator, pick_device
 from finetrainers.checkpoint import Checkpoints, step_directory
 from finetrainers.checks import check_start
 from finetrainers.config import Config
-from finetrainers.errors import ConfigError, Interrupted, StorageError
+from finetrainers.encoding import free_memory
+from finetrainers.errors import CheckpointError, ConfigError, Interrupted, StoppedAtOnceError, StorageError
 from finetrainers.loop import Metrics, Trainer
 from finetrainers.models import open_model
-from finetrainers.optim import check_optimizer
+from finetrainers.optim import check_optimizer, learning_rate, set_learning_rate
+from finetrainers.out_of_memory import Doing, out_of_memory_explained
 from finetrainers.prepare import Prepared, encode_steps, prepare
 from finetrainers.publish import check_hub, export_facts, export_weights, push, read_events, write_card, write_report
 from finetrainers.run import StopSignals, absolute, places, refuse_further_processes, run_directory
@@ -45,11 +49,12 @@ def train(config: Config) -> Result:
         NonFiniteError: If a loss or a gradient is not finite.
         CheckpointError: If a checkpoint cannot be written, or the one that is asked for is not there.
         StorageError: If the operating system refuses to read or write a file.
-        Interrupted: If SIGTERM or SIGUSR1 came; the state is saved.
+        Interrupted: If SIGTERM, SIGUSR1, SIGHUP or Ctrl-C came; the state is saved.
+        StoppedAtOnceError: If Ctrl-C came a second time.
     """
     refuse_further_processes()
     config = absolute(config)
-    signals = StopSignals()
+    signals = StopSignals(kept="there is no checkpoint yet")
     with storage_errors(places(config)), _session(config, signals) as tracker:
         return _Run(config, tracker, signals).train()
 
@@ -63,11 +68,11 @@ def encode(config: Config) -> None:
     """
     refuse_further_processes()
     config = absolute(config)
-    signals = StopSignals()
+    signals = StopSignals(kept="the cache keeps what is done")
     with storage_errors(places(config)), _session(config, signals) as tracker:
         run = _Run(config, tracker, signals)
         with run.stage("encoding"):
-            encode_steps(run.prepare(), config, 0)
+            run.encode(run.prepare(), 0)
         tracker.emit("end", status="done", step=0)
 
 
@@ -82,11 +87,12 @@ def _session(config: Config, signals: StopSignals) -> Iterator[Tracker]:
         try:
             with storage_errors(places(config)):  # here, so that events.jsonl has the message too
                 yield tracker
-        except Interrupted as stop:
-            tracker.emit("end", status="interrupted", message=str(stop))
+        except (Interrupted, KeyboardInterrupt) as stop:
+            with suppress(OSError, StorageError):  # a full disk must not hide what it was that ended the run
+                tracker.emit("end", status="interrupted", message=str(stop) or "stopped by Ctrl-C")
             raise
-        except (Exception, KeyboardInterrupt) as error:
-            with suppress(OSError, StorageError):  # a full disk must not hide what it was that failed
+        except Exception as error:
+            with suppress(OSError, StorageError):
                 tracker.emit("error", message=str(error), kind=type(error).__name__)
             raise
 
@@ -101,6 +107,8 @@ class _Run:
         self.device = pick_device(config.train.device)
         self.checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep)
         self.seconds: dict[str, float] = {}
+        self.last_saved = 0
+        """Step whose checkpoint was last written, or tried to be."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -119,6 +127,15 @@ class _Run:
     def warn(self, message: str) -> None:
         """Say what a user should know of."""
         self.tracker.emit("warning", message=message)
+
+    def memory(self, doing: Doing) -> AbstractContextManager[None]:
+        """Explain an error of full memory in what is done in its context."""
+        return out_of_memory_explained(self.config, self.device, doing)
+
+    def encode(self, prepared: Prepared, start: int) -> tuple[Prepared, int]:
+        """Encode what the steps from ``start`` will read; see ``encode_steps``."""
+        with self.memory("encoding"):
+            return encode_steps(prepared, self.config, start)
 
     def prepare(self) -> Prepared:
         """Plan the run."""
@@ -142,24 +159,28 @@ class _Run:
             raise ConfigError(f"train.steps: {config.train.steps} is less than the {start} steps that this run has taken")
         prepared = self.prepare()
         with self.stage("encoding"):
-            prepared, stop = encode_steps(prepared, config, start)
+            prepared, stop = self.encode(prepared, start)
         self._announce(prepared, resumed)
         with self.stage("loading"):
             # A checkpoint holds all that trains: what the run began from may be gone.
             fresh = {} if resumed is None else {"start_from": None}
             tuning = build_tuning(config.tuning.model_copy(update=fresh))
-            trainer = build_trainer(config, self.model, objective=self.objective, tuning=tuning, device=self.device)
+            with self.memory("loading"):
+                trainer = build_trainer(config, self.model, objective=self.objective, tuning=tuning, device=self.device)
             if resumed is not None:
                 checkpoints.restore(trainer, resumed)
+                self._kept(resumed)
+                rate = learning_rate(config.optimizer, config.schedule, step=resumed, steps=config.train.steps)
+                set_learning_rate(trainer.schedule, rate)
         validator = build_validator(config, prepared, emit=self.tracker.emit, interrupt=self._stop_validating)
         trainer.after_step = self._after_step(checkpoints, validator, tuning)
         try:
-            validator(trainer)
+            self._validate(validator, trainer)
             self._watch_first_step(trainer)
             prepared = self._train_windows(trainer, prepared, stop)
-        except Interrupted:
-            if trainer.step > 0 and trainer.step not in checkpoints.steps():
-                self._save(checkpoints, trainer)
+        except BaseException as error:
+            if not isinstance(error, StoppedAtOnceError) and trainer.step != self.last_saved:
+                self._rescue(checkpoints, trainer, tuning, error)
             raise
         return self._finish(trainer, prepared, tuning, repo)
 
@@ -170,11 +191,11 @@ class _Run:
             device, objective = self.device, self.objective
             steps = {"start": trainer.step, "stop": stop}
             with closing(build_batches(self.config, prepared, objective=objective, device=device, **steps)) as batches:
-                trainer.run(batches, stop=stop)
+                self._run(trainer, batches, stop)
             if stop == self.config.train.steps:
                 return prepared
             num_before = len(prepared.problems)
-            prepared, stop = encode_steps(prepared, self.config, stop)
+            prepared, stop = self.encode(prepared, stop)
             if len(prepared.problems) > num_before:
                 message = (
                     f"{len(prepared.problems) - num_before} media could not be decoded and are left out from here on: "
@@ -182,11 +203,49 @@ class _Run:
                 )
                 self.tracker.emit("warning", message=message, step=trainer.step)
 
+    def _run(self, trainer: Trainer, batches: Iterator[Batch], stop: int) -> None:
+        with self.memory("training"):
+            trainer.run(batches, stop=stop)
+
+    def _validate(self, validator: Validator, trainer: Trainer, _: Metrics | None = None) -> None:
+        with self.memory("validating"):
+            validator(trainer)
+
     def _stop_validating(self) -> None:
         self.signals.raise_if_received("validating")
 
+    def _rescue(self, checkpoints: Checkpoints, trainer: Trainer, tuning: Tuning, error: BaseException) -> None:
+        """Save the steps since the last checkpoint, whatever ended the run, and then the weights as far as that can be done.
+
+        Raises:
+            CheckpointError: If a signal asked for it and it cannot be done. Another error stays the one that is raised.
+        """
+        step, messages = trainer.step, []
+        try:
+            if not trainer.is_whole:
+                raise CheckpointError("an update was cut off in the middle")
+            trainer.optimizer.zero_grad(set_to_none=True)
+            free_memory()  # of which there may be none left
+            self._save(checkpoints, trainer)
+            messages.append(f"the checkpoint of step {step} is saved: the same command goes on from there")
+            export_weights(trainer, self.config, self.model, tuning)
+        except Exception as failure:
+            if isinstance(error, Interrupted) and not messages:
+                raise
+            what = "weights" if messages else "state"
+            messages.append(f"the {what} of step {step} cannot be saved ({failure}); {self.signals.kept}")
+        with suppress(Exception):  # to tell it must not hide the error, which is raised next
+            for message in messages[isinstance(error, Interrupted) :]:  # the signal's own message says the first
+                self.tracker.emit("warning", message=message, step=step)
+
+    def _kept(self, step: int) -> None:
+        """Remember that a step's checkpoint is whole."""
+        self.last_saved, self.signals.kept = step, f"the checkpoint of step {step} is kept"
+
     def _save(self, checkpoints: Checkpoints, trainer: Trainer, *, weights: Path | None = None) -> None:
+        self.last_saved = trainer.step
         directory = checkpoints.save(trainer, weights=weights)
+        self._kept(trainer.step)
         self.tracker.emit("checkpoint", step=trainer.step, directory=str(directory))
 
     def _media_at(self, position: int) -> str:
@@ -198,10 +257,12 @@ class _Run:
         order, catalog = prepared.order, prepared.plan.catalog
         last = max(0, self.config.train.steps - 1)
         fingerprint = prepared.plan.fingerprint()
-        before = [event["data"] for event in read_events(self.config.output_dir, {"run"})]
-        if resumed is not None and before and before[-1] != fingerprint:
+        before = read_events(self.config.output_dir, {"run"})
+        if resumed is not None and before and before[-1]["data"] != fingerprint:
             message = "the data changed since the run was last started (files, or a signal): it goes on with the new ones"
             self.tracker.emit("warning", message=message)
+        if resumed is not None and before:
+            self._announce_schedule(resumed, before[-1]["steps"])
         self.tracker.emit(
             "run",
             output_dir=str(self.config.output_dir),
@@ -231,6 +292,19 @@ class _Run:
                 "Use a smaller batch_size, more steps, or fewer buckets",
             )
 
+    def _announce_schedule(self, step: int, before: int) -> None:
+        """Say what another number of steps makes of the schedule, and that a finished run has nothing to do."""
+        config, now = self.config, self.config.train.steps
+        if step == now:
+            self.warn(f"finished at step {step}: nothing is left to train; raise train.steps to go on")
+        elif now != before and config.schedule.name != "constant":
+            rate, old = (learning_rate(config.optimizer, config.schedule, step=step, steps=n) for n in (now, before))
+            self.warn(
+                f"train.steps changed from {before} to {now}, and schedule.name: {config.schedule.name} is "
+                f"{'stretched' if now > before else 'shortened'} to it: step {step + 1} has the learning rate {rate:.4g}, "
+                f"and would have had {old:.4g}"
+            )
+
     def _watch_first_step(self, trainer: Trainer) -> None:
         """Time the first step of this start, data included, as a stage."""
         start, first = time.perf_counter(), trainer.step + 1
@@ -258,7 +332,7 @@ class _Run:
             stops=config.train.non_finite == "stop",
             describe=self._media_at,
         )
-        return (log, save, validator)
+        return (log, save, partial(self._validate, validator))
 
     def _finish(self, trainer: Trainer, prepared: Prepared, tuning: Tuning, repo: str | None) -> Result:
         config = self.config

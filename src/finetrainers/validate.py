@@ -48,13 +48,10 @@ class HeldOut:
     num_levels: int
 
     def measure(self, trainer: Trainer, interrupt: Callable[[], None] = lambda: None) -> HeldOutLoss:
-        """Mean loss over all samples and noise levels; ``interrupt`` is called between samples and may raise."""
+        """Mean loss over all samples and noise levels; ``interrupt`` is called before each of them and may raise."""
         low, high = trainer.objective.noise_levels.between
         levels = low + (high - low) * (torch.arange(self.num_levels) + 0.5) / self.num_levels
-        rows = []
-        for job in self.jobs:
-            interrupt()
-            rows.append(self._losses(trainer, job, levels))
+        rows = [self._losses(trainer, job, levels, interrupt) for job in self.jobs]
         losses = torch.stack(rows).double()  # [samples, levels]
         by_level = losses.mean(0)
         edges = torch.linspace(0, 1, NUM_BINS + 1)
@@ -65,7 +62,7 @@ class HeldOut:
                 bins[f"{low:.2f}-{high:.2f}"] = float(by_level[inside].mean())
         return HeldOutLoss(float(losses.mean()), bins, len(self.jobs))
 
-    def _losses(self, trainer: Trainer, job: SampleJob, levels: Tensor) -> Tensor:
+    def _losses(self, trainer: Trainer, job: SampleJob, levels: Tensor, interrupt: Callable[[], None]) -> Tensor:
         """Loss of one sample at each noise level, [levels]; one at a time, so that the batch size cannot change it."""
         sample = read_encoded(self.cache, job)
         content = int(job.latents.key[:15], 16)  # draws belong to the item, not to its place in the list
@@ -77,6 +74,7 @@ class HeldOut:
         control = make_control([sample], place, seed=0, shown=shown, frames=frames, padding=padding)
         losses = []
         for number, level in enumerate(levels):
+            interrupt()
             noise = torch.randn(latents.shape, generator=sample_generator(0, content, f"held-out noise {number}"))
             sigma, counted, given = trainer.objective.at_level(level, u, frames=frames)
             prompt = make_prompt([sample], given=given)
@@ -105,7 +103,7 @@ class Validator:
     """Called with an event's name and its fields."""
     attention: Callable[[], AbstractContextManager[None]] = nullcontext
     interrupt: Callable[[], None] = lambda: None
-    """Called between samples; raises where the run is to stop."""
+    """Called before each forward pass, and within the draw of a sample; raises where the run is to stop."""
     vae_tiling: bool = False
     vae_slicing: bool = False
     data: DataConfig | None = None
@@ -139,7 +137,8 @@ class Validator:
         parts = self.model.denoisers.split(trainer.denoiser)
         parts |= {name: pretrained.load(name).to(trainer.device) for name in self.model.denoisers.others}
         with trainer.autocast():
-            sampler = Sampler(self.model, {**parts, "vae": vae}, trainer.device, trainer.conditioning, self.data)
+            drawing, own = {**parts, "vae": vae}, trainer.conditioning
+            sampler = Sampler(self.model, drawing, trainer.device, own, self.data, interrupt=self.interrupt)
             files = []
             for number, request in enumerate(self.requests):
                 self.interrupt()
@@ -157,6 +156,7 @@ class Validator:
 @contextmanager
 def weights_in_use(trainer: Trainer) -> Iterator[None]:
     """Put the weights that are exported (averaged ones, if there are) into the denoiser, in evaluation mode."""
+    trainer.is_whole = False  # until those that train are back
     with ExitStack() as stack:
         stack.enter_context(weights_for_use(trainer.optimizer))
         if trainer.ema is not None:
@@ -165,7 +165,12 @@ def weights_in_use(trainer: Trainer) -> Iterator[None]:
             trainer.ema.copy_to(trainer.parameters)
         trainer.denoiser.eval()
         stack.callback(trainer.denoiser.train)
+        back = stack.pop_all()
+    try:
         yield
+    finally:
+        back.close()
+        trainer.is_whole = True
 
 
 def texts_to_encode(requests: Sequence[Request], model: Model, plan: Plan) -> list[TextJob]:

@@ -20,7 +20,7 @@ from diffusers import (
 )
 
 from finetrainers.errors import ConfigError
-from finetrainers.files import hash_file
+from finetrainers.files import hash_file, share_mode
 from finetrainers.testing.parts import CLIP_DIM, HEAD_DIM, HEADS, T5_DIM, WORDS as WORDS, aim, clip, t5
 from finetrainers.testing.tiny_cogvideox import COGVIDEOX
 from finetrainers.testing.tiny_cogview4 import COGVIEW4
@@ -51,6 +51,7 @@ def make_tiny(family: str, directory: Path, *, variant: str | None = None, seed:
         pipeline = factory()
     if not any(directory.iterdir()):
         pipeline.save_pretrained(directory)
+        share_mode(directory, of=directory / "model_index.json")
         return directory
     with tempfile.TemporaryDirectory() as temporary:
         pipeline.save_pretrained(temporary)
