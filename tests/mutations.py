@@ -66,7 +66,6 @@ MUTATIONS = (
     Mutation("data/cache.py", "secrets.token_hex(8)", "os.getpid()", "data/test_cache.py::test_two_runs_with_one_process_number_write_files_of_their_own"),
     Mutation("loop.py", "with self.attention():  # the", "if True:  # the", "test_training.py::test_the_attention_backend_holds_in_both_passes"),
     Mutation("run.py", "os.register_at_fork(after_in_child=lock.close)", "pass", "test_kill.py::test_a_killed_run_can_be_started_again_at_once"),
-    Mutation("data/catalog.py", "memo.put_bad({", "dict({", "test_encoding.py::test_what_broke_when_decoded_stays_out_when_the_run_goes_on"),
     Mutation("training.py", "checkpoints.set_aside(resumed)", "pass", "test_training.py::test_going_back_to_a_step_sets_aside_what_came_later"),
     Mutation("models/vae.py", "latents.to(vae.dtype), *rest", "latents, *rest", "test_training.py::test_components_of_different_types_train_and_draw"),
     # The order: which sample comes when.

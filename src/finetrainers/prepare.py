@@ -12,9 +12,10 @@ from finetrainers.conditioning import Conditioning, build_conditioning
 from finetrainers.config import Config
 from finetrainers.data.buckets import resolve_buckets
 from finetrainers.data.cache import Cache
-from finetrainers.data.catalog import Catalog, build_catalog
-from finetrainers.data.jobs import SampleJob
+from finetrainers.data.catalog import Catalog, build_catalog, raise_if_any
+from finetrainers.data.jobs import Failure, SampleJob
 from finetrainers.data.lazy import Joined
+from finetrainers.data.left_out import JOURNAL, LeftOut, read_journal, write_journal
 from finetrainers.data.memo import Memo
 from finetrainers.data.order import Order
 from finetrainers.data.plan import Plan
@@ -39,6 +40,8 @@ class Prepared:
     requests: tuple[Request, ...]
     problems: tuple[Problem, ...]
     """Bad samples that were left out."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What turned out bad only when it was decoded or encoded, in this start of the run or in earlier ones."""
 
     @property
     def pinned(self) -> list[str]:
@@ -86,7 +89,7 @@ def prepare(
     )
     held_out_plan = None if held_out is None else replace(plan, catalog=held_out)
     problems = tuple(p for c in (catalog, held_out) if c is not None for data in c.sets for p in data.problems)
-    return Prepared(
+    prepared = Prepared(
         model=model,
         conditioning=conditioning,
         encoder=encoder,
@@ -97,6 +100,7 @@ def prepare(
         requests=requests,
         problems=tuple(sorted(set(problems), key=lambda problem: problem.path)),
     )
+    return _leaving_out(prepared, config, read_journal(config.output_dir / JOURNAL))
 
 
 def _catalogs(
@@ -126,7 +130,7 @@ def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepar
     """Encode what the steps from ``start`` will read, as far as the cache may grow.
 
     Returns:
-        The run without the samples that turned out bad, and the step before which everything is there.
+        The run with others in the place of the samples that turned out bad, and the step before which everything is there.
 
     Raises:
         DataError: Naming all media that could not be decoded, if they are not to be skipped.
@@ -135,19 +139,19 @@ def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepar
     while True:
         plan, order, encoder = prepared.plan, prepared.order, prepared.encoder
         texts = texts_to_encode(prepared.requests, prepared.model, plan)
-        held_out, problems = list(prepared.held_out), []
+        held_out, failures = list(prepared.held_out), []
         held_out_media = [item for job in held_out for item in job.media]
         if config.cache.max_gb is not None:  # what validation needs comes first: the window is what is left beside it
-            problems = encoder.fill(held_out_media, [*texts, *(job.text for job in held_out)])
+            failures = encoder.fill(held_out_media, [*texts, *(job.text for job in held_out)])
         stop = budget.window(plan, order, range(start, config.train.steps), pinned=prepared.pinned)
         jobs = plan.distinct(order, start, stop)
         budget.make_room(jobs, pinned=prepared.pinned)
         latents = Joined(jobs.latents(), held_out_media)
-        problems += encoder.fill(latents, Joined(texts, jobs.texts(), [job.text for job in held_out]))
+        failures += encoder.fill(latents, Joined(texts, jobs.texts(), [job.text for job in held_out]))
         budget.make_room(jobs, pinned=prepared.pinned)
-        if not problems:
+        if not failures:
             return prepared, stop
-        prepared = _without(prepared, config, problems)
+        prepared = _leave_out(prepared, config, failures, since=start)
 
 
 def _requests(config: Config, model: Model) -> tuple[Request, ...]:
@@ -158,20 +162,36 @@ def _requests(config: Config, model: Model) -> tuple[Request, ...]:
     return tuple(read_prompts(config.validation.prompts, model, size=first, takes_control=takes_control))
 
 
-def _without(prepared: Prepared, config: Config, problems: Sequence[Problem]) -> Prepared:
-    memo = prepared.encoder.memo
-    catalog = prepared.plan.catalog.without(problems, memo)
-    plan = replace(prepared.plan, catalog=catalog)
-    held_out_plan = prepared.held_out_plan
+def _leave_out(prepared: Prepared, config: Config, failures: Sequence[Failure], *, since: int) -> Prepared:
+    """Let other samples stand in, from a step on, for those that need what cannot be made; note it in the run's journal.
+
+    Raises:
+        DataError: Naming all bad samples of the data sets that are not to skip them.
+    """
+    new = {f.job.key: LeftOut(f.job.key, f.job.digest, f.job.path, f.reason, since) for f in failures}
+    plans = [plan for plan in (prepared.plan, prepared.held_out_plan) if plan is not None]
+    found = [pair for plan in plans for pair in plan.problems(list(new.values()))]
+    raise_if_any(list(dict.fromkeys(problem for data, problem in found if data.config.on_error == "fail")))
+    left_out = {item.key: item for item in prepared.left_out} | new
+    write_journal(config.output_dir / JOURNAL, list(left_out.values()))
+    return _leaving_out(prepared, config, tuple(left_out.values()))
+
+
+def _leaving_out(prepared: Prepared, config: Config, left_out: tuple[LeftOut, ...]) -> Prepared:
+    """Return the run without these items; what it holds out is measured without them."""
+    plan, held_out_plan = prepared.plan.leaving_out(left_out), prepared.held_out_plan
     held_out: tuple[SampleJob, ...] = ()
     if held_out_plan is not None:
-        held_out_plan = replace(held_out_plan, catalog=held_out_plan.catalog.without(problems, memo))
+        held_out_plan = held_out_plan.leaving_out(left_out)
         held_out = tuple(held_out_plan.held_out(config.validation.max_items))
+    plans = [each for each in (plan, held_out_plan) if each is not None]
+    known = {problem.path for problem in prepared.problems}
+    new = {problem for each in plans for _, problem in each.problems(left_out) if problem.path not in known}
     return replace(
         prepared,
         plan=plan,
-        order=Order(config.seed, config.train.batch_size, catalog.groups()),
         held_out_plan=held_out_plan,
         held_out=held_out,
-        problems=tuple(sorted({*prepared.problems, *problems}, key=lambda problem: problem.path)),
+        left_out=left_out,
+        problems=tuple(sorted({*prepared.problems, *new}, key=lambda problem: problem.path)),
     )

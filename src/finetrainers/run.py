@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from finetrainers.config import Config, dump_config, is_folder, load_config
+from finetrainers.data.left_out import JOURNAL
 from finetrainers.errors import ConfigError, Interrupted
 from finetrainers.files import write_whole
 
@@ -89,6 +90,7 @@ def run_directory(config: Config) -> Iterator[Path]:
             check_same_run(load_config(file), config)
         else:  # nothing that could be continued: a baseline that is there may be of other settings
             shutil.rmtree(directory / "validation", ignore_errors=True)
+            (directory / JOURNAL).unlink(missing_ok=True)
         write_whole(file, dump_config(config))
         yield directory
 

@@ -11,6 +11,7 @@ from finetrainers.build import build_batches, build_objective, build_trainer, bu
 from finetrainers.checkpoint import Checkpoints
 from finetrainers.checks import check_start
 from finetrainers.config import Config
+from finetrainers.data.left_out import JOURNAL
 from finetrainers.errors import ConfigError, Interrupted
 from finetrainers.loop import Metrics, Trainer
 from finetrainers.models import open_model
@@ -167,14 +168,20 @@ class _Run:
                 trainer.run(batches, stop=stop)
             if stop == self.config.train.steps:
                 return prepared
-            num_before = len(prepared.problems)
-            prepared, stop = encode_steps(prepared, self.config, stop)
-            if len(prepared.problems) > num_before:
-                message = (
-                    f"{len(prepared.problems) - num_before} media could not be decoded and are left out from here on: "
-                    "the order of the samples is another from this step on"
-                )
-                self.tracker.emit("warning", message=message, step=trainer.step)
+            before = prepared
+            prepared, stop = encode_steps(prepared, self.config, trainer.step)
+            self._tell_of_replaced(before, prepared, range(trainer.step, stop))
+
+    def _tell_of_replaced(self, before: Prepared, prepared: Prepared, steps: range) -> None:
+        """Warn of what turned out bad only now that its window is encoded."""
+        new = {item.path for item in set(prepared.left_out) - set(before.left_out)}
+        if new:
+            count = prepared.plan.choices.num_replaced(prepared.order, steps)
+            message = (
+                f"{len(new)} media could not be decoded or encoded: others of their bucket stand in for {count} samples of "
+                f"the steps {steps.start + 1} to {steps.stop}; {JOURNAL} and report.json name them"
+            )
+            self.tracker.emit("warning", message=message, step=steps.start)
 
     def _stop_validating(self) -> None:
         self.signals.raise_if_received("validating")
@@ -204,7 +211,7 @@ class _Run:
             resumed_from=resumed,
             steps=self.config.train.steps,
             batch_size=self.config.train.batch_size,
-            num_samples=catalog.num_samples,
+            num_samples=prepared.plan.num_samples,
             num_held_out=len(prepared.held_out),
             num_bad=len(prepared.problems),
             data=fingerprint,
@@ -284,7 +291,7 @@ class _Run:
             "version": 1,
             "steps": trainer.step,
             "skipped_steps": trainer.num_skipped,
-            "num_samples": prepared.plan.catalog.num_samples,
+            "num_samples": prepared.plan.num_samples,
             "bad_samples": [asdict(problem) for problem in prepared.problems],
             "first_loss": losses.get(min(losses, default=0)),
             "last_loss": losses.get(max(losses, default=0)),

@@ -12,12 +12,23 @@ class LatentsJob:
     """One item of latents, and what it is made of."""
 
     key: str
+    digest: str
+    """Hash of the file's bytes, in hexadecimal digits."""
     path: str
     view: View
     signal: Signal | None = None
     """What is computed from the pixels before they are encoded; None for what the model learns to make."""
     clip_frames: int | None = None
     """Frames of the clip beside which a control stands; it may be shorter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An item of latents that cannot be made."""
+
+    job: LatentsJob
+    reason: str
+    """Why, without the path."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -52,7 +52,6 @@ class Memo:
                 "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, "
                 "digest BLOB, num_frames INTEGER, height INTEGER, width INTEGER, fps REAL, seconds REAL)"
             )
-            self._connection.execute("CREATE TABLE IF NOT EXISTS bad (key TEXT PRIMARY KEY, reason TEXT)")
 
     def get(self, path: str, stamp: Stamp) -> Fact | None:
         """Recall what is known of an unchanged file."""
@@ -69,15 +68,6 @@ class Memo:
                 "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [(path, *astuple(stamp), *astuple(fact)) for path, stamp, fact in found],
             )
-
-    def bad(self) -> dict[str, str]:
-        """Recall what could not be decoded or encoded: key to reason."""
-        return dict(self._connection.execute("SELECT key, reason FROM bad").fetchall())
-
-    def put_bad(self, found: Mapping[str, str]) -> None:
-        """Remember what could not be decoded or encoded, so that each start of a run leaves it out in the same way."""
-        with self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO bad VALUES (?, ?)", list(found.items()))
 
     def digest(self, path: Path) -> bytes:
         """Hash of a file's bytes, read only if it changed."""
