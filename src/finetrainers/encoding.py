@@ -24,6 +24,7 @@ from finetrainers.config import CacheConfig
 from finetrainers.data.cache import IMAGE, Cache, Kind, make_key
 from finetrainers.data.jobs import Failure, LatentsJob, TextJob
 from finetrainers.data.lazy import Lazy
+from finetrainers.data.leases import Lease
 from finetrainers.data.media import decode, why_unreadable
 from finetrainers.data.memo import Memo
 from finetrainers.data.signals import Signal
@@ -62,6 +63,8 @@ class Encoder:
     """Takes what a user should know of, as a sentence."""
     has_tiling: bool = False
     has_slicing: bool = False
+    lease: Lease | None = None
+    """Keeps what the run needs from being removed by others."""
 
     def identities(self) -> tuple[str, str]:
         """Identify the VAE and the text encoders by their weights and settings; no weights are loaded.

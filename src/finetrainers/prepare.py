@@ -11,10 +11,11 @@ from finetrainers.checks import check_buckets, check_computation, check_conditio
 from finetrainers.conditioning import Conditioning, build_conditioning
 from finetrainers.config import Config
 from finetrainers.data.buckets import resolve_buckets
-from finetrainers.data.cache import Cache
+from finetrainers.data.cache import Cache, Kind
 from finetrainers.data.catalog import Catalog, build_catalog, raise_if_any
 from finetrainers.data.jobs import Failure, SampleJob
 from finetrainers.data.lazy import Joined
+from finetrainers.data.leases import Lease
 from finetrainers.data.left_out import JOURNAL, LeftOut, read_journal, write_journal
 from finetrainers.data.memo import Memo
 from finetrainers.data.order import Order
@@ -51,7 +52,13 @@ class Prepared:
 
 
 def prepare(
-    config: Config, model: Model, device: torch.device, *, progress: StageProgress, warn: Callable[[str], None]
+    config: Config,
+    model: Model,
+    device: torch.device,
+    *,
+    progress: StageProgress,
+    warn: Callable[[str], None],
+    lease: Lease | None = None,
 ) -> Prepared:
     """Check everything that can be known before weights are loaded, and plan the run.
 
@@ -76,6 +83,7 @@ def prepare(
         warn=warn,
         has_tiling=config.memory.vae_tiling,
         has_slicing=config.memory.vae_slicing,
+        lease=lease,
     )
     latents_encoder, text_encoder = encoder.identities()
     plan = Plan(
@@ -136,6 +144,8 @@ def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepar
         DataError: Naming all media that could not be decoded, if they are not to be skipped.
     """
     budget = Budget(prepared.encoder)
+    if prepared.encoder.lease is not None:
+        prepared.encoder.lease.renew()  # before anything is marked as used
     while True:
         plan, order, encoder = prepared.plan, prepared.order, prepared.encoder
         texts = texts_to_encode(prepared.requests, prepared.model, plan)
@@ -148,10 +158,37 @@ def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepar
         budget.make_room(jobs, pinned=prepared.pinned)
         latents = Joined(jobs.latents(), held_out_media)
         failures += encoder.fill(latents, Joined(texts, jobs.texts(), [job.text for job in held_out]))
-        budget.make_room(jobs, pinned=prepared.pinned)
         if not failures:
+            budget.check(jobs, pinned=prepared.pinned)
             return prepared, stop
         prepared = _leave_out(prepared, config, failures, since=start)
+
+
+def encode_again(prepared: Prepared, config: Config, step: int) -> tuple[Prepared, int]:
+    """Encode as ``encode_steps`` does what the cache has lost from ``step`` on; the items of that step may be damaged."""
+    for job in prepared.plan.step(prepared.order, step):
+        for kind, key in job.items:
+            prepared.encoder.cache.remove_damaged(kind, key)
+    return encode_steps(prepared, config, step)
+
+
+def encode_for_validation(prepared: Prepared, *, has_failed: bool = False) -> None:
+    """Encode what the cache has lost of what validation reads; if reading it has failed, what is damaged as well.
+
+    Raises:
+        DataError: Naming all held-out media that cannot be decoded any more.
+    """
+    encoder, held_out = prepared.encoder, prepared.held_out
+    texts = texts_to_encode(prepared.requests, prepared.model, prepared.plan)
+    items: set[tuple[Kind, str]] = {("text", job.key) for job in texts}
+    items |= {item for job in held_out for item in job.items}
+    for kind, key in items if has_failed else ():
+        encoder.cache.remove_damaged(kind, key)
+    num_missing = sum(not encoder.cache.has(kind, key) for kind, key in items)
+    if num_missing:
+        encoder.warn(f"cache.path: {num_missing} items of the validation are gone or damaged; they are encoded again")
+        failures = encoder.fill([item for job in held_out for item in job.media], [*texts, *(job.text for job in held_out)])
+        raise_if_any([Problem(failure.job.path, failure.reason) for failure in failures])
 
 
 def _requests(config: Config, model: Model) -> tuple[Request, ...]:

@@ -11,17 +11,18 @@ from finetrainers.build import build_batches, build_objective, build_trainer, bu
 from finetrainers.checkpoint import Checkpoints
 from finetrainers.checks import check_start
 from finetrainers.config import Config
+from finetrainers.data.leases import Lease
 from finetrainers.data.left_out import JOURNAL
-from finetrainers.errors import ConfigError, Interrupted
+from finetrainers.errors import ConfigError, DataError, Interrupted, MissingItemError
 from finetrainers.loop import Metrics, Trainer
 from finetrainers.models import open_model
 from finetrainers.optim import check_optimizer
-from finetrainers.prepare import Prepared, encode_steps, prepare
+from finetrainers.prepare import Prepared, encode_again, encode_steps, prepare
 from finetrainers.publish import check_hub, export_facts, export_weights, push, read_events, write_card, write_report
 from finetrainers.run import StopSignals, absolute, run_directory
 from finetrainers.track import StepLog, Tracker, build_tracker, check_trackers
 from finetrainers.tuning import Tuning, build_tuning
-from finetrainers.validate import Validator
+from finetrainers.validate import MISSES_IN_A_ROW, Validator
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,8 @@ def train(config: Config) -> Result:
     """
     config = absolute(config)
     signals = StopSignals()
-    with _session(config, signals) as tracker:
-        return _Run(config, tracker, signals).train()
+    with _session(config, signals) as tracker, closing(Lease(config.cache.path)) as lease:
+        return _Run(config, tracker, signals, lease).train()
 
 
 def encode(config: Config) -> None:
@@ -61,8 +62,8 @@ def encode(config: Config) -> None:
     """
     config = absolute(config)
     signals = StopSignals()
-    with _session(config, signals) as tracker:
-        run = _Run(config, tracker, signals)
+    with _session(config, signals) as tracker, closing(Lease(config.cache.path)) as lease:
+        run = _Run(config, tracker, signals, lease)
         with run.stage("encoding"):
             encode_steps(run.prepare(), config, 0)
         tracker.emit("end", status="done", step=0)
@@ -90,10 +91,11 @@ def _session(config: Config, signals: StopSignals) -> Iterator[Tracker]:
 class _Run:
     """One call of ``train`` or ``encode``."""
 
-    def __init__(self, config: Config, tracker: Tracker, signals: StopSignals) -> None:
+    def __init__(self, config: Config, tracker: Tracker, signals: StopSignals, lease: Lease) -> None:
         self.config = config
         self.tracker = tracker
         self.signals = signals
+        self.lease = lease
         self.device = pick_device(config.train.device)
         self.seconds: dict[str, float] = {}
 
@@ -120,7 +122,7 @@ class _Run:
         with self.stage("planning"):
             self.model = open_model(self.config.model)
             self.objective = build_objective(self.config, self.model)
-            return prepare(self.config, self.model, self.device, progress=self.progress, warn=self.warn)
+            return prepare(self.config, self.model, self.device, progress=self.progress, warn=self.warn, lease=self.lease)
 
     def train(self) -> Result:
         """Plan, encode, build, and train window by window."""
@@ -160,17 +162,29 @@ class _Run:
 
     def _train_windows(self, trainer: Trainer, prepared: Prepared, stop: int) -> Prepared:
         """Train as far as the cache reaches, and encode on, until all steps are taken."""
+        misses: list[int] = []
         while True:
-            self.prepared = prepared
+            self.prepared = before = prepared
             device, objective = self.device, self.objective
             steps = {"start": trainer.step, "stop": stop}
-            with closing(build_batches(self.config, prepared, objective=objective, device=device, **steps)) as batches:
-                trainer.run(batches, stop=stop)
-            if stop == self.config.train.steps:
-                return prepared
-            before = prepared
-            prepared, stop = encode_steps(prepared, self.config, trainer.step)
+            try:
+                with closing(build_batches(self.config, prepared, objective=objective, device=device, **steps)) as batches:
+                    trainer.run(batches, stop=stop)
+            except MissingItemError as miss:
+                misses.append(trainer.step)
+                if misses[-MISSES_IN_A_ROW:] == MISSES_IN_A_ROW * [trainer.step]:
+                    raise DataError(str(miss)) from miss
+                self._tell_of_miss(miss, trainer.step)
+                prepared, stop = encode_again(prepared, self.config, trainer.step)
+            else:
+                if stop == self.config.train.steps:
+                    return prepared
+                prepared, stop = encode_steps(prepared, self.config, stop)
             self._tell_of_replaced(before, prepared, range(trainer.step, stop))
+
+    def _tell_of_miss(self, miss: MissingItemError, step: int) -> None:
+        message = f"items of the cache are encoded again, and the run goes on with the same samples: {miss}"
+        self.tracker.emit("warning", message=message, step=step)
 
     def _tell_of_replaced(self, before: Prepared, prepared: Prepared, steps: range) -> None:
         """Warn of what turned out bad only now that its window is encoded."""

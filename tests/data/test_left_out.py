@@ -53,7 +53,7 @@ def test_only_positions_of_what_is_left_out_change(seed: int, since: int) -> Non
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 999), start=st.integers(0, STEPS - 1))
 def test_what_stands_in_does_not_depend_on_when_it_is_found(seed: int, start: int) -> None:
-    """All known from the start, or each step's own found as it is needed: the same samples, also if all are asked for at once."""
+    """All known from the start, or each step's own found as it is needed: the same samples, also all at once."""
     plan, order = make_plan(seed)
     bad = {each.key: each for each in some_items(plan, order, seed)}
     known: dict[str, LeftOut] = {}

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from finetrainers.config import Bucket
+from finetrainers.data.cache import Kind
 from finetrainers.data.signals import Signal
 from finetrainers.data.view import View
 
@@ -69,4 +70,9 @@ class SampleJob:
     @property
     def keys(self) -> tuple[str, ...]:
         """Keys of all items."""
-        return (self.text.key, *(item.key for item in self.media))
+        return tuple(key for _, key in self.items)
+
+    @property
+    def items(self) -> tuple[tuple[Kind, str], ...]:
+        """Kind and key of all items."""
+        return (("text", self.text.key), *(("latents", item.key) for item in self.media))
