@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ import finetrainers
 from finetrainers.cli import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR, main
 from finetrainers.config import Config
 from finetrainers.data.cache import Cache, make_key
+from finetrainers.data.leases import Lease
 from finetrainers.errors import (
     CheckpointError,
     ConfigError,
@@ -327,6 +329,18 @@ def run_cache(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tup
 
 def test_cache_show_counts_items(cache: Cache, capsys) -> None:
     assert run_cache(capsys, "show", cache.root) == (DONE, "latents: 3 items, 0.000 GB\ntext: 3 items, 0.000 GB\n")
+
+
+def test_cache_prune_keeps_what_living_runs_need_and_says_so(cache: Cache, capsys) -> None:
+    with closing(Lease(cache.root)) as lease:
+        lease.renew()
+        for entry in list(cache.entries())[:2]:
+            assert cache.has(entry.kind, entry.key)
+        status, said = run_cache(capsys, "prune", "--max-gb", "0", cache.root)
+    assert status == DONE
+    assert "removed 4 items" in said
+    assert "kept 2 items, 0.000 GB, that living runs need" in said
+    assert len(numbers_in(cache)) == 2
 
 
 def test_cache_show_takes_the_folder_cache_by_default(cache: Cache, capsys, monkeypatch) -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import torch
 
 from finetrainers.config import Bucket
-from finetrainers.data.cache import GB
+from finetrainers.data.cache import GB, Eviction
 from finetrainers.data.jobs import LatentsJob, SampleJob
+from finetrainers.data.leases import oldest_lease
 from finetrainers.data.order import Order
 from finetrainers.data.plan import Jobs, Plan
 from finetrainers.encoding import Encoder
@@ -51,17 +52,28 @@ class Budget:
                 return step
         return steps.stop
 
-    def make_room(self, jobs: Jobs, *, pinned: Sequence[str]) -> None:
-        """Remove least recently used items that these jobs do not need, so that what they lack will fit."""
+    def make_room(self, jobs: Jobs, *, pinned: Sequence[str]) -> Eviction:
+        """Remove least recently used items that neither these jobs nor living runs need, so that what they lack will fit."""
         max_gb, cache = self.encoder.config.max_gb, self.encoder.cache
         if max_gb is None:
-            return
+            return Eviction([], [], 0)
         keep, lacking = set(pinned), 0
         for job in jobs.all():
             new = (item for item in set(job.media) if item.key not in keep and not cache.has("latents", item.key))
             lacking += sum(self._latents_bytes(job, item) for item in new)
             keep |= set(job.keys)
-        cache.evict(int(max_gb * GB) - lacking, keep=keep)
+        since = oldest_lease(cache.root, besides=self.encoder.lease)
+        return cache.evict(int(max_gb * GB) - lacking, keep=keep, since=since)
+
+    def check(self, jobs: Jobs, *, pinned: Sequence[str]) -> None:
+        """Remove what these jobs, whose items are all there, leave no room for; warn if that is not enough."""
+        left = self.make_room(jobs, pinned=pinned)
+        if left.over:
+            reason = "its items are larger than was foreseen"
+            if left.held:
+                reason = f"other runs that live need {len(left.held)} items of it, which go when they are needed no more"
+            limit = self.encoder.config.max_gb
+            self.encoder.warn(f"cache.max_gb: the cache holds {left.over / GB:.3f} GB more than {limit} GB: {reason}")
 
     def _text_bytes(self, jobs: Sequence[SampleJob]) -> int:
         for job in jobs:

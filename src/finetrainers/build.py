@@ -18,7 +18,7 @@ from finetrainers.models import Model
 from finetrainers.models.base import image_is_optional
 from finetrainers.objective import Diffusion, FlowMatching, GivenFrames, NoiseLevels, ResolutionShift
 from finetrainers.optim import build_optimizer, build_schedule
-from finetrainers.prepare import Prepared
+from finetrainers.prepare import Prepared, encode_for_validation
 from finetrainers.tuning import Tuning
 from finetrainers.tuning.base import trained_parameters
 from finetrainers.validate import HeldOut, Validator
@@ -162,6 +162,7 @@ def build_validator(
         vae_tiling=config.memory.vae_tiling,
         vae_slicing=config.memory.vae_slicing,
         data=config.data[0],
+        encode=partial(encode_for_validation, prepared),
     )
 
 

@@ -270,6 +270,7 @@ def run_cache(options: argparse.Namespace, _: list[str]) -> int:
 
 def _go_through_cache(options: argparse.Namespace) -> int:
     from finetrainers.data.cache import GB, KINDS, Cache
+    from finetrainers.data.leases import oldest_lease
 
     if not options.path.is_dir():
         raise ConfigError(f"cache: there is no folder {options.path}; name the cache.path of your runs")
@@ -284,8 +285,12 @@ def _go_through_cache(options: argparse.Namespace) -> int:
         print(f"{sum(1 for _ in cache.entries())} items are whole, {len(damaged)} were damaged")
         return USER_ERROR if damaged else DONE
     if options.action == "prune":
-        removed = cache.evict(int(options.max_gb * GB))
-        print(f"removed {len(removed)} items, {sum(entry.bytes for entry in removed) / GB:.3f} GB")
+        left = cache.evict(int(options.max_gb * GB), since=oldest_lease(options.path))
+        print(f"removed {len(left.removed)} items, {sum(entry.bytes for entry in left.removed) / GB:.3f} GB")
+        if left.held:
+            print(
+                f"kept {len(left.held)} items, {sum(entry.bytes for entry in left.held) / GB:.3f} GB, that living runs need"
+            )
     entries = list(cache.entries())
     for kind in KINDS:
         own = [entry.bytes for entry in entries if entry.kind == kind]

@@ -22,12 +22,12 @@ from torch import Tensor
 from finetrainers.batch import Image
 from finetrainers.config import CacheConfig
 from finetrainers.data.cache import IMAGE, Cache, Kind, make_key
-from finetrainers.data.jobs import LatentsJob, TextJob
+from finetrainers.data.jobs import Failure, LatentsJob, TextJob
 from finetrainers.data.lazy import Lazy
-from finetrainers.data.media import decode
+from finetrainers.data.leases import Lease
+from finetrainers.data.media import decode, why_unreadable
 from finetrainers.data.memo import Memo
 from finetrainers.data.signals import Signal
-from finetrainers.data.sources import Problem
 from finetrainers.data.view import Clip
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.models import Model
@@ -63,6 +63,8 @@ class Encoder:
     """Takes what a user should know of, as a sentence."""
     has_tiling: bool = False
     has_slicing: bool = False
+    lease: Lease | None = None
+    """Keeps what the run needs from being removed by others."""
 
     def identities(self) -> tuple[str, str]:
         """Identify the VAE and the text encoders by their weights and settings; no weights are loaded.
@@ -81,10 +83,10 @@ class Encoder:
             encoders.append(dict(settings))
         return latents, make_key("text", adapter.name, self.model.max_length, *encoders)
 
-    def fill(self, latents: Sequence[LatentsJob], texts: Sequence[TextJob]) -> list[Problem]:
-        """Encode what the cache lacks; return the media that could not be decoded."""
-        problems = self._fill_texts(self._missing("text", texts))
-        return problems + self._fill_latents(self._missing("latents", latents))
+    def fill(self, latents: Sequence[LatentsJob], texts: Sequence[TextJob]) -> list[Failure]:
+        """Encode what the cache lacks; return what could not be decoded or encoded."""
+        failures = self._fill_texts(self._missing("text", texts))
+        return failures + self._fill_latents(self._missing("latents", latents))
 
     def _own_code(self) -> list[str]:
         """Identify an adapter that is a file of the user's: what it encodes changes as the file does."""
@@ -115,7 +117,7 @@ class Encoder:
         chosen = np.array(places, np.int64)[np.sort(first)]
         return Lazy(lambda index: jobs[int(chosen[index])], len(chosen))
 
-    def _fill_texts(self, jobs: Lazy[TextJob]) -> list[Problem]:
+    def _fill_texts(self, jobs: Lazy[TextJob]) -> list[Failure]:
         if not jobs:
             return []
         model, pretrained = self.model, self.model.pretrained
@@ -123,10 +125,10 @@ class Encoder:
         pipeline = pretrained.pipeline(model.pipeline_class, components).to(self.device)
         report = self._reporter("encode text", len(jobs))
         cut: list[str] = []
-        problems: list[Problem] = []
+        failures: list[Failure] = []
         for batch, images in self._ahead(_batches(jobs, self.config.batch_size), _look):
-            problems += [image for image in images if isinstance(image, Problem)]
-            good = [(job, image) for job, image in zip(batch, images, strict=True) if not isinstance(image, Problem)]
+            failures += [image for image in images if isinstance(image, Failure)]
+            good = [(job, image) for job, image in zip(batch, images, strict=True) if not isinstance(image, Failure)]
             if good:
                 cut += self._too_long([job.caption for job, _ in good], components[model.adapter.main_tokenizer])
                 self._encode_captions(pipeline, good)
@@ -138,7 +140,7 @@ class Encoder:
             )
         del pipeline, components
         free_memory()
-        return problems
+        return failures
 
     def _encode_captions(self, pipeline: Any, jobs: list[tuple[TextJob, PIL.Image.Image | None]]) -> None:
         """Encode and store captions, with the images that the text encoder sees beside them."""
@@ -153,21 +155,21 @@ class Encoder:
         tokens = tokenizer(captions, truncation=False, verbose=False)["input_ids"]
         return [c for c, own in zip(captions, tokens, strict=True) if len(own) > self.model.max_length]
 
-    def _fill_latents(self, jobs: Lazy[LatentsJob]) -> list[Problem]:
-        problems: list[Problem] = []
+    def _fill_latents(self, jobs: Lazy[LatentsJob]) -> list[Failure]:
+        failures: list[Failure] = []
         pipeline: Any = None
         report = self._reporter("encode media", len(jobs))
         for batch, clips in self._decoded(jobs):
             good = [(job, clip) for job, clip in zip(batch, clips, strict=True) if isinstance(clip, Clip)]
-            problems += [clip for clip in clips if isinstance(clip, Problem)]
+            failures += [clip for clip in clips if isinstance(clip, Failure)]
             if good and pipeline is None:  # loaded only when there is something to encode
                 pipeline = self._load_image_pipeline()
             if good:
-                problems += self._encode_clips(pipeline, good)
+                failures += self._encode_clips(pipeline, good)
             report(len(batch))
         del pipeline
         free_memory()
-        return problems
+        return failures
 
     def _reporter(self, stage: str, total: int) -> Callable[[int], None]:
         """Return what counts items that are done, and tells of them at most once a second, and at the end."""
@@ -188,9 +190,9 @@ class Encoder:
         components = {"vae": load_vae(model.pretrained, self.device, **options)}
         return model.pretrained.pipeline(model.pipeline_class, components | model.load_image_components(self.device))
 
-    def _encode_clips(self, pipeline: Any, clips: list[tuple[LatentsJob, Clip]]) -> list[Problem]:
+    def _encode_clips(self, pipeline: Any, clips: list[tuple[LatentsJob, Clip]]) -> list[Failure]:
         """Encode and store clips of one size; return those that the VAE makes nothing finite of."""
-        problems, vae, model = [], pipeline.vae, self.model
+        failures, vae, model = [], pipeline.vae, self.model
         pixels = torch.stack([clip.pixels for _, clip in clips])
         mean, std = encode_pixels(vae, model.adapter, pixels, clip_frames=clips[0][0].clip_frames)
         image: Image = {}
@@ -208,10 +210,10 @@ class Encoder:
                 )
             else:  # in the cache they would poison all runs
                 reason = f"the VAE's latents are not finite in {vae.dtype}; try model.components.vae.dtype: float32"
-                problems.append(Problem(job.path, reason))
-        return problems
+                failures.append(Failure(job, reason))
+        return failures
 
-    def _decoded(self, jobs: Lazy[LatentsJob]) -> Iterator[tuple[list[LatentsJob], list[Clip | Problem]]]:
+    def _decoded(self, jobs: Lazy[LatentsJob]) -> Iterator[tuple[list[LatentsJob], list[Clip | Failure]]]:
         """Batches of one size with their pixels, decoded ahead."""
 
         def shape(job: LatentsJob) -> tuple[int, int, int, int]:
@@ -241,16 +243,18 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _decode(job: LatentsJob) -> Clip | Problem:
+def _decode(job: LatentsJob) -> Clip | Failure:
     try:
         clip = decode(Path(job.path), job.view)
     except DataError as error:
-        return Problem(job.path, str(error).removeprefix(f"{job.path}: "))
+        return Failure(job, str(error).removeprefix(f"{job.path}: "))
+    except OSError as error:
+        return Failure(job, why_unreadable(error))
     return clip if job.signal is None else replace(clip, pixels=_apply(job.signal, clip, job.path))
 
 
 def _apply(signal: Signal, clip: Clip, path: str) -> Tensor:
-    """Compute a signal; its failure is the function's, and no fault of the file that the next run should remember.
+    """Compute a signal; its failure is the function's, and no fault of the file.
 
     Raises:
         ConfigError: If it fails.
@@ -265,11 +269,11 @@ def _apply(signal: Signal, clip: Clip, path: str) -> Tensor:
         ) from error
 
 
-def _look(job: TextJob) -> PIL.Image.Image | Problem | None:
+def _look(job: TextJob) -> PIL.Image.Image | Failure | None:
     """Return the image that the text encoder sees beside a caption."""
     if isinstance(job.seen, LatentsJob):
         clip = _decode(job.seen)
-        return clip if isinstance(clip, Problem) else PIL.Image.fromarray(clip.pixels[0].numpy())
+        return clip if isinstance(clip, Failure) else PIL.Image.fromarray(clip.pixels[0].numpy())
     return None if job.seen is None else PIL.Image.open(job.seen.path).convert("RGB")
 
 

@@ -13,6 +13,10 @@ class DataError(FinetrainersError):
     """A sample or a cache entry cannot be used; the message names the file."""
 
 
+class MissingItemError(DataError):
+    """An item of the cache is gone or damaged; a run that trains makes it again."""
+
+
 class ModelError(FinetrainersError):
     """The model on disk or on the Hub is not what the configuration says."""
 

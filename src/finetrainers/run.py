@@ -15,6 +15,7 @@ import yaml
 
 from finetrainers.checkpoint import Checkpoints
 from finetrainers.config import Config, dump_config, is_folder, load_config
+from finetrainers.data.left_out import JOURNAL
 from finetrainers.errors import ConfigError, Interrupted, StoppedAtOnceError
 from finetrainers.files import write_whole
 from finetrainers.marks import RUN_MARK, is_run, mark_run
@@ -140,6 +141,7 @@ def run_directory(config: Config) -> Iterator[Path]:
         else:  # nothing that could be continued: a baseline that is there may be of other settings
             mark_run(directory)
             checkpoints.set_aside(-1)
+            (directory / JOURNAL).unlink(missing_ok=True)
         write_whole(file, dump_config(config))
         yield directory
 

@@ -13,19 +13,29 @@ from finetrainers.build import build_batches, build_objective, build_trainer, bu
 from finetrainers.checkpoint import Checkpoints, step_directory
 from finetrainers.checks import check_start
 from finetrainers.config import Config
+from finetrainers.data.leases import Lease
+from finetrainers.data.left_out import JOURNAL
 from finetrainers.encoding import free_memory
-from finetrainers.errors import CheckpointError, ConfigError, Interrupted, StoppedAtOnceError, StorageError
+from finetrainers.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Interrupted,
+    MissingItemError,
+    StoppedAtOnceError,
+    StorageError,
+)
 from finetrainers.loop import Metrics, Trainer
 from finetrainers.models import open_model
 from finetrainers.optim import check_optimizer, learning_rate, set_learning_rate
 from finetrainers.out_of_memory import Doing, out_of_memory_explained
-from finetrainers.prepare import Prepared, encode_steps, prepare
+from finetrainers.prepare import Prepared, encode_again, encode_steps, prepare
 from finetrainers.publish import check_hub, export_facts, export_weights, push, read_events, write_card, write_report
 from finetrainers.run import StopSignals, absolute, places, refuse_further_processes, run_directory
 from finetrainers.storage import storage_errors
 from finetrainers.track import StepLog, Tracker, build_tracker, check_trackers
 from finetrainers.tuning import Tuning, build_tuning
-from finetrainers.validate import Validator
+from finetrainers.validate import MISSES_IN_A_ROW, Validator
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +65,8 @@ def train(config: Config) -> Result:
     refuse_further_processes()
     config = absolute(config)
     signals = StopSignals(kept="there is no checkpoint yet")
-    with storage_errors(places(config)), _session(config, signals) as tracker:
-        return _Run(config, tracker, signals).train()
+    with storage_errors(places(config)), _session(config, signals) as tracker, closing(Lease(config.cache.path)) as lease:
+        return _Run(config, tracker, signals, lease).train()
 
 
 def encode(config: Config) -> None:
@@ -69,8 +79,8 @@ def encode(config: Config) -> None:
     refuse_further_processes()
     config = absolute(config)
     signals = StopSignals(kept="the cache keeps what is done")
-    with storage_errors(places(config)), _session(config, signals) as tracker:
-        run = _Run(config, tracker, signals)
+    with storage_errors(places(config)), _session(config, signals) as tracker, closing(Lease(config.cache.path)) as lease:
+        run = _Run(config, tracker, signals, lease)
         with run.stage("encoding"):
             run.encode(run.prepare(), 0)
         tracker.emit("end", status="done", step=0)
@@ -100,10 +110,11 @@ def _session(config: Config, signals: StopSignals) -> Iterator[Tracker]:
 class _Run:
     """One call of ``train`` or ``encode``."""
 
-    def __init__(self, config: Config, tracker: Tracker, signals: StopSignals) -> None:
+    def __init__(self, config: Config, tracker: Tracker, signals: StopSignals, lease: Lease) -> None:
         self.config = config
         self.tracker = tracker
         self.signals = signals
+        self.lease = lease
         self.device = pick_device(config.train.device)
         self.checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep)
         self.seconds: dict[str, float] = {}
@@ -132,17 +143,17 @@ class _Run:
         """Explain an error of full memory in what is done in its context."""
         return out_of_memory_explained(self.config, self.device, doing)
 
-    def encode(self, prepared: Prepared, start: int) -> tuple[Prepared, int]:
-        """Encode what the steps from ``start`` will read; see ``encode_steps``."""
+    def encode(self, prepared: Prepared, start: int, *, again: bool = False) -> tuple[Prepared, int]:
+        """Encode what the steps from ``start`` will read; see ``encode_steps``, and ``encode_again`` for what was lost."""
         with self.memory("encoding"):
-            return encode_steps(prepared, self.config, start)
+            return (encode_again if again else encode_steps)(prepared, self.config, start)
 
     def prepare(self) -> Prepared:
         """Plan the run."""
         with self.stage("planning"):
             self.model = open_model(self.config.model)
             self.objective = build_objective(self.config, self.model)
-            return prepare(self.config, self.model, self.device, progress=self.progress, warn=self.warn)
+            return prepare(self.config, self.model, self.device, progress=self.progress, warn=self.warn, lease=self.lease)
 
     def train(self) -> Result:
         """Plan, encode, build, and train window by window."""
@@ -186,22 +197,40 @@ class _Run:
 
     def _train_windows(self, trainer: Trainer, prepared: Prepared, stop: int) -> Prepared:
         """Train as far as the cache reaches, and encode on, until all steps are taken."""
+        misses: list[int] = []
         while True:
-            self.prepared = prepared
+            self.prepared = before = prepared
             device, objective = self.device, self.objective
             steps = {"start": trainer.step, "stop": stop}
-            with closing(build_batches(self.config, prepared, objective=objective, device=device, **steps)) as batches:
-                self._run(trainer, batches, stop)
-            if stop == self.config.train.steps:
-                return prepared
-            num_before = len(prepared.problems)
-            prepared, stop = self.encode(prepared, stop)
-            if len(prepared.problems) > num_before:
-                message = (
-                    f"{len(prepared.problems) - num_before} media could not be decoded and are left out from here on: "
-                    "the order of the samples is another from this step on"
-                )
-                self.tracker.emit("warning", message=message, step=trainer.step)
+            try:
+                with closing(build_batches(self.config, prepared, objective=objective, device=device, **steps)) as batches:
+                    self._run(trainer, batches, stop)
+            except MissingItemError as miss:
+                misses.append(trainer.step)
+                if misses[-MISSES_IN_A_ROW:] == MISSES_IN_A_ROW * [trainer.step]:
+                    raise DataError(str(miss)) from miss
+                self._tell_of_miss(miss, trainer.step)
+                prepared, stop = self.encode(prepared, trainer.step, again=True)
+            else:
+                if stop == self.config.train.steps:
+                    return prepared
+                prepared, stop = self.encode(prepared, stop)
+            self._tell_of_replaced(before, prepared, range(trainer.step, stop))
+
+    def _tell_of_miss(self, miss: MissingItemError, step: int) -> None:
+        message = f"items of the cache are encoded again, and the run goes on with the same samples: {miss}"
+        self.tracker.emit("warning", message=message, step=step)
+
+    def _tell_of_replaced(self, before: Prepared, prepared: Prepared, steps: range) -> None:
+        """Warn of what turned out bad only now that its window is encoded."""
+        new = {item.path for item in set(prepared.left_out) - set(before.left_out)}
+        if new:
+            count = prepared.plan.choices.num_replaced(prepared.order, steps)
+            message = (
+                f"{len(new)} media could not be decoded or encoded: others of their bucket stand in for {count} samples of "
+                f"the steps {steps.start + 1} to {steps.stop}; {JOURNAL} and report.json name them"
+            )
+            self.tracker.emit("warning", message=message, step=steps.start)
 
     def _run(self, trainer: Trainer, batches: Iterator[Batch], stop: int) -> None:
         with self.memory("training"):
@@ -271,7 +300,7 @@ class _Run:
             resumed_from=resumed,
             steps=self.config.train.steps,
             batch_size=self.config.train.batch_size,
-            num_samples=catalog.num_samples,
+            num_samples=prepared.plan.num_samples,
             num_held_out=len(prepared.held_out),
             num_bad=len(prepared.problems),
             data=fingerprint,
@@ -366,7 +395,7 @@ class _Run:
             "version": 1,
             "steps": trainer.step,
             "skipped_steps": trainer.num_skipped,
-            "num_samples": prepared.plan.catalog.num_samples,
+            "num_samples": prepared.plan.num_samples,
             "bad_samples": [asdict(problem) for problem in prepared.problems],
             "first_loss": losses.get(min(losses, default=0)),
             "last_loss": losses.get(max(losses, default=0)),

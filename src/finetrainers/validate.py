@@ -18,6 +18,7 @@ from finetrainers.data.jobs import SampleJob, TextJob
 from finetrainers.data.loader import draw, make_control, make_prompt, read_encoded
 from finetrainers.data.plan import Plan
 from finetrainers.encoding import free_memory
+from finetrainers.errors import DataError, MissingItemError
 from finetrainers.files import to_json, whole_directory, write_whole
 from finetrainers.loop import Trainer
 from finetrainers.models import Model, Request
@@ -25,6 +26,8 @@ from finetrainers.models.vae import load_vae
 from finetrainers.optim import weights_for_use
 from finetrainers.sampler import Sampler
 
+MISSES_IN_A_ROW = 3
+"""Times that the same items may be gone from the cache when they are read: then encoding them again is of no use."""
 NUM_BINS = 4
 """Noise-level bins in which the held-out loss is reported."""
 
@@ -108,6 +111,8 @@ class Validator:
     vae_slicing: bool = False
     data: DataConfig | None = None
     """How the controls of prompts are read: as this data set is."""
+    encode: Callable[..., None] = lambda **_: None
+    """Encodes what the cache has lost of what is read here; with ``has_failed=True`` what is damaged as well."""
 
     def __call__(self, trainer: Trainer, metrics: object = None) -> None:
         """Validate at step 0, every so many steps and at the last; once each, also if the run was interrupted."""
@@ -117,7 +122,23 @@ class Validator:
             self.validate(trainer, directory)
 
     def validate(self, trainer: Trainer, directory: Path) -> None:
-        """Draw and measure with the weights that would be exported now."""
+        """Draw and measure with the weights that would be exported now.
+
+        Raises:
+            DataError: If what is read is gone from the cache again and again.
+        """
+        self.encode()
+        for attempt in itertools.count(1):
+            try:
+                self._validate(trainer, directory)
+            except MissingItemError as miss:
+                if attempt == MISSES_IN_A_ROW:
+                    raise DataError(str(miss)) from miss
+                self.encode(has_failed=True)
+            else:
+                return
+
+    def _validate(self, trainer: Trainer, directory: Path) -> None:
         fields: dict[str, Any] = {"step": trainer.step}
         with whole_directory(directory) as temporary, weights_in_use(trainer), torch.no_grad(), self.attention():
             if self.held_out is not None:

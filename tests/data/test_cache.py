@@ -83,9 +83,9 @@ def test_least_recently_used_items_go_first(tmp_path: Path) -> None:
     for age, key in enumerate(("k4", "k3", "k2", "k1")):  # k4 is the newest by its time stamp
         os.utime(cache.file("text", key), (time.time() - 100 * age - 100,) * 2)
     assert cache.has("text", "k1")  # which marks it as used
-    removed = cache.evict(sum(sizes) - 1, keep={"k2"})
+    removed = cache.evict(sum(sizes) - 1, keep={"k2"}).removed
     assert [entry.key for entry in removed] == ["k3"]
-    assert [entry.key for entry in cache.evict(0, keep={"k2"})] == ["k4", "k1"]
+    assert [entry.key for entry in cache.evict(0, keep={"k2"}).removed] == ["k4", "k1"]
     assert [entry.key for entry in cache.entries()] == ["k2"]
 
 
@@ -133,7 +133,7 @@ def test_what_killed_runs_have_left_is_removed_and_what_is_being_written_is_not(
     for file in (old, new):
         file.write_bytes(b"half")
     os.utime(old, (time.time() - 4000,) * 2)
-    assert cache.evict(size) == []
+    assert cache.evict(size).removed == []
     assert (old.exists(), new.exists(), cache.has("text", "abcd")) == (False, True, True)
     os.utime(new, (time.time() - 4000,) * 2)
     assert cache.remove_leftovers() == 1

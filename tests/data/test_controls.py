@@ -21,10 +21,13 @@ from finetrainers.config import DataConfig, parse_config
 from finetrainers.data.catalog import Catalog, build_catalog, view_of
 from finetrainers.data.controls import control_digest, control_of, control_view, has_proportions_of, has_rate_of
 from finetrainers.data.dataset import DataSet
+from finetrainers.data.left_out import LeftOut
 from finetrainers.data.look import FACTS
 from finetrainers.data.media import decode, probe
 from finetrainers.data.memo import Memo
 from finetrainers.data.metadata import CONTROL_COLUMNS, MEDIA_COLUMNS
+from finetrainers.data.plan import Plan
+from finetrainers.data.signals import Signal
 from finetrainers.data.sources import Listing, Problem, list_items
 from finetrainers.data.view import View
 from finetrainers.errors import DataError
@@ -598,47 +601,39 @@ def test_a_run_asks_for_the_frames_that_its_vae_makes_the_shown_one_of(
 # What turns out bad later
 
 
+def plan_of(catalog: Catalog) -> Plan:
+    return Plan(catalog, 0, "vae", "text", signal=Signal("files"))
+
+
+def left_out(plan: Plan, **reasons: str) -> list[LeftOut]:
+    """Items that cannot be made: reason by media_0 or controls_0."""
+    jobs = [job for i in range(plan.catalog.num_samples) for job in (plan.latents_job(i, 0), plan.control_job(i, 0))]
+    names = {"_".join((Path(job.path).parent.name, Path(job.path).stem)): job for job in jobs}
+    return [LeftOut(names[n].key, names[n].digest, names[n].path, reason, 0) for n, reason in reasons.items()]
+
+
 def test_what_breaks_later_leaves_out_the_items_of_the_file(tmp_path: Path) -> None:
-    """Media or control, in this run and in later ones; the same bytes are fine in the other role."""
+    """Media or control; the same bytes are fine in the other role."""
     config = pictures(tmp_path, 4, on_error="skip")
     (tmp_path / "media/3.png").write_bytes((tmp_path / "controls/0.png").read_bytes())
     write_picture(tmp_path / "controls/3.png", 48, 64, value=5)
-    bad = [Problem(f"{tmp_path}/controls/0.png", "is torn"), Problem(f"{tmp_path}/media/1.png", "is bent")]
-    memo = Memo(tmp_path / "memo.sqlite")
-    before = catalog_of(tmp_path, config)
-    after = before.without([*bad, Problem("/elsewhere.png", "is gone")], memo)
-    memo.close()
-    assert before.sets[0].item.tolist() == [0, 1, 2, 3]
-    again = catalog_of(tmp_path, config)
-    for catalog in (after, again):
-        data = catalog.sets[0]
-        assert data.item.tolist() == [2, 3]
-        assert {(Path(problem.path).name, problem.reason) for problem in data.problems} == {
-            ("0.png", f"its control {tmp_path}/controls/0.png: is torn"),
-            ("1.png", "is bent"),
-        }
-    assert again.fingerprint() == after.fingerprint()
+    plan = plan_of(catalog_of(tmp_path, config))
+    bad = left_out(plan, controls_0="is torn", media_1="is bent")
+    assert plan.leaving_out(bad).bad.codes.tolist() == [0, 1]
+    assert plan.leaving_out(bad).num_samples == 2
+    assert {(Path(problem.path).name, problem.reason) for _, problem in plan.problems(bad)} == {
+        ("0.png", f"its control {tmp_path}/controls/0.png: is torn"),
+        ("1.png", "is bent"),
+    }
     write_picture(tmp_path / "controls/0.png", 48, 64, value=6)  # mended
-    assert catalog_of(tmp_path, config).sets[0].item.tolist() == [0, 2, 3]
-    assert catalog_of(tmp_path, config, has_controls=False).sets[0].item.tolist() == [0, 2, 3]
+    assert plan_of(catalog_of(tmp_path, config)).leaving_out(bad).bad.codes.tolist() == [1]
 
 
 def test_an_item_whose_media_and_control_break_is_one_problem(tmp_path: Path) -> None:
-    config = pictures(tmp_path, 2, on_error="skip")
-    bad = [Problem(f"{tmp_path}/{folder}/0.png", f"bad {folder}") for folder in ("controls", "media")]
-    memo = Memo(tmp_path / "memo.sqlite")
-    data = catalog_of(tmp_path, config).without(bad, memo).sets[0]
-    assert (data.item.tolist(), data.problems) == ([1], (bad[1],))
-    assert sorted(memo.bad().values()) == ["bad controls", "bad media"]
-    memo.close()
-
-
-def test_what_breaks_later_fails_a_run_that_is_not_to_skip_it(tmp_path: Path) -> None:
-    memo = Memo(tmp_path / "memo.sqlite")
-    catalog = catalog_of(tmp_path, pictures(tmp_path))
-    with pytest.raises(DataError, match=r"data: 1 bad samples:\n.*media/0\.png: its control .*controls/0\.png: is torn"):
-        catalog.without([Problem(f"{tmp_path}/controls/0.png", "is torn")], memo)
-    memo.close()
+    plan = plan_of(catalog_of(tmp_path, pictures(tmp_path, 2, on_error="skip")))
+    bad = left_out(plan, controls_0="bad controls", media_0="bad media")
+    assert plan.leaving_out(bad).bad.codes.tolist() == [0]
+    assert [problem for _, problem in plan.problems(bad)] == [Problem(f"{tmp_path}/media/0.png", "bad media")]
 
 
 # Views

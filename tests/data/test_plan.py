@@ -13,6 +13,7 @@ import finetrainers.data.plan as plan_module
 from finetrainers.config import CacheConfig, DataConfig
 from finetrainers.data.cache import Cache, make_key
 from finetrainers.data.catalog import Catalog, DataSet
+from finetrainers.data.choices import NO_CAPTION
 from finetrainers.data.jobs import SampleJob, TextJob
 from finetrainers.data.lazy import Joined, Lazy
 from finetrainers.data.order import Order
@@ -55,7 +56,7 @@ def each_pair_once(plan: Plan, order: Order, start: int, stop: int) -> list[Samp
     for step in range(start, stop):
         chosen = order.step(step)
         for sample, job in zip(chosen.samples.tolist(), plan.step(order, step), strict=True):
-            views, captions = plan._choices(np.array([sample]), np.array([job.position]))
+            views, captions = plan.choices.of(np.array([sample]), np.array([job.position]))
             found.setdefault((sample, int(views[0]), int(captions[0])), job)
     return list(found.values())
 
@@ -98,8 +99,7 @@ def test_a_text_is_named_by_its_caption_and_by_what_is_seen_with_it(tmp_path: Pa
     assert plan.text_job("a cat", str(one)) == plan.text_job("a cat")
     views = [(sample, view) for sample in range(plan.catalog.num_samples) for view in (0, 1)]
     dropped, texts = (
-        {each.sample_text(sample, plan_module.NO_CAPTION, view=view).key for sample, view in views}
-        for each in (plan, seeing)
+        {each.sample_text(sample, NO_CAPTION, view=view).key for sample, view in views} for each in (plan, seeing)
     )
     assert dropped == {plan.text_job("").key}
     assert len(texts) == len({seeing.latents_job(sample, view).key for sample, view in views}) > 1

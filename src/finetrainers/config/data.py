@@ -72,7 +72,7 @@ class DataConfig(Section):
     """Probability of an empty caption (prefix included), for classifier-free guidance."""
     on_error: Literal["fail", "skip"] = "fail"
     """What bad samples do: ``fail`` lists all of them and stops before training, ``skip`` leaves them out and
-    names each in report.json."""
+    names each in report.json. Where one turns out bad only when it is decoded, another of its bucket stands in."""
 
     @property
     def has_random_views(self) -> bool:
@@ -122,8 +122,8 @@ class CacheConfig(Section):
     path: Path = Path("cache")
     """Folder of the cache."""
     max_gb: float | None = Field(default=None, gt=0)
-    """Size limit in GB (10^9 bytes). Beyond it the least recently used items are removed, and a set that does not fit is
-    encoded in windows ahead of training."""
+    """Size limit in GB (10^9 bytes). Beyond it the least recently used items are removed, but for those that another
+    living run needs, and a set that does not fit is encoded in windows ahead of training."""
     batch_size: int = Field(default=1, ge=1)
     """Items of one bucket that an encoder takes at once. More is faster and takes more memory; the last bits of an item
     then depend on its place in the batch, so that an interrupted encoding is no longer repeated bit for bit."""

@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from finetrainers.errors import DataError
+from finetrainers.data.leases import FOLDER as LEASES
+from finetrainers.errors import DataError, MissingItemError
 from finetrainers.files import is_closed
 
 LAYOUT_VERSION = 1
@@ -31,7 +32,7 @@ IMAGE = "image."
 Kind = Literal["latents", "text"]
 KINDS: tuple[Kind, ...] = ("latents", "text")
 MEMO_FILE = "memo.sqlite"
-CONTENTS = (*KINDS, MEMO_FILE, f"{MEMO_FILE}-journal")
+CONTENTS = (*KINDS, LEASES, MEMO_FILE, f"{MEMO_FILE}-journal")
 """All that lies in a cache's folder beside its tag."""
 
 
@@ -50,6 +51,17 @@ class Entry:
     bytes: int
     used: float
     """Seconds since the epoch; set when a run finds that it needs the item."""
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """What came of making room."""
+
+    removed: list[Entry]
+    held: list[Entry]
+    """Items that living runs need, besides one's own."""
+    over: int
+    """Bytes that are still too many."""
 
 
 class Cache:
@@ -99,17 +111,25 @@ class Cache:
         """Read an item's tensors and its metadata.
 
         Raises:
-            DataError: If it is gone or damaged.
+            MissingItemError: If it is gone or damaged.
         """
         file = self.file(kind, key)
         try:
             with safe_open(file, framework="pt") as item:
                 return {name: item.get_tensor(name) for name in item.keys()}, item.metadata()  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise DataError(
+            raise MissingItemError(
                 f"cache.path: {file} is gone or damaged ({error}); another run may have removed it to keep its own "
                 "cache.max_gb. `finetrainers cache verify` removes what is damaged; then start this run again"
             ) from error
+
+    def remove_damaged(self, kind: Kind, key: str) -> None:
+        """Delete an item if it cannot be read because of its contents, so that it is made again."""
+        try:
+            self.read(kind, key)
+        except MissingItemError as error:
+            if isinstance(error.__cause__, SafetensorError):
+                self.file(kind, key).unlink(missing_ok=True)
 
     def entries(self) -> Iterator[Entry]:
         """All items."""
@@ -122,22 +142,31 @@ class Cache:
                         continue
                     yield Entry(kind, file.stem, stat.st_size, stat.st_mtime)
 
-    def evict(self, max_bytes: int, *, keep: Collection[str] = ()) -> list[Entry]:
-        """Remove the least recently used items until at most ``max_bytes`` are left; keys in ``keep`` stay.
+    def evict(self, max_bytes: int, *, keep: Collection[str] = (), since: float | None = None) -> Eviction:
+        """Remove the least recently used items until at most ``max_bytes`` are left.
 
-        What killed runs have left goes too.
+        Keys in ``keep`` stay, and what was used at or after ``since``: living runs need it. What killed runs have left goes.
         """
         self.remove_leftovers()
         entries = sorted(self.entries(), key=lambda entry: entry.used)
         surplus, removed = sum(entry.bytes for entry in entries) - max_bytes, []
+        held = [entry for entry in entries if since is not None and entry.used >= since and entry.key not in keep]
+        kept = {*keep, *(entry.key for entry in held)}
         for entry in entries:
             if surplus <= 0:
                 break
-            if entry.key not in keep:
+            if entry.key not in kept and not self._is_used_since(entry):
                 self.remove(entry)
                 removed.append(entry)
                 surplus -= entry.bytes
-        return removed
+        return Eviction(removed, held, max(0, surplus))
+
+    def _is_used_since(self, entry: Entry) -> bool:
+        """Whether a run has found that it needs an item after it was listed."""
+        try:
+            return self.file(entry.kind, entry.key).stat().st_mtime != entry.used
+        except FileNotFoundError:  # another run removed it meanwhile
+            return False
 
     def remove(self, entry: Entry) -> None:
         """Delete an item; one that another run has deleted is fine."""
@@ -146,7 +175,8 @@ class Cache:
     def remove_leftovers(self) -> int:
         """Delete the temporary files that killed runs have left; return how many."""
         count, before = 0, time.time() - LEFTOVER_SECONDS
-        for file in (file for kind in KINDS for file in (self.root / kind).glob("??/.*.tmp")):
+        patterns = (*(f"{kind}/??/.*.tmp" for kind in KINDS), f"{LEASES}/.*.tmp")
+        for file in (file for pattern in patterns for file in self.root.glob(pattern)):
             try:
                 if file.stat().st_mtime < before:
                     file.unlink()

@@ -4,8 +4,7 @@ A sample is one item, or one window of it with ``frame_sampling: chunks``, in on
 """
 
 import hashlib
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,11 +16,10 @@ from numpy.typing import NDArray
 from finetrainers.config import Bucket, DataConfig
 from finetrainers.data.buckets import assign_buckets, resolve_buckets, why_unassigned
 from finetrainers.data.captions import final_caption
-from finetrainers.data.control_files import about_control
 from finetrainers.data.controls import Controls, look_at_controls
 from finetrainers.data.dataset import DataSet as DataSet
 from finetrainers.data.draws import seed_of, uniform
-from finetrainers.data.look import Facts, Progress, bad_key, look_at_all, recall_bad
+from finetrainers.data.look import Facts, Progress, look_at_all
 from finetrainers.data.memo import Memo
 from finetrainers.data.order import Group
 from finetrainers.data.sources import Problem, list_items
@@ -69,16 +67,18 @@ class Catalog:
             sample -= len(data.item)
         raise IndexError(sample)
 
-    def without(self, problems: Sequence[Problem], memo: Memo) -> "Catalog":
-        """Leave out all samples of the items that have problems, or whose controls have; note and remember these.
-
-        Raises:
-            DataError: If a data set has problems that it is not to skip; names all.
-        """
-        reasons = {problem.path: problem.reason for problem in problems}
-        sets = [_drop_bad(data, reasons, memo) for data in self.sets]
-        raise_if_failing(sets)
-        return replace(self, sets=tuple(sets))
+    def samples_of(self, digests: NDArray[np.uint8]) -> list[int]:
+        """All samples whose media or control is one of these contents [N, DIGEST_BYTES]."""
+        found: list[int] = []
+        start = 0
+        for data in self.sets:
+            is_of = np.zeros(len(data.table), np.bool_)
+            for own in (data.digests, data.control_digests):
+                if own is not None:
+                    is_of |= np.isin(_as_scalars(own), _as_scalars(digests))
+            found += (start + np.flatnonzero(is_of[data.item])).tolist()
+            start += len(data.item)
+        return found
 
     def split(self, fraction: float) -> "tuple[Catalog, Catalog]":
         """Cut into (training, held out) by content: equal files stay together, and new ones move no other.
@@ -145,7 +145,6 @@ def build_catalog(
             progress(start + count, total)
 
         facts, problems = look_at_all(table["media"], memo, workers, report)
-        problems += recall_bad(config, table["media"], facts, memo, role="media")
         controls: Controls | None = None
         if has_controls:
             after_media = partial(report, start=done + len(table))
@@ -169,28 +168,18 @@ def _with_controls(data: DataSet, controls: Controls | None) -> DataSet:
     return data if controls is None else replace(data, control_digests=controls.digests, control_frames=controls.frames)
 
 
-def _drop_bad(data: DataSet, reasons: Mapping[str, str], memo: Memo) -> DataSet:
-    """Leave out the items whose media or control is among the paths of ``reasons``, and remember these contents."""
-    is_bad = np.zeros(len(data.table), np.bool_)
-    problems = []
-    for role, digests in (("media", data.digests), ("control", data.control_digests)):
-        if digests is None:
-            continue
-        files = data.table[role]
-        rows = np.flatnonzero(pc.is_in(files, value_set=pa.array(list(reasons), pa.large_string())).to_numpy())
-        paths = files.take(pa.array(rows)).to_pylist()
-        keys = [bad_key(data.config, digests[row], role=role) for row in rows]
-        memo.put_bad({key: reasons[path] for key, path in zip(keys, paths, strict=True)})
-        for row, path in zip(rows[~is_bad[rows]].tolist(), itertools.compress(paths, ~is_bad[rows]), strict=True):
-            reason = reasons[path] if role == "media" else about_control(path, reasons[path])
-            problems.append(Problem(data.table["media"][row].as_py(), reason))
-        is_bad[rows] = True
-    return replace(data.only(~is_bad[data.item]), problems=data.problems + tuple(problems))
+def _as_scalars(digests: NDArray[np.uint8]) -> NDArray[np.void]:
+    """View hashes [N, bytes] as N values that can be compared."""
+    return np.ascontiguousarray(digests).view(np.dtype((np.void, digests.shape[1])))[:, 0]
 
 
 def raise_if_failing(sets: Sequence[DataSet]) -> None:
     """List all problems of the data sets that are not to skip them, in one error."""
-    failing = [problem for data in sets if data.config.on_error == "fail" for problem in data.problems]
+    raise_if_any([problem for data in sets if data.config.on_error == "fail" for problem in data.problems])
+
+
+def raise_if_any(failing: Sequence[Problem]) -> None:
+    """List problems in one error, if there are any."""
     if failing:
         lines = "\n  ".join(f"{problem.path}: {problem.reason}" for problem in failing)
         raise DataError(

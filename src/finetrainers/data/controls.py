@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from finetrainers.config import DataConfig
 from finetrainers.data.control_files import about_control
 from finetrainers.data.dataset import DataSet
-from finetrainers.data.look import Facts, look_at_all, recall_bad
+from finetrainers.data.look import Facts, look_at_all
 from finetrainers.data.memo import Memo
 from finetrainers.data.sources import Problem
 from finetrainers.data.view import View, count_frames, needed_frames
@@ -78,9 +78,7 @@ def look_at_controls(
     files = pc.unique(table["control"])
     rows = pc.index_in(table["control"], value_set=files).to_numpy()
     looked, found = look_at_all(files, memo, workers, report)
-    unusable = {
-        problem.path: problem.reason for problem in [*found, *recall_bad(config, files, looked, memo, role="control")]
-    }
+    unusable = {problem.path: problem.reason for problem in found}
     facts = looked[rows]
     reasons = _why_unusable(config, media, facts, min_frames)
     problems = []

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from finetrainers.data.view import Clip, Probe, View, bad_media, crop, fit
+from finetrainers.data.view import Clip, Probe, View, bad_media, crop, fit, why_unreadable
 
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
@@ -43,7 +43,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except UnidentifiedImageError as error:
         raise bad_media(path, "not an image, or of a format that Pillow cannot read") from error
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except OSError as error:
+        is_systems = error.errno is not None  # Pillow's own, such as of a truncated file, have none
+        raise bad_media(path, why_unreadable(error) if is_systems else f"cannot be decoded: {error}") from error
+    except (ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise bad_media(path, f"cannot be decoded: {error}") from error  # Pillow raises SyntaxError for a broken PNG
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from finetrainers.config import Bucket
+from finetrainers.data.cache import Kind
 from finetrainers.data.signals import Signal
 from finetrainers.data.view import View
 
@@ -12,12 +13,23 @@ class LatentsJob:
     """One item of latents, and what it is made of."""
 
     key: str
+    digest: str
+    """Hash of the file's bytes, in hexadecimal digits."""
     path: str
     view: View
     signal: Signal | None = None
     """What is computed from the pixels before they are encoded; None for what the model learns to make."""
     clip_frames: int | None = None
     """Frames of the clip beside which a control stands; it may be shorter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An item of latents that cannot be made."""
+
+    job: LatentsJob
+    reason: str
+    """Why, without the path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +70,9 @@ class SampleJob:
     @property
     def keys(self) -> tuple[str, ...]:
         """Keys of all items."""
-        return (self.text.key, *(item.key for item in self.media))
+        return tuple(key for _, key in self.items)
+
+    @property
+    def items(self) -> tuple[tuple[Kind, str], ...]:
+        """Kind and key of all items."""
+        return (("text", self.text.key), *(("latents", item.key) for item in self.media))

@@ -17,6 +17,7 @@ from finetrainers.data.jobs import SampleJob
 from finetrainers.data.order import Order
 from finetrainers.data.plan import Plan
 from finetrainers.data.shown import ShownFrames
+from finetrainers.errors import DataError
 from finetrainers.objective import FlowMatching
 
 
@@ -24,7 +25,7 @@ def read_encoded(cache: Cache, job: SampleJob) -> Encoded:
     """Read the items of a sample.
 
     Raises:
-        DataError: If one is gone or damaged.
+        MissingItemError: If one is gone or damaged.
     """
     latents, metadata = cache.read("latents", job.latents.key)
     text, _ = cache.read("text", job.text.key)
@@ -158,9 +159,12 @@ def load_steps(steps: Steps, config: LoaderConfig, *, start: int, stop: int, pin
     """Yield the batches of the optimizer steps from ``start`` to ``stop``, in order, prepared ahead by workers.
 
     Close it if it is not used up: its workers ignore signals, and a process that ends with an error would wait for them.
+
+    Raises:
+        MissingItemError: If the cache lacks an item of the next batch.
     """
     loader = DataLoader(
-        steps,
+        _Told(steps),
         batch_size=None,
         sampler=range(start, stop),
         num_workers=min(config.workers, stop - start),
@@ -168,7 +172,23 @@ def load_steps(steps: Steps, config: LoaderConfig, *, start: int, stop: int, pin
         pin_memory=pin,
         worker_init_fn=_leave_signals_to_the_main_process,
     )
-    yield from loader  # to close this generator drops the loader's iterator, which ends the workers
+    for batch in loader:  # to close this generator drops the loader's iterator, which ends the workers
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+@dataclass(frozen=True)
+class _Told(Dataset[Batch | DataError]):
+    """Batches of steps, or what is wrong with them: raised in a worker, an error would come wrapped in its traceback."""
+
+    steps: Steps
+
+    def __getitem__(self, step: int) -> Batch | DataError:
+        try:
+            return self.steps[step]
+        except DataError as error:
+            return error
 
 
 def _leave_signals_to_the_main_process(_worker: int) -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from finetrainers.config import DataConfig
-from finetrainers.data.media import probe
+from finetrainers.data.media import probe, why_unreadable
 from finetrainers.data.memo import Fact, Memo, Stamp
 from finetrainers.data.sources import Problem
 from finetrainers.errors import DataError
@@ -62,26 +61,6 @@ def look_at_all(
     return facts, problems
 
 
-def bad_key(config: DataConfig, digest: NDArray[np.uint8], *, role: str) -> str:
-    """Name what was found bad: a file's content in its role (media or control), as a data set takes its frames."""
-    key = f"{digest.tobytes().hex()}/{config.frame_sampling}/{config.fps}/{config.stride}"
-    return key if role == "media" else f"{key}/{role}"
-
-
-def recall_bad(
-    config: DataConfig, files: pa.ChunkedArray | pa.Array, facts: Facts, memo: Memo, *, role: str
-) -> list[Problem]:
-    """Mark the files that an earlier run could not decode or encode in this role."""
-    bad = memo.bad()
-    found = []
-    for row in np.flatnonzero(facts["is_good"]) if bad else ():
-        reason = bad.get(bad_key(config, facts["digest"][row], role=role))
-        if reason is not None:
-            facts["is_good"][row] = False
-            found.append(Problem(files[int(row)].as_py(), reason))
-    return found
-
-
 def _stamp_of(path: str) -> Stamp | None:
     try:
         return Stamp.of(path)
@@ -95,4 +74,4 @@ def _look_at(path: str) -> Fact | str:
     except DataError as error:
         return str(error).removeprefix(f"{path}: ")
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return why_unreadable(error)

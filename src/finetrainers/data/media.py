@@ -12,6 +12,7 @@ from finetrainers.data.view import (
     bad_media,
     count_frames as count_frames,
     num_chunks as num_chunks,
+    why_unreadable as why_unreadable,
 )
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tiff", ".tif", ".gif")

@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -65,7 +65,6 @@ class Memo:
                 "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, "
                 "digest BLOB, num_frames INTEGER, height INTEGER, width INTEGER, fps REAL, seconds REAL)"
             )
-            self._connection.execute("CREATE TABLE IF NOT EXISTS bad (key TEXT PRIMARY KEY, reason TEXT)")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -93,18 +92,6 @@ class Memo:
                 "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [(path, *astuple(stamp), *astuple(fact)) for path, stamp, fact in found],
             )
-
-    def bad(self) -> dict[str, str]:
-        """Recall what could not be decoded or encoded: key to reason."""
-        with self._errors():
-            return dict(self._connection.execute("SELECT key, reason FROM bad").fetchall())
-
-    def put_bad(self, found: Mapping[str, str]) -> None:
-        """Remember what could not be decoded or encoded, so that each start of a run leaves it out in the same way."""
-        if not found:
-            return
-        with self._errors(), self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO bad VALUES (?, ?)", list(found.items()))
 
     def digest(self, path: Path) -> bytes:
         """Hash of a file's bytes, read only if it changed."""

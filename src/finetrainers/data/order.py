@@ -84,6 +84,22 @@ class Order:
         samples = self._stream(int(bucket), int(batch) * self.batch_size, (int(batch) + 1) * self.batch_size)
         return StepSamples(int(bucket), samples, step * self.batch_size + np.arange(self.batch_size))
 
+    def samples_of(self, bucket: int) -> Indices:
+        """All samples of a bucket, each once for each of its groups."""
+        return np.concatenate([self._groups[index].samples for index in self._own[bucket]])
+
+    def pick(self, bucket: int, draws: NDArray[np.float64]) -> Indices:
+        """Pick a sample of a bucket by each of the draws [n] from [0, 1); all samples are as likely."""
+        groups = [self._groups[index].samples for index in self._own[bucket]]
+        ends = np.cumsum([len(samples) for samples in groups])
+        places = (draws * ends[-1]).astype(np.int64)
+        owners = np.searchsorted(ends, places, side="right")
+        picked = np.empty(len(draws), np.int64)
+        for number, samples in enumerate(groups):
+            own = owners == number
+            picked[own] = samples[places[own] - (ends[number] - len(samples))]
+        return picked
+
     def _find_first_step(self, epoch: int) -> int:
         return sum(self._drawn(bucket, epoch) // self.batch_size for bucket in self.buckets)
 

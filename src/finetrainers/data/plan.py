@@ -1,23 +1,26 @@
 """What each step of a run needs from the cache: from sample positions to the names of encoded items."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetrainers.data.cache import make_key
-from finetrainers.data.catalog import Catalog, caption_of, view_of
+from finetrainers.data.catalog import Catalog, DataSet, caption_of, view_of
+from finetrainers.data.choices import NO_CAPTION, Choices
+from finetrainers.data.control_files import about_control
 from finetrainers.data.controls import control_digest, control_of, control_view
-from finetrainers.data.draws import uniform
 from finetrainers.data.jobs import LatentsJob, Picture, SampleJob, TextJob
 from finetrainers.data.lazy import Lazy
+from finetrainers.data.left_out import BadViews, LeftOut
 from finetrainers.data.order import Indices, Order
 from finetrainers.data.signals import Signal
+from finetrainers.data.sources import Problem
 from finetrainers.data.view import View
 from finetrainers.files import hash_file
 
-NO_CAPTION = -1
 VIEW_FIELDS = tuple(field.name for field in fields(View))
 
 DRAWS_AT_ONCE = 1 << 21
@@ -85,6 +88,18 @@ class Plan:
     """Control signal that each sample has beside its media; None for prompt-only training."""
     frame_step: int = 1
     """Frames of one latent frame: a control that is shorter than its clip ends with a whole one."""
+    bad: BadViews = field(default_factory=BadViews)
+    """Views of samples that cannot be made: other samples stand in for them."""
+
+    @property
+    def choices(self) -> Choices:
+        """What each position shows."""
+        return Choices(self.catalog, self.seed, self.bad)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples to train on."""
+        return self.catalog.num_samples - self.bad.num_samples
 
     def fingerprint(self) -> str:
         """Hash what the order and the samples depend on besides the configuration: files, and a signal of the user's."""
@@ -93,9 +108,9 @@ class Plan:
 
     def step(self, order: Order, step: int) -> list[SampleJob]:
         """Jobs of one optimizer step, in the order of positions."""
-        chosen = order.step(step)
-        views, captions = self._choices(chosen.samples, chosen.positions)
-        return list(Jobs(self, chosen.samples, chosen.positions, views, captions).all())
+        positions = step * order.batch_size + np.arange(order.batch_size)
+        samples, views, captions = self.choices.at(order, positions)
+        return list(Jobs(self, samples, positions, views, captions).all())
 
     def distinct(self, order: Order, start: int, stop: int) -> Jobs:
         """Jobs of the optimizer steps from ``start`` to ``stop``, each pair of items once, in the order of first use."""
@@ -105,9 +120,8 @@ class Plan:
         known, found = np.empty(0, np.int64), [(np.empty(0, np.int64), np.empty(0, np.int64))]
         for first in range(start, stop, steps_at_once):
             last = min(first + steps_at_once, stop)
-            samples = np.concatenate([order.step(step).samples for step in range(first, last)])
             positions = np.arange(first * order.batch_size, last * order.batch_size)
-            views, captions = self._choices(samples, positions)
+            samples, views, captions = self.choices.at(order, positions)
             codes = (samples * num_views + views) * num_choices + captions - NO_CAPTION
             values, uses = np.unique(codes, return_index=True)
             new = np.sort(uses[~_is_in(values, known)])
@@ -126,7 +140,36 @@ class Plan:
     def held_out(self, count: int) -> list[SampleJob]:
         """The first view and caption of ``count`` samples spread over all data sets, fixed for all runs."""
         chosen = np.unique(np.linspace(0, self.catalog.num_samples - 1, min(count, self.catalog.num_samples)).astype(int))
-        return [self.job(int(sample), i, view=0, caption=0) for i, sample in enumerate(chosen)]
+        is_bad = np.isin(chosen * self.bad.num_views, self.bad.codes)
+        return [self.job(int(sample), i, view=0, caption=0) for i, sample in enumerate(chosen) if not is_bad[i]]
+
+    def leaving_out(self, items: Sequence[LeftOut]) -> "Plan":
+        """Return the plan in which other samples stand in for those that need one of these items."""
+        since = {item.key: item.since for item in items}
+        pairs = [(sample, view, since[job.key]) for sample, view, job in self._needing(items)]
+        return replace(self, bad=BadViews.of(pairs, max(data.config.num_views for data in self.catalog.sets)))
+
+    def problems(self, items: Sequence[LeftOut]) -> list[tuple[DataSet, Problem]]:
+        """What these items make of the data sets: each medium that needs one of them, once."""
+        reasons = {item.key: item.reason for item in items}
+        found: dict[tuple[int, str], tuple[DataSet, Problem]] = {}
+        for sample, _, job in self._needing(items):
+            data, row = self.catalog.locate(sample)
+            medium, reason = data.table["media"][int(data.item[row])].as_py(), reasons[job.key]
+            if job.signal is not None and data.control_digests is not None:
+                reason = about_control(job.path, reason)
+            found.setdefault((id(data), medium), (data, Problem(medium, reason)))
+        return list(found.values())
+
+    def _needing(self, items: Sequence[LeftOut]) -> Iterator[tuple[int, int, LatentsJob]]:
+        """Samples and views that need one of these items, each with the job that makes it."""
+        keys = {item.key for item in items}
+        digests = np.array([list(bytes.fromhex(item.digest)) for item in items], np.uint8)
+        for sample in self.catalog.samples_of(digests) if items else ():
+            for view in range(self.catalog.locate(sample)[0].config.num_views):
+                media = self.latents_job(sample, view)
+                jobs = dict.fromkeys((media, self._control_beside(media, sample)))
+                yield from ((sample, view, job) for job in jobs if job.key in keys)
 
     def text_job(self, caption: str, picture: str | None = None) -> TextJob:
         """Job of any caption, such as a prompt of the validation with the file of the picture that it starts from."""
@@ -138,8 +181,9 @@ class Plan:
         """Job of one view of a sample."""
         data, row = self.catalog.locate(sample)
         item, pixels = int(data.item[row]), view_of(data, row, view=view, bucket=self.catalog.buckets[data.bucket[row]])
-        key = make_key("latents", self.latents_encoder, data.digests[item].tobytes().hex(), _values(pixels))
-        return LatentsJob(key, data.table["media"][item].as_py(), pixels)
+        digest = data.digests[item].tobytes().hex()
+        key = make_key("latents", self.latents_encoder, digest, _values(pixels))
+        return LatentsJob(key, digest, data.table["media"][item].as_py(), pixels)
 
     def control_job(self, sample: int, view: int) -> LatentsJob:
         """Job of the control signal of one view of a sample; for the media themselves it is the view's own."""
@@ -150,13 +194,13 @@ class Plan:
             return media
         data, row = self.catalog.locate(sample)
         if data.control_digests is None:  # computed from the media
-            path, digest, pixels = media.path, data.digests[int(data.item[row])].tobytes().hex(), media.view
+            path, digest, pixels = media.path, media.digest, media.view
         else:
             path, digest = control_of(data, row), control_digest(data, row)
             pixels = control_view(data, row, media.view, frame_step=self.frame_step)
         frames = media.view.num_frames
         key = make_key("control", self.latents_encoder, self.signal.identity, digest, _values(pixels), frames)
-        return LatentsJob(key, path, pixels, self.signal, frames)
+        return LatentsJob(key, digest, path, pixels, self.signal, frames)
 
     def sample_text(self, sample: int, caption: int, *, view: int) -> TextJob:
         """Job of one caption of a sample, or of none; with the view, if the text encoder sees it."""
@@ -173,20 +217,6 @@ class Plan:
 
     def _seeing_job(self, caption: str, seen: LatentsJob | Picture) -> TextJob:
         return TextJob(make_key("text", self.text_encoder, caption, seen.key), caption, seen)
-
-    def _choices(self, samples: Indices, positions: Indices) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """View and caption of each sample at its position; caption NO_CAPTION where it is dropped."""
-        views, captions = np.zeros(len(samples), np.int32), np.zeros(len(samples), np.int32)
-        view, dropout, caption = (uniform(self.seed, positions, p) for p in ("view", "dropout", "caption"))
-        start = 0
-        for data in self.catalog.sets:
-            own = (samples >= start) & (samples < start + len(data.item))
-            counts = data.num_captions[data.item[samples[own] - start]]
-            views[own] = (view[own] * data.config.num_views).astype(np.int32)
-            captions[own] = (caption[own] * counts).astype(np.int32)
-            captions[own & (dropout < data.config.caption_dropout)] = NO_CAPTION
-            start += len(data.item)
-        return views, captions
 
 
 def _values(view: View) -> list[object]:

@@ -62,7 +62,8 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             stream.codec_context.thread_count = 1  # loader workers are processes; damage is reported reliably, too
             yield container, stream
     except av.error.FFmpegError as error:
-        raise bad_media(path, f"cannot be decoded: {error.strerror}") from error
+        how = "read" if isinstance(error, OSError) else "decoded"  # the system's errors are no damage of the file
+        raise bad_media(path, f"cannot be {how}: {error.strerror}") from error
 
 
 def whole_timeline(container: InputContainer, stream: VideoStream, path: Path) -> Timeline:

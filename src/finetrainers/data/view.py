@@ -146,6 +146,11 @@ def crop(scaled: npt.NDArray[np.uint8], placed: Fit, view: View) -> npt.NDArray[
     return cut[:, ::-1] if view.flip else cut
 
 
+def why_unreadable(error: OSError) -> str:
+    """Say that the system could not read a file, which is no damage of its contents."""
+    return f"cannot be read: {error.strerror or error}"
+
+
 def bad_media(path: Path, reason: str) -> DataError:
     """Make the error of a media file that cannot be used."""
     return DataError(f"{path}: {reason}")
