@@ -99,7 +99,7 @@ MUTATIONS = (
     Mutation("data/plan.py", 'make_key("latents", self.latents_encoder, ', 'make_key("latents", ', "test_encoding.py::test_what_changes_the_latents_changes_their_key"),
     Mutation("data/plan.py", "data.digests[item].tobytes().hex(), _values(pixels)", "data.digests[item].tobytes().hex()", "test_encoding.py::test_what_changes_the_latents_changes_their_key"),
     Mutation("data/plan.py", 'make_key("text", self.text_encoder, caption)', 'make_key("text", self.text_encoder, len(caption))', "test_encoding.py::test_each_item_is_encoded_once"),
-    Mutation("data/catalog.py", "number = data.digests[:, -8:]", "number = np.random.default_rng(0).integers(0, 256, (len(data.digests), 8), dtype=np.uint8)[:, -8:]", "data/test_catalog.py::test_copies_of_one_file_stay_on_one_side"),
+    Mutation("data/split.py", "[data.digests[:, -8:].copy()", "[np.random.default_rng(0).integers(0, 256, (len(data.digests), 8), dtype=np.uint8)", "data/test_catalog.py::test_copies_of_one_file_stay_on_one_side"),
     # Encoding.
     Mutation("encoding.py", "self.memo.digest(file).hex()", "file.name", "test_encoding.py::test_other_weights_of_an_encoder_change_the_keys"),
     Mutation("encoding.py", 'if not self.cache.has(kind, job.key):', "if True:", "test_encoding.py::test_a_second_run_opens_no_media_and_loads_no_encoder"),

@@ -62,7 +62,7 @@ def prepare(
     requests = _requests(config, model)
     conditioning = build_conditioning(config.conditioning)
     memo = Memo(config.cache.path / "memo.sqlite")
-    catalog, held_out = _catalogs(config, model, conditioning, memo, progress)
+    catalog, held_out = _catalogs(config, model, conditioning, memo, progress, warn)
     encoder = Encoder(
         model=model,
         cache=Cache(config.cache.path),
@@ -100,9 +100,14 @@ def prepare(
 
 
 def _catalogs(
-    config: Config, model: Model, conditioning: Conditioning, memo: Memo, progress: StageProgress
+    config: Config,
+    model: Model,
+    conditioning: Conditioning,
+    memo: Memo,
+    progress: StageProgress,
+    warn: Callable[[str], None],
 ) -> tuple[Catalog, Catalog | None]:
-    """Look at what is trained on, and at what is held out."""
+    """Look at what is trained on, and at what is held out: no content is on both sides."""
 
     def looked(done: int, total: int) -> None:
         progress("look at media", done, total)
@@ -118,8 +123,16 @@ def _catalogs(
     )
     catalog = build(config.data)
     if config.validation.held_out:
-        return catalog.split(config.validation.held_out)
-    return catalog, build(config.validation.data) if config.validation.data else None
+        catalog, held_out = catalog.split(config.validation.held_out)
+    elif config.validation.data:
+        held_out = build(config.validation.data)
+        catalog, left_out = catalog.apart_from(held_out)
+        for message in left_out:
+            warn(message)
+    else:
+        return catalog, None
+    catalog.check_apart(held_out)
+    return catalog, held_out
 
 
 def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepared, int]:

@@ -25,6 +25,7 @@ from finetrainers.data.look import Facts, Progress, bad_key, look_at_all, recall
 from finetrainers.data.memo import Memo
 from finetrainers.data.order import Group
 from finetrainers.data.sources import Problem, list_items
+from finetrainers.data.split import about_left_out, contents, held_out_items, without_contents
 from finetrainers.data.view import View, count_frames
 from finetrainers.errors import ConfigError, DataError
 
@@ -84,11 +85,36 @@ class Catalog:
         """Cut into (training, held out) by content: equal files stay together, and new ones move no other.
 
         Raises:
-            ConfigError: If a data set has too few different items.
+            ConfigError: If there are too few different items, or if a data set has none left to train on.
         """
-        parts = [(data, _held_out_items(data, fraction)[data.item]) for data in self.sets]
+        parts = [(data, own[data.item]) for data, own in zip(self.sets, held_out_items(self.sets, fraction), strict=True)]
         train, held_out = (tuple(d.only(chosen == wanted) for d, chosen in parts) for wanted in (False, True))
         return replace(self, sets=train), replace(self, sets=held_out)
+
+    def apart_from(self, held_out: "Catalog") -> "tuple[Catalog, list[str]]":
+        """Leave out the items whose content is held out; return what to tell of each data set that has some.
+
+        Raises:
+            ConfigError: If a data set has no others.
+        """
+        others = contents(held_out.sets)
+        sets, told = [], []
+        for data in self.sets:
+            rest, files = without_contents(data, others)
+            if files and not len(rest.item):
+                raise ConfigError(
+                    f"validation.data: all items of {data.config.path} are held out there, and none is left to train on; "
+                    "remove this data set, or name others in validation.data"
+                )
+            sets.append(rest)
+            told += [about_left_out(data, files)] if files else []
+        return replace(self, sets=tuple(sets)), told
+
+    def check_apart(self, held_out: "Catalog") -> None:
+        """Assert that no content is trained on and held out."""
+        both = np.intersect1d(contents(self.sets), contents(held_out.sets), assume_unique=True)
+        if len(both):
+            raise AssertionError(f"{len(both)} contents of {held_out.num_samples} held-out samples are trained on as well")
 
 
 def view_of(data: DataSet, sample: int, *, view: int, bucket: Bucket) -> View:
@@ -234,16 +260,3 @@ def _assign(
         num_captions=pc.list_value_length(table["captions"]).to_numpy(),
         problems=tuple(problems),
     )
-
-
-def _held_out_items(data: DataSet, fraction: float) -> NDArray[np.bool_]:
-    """Which items of a data set are held out: those whose hash, read as a number in [0, 1), is below the fraction."""
-    number = data.digests[:, -8:].copy().view(np.uint64)[:, 0] / 2.0**64
-    used = np.unique(number[data.item])
-    if len(used) < 2:
-        raise ConfigError(
-            f"validation.held_out: {data.config.path} has {len(used)} different items; at least 2 are needed to hold one out"
-        )
-    limit = min(max(fraction, float(np.nextafter(used[0], 1))), float(used[-1]))  # at least one on either side
-    chosen: NDArray[np.bool_] = number < limit
-    return chosen
