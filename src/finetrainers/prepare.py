@@ -62,7 +62,7 @@ def prepare(
     requests = _requests(config, model)
     conditioning = build_conditioning(config.conditioning)
     memo = Memo(config.cache.path / "memo.sqlite")
-    catalog, held_out = _catalogs(config, model, conditioning, memo, progress, warn)
+    catalog, held_out = _catalogs(config, model, conditioning, memo, progress=progress, warn=warn)
     encoder = Encoder(
         model=model,
         cache=Cache(config.cache.path),
@@ -104,6 +104,7 @@ def _catalogs(
     model: Model,
     conditioning: Conditioning,
     memo: Memo,
+    *,
     progress: StageProgress,
     warn: Callable[[str], None],
 ) -> tuple[Catalog, Catalog | None]:

@@ -12,7 +12,6 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from finetrainers.config import Bucket, DataConfig
 from finetrainers.data.buckets import assign_buckets, resolve_buckets, why_unassigned

@@ -35,8 +35,8 @@ def held_out_items(sets: Sequence[DataSet], fraction: float) -> list[npt.NDArray
     for data, own in zip(sets, chosen, strict=True):
         if len(data.item) and own[data.item].all():
             raise ConfigError(
-                f"validation.held_out: at {fraction:g} all different items of {data.config.path} are held out, and none is left "
-                "to train on; set a smaller part, add items to it, or name the held-out ones in validation.data"
+                f"validation.held_out: at {fraction:g} all different items of {data.config.path} are held out, and none is "
+                "left to train on; set a smaller part, add items to it, or name the held-out ones in validation.data"
             )
     return chosen
 
