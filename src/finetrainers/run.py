@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from finetrainers.config import Config, dump_config, is_folder, load_config
 from finetrainers.errors import ConfigError, Interrupted
-from finetrainers.files import write_whole
+from finetrainers.files import to_json, write_whole
 
 FIXED = (
     "seed",
@@ -113,13 +113,18 @@ def check_same_run(old: Config, new: Config) -> None:
     changed = []
     for key in FIXED:
         before, after = (_at(tree, key) for tree in trees)
-        changed += [f"{name}: {a!r} -> {b!r}" for name, a, b in _differences(key, before, after)]
+        changed += [f"{name}: {_shown(a)} -> {_shown(b)}" for name, a, b in _differences(key, before, after)]
     if changed:
         lines = "\n  ".join(changed)
         raise ConfigError(
             f"output_dir: {new.output_dir} holds a run with other settings:\n  {lines}\n"
             "Give the old values to continue it, or take another output_dir"
         )
+
+
+def _shown(value: Any) -> str:
+    """Write a value as one would give it in a configuration file."""
+    return to_json(value) if value is None or isinstance(value, bool) else repr(value)
 
 
 def _at(tree: Any, key: str) -> Any:

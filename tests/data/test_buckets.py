@@ -140,8 +140,8 @@ def test_a_million_items_take_a_moment():
 
 def test_the_reason_is_readable():
     options = {"buckets": BUCKETS[3:], "max_upscale": 2.0}
-    assert why_unassigned(7, 512, 768, **options) == "has 7 frames, the shortest bucket needs 49"
-    assert why_unassigned(1, 512, 768, **options) == "has 1 frame, the shortest bucket needs 49"
+    assert why_unassigned(7, 512, 768, **options) == "has 7 frames; the shortest bucket needs 49"
+    assert why_unassigned(1, 512, 768, **options) == "has 1 frame; the shortest bucket needs 49"
     assert why_unassigned(60, 4, 6, **options) == (
         "6x4 pixels would be enlarged 64 times for the bucket [49, 256, 384], max_upscale is 2"
     )

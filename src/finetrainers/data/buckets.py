@@ -93,11 +93,13 @@ def _assign_block(
         np.copyto(best_enlarges, enlarges, where=is_better)
 
 
-def why_unassigned(num_frames: int, height: int, width: int, *, buckets: Sequence[Bucket], max_upscale: float) -> str:
-    """Say why ``assign_buckets`` found no bucket for an item."""
+def why_unassigned(
+    num_frames: int, height: int, width: int, *, buckets: Sequence[Bucket], max_upscale: float, length: str | None = None
+) -> str:
+    """Say why ``assign_buckets`` found no bucket for an item; ``length`` tells of its file and what is left of it."""
     shortest = min(frames for frames, _, _ in buckets)
     if num_frames < shortest:
-        return f"has {_frames(num_frames)}, the shortest bucket needs {shortest}"
+        return f"has {_frames(num_frames) if length is None else length}; the shortest bucket needs {shortest}"
     bucket = min((b for b in buckets if b[0] <= num_frames), key=lambda b: max(b[1] / height, b[2] / width))
     upscale = max(bucket[1] / height, bucket[2] / width)
     return (

@@ -5,7 +5,8 @@ A sample is one item, or one window of it with ``frame_sampling: chunks``, in on
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,18 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finetrainers.config import Bucket, DataConfig
-from finetrainers.data.buckets import assign_buckets, resolve_buckets, why_unassigned
+from finetrainers.data.assign import assign, slow_clips
 from finetrainers.data.captions import final_caption
 from finetrainers.data.control_files import about_control
 from finetrainers.data.controls import Controls, look_at_controls
 from finetrainers.data.dataset import DataSet as DataSet
 from finetrainers.data.draws import seed_of, uniform
-from finetrainers.data.look import Facts, Progress, bad_key, look_at_all, recall_bad
+from finetrainers.data.look import Progress, bad_key, look_at_all, recall_bad
 from finetrainers.data.memo import Memo
 from finetrainers.data.order import Group
+from finetrainers.data.rates import rate_of_view, resampled_fps
 from finetrainers.data.sources import Problem, list_items
 from finetrainers.data.split import about_left_out, contents, held_out_items, without_contents
-from finetrainers.data.view import View, count_frames
+from finetrainers.data.view import View
 from finetrainers.errors import ConfigError, DataError
 
 
@@ -127,7 +129,7 @@ def view_of(data: DataSet, sample: int, *, view: int, bucket: Bucket) -> View:
         height=height,
         width=width,
         frame_sampling=config.frame_sampling,
-        fps=config.fps,
+        fps=rate_of_view(data.fps[item]),
         stride=config.stride,
         window=window if config.frame_sampling == "random" else 0.0,
         chunk=int(data.chunk[sample]),
@@ -150,10 +152,20 @@ def build_catalog(
     progress: Progress,
     has_controls: bool = False,
     min_control_frames: int = 1,
+    native_fps: float | None = None,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> Catalog:
-    """List all data sets and look at each file that the memo does not know; ``has_controls`` if items have one each.
+    """List all data sets and look at each file that the memo does not know.
 
-    Each control has to have ``min_control_frames``, after resampling.
+    Args:
+        configs: Of the data sets.
+        memo: What is known of files.
+        workers: Threads that look at files.
+        progress: Called with (files done, files in all).
+        has_controls: Whether items have one each.
+        min_control_frames: Frames that each control has to have, after resampling.
+        native_fps: Rate to which ``fps: auto`` brings faster clips; None if the model has none of its own.
+        warn: Takes what a user should know of, as a sentence.
 
     Raises:
         DataError: If a data set cannot be listed; or, naming all bad samples of all data sets that do not skip them.
@@ -171,14 +183,18 @@ def build_catalog(
 
         facts, problems = look_at_all(table["media"], memo, workers, report)
         problems += recall_bad(config, table["media"], facts, memo, role="media")
+        fps = resampled_fps(config, facts["fps"], native_fps)
         controls: Controls | None = None
         if has_controls:
             after_media = partial(report, start=done + len(table))
             controls, found = look_at_controls(
-                config, table, facts, memo, min_frames=min_control_frames, workers=workers, report=after_media
+                config, table, facts, memo, fps=fps, min_frames=min_control_frames, workers=workers, report=after_media
             )
             problems += found
-        assigned = _assign(config, table, facts, [*listing.problems, *problems], buckets)
+        assigned = assign(config, table, facts, [*listing.problems, *problems], fps=fps, buckets=buckets)
+        slow = slow_clips(assigned, facts, tuple(buckets), native_fps)
+        if slow is not None:
+            warn(slow)
         sets.append(replace(_with_controls(assigned, controls), unlisted=listing.unlisted))
         done += _num_files(table)
     raise_if_failing(sets)
@@ -222,40 +238,3 @@ def raise_if_failing(sets: Sequence[DataSet]) -> None:
             f"data: {len(failing)} bad samples:\n  {lines}\n"
             "Mend or remove them, or set data.N.on_error=skip to leave them out"
         )
-
-
-def _assign(
-    config: DataConfig, table: pa.Table, facts: Facts, problems: list[Problem], buckets: dict[Bucket, int]
-) -> DataSet:
-    """Give each good item its bucket and its windows."""
-    own = resolve_buckets(config.buckets)
-    frames = count_frames(facts["num_frames"], facts["seconds"], fps=config.fps, stride=config.stride)
-    choice = assign_buckets(frames, facts["height"], facts["width"], buckets=own, max_upscale=config.max_upscale)
-    choice[~facts["is_good"]] = -1
-    for row in np.flatnonzero(facts["is_good"] & (choice < 0)):
-        reason = why_unassigned(
-            int(frames[row]),
-            int(facts["height"][row]),
-            int(facts["width"][row]),
-            buckets=own,
-            max_upscale=config.max_upscale,
-        )
-        problems.append(Problem(table["media"][int(row)].as_py(), reason))
-    item = np.flatnonzero(choice >= 0)
-    chunk = np.zeros(len(item), np.int32)
-    if config.frame_sampling == "chunks":
-        windows = frames[item] // np.array([bucket[0] for bucket in own])[choice[item]]
-        chunk = np.concatenate([np.arange(count, dtype=np.int32) for count in windows]) if len(item) else chunk
-        item = np.repeat(item, windows)
-    number = np.array([buckets.setdefault(bucket, len(buckets)) for bucket in own], np.int32)
-    return DataSet(
-        config=config,
-        table=table,
-        digests=facts["digest"],
-        fps=facts["fps"],
-        item=item,
-        chunk=chunk,
-        bucket=number[choice[item]],
-        num_captions=pc.list_value_length(table["captions"]).to_numpy(),
-        problems=tuple(problems),
-    )
