@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from finetrainers.config import Config
 from finetrainers.config.run import TrackConfig
+from finetrainers.data.occupancy import bucket_lines
 from finetrainers.errors import ConfigError, NonFiniteError
 from finetrainers.files import to_json
 from finetrainers.loop import Metrics, Trainer
@@ -87,6 +88,9 @@ class Console:
                 loss = event.get("held_out_loss")
                 shown = "" if loss is None else f" held-out loss {loss:.5f}"
                 self._print(f"validation at step {event['step']}:{shown} {event['directory']}")
+            case "run":
+                for line in bucket_lines(event["buckets"]):
+                    self._print(line)
             case "stage":
                 self._print(f"{event['stage']}: {event['seconds']:.1f} s")
             case "warning" | "error":

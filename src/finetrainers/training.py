@@ -11,6 +11,7 @@ from finetrainers.build import build_batches, build_objective, build_trainer, bu
 from finetrainers.checkpoint import Checkpoints
 from finetrainers.checks import check_start
 from finetrainers.config import Config
+from finetrainers.data.occupancy import about_empty, occupancy
 from finetrainers.errors import ConfigError, Interrupted
 from finetrainers.loop import Metrics, Trainer
 from finetrainers.models import open_model
@@ -190,6 +191,7 @@ class _Run:
 
     def _announce(self, prepared: Prepared, resumed: int | None) -> None:
         order, catalog = prepared.order, prepared.plan.catalog
+        held_out = None if prepared.held_out_plan is None else prepared.held_out_plan.catalog
         last = max(0, self.config.train.steps - 1)
         fingerprint = prepared.plan.fingerprint()
         before = [event["data"] for event in read_events(self.config.output_dir, {"run"})]
@@ -210,7 +212,13 @@ class _Run:
             data=fingerprint,
             epochs=order.epoch_of(last) + 1,
             device=str(self.device),
+            buckets=occupancy(catalog, held_out, [job.bucket for job in prepared.held_out]),
         )
+        empty = about_empty(catalog, "data")
+        if self.config.validation.data and held_out is not None:
+            empty += about_empty(held_out, "validation.data")
+        for message in empty:
+            self.tracker.emit("warning", message=message)
         for data in catalog.sets:
             if data.unlisted:
                 self.tracker.emit(

@@ -95,6 +95,23 @@ def test_an_image_goes_to_image_buckets_only():
     assert assign([(1, 2000, 2000)], BUCKETS[3:]) == [None]
 
 
+@given(
+    st.lists(st.tuples(st.integers(2, 60), st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=10),
+    st.lists(st.tuples(st.sampled_from([1, 9, 17]), st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=6),
+)
+@settings(deadline=None)
+def test_what_stays_video_is_assigned_as_if_there_were_no_image_buckets(items, buckets):
+    columns = [np.array(column) for column in zip(*items, strict=True)]
+    options = {"buckets": buckets, "max_upscale": 2.0}
+    without = [bucket for bucket in buckets if bucket[0] > 1]
+    video = assign_buckets(*columns, **options, stays_video=np.ones(len(items), np.bool_))
+    found = [None if choice < 0 else buckets[choice] for choice in video]
+    assert found == assign(items, tuple(without))
+    assert assign_buckets(*columns, **options, stays_video=np.zeros(len(items), np.bool_)).tolist() == (
+        assign_buckets(*columns, **options).tolist()
+    )
+
+
 def test_unreadable_items_go_nowhere():
     assert assign([(0, 0, 0)], BUCKETS) == [None]
 

@@ -205,6 +205,47 @@ def test_all_bad_samples_of_all_sets_are_named_at_once(tmp_path: Path) -> None:
     assert sum(len(data.problems) for data in catalog.sets) == 2
 
 
+def stills_and_clips(tmp_path: Path, buckets: list[list[int]], **options: object) -> DataConfig:
+    """A picture and a clip of seven frames, to which a bucket of one frame is nearer than one of nine."""
+    write_pictures(tmp_path / "mixed", 1)
+    write_counter(tmp_path / "mixed" / "clip.mp4", 7, height=64, width=64)
+    (tmp_path / "mixed" / "clip.txt").write_text("a clip")
+    return DataConfig.model_validate({"path": str(tmp_path / "mixed"), "buckets": buckets, **options})
+
+
+IMAGE, CLIP = [1, 64, 64], [9, 64, 64]
+
+
+@pytest.mark.parametrize(
+    ("buckets", "reason"),
+    [
+        (
+            [IMAGE, CLIP],
+            "has 7 frames at 24 frames a second; the shortest video bucket needs 9; or set videos_as_images: true",
+        ),
+        (
+            [IMAGE],
+            "has 7 frames at 24 frames a second, and all buckets are of one frame; add one of more frames, or set videos",
+        ),
+    ],
+)
+def test_a_clip_becomes_a_still_only_on_request(tmp_path: Path, buckets: list[list[int]], reason: str) -> None:
+    with pytest.raises(DataError, match="1 bad samples") as error:
+        catalog_of(tmp_path, stills_and_clips(tmp_path, buckets))
+    assert f"clip.mp4: {reason}" in str(error.value)
+    catalog = catalog_of(tmp_path, stills_and_clips(tmp_path, buckets, videos_as_images=True))
+    assert [catalog.buckets[bucket] for bucket in catalog.sets[0].bucket] == [(1, 64, 64)] * 2
+
+
+def test_a_clip_goes_to_a_video_bucket_that_fits_though_an_image_bucket_is_nearer(tmp_path: Path) -> None:
+    buckets = [IMAGE, [5, 32, 64]]
+    catalog = catalog_of(tmp_path, stills_and_clips(tmp_path, buckets))
+    assert [catalog.buckets[bucket][0] for bucket in catalog.sets[0].bucket] == [1, 5]
+    wide = [IMAGE, [5, 512, 512]]
+    with pytest.raises(DataError, match=r"64x64 pixels would be enlarged 8 times for the bucket \[5, 512, 512\]"):
+        catalog_of(tmp_path, stills_and_clips(tmp_path, wide))
+
+
 def test_a_clip_shorter_than_its_buckets_follows_on_error(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     for name, frames in (("short", 7), ("long", 12)):

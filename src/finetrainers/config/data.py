@@ -50,6 +50,8 @@ class DataConfig(Section):
     """Sizes to train at: a list of [frames, height, width], or {pixels: ...} to generate them."""
     max_upscale: float = Field(default=2.0, ge=1)
     """Largest factor by which media may be enlarged to fill their bucket; smaller media are bad samples."""
+    videos_as_images: bool = False
+    """Let clips go into buckets of one frame, as single images; without it only images do."""
     fps: Literal["auto"] | Annotated[float, Field(gt=0)] | None = "auto"
     """Frames per second that clips are resampled to, by time stamp. By default that of the model, for clips that have more;
     null takes each clip's own frames."""
@@ -98,6 +100,10 @@ class DataConfig(Section):
             "frame_sampling": self.frame_sampling != "random",
         }
         return {key: getattr(self, key) for key, is_plain in plain.items() if not is_plain}
+
+    def idle(self) -> Mapping[str, str]:
+        frames = self.buckets.frames if isinstance(self.buckets, PixelBudget) else [bucket[0] for bucket in self.buckets]
+        return {} if 1 in frames else {"videos_as_images": "without a bucket of one frame; add one, or remove it"}
 
     @model_validator(mode="after")
     def _consistent(self) -> "DataConfig":

@@ -43,17 +43,19 @@ def assign(
     """
     own = resolve_buckets(config.buckets)
     frames = count_frames(facts["num_frames"], facts["seconds"], fps=fps, stride=config.stride)
-    choice = assign_buckets(frames, facts["height"], facts["width"], buckets=own, max_upscale=config.max_upscale)
+    choice = assign_buckets(
+        frames,
+        facts["height"],
+        facts["width"],
+        buckets=own,
+        max_upscale=config.max_upscale,
+        stays_video=(facts["num_frames"] > 1) & (not config.videos_as_images),
+    )
     choice[~facts["is_good"]] = -1
     for row in np.flatnonzero(facts["is_good"] & (choice < 0)).tolist():
         reason = _why_unassigned(config, facts[row], int(frames[row]), rate_of_view(fps[row]))
         problems.append(Problem(table["media"][row].as_py(), reason))
-    item = np.flatnonzero(choice >= 0)
-    chunk = np.zeros(len(item), np.int32)
-    if config.frame_sampling == "chunks":
-        windows = frames[item] // np.array([bucket[0] for bucket in own])[choice[item]]
-        chunk = np.concatenate([np.arange(count, dtype=np.int32) for count in windows]) if len(item) else chunk
-        item = np.repeat(item, windows)
+    item, chunk = _windows(config, frames, choice, own)
     number = np.array([buckets.setdefault(bucket, len(buckets)) for bucket in own], np.int32)
     return DataSet(
         config=config,
@@ -68,6 +70,19 @@ def assign(
     )
 
 
+def _windows(
+    config: DataConfig, frames: NDArray[np.int64], choice: NDArray[np.int32], buckets: Sequence[Bucket]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Item and window of each sample: one of each item that has a bucket, or all consecutive ones."""
+    item = np.flatnonzero(choice >= 0)
+    chunk = np.zeros(len(item), np.int32)
+    if config.frame_sampling == "chunks":
+        windows = frames[item] // np.array([bucket[0] for bucket in buckets])[choice[item]]
+        chunk = np.concatenate([np.arange(count, dtype=np.int32) for count in windows]) if len(item) else chunk
+        item = np.repeat(item, windows)
+    return item, chunk
+
+
 def _why_unassigned(config: DataConfig, fact: np.void, frames: int, fps: float | None) -> str:
     """Say why an item, of which ``frames`` are left at ``fps``, has no bucket."""
     buckets, num_frames = resolve_buckets(config.buckets), int(fact["num_frames"])
@@ -78,8 +93,10 @@ def _why_unassigned(config: DataConfig, fact: np.void, frames: int, fps: float |
         buckets=buckets,
         max_upscale=config.max_upscale,
         length=describe_length(num_frames, float(fact["fps"]), available=frames, resampled=fps, stride=config.stride),
+        stays_video=num_frames > 1 and not config.videos_as_images,
     )
-    if fps is not None and frames < min(bucket[0] for bucket in buckets) <= num_frames:
+    lengths = [bucket[0] for bucket in buckets if bucket[0] > 1]
+    if fps is not None and lengths and frames < min(lengths) <= num_frames:
         reason += "; with fps: null it would keep its own frames"
     return reason
 
