@@ -148,9 +148,7 @@ def test_slow_clips_are_counted_and_named(tmp_path: Path) -> None:
     said: list[str] = []
     catalog_of(folder, 16.0, said)
     (message,) = said
-    assert message.startswith(
-        f"{folder}: 5 of its clips have fewer frames a second than the 16 that the model was trained on"
-    )
+    assert message.startswith(f"{folder}: 5 clips have fewer frames a second than the 16 that the model was trained on")
     assert f"{folder}/slow0.mp4 (10 frames at 8 frames a second), {folder}/slow1.mp4 (11 frames at 8 fr" in message
     assert "slow2.mp4 (12 frames at 8 frames a second) and 2 more. " in message
     assert "set fps: null" in message
@@ -199,6 +197,16 @@ def test_controls_are_resampled_as_their_media_are(tmp_path: Path) -> None:
         assert other.fps == view.fps == {"fast": 16.0, "same": None}[name]
         shown = [read_counters(decode(Path(folder) / f"{name}.mp4", view)) for folder in (media, controls)]
         assert shown[0] == shown[1]
+
+
+def test_controls_are_resampled_as_their_media_are_in_the_middle(tmp_path: Path) -> None:
+    """Where the length decides which frames are taken: 60 frames at 30 a second are 32 at 16, as 60 of the control are."""
+    media, controls = (write(tmp_path / name, a=(60, 30)) for name in ("media", "controls"))
+    (data,) = catalog_of(media, 16.0, control_path=str(controls), frame_sampling="middle").sets
+    view = view_of(data, 0, view=0, bucket=BUCKET)
+    other = control_view(data, 0, view, frame_step=4)
+    on_screen = [int((k + 0.1) / 16 * 30) for k in range(11, 20)]
+    assert read_counters(decode(media / "a.mp4", view)) == read_counters(decode(controls / "a.mp4", other)) == on_screen
 
 
 def test_a_control_of_another_rate_is_paired_frame_by_frame_only_where_nothing_is_resampled(tmp_path: Path) -> None:
@@ -256,6 +264,6 @@ def test_a_run_of_a_model_of_16_frames_a_second_encodes_clips_of_30_at_16(
     tree["data"][0]["buckets"] = [[9, 32, 64]]
     finetrainers.train(config_of(tree))
     (warned,) = (event["message"] for event in events_of(tmp_path / "run") if event["event"] == "warning")
-    assert "1 of its clips have fewer frames a second than the 16" in warned
+    assert "1 clip has fewer frames a second than the 16" in warned
     assert "fps: auto" in (tmp_path / "run" / "config.yaml").read_text()
     finetrainers.train(config_of(tree))  # goes on with the saved configuration

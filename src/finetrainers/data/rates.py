@@ -49,10 +49,11 @@ def is_too_slow(config: DataConfig, fps: npt.NDArray[np.float64], native_fps: fl
 def about_slow_clips(path: str, count: int, examples: Sequence[str], native_fps: float) -> str:
     """Say that clips of a data set keep their own frames although the model has more a second."""
     more = f" and {count - len(examples)} more" if count > len(examples) else ""
+    clips = "1 clip has" if count == 1 else f"{count} clips have"
     return (
-        f"{path}: {count} of its clips have fewer frames a second than the {native_fps:g} that the model was trained on, "
-        f"and keep their own, so that their motion is learned too fast: {', '.join(examples)}{more}. Replace them by clips "
-        "of that rate, or set fps: null for this data set if that is meant"
+        f"{path}: {clips} fewer frames a second than the {native_fps:g} that the model was trained on; their own are taken, "
+        f"so that their motion is learned too fast: {', '.join(examples)}{more}. Replace them by clips of that rate, or set "
+        "fps: null for this data set if that is meant"
     )
 
 
