@@ -201,7 +201,7 @@ FIXED_CHANGES = {  # of each key in FIXED: the change, and how the message names
     "optimizer": ({"optimizer__lr": 1e-3}, "optimizer.lr: 5e-05 -> 0.001"),
     "schedule": ({"schedule__warmup_steps": 5}, "schedule.warmup_steps: 0 -> 5"),
     "train.batch_size": ({"train__batch_size": 2}, "train.batch_size: 1 -> 2"),
-    "train.ema_decay": ({"train__ema_decay": 0.9}, "train.ema_decay: None -> 0.9"),
+    "train.ema_decay": ({"train__ema_decay": 0.9}, "train.ema_decay: null -> 0.9"),
     "validation.held_out": ({"validation__held_out": 0.2}, "validation.held_out: 0.1 -> 0.2"),
     "validation.data": ({"validation": {"data": [DATA]}}, "validation.data: [] -> [{"),
 }
@@ -233,6 +233,18 @@ def test_changed_settings_can_begin_from_the_weights_where_these_fit() -> None:
     with pytest.raises(ConfigError, match=f"{said}$"), run_directory(config_with(optimizer__lr=1e-3)):
         pass
     with pytest.raises(ConfigError, match="or take another output_dir$"), run_directory(config_with(tuning__rank=8)):
+        pass
+
+
+def test_a_run_from_before_fps_was_auto_is_told_which_value_to_give() -> None:
+    """Its saved configuration says null, which a file of today without the key does not mean."""
+    begin(config_with(data=[{**DATA, "fps": None}]))
+    with (
+        pytest.raises(ConfigError, match=r"\n  data\.0\.fps: null -> 'auto'\nGive the old values"),
+        run_directory(config_with()),
+    ):
+        pass
+    with run_directory(config_with(data=[{**DATA, "fps": None}])):
         pass
 
 

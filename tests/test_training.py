@@ -27,6 +27,7 @@ def base(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
     """A run whose encoded items are already there."""
     root = tmp_path_factory.mktemp("training")
     tree = flux_tree(tiny_flux, write_pictures(root / "data", 6), root)
+    write_pictures(root / "held-out", 6, seed=1)
     train(config_of(tree))
     return tree
 
@@ -86,7 +87,7 @@ def test_number_of_workers_changes_nothing(base: Tree, tmp_path: Path) -> None:
 def test_validation_changes_nothing_in_training(base: Tree, tmp_path: Path) -> None:
     """With samples and held-out loss at every step and without: the same training losses, dropout included."""
     (tmp_path / "prompts.json").write_text('[{"prompt": "picture number 1", "num_inference_steps": 1}]')
-    own_data = [{"path": base["data"][0]["path"], "buckets": [[1, 64, 64]]}]
+    own_data = [{"path": str(Path(base["data"][0]["path"]).with_name("held-out")), "buckets": [[1, 64, 64]]}]
     dropout = {"tuning": {"dropout": 0.5}}
     validation = {"every": 1, "prompts": str(tmp_path / "prompts.json"), "data": own_data}
     without, with_it = (
@@ -101,7 +102,7 @@ def test_validation_changes_nothing_in_training(base: Tree, tmp_path: Path) -> N
 def test_validation_of_schedule_free_changes_nothing(base: Tree, tmp_path: Path) -> None:
     """Its weights for use and for training differ; going there and back must not round the latter."""
     free = {"optimizer": {"name": "adamw_schedule_free"}}
-    own_data = [{"path": base["data"][0]["path"], "buckets": [[1, 64, 64]]}]
+    own_data = [{"path": str(Path(base["data"][0]["path"]).with_name("held-out")), "buckets": [[1, 64, 64]]}]
     without = run(base, tmp_path / "without", **free)
     with_it = run(base, tmp_path / "with", **free, validation={"every": 1, "data": own_data, "noise_levels": 1})
     assert curve(without, *LOSSES) == curve(with_it, *LOSSES)
@@ -528,7 +529,7 @@ def test_components_of_different_types_train_and_draw(base: Tree, tmp_path: Path
 
 def test_going_back_to_a_step_sets_aside_what_came_later(base: Tree, tmp_path: Path) -> None:
     """Later checkpoints, weights and validations are of a way that was given up: nobody resumes from them."""
-    own_data = [{"path": base["data"][0]["path"], "buckets": [[1, 64, 64]]}]
+    own_data = [{"path": str(Path(base["data"][0]["path"]).with_name("held-out")), "buckets": [[1, 64, 64]]}]
     sections = {"checkpoint": {"every": 1, "keep": 1}, "validation": {"every": 1, "data": own_data, "noise_levels": 1}}
     run(base, tmp_path / "run", **merged(sections, {"checkpoint": {"keep": 4}}))
     directory = run(base, tmp_path / "run", **merged(sections, {"checkpoint": {"resume": 1}, "train": {"steps": 2}}))
@@ -550,7 +551,7 @@ def test_a_signal_while_validating_saves_the_trained_weights(
 
     from finetrainers.validate import HeldOut
 
-    own_data = [{"path": base["data"][0]["path"], "buckets": [[1, 64, 64]]}]
+    own_data = [{"path": str(Path(base["data"][0]["path"]).with_name("held-out")), "buckets": [[1, 64, 64]]}]
     validation = {"data": own_data, "noise_levels": 1, "every": 2}
     sections = {"train": {"ema_decay": 0.5, "steps": 6}, "optimizer": {"lr": 0.05}, "validation": validation}
     whole = run(base, tmp_path / "whole", **sections)

@@ -1,6 +1,7 @@
 """Validation: two values of the held-out loss differ only because the weights do."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,23 @@ def test_held_out_items_are_never_trained_on(tree: Tree, tmp_path: Path, monkeyp
     assert seen["held-out"]
     assert not seen["train"] & seen["held-out"]
     assert len(seen["train"] | seen["held-out"]) == 4
+
+
+def test_a_run_leaves_out_what_is_in_validation_data_and_says_so(tree: Tree, tmp_path: Path) -> None:
+    """Of four pictures one lies among the held-out ones, under another name."""
+    shutil.copytree(tree["validation"]["data"][0]["path"], tmp_path / "held-out")
+    for suffix in ("png", "txt"):
+        shutil.copy(Path(tree["data"][0]["path"]) / f"02.{suffix}", tmp_path / "held-out" / f"copy.{suffix}")
+    own = [{"path": str(tmp_path / "held-out"), "buckets": [[1, 64, 64]]}]
+    validations(tree, tmp_path / "run", validation={"data": own})
+    events = events_of(tmp_path / "run")
+    (run,) = (event for event in events if event["event"] == "run")
+    assert (run["num_samples"], run["num_held_out"]) == (3, 4)
+    warned = [event["message"] for event in events if event["event"] == "warning"]
+    assert [("validation.data has the contents of 1 of its items" in m, "02.png" in m) for m in warned] == [(True, True)]
+    same = merged(tree, {"output_dir": str(tmp_path / "same"), "validation": {"data": tree["data"]}})
+    with pytest.raises(ConfigError, match=r"validation\.data: all items of .* are held out there"):
+        train(config_of(same))
 
 
 def test_what_is_measured_is_what_is_exported(tree: Tree, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def prepare(
     conditioning = build_conditioning(config.conditioning)
     tag_cache(config.cache.path, CONTENTS)
     memo = Memo(config.cache.path / MEMO_FILE)
-    catalog, held_out = _catalogs(config, model, conditioning, memo, progress)
+    catalog, held_out = _catalogs(config, model, conditioning, memo, progress=progress, warn=warn)
     encoder = Encoder(
         model=model,
         cache=Cache(config.cache.path),
@@ -114,9 +114,15 @@ def prepare(
 
 
 def _catalogs(
-    config: Config, model: Model, conditioning: Conditioning, memo: Memo, progress: StageProgress
+    config: Config,
+    model: Model,
+    conditioning: Conditioning,
+    memo: Memo,
+    *,
+    progress: StageProgress,
+    warn: Callable[[str], None],
 ) -> tuple[Catalog, Catalog | None]:
-    """Look at what is trained on, and at what is held out."""
+    """Look at what is trained on, and at what is held out: no content is on both sides."""
 
     def looked(done: int, total: int) -> None:
         progress("look at media", done, total)
@@ -129,11 +135,21 @@ def _catalogs(
         has_controls=config.conditioning.has_files,
         # The index is 0 unless conditioning.frames is index.
         min_control_frames=1 + conditioning.shown.index * model.adapter.grid.vae_frame_step,
+        native_fps=model.adapter.native_fps,
+        warn=warn,
     )
     catalog = build(config.data)
     if config.validation.held_out:
-        return catalog.split(config.validation.held_out)
-    return catalog, build(config.validation.data) if config.validation.data else None
+        catalog, held_out = catalog.split(config.validation.held_out)
+    elif config.validation.data:
+        held_out = build(config.validation.data)
+        catalog, left_out = catalog.apart_from(held_out)
+        for message in left_out:
+            warn(message)
+    else:
+        return catalog, None
+    catalog.check_apart(held_out)
+    return catalog, held_out
 
 
 def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepared, int]:

@@ -17,7 +17,7 @@ from finetrainers.checkpoint import Checkpoints
 from finetrainers.config import Config, dump_config, is_folder, load_config
 from finetrainers.data.left_out import JOURNAL
 from finetrainers.errors import ConfigError, Interrupted, StoppedAtOnceError
-from finetrainers.files import write_whole
+from finetrainers.files import to_json, write_whole
 from finetrainers.marks import RUN_MARK, is_run, mark_run
 
 FIXED = (
@@ -191,7 +191,7 @@ def check_same_run(old: Config, new: Config) -> None:
     changed = []
     for key in FIXED:
         before, after = (_at(tree, key) for tree in trees)
-        changed += [f"{name}: {a!r} -> {b!r}" for name, a, b in _differences(key, before, after)]
+        changed += [f"{name}: {_shown(a)} -> {_shown(b)}" for name, a, b in _differences(key, before, after)]
     if changed:
         lines = "\n  ".join(changed)
         weights = sorted((new.output_dir / "weights").glob("step-*"))
@@ -201,6 +201,11 @@ def check_same_run(old: Config, new: Config) -> None:
             f"output_dir: {new.output_dir} holds a run with other settings:\n  {lines}\n"
             f"Give the old values to continue it, or take another output_dir{anew}"
         )
+
+
+def _shown(value: Any) -> str:
+    """Write a value as one would give it in a configuration file."""
+    return to_json(value) if value is None or isinstance(value, bool) else repr(value)
 
 
 def _at(tree: Any, key: str) -> Any:

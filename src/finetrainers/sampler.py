@@ -20,6 +20,7 @@ from finetrainers.conditioning import Conditioning
 from finetrainers.config import DataConfig
 from finetrainers.data.loader import fill_frames, pad_shown
 from finetrainers.data.media import View, available_frames, decode, probe
+from finetrainers.data.rates import clip_fps
 from finetrainers.loop import cast_floats
 from finetrainers.models import Model, Request
 from finetrainers.models.base import image_is_optional
@@ -139,7 +140,10 @@ class Sampler:
             return None, nothing.map(lambda tensor: tensor.to(self._device))
         assert self._data is not None  # given where there is a conditioning
         step = adapter.grid.vae_frame_step
-        pixels = signal(decode_control(Path(request.control), request.size, frame_step=step, data=self._data))
+        native = adapter.native_fps
+        pixels = signal(
+            decode_control(Path(request.control), request.size, frame_step=step, data=self._data, native_fps=native)
+        )
         mean, std = encode_pixels(self._components["vae"], adapter, pixels[None], clip_frames=request.size[0])
         latents = Posterior(mean[0], std[0] if adapter.draws_control and std is not None else None).draw(generator)
         padding = adapter.grid.num_padding(request.size[0])
@@ -148,7 +152,9 @@ class Sampler:
         return pixels, control.map(lambda tensor: tensor.to(self._device))
 
 
-def decode_control(path: Path, size: tuple[int, int, int], *, frame_step: int, data: DataConfig) -> Tensor:
+def decode_control(
+    path: Path, size: tuple[int, int, int], *, frame_step: int, data: DataConfig, native_fps: float | None = None
+) -> Tensor:
     """Decode the first frames of a file, [K, P, Q, 3] uint8, at the frame rate of a data set and stretched if it is.
 
     Args:
@@ -156,18 +162,21 @@ def decode_control(path: Path, size: tuple[int, int, int], *, frame_step: int, d
         size: (frames, height, width); K is at most so many frames.
         frame_step: Frames of one latent frame; K makes whole ones.
         data: Whose ``fps``, ``stride`` and ``resize`` hold; a crop is around the middle.
+        native_fps: The model's rate; None if it has none of its own.
 
     Raises:
         DataError: If it cannot be decoded.
     """
     most, height, width = size
-    frames = min(most, available_frames(probe(path), fps=data.fps, stride=data.stride))
+    found = probe(path)
+    fps = clip_fps(data, found.fps, native_fps)
+    frames = min(most, available_frames(found, fps=fps, stride=data.stride))
     view = View(
         num_frames=1 + (frames - 1) // frame_step * frame_step,
         height=height,
         width=width,
         frame_sampling="start",
-        fps=data.fps,
+        fps=fps,
         stride=data.stride,
         window=0.0,
         chunk=0,

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from finetrainers.config import Config
 from finetrainers.config.run import TrackConfig
+from finetrainers.data.occupancy import bucket_lines
 from finetrainers.errors import ConfigError, NonFiniteError, StorageError
 from finetrainers.files import to_json
 from finetrainers.loop import Metrics, Trainer
@@ -116,6 +117,9 @@ class Console:
                 loss = event.get("held_out_loss")
                 shown = "" if loss is None else f" held-out loss {loss:.5f}"
                 self._print(f"validation at step {event['step']}:{shown} {event['directory']}")
+            case "run":
+                for line in bucket_lines(event["buckets"]):
+                    self._print(line)
             case "stage":
                 self._print(f"{event['stage']}: {event['seconds']:.1f} s")
             case "warning":  # an error is raised, and told by whoever catches it

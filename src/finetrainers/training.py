@@ -15,6 +15,7 @@ from finetrainers.checks import check_start
 from finetrainers.config import Config
 from finetrainers.data.leases import Lease
 from finetrainers.data.left_out import JOURNAL
+from finetrainers.data.occupancy import about_empty, occupancy
 from finetrainers.encoding import free_memory
 from finetrainers.errors import (
     CheckpointError,
@@ -284,6 +285,7 @@ class _Run:
 
     def _announce(self, prepared: Prepared, resumed: int | None) -> None:
         order, catalog = prepared.order, prepared.plan.catalog
+        held_out = None if prepared.held_out_plan is None else prepared.held_out_plan.catalog
         last = max(0, self.config.train.steps - 1)
         fingerprint = prepared.plan.fingerprint()
         before = read_events(self.config.output_dir, {"run"})
@@ -306,7 +308,13 @@ class _Run:
             data=fingerprint,
             epochs=order.epoch_of(last) + 1,
             device=str(self.device),
+            buckets=occupancy(catalog, held_out, [job.bucket for job in prepared.held_out]),
         )
+        empty = about_empty(catalog, "data")
+        if self.config.validation.data and held_out is not None:
+            empty += about_empty(held_out, "validation.data")
+        for message in empty:
+            self.tracker.emit("warning", message=message)
         for data in catalog.sets:
             if data.unlisted:
                 self.tracker.emit(

@@ -238,6 +238,7 @@ INEFFECTIVE = {  # overrides that could not take effect -> what the message has 
     ("data.0.views=3",): ["views: 3", "random_crop", "horizontal_flip"],
     ("data.0.views=1", "data.0.horizontal_flip=true"): ["views: 1", "horizontal_flip"],
     ("data.0.fps=8", "data.0.stride=2"): ["fps", "stride", "one of them"],
+    ("data.0.videos_as_images=true", "data.0.buckets=[[9, 64, 64]]"): ["videos_as_images: True", "bucket of one frame"],
     ("validation.every=5",): ["every", "prompts, held_out or data"],
     ("validation.held_out=0.1", 'validation.data=[{"path": "e", "buckets": [[1, 64, 64]]}]'): ["held_out", "data"],
     ("hub_repo=user/name",): ["hub_repo: user/name", "push_to_hub: true"],
@@ -294,6 +295,10 @@ def test_a_setting_that_cannot_take_effect_is_an_error(load, overrides) -> None:
         ("data.0.views=2", "data.0.horizontal_flip=true"),
         ("data.0.views=1",),
         ("data.0.fps=8", "data.0.stride=1"),
+        ("data.0.fps=auto", "data.0.stride=2"),
+        ("data.0.fps=null", "data.0.stride=2"),
+        ("data.0.videos_as_images=true", "data.0.buckets=[[9, 64, 64], [1, 64, 64]]"),
+        ("data.0.videos_as_images=true", "data.0.buckets={pixels: 4096}"),
         ("validation.every=5", "validation.held_out=0.1"),
         ("hub_repo=user/name", "push_to_hub=true"),
         ("hub_private=false", "push_to_hub=true"),
@@ -419,7 +424,7 @@ DATA = st.one_of(
         },
     )
     for required, optional in [
-        ({}, {"fps": POSITIVE, "resize": st.just("stretch"), "views": st.none() | st.just(1)}),
+        ({}, {"fps": st.none() | st.just("auto") | POSITIVE, "resize": st.just("stretch"), "views": st.none() | st.just(1)}),
         ({"resize": st.just("random_crop")}, {"views": st.integers(1, 9), "stride": st.integers(1, 9)}),
         ({"horizontal_flip": st.just(True)}, {"views": st.integers(2, 9), "frame_sampling": st.just("random")}),
     ]

@@ -95,6 +95,23 @@ def test_an_image_goes_to_image_buckets_only():
     assert assign([(1, 2000, 2000)], BUCKETS[3:]) == [None]
 
 
+@given(
+    st.lists(st.tuples(st.integers(2, 60), st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=10),
+    st.lists(st.tuples(st.sampled_from([1, 9, 17]), st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=6),
+)
+@settings(deadline=None)
+def test_what_stays_video_is_assigned_as_if_there_were_no_image_buckets(items, buckets):
+    columns = [np.array(column) for column in zip(*items, strict=True)]
+    options = {"buckets": buckets, "max_upscale": 2.0}
+    without = [bucket for bucket in buckets if bucket[0] > 1]
+    video = assign_buckets(*columns, **options, stays_video=np.ones(len(items), np.bool_))
+    found = [None if choice < 0 else buckets[choice] for choice in video]
+    assert found == assign(items, tuple(without))
+    assert assign_buckets(*columns, **options, stays_video=np.zeros(len(items), np.bool_)).tolist() == (
+        assign_buckets(*columns, **options).tolist()
+    )
+
+
 def test_unreadable_items_go_nowhere():
     assert assign([(0, 0, 0)], BUCKETS) == [None]
 
@@ -140,8 +157,8 @@ def test_a_million_items_take_a_moment():
 
 def test_the_reason_is_readable():
     options = {"buckets": BUCKETS[3:], "max_upscale": 2.0}
-    assert why_unassigned(7, 512, 768, **options) == "has 7 frames, the shortest bucket needs 49"
-    assert why_unassigned(1, 512, 768, **options) == "has 1 frame, the shortest bucket needs 49"
+    assert why_unassigned(7, 512, 768, **options) == "has 7 frames; the shortest bucket needs 49"
+    assert why_unassigned(1, 512, 768, **options) == "has 1 frame; the shortest bucket needs 49"
     assert why_unassigned(60, 4, 6, **options) == (
         "6x4 pixels would be enlarged 64 times for the bucket [49, 256, 384], max_upscale is 2"
     )

@@ -50,10 +50,13 @@ class DataConfig(Section):
     """Sizes to train at: a list of [frames, height, width], or {pixels: ...} to generate them."""
     max_upscale: float = Field(default=2.0, ge=1)
     """Largest factor by which media may be enlarged to fill their bucket; smaller media are bad samples."""
-    fps: float | None = Field(default=None, gt=0)
-    """Resample clips to this many frames per second, by time stamp. By default their own frames are taken."""
+    videos_as_images: bool = False
+    """Let clips go into buckets of one frame, as single images; without it only images do."""
+    fps: Literal["auto"] | Annotated[float, Field(gt=0)] | None = "auto"
+    """Frames per second that clips are resampled to, by time stamp. By default that of the model, for clips that have more;
+    null takes each clip's own frames."""
     stride: int = Field(default=1, ge=1)
-    """Take every n-th frame. Not together with ``fps``."""
+    """Take every n-th of the clip's own frames. Not together with a number for ``fps``."""
     frame_sampling: Literal["start", "middle", "random", "uniform", "chunks"] = "start"
     """Which frames of a longer clip: its start, its middle, a random window, frames spread over all of it, or
     all consecutive windows, each as a sample of its own."""
@@ -98,11 +101,15 @@ class DataConfig(Section):
         }
         return {key: getattr(self, key) for key, is_plain in plain.items() if not is_plain}
 
+    def idle(self) -> Mapping[str, str]:
+        frames = self.buckets.frames if isinstance(self.buckets, PixelBudget) else [bucket[0] for bucket in self.buckets]
+        return {} if 1 in frames else {"videos_as_images": "without a bucket of one frame; add one, or remove it"}
+
     @model_validator(mode="after")
     def _consistent(self) -> "DataConfig":
         if self.path.startswith(REMOTE_SCHEMES):
             raise ValueError(f"path: {self.path!r} is remote; this version reads local folders: download it first")
-        if self.fps is not None and self.stride != 1:
+        if isinstance(self.fps, float) and self.stride != 1:
             raise ValueError("fps and stride both choose the frames: give one of them")
         if self.control_column is not None and self.control_path is not None:
             raise ValueError("control_column and control_path both name the control files: give one of them")

@@ -70,10 +70,11 @@ class ValidationConfig(Section):
     """File (csv, json or jsonl) of prompts to draw: prompt, and optionally image, last_image, control, height, width,
     num_frames, num_inference_steps, guidance_scale, negative_prompt, fps, seed."""
     held_out: float = Field(default=0.0, ge=0, lt=1)
-    """Part of each data set that is kept from training to measure the held-out loss on; at least one item, chosen by
-    content."""
+    """Part of all contents that is kept from training to measure the held-out loss on; at least one. Files with the same
+    bytes are one content: what is held out in one data set is held out in all."""
     data: tuple[DataConfig, ...] = ()
-    """Data sets of their own to measure the held-out loss on, instead of ``held_out``."""
+    """Data sets of their own to measure the held-out loss on, instead of ``held_out``. Items of ``data`` with the same
+    bytes are not trained on, and a warning counts them."""
     noise_levels: int = Field(default=8, ge=1)
     """Noise levels of the grid on which each held-out sample is measured."""
     max_items: int = Field(default=64, ge=1)

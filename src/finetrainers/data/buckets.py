@@ -19,6 +19,9 @@ BLOCK_ITEMS = 65536
 """Items that are compared with all buckets at a time: small enough for the processor's cache."""
 ROUNDING = 1e-9
 
+AS_IMAGES = "videos_as_images: true, to let clips be single images"
+"""What is told where only a bucket of one frame is left for a clip."""
+
 Integers = npt.NDArray[np.integer]
 
 
@@ -52,38 +55,48 @@ def _generate_sizes(budget: PixelBudget) -> list[tuple[int, int]]:
 
 
 def assign_buckets(
-    num_frames: Integers, height: Integers, width: Integers, *, buckets: Sequence[Bucket], max_upscale: float
+    num_frames: Integers,
+    height: Integers,
+    width: Integers,
+    *,
+    buckets: Sequence[Bucket],
+    max_upscale: float,
+    stays_video: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.int32]:
     """Choose for each item [N] the number of its bucket; -1 where none fits.
 
     A bucket fits if it has no more frames than are available (after resampling) and if no side has to grow by more than
-    ``max_upscale``. The nearest one by ``|log aspect ratio| + |log frames ratio|`` is taken; of equally near ones one that
-    needs no enlargement, then the largest.
+    ``max_upscale``; one of a single frame does not fit an item that ``stays_video`` [N]. The nearest one by
+    ``|log aspect ratio| + |log frames ratio|`` is taken; of equally near ones one that needs no enlargement, then the
+    largest.
     """
     chosen = np.full(len(num_frames), -1, np.int32)
+    if stays_video is None:
+        stays_video = np.zeros(len(num_frames), np.bool_)
     largest_first = sorted(range(len(buckets)), key=lambda i: -buckets[i][1] * buckets[i][2])
     for start in range(0, len(num_frames), BLOCK_ITEMS):
         rows = slice(start, start + BLOCK_ITEMS)
-        _assign_block(chosen[rows], (num_frames[rows], height[rows], width[rows]), largest_first, buckets, max_upscale)
+        items = num_frames[rows], height[rows], width[rows], np.where(stays_video[rows], 2, 1)
+        _assign_block(chosen[rows], items, largest_first, buckets, max_upscale)
     return chosen
 
 
 def _assign_block(
     chosen: npt.NDArray[np.int32],
-    items: tuple[Integers, Integers, Integers],
+    items: tuple[Integers, Integers, Integers, Integers],
     order: Sequence[int],
     buckets: Sequence[Bucket],
     max_upscale: float,
 ) -> None:
-    """Fill ``chosen`` for some items; buckets that come earlier in ``order`` win ties."""
-    num_frames, height, width = (values.astype(np.float64) for values in items)
+    """Fill ``chosen`` for some items (frames, height, width, fewest frames); buckets earlier in ``order`` win ties."""
+    num_frames, height, width, fewest = (values.astype(np.float64) for values in items)
     log_aspect = np.log(np.maximum(width, 1) / np.maximum(height, 1))  # an unreadable item has 0 of each, and fits nowhere
     log_frames = np.log(np.maximum(num_frames, 1))
     tallest, widest = height * (max_upscale + ROUNDING), width * (max_upscale + ROUNDING)
     best, best_enlarges = np.full(len(chosen), np.inf), np.ones(len(chosen), np.bool_)
     for i in order:
         frames, bucket_height, bucket_width = buckets[i]
-        fits = (num_frames >= frames) & (tallest >= bucket_height) & (widest >= bucket_width)
+        fits = (num_frames >= frames) & (fewest <= frames) & (tallest >= bucket_height) & (widest >= bucket_width)
         distance = np.abs(log_aspect - np.log(bucket_width / bucket_height)) + np.abs(log_frames - np.log(frames))
         np.round(distance, TIE_DIGITS, out=distance)
         enlarges = (height < bucket_height) | (width < bucket_width)
@@ -93,12 +106,26 @@ def _assign_block(
         np.copyto(best_enlarges, enlarges, where=is_better)
 
 
-def why_unassigned(num_frames: int, height: int, width: int, *, buckets: Sequence[Bucket], max_upscale: float) -> str:
-    """Say why ``assign_buckets`` found no bucket for an item."""
-    shortest = min(frames for frames, _, _ in buckets)
+def why_unassigned(
+    num_frames: int,
+    height: int,
+    width: int,
+    *,
+    buckets: Sequence[Bucket],
+    max_upscale: float,
+    length: str | None = None,
+    stays_video: bool = False,
+) -> str:
+    """Say why ``assign_buckets`` found no bucket for an item; ``length`` tells of its file and what is left of it."""
+    has = f"has {_frames(num_frames) if length is None else length}"
+    possible = [bucket for bucket in buckets if bucket[0] > 1 or not stays_video]
+    if not possible:
+        return f"{has}, and all buckets are of one frame; add one of more frames, or set {AS_IMAGES}"
+    shortest = min(frames for frames, _, _ in possible)
     if num_frames < shortest:
-        return f"has {_frames(num_frames)}, the shortest bucket needs {shortest}"
-    bucket = min((b for b in buckets if b[0] <= num_frames), key=lambda b: max(b[1] / height, b[2] / width))
+        which, way_out = ("video bucket", f"; or set {AS_IMAGES}") if len(possible) < len(buckets) else ("bucket", "")
+        return f"{has}; the shortest {which} needs {shortest}{way_out}"
+    bucket = min((b for b in possible if b[0] <= num_frames), key=lambda b: max(b[1] / height, b[2] / width))
     upscale = max(bucket[1] / height, bucket[2] / width)
     return (
         f"{width}x{height} pixels would be enlarged {upscale:.3g} times for the bucket {list(bucket)}, max_upscale is "

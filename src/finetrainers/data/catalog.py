@@ -4,7 +4,8 @@ A sample is one item, or one window of it with ``frame_sampling: chunks``, in on
 """
 
 import hashlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,16 +15,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from finetrainers.config import Bucket, DataConfig
-from finetrainers.data.buckets import assign_buckets, resolve_buckets, why_unassigned
+from finetrainers.data.assign import assign, slow_clips
 from finetrainers.data.captions import final_caption
 from finetrainers.data.controls import Controls, look_at_controls
 from finetrainers.data.dataset import DataSet as DataSet
 from finetrainers.data.draws import seed_of, uniform
-from finetrainers.data.look import Facts, Progress, look_at_all
+from finetrainers.data.look import Progress, look_at_all
 from finetrainers.data.memo import Memo
 from finetrainers.data.order import Group
+from finetrainers.data.rates import rate_of_view, resampled_fps
 from finetrainers.data.sources import Problem, list_items
-from finetrainers.data.view import View, count_frames
+from finetrainers.data.split import about_left_out, contents, held_out_items, without_contents
+from finetrainers.data.view import View
 from finetrainers.errors import ConfigError, DataError
 
 
@@ -84,11 +87,36 @@ class Catalog:
         """Cut into (training, held out) by content: equal files stay together, and new ones move no other.
 
         Raises:
-            ConfigError: If a data set has too few different items.
+            ConfigError: If there are too few different items, or if a data set has none left to train on.
         """
-        parts = [(data, _held_out_items(data, fraction)[data.item]) for data in self.sets]
+        parts = [(data, own[data.item]) for data, own in zip(self.sets, held_out_items(self.sets, fraction), strict=True)]
         train, held_out = (tuple(d.only(chosen == wanted) for d, chosen in parts) for wanted in (False, True))
         return replace(self, sets=train), replace(self, sets=held_out)
+
+    def apart_from(self, held_out: "Catalog") -> "tuple[Catalog, list[str]]":
+        """Leave out the items whose content is held out; return what to tell of each data set that has some.
+
+        Raises:
+            ConfigError: If a data set has no others.
+        """
+        others = contents(held_out.sets)
+        sets, told = [], []
+        for data in self.sets:
+            rest, files = without_contents(data, others)
+            if files and not len(rest.item):
+                raise ConfigError(
+                    f"validation.data: all items of {data.config.path} are held out there, and none is left to train on; "
+                    "remove this data set, or name others in validation.data"
+                )
+            sets.append(rest)
+            told += [about_left_out(data, files)] if files else []
+        return replace(self, sets=tuple(sets)), told
+
+    def check_apart(self, held_out: "Catalog") -> None:
+        """Assert that no content is trained on and held out."""
+        both = np.intersect1d(contents(self.sets), contents(held_out.sets), assume_unique=True)
+        if len(both):
+            raise AssertionError(f"{len(both)} contents of {held_out.num_samples} held-out samples are trained on as well")
 
 
 def view_of(data: DataSet, sample: int, *, view: int, bucket: Bucket) -> View:
@@ -102,7 +130,7 @@ def view_of(data: DataSet, sample: int, *, view: int, bucket: Bucket) -> View:
         height=height,
         width=width,
         frame_sampling=config.frame_sampling,
-        fps=config.fps,
+        fps=rate_of_view(data.fps[item]),
         stride=config.stride,
         window=window if config.frame_sampling == "random" else 0.0,
         chunk=int(data.chunk[sample]),
@@ -125,10 +153,20 @@ def build_catalog(
     progress: Progress,
     has_controls: bool = False,
     min_control_frames: int = 1,
+    native_fps: float | None = None,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> Catalog:
-    """List all data sets and look at each file that the memo does not know; ``has_controls`` if items have one each.
+    """List all data sets and look at each file that the memo does not know.
 
-    Each control has to have ``min_control_frames``, after resampling.
+    Args:
+        configs: Of the data sets.
+        memo: What is known of files.
+        workers: Threads that look at files.
+        progress: Called with (files done, files in all).
+        has_controls: Whether items have one each.
+        min_control_frames: Frames that each control has to have, after resampling.
+        native_fps: Rate to which ``fps: auto`` brings faster clips; None if the model has none of its own.
+        warn: Takes what a user should know of, as a sentence.
 
     Raises:
         DataError: If a data set cannot be listed; or, naming all bad samples of all data sets that do not skip them.
@@ -145,14 +183,18 @@ def build_catalog(
             progress(start + count, total)
 
         facts, problems = look_at_all(table["media"], memo, workers, report)
+        fps = resampled_fps(config, facts["fps"], native_fps)
         controls: Controls | None = None
         if has_controls:
             after_media = partial(report, start=done + len(table))
             controls, found = look_at_controls(
-                config, table, facts, memo, min_frames=min_control_frames, workers=workers, report=after_media
+                config, table, facts, memo, fps=fps, min_frames=min_control_frames, workers=workers, report=after_media
             )
             problems += found
-        assigned = _assign(config, table, facts, [*listing.problems, *problems], buckets)
+        assigned = assign(config, table, facts, [*listing.problems, *problems], fps=fps, buckets=buckets)
+        slow = slow_clips(assigned, facts, tuple(buckets), native_fps)
+        if slow is not None:
+            warn(slow)
         sets.append(replace(_with_controls(assigned, controls), unlisted=listing.unlisted))
         done += _num_files(table)
     raise_if_failing(sets)
@@ -186,53 +228,3 @@ def raise_if_any(failing: Sequence[Problem]) -> None:
             f"data: {len(failing)} bad samples:\n  {lines}\n"
             "Mend or remove them, or set data.N.on_error=skip to leave them out"
         )
-
-
-def _assign(
-    config: DataConfig, table: pa.Table, facts: Facts, problems: list[Problem], buckets: dict[Bucket, int]
-) -> DataSet:
-    """Give each good item its bucket and its windows."""
-    own = resolve_buckets(config.buckets)
-    frames = count_frames(facts["num_frames"], facts["seconds"], fps=config.fps, stride=config.stride)
-    choice = assign_buckets(frames, facts["height"], facts["width"], buckets=own, max_upscale=config.max_upscale)
-    choice[~facts["is_good"]] = -1
-    for row in np.flatnonzero(facts["is_good"] & (choice < 0)):
-        reason = why_unassigned(
-            int(frames[row]),
-            int(facts["height"][row]),
-            int(facts["width"][row]),
-            buckets=own,
-            max_upscale=config.max_upscale,
-        )
-        problems.append(Problem(table["media"][int(row)].as_py(), reason))
-    item = np.flatnonzero(choice >= 0)
-    chunk = np.zeros(len(item), np.int32)
-    if config.frame_sampling == "chunks":
-        windows = frames[item] // np.array([bucket[0] for bucket in own])[choice[item]]
-        chunk = np.concatenate([np.arange(count, dtype=np.int32) for count in windows]) if len(item) else chunk
-        item = np.repeat(item, windows)
-    number = np.array([buckets.setdefault(bucket, len(buckets)) for bucket in own], np.int32)
-    return DataSet(
-        config=config,
-        table=table,
-        digests=facts["digest"],
-        fps=facts["fps"],
-        item=item,
-        chunk=chunk,
-        bucket=number[choice[item]],
-        num_captions=pc.list_value_length(table["captions"]).to_numpy(),
-        problems=tuple(problems),
-    )
-
-
-def _held_out_items(data: DataSet, fraction: float) -> NDArray[np.bool_]:
-    """Which items of a data set are held out: those whose hash, read as a number in [0, 1), is below the fraction."""
-    number = data.digests[:, -8:].copy().view(np.uint64)[:, 0] / 2.0**64
-    used = np.unique(number[data.item])
-    if len(used) < 2:
-        raise ConfigError(
-            f"validation.held_out: {data.config.path} has {len(used)} different items; at least 2 are needed to hold one out"
-        )
-    limit = min(max(fraction, float(np.nextafter(used[0], 1))), float(used[-1]))  # at least one on either side
-    chosen: NDArray[np.bool_] = number < limit
-    return chosen

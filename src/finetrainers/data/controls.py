@@ -67,26 +67,28 @@ def look_at_controls(
     media: Facts,
     memo: Memo,
     *,
+    fps: NDArray[np.float64],
     min_frames: int,
     workers: int,
     report: Callable[[int], None],
 ) -> tuple[Controls, list[Problem]]:
     """Look at each control file once; items whose control cannot be used lose their ``is_good``, and a problem says why.
 
-    A control of fewer than ``min_frames`` frames, after resampling, has none of those that conditioning.frame_index shows.
+    They are resampled as their media are, to ``fps`` [N], where 0 stands for their own frames. A control of fewer than
+    ``min_frames`` frames after that has none of those that conditioning.frame_index shows.
     """
     files = pc.unique(table["control"])
     rows = pc.index_in(table["control"], value_set=files).to_numpy()
     looked, found = look_at_all(files, memo, workers, report)
     unusable = {problem.path: problem.reason for problem in found}
     facts = looked[rows]
-    reasons = _why_unusable(config, media, facts, min_frames)
+    reasons = _why_unusable(config, media, facts, fps=fps, min_frames=min_frames)
     problems = []
     for row in np.flatnonzero(media["is_good"] & (~facts["is_good"] | (reasons != ""))).tolist():
         path = table["control"][row].as_py()
         problems.append(Problem(table["media"][row].as_py(), about_control(path, unusable.get(path, reasons[row]))))
         media["is_good"][row] = False
-    return Controls(facts["digest"], _frames(config, facts)), problems
+    return Controls(facts["digest"], _frames(config, facts, fps)), problems
 
 
 def has_proportions_of(media: Facts, control: Facts) -> NDArray[np.bool_]:
@@ -102,23 +104,26 @@ def has_proportions_of(media: Facts, control: Facts) -> NDArray[np.bool_]:
     return close
 
 
-def has_rate_of(media: Facts, control: Facts, *, fps: float | None) -> NDArray[np.bool_]:
+def has_rate_of(media: Facts, control: Facts, *, fps: float | NDArray[np.float64] | None) -> NDArray[np.bool_]:
     """Tell for each item [N] whether the n-th frames of media and control belong together, as far as their rates tell.
 
-    Average rates may differ by MAX_RATE_DIFFERENCE. Where nothing is resampled to ``fps``, as many frames are paired one by
-    one, whatever the rates are. A still has none.
+    Average rates may differ by MAX_RATE_DIFFERENCE. Where nothing is resampled to ``fps`` (as in ``count_frames``), as many
+    frames are paired one by one, whatever the rates are. A still has none.
     """
+    keeps_frames = np.asarray(0.0 if fps is None else fps) == 0
     is_still = (media["num_frames"] <= 1) | (control["num_frames"] <= 1)
-    is_paired = (media["num_frames"] == control["num_frames"]) & (fps is None)
+    is_paired = (media["num_frames"] == control["num_frames"]) & keeps_frames
     is_close = np.abs(control["fps"] - media["fps"]) <= MAX_RATE_DIFFERENCE * media["fps"]
     has_rate: NDArray[np.bool_] = is_still | is_paired | is_close
     return has_rate
 
 
-def _why_unusable(config: DataConfig, media: Facts, control: Facts, min_frames: int) -> NDArray[np.object_]:
+def _why_unusable(
+    config: DataConfig, media: Facts, control: Facts, *, fps: NDArray[np.float64], min_frames: int
+) -> NDArray[np.object_]:
     """Say for each item [N] why its control does not fit its media or is too short; empty where it can be used."""
     reasons = np.full(len(media), "", np.object_)
-    frames, own = _frames(config, media), _frames(config, control)
+    frames, own = _frames(config, media, fps), _frames(config, control, fps)
     if config.frame_sampling != "start":
         for row in np.flatnonzero((frames != own) & (control["num_frames"] != 1)).tolist():
             reasons[row] = (
@@ -130,7 +135,7 @@ def _why_unusable(config: DataConfig, media: Facts, control: Facts, min_frames: 
             f"has {own[row]} frames, but the latent frame of conditioning.frame_index needs {min_frames}; "
             "make it longer, or set a lower conditioning.frame_index"
         )
-    for row in np.flatnonzero(~has_rate_of(media, control, fps=config.fps)).tolist():
+    for row in np.flatnonzero(~has_rate_of(media, control, fps=fps)).tolist():
         reasons[row] = (
             f"has {control['fps'][row]:.4g} frames per second where the media have {media['fps'][row]:.4g}, so that its "
             "frames would show other moments; write it at the media's frame rate"
@@ -145,5 +150,5 @@ def _why_unusable(config: DataConfig, media: Facts, control: Facts, min_frames: 
     return reasons
 
 
-def _frames(config: DataConfig, facts: Facts) -> NDArray[np.int64]:
-    return count_frames(facts["num_frames"], facts["seconds"], fps=config.fps, stride=config.stride)
+def _frames(config: DataConfig, facts: Facts, fps: NDArray[np.float64]) -> NDArray[np.int64]:
+    return count_frames(facts["num_frames"], facts["seconds"], fps=fps, stride=config.stride)

@@ -20,7 +20,7 @@ class DataSet:
     digests: NDArray[np.uint8]
     """[items, DIGEST_BYTES] hash of each item's bytes."""
     fps: NDArray[np.float64]
-    """[items] frames per second; 0 for images."""
+    """[items] frames per second that each is resampled to, as ``resampled_fps`` says; 0 where its own are taken."""
     item: NDArray[np.int64]
     """[samples] row of each sample's item."""
     chunk: NDArray[np.int32]

@@ -90,12 +90,19 @@ class Fit:
 
 
 def count_frames(
-    num_frames: npt.NDArray[np.int64], seconds: npt.NDArray[np.float64], *, fps: float | None, stride: int
+    num_frames: npt.NDArray[np.int64],
+    seconds: npt.NDArray[np.float64],
+    *,
+    fps: float | npt.NDArray[np.float64] | None,
+    stride: int,
 ) -> npt.NDArray[np.int64]:
-    """Count the frames [N] that are left after resampling by time stamp (``fps``) or by ``stride``."""
-    if fps is None:
-        return -(-num_frames // stride)
-    return np.maximum(1, np.ceil(seconds * fps - PHASE)).astype(np.int64)
+    """Count the frames [N] that are left after resampling by time stamp or by ``stride``.
+
+    ``fps`` is one rate for all, None for the clips' own frames, or each clip's rate [N] with 0 for its own frames.
+    """
+    rates = np.asarray(0.0 if fps is None else fps)
+    resampled = np.maximum(1, np.ceil(seconds * rates - PHASE)).astype(np.int64)
+    return np.where(rates > 0, resampled, -(-num_frames // stride))
 
 
 def available_frames(probe: Probe, *, fps: float | None, stride: int) -> int:

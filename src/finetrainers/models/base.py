@@ -141,8 +141,9 @@ class ModelAdapter(ABC):
     """Largest noise level of a frame that is given in its place."""
     has_negative_prompt: ClassVar[bool] = True
     """Whether the pipeline is guided away from a negative prompt, which is empty by default."""
-    default_fps: float = 24.0
-    """Frame rate of videos that are drawn, where the prompt names none."""
+    native_fps: float | None = None
+    """Frames per second of the clips that the model was trained on, to which faster ones are brought; None where the
+    denoiser is told each clip's rate, or draws images."""
     max_sequence_length: int = 512
     """T, prompt tokens, where the config names no other: the default of the family's pipeline."""
     has_fixed_sequence_length: bool = False
@@ -160,6 +161,11 @@ class ModelAdapter(ABC):
         self.index: Settings = {} if index is None else index
         self.scheduler: Settings = {} if scheduler is None else scheduler
         self.grid = self.make_grid(vae, denoiser)
+
+    @property
+    def default_fps(self) -> float:
+        """Frame rate of videos that are drawn, where the prompt names none."""
+        return 24.0 if self.native_fps is None else self.native_fps
 
     @property
     def tasks(self) -> Mapping[str, str]:

@@ -38,7 +38,7 @@ class CogVideoX(ModelAdapter):
         self, vae: Settings, denoiser: Settings, index: Settings | None = None, scheduler: Settings | None = None
     ) -> None:
         super().__init__(vae, denoiser, index, scheduler)
-        self.default_fps = 8.0 if denoiser.get("patch_size_t") is None else 16.0
+        self.native_fps = 8.0 if denoiser.get("patch_size_t") is None else 16.0
         self.max_sequence_length = denoiser["max_text_seq_length"]
         # Added positions are those of text and video in one table: a text of another length does not fit.
         self.has_fixed_sequence_length = self._learns_positions or not denoiser["use_rotary_positional_embeddings"]

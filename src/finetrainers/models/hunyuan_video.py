@@ -50,6 +50,7 @@ class HunyuanVideo(ModelAdapter):
     noise_levels = NoiseLevels("logit_normal")  # the authors' --flow-snr-type
     shift = 7.0  # the authors' --flow-shift in training
     max_sequence_length = 256
+    native_fps = 24.0  # arXiv:2412.03603
 
     @property
     def condition(self) -> str | None:

@@ -47,7 +47,7 @@ class Wan(ModelAdapter):
         if self.has_clip:
             self.lora_targets = (*self.lora_targets, "add_k_proj", "add_v_proj")
         self.image_tasks = () if self.has_token_times else (FIRST, FIRST_AND_LAST)
-        self.default_fps = TI2V_FPS if self.has_token_times else 16.0
+        self.native_fps = TI2V_FPS if self.has_token_times else 16.0
 
     @property
     def tasks(self) -> Mapping[str, str]:
