@@ -30,9 +30,9 @@ class Mutation:
 
 MUTATIONS = (
     # Configuration, command line, files, formulas, tracking.
-    Mutation("config/load.py", "for _side in (_Loader, _Dumper):", "for _side in (_Loader,):", "config/test_load.py::test_what_is_dumped_loads_as_an_equal_configuration"),
+    Mutation("config/syntax.py", "for _side in (_Loader, _Dumper):", "for _side in (_Loader,):", "config/test_load.py::test_what_is_dumped_loads_as_an_equal_configuration"),
     Mutation("config/load.py", "json.dumps(tree, default=str), strict=True)", "json.dumps(tree, default=str))", "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
-    Mutation("config/load.py", "if key.value in names[:index]:", "if False:", "config/test_load.py::test_a_file_that_cannot_be_read_is_named_with_the_reason"),
+    Mutation("config/syntax.py", "if key.value in names[:index]:", "if False:", "config/test_load.py::test_a_file_that_cannot_be_read_is_named_with_the_reason"),
     Mutation("config/messages.py", "if not any(len(other) > len(place) and other[: len(place)] == place for other in found)", "if True", "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
     Mutation("config/tuning.py", '"logit_std": "logit_normal", "mode_scale": "mode"}', '"logit_std": "logit_normal"}', "config/test_load.py::test_a_setting_that_cannot_take_effect_is_an_error"),
     Mutation("config/reference.py", "elif origin is dict:\n        yield", "elif origin is set:\n        yield", "config/test_reference.py::test_the_reference_lists_every_key_of_the_schema"),
