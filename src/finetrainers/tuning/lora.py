@@ -45,8 +45,8 @@ class AdapterTuning(Tuning):
             torch.default_generator.manual_seed(seed)
             try:
                 denoiser.add_adapter(self._peft_config(targets), adapter_name=ADAPTER_NAME)
-            except ValueError as error:  # such as a regular expression that also matches what is no layer
-                raise ConfigError(f"tuning.targets: {targets!r} cannot be adapted: {error}") from error
+            except ValueError as error:
+                raise ConfigError(f"tuning.targets: {_why_not(denoiser, targets, error)}") from error
         for name in beside:
             if hasattr(denoiser.get_submodule(name), "base_layer"):
                 raise ConfigError(f"tuning.targets: {targets!r} has {name}, which conditioning trains in full; leave it out")
@@ -239,6 +239,19 @@ def _adapter_settings(file: Path) -> dict[str, Any]:
 
 def _file_of(component: str) -> str:
     return SECOND_FILE if component == SECOND else FILE
+
+
+def _why_not(denoiser: Any, targets: str | list[str], error: ValueError) -> str:
+    """Say why peft cannot adapt: most often, a regular expression also matches what is no layer, such as a whole block."""
+    modules = dict(denoiser.named_modules())
+    for name, module in modules.items():
+        if isinstance(targets, str) and re.fullmatch(targets, name) and any(True for _ in module.children()):
+            layer = next((inner for inner in modules if inner.startswith(f"{name}.")), name)
+            return (
+                f"{targets!r} also matches {name}, which is no layer but a {type(module).__name__}; let it end as names of "
+                f"layers do, such as {layer}"
+            )
+    return f"{targets!r} cannot be adapted: {error}"
 
 
 def _some(names: list[str]) -> str:
