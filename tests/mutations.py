@@ -123,7 +123,7 @@ MUTATIONS = (
     Mutation("optim.py", "optimizer.state.clear()", "pass", "test_training.py::test_resumed_equals_uninterrupted"),
     Mutation("optim.py", "parameter.copy_(value)", "pass", "test_training.py::test_validation_of_schedule_free_changes_nothing"),
     # Export and validation.
-    Mutation("tuning/lora.py", 'f"{name}_lora_adapter_metadata": denoiser.peft_config[ADAPTER_NAME].to_dict(),', "", "test_export.py::test_flux_draws_the_same_picture_in_plain_diffusers"),
+    Mutation("tuning/lora.py", '{**facts.metadata, SETTINGS: to_json(settings)}', "facts.metadata", "test_export.py::test_flux_draws_the_same_picture_in_plain_diffusers"),
     Mutation("validate.py", "trainer.ema.copy_to(trainer.parameters)", "pass", "test_validate.py::test_what_is_measured_is_what_is_exported"),
     Mutation("validate.py", "stack.callback(trainer.ema.restore, trainer.parameters)", "pass", "test_validate.py::test_what_is_measured_is_what_is_exported"),
     Mutation("validate.py", "content = int(job.latents.key[:15], 16)", "content = torch.seed() >> 1", "test_validate.py::test_the_baseline_depends_on_model_and_held_out_data_alone"),

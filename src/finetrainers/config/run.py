@@ -68,7 +68,8 @@ class ValidationConfig(Section):
     """Optimizer steps between validations; by default only at step 0 and at the end."""
     prompts: Path | None = None
     """File (csv, json or jsonl) of prompts to draw: prompt, and optionally image, last_image, control, height, width,
-    num_frames, num_inference_steps, guidance_scale, negative_prompt, fps, seed. An empty prompt is drawn without a caption."""
+    num_frames, num_inference_steps, guidance_scale, negative_prompt, fps, seed. An empty
+    prompt is drawn without a caption."""
     held_out: float = Field(default=0.0, ge=0, lt=1)
     """Part of each data set that is kept from training to measure the held-out loss on; at least one item, chosen by
     content."""

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from finetrainers.errors import DataError
+from finetrainers.files import sort_metadata
 
 LAYOUT_VERSION = 1
 """Part of every key: raised when the contents of the files change their meaning."""
@@ -70,7 +71,7 @@ class Cache:
     def write(self, kind: Kind, key: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
         """Write an item that is whole or not there at all; return its size in bytes."""
         contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        data = save(contents, {**metadata, "digest": _digest(contents)})
+        data = sort_metadata(save(contents, {**metadata, "digest": _digest(contents)}))  # equal items, equal bytes
         file = self.file(kind, key)
         file.parent.mkdir(parents=True, exist_ok=True)
         # Not the process's number: runs in two containers may have the same.

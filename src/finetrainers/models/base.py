@@ -162,6 +162,11 @@ class ModelAdapter(ABC):
         self.grid = self.make_grid(vae, denoiser)
 
     @property
+    def architecture(self) -> str:
+        """What programs that list models call it (``modelspec.architecture``)."""
+        return self.name.replace("_", "-")
+
+    @property
     def tasks(self) -> Mapping[str, str]:
         """Pipeline class of each task that this very model can do: ``pipelines``, unless the family's models differ."""
         return self.pipelines
