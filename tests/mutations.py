@@ -30,9 +30,9 @@ class Mutation:
 
 MUTATIONS = (
     # Configuration, command line, files, formulas, tracking.
-    Mutation("config/load.py", "for _side in (_Loader, _Dumper):", "for _side in (_Loader,):", "config/test_load.py::test_what_is_dumped_loads_as_an_equal_configuration"),
+    Mutation("config/syntax.py", "for _side in (_Loader, _Dumper):", "for _side in (_Loader,):", "config/test_load.py::test_what_is_dumped_loads_as_an_equal_configuration"),
     Mutation("config/load.py", "json.dumps(tree, default=str), strict=True)", "json.dumps(tree, default=str))", "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
-    Mutation("config/load.py", "if key.value in names[:index]:", "if False:", "config/test_load.py::test_a_file_that_cannot_be_read_is_named_with_the_reason"),
+    Mutation("config/syntax.py", "if key.value in names[:index]:", "if False:", "config/test_load.py::test_a_file_that_cannot_be_read_is_named_with_the_reason"),
     Mutation("config/messages.py", "if not any(len(other) > len(place) and other[: len(place)] == place for other in found)", "if True", "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
     Mutation("config/tuning.py", '"logit_std": "logit_normal", "mode_scale": "mode"}', '"logit_std": "logit_normal"}', "config/test_load.py::test_a_setting_that_cannot_take_effect_is_an_error"),
     Mutation("config/reference.py", "elif origin is dict:\n        yield", "elif origin is set:\n        yield", "config/test_reference.py::test_the_reference_lists_every_key_of_the_schema"),
@@ -138,7 +138,7 @@ MUTATIONS = (
     Mutation("optim.py", "optimizer.state.clear()", "pass", "test_training.py::test_resumed_equals_uninterrupted"),
     Mutation("optim.py", "parameter.copy_(value)", "pass", "test_training.py::test_validation_of_schedule_free_changes_nothing"),
     # Export and validation.
-    Mutation("tuning/lora.py", 'f"{name}_lora_adapter_metadata": denoiser.peft_config[ADAPTER_NAME].to_dict(),', "", "test_export.py::test_flux_draws_the_same_picture_in_plain_diffusers"),
+    Mutation("tuning/lora.py", '{**facts.metadata, SETTINGS: to_json(settings)}', "facts.metadata", "test_export.py::test_flux_draws_the_same_picture_in_plain_diffusers"),
     Mutation("validate.py", "trainer.ema.copy_to(trainer.parameters)", "pass", "test_validate.py::test_what_is_measured_is_what_is_exported"),
     Mutation("validate.py", "stack.callback(trainer.ema.restore, trainer.parameters)", "pass", "test_validate.py::test_what_is_measured_is_what_is_exported"),
     Mutation("validate.py", "content = int(job.latents.key[:15], 16)", "content = torch.seed() >> 1", "test_validate.py::test_the_baseline_depends_on_model_and_held_out_data_alone"),

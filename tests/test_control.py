@@ -188,7 +188,8 @@ def test_norms_train_too_and_change_no_bit_at_first(dtype: str, tiny_flux: Path,
 def test_norms_without_weights_are_refused(tiny: Callable[[str, str], Path], tmp_path: Path) -> None:
     section = {"path": str(tiny("cogview4", "6b"))}
     with pytest.raises(ConfigError, match="conditioning.train_norms: CogView4Transformer2DModel has no weights in norms"):
-        Subject(section, (1, 64, 64), tmp_path, {**GRAY, "train_norms": True}).trainer()
+        Subject(section, (1, 64, 64), tmp_path, {**GRAY, "train_norms": True}).prepared  # noqa: B018 - before it encodes
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 # -- frames of clips --------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What comes out loads in plain diffusers and draws what training drew, alpha != rank included."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 from runs import Tree, config_of, flux_tree, merged, write_pictures
 
-from finetrainers import sample_run, train
+from finetrainers import __version__, sample_run, train
 
 CAPTION = "picture number 1"
 PROMPTS = f'[{{"prompt": "{CAPTION}", "num_inference_steps": 2, "seed": 5}}]'
@@ -95,6 +96,72 @@ def test_the_snippet_of_the_model_card_runs(tree: Tree, tmp_path: Path, dtype: s
         if dtype == "float32":
             drawn = np.asarray(Image.open(tmp_path / kind / "validation" / "step-000003" / "00.png"))
             assert difference(flux_draws(names["pipeline"]), drawn) <= 1
+
+
+CONTROLLED: Tree = {"conditioning": {"kind": "channel_concat", "signal": "gray"}}
+EXPORTS = {**{kind: KINDS[kind] for kind in ("dora", "lokr", "full")}, "lora with layers beside it": CONTROLLED}
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_equal_runs_export_equal_files(tree: Tree, tmp_path: Path, kind: str) -> None:
+    """To the byte, manifest included, wherever the run is; only the card names its folder."""
+    changes: Tree = {**EXPORTS[kind], "validation": {"prompts": None}}
+    files = []
+    for name in ("one", "two"):
+        weights = train(config_of(merged(tree, {"output_dir": str(tmp_path / name), **changes}))).weights
+        found = {str(f.relative_to(weights)): f.read_bytes() for f in weights.rglob("*") if f.is_file()}
+        files.append({file: contents for file, contents in found.items() if file != "README.md"})
+        assert not any(str(tmp_path).encode() in contents for contents in files[-1].values())
+    assert files[0] == files[1]
+    assert "manifest.json" in files[0]
+
+
+def test_a_finished_run_that_is_given_again_leaves_its_files_as_they_are(tree: Tree, tmp_path: Path) -> None:
+    config = config_of(merged(tree, {"output_dir": str(tmp_path), "validation": {"prompts": None}}))
+    request = {"prompt": CAPTION, "num_inference_steps": 1}
+    manifests, drawn = [], []
+    for _ in range(2):
+        manifests.append((train(config).weights / "manifest.json").read_text())
+        drawn.append(sample_run(tmp_path, [request], device="cpu"))
+    assert manifests[0] == manifests[1]
+    assert drawn[0] == drawn[1]
+    assert list((tmp_path / "samples").iterdir()) == drawn[0]
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "lokr", "lora of a regular expression"])
+def test_the_header_says_what_the_file_is_and_no_more(tree: Tree, tmp_path: Path, kind: str) -> None:
+    changes: Tree = {"output_dir": str(tmp_path / "run"), "validation": {"prompts": None}, **KINDS[kind]}
+    data = {**tree["data"][0], "caption_prefix": "PIKA_CRUSH"}
+    config = config_of(merged(tree, changes | {"data": [data, data]}))
+    file = train(config).weights / "pytorch_lora_weights.safetensors"
+    header = json.loads(file.read_bytes()[8 : 8 + int.from_bytes(file.read_bytes()[:8], "little")])["__metadata__"]
+    assert list(header) == sorted(header)
+    settings = json.loads(header.pop("lora_adapter_metadata"))
+    assert header == {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"flux-1-dev/{config.tuning.kind}",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": f"flux, PIKA_CRUSH ({config.tuning.kind}, 3 steps)",
+        "modelspec.resolution": "64x64",
+        "modelspec.trigger_phrase": "PIKA_CRUSH",
+        "finetrainers.version": __version__,
+        "finetrainers.base_model": "flux",
+        "finetrainers.family": "flux",
+        "finetrainers.task": "text-to-image",
+        "finetrainers.tuning": config.tuning.kind,
+        "finetrainers.steps": "3",
+        "finetrainers.component": "transformer",
+    }
+    plain = {name.removeprefix("transformer."): value for name, value in settings.items()}
+    targets = plain.pop("target_modules")
+    assert targets == getattr(config.tuning, "targets", None) or targets == sorted(targets)
+    scale = (
+        {"lora_alpha": config.tuning.alpha, "use_rslora": False, "use_dora": kind == "dora"}
+        if config.tuning.kind == "lora"
+        else {"alpha": config.tuning.alpha, "decompose_factor": -1}
+    )
+    assert plain == {"r": config.tuning.rank, **scale}
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])

@@ -10,9 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
+from safetensors import safe_open
+from safetensors.torch import save
 
-from finetrainers.files import MANIFEST, damage, whole_directory, write_whole
+from finetrainers.files import MANIFEST, damage, sort_metadata, sort_metadata_of, whole_directory, write_whole
 
 
 def fill(directory: Path, text: str) -> None:
@@ -250,3 +253,22 @@ def test_kill_at_any_operation_leaves_nothing_or_the_new(states, kind: str) -> N
 
 def test_the_next_writer_is_not_disturbed_by_a_killed_one(states) -> None:
     assert {(again, names) for runs in states.values() for _, again, names in runs} == {("again", "thing")}
+
+
+def test_sorted_metadata_leave_the_tensors_where_they_are(tmp_path: Path) -> None:
+    """Whatever the names and texts: equal contents give equal bytes, of the same length, that read back the same."""
+    tensors = {f"layer.{n}.ä\u2028": torch.full((3, n), n, dtype=torch.bfloat16) for n in range(1, 5)}
+    metadata = {f"{n}\t\x1f\x7f": 'a "b" \\ / ü \U0001f600\n' for n in range(20)}
+    written = [save(tensors, dict(items)) for items in (metadata.items(), list(metadata.items())[::-1])]
+    first, second = map(sort_metadata, written)
+    assert first == second == sort_metadata(first)
+    assert len(first) == len(written[0])
+    for number, data in enumerate((*written, save(tensors))):
+        file = tmp_path / f"{number}.safetensors"
+        file.write_bytes(data)
+        sort_metadata_of(file)
+        assert file.read_bytes() == (first if number < 2 else data)
+    with safe_open(tmp_path / "0.safetensors", framework="pt") as found:
+        assert found.metadata() == metadata
+        assert set(found.keys()) == tensors.keys()
+        assert all(torch.equal(found.get_tensor(name), tensor) for name, tensor in tensors.items())

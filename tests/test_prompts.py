@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
-from finetrainers.config import ModelConfig
+from finetrainers.config import MAX_SEED, ModelConfig
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, Request, open_model
 from finetrainers.prompts import DEFAULT_STEPS, KEYS, SYNONYMS, make_request, read_prompts
@@ -182,8 +183,11 @@ def test_common_synonyms_are_the_same_keys(ltx: Model, tmp_path: Path) -> None:
         ({"prompt": "a", "guidance_sale": 3}, ["'guidance_sale'", "did you mean 'guidance_scale'?"]),
         ({"prompt": "a", "zzz": 3}, ["'zzz'", f"known: {', '.join(KEYS)}"]),
         ({"seed": 3}, ["has no prompt"]),
-        ({"prompt": ""}, ["has no prompt"]),
-        ({"prompt": 5}, ["has no prompt"]),
+        ({"prompt": None}, ["has no prompt"]),
+        ({"prompt": 5}, ["has no prompt", "but 5"]),
+        ({"prompt": "a", "seed": -1}, ["seed is -1", "from 0 to 9223372036854775807"]),
+        ({"prompt": "a", "seed": 2**63}, ["seed is 9223372036854775808", "from 0 to 9223372036854775807"]),
+        ({"prompt": "a", "seed": str(2**65)}, [f"seed is {2**65}", "from 0 to"]),
         ("a cat", ["'a cat'", "no object", "'prompt'"]),
         (None, ["None", "no object"]),
         ({"prompt": "a", "seed": "x"}, ["seed", "'x'", "not a whole number"]),
@@ -200,6 +204,33 @@ def test_common_synonyms_are_the_same_keys(ltx: Model, tmp_path: Path) -> None:
 def test_a_wrong_key_or_value_is_named(flux: Model, row: Any, parts: list[str]) -> None:
     message = refused(row, flux)
     assert all(part in message for part in parts)
+
+
+EMPTY = {
+    "json": ('[{"prompt": "", "seed": 1}]', ".json"),
+    "a synonym": ('[{"caption": "", "seed": 1}]', ".json"),
+    "jsonl": ('{"prompt": "", "seed": 1}', ".jsonl"),
+    "csv": ("prompt,seed\n,1\n", ".csv"),
+}
+
+
+@pytest.mark.parametrize("form", EMPTY)
+def test_an_empty_prompt_is_one(flux: Model, write, form: str) -> None:
+    """It shows what the model draws without a caption, which caption_dropout trains."""
+    assert read_prompts(write(*EMPTY[form]), flux, size=IMAGE_SIZE) == [
+        Request(prompt="", size=IMAGE_SIZE, steps=DEFAULT_STEPS, seed=1)
+    ]
+
+
+def test_a_table_may_have_an_empty_column_of_another_name(flux: Model, write) -> None:
+    for names in ("prompt,caption", "caption,prompt"):
+        texts = {make.prompt for make in read_prompts(write(f"{names}\na,\n,a\n", ".csv"), flux, size=IMAGE_SIZE)}
+        assert texts == {"a"}
+
+
+def test_the_largest_seed_draws(flux: Model) -> None:
+    seed = make_request({"prompt": "a", "seed": MAX_SEED}, "here", flux, IMAGE_SIZE).seed
+    assert torch.Generator().manual_seed(seed).initial_seed() == MAX_SEED
 
 
 @pytest.mark.parametrize("fps", [0, -1, float("nan"), "inf"])

@@ -9,7 +9,7 @@ from PIL import Image
 from runs import Tree, config_of, flux_tree, write_pictures
 
 from finetrainers import ConfigError, sample_run, train
-from finetrainers.cli import DONE, main
+from finetrainers.cli import DONE, USER_ERROR, main
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import NoConditioning, dump_config, load_config
 from finetrainers.models import Request
@@ -133,6 +133,18 @@ def test_the_command_prints_the_files(run: Path, tmp_path: Path, capsys: pytest.
     words = ["sample", str(run), "--prompt", "a cat", "--num-inference-steps", "1", "--seed", "3", "--device", "cpu"]
     assert main([*words, "--output", str(tmp_path)]) == DONE
     assert capsys.readouterr().out == f"{draw(run, tmp_path, {})[0]}\n"
+
+
+def test_the_command_draws_an_empty_prompt(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sample", str(run), "--num-inference-steps", "1", "--device", "cpu", "--output", str(tmp_path)]
+    assert main([*words, "--prompt", ""]) == DONE
+    assert capsys.readouterr().out == f"{draw(run, tmp_path, {'prompt': '', 'seed': 0})[0]}\n"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**65])
+def test_the_command_names_a_seed_that_is_none(run: Path, capsys: pytest.CaptureFixture[str], seed: int) -> None:
+    assert main(["sample", str(run), "--prompt", "a", "--seed", str(seed)]) == USER_ERROR
+    assert f"prompt 1: seed is {seed}; it has to be from 0 to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("key", ["image", "last_image"])

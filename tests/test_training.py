@@ -506,6 +506,15 @@ def test_the_attention_backend_holds_in_both_passes(base: Tree, tmp_path: Path, 
         ({"attention": {"validate": "nothing"}}, r"attention\.validate: 'nothing' cannot be used"),
         ({"attention": {"train": "flash"}}, r"attention\.train: 'flash' cannot be used"),
         ({"model": {"max_sequence_length": 513}}, r"model\.max_sequence_length: 513 is more than 512"),
+        ({"tuning": {"targets": "nothing.*"}}, r"tuning\.targets: no layer's full name matches 'nothing\.\*'"),
+        ({"tuning": {"targets": ["to_q", "to_x"]}}, r"tuning\.targets: no layer's name ends in 'to_x'"),
+        ({"tuning": {"targets": ".*attn.*"}}, r"'\.\*attn\.\*' also matches \S+attn, .* such as \S+\.attn\.\w+"),
+        ({"tuning": {"kind": "lokr", "targets": ["to_x"]}}, r"tuning\.targets: no layer's name ends in 'to_x'"),
+        ({"tuning": {"kind": "full", "modules": "nothing"}}, r"tuning\.modules: 'nothing' matches no parameter"),
+        (
+            {"tuning": {"targets": ["x_embedder"]}, "conditioning": {"kind": "channel_concat", "signal": "gray"}},
+            r"tuning\.targets: \['x_embedder'\] has x_embedder, which conditioning trains in full; leave it out",
+        ),
     ],
 )
 def test_what_could_not_train_is_refused_before_anything_is_encoded(

@@ -6,6 +6,8 @@ Names are imported when they are first used: ``import finetrainers`` alone loads
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from finetrainers.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from finetrainers.batch import Batch as Batch, Prompt as Prompt, Text as Text
     from finetrainers.config import Config as Config, load_config as load_config
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from finetrainers.objective import NoiseLevels as NoiseLevels
     from finetrainers.sample import sample_run as sample_run
     from finetrainers.training import Result as Result, encode as encode, train as train
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Batch",

@@ -5,10 +5,13 @@ from contextlib import contextmanager
 
 import torch
 
+from finetrainers.conditioning import build_conditioning
 from finetrainers.config import ChannelConcatConfig, Config
 from finetrainers.data.buckets import resolve_buckets
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
+from finetrainers.models.base import Settings
+from finetrainers.tuning import build_tuning
 
 MASKLESS = ("flash", "flash_hub", "_flash_3", "_flash_3_hub", "_native_flash", "sage", "sage_hub")
 """Backends of diffusers that raise in the first forward pass if they are given a mask."""
@@ -83,6 +86,26 @@ def check_conditioning(config: Config, model: Model) -> None:
                     f"conditioning.frame_index: {control.frame_index} is beyond the last latent frame of a bucket, "
                     f"which has {fewest}; the largest possible is {fewest - 1}"
                 )
+
+
+def check_tuning(config: Config, model: Model) -> None:
+    """Refuse targets, modules and norms that the denoiser has none of, by a try without weights.
+
+    Raises:
+        ConfigError: Naming the key and what there is.
+    """
+    tuning = build_tuning(config.tuning.model_copy(update={"start_from": None}))
+    conditioning = build_conditioning(config.conditioning)
+    tried: list[Settings] = []
+    for name in model.denoisers.trained:
+        settings = model.pretrained.settings(name)
+        if settings in tried:  # an expert of the same shape
+            continue
+        tried.append(settings)
+        shell = model.pretrained.shell(name)
+        conditioning.prepare(shell, model.adapter)
+        beside = conditioning.trained_modules(shell, model.adapter)
+        tuning.apply(shell, model.adapter, component=name, seed=config.seed, beside=beside)
 
 
 def check_computation(config: Config, model: Model) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 BLOCK_BYTES = 1 << 20
 DIGEST_BYTES = 16
 MANIFEST = "manifest.json"
+HEADER_START = 8
+"""Bytes of a safetensors file before its header: they hold its length."""
 
 
 @contextmanager
@@ -126,6 +128,30 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sort_metadata(data: bytes) -> bytes:
+    """Put the metadata of a safetensors file's bytes in the order of their names: safetensors writes them in any."""
+    end = HEADER_START + int.from_bytes(data[:HEADER_START], "little")
+    return data[:HEADER_START] + _sorted_header(data[HEADER_START:end]) + data[end:]
+
+
+def sort_metadata_of(path: Path) -> None:
+    """As ``sort_metadata``, for a file of any size, in its place."""
+    with path.open("r+b") as file:
+        header = file.read(int.from_bytes(file.read(HEADER_START), "little"))
+        file.seek(HEADER_START)
+        file.write(_sorted_header(header))
+
+
+def _sorted_header(header: bytes) -> bytes:
+    tree = json.loads(header)
+    tree["__metadata__"] = dict(sorted(tree.get("__metadata__", {}).items()))
+    if not tree["__metadata__"]:
+        return header
+    text = json.dumps(tree, ensure_ascii=False, separators=(",", ":")).encode().ljust(len(header))
+    assert len(text) == len(header), "the header has another form than the compact one of safetensors"
+    return text
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:

@@ -8,8 +8,9 @@ WIDTH = 110
 
 USAGE = """usage: finetrainers {command} CONFIG [section.key=value | --section.key value ...]
 
-{sentence} CONFIG is a YAML, TOML or JSON file; overrides stand before or after it, are read
-as YAML, and data.0.path=... addresses an item of a list. --section.key alone is true. These are all keys:
+{sentence} CONFIG is a YAML, TOML or JSON file; overrides stand before or after it. Their values
+are text for keys of type str and Path, else YAML; data.0.path=... addresses an item of a list. --section.key
+alone is true. These are all keys:
 """
 SENTENCES = {
     "train": "Train, or continue the run in output_dir.",

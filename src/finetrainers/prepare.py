@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from finetrainers.budget import Budget
-from finetrainers.checks import check_buckets, check_computation, check_conditioning
+from finetrainers.checks import check_buckets, check_computation, check_conditioning, check_tuning
 from finetrainers.conditioning import Conditioning, build_conditioning
 from finetrainers.config import Config
 from finetrainers.data.buckets import resolve_buckets
@@ -70,6 +70,7 @@ def prepare(
     check_buckets(config, model)
     check_conditioning(config, model)
     check_computation(config, model)
+    check_tuning(config, model)
     requests = _requests(config, model)
     conditioning = build_conditioning(config.conditioning)
     tag_cache(config.cache.path, CONTENTS)

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from finetrainers.config import MAX_SEED
 from finetrainers.data.media import probe
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.models import Model, Request
@@ -81,20 +82,7 @@ def make_request(
     Raises:
         ConfigError: Beginning with ``where``.
     """
-    if not isinstance(row, Mapping):
-        raise ConfigError(f"{where}: {row!r} is no object with the key 'prompt'")
-    named = {key: value for key, value in row.items() if value not in (None, "")}
-    given = {SYNONYMS.get(key, key): value for key, value in named.items()}
-    if len(given) < len(named):
-        twice = next(key for key in named if key in SYNONYMS and sum(SYNONYMS.get(k, k) == SYNONYMS[key] for k in named) > 1)
-        raise ConfigError(f"{where}: {twice!r} and another key both give {SYNONYMS[twice]!r}; remove one of them")
-    for key in given:
-        if key not in KEYS:
-            close = get_close_matches(key, KEYS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(KEYS)}"
-            raise ConfigError(f"{where}: there is no key {key!r}; {hint}")
-    if not isinstance(given.get("prompt"), str):
-        raise ConfigError(f"{where}: has no prompt")
+    given = _given(row, where)
     frames, height, width = size
     wanted = (
         _int(given, "num_frames", frames, where),
@@ -120,8 +108,30 @@ def make_request(
         last_image=None if "last_image" not in given else str(given["last_image"]),
         control=None if "control" not in given else str(given["control"]),
     )
-    _check_positive(request, where)
+    _check_ranges(request, where)
     return request
+
+
+def _given(row: Any, where: str) -> dict[str, Any]:  # whatever a JSON file holds
+    """What a prompt names, under the names of KEYS; a key with nothing in it is not given, unless it is the prompt."""
+    if not isinstance(row, Mapping):
+        raise ConfigError(f"{where}: {row!r} is no object with the key 'prompt'")
+    named = {key: value for key, value in row.items() if value not in (None, "")}
+    given = {SYNONYMS.get(key, key): value for key, value in named.items()}
+    if len(given) < len(named):
+        twice = next(key for key in named if key in SYNONYMS and sum(SYNONYMS.get(k, k) == SYNONYMS[key] for k in named) > 1)
+        raise ConfigError(f"{where}: {twice!r} and another key both give {SYNONYMS[twice]!r}; remove one of them")
+    if any(value == "" for key, value in row.items() if SYNONYMS.get(key, key) == "prompt"):
+        given.setdefault("prompt", "")  # draws what the model makes without a caption
+    for key in given:
+        if key not in KEYS:
+            close = get_close_matches(key, KEYS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(KEYS)}"
+            raise ConfigError(f"{where}: there is no key {key!r}; {hint}")
+    if not isinstance(given.get("prompt"), str):
+        found = f" that is text, but {given['prompt']!r}" if "prompt" in given else ""
+        raise ConfigError(f"{where}: has no prompt{found}; give one, or an empty one to draw without a caption")
+    return given
 
 
 def _rows(path: Path) -> list[Mapping[str, Any]]:
@@ -180,10 +190,12 @@ def _check_control(given: Mapping[str, Any], where: str, *, takes_control: bool)
         raise ConfigError(f"{where}: control: {error}") from None
 
 
-def _check_positive(request: Request, where: str) -> None:
+def _check_ranges(request: Request, where: str) -> None:
     for key, value in (("num_inference_steps", request.steps), ("fps", request.fps)):
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"{where}: {key} is {value}; it has to be above 0")
+    if not 0 <= request.seed <= MAX_SEED:
+        raise ConfigError(f"{where}: seed is {request.seed}; it has to be from 0 to {MAX_SEED}")
 
 
 def _int(given: Mapping[str, Any], key: str, default: int, where: str) -> int:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from safetensors import SafetensorError
 
 from finetrainers.checkpoint import step_directory, step_folders
 from finetrainers.config import Config
+from finetrainers.data.buckets import resolve_buckets
 from finetrainers.errors import CheckpointError, ConfigError
 from finetrainers.files import MANIFEST, to_json, whole_directory, write_whole
 from finetrainers.loop import Trainer
@@ -17,6 +19,7 @@ from finetrainers.models import Model
 from finetrainers.state import whole_tensor
 from finetrainers.tuning import ExportFacts, Tuning
 from finetrainers.validate import weights_in_use
+from finetrainers.version import __version__
 
 CARD_FILE = "README.md"
 CARD = """# {name}
@@ -39,14 +42,15 @@ def export_weights(trainer: Trainer, config: Config, model: Model, tuning: Tunin
         CheckpointError: If they cannot be written.
     """
     directory = step_directory(config.output_dir / "weights", trainer.step)
-    facts = export_facts(trainer, model)
+    facts, metadata = export_facts(trainer, model), file_metadata(config, model, step=trainer.step)
     for name, parameter in trainer.denoiser.named_parameters():
         if parameter.requires_grad:
             whole_tensor(name, parameter)
     try:
         with whole_directory(directory) as temporary, weights_in_use(trainer):
             for component, part in model.denoisers.split(trainer.denoiser).items():
-                tuning.export(part, temporary, facts[component])
+                own = replace(facts[component], metadata={**metadata, "finetrainers.component": component})
+                tuning.export(part, temporary, own)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{directory}: the weights cannot be written: {error}; make room or mend it, and start the run again"
@@ -83,6 +87,39 @@ def export_facts(trainer: Trainer, model: Model) -> dict[str, ExportFacts]:
     return facts
 
 
+def file_metadata(config: Config, model: Model, *, step: int) -> dict[str, str]:
+    """What an exported file says of itself, for people and for programs that list models.
+
+    The names of ``modelspec`` are those of https://github.com/Stability-AI/ModelSpec. There is no time and no folder among
+    them: equal runs write equal files.
+    """
+    base, kind = _base_name(config), config.tuning.kind
+    control = "-control" if config.conditioning.takes_control else ""
+    adapter = "" if kind == "full" else f"/{kind}"
+    _, height, width = resolve_buckets(config.data[0].buckets)[0]
+    triggers = ", ".join(dict.fromkeys(data.caption_prefix for data in config.data if data.caption_prefix))
+    metadata = {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{model.adapter.architecture}{control}{adapter}",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": f"{base}, {triggers or 'tuned'} ({kind}, {step} steps)",
+        "modelspec.resolution": f"{width}x{height}",
+        "finetrainers.version": __version__,
+        "finetrainers.base_model": base,
+        "finetrainers.family": model.adapter.name,
+        "finetrainers.task": model.task,
+        "finetrainers.tuning": kind,
+        "finetrainers.steps": str(step),
+    }
+    return metadata | ({"modelspec.trigger_phrase": triggers} if triggers else {})
+
+
+def _base_name(config: Config) -> str:
+    """Name the model that was begun from: where it is on this disk is nobody else's business."""
+    base = config.model.path
+    return Path(base).name if Path(base).is_dir() else base
+
+
 def write_card(
     directory: Path,
     *,
@@ -96,9 +133,8 @@ def write_card(
     """Write README.md, the model card, into a directory of weights, for the repository that they are pushed to, if any."""
     from huggingface_hub import ModelCardData
 
-    base = config.model.path
+    base, name = config.model.path, _base_name(config)
     is_local = Path(base).is_dir()
-    name = Path(base).name if is_local else base  # where it is on this disk is nobody else's business
     metadata = ModelCardData(
         base_model=None if is_local else base,
         library_name="diffusers",

@@ -1,5 +1,6 @@
 """From a file and overrides to a configuration: all forms agree, and every mistake is one line that helps."""
 
+import codecs
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -125,6 +126,152 @@ def test_overrides_make_the_sections_and_lists_that_the_file_lacks(load) -> None
     assert config == parse_config(MINIMAL)
 
 
+TEXTS = (
+    *(
+        "runs/try #2",
+        "photo of sks #1",
+        "a: b",
+        "[raw] clips",
+        "{raw} clips",
+        "%d",
+        "@home",
+        "`x`",
+        "*attn*",
+        "&a",
+        "!important",
+    ),
+    *(
+        "no",
+        "yes",
+        "on",
+        "Off",
+        "~",
+        "Null",
+        "true",
+        "5",
+        "007",
+        "1e-4",
+        "2024-01-01",
+        "1_000",
+        "0x1f",
+        "- a",
+        "? a",
+        "| a",
+        "a\tb",
+    ),
+    *("'tis", '"a" and "b"', "'a' #b", " a ", ", a", "a,", "<<", "=", "a=b", "# a", "x: [1", "\u00e4", "\u2028"),
+)
+"""Texts that YAML would cut, refuse, or take for something else."""
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        ("data.0.path", lambda config: config.data[0].path),
+        ("data.0.caption_prefix", lambda config: config.data[0].caption_prefix),
+        ("data.0.caption_column", lambda config: config.data[0].caption_column),
+        ("tuning.targets.0", lambda config: config.tuning.targets[0]),
+        ("model.components.vae.subfolder", lambda config: config.model.components["vae"].subfolder),
+        ("output_dir", lambda config: str(config.output_dir)),
+        ("track.wandb", lambda config: config.track.wandb),
+    ],
+    ids=str,
+)
+def test_an_override_of_a_text_is_taken_as_it_is_given(load, key, found, text) -> None:
+    assert found(load(f"{key}={text}")) == text
+    if not text.startswith("-"):
+        assert found(load(f"--{key}", text)) == text
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_quotes_around_the_whole_of_a_text_are_those_of_yaml(load, text) -> None:
+    in_quotes = [json.dumps(text), "'" + text.replace("'", "''") + "'"]
+    assert [load(f"data.0.path={quoted}").data[0].path for quoted in in_quotes if "\u2028" not in quoted] == [
+        text for quoted in in_quotes if "\u2028" not in quoted
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "found", "value"),
+    [
+        ("track.wandb=null", lambda config: config.track.wandb, None),
+        ("track.wandb=", lambda config: config.track.wandb, None),
+        ("track.wandb='null'", lambda config: config.track.wandb, "null"),
+        ("data.0.caption_prefix=null", lambda config: config.data[0].caption_prefix, "null"),
+        ("data.0.caption_prefix=", lambda config: config.data[0].caption_prefix, ""),
+        ("tuning.targets=[to_q, to_k]", lambda config: config.tuning.targets, ("to_q", "to_k")),
+        ("tuning.targets='[to_q, to_k]'", lambda config: config.tuning.targets, "[to_q, to_k]"),
+        ("tuning.targets=[ab].*", lambda config: config.tuning.targets, "[ab].*"),
+        ("checkpoint.resume=0010", lambda config: config.checkpoint.resume, 10),
+        ("train.steps=0010", lambda config: config.train.steps, 10),
+        ("seed=089", lambda config: config.seed, 89),
+        ("seed=0x1f", lambda config: config.seed, 31),
+        ("seed=0o17", lambda config: config.seed, 15),
+        ("optimizer.lr=010.5", lambda config: config.optimizer.lr, 10.5),
+    ],
+    ids=str,
+)
+def test_an_override_has_the_type_of_its_key(load, override, found, value) -> None:
+    assert found(load(override)) == value
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "", "null"])
+def test_a_text_is_dumped_such_that_it_is_read_back(load, text) -> None:
+    tree = {**MINIMAL, "data": [{**MINIMAL["data"][0], "caption_prefix": text}]}
+    dumped = dump_config(parse_config(tree))
+    assert load(text=dumped).data[0].caption_prefix == text
+    assert yaml.safe_load(dumped)["data"][0]["caption_prefix"] == text  # by a reader of YAML 1.1, too
+
+
+def test_plain_words_of_yaml_are_what_they_look_like(load) -> None:
+    """Text where the key takes text; numbers are decimal, and switches are booleans where the key takes one."""
+    config = load(
+        text="""
+        output_dir: on
+        seed: 0042
+        model: {path: no}
+        data: [{path: 1:30, buckets: [[1, 064, 64]], caption_prefix: 2024-01-01 10:00:00, caption_column: [1_000, Yes]}]
+        train: {gradient_checkpointing: Yes, steps: 010}
+        track: {wandb: off, tensorboard: off}
+        push_to_hub: ON
+        """
+    )
+    (data,) = config.data
+    assert (str(config.output_dir), config.model.path, config.track.wandb) == ("on", "no", "off")
+    assert (config.seed, config.train.steps, data.buckets) == (42, 10, ((1, 64, 64),))
+    assert (data.path, data.caption_prefix, data.caption_column) == ("1:30", "2024-01-01 10:00:00", ("1_000", "Yes"))
+    assert (config.train.gradient_checkpointing, config.track.tensorboard, config.push_to_hub) == (True, False, True)
+
+
+def test_merge_keys_share_settings_and_are_no_keys_given_twice(load) -> None:
+    config = load(
+        text="""
+        output_dir: x
+        model: {path: m}
+        data:
+          - &first {path: a, buckets: [[1, 64, 64]]}
+          - &second {<<: *first, path: b, stride: 2}
+          - {<<: *second, path: c}
+        validation: {data: [{<<: *second, path: d}]}
+        """
+    )
+    assert [(data.path, data.stride) for data in (*config.data, *config.validation.data)] == [
+        ("a", 1),
+        ("b", 2),
+        ("c", 2),
+        ("d", 2),
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json", "toml"])
+def test_a_byte_order_mark_does_not_matter(tmp_path: Path, suffix: str) -> None:
+    text = TOML if suffix == "toml" else json.dumps(EVERYTHING)
+    file = tmp_path / f"a.{suffix}"
+    file.write_bytes(codecs.BOM_UTF8 + text.encode())
+    assert load_config(file) == parse_config(EVERYTHING)
+
+
 def test_one_data_set_needs_no_list(load) -> None:
     assert load(text=json.dumps({**MINIMAL, "data": MINIMAL["data"][0]})) == parse_config(MINIMAL)
 
@@ -169,7 +316,7 @@ WRONG = {  # override -> what the line has to name: the key, the value, the way 
     "data.0.buckets={pixels: 0}": ["data.0.buckets.pixels:", "greater than or equal to 1", "not 0"],
     "data.0.buckets={pixels: 5, frames: []}": ["data.0.buckets.frames:", "at least 1", "[]"],
     "data.0.captoin_prefix=x": ["data.0.captoin_prefix:", "did you mean 'caption_prefix'?"],
-    "data.0.caption_column=5": ["data.0.caption_column:", "string", "array", "not 5"],
+    "data.0={path: d, buckets: [[1, 64, 64]], caption_column: 5}": ["data.0.caption_column:", "string", "array", "not 5"],
     "data.0.frame_sampling=last": ["data.0.frame_sampling:", "'start', 'middle'", "'last'"],
     "data.0=5": ["data.0:", "object", "not 5"],
     "data.0.path=s3://bucket/x": ["data.0: path:", "'s3://bucket/x'", "download it first"],
@@ -179,6 +326,10 @@ WRONG = {  # override -> what the line has to name: the key, the value, the way 
     "model={paht: m}": ["model.paht:", "did you mean 'path'?"],
     "model.components.vae.dtyp=float32": ["model.components.vae.dtyp:", "did you mean 'dtype'?"],
     "model.components.vae.dtype=fp8": ["model.components.vae.dtype:", "'float32', 'bfloat16'", "'fp8'"],
+    f"seed={2**63}": ["seed:", "less than or equal to 9223372036854775807", "9223372036854775808"],
+    "tuning.targets=*attn*": ["tuning.targets:", "'*attn*'", "no regular expression", "write '.*attn.*'"],
+    "tuning={kind: lokr, targets: '*'}": ["tuning.targets:", "'*'", "no regular expression", "write '.*'"],
+    "tuning={kind: full, modules: (a}": ["tuning.modules:", "'(a'", "no regular expression", "unterminated"],
     "seed=-1": ["seed:", "greater than or equal to 0", "-1"],
     "checkpoint.resume=newest": ["checkpoint.resume:", "'latest'", "integer", "'newest'"],
     "checkpoint.keep=0": ["checkpoint.keep:", "greater than or equal to 1", "not 0"],
@@ -189,7 +340,14 @@ WRONG = {  # override -> what the line has to name: the key, the value, the way 
     "train.ema_decay=1": ["train.ema_decay:", "less than 1", "not 1"],
     "cache.max_gb=0": ["cache.max_gb:", "greater than 0", "not 0"],
     "push_to_hub=maybe": ["push_to_hub:", "boolean", "'maybe'"],
-    "output_dir=5": ["output_dir:", "string", "not 5"],
+    "output_dir=": ["output_dir:", "string", "not None"],
+    "train.steps=1_000": ["train.steps:", "integer", "'1_000'"],
+    "train.steps=1:30": ["train.steps:", "integer", "'1:30'"],
+    "optimizer.lr=1:30.5": ["optimizer.lr:", "number", "'1:30.5'"],
+    "train.steps=yes": ["train.steps:", "integer", "'yes'"],
+    "data.0.paht=[raw] x": ["data.0.paht:", "did you mean 'path'?"],
+    "model={path: 5}": ["model.path:", "string", "not 5", "in quotes it is text"],
+    "track={wandb: true}": ["track.wandb:", "string", "not True", "in quotes it is text"],
 }
 
 
@@ -353,7 +511,16 @@ def test_a_malformed_override_is_an_error(load, overrides, parts) -> None:
         ("a.toml", b"a = ", ["cannot be parsed"]),
         ("a.json", b'{"a": }', ["cannot be parsed", "line 1"]),
         ("a.yaml", b"- 1\n- 2", ["holds list"]),
-        ("a.yaml", b"", ["holds NoneType"]),
+        ("a.yaml", b"", ["is empty"]),
+        ("a.yaml", b"# seed: 1", ["is empty"]),
+        ("a.json", b"", ["cannot be parsed"]),
+        ("a.yaml", b"model:\n\tpath: m", ["cannot be parsed", "line 2"]),
+        ("a.yaml", b"model: &m {path: *m}", ["model.path", "alias"]),
+        ("a.yaml", b"seed: " + b"9" * 5000, ["cannot be parsed", "digits"]),
+        ("a.json", b'{"seed": ' + b"9" * 5000 + b"}", ["cannot be parsed", "digits"]),
+        ("a.toml", b"seed = 1979-05-27", ["seed", "1979-05-27", "date", "quote it"]),
+        ("a.toml", b"data = [{path = 1979-05-27T07:32:00Z}]", ["data.0.path", "datetime", "quote it"]),
+        ("a.yaml", b"seed: !!binary aGk=", ["cannot be parsed", "binary"]),
         ("a.json", b"5", ["holds int"]),
         ("a.yaml", b"caption: \xff\xfe", ["UTF-8"]),
         ("a.yaml", b"seed: 1\nmodel: {}\nseed: 2", ["'seed' is given twice", "line 3"]),

@@ -123,7 +123,7 @@ def test_the_reference_lists_every_key_of_the_schema() -> None:
     ("name", "type_", "default", "bounds"),
     [
         ("output_dir", "Path", None, ""),
-        ("seed", "int", "42", ">= 0"),
+        ("seed", "int", "42", ">= 0, <= 9223372036854775807"),
         ("train.clip_norm", "float", "1.0", "> 0"),
         ("optimizer.beta1", "float", "0.9", ">= 0, < 1"),
         ("objective.mode_scale", "float", "1.29", ">= -1, <= 1.75"),

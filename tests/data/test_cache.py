@@ -25,6 +25,14 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert metadata["fps"] == "25.0"
 
 
+def test_equal_items_are_equal_files(tmp_path: Path) -> None:
+    metadata = {name: name for name in "hgfedcba"}
+    caches = [Cache(tmp_path / str(number)) for number in range(4)]
+    for cache in caches:
+        cache.write("text", "ab12", {"x": torch.arange(3)}, metadata)
+    assert len({cache.file("text", "ab12").read_bytes() for cache in caches}) == 1
+
+
 def test_a_view_of_a_larger_tensor_is_stored_alone(tmp_path: Path) -> None:
     """A row of a batch must not drag the batch into its file."""
     size = Cache(tmp_path).write("text", "ab", {"x": torch.zeros(100, 1000)[3]}, {})

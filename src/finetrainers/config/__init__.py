@@ -26,6 +26,7 @@ from finetrainers.config.model import (
 from finetrainers.config.optim import OptimizerConfig as OptimizerConfig, ScheduleConfig as ScheduleConfig
 from finetrainers.config.overrides import find_file as find_file
 from finetrainers.config.run import (
+    MAX_SEED as MAX_SEED,
     CheckpointConfig as CheckpointConfig,
     Config as Config,
     TrainConfig as TrainConfig,

@@ -50,6 +50,8 @@ def _line(place: Location, errors: Sequence[Mapping[str, Any]]) -> str:
     rules = [e["msg"].removeprefix("Input should be ") for e in errors]
     prefix = "Input should be " if error["msg"].startswith("Input should be ") else ""
     shown = "" if isinstance(error["input"], dict) else f", not {error['input']!r}"
+    if error["type"] in ("string_type", "path_type") and isinstance(error["input"], int | float):
+        shown += "; in quotes it is text"
     return f"{where}: {prefix}{', or '.join(dict.fromkeys(rules))}{shown}"
 
 

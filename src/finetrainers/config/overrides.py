@@ -1,12 +1,15 @@
 """Words of a command line: which is the configuration file, and which keys the others set."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
 
-from finetrainers.config.reference import general_name, keys
+from finetrainers.config.reference import general_name, keys, kinds_of, sections_at
+from finetrainers.config.syntax import SWITCHES, parse_yaml, to_plain, unquote
 from finetrainers.errors import ConfigError
 
-SWITCHES = ("true", "false", "yes", "no", "on", "off")
-"""What a key of type bool takes as the next word; anything else is not its value."""
+TEXT = {"str", "Path"}
+"""Types of keys whose values are taken as they are given."""
 
 
 def find_file(words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -17,16 +20,42 @@ def find_file(words: Sequence[str]) -> tuple[str | None, list[str]]:
     return None, list(words)
 
 
-def read_overrides(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Keys with the text of their values.
+def read_overrides(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Keys with their values.
 
     Raises:
         ConfigError: If a word is no override, or has no value.
     """
-    for index, key, value in _walk(words):
+    for index, key, text in _walk(words):
         if key is None:
             raise ConfigError(f"{words[index]!r} is not of the form section.key=value or --section.key value")
-        yield key, value
+        yield key, _value(key, text)
+
+
+def _value(key: str, text: str) -> Any:
+    """Read a value: as it stands, unless it is quoted, where the key takes text; as YAML everywhere else."""
+    name = general_name(key.split("."))
+    types = kinds_of(name)
+    if types & TEXT:
+        quoted = unquote(text)
+        return _text(name, types, text) if quoted is None else quoted
+    try:
+        return to_plain(parse_yaml(text), key.split("."))
+    except ValueError:
+        if not types and not sections_at(key.split(".")):
+            return text  # there is no such key: the message says so
+        raise ConfigError(f"{key}: {text!r} is not valid YAML; quote it") from None
+
+
+def _text(name: str, types: set[str], text: str) -> Any:
+    """Take text as it stands; null, nothing and a list in brackets are so only where the key may be that."""
+    if text.startswith("[") and any(kind.startswith("list of") for kind in types):
+        with suppress(ValueError):  # such as a regular expression that begins with a class of letters
+            return list(to_plain(parse_yaml(text)))
+    if "null" in types:
+        return None if text in ("", "null") else text
+    may_be_empty = any(known.name == name and known.default == "" for known in keys())
+    return text if text or may_be_empty else None
 
 
 def _walk(words: Sequence[str]) -> Iterator[tuple[int, str | None, str]]:

@@ -31,6 +31,17 @@ def keys() -> list[Key]:
     return list(_walk(Config, ""))
 
 
+def kinds_of(name: str) -> set[str]:
+    """Types that a key takes, by its name in the reference: {"str", "null"} for track.wandb; empty if there is none.
+
+    An item of a list of text, which has no line of its own there, is text.
+    """
+    types = {part for key in keys() if key.name == name for part in key.type.split(" | ")}
+    if not types and name.endswith(".N"):
+        return {"str"} if any(part.startswith("list of str") for part in kinds_of(name.removesuffix(".N"))) else set()
+    return types
+
+
 def sections_at(parents: Sequence[str | int]) -> list[str]:
     """Names of the keys that exist below the given path; ["data", 0] means a data set."""
     prefix = general_name(parents)

@@ -13,6 +13,9 @@ from finetrainers.config.model import AttentionConfig, MemoryConfig, ModelConfig
 from finetrainers.config.optim import OptimizerConfig, ScheduleConfig
 from finetrainers.config.tuning import FullConfig, LoraConfig, ObjectiveConfig, TuningConfig
 
+MAX_SEED = 2**63 - 1
+"""Largest seed that torch's generators take, as the configuration and prompts name it."""
+
 
 class TrainConfig(Section):
     """How long and how to step."""
@@ -68,7 +71,8 @@ class ValidationConfig(Section):
     """Optimizer steps between validations; by default only at step 0 and at the end."""
     prompts: Path | None = None
     """File (csv, json or jsonl) of prompts to draw: prompt, and optionally image, last_image, control, height, width,
-    num_frames, num_inference_steps, guidance_scale, negative_prompt, fps, seed."""
+    num_frames, num_inference_steps, guidance_scale, negative_prompt, fps, seed. An empty
+    prompt is drawn without a caption."""
     held_out: float = Field(default=0.0, ge=0, lt=1)
     """Part of all contents that is kept from training to measure the held-out loss on; at least one. Files with the same
     bytes are one content: what is held out in one data set is held out in all."""
@@ -130,7 +134,7 @@ class Config(Section):
 
     output_dir: Path
     """Run directory; a run that is already there is continued."""
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, le=MAX_SEED)
     """Seeds the data order, all draws and the initialization."""
     model: ModelConfig
     data: tuple[DataConfig, ...] = Field(min_length=1)

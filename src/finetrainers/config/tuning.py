@@ -1,12 +1,35 @@
 """The ``tuning`` and ``objective`` sections: what is trained, and towards what."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from finetrainers.config.base import Section
+
+
+def _regular_expression(text: str) -> str:
+    """Refuse what is none; a glob, with * for any text, is the usual slip."""
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        pattern = re.sub(r"(?<!\.)\*", ".*", text)
+        hint = f"; if * stands for any text, write {pattern!r}" if pattern != text and _is_valid(pattern) else ""
+        raise ValueError(f"{text!r} is no regular expression ({error}){hint}") from None
+    return text
+
+
+def _is_valid(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
+
+
+RegularExpression = Annotated[str, AfterValidator(_regular_expression)]
 
 
 class LoraConfig(Section):
@@ -20,7 +43,7 @@ class LoraConfig(Section):
     """Scale of the adapter's output, which is multiplied by alpha / rank (by alpha / sqrt(rank) with rslora)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Probability with which inputs of the adapter are zeroed during training."""
-    targets: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    targets: RegularExpression | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Modules to adapt: a regular expression for full names, or a list of name endings. By default the family's."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank) (arXiv:2312.03732)."""
@@ -43,7 +66,7 @@ class LokrConfig(Section):
     """Size of the first factor; -1 takes the most even split."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Probability with which an adapter is left out in a training step."""
-    targets: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    targets: RegularExpression | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Modules to adapt: a regular expression for full names, or a list of name endings. By default the family's."""
     start_from: Path | None = None
     """Folder of weights that an earlier run of this kind has exported, to begin from, such as run/weights/step-000500."""
@@ -54,7 +77,7 @@ class FullConfig(Section):
 
     kind: Literal["full"]
     """The weights themselves."""
-    modules: str | None = None
+    modules: RegularExpression | None = None
     """Regular expression for the names of the parameters that are trained; by default all of them."""
     start_from: Path | None = None
     """Folder of weights that an earlier run of this kind has exported, to begin from, such as run/weights/step-000500."""

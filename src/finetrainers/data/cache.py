@@ -18,7 +18,7 @@ from torch import Tensor
 
 from finetrainers.data.leases import FOLDER as LEASES
 from finetrainers.errors import DataError, MissingItemError
-from finetrainers.files import is_closed
+from finetrainers.files import is_closed, sort_metadata
 
 LAYOUT_VERSION = 1
 """Part of every key: raised when the contents of the files change their meaning."""
@@ -88,7 +88,7 @@ class Cache:
     def write(self, kind: Kind, key: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
         """Write an item that is whole or not there at all; return its size in bytes."""
         contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        data = save(contents, {**metadata, "digest": _digest(contents)})
+        data = sort_metadata(save(contents, {**metadata, "digest": _digest(contents)}))  # equal items, equal bytes
         file = self.file(kind, key)
         # Not the process's number: runs in two containers may have the same.
         temporary = file.with_name(f".{key}.{secrets.token_hex(8)}.tmp")

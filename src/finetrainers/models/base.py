@@ -168,6 +168,11 @@ class ModelAdapter(ABC):
         return 24.0 if self.native_fps is None else self.native_fps
 
     @property
+    def architecture(self) -> str:
+        """What programs that list models call it (``modelspec.architecture``)."""
+        return self.name.replace("_", "-")
+
+    @property
     def tasks(self) -> Mapping[str, str]:
         """Pipeline class of each task that this very model can do: ``pipelines``, unless the family's models differ."""
         return self.pipelines

@@ -39,6 +39,10 @@ class Flux(ModelAdapter):
     noise_levels = NoiseLevels("logit_normal")  # rectified flow as in arXiv:2403.03206, on which FLUX.1 builds
     shift = "scheduler"
 
+    @property
+    def architecture(self) -> str:
+        return "flux-1-dev" if self.settings.get("guidance_embeds", False) else "flux-1-schnell"
+
     def make_grid(self, vae: Settings, denoiser: Settings) -> Grid:
         vae_step = 2 ** (len(vae["block_out_channels"]) - 1)
         return Grid(channels=vae["latent_channels"], vae_step=vae_step, patch=2, has_video=False)

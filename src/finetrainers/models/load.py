@@ -119,6 +119,20 @@ class Pretrained:
             raise ModelError(f"{component}: {class_name} cannot be loaded from {place.path}: {error}") from error
         return loaded.eval().requires_grad_(False) if has_weights else loaded
 
+    def shell(self, component: str) -> Any:
+        """Make a component of diffusers as its config has it, without weights, on the meta device.
+
+        Raises:
+            ModelError: If the config does not fit its class.
+        """
+        library, class_name = self._class_of(component)
+        component_class = getattr(importlib.import_module(library), class_name)
+        try:
+            with torch.device("meta"):
+                return component_class.from_config(self.settings(component)).eval().requires_grad_(False)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"{component}: {class_name} cannot be made from its config.json: {error}") from error
+
     def pipeline(self, class_name: str, components: Mapping[str, Any]) -> Any:
         """Make a pipeline of the given components, with the settings of its own that model_index.json has.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from finetrainers.batch import Batch
+from finetrainers.checks import check_tuning
 from finetrainers.loop import Trainer
 from finetrainers.objective import Noised
 from finetrainers.publish import export_weights
@@ -36,6 +37,16 @@ def check_latents_have_the_shape_of_the_grid(subject: Subject) -> None:
     for name, tensor in {**batch.prompt.text, **batch.prompt.image}.items():
         assert len(tensor) == 2, f"{name} has no row for each sample"
         assert bool(tensor.float().isfinite().all()), f"{name} is not finite"
+
+
+def check_tuning_is_tried_without_weights(subject: Subject) -> None:
+    """The config alone makes a denoiser without weights, with all names and shapes, in which all that trains is found."""
+    model = subject.model
+    for name, part in model.denoisers.split(model.load_denoiser()).items():
+        shapes, wanted = ({key: t.shape for key, t in m.state_dict().items()} for m in (model.pretrained.shell(name), part))
+        assert shapes == wanted, f"the shell of {name} differs in {sorted(dict(shapes.items() ^ wanted.items()))[:3]}"
+    for tuning in (LORA, {**LORA, "dora": True}, {"kind": "lokr"}, FULL):
+        check_tuning(subject.config("run", tuning), model)
 
 
 def check_everything_told_matters(subject: Subject) -> None:
@@ -191,6 +202,7 @@ CHECKS: Mapping[str, Callable[[Subject], None]] = {
     function.__name__.removeprefix("check_"): function
     for function in (
         check_latents_have_the_shape_of_the_grid,
+        check_tuning_is_tried_without_weights,
         check_everything_told_matters,
         check_loss_is_that_of_each_sample,
         check_lora_begins_at_the_base,

@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from finetrainers.files import sort_metadata_of
 from finetrainers.models import ModelAdapter
+
+NOT_EXPORTED = ("_name_or_path", "_use_default_values")
+"""Keys of a loaded config that are of this disk, or in no order; diffusers' own files have neither."""
 
 
 class Tuning(ABC):
@@ -68,11 +73,19 @@ class ExportFacts:
     """What its config says otherwise than that of the base, such as more input channels."""
     drawing_class: str | None = None
     """Name of the class in diffusers that draws with it, if that is another."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What the header of the file says to people, and to programs that list models."""
 
 
 def exported_config(denoiser: Any, facts: ExportFacts) -> dict[str, Any]:
     """The config of an exported denoiser; where the base is on this disk is nobody else's business."""
-    return {name: value for name, value in {**denoiser.config, **facts.settings}.items() if name != "_name_or_path"}
+    return {name: value for name, value in {**denoiser.config, **facts.settings}.items() if name not in NOT_EXPORTED}
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file; equal tensors and metadata give equal bytes."""
+    save_file(dict(tensors), file, {"format": "pt", **metadata})
+    sort_metadata_of(file)
 
 
 def trained_parameters(denoiser: nn.Module) -> dict[str, nn.Parameter]:

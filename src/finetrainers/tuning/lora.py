@@ -1,20 +1,20 @@
 """Low-rank and Kronecker adapters through peft."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from finetrainers.config import LokrConfig, LoraConfig
 from finetrainers.errors import ConfigError
 from finetrainers.files import to_json, write_whole
 from finetrainers.models import ModelAdapter
-from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, to_float32, train_beside
+from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, to_float32, train_beside, write_tensors
+from finetrainers.tuning.targets import find_targets, why_not
 
 ADAPTER_NAME = "default"
 """peft's name of the adapter that trains."""
@@ -26,6 +26,10 @@ PREFIX = "transformer."
 """Of the names in a file that a pipeline loads."""
 SCALES = ("lora_alpha", "alpha", "use_rslora", "use_dora")
 """Settings of peft by which the same weights count differently."""
+LOADING = ("r", "decompose_factor", *SCALES)
+"""Settings of peft, besides the targets, that decide what a file of weights does."""
+SETTINGS = "lora_adapter_metadata"
+"""Where diffusers looks for them in the metadata of the file."""
 LAYERS_FILE = "layers.safetensors"
 """Layers that are trained in full beside an adapter, in a folder of their component's name."""
 
@@ -40,13 +44,14 @@ class AdapterTuning(Tuning):
         self._beside: tuple[str, ...] = ()
 
     def apply(self, denoiser: Any, adapter: ModelAdapter, *, component: str, seed: int, beside: Sequence[str] = ()) -> None:
-        targets = self._targets(denoiser, adapter)
+        wanted = adapter.lora_targets if self._config.targets is None else self._config.targets
+        targets = find_targets(denoiser, wanted)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             try:
                 denoiser.add_adapter(self._peft_config(targets), adapter_name=ADAPTER_NAME)
-            except ValueError as error:  # such as a regular expression that also matches what is no layer
-                raise ConfigError(f"tuning.targets: {targets!r} cannot be adapted: {error}") from error
+            except ValueError as error:
+                raise ConfigError(f"tuning.targets: {why_not(denoiser, targets, error)}") from error
         for name in beside:
             if hasattr(denoiser.get_submodule(name), "base_layer"):
                 raise ConfigError(f"tuning.targets: {targets!r} has {name}, which conditioning trains in full; leave it out")
@@ -61,25 +66,28 @@ class AdapterTuning(Tuning):
         layers = {name: p.detach().cpu() for name, p in self._layers_beside(denoiser).items()}
         if layers:
             (directory / facts.component).mkdir(parents=True)
-            save_file(layers, directory / facts.component / LAYERS_FILE)
+            write_tensors(directory / facts.component / LAYERS_FILE, layers, facts.metadata)
             settings = to_json(exported_config(denoiser, facts), indent=2)
             write_whole(directory / facts.component / "config.json", settings)
 
     def _export_adapter(self, denoiser: Any, directory: Path, facts: ExportFacts) -> None:
         import diffusers
-        from peft import get_peft_model_state_dict
 
         pipeline_class = getattr(diffusers, facts.pipeline_class)
         name = pipeline_class.transformer_name
-        state = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(denoiser).items()}
-        pipeline_class.save_lora_weights(
-            directory,
-            weight_name=_file_of(facts.component),
-            **{
-                f"{name}_lora_layers": state,
-                f"{name}_lora_adapter_metadata": denoiser.peft_config[ADAPTER_NAME].to_dict(),
-            },
-        )
+        settings = {f"{name}.{key}": value for key, value in self._loading_settings(denoiser).items()}
+
+        def write(tensors: Mapping[str, torch.Tensor], file: str) -> None:
+            write_tensors(Path(file), tensors, {**facts.metadata, SETTINGS: to_json(settings)})
+
+        layers = {f"{name}_lora_layers": _adapter_state(denoiser)}
+        pipeline_class.save_lora_weights(directory, weight_name=_file_of(facts.component), save_function=write, **layers)
+
+    def _loading_settings(self, denoiser: Any) -> dict[str, Any]:
+        """What peft has to be told of the adapter to load it; its other settings concern training, or are defaults."""
+        peft = denoiser.peft_config[ADAPTER_NAME]
+        targets = peft.target_modules if isinstance(peft.target_modules, str) else sorted(peft.target_modules)
+        return {"target_modules": targets, **{name: getattr(peft, name) for name in LOADING if hasattr(peft, name)}}
 
     def _begin_from(self, denoiser: Any, directory: Path, component: str) -> None:
         """Put exported weights into a denoiser whose adapter is new.
@@ -191,25 +199,13 @@ class AdapterTuning(Tuning):
                     target_modules=targets,
                 )
 
-    def _targets(self, denoiser: Any, adapter: ModelAdapter) -> str | list[str]:
-        """Name the modules as peft takes them, each of which must be there."""
-        targets = adapter.lora_targets if self._config.targets is None else self._config.targets
-        names = [name for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)]
-        if isinstance(targets, str):
-            if not any(re.fullmatch(targets, name) for name in names):
-                raise ConfigError(f"tuning.targets: no layer's full name matches {targets!r}; there are {_some(names)}")
-            return targets
-        for target in targets:
-            if not any(name == target or name.endswith(f".{target}") for name in names):
-                raise ConfigError(f"tuning.targets: no layer's name ends in {target!r}; there are {_some(names)}")
-        return list(targets)
-
 
 class LokrTuning(AdapterTuning):
     """Kronecker adapters: pipelines refuse to load them, the denoiser itself does not (diffusers 0.42)."""
 
     def _export_adapter(self, denoiser: Any, directory: Path, facts: ExportFacts) -> None:
-        denoiser.save_lora_adapter(directory, adapter_name=ADAPTER_NAME, weight_name=_file_of(facts.component))
+        metadata = {**facts.metadata, SETTINGS: to_json(self._loading_settings(denoiser))}
+        write_tensors(directory / _file_of(facts.component), _adapter_state(denoiser), metadata)
 
     def load_exported(self, pipeline: Any, directory: Path) -> None:
         for component, file in ((pipeline.transformer_name, FILE), (SECOND, SECOND_FILE)):
@@ -230,16 +226,20 @@ def load_layers(pipeline: Any, directory: Path) -> None:
         getattr(pipeline, file.parent.name).load_state_dict(load_file(file), strict=False)
 
 
+def _adapter_state(denoiser: Any) -> dict[str, torch.Tensor]:
+    """The adapter's own tensors, on the CPU."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(denoiser, adapter_name=ADAPTER_NAME)
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
 def _adapter_settings(file: Path) -> dict[str, Any]:
     """Read the settings of peft that stand in a file of weights."""
     with safe_open(file, framework="pt") as item:
-        settings = json.loads((item.metadata() or {}).get("lora_adapter_metadata", "{}"))
+        settings = json.loads((item.metadata() or {}).get(SETTINGS, "{}"))
     return {name.removeprefix(PREFIX): value for name, value in settings.items()}
 
 
 def _file_of(component: str) -> str:
     return SECOND_FILE if component == SECOND else FILE
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:2] + names[-2:]) + " ..."
