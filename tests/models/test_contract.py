@@ -36,7 +36,14 @@ def test_contract(name: str, check: str, subjects: dict[str, Subject]) -> None:
 
 
 @pytest.mark.parametrize(
-    "check", ["latents_have_the_shape_of_the_grid", "everything_told_matters", "a_batch_is_its_samples"]
+    "check",
+    [
+        "latents_have_the_shape_of_the_grid",
+        "everything_told_matters",
+        "a_batch_is_its_samples",
+        "denoise_answers_as_the_pipeline",
+        "latents_are_those_of_the_vae",
+    ],
 )
 @pytest.mark.parametrize("name", IMAGES)
 def test_contract_with_images(name: str, check: str, subjects: dict[str, Subject]) -> None:
