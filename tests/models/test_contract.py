@@ -1,11 +1,16 @@
-"""The contract suite, over all families, variants and tasks."""
+"""The contract suite, over all families, variants and tasks; and over adapters that are wrong in one thing."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cases import all_cases
+from torch import Tensor
 
+from finetrainers.batch import Prompt
 from finetrainers.testing.contract import CHECKS, Subject
 
 CASES = {name: case for name, case in all_cases().items() if not case.label}
@@ -31,8 +36,105 @@ def test_contract(name: str, check: str, subjects: dict[str, Subject]) -> None:
 
 
 @pytest.mark.parametrize(
-    "check", ["latents_have_the_shape_of_the_grid", "everything_told_matters", "a_batch_is_its_samples"]
+    "check",
+    [
+        "latents_have_the_shape_of_the_grid",
+        "everything_told_matters",
+        "a_batch_is_its_samples",
+        "denoise_answers_as_the_pipeline",
+        "latents_are_those_of_the_vae",
+    ],
 )
 @pytest.mark.parametrize("name", IMAGES)
 def test_contract_with_images(name: str, check: str, subjects: dict[str, Subject]) -> None:
     CHECKS[check](subjects[name])
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An adapter that is wrong in one thing, and the checks of which at least one finds it."""
+
+    checks: tuple[str, ...]
+    make: Callable[[Any, Subject], Mapping[str, Any]]
+    """From (right adapter, its subject) to attributes of the wrong one."""
+    finds: str
+    """Part of the message."""
+
+
+DENOISE, ATTENTION = ("denoise_answers_as_the_pipeline",), ("attention_is_dispatched_as_stated",)
+LATENTS = (*DENOISE, "latents_are_those_of_the_vae")
+"""The second for pipelines that hand latents to the scheduler as they are arranged."""
+
+
+def told(change: Callable[[Tensor, Prompt], tuple[Tensor, Prompt]]) -> Callable[[Any, Subject], Mapping[str, Any]]:
+    """Let ``denoise`` be told other noise levels, or another prompt."""
+
+    def make(adapter: Any, _: Subject) -> Mapping[str, Any]:
+        def denoise(denoiser: Any, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
+            answer: Tensor = adapter.denoise(denoiser, x, *change(sigma, prompt))
+            return answer
+
+        return {"denoise": denoise}
+
+    return make
+
+
+def negated(adapter: Any, _: Subject) -> Mapping[str, Any]:
+    return {"denoise": lambda *arguments: -adapter.denoise(*arguments)}
+
+
+def other_caption(adapter: Any, subject: Subject) -> Mapping[str, Any]:
+    other = subject.alone(1).prompt.text
+    return told(lambda sigma, prompt: (sigma, replace(prompt, text=other)))(adapter, subject)
+
+
+def mirrored_arrange(adapter: Any, _: Subject) -> Mapping[str, Any]:
+    return {"arrange": lambda x: adapter.arrange(x.flip(-1))}
+
+
+def mirrored(adapter: Any, _: Subject) -> Mapping[str, Any]:
+    """In both directions, so that ``denoise`` answers as the pipeline does."""
+
+    def denoise(denoiser: Any, x: Tensor, *others: Any) -> Tensor:
+        answer: Tensor = adapter.denoise(denoiser, x.flip(-1), *others)
+        return answer.flip(-1)
+
+    return {"denoise": denoise, "arrange": lambda x: adapter.arrange(x.flip(-1))}
+
+
+def inverted(flag: str) -> Callable[[Any, Subject], Mapping[str, Any]]:
+    return lambda adapter, _: {flag: not getattr(adapter, flag)}
+
+
+MISTAKES = {
+    "the velocity points to the data": Mistake(DENOISE, negated, "its sign is wrong"),
+    "time runs backwards": Mistake(DENOISE, told(lambda sigma, prompt: (1 - sigma, prompt)), "is not what the pipeline"),
+    "the time step is the noise level": Mistake(
+        DENOISE, told(lambda sigma, prompt: (sigma / 1000, prompt)), "is not what the pipeline"
+    ),
+    "the caption is another's": Mistake(DENOISE, other_caption, "is not what the pipeline"),
+    "arrange mirrors": Mistake(DENOISE, mirrored_arrange, "is not what the pipeline"),
+    "arrange mirrors, and denoise undoes it": Mistake(LATENTS, mirrored, "is not what the"),
+    "dispatches_attention is wrong": Mistake(ATTENTION, inverted("dispatches_attention"), "dispatches_attention is"),
+    "masks_attention is wrong": Mistake(ATTENTION, inverted("masks_attention"), "masks_attention is"),
+}
+
+
+def run(checks: tuple[str, ...], subject: Subject) -> None:
+    for check in checks:
+        CHECKS[check](subject)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("name", CASES)
+def test_a_wrong_adapter_does_not_pass(name: str, mistake: str, subjects: dict[str, Subject]) -> None:
+    subject, planted = subjects[name], MISTAKES[mistake]
+    right = subject.model.adapter
+    if mistake == "masks_attention is wrong" and not right.dispatches_attention:
+        pytest.skip("nothing is seen of attention that diffusers does not dispatch, and nothing depends on its mask")
+    wrong_adapter = copy.copy(right)
+    vars(wrong_adapter).update(planted.make(right, subject))
+    wrong = copy.copy(subject)  # with all that is encoded and drawn already
+    vars(wrong)["model"] = replace(subject.model, adapter=wrong_adapter)
+    with pytest.raises(AssertionError, match=planted.finds):
+        run(planted.checks, wrong)

@@ -22,6 +22,7 @@ from finetrainers.objective import Noised
 from finetrainers.publish import export_weights
 from finetrainers.sample import sample_run
 from finetrainers.testing.control import CONTROL_CHECKS, assert_equal_files
+from finetrainers.testing.pipeline import PIPELINE_CHECKS
 from finetrainers.testing.subject import CAPTIONS, FULL, LORA, STEPS, Subject as Subject
 from finetrainers.training import train
 from finetrainers.tuning import build_tuning
@@ -212,6 +213,7 @@ CHECKS: Mapping[str, Callable[[Subject], None]] = {
         check_samples_do_not_see_each_other,
         check_exported_weights_load_in_plain_diffusers,
         check_a_resumed_run_is_the_same_run,
+        *PIPELINE_CHECKS,
         *CONTROL_CHECKS,
     )
 }

@@ -17,10 +17,11 @@ from finetrainers.config import Config, parse_config
 from finetrainers.data.loader import make_batch, read_encoded
 from finetrainers.data.media import decode
 from finetrainers.loop import Trainer
-from finetrainers.models import Model, open_model
+from finetrainers.models import Model, Request, open_model
 from finetrainers.objective import FlowMatching
 from finetrainers.prepare import Prepared, encode_steps, prepare
-from finetrainers.sampler import write_video
+from finetrainers.sampler import Sampler, write_video
+from finetrainers.testing.drawn import Drawn, record_drawing, take_modes
 from finetrainers.tuning import build_tuning
 
 CAPTIONS = ("a red ball on the grass", "a dog")
@@ -30,6 +31,8 @@ LORA = {"kind": "lora", "rank": 2, "alpha": 6}
 FULL = {"kind": "full"}
 STEPS = 4
 CLIP_FPS = 8.0
+NOISE_OF_DECODERS = ("decode_noise_scale",)
+"""Arguments of pipelines that add noise before they decode."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,40 @@ class Subject:
             padding=self.model.adapter.grid.num_padding(self.size[0]),
             shown=self.prepared.conditioning.shown,
         )
+
+    @cached_property
+    def drawn(self) -> Mapping[str, Drawn]:
+        """The first step's first sample, drawn by the pipeline in two steps, by the way that the caption takes.
+
+        The pipeline encodes it itself, or is told what ``Sampler`` tells it. Guidance is 1, at which it changes nothing.
+        """
+        job, text = self.prepared.plan.step(self.prepared.order, 0)[0], self.alone(0).prompt.text
+        clip = decode(Path(job.latents.path), job.latents.view).pixels[None]
+        request = self._request(job.text.caption, clip[0])
+        named = [name for name, value in self.model.pretrained.index.items() if isinstance(value, list) and value[0]]
+        components = {name: self.model.pretrained.load(name) for name in named}
+        take_modes(components["vae"])
+        sampler = Sampler(self.model, components, torch.device("cpu"))
+        encoded = self.model.adapter.sampling_text(text)
+        drawn: dict[str, Drawn] = {}
+        for way in ("with the pipeline's own prompt", "with our prompt"):
+            told = sampler.arguments(request, lambda _: text)
+            told |= {name: 0.0 for name in NOISE_OF_DECODERS if name in told}
+            if not drawn:
+                told = {name: value for name, value in told.items() if name.removeprefix("negative_") not in encoded}
+                told["prompt"] = request.prompt
+            with torch.no_grad():
+                drawn[way] = record_drawing(sampler.pipeline(request), told, clip)
+        return drawn
+
+    def _request(self, caption: str, clip: Tensor) -> Request:
+        """Ask for a sample, given what the task gives of its pixels [K, P, Q, 3]."""
+        pictures = {}
+        for name, frame in zip(self.given_pictures, (clip[0], clip[-1]), strict=False):
+            pictures[name] = str(self._media.with_name(f"{name}.png"))
+            Image.fromarray(frame.numpy()).save(pictures[name])
+        fps = CLIP_FPS if self.size[0] > 1 else None
+        return Request(caption, self.size, steps=2, seed=0, guidance=1.0, fps=fps, **pictures)
 
     def trainer(self, tuning: Mapping[str, Any] = LORA, **sections: Any) -> Trainer:
         """A trainer that has taken no step."""
