@@ -159,24 +159,27 @@ def test_the_adapter_in_the_documentation_predicts_a_velocity(tmp_path: Path) ->
     assert adapter.input_layer in names
 
 
-# -- the page on control ----------------------------------------------------------------------------------------------
+# -- the pages on control ---------------------------------------------------------------------------------------------
 
-CONTROL = (DOCS / "trainer/control.md").read_text()
+CONTROL_PAGES = {page.stem: page.read_text() for page in sorted((DOCS / "trainer").glob("control*.md"))}
+CONTROL = "\n".join(CONTROL_PAGES.values())
 
 
-def test_the_page_on_control_has_all_signals_keys_and_columns() -> None:
-    rows = re.findall(r"^\| `([\w.:]+)` \|", CONTROL.partition("## Signals")[2].partition("## Frames")[0], re.MULTILINE)
+def test_the_pages_on_control_have_all_signals_keys_and_columns() -> None:
+    signals = CONTROL_PAGES["control-data"].partition("## Signals")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([\w.:]+)` \|", signals, re.MULTILINE)
     assert set(rows) - {"signal"} == {*SIGNALS, "file.py:function"}
-    _, *kinds = re.findall(r"^\| `(\w+)`", CONTROL.partition("## Frames")[2].partition("**In sampling**")[0], re.MULTILINE)
+    frames = CONTROL_PAGES["control-frames"].partition("## Latent frames")[2].partition("\n## ")[0]
+    _, *kinds = re.findall(r"^\| `(\w+)`", frames, re.MULTILINE)
     assert kinds == list(ChannelConcatConfig.model_fields["frames"].annotation.__args__)  # type: ignore[union-attr]
     assert all(re.search(rf"`(conditioning\.)?{key}\b", CONTROL) for key in ChannelConcatConfig.model_fields)
-    columns = re.sub(r"\s+", " ", CONTROL)
+    columns = re.sub(r"\s+", " ", CONTROL_PAGES["control-data"])
     assert f"{', '.join(f'`{name}`' for name in CONTROL_COLUMNS[:-1])} and `{CONTROL_COLUMNS[-1]}` is taken" in columns
     for key in ("blur_sigma", "downscale_factor", "canny_low", "canny_high"):
-        assert re.search(rf"`{key}`[^(|]*\({ChannelConcatConfig.model_fields[key].default:g}\)", CONTROL), key
+        assert re.search(rf"`{key}`[^(|]*\({ChannelConcatConfig.model_fields[key].default:g}\)", signals), key
 
 
-def test_the_function_on_the_page_on_control_is_a_signal(tmp_path: Path) -> None:
+def test_the_function_on_the_pages_on_control_is_a_signal(tmp_path: Path) -> None:
     (code,) = (text for language, text in FENCE.findall(CONTROL) if language == "python" and text.startswith("# signals.py"))
     (tmp_path / "signals.py").write_text(code)
     section = ChannelConcatConfig(kind="channel_concat", signal=f"{tmp_path}/signals.py:poster")
@@ -198,13 +201,46 @@ def test_the_function_on_the_page_on_control_is_a_signal(tmp_path: Path) -> None
         ("THUDM/CogView4-6B", "me/edges", "CogView4ControlPipeline", {"in_channels": 32}),
     ],
 )
-def test_the_snippets_on_the_page_on_control_are_those_of_the_card(
+def test_the_snippets_on_the_pages_on_control_are_those_of_the_card(
     base: str, weights: str, pipeline: str, settings: dict[str, int]
 ) -> None:
     """Those of the card are run by tests/test_control.py; the page may break their lines elsewhere."""
     facts = {"transformer": ExportFacts("transformer", pipeline, torch.bfloat16, settings, pipeline)}
     card = ast.dump(ast.parse(build_tuning(LoraConfig()).snippet(base, weights, facts)))
     assert card in [ast.dump(ast.parse(text)) for language, text in FENCE.findall(CONTROL) if language == "python"]
+
+
+# -- length and place of the pages ---------------------------------------------------------------------------------------
+
+FIVE_MINUTES = 900
+"""Words that one reads in about five minutes."""
+HALF_A_PAGE = 300
+"""Words of a decision."""
+
+
+@pytest.mark.parametrize("name", CONTROL_PAGES)
+def test_a_page_on_control_is_read_in_five_minutes(name: str) -> None:
+    assert len(CONTROL_PAGES[name].split()) <= FIVE_MINUTES
+    assert name == "control" or f"({name}.md" in CONTROL_PAGES["control"], "the first page leads to all others"
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "decisions").glob("*.md")), ids=lambda page: page.stem)
+def test_a_decision_is_half_a_page(page: Path) -> None:
+    assert len(page.read_text().split()) <= HALF_A_PAGE
+
+
+def test_every_log_is_linked_from_a_decision_and_leads_back() -> None:
+    logs = sorted((DOCS / "log").glob("*.md"))
+    assert logs
+    for log in logs:
+        decisions = [page for page in (DOCS / "decisions").glob("*.md") if f"(../log/{log.name})" in page.read_text()]
+        assert decisions, f"no decision links {log.name}"
+        assert all(f"(../decisions/{page.name})" in log.read_text() for page in decisions)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    entries = re.findall(r"^ +- .+: ([\w/.-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(entries) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
 
 
 def test_every_option_of_sample_is_documented() -> None:

@@ -9,7 +9,7 @@ import pytest
 from test_docs import DOCS, FENCE, ROOT
 
 PACKAGE = ROOT / "src/finetrainers"
-PAGE = (DOCS / "trainer/control.md").read_text()
+PAGE = (DOCS / "trainer/control-measured.md").read_text()
 SHARED = ["loop.py", "checkpoint.py", "validate.py", "encoding.py", "data/cache.py"]
 COUNT = re.compile(r"^ +(\d+) (src/finetrainers/conditioning/\w+\.py|total)$", re.MULTILINE)
 SLACK = 0.1
