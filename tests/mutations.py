@@ -66,6 +66,11 @@ MUTATIONS = (
     Mutation("data/cache.py", "secrets.token_hex(8)", "os.getpid()", "data/test_cache.py::test_two_runs_with_one_process_number_write_files_of_their_own"),
     Mutation("loop.py", "with self.attention():  # the", "if True:  # the", "test_training.py::test_the_attention_backend_holds_in_both_passes"),
     Mutation("run.py", "os.register_at_fork(after_in_child=lock.close)", "pass", "test_kill.py::test_a_killed_run_can_be_started_again_at_once"),
+    Mutation("loop.py", "        self.is_whole = False\n        if", "        if", "test_training.py::test_a_state_between_two_steps_is_never_saved"),
+    Mutation("validate.py", "trainer.is_whole = False  #", "pass  #", "test_training.py::test_a_state_between_two_steps_is_never_saved"),
+    Mutation("training.py", "set_learning_rate(trainer.schedule, rate)", "pass", "test_training.py::test_a_longer_run_has_the_learning_rates_of_one_that_was_as_long_from_the_start"),
+    Mutation("sampler.py", "            self._interrupt()\n", "            pass\n", "test_stop.py::test_a_signal_is_seen_within_a_draw"),
+    Mutation("files.py", "share_mode(temporary, of=temporary / MANIFEST)", "pass", "test_files.py::test_files_have_the_mode_of_the_umask"),
     Mutation("training.py", "checkpoints.set_aside(resumed)", "pass", "test_training.py::test_going_back_to_a_step_sets_aside_what_came_later"),
     Mutation("models/vae.py", "latents.to(vae.dtype), *rest", "latents, *rest", "test_training.py::test_components_of_different_types_train_and_draw"),
     # The order: which sample comes when.

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 
 from finetrainers.files import MANIFEST, damage, sort_metadata, sort_metadata_of, whole_directory, write_whole
 
@@ -56,6 +56,22 @@ def test_nothing_is_under_the_name_before_the_body_has_ended(tmp_path: Path) -> 
         fill(temporary, "new")
         assert not (tmp_path / "thing").exists()
     assert damage(tmp_path / "thing") is None
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_files_have_the_mode_of_the_umask(tmp_path: Path, umask: int) -> None:
+    """Also those of libraries that write what their owner alone may read."""
+    before = os.umask(umask)
+    try:
+        with whole_directory(tmp_path / "d") as temporary:
+            (temporary / "part").mkdir()
+            for file in (temporary / "a.safetensors", temporary / "part" / "b.safetensors"):
+                save_file({"x": torch.zeros(1)}, file)
+    finally:
+        os.umask(before)
+    files = [file for file in (tmp_path / "d").rglob("*") if file.is_file()]
+    assert len(files) == 3
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o666 & ~umask}
 
 
 @pytest.mark.parametrize("error", [RuntimeError("x"), KeyboardInterrupt(), OSError(28, "No space left on device")], ids=repr)
