@@ -93,6 +93,24 @@ def test_example_configurations_are_valid(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", OF_FAMILIES, ids=named)
+def test_examples_are_explained_in_place(path: Path) -> None:
+    """Each section has a comment in it or directly above it, and so has each key of the data on its own line."""
+    comments: list[str] = []
+    section, explained = "", {}
+    for line in path.read_text().splitlines():
+        if line.startswith("#"):
+            comments.append(line)
+        elif not line.startswith(" "):
+            section = line.partition(":")[0]
+            explained[section] = bool(comments) or " # " in line
+            comments = []
+        else:
+            explained[section] |= "# " in line
+            assert section != "data" or "# " in line, f"{path}: {line}"
+    assert [name for name, is_explained in explained.items() if not is_explained] == ["output_dir"]
+
+
+@pytest.mark.parametrize("path", OF_FAMILIES, ids=named)
 def test_examples_ask_nothing_impossible_of_their_model(path: Path, tiny: Callable[[str, str], Path]) -> None:
     """Sizes, task, given frames and each prompt pass all checks that a run makes before it loads weights."""
     config = stand_in(load_config(path), path.parts[-3], tiny)
