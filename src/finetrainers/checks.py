@@ -57,6 +57,11 @@ def check_conditioning(config: Config, model: Model) -> None:
     Raises:
         ConfigError: Naming the key and what to set instead.
     """
+    if config.conditioning.takes_control and model.adapter.input_layout is None:
+        raise ConfigError(
+            f"conditioning.kind: {config.conditioning.kind} is impossible: {model.adapter.name} takes no control "
+            "(input_layout of its adapter is None); set none"
+        )
     if config.conditioning.takes_control and not model.takes_image:
         adapter, grid = model.adapter, model.adapter.grid
         one_token = torch.empty(1, grid.channels, grid.frame_patch, grid.patch, grid.patch, device="meta")

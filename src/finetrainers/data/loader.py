@@ -53,7 +53,13 @@ class Steps(Dataset[Batch]):
     """Which frames of a control signal are shown, where there is one."""
 
     def __getitem__(self, step: int) -> Batch:
-        jobs = self.plan.step(self.order, step)
+        return self._make(self.plan.step(self.order, step))
+
+    def sample(self, step: int, row: int) -> Batch:
+        """One sample of a step, alone: nothing of it is ever stacked with the others."""
+        return self._make([self.plan.step(self.order, step)[row]])
+
+    def _make(self, jobs: list[SampleJob]) -> Batch:
         return make_batch(
             jobs,
             [read_encoded(self.cache, job) for job in jobs],
