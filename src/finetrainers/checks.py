@@ -33,7 +33,7 @@ def check_buckets(config: Config, model: Model) -> None:
                         f"{where}: {list(bucket)} is impossible for {model.adapter.name}; "
                         f"the nearest possible is {list(nearest)} (frames, height, width)"
                     )
-                if model.task in FROM_FRAMES and grid.latent_shape(bucket)[1] == 1:
+                if model.task in FROM_FRAMES and grid.encoded_shape(bucket)[1] == 1:
                     raise ConfigError(
                         f"{where}: {list(bucket)} has single images, which cannot serve the task {model.task}; "
                         f"set a bucket of {1 + grid.vae_frame_step} frames or more, or model.task"

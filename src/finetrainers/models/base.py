@@ -47,14 +47,19 @@ class Grid:
         )
         return frames, height, width
 
-    def latent_shape(self, size: tuple[int, int, int]) -> tuple[int, int, int, int]:
-        """(C, F, H, W) of a possible size."""
+    def encoded_shape(self, size: tuple[int, int, int]) -> tuple[int, int, int, int]:
+        """(C, F, H, W) of what the VAE makes of a possible size."""
         frames, height, width = size
-        latent_frames = self.num_padding(frames) + 1 + (frames - 1) // self.vae_frame_step
+        latent_frames = 1 + (frames - 1) // self.vae_frame_step
         return self.channels, latent_frames, height // self.vae_step, width // self.vae_step
 
+    def latent_shape(self, size: tuple[int, int, int]) -> tuple[int, int, int, int]:
+        """(C, F, H, W) of what the denoiser takes of a possible size: with padding."""
+        channels, latent_frames, height, width = self.encoded_shape(size)
+        return channels, self.num_padding(size[0]) + latent_frames, height, width
+
     def num_padding(self, frames: int) -> int:
-        """Latent frames that are put before those of a clip, so that tokens are whole."""
+        """Copies of a clip's first latent frame that are put before it, so that tokens are whole."""
         return -(1 + (frames - 1) // self.vae_frame_step) % self.frame_patch
 
     def num_tokens(self, size: tuple[int, int, int]) -> int:

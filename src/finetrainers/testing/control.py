@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from finetrainers.batch import Control
 from finetrainers.build import build_trainer
 from finetrainers.conditioning.widen import WideLayer, WideLinear, two_parts
-from finetrainers.data.loader import read_encoded
+from finetrainers.data.loader import draw_latents, read_encoded
 from finetrainers.errors import ModelError
 from finetrainers.loop import Trainer
 from finetrainers.publish import export_weights
@@ -95,7 +95,8 @@ def check_control_is_drawn_where_it_was_trained(subject: Subject) -> None:
     known = read_encoded(controlled.prepared.encoder.cache, job).control
     assert known is not None, "the sample has no control"
     known = known if subject.model.adapter.draws_control else replace(known, std=None)
-    latents = known.draw(torch.Generator().manual_seed(3))[None]  # as samplers draw it, before the noise
+    padding, generator = subject.model.adapter.grid.num_padding(subject.size[0]), torch.Generator().manual_seed(3)
+    latents = draw_latents(known, generator, padding=padding)[None]  # as samplers draw it, before the noise
     shown = Control(latents, torch.ones(1, latents.shape[2]))
     with _control_channels() as trained:
         controlled.trainer().micro_losses(replace(controlled.alone(0), control=shown))
