@@ -302,7 +302,12 @@ def test_a_shorter_control_begins_with_its_clip(
     pixels = decode(Path(job.control.path), job.control.view).pixels
     mean = encode_video(prepared.model.pretrained.load("vae"), adapter, scale_pixels(pixels[None]))[0][0]
     cached = prepared.encoder.cache.read("latents", job.control.key)[0]["mean"]
-    torch.testing.assert_close(cached, torch.cat([mean[:, :1]] * padding + [mean], dim=1))
+    torch.testing.assert_close(cached, mean)
+    assert batch.control is not None
+    latents = batch.control.latents[0, :, padding : padding + 2]
+    assert torch.equal(batch.control.latents[0, :, :padding], latents[:, :1].expand(-1, padding, -1, -1))
+    assert latents.all()
+    assert not batch.control.latents[0, :, padding + 2 :].any()
     config, prepared = prepared_clips(tiny(family, variant), tmp_path / "still", section, control_frames=1, size=size)
     (batch,) = first_batches(config, prepared, 1)
     assert batch.control is not None

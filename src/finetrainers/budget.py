@@ -88,6 +88,6 @@ class Budget:
                 self.sizes[job.bucket] = self.encoder.cache.file("latents", job.latents.key).stat().st_size
             return self.sizes.get(job.bucket, 0)  # a medium that cannot be decoded takes no place
         dtype = model.pretrained.place("vae").dtype
-        values = torch.Size(model.adapter.grid.latent_shape(job.bucket)).numel()
+        values = torch.Size(model.adapter.grid.encoded_shape(job.bucket)).numel()
         header = 1000  # names, shapes and metadata of a file
         return values * dtype.itemsize * (2 if model.adapter.samples_posterior else 1) + header

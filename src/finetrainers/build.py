@@ -127,8 +127,13 @@ def build_batches(
     config: Config, prepared: Prepared, *, objective: FlowMatching, device: torch.device, start: int, stop: int
 ) -> Generator[Batch]:
     """Make the batches of the optimizer steps from ``start`` to ``stop``, prepared ahead."""
+    return load_steps(build_steps(prepared, objective), config.loader, start=start, stop=stop, pin=device.type == "cuda")
+
+
+def build_steps(prepared: Prepared, objective: FlowMatching) -> Steps:
+    """Make what reads the batch of any optimizer step."""
     grid, catalog = prepared.model.adapter.grid, prepared.plan.catalog
-    steps = Steps(
+    return Steps(
         plan=prepared.plan,
         order=prepared.order,
         cache=prepared.encoder.cache,
@@ -137,7 +142,6 @@ def build_batches(
         padding={bucket: grid.num_padding(bucket[0]) for bucket in catalog.buckets},
         shown=prepared.conditioning.shown,
     )
-    return load_steps(steps, config.loader, start=start, stop=stop, pin=device.type == "cuda")
 
 
 def build_validator(

@@ -36,7 +36,7 @@ def check_buckets(config: Config, model: Model) -> None:
                         f"{where}: {list(bucket)} is impossible for {model.adapter.name}; "
                         f"the nearest possible is {list(nearest)} (frames, height, width)"
                     )
-                if model.task in FROM_FRAMES and grid.latent_shape(bucket)[1] == 1:
+                if model.task in FROM_FRAMES and grid.encoded_shape(bucket)[1] == 1:
                     raise ConfigError(
                         f"{where}: {list(bucket)} has single images, which cannot serve the task {model.task}; "
                         f"set a bucket of {1 + grid.vae_frame_step} frames or more, or model.task"
@@ -60,6 +60,11 @@ def check_conditioning(config: Config, model: Model) -> None:
     Raises:
         ConfigError: Naming the key and what to set instead.
     """
+    if config.conditioning.takes_control and model.adapter.input_layout is None:
+        raise ConfigError(
+            f"conditioning.kind: {config.conditioning.kind} is impossible: {model.adapter.name} takes no control "
+            "(input_layout of its adapter is None); set none"
+        )
     if config.conditioning.takes_control and not model.takes_image:
         adapter, grid = model.adapter, model.adapter.grid
         one_token = torch.empty(1, grid.channels, grid.frame_patch, grid.patch, grid.patch, device="meta")

@@ -77,6 +77,8 @@ class Encoder:
         if self.model.takes_image:
             image += [adapter.name, self.model.task, *map(self._identity, self.model.image_components)]
         facts = adapter.samples_posterior, adapter.grid.frame_patch, adapter.vae_statistics, adapter.has_image_vae
+        if adapter.grid.frame_patch > 1:
+            image.append("without padding")  # items of earlier versions had it
         latents = make_key("vae", self._identity("vae"), self.has_tiling, *facts, *image)
         encoders: list[object] = [*own, *(self._identity(name) for name in self.model.text_components)]
         if settings := adapter.text_settings(self.model.task):
@@ -194,7 +196,7 @@ class Encoder:
         """Encode and store clips of one size; return those that the VAE makes nothing finite of."""
         failures, vae, model = [], pipeline.vae, self.model
         pixels = torch.stack([clip.pixels for _, clip in clips])
-        mean, std = encode_pixels(vae, model.adapter, pixels, clip_frames=clips[0][0].clip_frames)
+        mean, std = encode_pixels(vae, model.adapter, pixels)
         image: Image = {}
         if model.takes_image and clips[0][0].signal is None:
             with torch.no_grad():
@@ -214,10 +216,10 @@ class Encoder:
         return failures
 
     def _decoded(self, jobs: Lazy[LatentsJob]) -> Iterator[tuple[list[LatentsJob], list[Clip | Failure]]]:
-        """Batches of one size with their pixels, decoded ahead."""
+        """Batches of one size, of media or of controls, with their pixels, decoded ahead."""
 
-        def shape(job: LatentsJob) -> tuple[int, int, int, int]:
-            return job.clip_frames or 0, job.view.num_frames, job.view.height, job.view.width
+        def shape(job: LatentsJob) -> tuple[bool, int, int, int]:
+            return job.signal is not None, job.view.num_frames, job.view.height, job.view.width
 
         blocks = (sorted(block, key=shape) for block in _batches(jobs, JOBS_AT_ONCE))
         by_shape = (list(group) for block in blocks for _, group in itertools.groupby(block, key=shape))

@@ -18,7 +18,7 @@ from torch import Tensor
 from finetrainers.batch import Control, Posterior, Text
 from finetrainers.conditioning import Conditioning
 from finetrainers.config import DataConfig
-from finetrainers.data.loader import fill_frames, pad_shown
+from finetrainers.data.loader import draw_latents, fill_frames, pad_shown
 from finetrainers.data.media import View, available_frames, decode, probe
 from finetrainers.data.rates import clip_fps
 from finetrainers.loop import cast_floats
@@ -144,10 +144,11 @@ class Sampler:
         pixels = signal(
             decode_control(Path(request.control), request.size, frame_step=step, data=self._data, native_fps=native)
         )
-        mean, std = encode_pixels(self._components["vae"], adapter, pixels[None], clip_frames=request.size[0])
-        latents = Posterior(mean[0], std[0] if adapter.draws_control and std is not None else None).draw(generator)
+        mean, std = encode_pixels(self._components["vae"], adapter, pixels[None])
+        posterior = Posterior(mean[0], std[0] if adapter.draws_control and std is not None else None)
         padding = adapter.grid.num_padding(request.size[0])
-        shown = self._conditioning.shown.for_sampling(frames - padding, latents.shape[1] - padding)
+        latents = draw_latents(posterior, generator, padding=padding)
+        shown = self._conditioning.shown.for_sampling(frames - padding, mean.shape[2])
         control = Control(fill_frames(latents, frames)[None], pad_shown(shown, padding))
         return pixels, control.map(lambda tensor: tensor.to(self._device))
 

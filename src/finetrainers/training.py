@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetrainers.batch import Batch
-from finetrainers.build import build_batches, build_objective, build_trainer, build_validator, pick_device
+from finetrainers.build import build_batches, build_objective, build_steps, build_trainer, build_validator, pick_device
 from finetrainers.checkpoint import Checkpoints, step_directory
 from finetrainers.checks import check_start
 from finetrainers.config import Config
@@ -184,6 +184,8 @@ class _Run:
                 self._kept(resumed)
                 rate = learning_rate(config.optimizer, config.schedule, step=resumed, steps=config.train.steps)
                 set_learning_rate(trainer.schedule, rate)
+        if config.conditioning.takes_control and trainer.step < stop:
+            self._verify_control(trainer, prepared)
         validator = build_validator(config, prepared, emit=self.tracker.emit, interrupt=self._stop_validating)
         trainer.after_step = self._after_step(checkpoints, validator, tuning)
         try:
@@ -195,6 +197,12 @@ class _Run:
                 self._rescue(checkpoints, trainer, tuning, error)
             raise
         return self._finish(trainer, prepared, tuning, repo)
+
+    def _verify_control(self, trainer: Trainer, prepared: Prepared) -> None:
+        """Look whether the control reaches its columns, by the sample that is trained on next."""
+        sample = build_steps(prepared, self.objective).sample(trainer.step, 0).to(self.device)
+        parts = self.model.denoisers.split(trainer.denoiser)
+        trainer.conditioning.verify(list(parts.values()), self.model.adapter, trainer.predict, sample)
 
     def _train_windows(self, trainer: Trainer, prepared: Prepared, stop: int) -> Prepared:
         """Train as far as the cache reaches, and encode on, until all steps are taken."""

@@ -15,7 +15,7 @@ from finetrainers.batch import Batch, Text, sample_generator
 from finetrainers.config import DataConfig
 from finetrainers.data.cache import Cache
 from finetrainers.data.jobs import SampleJob, TextJob
-from finetrainers.data.loader import draw, make_control, make_prompt, read_encoded
+from finetrainers.data.loader import draw, draw_latents, make_control, make_prompt, read_encoded
 from finetrainers.data.plan import Plan
 from finetrainers.encoding import free_memory
 from finetrainers.errors import DataError, MissingItemError
@@ -69,11 +69,11 @@ class HeldOut:
         """Loss of one sample at each noise level, [levels]; one at a time, so that the batch size cannot change it."""
         sample = read_encoded(self.cache, job)
         content = int(job.latents.key[:15], 16)  # draws belong to the item, not to its place in the list
-        latents = sample.latents.draw(sample_generator(0, content, "held-out posterior"))[None]
+        padding = trainer.adapter.grid.num_padding(job.bucket[0])
+        latents = draw_latents(sample.latents, sample_generator(0, content, "held-out posterior"), padding=padding)[None]
         frames, place = latents.shape[2], torch.tensor([content])
         u = draw(trainer.objective.draws(frames), place, seed=0)
         shown = replace(trainer.conditioning.shown, dropout=0.0)
-        padding = trainer.adapter.grid.num_padding(job.bucket[0])
         control = make_control([sample], place, seed=0, shown=shown, frames=frames, padding=padding)
         losses = []
         for number, level in enumerate(levels):

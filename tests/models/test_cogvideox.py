@@ -9,7 +9,8 @@ import torch
 from cases import CAPTION, Recorder, load_pipeline
 from torch import Tensor
 
-from finetrainers.batch import Prompt
+from finetrainers.batch import Batch, Prompt
+from finetrainers.budget import Budget
 from finetrainers.build import build_objective
 from finetrainers.checks import check_buckets, check_computation
 from finetrainers.config import ModelConfig, parse_config
@@ -17,7 +18,9 @@ from finetrainers.errors import ConfigError
 from finetrainers.models import Model, open_model
 from finetrainers.models.cogvideox import CogVideoX, rotary
 from finetrainers.models.vae import encode_pixels
-from finetrainers.objective import Diffusion, timestep_of
+from finetrainers.objective import Diffusion, Noised, timestep_of
+from finetrainers.testing import Subject
+from finetrainers.validate import HeldOut
 
 Tiny = Callable[[str, str], Path]
 TIMESTEPS = torch.tensor([0, 1, 499, 998, 999])
@@ -131,8 +134,8 @@ def test_latent_frames_are_padded_at_the_front_and_dropped_by_the_pipeline(tiny:
     pipeline = load_pipeline(model)
     clip = torch.randint(0, 256, (1, 9, 64, 64, 3), dtype=torch.uint8)
     mean, _ = encode_pixels(pipeline.vae, model.adapter, clip)
-    assert mean.shape == (1, *model.adapter.grid.latent_shape((9, 64, 64))) == (1, 4, 4, 8, 8)
-    assert torch.equal(mean[:, :, 0], mean[:, :, 1])
+    assert mean.shape == (1, *model.adapter.grid.encoded_shape((9, 64, 64))) == (1, 4, 3, 8, 8)
+    assert model.adapter.grid.latent_shape((9, 64, 64)) == (4, 4, 8, 8)
     call = {"num_frames": 9, "height": 64, "width": 64, "num_inference_steps": 2, "max_sequence_length": 16}
     assert len(pipeline(prompt=CAPTION, output_type="pil", **call).frames[0]) == 9
 
@@ -145,8 +148,59 @@ def test_any_number_of_frames_that_the_grid_allows_has_latents(tiny: Tiny, frame
     clip = torch.randint(0, 256, (1, frames, 64, 64, 3), dtype=torch.uint8)
     mean, _ = encode_pixels(model.pretrained.load("vae"), model.adapter, clip)
     assert model.adapter.grid.nearest((frames, 64, 64)) == (frames, 64, 64)
-    assert mean.shape[2] == model.adapter.grid.latent_shape((frames, 64, 64))[1]
-    assert mean.shape[2] % 2 == 0
+    assert mean.shape[2] == model.adapter.grid.encoded_shape((frames, 64, 64))[1]
+    assert model.adapter.grid.latent_shape((frames, 64, 64))[1] == mean.shape[2] + mean.shape[2] % 2
+
+
+@pytest.fixture(scope="module")
+def padded(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """9 frames of 1.5, and a control."""
+    return Subject({"path": str(tiny("cogvideox", "1.5-5b"))}, (9, 64, 64), tmp_path_factory.mktemp("padded")).controlled
+
+
+def test_padding_is_a_copy_of_what_was_drawn(padded: Subject) -> None:
+    """As the authors copy it: after the posterior's noise, which both frames share; the cache has no copy."""
+    assert padded.batch.control is not None
+    job = padded.prepared.plan.step(padded.prepared.order, 0)[0]
+    for latents, item in ((padded.batch.latents, job.latents), (padded.batch.control.latents, job.control)):
+        assert item is not None
+        tensors, _ = padded.prepared.encoder.cache.read("latents", item.key)
+        assert tensors["mean"].shape == tensors["std"].shape == padded.model.adapter.grid.encoded_shape((9, 64, 64))
+        assert latents.shape[2] == 4
+        assert torch.equal(latents[:, :, 0], latents[:, :, 1])
+        assert not torch.allclose(latents[0, :, 1:], tensors["mean"])
+
+
+def test_the_held_out_measure_is_padded_like_training(padded: Subject) -> None:
+    job, trainer, batches = padded.prepared.plan.step(padded.prepared.order, 0)[0], padded.trainer(), []
+    predict = trainer.predict
+
+    def record(noised: Noised, batch: Batch) -> Tensor:
+        batches.append(batch)
+        return predict(noised, batch)
+
+    trainer.predict = record  # type: ignore[method-assign]
+    with torch.no_grad():
+        HeldOut([job], padded.prepared.encoder.cache, num_levels=1).measure(trainer)
+    (batch,) = batches
+    assert batch.control is not None
+    for latents in (batch.latents, batch.control.latents):
+        assert latents.shape[2] == 4
+        assert torch.equal(latents[:, :, 0], latents[:, :, 1])
+
+
+def test_the_budget_counts_what_the_cache_stores(padded: Subject) -> None:
+    job, encoder = padded.prepared.plan.step(padded.prepared.order, 0)[0], padded.prepared.encoder
+    size = encoder.cache.file("latents", job.latents.key).stat().st_size
+    assert 0 <= Budget(encoder)._latents_bytes(job, job.latents) - size < 1000
+
+
+def test_a_single_image_is_none_to_begin_a_clip_with(tiny: Tiny) -> None:
+    """Though its padding makes two latent frames of it."""
+    model = open_variant(tiny, "1.5-5b-i2v")
+    config = run_config(model, data=[{"path": "data", "buckets": [[1, 64, 96]]}])
+    with pytest.raises(ConfigError, match=r"data.0.buckets: \[1, 64, 96\] has single images, which cannot serve"):
+        check_buckets(config, model)
 
 
 @pytest.mark.parametrize("variant, is_fixed", [("2b", True), ("5b", False), ("1.5-5b", False), ("5b-i2v", True)])

@@ -10,6 +10,8 @@ from cases import CAPTION, Case, all_cases, load_pipeline
 from torch import Tensor
 
 from finetrainers import train
+from finetrainers.batch import Posterior
+from finetrainers.data.loader import draw_latents
 from finetrainers.models.vae import encode_pixels
 from finetrainers.testing.subject import FULL, Subject
 
@@ -67,7 +69,8 @@ def test_an_overfit_model_draws_its_item(
     model = case.open(tiny(case.family, case.variant))
     pipeline = load_pipeline(model)
     clip = subject.pixels()
-    wanted, _ = encode_pixels(pipeline.vae, model.adapter, clip)
+    mode = Posterior(encode_pixels(pipeline.vae, model.adapter, clip)[0][0], std=None)
+    wanted = draw_latents(mode, torch.Generator(), padding=model.adapter.grid.num_padding(case.size[0]))[None]
     with torch.no_grad():
         untrained = error(draw(case, model, pipeline, clip), wanted)
         from finetrainers.tuning import build_tuning

@@ -1,6 +1,6 @@
 """Prompt-only conditioning, and the points that a richer one may change."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ from finetrainers.batch import Batch, Control
 from finetrainers.data.shown import ShownFrames
 from finetrainers.data.signals import Signal
 from finetrainers.models import Model, ModelAdapter
+from finetrainers.objective import Noised
 
 
 class Conditioning:
@@ -42,6 +43,15 @@ class Conditioning:
     def model_input(self, noisy: Tensor, batch: Batch) -> Tensor:
         """What to feed the denoiser: [B, C', F, H, W] from noisy latents [B, C, F, H, W]."""
         return noisy
+
+    def verify(
+        self, denoisers: Sequence[Any], adapter: ModelAdapter, predict: Callable[[Noised, Batch], Tensor], batch: Batch
+    ) -> None:
+        """Make sure, by a batch of one sample, that prepared denoisers are shown what ``prepare`` made them for.
+
+        Raises:
+            ModelError: If they are not.
+        """
 
     @contextmanager
     def sampling(self, denoisers: Sequence[Any], adapter: ModelAdapter, control: Control | None) -> Iterator[None]:

@@ -3,7 +3,7 @@
 Shape letters as in ``finetrainers.batch``; E is the number of further channels: C, and one for the mask.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,12 +13,14 @@ from torch.nn import functional
 
 from finetrainers.batch import Batch, Control
 from finetrainers.conditioning.base import Conditioning
+from finetrainers.conditioning.verify import verify_columns
 from finetrainers.conditioning.widen import widen_input, widened_settings
 from finetrainers.config import ChannelConcatConfig
 from finetrainers.data.shown import ShownFrames
 from finetrainers.data.signals import build_signal
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, ModelAdapter
+from finetrainers.objective import Noised
 
 NORMS = ("norm_q", "norm_k", "norm_added_q", "norm_added_k")
 """Names that diffusers' attention gives to the norms of queries and keys."""
@@ -39,6 +41,11 @@ class ChannelConcat(Conditioning):
 
     def prepare(self, denoiser: Any, adapter: ModelAdapter) -> None:
         widen_input(denoiser, adapter, extra=self._num_channels(adapter))
+
+    def verify(
+        self, denoisers: Sequence[Any], adapter: ModelAdapter, predict: Callable[[Noised, Batch], Tensor], batch: Batch
+    ) -> None:
+        verify_columns(denoisers, adapter, predict, batch)
 
     def trained_modules(self, denoiser: Any, adapter: ModelAdapter) -> tuple[str, ...]:
         if not self._config.train_norms:

@@ -18,6 +18,8 @@ class WideLinear(nn.Linear):
 
     columns: tuple[int, int, int]
     """Inputs that are noisy latents, control, and a task's own."""
+    repeats: int = 1
+    """How often these three follow each other: with channels last, once for each latent that a token has of a channel."""
 
     def forward(self, input: Tensor) -> Tensor:
         return _in_two_parts(self, input, nn.functional.linear, dim=-1)
@@ -27,6 +29,7 @@ class WideConv2d(nn.Conv2d):
     """As ``WideLinear``."""
 
     columns: tuple[int, int, int]
+    repeats: int = 1
 
     def forward(self, input: Tensor) -> Tensor:
         return _in_two_parts(self, input, self._conv_forward, dim=1)
@@ -36,6 +39,7 @@ class WideConv3d(nn.Conv3d):
     """As ``WideLinear``."""
 
     columns: tuple[int, int, int]
+    repeats: int = 1
 
     def forward(self, input: Tensor) -> Tensor:
         return _in_two_parts(self, input, self._conv_forward, dim=1)
@@ -54,11 +58,11 @@ def widen_input(denoiser: Any, adapter: ModelAdapter, extra: int) -> None:
 
     Args:
         denoiser: One of the components that are trained, not yet wrapped: neither by LoRA nor by FSDP.
-        adapter: Of its family; ``input_layer`` and ``grid`` say what is widened, and where.
+        adapter: Of its family; ``input_layer``, ``input_layout`` and ``grid`` say what is widened, and where.
         extra: E.
 
     Raises:
-        ModelError: If the layer is no linear layer and no convolution, or is widened already.
+        ModelError: If the layer is no linear layer and no convolution, takes too few channels, or is widened already.
     """
     layer: nn.Module = denoiser.get_submodule(adapter.input_layer)
     if type(layer) is nn.Linear:
@@ -71,10 +75,17 @@ def widen_input(denoiser: Any, adapter: ModelAdapter, extra: int) -> None:
             "control can widen nn.Linear, and nn.Conv2d and nn.Conv3d without groups"
         )
     assert isinstance(layer, Layer)
-    noisy, control = values * adapter.grid.channels, values * extra
-    columns = noisy, control, layer.weight.shape[1] - noisy
-    wide = _like(layer, columns).train(layer.training)
-    wide.weight = nn.Parameter(_insert_zeros(layer.weight, columns), requires_grad=layer.weight.requires_grad)
+    repeats = values if adapter.input_layout == "channels_last" else 1
+    noisy, control, inputs = values * adapter.grid.channels, values * extra, layer.weight.shape[1]
+    if inputs < noisy or inputs % repeats:
+        raise ModelError(
+            f"{type(denoiser).__name__}.{adapter.input_layer} takes {inputs} values, but grid and input_layout of "
+            f"{adapter.name} say that {noisy} are noisy latents ({adapter.grid.channels} channels, {values} of each); mend "
+            "them, or set input_layout = None to take no control"
+        )
+    columns = noisy // repeats, control // repeats, (inputs - noisy) // repeats
+    wide = _like(layer, columns, repeats).train(layer.training)
+    wide.weight = nn.Parameter(_insert_zeros(layer.weight, wide), requires_grad=layer.weight.requires_grad)
     wide.bias = layer.bias
     denoiser.set_submodule(adapter.input_layer, wide)
 
@@ -94,9 +105,21 @@ def widened_settings(settings: Settings, adapter: ModelAdapter, extra: int) -> d
     return changes
 
 
-def _like(layer: Layer, columns: tuple[int, int, int]) -> WideLayer:
+def two_parts(layer: WideLayer, values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Split what a layer takes, or its weights, along a dimension: what the plain layer has, and what is control's.
+
+    Where columns repeat, the layer is a linear one, and the dimension the last.
+    """
+    if layer.repeats == 1:
+        noisy, control, own = values.split(layer.columns, dim)
+        return _join(noisy, own, dim), control
+    noisy, control, own = values.unflatten(-1, (layer.repeats, -1)).split(layer.columns, -1)
+    return _join(noisy, own, -1).flatten(-2), control.flatten(-2)
+
+
+def _like(layer: Layer, columns: tuple[int, int, int], repeats: int) -> WideLayer:
     """Make a layer that takes control, too, as yet without weights."""
-    inputs, has_bias = sum(columns), layer.bias is not None
+    inputs, has_bias = repeats * sum(columns), layer.bias is not None
     wide: WideLayer
     if isinstance(layer, nn.Linear):
         wide = WideLinear(inputs, layer.out_features, has_bias, device="meta")
@@ -113,15 +136,16 @@ def _like(layer: Layer, columns: tuple[int, int, int]) -> WideLayer:
             padding_mode=layer.padding_mode,
             device="meta",
         )
-    wide.columns = columns
+    wide.columns, wide.repeats = columns, repeats
     return wide
 
 
-def _insert_zeros(weight: Tensor, columns: tuple[int, int, int]) -> Tensor:
-    """Insert columns for control: [O, I, ...] to [O, I', ...]."""
-    noisy, control, _ = columns
-    zeros = weight.new_zeros(len(weight), control, *weight.shape[2:])
-    return torch.cat([weight.detach()[:, :noisy], zeros, weight.detach()[:, noisy:]], dim=1)
+def _insert_zeros(weight: Tensor, layer: WideLayer) -> Tensor:
+    """Insert a layer's columns for control: [O, I, ...] to [O, I', ...]."""
+    noisy, control, own = layer.columns
+    plain = weight.detach().unflatten(1, (layer.repeats, noisy + own))
+    zeros = plain.new_zeros(*plain.shape[:2], control, *plain.shape[3:])
+    return torch.cat([plain[:, :, :noisy], zeros, plain[:, :, noisy:]], dim=2).flatten(1, 2)
 
 
 def _in_two_parts(layer: WideLayer, x: Tensor, product: Callable[..., Tensor], *, dim: int) -> Tensor:
@@ -130,10 +154,8 @@ def _in_two_parts(layer: WideLayer, x: Tensor, product: Callable[..., Tensor], *
     In one product over all inputs, kernels would sum the first part in another order, which changes its last bits.
     """
     weight, bias = layer.weight.to(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype)
-    noisy, control, own = x.split(layer.columns, dim)
-    noisy_weight, control_weight, own_weight = weight.split(layer.columns, 1)
-    plain = product(_join(noisy, own, dim), _join(noisy_weight, own_weight, 1), bias)
-    return plain + product(control, control_weight, None)
+    (plain, control), (plain_weight, control_weight) = two_parts(layer, x, dim), two_parts(layer, weight, 1)
+    return product(plain, plain_weight, bias) + product(control, control_weight, None)
 
 
 def _join(noisy: Tensor, own: Tensor, dim: int) -> Tensor:

@@ -19,8 +19,6 @@ class LatentsJob:
     view: View
     signal: Signal | None = None
     """What is computed from the pixels before they are encoded; None for what the model learns to make."""
-    clip_frames: int | None = None
-    """Frames of the clip beside which a control stands; it may be shorter."""
 
 
 @dataclass(frozen=True, slots=True)

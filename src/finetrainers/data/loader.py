@@ -54,7 +54,13 @@ class Steps(Dataset[Batch]):
     """Which frames of a control signal are shown, where there is one."""
 
     def __getitem__(self, step: int) -> Batch:
-        jobs = self.plan.step(self.order, step)
+        return self._make(self.plan.step(self.order, step))
+
+    def sample(self, step: int, row: int) -> Batch:
+        """One sample of a step, alone: nothing of it is ever stacked with the others."""
+        return self._make([self.plan.step(self.order, step)[row]])
+
+    def _make(self, jobs: list[SampleJob]) -> Batch:
         return make_batch(
             jobs,
             [read_encoded(self.cache, job) for job in jobs],
@@ -84,12 +90,12 @@ def make_batch(
         seed: Of all draws.
         objective: Says what is drawn.
         tokens: Of one sample.
-        padding: Latent frames that stand before those of the clip.
+        padding: Latent frames that are put before those of the clip.
         shown: Which frames of a control are shown.
     """
     positions = torch.tensor([job.position for job in jobs])
     generators = (sample_generator(seed, job.position, "posterior") for job in jobs)
-    latents = torch.stack([sample.latents.draw(g) for sample, g in zip(samples, generators, strict=True)])
+    latents = torch.stack([draw_latents(s.latents, g, padding=padding) for s, g in zip(samples, generators, strict=True)])
     noise = [torch.randn(latents.shape[1:], generator=sample_generator(seed, job.position, "noise")) for job in jobs]
     frames = latents.shape[2]
     u = draw(objective.draws(frames), positions, seed=seed)
@@ -103,6 +109,12 @@ def make_batch(
         prompt=make_prompt(samples, given=objective.given(u, frames=frames)),
         control=make_control(samples, positions, seed=seed, shown=shown, frames=frames, padding=padding),
     )
+
+
+def draw_latents(posterior: Posterior, generator: torch.Generator, *, padding: int) -> Tensor:
+    """Draw latents [C, padding + F, H, W] that begin with copies of their first frame, as many as ``padding``."""
+    latents = posterior.draw(generator)
+    return torch.cat([latents[:, :1].expand(-1, padding, -1, -1), latents], dim=1) if padding else latents
 
 
 def draw(purposes: Sequence[str], positions: Tensor, *, seed: int) -> Tensor:
@@ -128,11 +140,11 @@ def make_control(
     if not controls:
         return None
     generators = (sample_generator(seed, int(position), "control posterior") for position in positions)
-    latents = [fill_frames(control.draw(g), frames) for control, g in zip(controls, generators, strict=True)]
-    available = torch.tensor([control.mean.shape[1] for control in controls]) - padding
+    drawn = (draw_latents(control, g, padding=padding) for control, g in zip(controls, generators, strict=True))
+    available = torch.tensor([control.mean.shape[1] for control in controls])
     u = draw(shown.draws(frames - padding), positions, seed=seed)
     mask = shown.at(u, frames=frames - padding, available=available)
-    return Control(torch.stack(latents), pad_shown(mask, padding))
+    return Control(torch.stack([fill_frames(latents, frames) for latents in drawn]), pad_shown(mask, padding))
 
 
 def pad_shown(shown: Tensor, padding: int) -> Tensor:

@@ -198,9 +198,9 @@ class Plan:
         else:
             path, digest = control_of(data, row), control_digest(data, row)
             pixels = control_view(data, row, media.view, frame_step=self.frame_step)
-        frames = media.view.num_frames
+        frames = media.view.num_frames  # which changes nothing of the item: caches that are filled know it by this name
         key = make_key("control", self.latents_encoder, self.signal.identity, digest, _values(pixels), frames)
-        return LatentsJob(key, digest, path, pixels, self.signal, frames)
+        return LatentsJob(key, digest, path, pixels, self.signal)
 
     def sample_text(self, sample: int, caption: int, *, view: int) -> TextJob:
         """Job of one caption of a sample, or of none; with the view, if the text encoder sees it."""

@@ -47,14 +47,19 @@ class Grid:
         )
         return frames, height, width
 
-    def latent_shape(self, size: tuple[int, int, int]) -> tuple[int, int, int, int]:
-        """(C, F, H, W) of a possible size."""
+    def encoded_shape(self, size: tuple[int, int, int]) -> tuple[int, int, int, int]:
+        """(C, F, H, W) of what the VAE makes of a possible size."""
         frames, height, width = size
-        latent_frames = self.num_padding(frames) + 1 + (frames - 1) // self.vae_frame_step
+        latent_frames = 1 + (frames - 1) // self.vae_frame_step
         return self.channels, latent_frames, height // self.vae_step, width // self.vae_step
 
+    def latent_shape(self, size: tuple[int, int, int]) -> tuple[int, int, int, int]:
+        """(C, F, H, W) of what the denoiser takes of a possible size: with padding."""
+        channels, latent_frames, height, width = self.encoded_shape(size)
+        return channels, self.num_padding(size[0]) + latent_frames, height, width
+
     def num_padding(self, frames: int) -> int:
-        """Latent frames that are put before those of a clip, so that tokens are whole."""
+        """Copies of a clip's first latent frame that are put before it, so that tokens are whole."""
         return -(1 + (frames - 1) // self.vae_frame_step) % self.frame_patch
 
     def num_tokens(self, size: tuple[int, int, int]) -> int:
@@ -108,11 +113,12 @@ class ModelAdapter(ABC):
     blocks: ClassVar[tuple[str, ...]]
     """Class names of the repeated blocks: the unit of FSDP, compile and checkpointing."""
     input_layer: ClassVar[str]
-    """Dotted name of the projection that takes latents in; Control widens it.
-
-    A convolution, or a linear layer over the ``grid.values_per_channel`` values of the first channel, then of the second,
-    and so on: [c, frame_patch, patch, patch]. The C noisy channels come first, those that an image task adds come last.
-    """
+    """Dotted name of the projection that takes latents in; Control widens it: a convolution, or a linear layer over tokens.
+    The C noisy channels come first, those that an image task adds come last."""
+    input_layout: ClassVar[Literal["channels_first", "channels_last"] | None] = "channels_first"
+    """How a linear ``input_layer`` takes the ``grid.values_per_channel`` values of each channel: all of the first channel,
+    then all of the second, [c, frame_patch, patch, patch]; or with channels last, [frame_patch, patch, patch, c]. Of a
+    convolution either says the same. None: the model takes no control."""
     channel_dim: ClassVar[int] = 1
     """Dimension of what ``arrange`` returns that holds channels, as the denoiser's ``config.in_channels`` counts them."""
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")

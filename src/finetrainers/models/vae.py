@@ -46,25 +46,14 @@ def latent_statistics(vae: Any, adapter: ModelAdapter) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def encode_pixels(
-    vae: Any, adapter: ModelAdapter, pixels: Tensor, *, clip_frames: int | None = None
-) -> tuple[Tensor, Tensor | None]:
+def encode_pixels(vae: Any, adapter: ModelAdapter, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
     """Encode uint8 pixels [B, K, P, Q, 3].
-
-    Args:
-        vae: Of the model.
-        adapter: Of its family.
-        pixels: What is encoded.
-        clip_frames: Frames of the clip beside which they stand from its first frame on, if that is not K: latents are padded
-            in front as those of that clip are.
 
     Returns:
         Mean and standard deviation of the VAE's posterior, [B, C, F, H, W], normalized in float32 and then in the VAE's
         data type, on the CPU; the deviation is None where the model was trained on the posterior's mode.
     """
     mean, std = encode_video(vae, adapter, scale_pixels(pixels))
-    padding = adapter.grid.num_padding(pixels.shape[1] if clip_frames is None else clip_frames)
-    mean, std = (torch.cat([x[:, :, :1].expand(-1, -1, padding, -1, -1), x], dim=2) for x in (mean, std))
     return mean, std if adapter.samples_posterior else None
 
 

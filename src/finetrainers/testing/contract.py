@@ -4,8 +4,9 @@
     for check in CHECKS.values():
         check(subject)
 
-Each check raises an AssertionError that says what is wrong. A tiny model in float32 keeps them quick. All of them go
-through the code of a real run: files, plan, encoders, cache, batches, loop, export.
+Each check raises an AssertionError that says what is wrong, or ``unittest.SkipTest`` if there is nothing to check, which
+pytest reports as skipped. A tiny model in float32 keeps them quick. All of them go through the code of a real run: files,
+plan, encoders, cache, batches, loop, export.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,10 +1,12 @@
 """The part of the contract that is about control: ``contract.CHECKS`` has it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 import torch
 from torch import Tensor
@@ -13,8 +15,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from finetrainers.batch import Control
 from finetrainers.build import build_trainer
-from finetrainers.conditioning.widen import WideLayer, WideLinear
-from finetrainers.data.loader import read_encoded
+from finetrainers.conditioning.widen import WideLayer, WideLinear, two_parts
+from finetrainers.data.loader import draw_latents, read_encoded
+from finetrainers.errors import ModelError
 from finetrainers.loop import Trainer
 from finetrainers.publish import export_weights
 from finetrainers.run import run_directory
@@ -24,6 +27,31 @@ from finetrainers.training import train
 from finetrainers.tuning import build_tuning
 
 
+def of_control(check: Callable[[Subject], None]) -> Callable[[Subject], None]:
+    """Skip a check, as pytest and unittest understand it, if the model takes no control."""
+
+    @wraps(check)
+    def check_or_skip(subject: Subject) -> None:
+        if subject.model.adapter.input_layout is None:
+            raise SkipTest(f"{subject.model.adapter.name} takes no control: its input_layout is None")
+        check(subject)
+
+    return check_or_skip
+
+
+@of_control
+def check_control_reaches_its_columns(subject: Subject) -> None:
+    """The columns that ``input_layout`` gives to a control get it, and no other."""
+    trainer = subject.controlled.trainer()
+    try:
+        trainer.conditioning.verify(
+            _parts(subject, trainer), subject.model.adapter, trainer.predict, subject.controlled.alone(0)
+        )
+    except ModelError as error:
+        raise AssertionError(str(error)) from error
+
+
+@of_control
 def check_control_begins_where_sft_does(subject: Subject) -> None:
     """With an input that is widened for a control, the first losses equal those without it to the last bit."""
     controlled = subject.controlled
@@ -35,6 +63,7 @@ def check_control_begins_where_sft_does(subject: Subject) -> None:
         assert all(layer.weight.requires_grad for layer in layers), "the widened layer does not train"
 
 
+@of_control
 def check_control_is_learned_and_kept(subject: Subject) -> None:
     """A control changes what is drawn after training; a resumed run and one that begins from exported weights have it."""
     controlled = subject.controlled
@@ -58,6 +87,7 @@ def check_control_is_learned_and_kept(subject: Subject) -> None:
         assert_equal_files(weights, export_weights(trainer, config, subject.model, own), "a new run")
 
 
+@of_control
 def check_control_is_drawn_where_it_was_trained(subject: Subject) -> None:
     """At each call and for each row, the sampler puts a control's latents where training does, and zeros for none."""
     controlled = subject.controlled
@@ -65,7 +95,8 @@ def check_control_is_drawn_where_it_was_trained(subject: Subject) -> None:
     known = read_encoded(controlled.prepared.encoder.cache, job).control
     assert known is not None, "the sample has no control"
     known = known if subject.model.adapter.draws_control else replace(known, std=None)
-    latents = known.draw(torch.Generator().manual_seed(3))[None]  # as samplers draw it, before the noise
+    padding, generator = subject.model.adapter.grid.num_padding(subject.size[0]), torch.Generator().manual_seed(3)
+    latents = draw_latents(known, generator, padding=padding)[None]  # as samplers draw it, before the noise
     shown = Control(latents, torch.ones(1, latents.shape[2]))
     with _control_channels() as trained:
         controlled.trainer().micro_losses(replace(controlled.alone(0), control=shown))
@@ -87,7 +118,7 @@ def _control_channels() -> Iterator[list[Tensor]]:
 
     def keep(layer: Any, arguments: Any) -> None:
         if isinstance(layer, WideLayer):
-            calls.append(arguments[0].detach().split(layer.columns, -1 if isinstance(layer, WideLinear) else 1)[1])
+            calls.append(two_parts(layer, arguments[0].detach(), -1 if isinstance(layer, WideLinear) else 1)[1])
 
     with register_module_forward_pre_hook(keep):
         yield calls
@@ -111,6 +142,7 @@ def assert_equal_files(one: Path, other: Path, what: str) -> None:
 
 
 CONTROL_CHECKS = (
+    check_control_reaches_its_columns,
     check_control_begins_where_sft_does,
     check_control_is_learned_and_kept,
     check_control_is_drawn_where_it_was_trained,

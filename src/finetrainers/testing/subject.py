@@ -12,9 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from finetrainers.batch import Batch
-from finetrainers.build import build_batches, build_objective, build_trainer
+from finetrainers.build import build_batches, build_objective, build_steps, build_trainer
 from finetrainers.config import Config, parse_config
-from finetrainers.data.loader import make_batch, read_encoded
 from finetrainers.data.media import decode
 from finetrainers.loop import Trainer
 from finetrainers.models import Model, Request, open_model
@@ -132,18 +131,7 @@ class Subject:
 
     def alone(self, row: int) -> Batch:
         """Make a batch of one sample of the first step: nothing in it was ever stacked with the other."""
-        job = self.prepared.plan.step(self.prepared.order, 0)[row]
-        sample = read_encoded(self.prepared.encoder.cache, job)
-        tokens = self.model.adapter.grid.num_tokens(self.size)
-        return make_batch(
-            [job],
-            [sample],
-            seed=self.prepared.plan.seed,
-            objective=self.objective,
-            tokens=tokens,
-            padding=self.model.adapter.grid.num_padding(self.size[0]),
-            shown=self.prepared.conditioning.shown,
-        )
+        return build_steps(self.prepared, self.objective).sample(0, row)
 
     @cached_property
     def drawn(self) -> Mapping[str, Drawn]:
