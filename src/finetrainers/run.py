@@ -170,6 +170,9 @@ def _hold(lock: TextIO, directory: Path) -> None:
         raise ConfigError(
             f"output_dir: {directory} is in use by another process; stop it, or take another directory"
         ) from None
+    except OSError as error:  # of a file system without locks
+        error.filename = lock.name
+        raise
 
 
 def check_same_run(old: Config, new: Config) -> None:

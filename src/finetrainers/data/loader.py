@@ -17,6 +17,7 @@ from finetrainers.data.jobs import SampleJob
 from finetrainers.data.order import Order
 from finetrainers.data.plan import Plan
 from finetrainers.data.shown import ShownFrames
+from finetrainers.errors import FinetrainersError
 from finetrainers.objective import FlowMatching
 
 
@@ -160,7 +161,7 @@ def load_steps(steps: Steps, config: LoaderConfig, *, start: int, stop: int, pin
     Close it if it is not used up: its workers ignore signals, and a process that ends with an error would wait for them.
     """
     loader = DataLoader(
-        steps,
+        _Told(steps),
         batch_size=None,
         sampler=range(start, stop),
         num_workers=min(config.workers, stop - start),
@@ -168,7 +169,23 @@ def load_steps(steps: Steps, config: LoaderConfig, *, start: int, stop: int, pin
         pin_memory=pin,
         worker_init_fn=_leave_signals_to_the_main_process,
     )
-    yield from loader  # to close this generator drops the loader's iterator, which ends the workers
+    for batch in loader:  # to close this generator drops the loader's iterator, which ends the workers
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
+
+
+@dataclass(frozen=True)
+class _Told(Dataset[Batch | Exception]):
+    """Hands over errors for users as they are: torch would put the traceback of its worker into their message."""
+
+    steps: Steps
+
+    def __getitem__(self, step: int) -> Batch | Exception:
+        try:
+            return self.steps[step]
+        except (FinetrainersError, OSError) as error:
+            return error
 
 
 def _leave_signals_to_the_main_process(_worker: int) -> None:
