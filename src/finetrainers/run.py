@@ -123,7 +123,7 @@ def run_directory(config: Config) -> Iterator[Path]:
     directory = config.output_dir
     _refuse_folder_of_others(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
+    with (directory / ".lock").open("a") as lock:
         _hold(lock, directory)
         file, checkpoints = directory / "config.yaml", Checkpoints(directory / "checkpoints", keep=config.checkpoint.keep)
         if checkpoints.steps():
