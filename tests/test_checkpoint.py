@@ -104,7 +104,7 @@ def test_no_checkpoint_is_a_start(tmp_path: Path) -> None:
 
 def test_another_model_does_not_fit(tmp_path: Path) -> None:
     Checkpoints(tmp_path, keep=2).save(trainer(step=1))
-    with pytest.raises(CheckpointError, match="does not fit this configuration"):
+    with pytest.raises(CheckpointError, match="does not fit this configuration: its model.bias has another shape"):
         Checkpoints(tmp_path, keep=2).restore(trainer(width=32), 1)
 
 

@@ -617,6 +617,24 @@ def test_the_report_is_of_this_run_alone(base: Tree, tmp_path: Path, monkeypatch
     assert result.report["last_loss"] == curve(base["output_dir"], "loss")[1][0]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_item_that_is_gone_is_one_message(
+    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """Another run may have removed it; no traceback of a worker is in the message."""
+    from finetrainers import DataError
+
+    said = "cache.path: x is gone or damaged; start this run again"
+
+    def gone(*_: Any) -> Any:
+        raise DataError(said)
+
+    monkeypatch.setattr("finetrainers.data.loader.read_encoded", gone)
+    with pytest.raises(DataError) as caught:
+        run(base, tmp_path / "run", loader={"workers": workers})
+    assert str(caught.value) == said
+
+
 def test_gradient_checkpointing_changes_nothing_but_memory(base: Tree, tmp_path: Path) -> None:
     """With dropout: recomputation must draw what the first pass drew."""
     dropout = {"tuning": {"dropout": 0.5}}
@@ -650,6 +668,18 @@ def test_only_the_named_modules_train_in_full(base: Tree, tmp_path: Path) -> Non
     changed = weights(run(base, tmp_path / "run", tuning={"kind": "full", "modules": r"^proj_out\."}))
     moved = {name for name in original if not torch.equal(original[name], changed[name])}
     assert moved == {"proj_out.weight", "proj_out.bias"}
+
+
+def test_pickles_among_weights_are_not_read(base: Tree, tmp_path: Path) -> None:
+    """diffusers takes a .bin where there is no safetensors."""
+    full = {"model": {"dtype": "float32"}, "tuning": {"kind": "full", "modules": "norm"}}
+    weights = Path(run(base, tmp_path / "run", **full)) / "weights/step-000004"
+    (file,) = (weights / "transformer").glob("*.safetensors")
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    file.unlink()
+    start = merged(full, {"tuning": {"start_from": str(weights)}})
+    with pytest.raises(ConfigError, match=r"tuning\.start_from: .* does not fit"):
+        run(base, tmp_path / "next", **start)
 
 
 def test_a_module_that_is_not_there_is_an_error(base: Tree, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def run_directory(config: Config) -> Iterator[Path]:
     directory = config.output_dir
     _refuse_folder_of_others(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
+    with (directory / ".lock").open("a") as lock:
         _hold(lock, directory)
         file, checkpoints = directory / "config.yaml", Checkpoints(directory / "checkpoints", keep=config.checkpoint.keep)
         if checkpoints.steps():
@@ -179,6 +179,9 @@ def _hold(lock: TextIO, directory: Path) -> None:
         raise ConfigError(
             f"output_dir: {directory} is in use by another process; stop it, or take another directory"
         ) from None
+    except OSError as error:  # of a file system without locks
+        error.filename = lock.name
+        raise
 
 
 def check_same_run(old: Config, new: Config) -> None:

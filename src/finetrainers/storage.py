@@ -25,6 +25,7 @@ WAYS_OUT = {
     errno.ENOTEMPTY: IN_THE_WAY,
     errno.ENOENT: "name one that is there",
     errno.ENAMETOOLONG: "name a shorter one",
+    errno.ENOLCK: "name another place, on a file system with locks",
     errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
 }
 

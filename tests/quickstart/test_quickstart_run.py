@@ -238,11 +238,16 @@ def test_other_options_in_the_same_folder_are_refused_with_both_values(finished,
     assert "or another --output" in message
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [("thesis.tex", b"years of work"), ("config.yaml", b"output_dir: mine\n"), ("config.yaml", b"\xff\x00")],
+    ids=["text", "configuration", "bytes"],
+)
+def test_a_folder_of_something_else_is_left_alone(name, contents, tmp_path):
+    (tmp_path / name).write_bytes(contents)
     with pytest.raises(ConfigError, match="holds no quick start"):
         quickstart(replace(IMAGE, output=tmp_path), command=main, say=print)
-    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {name: contents}
 
 
 def test_a_quick_start_that_was_cut_off_writes_the_rest(tmp_path):

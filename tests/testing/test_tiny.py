@@ -236,6 +236,21 @@ def test_an_unknown_name_is_answered_with_the_nearest(family: str, variant: str,
     assert not (tmp_path / "never").exists()
 
 
+def test_a_folder_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
+    """Such as a real model's, whose weights would be overwritten; the same pipeline again is what is there already."""
+    for name, text in {"model_index.json": "{}", "transformer/config.json": "{}"}.items():
+        (tmp_path / "real" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "real" / name).write_text(text)
+    before = files(tmp_path / "real")
+    with pytest.raises(ConfigError, match=f"{tmp_path}/real: the folder holds something else than this pipeline"):
+        make_tiny("flux", tmp_path / "real")
+    assert files(tmp_path / "real") == before
+    first = {file: file.stat().st_mtime_ns for file in make_tiny("flux", tmp_path / "tiny").rglob("*")}
+    assert {file: file.stat().st_mtime_ns for file in make_tiny("flux", tmp_path / "tiny").rglob("*")} == first
+    with pytest.raises(ConfigError, match="something else than this pipeline"):
+        make_tiny("flux", tmp_path / "tiny", seed=1)
+
+
 def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError):

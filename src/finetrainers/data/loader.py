@@ -17,7 +17,7 @@ from finetrainers.data.jobs import SampleJob
 from finetrainers.data.order import Order
 from finetrainers.data.plan import Plan
 from finetrainers.data.shown import ShownFrames
-from finetrainers.errors import DataError
+from finetrainers.errors import FinetrainersError
 from finetrainers.objective import FlowMatching
 
 
@@ -185,21 +185,21 @@ def load_steps(steps: Steps, config: LoaderConfig, *, start: int, stop: int, pin
         worker_init_fn=_leave_signals_to_the_main_process,
     )
     for batch in loader:  # to close this generator drops the loader's iterator, which ends the workers
-        if isinstance(batch, DataError):
+        if isinstance(batch, Exception):
             raise batch
         yield batch
 
 
 @dataclass(frozen=True)
-class _Told(Dataset[Batch | DataError]):
-    """Batches of steps, or what is wrong with them: raised in a worker, an error would come wrapped in its traceback."""
+class _Told(Dataset[Batch | Exception]):
+    """Hands over errors for users as they are: torch would put the traceback of its worker into their message."""
 
     steps: Steps
 
-    def __getitem__(self, step: int) -> Batch | DataError:
+    def __getitem__(self, step: int) -> Batch | Exception:
         try:
             return self.steps[step]
-        except DataError as error:
+        except (FinetrainersError, OSError) as error:
             return error
 
 
