@@ -14,6 +14,7 @@ TEST_STAMP := $(VENV)/.installed-test
 TEST_EXTRAS := dev,docs,tensorboard,wandb,trackio,prodigyopt,schedulefree,bitsandbytes,canny
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST_ARGUMENTS ?=
+BENCH_ARGUMENTS ?=
 
 .DELETE_ON_ERROR:
 .PHONY: help quickstart test check docs bench mutations clean
@@ -23,7 +24,7 @@ help:
 	@echo "make test        run the tests"
 	@echo "make check       all that CI runs: format, lint, types, import layers, tests, docs"
 	@echo "make docs        build the documentation into site/"
-	@echo "make bench       run the benchmarks"
+	@echo "make bench       run the benchmarks; BENCH_ARGUMENTS=--quick: in small, to see that they run"
 	@echo "make mutations   break the code on purpose, and see that a test fails"
 	@echo "make clean       remove what the targets above have made"
 
@@ -64,7 +65,11 @@ docs: $(TEST_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(TEST_STAMP)
-	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@failed=; for file in benchmarks/*.py; do \
+		echo "== $$file $(BENCH_ARGUMENTS)"; \
+		$(BIN)/python "$$file" $(BENCH_ARGUMENTS) || failed="$$failed $$file"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "these benchmarks failed:$$failed" >&2; exit 1; fi
 
 mutations: $(TEST_STAMP)
 	$(BIN)/python tests/mutations.py

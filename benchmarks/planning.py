@@ -6,6 +6,7 @@ digests to the jobs of the first batch, and to all distinct jobs of one epoch. N
 search of the cache, which are a few system calls an item. Memory is the process's; each part runs in one of its own.
 """
 
+import argparse
 import multiprocessing
 import resource
 import time
@@ -18,23 +19,23 @@ import pyarrow.compute as pc
 from finetrainers.config import DataConfig
 from finetrainers.data.buckets import assign_buckets
 from finetrainers.data.catalog import Catalog, DataSet
-from finetrainers.data.memo import DIGEST_BYTES
 from finetrainers.data.order import Group, Order
 from finetrainers.data.plan import Plan
+from finetrainers.files import DIGEST_BYTES
 
-NUM_ITEMS = 10_000_000
+NUM_ITEMS, NUM_ITEMS_QUICK = 10_000_000, 100_000
 NUM_BUCKETS = 20
 NUM_LOOKED_AT = 20_000
 """Jobs that are made, to time one."""
 BATCH_SIZE = 64
 
 
-def measure_order() -> None:
+def measure_order(num_items: int) -> None:
     """Print seconds and peak memory of the order alone."""
     random = np.random.default_rng(0)
-    frames = random.integers(1, 200, NUM_ITEMS)
-    height = random.integers(256, 1080, NUM_ITEMS)
-    width = random.integers(256, 1920, NUM_ITEMS)
+    frames = random.integers(1, 200, num_items)
+    height = random.integers(256, 1080, num_items)
+    width = random.integers(256, 1920, num_items)
     buckets = tuple((f, 256 + 64 * i, 512 - 32 * i) for f in (1, 17, 33, 49) for i in range(NUM_BUCKETS // 4))
     start, cpu = time.perf_counter(), time.process_time()
     choice = assign_buckets(frames, height, width, buckets=buckets, max_upscale=4.0)
@@ -45,14 +46,14 @@ def measure_order() -> None:
         order.step(step)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
     print(
-        f"order: {NUM_ITEMS} items, {len(buckets)} buckets: {seconds:.2f} s ({cpu_seconds:.2f} s CPU; "
+        f"order: {num_items} items, {len(buckets)} buckets: {seconds:.2f} s ({cpu_seconds:.2f} s CPU; "
         f"buckets {assigned - start:.2f} s), peak {peak_gb():.2f} GB"
     )
 
 
-def measure_plan() -> None:
+def measure_plan(num_items: int) -> None:
     """Print seconds and peak memory until the first batch is known, and until all jobs of an epoch are."""
-    catalog = make_catalog()
+    catalog = make_catalog(num_items)
     table, start, cpu = peak_gb(), time.perf_counter(), time.process_time()
 
     def tell(what: str) -> None:
@@ -69,28 +70,27 @@ def measure_plan() -> None:
     tell(f"{len(latents)} latents and {len(texts)} texts")
     for name, each in (("latents", latents), ("texts", texts)):
         start = time.perf_counter()
-        for _ in each[:NUM_LOOKED_AT]:
-            pass
-        print(f"plan: one job of {name} is made in {(time.perf_counter() - start) / NUM_LOOKED_AT * 1e6:.1f} us")
+        looked_at = sum(1 for _ in each[:NUM_LOOKED_AT])
+        print(f"plan: one job of {name} is made in {(time.perf_counter() - start) / looked_at * 1e6:.1f} us")
 
 
-def make_catalog() -> Catalog:
+def make_catalog(num_items: int) -> Catalog:
     """Synthetic items: one caption and one sample each, all different."""
     random = np.random.default_rng(0)
     text, nothing = pa.large_string(), pa.scalar("", pa.large_string())
-    number = pc.cast(pa.array(np.arange(NUM_ITEMS)), text)
+    number = pc.cast(pa.array(np.arange(num_items)), text)
     media = pc.binary_join_element_wise(pa.scalar("/data/videos/", text), number, nothing)
     captions = pc.binary_join_element_wise(pa.scalar("a caption of some words, item ", text), number, nothing)
-    lists = pa.LargeListArray.from_arrays(np.arange(NUM_ITEMS + 1), captions)
+    lists = pa.LargeListArray.from_arrays(np.arange(num_items + 1), captions)
     data = DataSet(
         config=DataConfig(path="/data", buckets=[(1, 64, 64)], caption_dropout=0.1),
         table=pa.table({"media": media, "captions": lists}),
-        digests=random.integers(0, 256, (NUM_ITEMS, DIGEST_BYTES), np.uint8),
-        fps=np.zeros(NUM_ITEMS),
-        item=np.arange(NUM_ITEMS),
-        chunk=np.zeros(NUM_ITEMS, np.int32),
-        bucket=random.integers(0, NUM_BUCKETS, NUM_ITEMS).astype(np.int32),
-        num_captions=np.ones(NUM_ITEMS, np.int64),
+        digests=random.integers(0, 256, (num_items, DIGEST_BYTES), np.uint8),
+        fps=np.zeros(num_items),
+        item=np.arange(num_items),
+        chunk=np.zeros(num_items, np.int32),
+        bucket=random.integers(0, NUM_BUCKETS, num_items).astype(np.int32),
+        num_captions=np.ones(num_items, np.int64),
         problems=(),
     )
     return Catalog((data,), tuple((1 + 8 * i, 64, 64) for i in range(NUM_BUCKETS)))
@@ -103,9 +103,12 @@ def peak_gb() -> float:
 
 def main() -> None:
     """Run each part in a process of its own."""
-    parts: tuple[Callable[[], None], ...] = (measure_order, measure_plan)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few items: shows that it runs, no figures to quote")
+    num_items = NUM_ITEMS_QUICK if parser.parse_args().quick else NUM_ITEMS
+    parts: tuple[Callable[[int], None], ...] = (measure_order, measure_plan)
     for part in parts:
-        process = multiprocessing.get_context("spawn").Process(target=part)
+        process = multiprocessing.get_context("spawn").Process(target=part, args=(num_items,))
         process.start()
         process.join()
         if process.exitcode:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from finetrainers.batch import Batch, Prompt
+from finetrainers.cli import quiet_libraries
 from finetrainers.conditioning import Conditioning
 from finetrainers.config import ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from finetrainers.config.tuning import LoraConfig
@@ -33,7 +34,7 @@ def make_trainer(model: Model) -> Trainer:
     """A trainer of a rank-16 LoRA in float32."""
     denoiser = model.pretrained.load("transformer")
     tuning = build_tuning(LoraConfig(rank=16, alpha=16))
-    tuning.apply(denoiser, model.adapter, seed=0)
+    tuning.apply(denoiser, model.adapter, component=model.adapter.denoiser, seed=0)
     denoiser.train()
     optimizer = build_optimizer(OptimizerConfig(), trained_parameters(denoiser).values())
     return Trainer(
@@ -115,7 +116,10 @@ def main() -> None:
     """Print one line for each family."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=100)
-    pairs = parser.parse_args().pairs
+    parser.add_argument("--quick", action="store_true", help="two pairs: shows that it runs, no figures to quote")
+    options = parser.parse_args()
+    pairs = 2 if options.quick else options.pairs
+    quiet_libraries()
     torch.manual_seed(0)
     for family in SIZES:
         ratio, ours, bare = measure(family, pairs)
