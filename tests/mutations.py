@@ -116,7 +116,7 @@ MUTATIONS = (
     Mutation("prepare.py", "prepared.encoder.lease.renew()", "pass", "test_shared_cache.py::test_a_run_holds_a_lease_while_it_trains_and_none_afterwards"),
     Mutation("budget.py", ", keep=keep, since=since)", ", keep=keep)", "test_shared_cache.py::test_a_run_takes_nothing_from_another_that_lives"),
     Mutation("data/left_out.py", " & (steps >= self.since[places])", "", "data/test_left_out.py::test_only_positions_of_what_is_left_out_change"),
-    Mutation("run.py", "(directory / JOURNAL).unlink(missing_ok=True)", "pass", "test_left_out.py::test_a_new_run_in_the_folder_of_one_that_never_saved_tries_all_again"),
+    Mutation("run.py", "(directory / JOURNAL).unlink(missing_ok=True)", "pass", "test_left_out_runs.py::test_a_new_run_in_the_folder_of_one_that_never_saved_tries_all_again"),
     Mutation("data/cache.py", "os.utime(self.file(kind, key))", "self.file(kind, key).stat()", "data/test_cache.py::test_least_recently_used_items_go_first"),
     Mutation("data/cache.py", 'metadata.get("digest") != _digest(tensors)', "False", "data/test_cache.py::test_damage_is_found"),
     Mutation("data/memo.py", "AND size = ? AND mtime_ns = ?\",\n                (path, stamp.size, stamp.mtime_ns)", "\",\n                (path,)", "data/test_cache.py::test_the_memo_knows_unchanged_files_only"),
