@@ -114,6 +114,15 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     assert (result.stdout.split(":")[0], result.stderr) == ("usage", "")
 
 
+def test_the_status_is_the_same_where_nobody_reads_the_message() -> None:
+    """As after the terminal was closed, or where the reader of a pipe was stopped by the same Ctrl-C."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = [sys.executable, "-m", "finetrainers", "train", "nowhere.yaml"]
+    assert subprocess.run(arguments, stderr=writer, timeout=60, check=False).returncode == USER_ERROR
+    os.close(writer)
+
+
 def test_the_schema_is_valid_and_tells_right_from_wrong(capsys) -> None:
     assert main(["schema"]) == DONE
     schema = json.loads(capsys.readouterr().out)

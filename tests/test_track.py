@@ -335,6 +335,14 @@ def test_a_resumed_run_goes_on_in_the_middle_of_its_bar(capsys) -> None:
     assert "3/4" in capsys.readouterr().err
 
 
+def test_an_error_is_left_to_whoever_catches_it(capsys) -> None:
+    """The command line prints it, and so does Python: once is enough."""
+    tracker = Tracker(Console(steps=4))
+    tracker.emit("error", message="train.device: 'x' cannot be used", kind="ConfigError")
+    tracker.close()
+    assert capsys.readouterr().err == ""
+
+
 class Closed:
     """A terminal that is gone: each write fails."""
 

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ SIGHUP after saving (give the same command again to go on); 130 stopped at once 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
+    try:
+        return _main(arguments)
+    finally:
+        _give_up_closed_stderr()
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     takes_overrides = words[:1] in (["train"], ["encode"])  # which argparse would take apart
     options = build_parser().parse_args(words[:1] if takes_overrides else words)
@@ -57,9 +65,15 @@ def _drop_output_that_nobody_takes() -> None:
 
 def _tell(message: str) -> None:
     """Say how a command ended; nobody may be there to read it."""
-    try:
+    with suppress(OSError):
         print(f"finetrainers: {message}", file=sys.stderr, flush=True)
-    except OSError:  # Python would try again at its exit, and change the status
+
+
+def _give_up_closed_stderr() -> None:
+    """Drop what could not be written to a closed terminal: Python would try again at its exit, and change the status."""
+    try:
+        sys.stderr.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 

@@ -167,6 +167,8 @@ class _Run:
         start = resumed or 0
         if resumed is None:
             check_start(config)
+        else:
+            self._kept(resumed)
         if start > config.train.steps:
             raise ConfigError(f"train.steps: {config.train.steps} is less than the {start} steps that this run has taken")
         prepared = self.prepare()
@@ -181,7 +183,6 @@ class _Run:
                 trainer = build_trainer(config, self.model, objective=self.objective, tuning=tuning, device=self.device)
             if resumed is not None:
                 checkpoints.restore(trainer, resumed)
-                self._kept(resumed)
                 rate = learning_rate(config.optimizer, config.schedule, step=resumed, steps=config.train.steps)
                 set_learning_rate(trainer.schedule, rate)
         if config.conditioning.takes_control and trainer.step < stop:
