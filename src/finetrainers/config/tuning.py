@@ -32,12 +32,16 @@ def _is_valid(pattern: str) -> bool:
 RegularExpression = Annotated[str, AfterValidator(_regular_expression)]
 
 
+MAX_RANK = 2**16
+"""More than any layer has inputs or outputs: beyond, an adapter would have more weights than what it adapts."""
+
+
 class LoraConfig(Section):
     """Train low-rank adapters and keep the base weights frozen (arXiv:2106.09685)."""
 
     kind: Literal["lora"] = "lora"
     """Low-rank adapters."""
-    rank: int = Field(default=64, ge=1)
+    rank: int = Field(default=64, ge=1, le=MAX_RANK)
     """Inner dimension of the adapter matrices."""
     alpha: float = Field(default=64, gt=0)
     """Scale of the adapter's output, which is multiplied by alpha / rank (by alpha / sqrt(rank) with rslora)."""
@@ -58,7 +62,7 @@ class LokrConfig(Section):
 
     kind: Literal["lokr"]
     """Kronecker-product adapters."""
-    rank: int = Field(default=8, ge=1)
+    rank: int = Field(default=8, ge=1, le=MAX_RANK)
     """Inner dimension of the second factor."""
     alpha: float = Field(default=8, gt=0)
     """Scale of the adapter's output, which is multiplied by alpha / rank."""
