@@ -21,9 +21,9 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from finetrainers.data.media import View, decode
-from finetrainers.data.timeline import forget_timelines
-from finetrainers.data.view import fit
+from finetrainers.data.media.files import View, decode
+from finetrainers.data.media.timeline import forget_timelines
+from finetrainers.data.media.view import fit
 
 HEIGHT, WIDTH, FPS = 320, 512, 24
 FRAMES, BUCKET_HEIGHT, BUCKET_WIDTH = 49, 256, 384

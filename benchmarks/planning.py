@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finetrainers.config import DataConfig
-from finetrainers.data.buckets import assign_buckets
-from finetrainers.data.catalog import Catalog, DataSet
-from finetrainers.data.order import Group, Order
-from finetrainers.data.plan import Plan
-from finetrainers.files import DIGEST_BYTES
+from finetrainers.data.catalog.buckets import assign_buckets
+from finetrainers.data.catalog.catalog import Catalog, DataSet
+from finetrainers.data.order.order import Group, Order
+from finetrainers.data.order.plan import Plan
+from finetrainers.files.whole import DIGEST_BYTES
 
 NUM_ITEMS, NUM_ITEMS_QUICK = 10_000_000, 100_000
 NUM_BUCKETS = 20

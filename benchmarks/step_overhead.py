@@ -14,15 +14,16 @@ from typing import Any
 import torch
 
 from finetrainers.batch import Batch, Prompt
-from finetrainers.cli import quiet_libraries
+from finetrainers.cli.commands import quiet_libraries
 from finetrainers.conditioning import Conditioning
 from finetrainers.config import ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from finetrainers.config.tuning import LoraConfig
-from finetrainers.loop import Trainer
 from finetrainers.models import Model, open_model
-from finetrainers.objective import FlowMatching
-from finetrainers.optim import build_optimizer, build_schedule
+from finetrainers.objectives.flow import FlowMatching
+from finetrainers.optim.optimizers import build_optimizer
+from finetrainers.optim.schedules import build_schedule
 from finetrainers.testing import make_tiny
+from finetrainers.training.trainer import Trainer
 from finetrainers.tuning import build_tuning
 from finetrainers.tuning.base import trained_parameters
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 import finetrainers
-from finetrainers.data.signals import canny
-from finetrainers.files import whole_directory, write_whole
+from finetrainers.data.media.signals import canny
+from finetrainers.files.whole import whole_directory, write_whole
 from finetrainers.quickstart.comparison import (
     CAPTION_SIZE,
     CELL,
@@ -42,7 +42,7 @@ from finetrainers.quickstart.language import MAX_TOKENS
 from finetrainers.quickstart.measure import measure
 from finetrainers.quickstart.reading import label_pixels, off_ground, read_ground
 from finetrainers.quickstart.scenes import Kind, Scene, Split, render_scene, with_article
-from finetrainers.sample import sample_run
+from finetrainers.sampling.sample import sample_run
 
 BASE = Path(finetrainers.__file__).parent / "quickstart/bases/image"
 KINDS: tuple[Kind, ...] = ("single", "pair")

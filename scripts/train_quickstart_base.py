@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from PIL import Image
 
 import finetrainers
-from finetrainers.files import whole_directory, write_whole
+from finetrainers.files.whole import whole_directory, write_whole
 from finetrainers.quickstart.base import write_base
 from finetrainers.quickstart.drawing import SIZE
 from finetrainers.quickstart.evaluate import BASE_SEED, caption_of, evaluate

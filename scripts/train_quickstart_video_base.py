@@ -22,7 +22,7 @@ from diffusers import (
 )
 
 import finetrainers
-from finetrainers.files import whole_directory, write_whole
+from finetrainers.files.whole import whole_directory, write_whole
 from finetrainers.quickstart.base import write_base
 from finetrainers.quickstart.drawing import SIZE
 from finetrainers.quickstart.language import MAX_TOKENS, T5_DIM, make_t5

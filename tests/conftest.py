@@ -22,7 +22,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 @pytest.fixture(scope="session")
 def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """FLUX.1 [dev] in small. Shared by all tests: read it, never write into it."""
-    from finetrainers.testing import make_tiny  # here, so that tests without a model need not wait for diffusers
+    from finetrainers.testing import make_tiny
 
     return make_tiny("flux", tmp_path_factory.mktemp("tiny") / "flux")
 

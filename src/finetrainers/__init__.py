@@ -6,8 +6,6 @@ Names are imported when they are first used: ``import finetrainers`` alone loads
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from finetrainers.version import __version__ as __version__
-
 if TYPE_CHECKING:
     from finetrainers.batch import Batch as Batch, Prompt as Prompt, Text as Text
     from finetrainers.config import Config as Config, load_config as load_config
@@ -27,9 +25,11 @@ if TYPE_CHECKING:
         Request as Request,
         register_model as register_model,
     )
-    from finetrainers.objective import NoiseLevels as NoiseLevels
-    from finetrainers.sample import sample_run as sample_run
-    from finetrainers.training import Result as Result, encode as encode, train as train
+    from finetrainers.objectives.noise import NoiseLevels as NoiseLevels
+    from finetrainers.sampling.sample import sample_run as sample_run
+    from finetrainers.training.run import Result as Result, encode as encode, train as train
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Batch",
@@ -70,9 +70,9 @@ _PLACES = {
         "StorageError",
     ),
     "models": ("Grid", "ModelAdapter", "Request", "register_model"),
-    "objective": ("NoiseLevels",),
-    "sample": ("sample_run",),
-    "training": ("Result", "encode", "train"),
+    "objectives.noise": ("NoiseLevels",),
+    "sampling.sample": ("sample_run",),
+    "training.run": ("Result", "encode", "train"),
 }
 """Module of each public name. No module has a public name: importing it would hide the name."""
 

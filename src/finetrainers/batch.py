@@ -165,3 +165,8 @@ def stack_padded(tensors: Sequence[Tensor]) -> Tensor:
     for row, tensor in zip(stacked, tensors, strict=True):
         row[: len(tensor)] = tensor
     return stacked
+
+
+def cast_floats(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast a floating-point tensor of any shape; masks stay what they are."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -10,10 +10,10 @@ import pytest
 from pydantic import BaseModel
 
 import finetrainers.config
+from finetrainers.cli.help import config_help
 from finetrainers.config import Config
 from finetrainers.config.base import Section
 from finetrainers.config.reference import keys, sections_at
-from finetrainers.help import config_help
 
 SOURCE = Path(finetrainers.__file__).parent
 UNREAD = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 
 from finetrainers.config.data import PixelBudget
-from finetrainers.data.buckets import BLOCK_ITEMS, assign_buckets, resolve_buckets, why_unassigned
+from finetrainers.data.catalog.buckets import BLOCK_ITEMS, assign_buckets, resolve_buckets, why_unassigned
 from finetrainers.errors import ConfigError
 
 

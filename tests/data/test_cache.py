@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetrainers.data.cache import Cache, make_key
-from finetrainers.data.memo import Fact, Memo, Stamp
+from finetrainers.data.cache.store import Cache, make_key
+from finetrainers.data.catalog.memo import Fact, Memo, Stamp
 from finetrainers.errors import DataError
-from finetrainers.files import hash_file
+from finetrainers.files.whole import hash_file
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_the_memo_hashes_a_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     memo = Memo(tmp_path / "memo.sqlite")
     digest = memo.digest(file)
     assert digest == hash_file(file)
-    monkeypatch.setattr("finetrainers.data.memo.hash_file", lambda _: pytest.fail("the file was read again"))
+    monkeypatch.setattr("finetrainers.data.catalog.memo.hash_file", lambda _: pytest.fail("the file was read again"))
     assert memo.digest(file) == digest
     memo.close()
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from finetrainers.config.data import DataConfig
-from finetrainers.data.captions import clean_captions, final_caption
+from finetrainers.data.sources.captions import clean_captions, final_caption
 
 
 def config(*, prefix="", clean=True):

@@ -10,8 +10,8 @@ from media_factory import write_counter
 from runs import write_pictures
 
 from finetrainers.config import DataConfig
-from finetrainers.data.catalog import Catalog, build_catalog, view_of
-from finetrainers.data.memo import Memo
+from finetrainers.data.catalog.catalog import Catalog, build_catalog, view_of
+from finetrainers.data.catalog.memo import Memo
 from finetrainers.errors import ConfigError, DataError
 
 

@@ -18,20 +18,20 @@ from PIL import Image
 from runs import flux_tree
 
 from finetrainers.config import DataConfig, parse_config
-from finetrainers.data.catalog import Catalog, build_catalog, view_of
-from finetrainers.data.controls import control_digest, control_of, control_view, has_proportions_of, has_rate_of
-from finetrainers.data.dataset import DataSet
-from finetrainers.data.left_out import LeftOut
-from finetrainers.data.look import FACTS
-from finetrainers.data.media import decode, probe
-from finetrainers.data.memo import Memo
-from finetrainers.data.metadata import CONTROL_COLUMNS, MEDIA_COLUMNS
-from finetrainers.data.plan import Plan
-from finetrainers.data.signals import Signal
-from finetrainers.data.sources import Listing, Problem, list_items
-from finetrainers.data.view import View
+from finetrainers.data.catalog.catalog import Catalog, build_catalog, view_of
+from finetrainers.data.catalog.controls import control_digest, control_of, control_view, has_proportions_of, has_rate_of
+from finetrainers.data.catalog.dataset import DataSet
+from finetrainers.data.catalog.left_out import LeftOut
+from finetrainers.data.catalog.memo import Memo
+from finetrainers.data.catalog.probe import FACTS
+from finetrainers.data.media.files import decode, probe
+from finetrainers.data.media.signals import Signal
+from finetrainers.data.media.view import View
+from finetrainers.data.order.plan import Plan
+from finetrainers.data.sources.items import Listing, Problem, list_items
+from finetrainers.data.sources.metadata import CONTROL_COLUMNS, MEDIA_COLUMNS
 from finetrainers.errors import DataError
-from finetrainers.files import hash_file
+from finetrainers.files.whole import hash_file
 
 NAMES = ("a.png", "sub/größe – α.webm", "v1.2 clip.mp4")
 
@@ -583,8 +583,8 @@ def test_a_run_asks_for_the_frames_that_its_vae_makes_the_shown_one_of(
     tiny: Callable[[str, str], Path], tmp_path: Path, frames: dict[str, Any], bad: list[str]
 ) -> None:
     """LTX-Video's latent frame 1, the second, is made of frames 2 to 9."""
-    from finetrainers.models import open_model  # here, so that tests without a model need not wait for diffusers
-    from finetrainers.prepare import prepare
+    from finetrainers.models import open_model
+    from finetrainers.training.prepare import prepare
 
     for length in (8, 9):
         caption(write_clip(tmp_path / f"media/{length}.mp4", 17))

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetrainers.data.cache import Cache
-from finetrainers.data.leases import Lease, oldest_lease
+from finetrainers.data.cache.leases import Lease, oldest_lease
+from finetrainers.data.cache.store import Cache
 
 HOLDER = """
 import sys, time

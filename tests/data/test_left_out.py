@@ -8,10 +8,10 @@ import pytest
 from data.test_plan import make_plan
 from hypothesis import assume, given, settings, strategies as st
 
-from finetrainers.data.jobs import LatentsJob
-from finetrainers.data.left_out import BadViews, LeftOut, read_journal, write_journal
-from finetrainers.data.order import Group, Order
-from finetrainers.data.plan import Plan
+from finetrainers.data.catalog.left_out import BadViews, LeftOut, read_journal, write_journal
+from finetrainers.data.order.jobs import LatentsJob
+from finetrainers.data.order.order import Group, Order
+from finetrainers.data.order.plan import Plan
 from finetrainers.errors import DataError
 
 STEPS = 30

@@ -14,8 +14,8 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
-from finetrainers.data import timeline as timelines, video
-from finetrainers.data.media import Probe, View, available_frames, count_frames, decode, num_chunks, probe
+from finetrainers.data.media import timeline as timelines, video
+from finetrainers.data.media.files import Probe, View, available_frames, count_frames, decode, num_chunks, probe
 from finetrainers.errors import DataError
 
 PLAIN = {

@@ -10,9 +10,9 @@ from runs import config_of, events_of, flux_tree, write_pictures
 
 from finetrainers import train
 from finetrainers.config import DataConfig
-from finetrainers.data.catalog import Catalog, build_catalog
-from finetrainers.data.memo import Memo
-from finetrainers.data.occupancy import MAX_LINES, about_empty, bucket_lines, occupancy
+from finetrainers.data.catalog.catalog import Catalog, build_catalog
+from finetrainers.data.catalog.memo import Memo
+from finetrainers.data.catalog.occupancy import MAX_LINES, about_empty, bucket_lines, occupancy
 
 
 def catalog_of(tmp_path: Path, *configs: dict[str, Any]) -> Catalog:

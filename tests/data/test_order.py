@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from finetrainers.data.draws import permutation, uniform
-from finetrainers.data.order import Group, Order
+from finetrainers.data.order.draws import permutation, uniform
+from finetrainers.data.order.order import Group, Order
 from finetrainers.errors import DataError
 
 sizes = st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any)

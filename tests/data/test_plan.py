@@ -9,16 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-import finetrainers.data.plan as plan_module
+import finetrainers.data.order.plan as plan_module
 from finetrainers.config import CacheConfig, DataConfig
-from finetrainers.data.cache import Cache, make_key
-from finetrainers.data.catalog import Catalog, DataSet
-from finetrainers.data.choices import NO_CAPTION
-from finetrainers.data.jobs import SampleJob, TextJob
-from finetrainers.data.lazy import Joined, Lazy
-from finetrainers.data.order import Order
-from finetrainers.data.plan import Plan
-from finetrainers.encoding import Encoder
+from finetrainers.data.cache.store import Cache, make_key
+from finetrainers.data.catalog.catalog import Catalog, DataSet
+from finetrainers.data.order.choices import NO_CAPTION
+from finetrainers.data.order.jobs import SampleJob, TextJob
+from finetrainers.data.order.lazy import Joined, Lazy
+from finetrainers.data.order.order import Order
+from finetrainers.data.order.plan import Plan
+from finetrainers.encoding.encoder import Encoder
 
 
 def make_set(name: str, random: np.random.Generator, *, num_items: int, **config: Any) -> DataSet:
@@ -147,14 +147,14 @@ def test_the_cache_is_asked_once_for_each_key(tmp_path: Path, monkeypatch: pytes
 
 
 def test_keys_that_were_forgotten_are_still_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetrainers.encoding.SEEN_SLOTS", 1)
+    monkeypatch.setattr("finetrainers.encoding.encoder.SEEN_SLOTS", 1)
     texts = [TextJob(make_key(i % 7), str(i % 7)) for i in range(100)]
     assert [job.caption for job in make_encoder(tmp_path, None)._missing("text", texts)] == list("0123456")
 
 
 def test_progress_is_told_once_a_second_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(0.3 * tick for tick in range(10_000))
-    monkeypatch.setattr("finetrainers.encoding.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("finetrainers.encoding.encoder.time.monotonic", lambda: next(clock))
     told: list[tuple[str, int, int]] = []
     report = make_encoder(tmp_path, lambda *event: told.append(event))._reporter("encode text", 50)
     for _ in range(50):

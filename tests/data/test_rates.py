@@ -15,15 +15,15 @@ from runs import config_of, events_of, flux_tree
 
 import finetrainers
 from finetrainers.config import DataConfig, ModelConfig
-from finetrainers.data.catalog import Catalog, build_catalog, view_of
-from finetrainers.data.controls import control_view
-from finetrainers.data.media import decode
-from finetrainers.data.memo import Memo
-from finetrainers.data.plan import Plan
-from finetrainers.data.rates import resampled_fps
+from finetrainers.data.catalog.catalog import Catalog, build_catalog, view_of
+from finetrainers.data.catalog.controls import control_view
+from finetrainers.data.catalog.memo import Memo
+from finetrainers.data.catalog.rates import resampled_fps
+from finetrainers.data.media.files import decode
+from finetrainers.data.order.plan import Plan
 from finetrainers.errors import DataError
 from finetrainers.models import open_model
-from finetrainers.sampler import decode_control
+from finetrainers.sampling.sampler import decode_control
 
 BUCKET = (9, 64, 128)
 

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from finetrainers.config import ChannelConcatConfig
-from finetrainers.data.draws import uniform
-from finetrainers.data.shown import FrameSet, ShownFrames
+from finetrainers.data.frames import FrameSet, ShownFrames
+from finetrainers.data.order.draws import uniform
 
 KINDS = get_args(FrameSet)
 SHOWN = st.builds(

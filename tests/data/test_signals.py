@@ -17,7 +17,7 @@ from skimage.filters import gaussian as skimage_gaussian
 
 from finetrainers.config import ChannelConcatConfig
 from finetrainers.config.conditioning import SIGNALS
-from finetrainers.data.signals import MAX_GRADIENT, build_signal, load_function, mirror
+from finetrainers.data.media.signals import MAX_GRADIENT, build_signal, load_function, mirror
 from finetrainers.errors import ConfigError
 
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 24), st.integers(1, 24), st.integers(0, 1 << 30))

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetrainers.config.data import DataConfig
-from finetrainers.data.control_files import list_controls
-from finetrainers.data.sources import Problem, list_items
+from finetrainers.data.sources.control_files import list_controls
+from finetrainers.data.sources.items import Problem, list_items
 from finetrainers.errors import DataError
-from finetrainers.marks import is_cache, mark_run, tag_cache
+from finetrainers.files.marks import is_cache, mark_run, tag_cache
 
 ITEMS = {"b clip.mp4": "A cat, sleeping", "a.png": 'She says "hello"\nand goes', "sub/größe – α.webm": "Ein Bär"}
 """Paths and captions, with a space, other letters, a comma, quotes and a line break among them."""

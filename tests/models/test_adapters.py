@@ -175,7 +175,7 @@ def test_an_adapter_of_ones_own_is_one_file(tiny_flux: Path, tmp_path: Path) -> 
 def test_a_request_with_an_image_is_drawn_by_the_image_pipeline(tiny_ltx: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    from finetrainers.sampler import Sampler
+    from finetrainers.sampling.sampler import Sampler
 
     Image.new("RGB", (80, 70), "red").save(tmp_path / "start.png")
     model = open_model(ModelConfig(path=str(tiny_ltx), dtype="float32", max_sequence_length=16))
@@ -188,7 +188,7 @@ def test_a_request_with_an_image_is_drawn_by_the_image_pipeline(tiny_ltx: Path, 
     request = Request("a dog", size=(9, 64, 64), steps=2, seed=0, image=str(tmp_path / "start.png"))
     assert type(sampler.pipeline(request)).__name__ == "LTXImageToVideoPipeline"
     file = sampler.draw(request, encode, tmp_path / "video")
-    from finetrainers.data.media import probe
+    from finetrainers.data.media.files import probe
 
     found = probe(file)
     assert (found.num_frames, found.height, found.width, found.fps) == (9, 64, 64, 25.0)

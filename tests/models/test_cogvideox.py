@@ -10,17 +10,19 @@ from cases import CAPTION, Recorder, load_pipeline
 from torch import Tensor
 
 from finetrainers.batch import Batch, Prompt
-from finetrainers.budget import Budget
-from finetrainers.build import build_objective
-from finetrainers.checks import check_buckets, check_computation
 from finetrainers.config import ModelConfig, parse_config
+from finetrainers.encoding.budget import Budget
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, open_model
 from finetrainers.models.cogvideox import CogVideoX, rotary
 from finetrainers.models.vae import encode_pixels
-from finetrainers.objective import Diffusion, Noised, timestep_of
+from finetrainers.objectives.diffusion import Diffusion
+from finetrainers.objectives.flow import Noised
+from finetrainers.objectives.noise import timestep_of
 from finetrainers.testing import Subject
-from finetrainers.validate import HeldOut
+from finetrainers.training.checks import check_buckets, check_computation
+from finetrainers.training.objective import build_objective
+from finetrainers.training.validate import HeldOut
 
 Tiny = Callable[[str, str], Path]
 TIMESTEPS = torch.tensor([0, 1, 499, 998, 999])

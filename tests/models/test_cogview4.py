@@ -11,14 +11,14 @@ from cases import CAPTION, Recorder, load_pipeline
 from diffusers.pipelines.cogview4.pipeline_cogview4 import calculate_shift
 
 from finetrainers.batch import Batch, Prompt
-from finetrainers.build import build_objective
-from finetrainers.checks import check_computation
 from finetrainers.config import ModelConfig, parse_config
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, Request, open_model
 from finetrainers.models.cogview4 import LENGTH, CogView4
-from finetrainers.objective import ResolutionShift, shift_sigma
-from finetrainers.sampler import Sampler
+from finetrainers.objectives.noise import ResolutionShift, shift_sigma
+from finetrainers.sampling.sampler import Sampler
+from finetrainers.training.checks import check_computation
+from finetrainers.training.objective import build_objective
 
 CPU = torch.device("cpu")
 LONG = "a large red ball and a small blue cube on the grass of the green mountain, at the river"

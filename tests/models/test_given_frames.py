@@ -14,14 +14,15 @@ from PIL import Image
 
 from finetrainers import train
 from finetrainers.batch import Prompt
-from finetrainers.build import build_batches, build_objective
 from finetrainers.config import ModelConfig, parse_config
-from finetrainers.data.draws import uniform
-from finetrainers.data.order import Order
+from finetrainers.data.order.draws import uniform
+from finetrainers.data.order.order import Order
 from finetrainers.errors import ConfigError
 from finetrainers.models import open_model
-from finetrainers.sampler import Sampler, task_of
+from finetrainers.sampling.sampler import Sampler, task_of
 from finetrainers.testing.subject import Subject
+from finetrainers.training.build import build_batches
+from finetrainers.training.objective import build_objective
 
 SIZE = (17, 64, 64)
 TASK = "first-last-frame-to-video"
@@ -180,7 +181,7 @@ def test_only_releases_with_keyframes_have_the_task(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("given", [(), ("image",), ("last_image",), ("image", "last_image")])
 def test_requests_are_drawn_from_the_frames_that_they_name(given: tuple[str, ...], tiny: Tiny, tmp_path: Path) -> None:
-    from finetrainers.prompts import make_request
+    from finetrainers.sampling.prompts import make_request
 
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     model = open_model(ModelConfig(path=str(tiny("ltx_video", "0.9.5")), task=TASK, dtype="float32", max_sequence_length=16))

@@ -15,7 +15,7 @@ from finetrainers.config import ModelConfig
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, open_model
 from finetrainers.models.vae import encode_pixels
-from finetrainers.prompts import make_request
+from finetrainers.sampling.prompts import make_request
 
 SIZE = (9, 48, 64)
 LONG = " ".join(["a red ball"] * 20)

@@ -15,14 +15,14 @@ from runs import Tree, config_of, events_of, merged
 
 from finetrainers import encode, train
 from finetrainers.config import ModelConfig
-from finetrainers.data.cache import Cache
-from finetrainers.data.memo import Memo
-from finetrainers.encoding import Encoder
+from finetrainers.data.cache.store import Cache
+from finetrainers.data.catalog.memo import Memo
+from finetrainers.encoding.encoder import Encoder
 from finetrainers.errors import DataError
 from finetrainers.models import open_model
 from finetrainers.models.hunyuan_video import HunyuanVideo
-from finetrainers.prepare import Prepared, encode_steps, prepare
-from finetrainers.sampler import write_video
+from finetrainers.sampling.sampler import write_video
+from finetrainers.training.prepare import Prepared, encode_steps, prepare
 
 SIZE = (5, 48, 64)
 Seen = list[tuple[str, Image.Image]]
@@ -83,7 +83,7 @@ def test_each_pair_of_a_caption_and_a_first_frame_is_encoded_once(tree: Tree, se
 
 
 def test_what_is_seen_is_the_first_frame_that_is_trained_on(tree: Tree, seen: Seen) -> None:
-    from finetrainers.data.media import decode
+    from finetrainers.data.media.files import decode
 
     prepared = prepare_run(tree)
     jobs = [prepared.plan.job(sample, 0, view=0, caption=0) for sample in (2, 3)]
@@ -109,7 +109,7 @@ def test_a_dropped_caption_still_sees_its_clip(tree: Tree, seen: Seen) -> None:
 
 
 def test_a_clip_that_cannot_be_decoded_is_named_once(tree: Tree, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
-    import finetrainers.encoding as encoding
+    import finetrainers.encoding.encoder as encoding
 
     decode = encoding.decode
 

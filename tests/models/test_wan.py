@@ -8,12 +8,12 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from finetrainers.checks import check_computation
 from finetrainers.config import ModelConfig
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, open_model
 from finetrainers.testing.subject import FULL, LORA, Subject
 from finetrainers.testing.tiny_wan import WAN
+from finetrainers.training.checks import check_computation
 
 Tiny = Callable[[str, str], Path]
 SIZE = (5, 32, 32)
@@ -72,7 +72,7 @@ def test_models_with_clip_take_prompts_of_512_tokens_and_no_others(tiny: Tiny, t
 def test_5b_gives_the_first_frame_as_its_task_says_or_as_often_as_is_asked(
     tiny: Tiny, tmp_path: Path, task: str, given: float
 ) -> None:
-    from finetrainers.build import build_objective
+    from finetrainers.training.objective import build_objective
 
     subject = subject_of(tiny, tmp_path, "2.2-ti2v-5b", task=task)
     assert subject.objective.first_frame_probability == given
@@ -123,7 +123,7 @@ def test_lora_of_an_image_model_loads_without_additions(
     """diffusers fills in layers for CLIP's image where it takes an adapter for one of text-to-video."""
     from diffusers import WanImageToVideoPipeline
 
-    from finetrainers.publish import export_weights
+    from finetrainers.training.export import export_weights
     from finetrainers.tuning import build_tuning
 
     subject = subject_of(tiny, tmp_path, "2.1-i2v", max_sequence_length=512)

@@ -15,11 +15,10 @@ from cases import CAPTION, Case, all_cases, load_pipeline
 from PIL import Image
 from torch import Tensor, nn
 
-from finetrainers.batch import Prompt
+from finetrainers.batch import Prompt, cast_floats
 from finetrainers.conditioning.widen import widen_input, widened_settings
 from finetrainers.config import ModelConfig
 from finetrainers.errors import ModelError
-from finetrainers.loop import cast_floats
 from finetrainers.models import Model, open_model
 
 CASES = all_cases()

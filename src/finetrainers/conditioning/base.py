@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from finetrainers.batch import Batch, Control
-from finetrainers.data.shown import ShownFrames
-from finetrainers.data.signals import Signal
+from finetrainers.data.frames import ShownFrames
+from finetrainers.data.media.signals import Signal
 from finetrainers.models import Model, ModelAdapter
-from finetrainers.objective import Noised
+from finetrainers.objectives.flow import Noised
 
 
 class Conditioning:

@@ -16,11 +16,11 @@ from finetrainers.conditioning.base import Conditioning
 from finetrainers.conditioning.verify import verify_columns
 from finetrainers.conditioning.widen import widen_input, widened_settings
 from finetrainers.config import ChannelConcatConfig
-from finetrainers.data.shown import ShownFrames
-from finetrainers.data.signals import build_signal
+from finetrainers.data.frames import ShownFrames
+from finetrainers.data.media.signals import build_signal
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, ModelAdapter
-from finetrainers.objective import Noised
+from finetrainers.objectives.flow import Noised
 
 NORMS = ("norm_q", "norm_k", "norm_added_q", "norm_added_k")
 """Names that diffusers' attention gives to the norms of queries and keys."""

@@ -11,7 +11,7 @@ from finetrainers.batch import Batch, Control
 from finetrainers.conditioning.widen import WideLayer, WideLinear, two_parts
 from finetrainers.errors import ModelError
 from finetrainers.models import ModelAdapter
-from finetrainers.objective import Noised
+from finetrainers.objectives.flow import Noised
 
 NOISY, SHOWN = 5.0, -7.0
 """Values that stand for noisy latents and for those of a control: exact in each data type, and no other's."""

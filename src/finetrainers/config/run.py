@@ -202,3 +202,20 @@ class Config(Section):
                 "otherwise the peak learning rate is never reached"
             )
         return self
+
+
+FIXED = (
+    "seed",
+    "model",
+    "data",
+    "conditioning",
+    "tuning",
+    "objective",
+    "optimizer",
+    "schedule",
+    "train.batch_size",
+    "train.ema_decay",
+    "validation.held_out",
+    "validation.data",
+)
+"""Keys that a run cannot change while it goes on: they would make it another run."""

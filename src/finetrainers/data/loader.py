@@ -11,14 +11,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from finetrainers.batch import Batch, Control, Encoded, Posterior, Prompt, sample_generator, stack_text
 from finetrainers.config import LoaderConfig
-from finetrainers.data.cache import IMAGE, Cache
-from finetrainers.data.draws import uniform
-from finetrainers.data.jobs import SampleJob
-from finetrainers.data.order import Order
-from finetrainers.data.plan import Plan
-from finetrainers.data.shown import ShownFrames
+from finetrainers.data.cache.store import IMAGE, Cache
+from finetrainers.data.frames import ShownFrames
+from finetrainers.data.order.draws import uniform
+from finetrainers.data.order.jobs import SampleJob
+from finetrainers.data.order.order import Order
+from finetrainers.data.order.plan import Plan
 from finetrainers.errors import FinetrainersError
-from finetrainers.objective import FlowMatching
+from finetrainers.objectives.flow import FlowMatching
 
 
 def read_encoded(cache: Cache, job: SampleJob) -> Encoded:

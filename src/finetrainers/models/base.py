@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Image, Prompt, Text
-from finetrainers.objective import NoiseLevels, ResolutionShift
+from finetrainers.objectives.noise import NoiseLevels, ResolutionShift
 
 Settings = Mapping[str, Any]  # a component's config.json: whatever its class wrote there
 

@@ -14,7 +14,7 @@ from finetrainers.batch import Image, Prompt, Text
 from finetrainers.models.base import Grid, ModelAdapter, Request, Settings
 from finetrainers.models.registry import register_model
 from finetrainers.models.vae import scale_pixels
-from finetrainers.objective import NoiseLevels, timestep_of
+from finetrainers.objectives.noise import NoiseLevels, timestep_of
 
 OFS = 2.0
 """What the image-to-video model of 1.5 is told beside the time step, always."""

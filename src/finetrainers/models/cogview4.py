@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from finetrainers.batch import Prompt, Text, stack_padded
 from finetrainers.models.base import Grid, ModelAdapter, Settings
 from finetrainers.models.registry import register_model
-from finetrainers.objective import NoiseLevels, ResolutionShift, shift_sigma
+from finetrainers.objectives.noise import NoiseLevels, ResolutionShift, shift_sigma
 
 LENGTH = "prompt_length"
 """Tokens of each prompt, [B]: shorter ones end in zeros, which the model must not see."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from finetrainers.batch import Prompt, Text
 from finetrainers.models.base import Grid, ModelAdapter, Settings
 from finetrainers.models.registry import register_model
-from finetrainers.objective import NoiseLevels
+from finetrainers.objectives.noise import NoiseLevels
 
 NEUTRAL_GUIDANCE = 1.0
 """Guidance scale that the distilled model is told in training: the one at which guidance changes nothing."""

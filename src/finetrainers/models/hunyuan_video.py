@@ -15,7 +15,7 @@ from finetrainers.batch import Image, Prompt, Text
 from finetrainers.models.base import Grid, ModelAdapter, Request, Settings
 from finetrainers.models.registry import register_model
 from finetrainers.models.vae import encode_video, scale_pixels
-from finetrainers.objective import NoiseLevels
+from finetrainers.objectives.noise import NoiseLevels
 
 NEUTRAL_GUIDANCE = 1.0
 """Guidance scale that the distilled model is told in training: the one whose answer is the plain velocity of the data."""

@@ -16,7 +16,8 @@ from finetrainers.batch import Image, Prompt, Text
 from finetrainers.models.base import Grid, ModelAdapter, Request, Settings, pad_channels
 from finetrainers.models.registry import register_model
 from finetrainers.models.vae import encode_video, scale_pixels
-from finetrainers.objective import GIVEN_FRAME_MAX_SIGMA, NoiseLevels, ResolutionShift
+from finetrainers.objectives.flow import GIVEN_FRAME_MAX_SIGMA
+from finetrainers.objectives.noise import NoiseLevels, ResolutionShift
 
 STILL_FPS = 25.0
 """Frame rate that is told for an image, whose only frame lies at time 0 at any rate."""

@@ -6,9 +6,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
 
+from finetrainers.config.user_code import read_own_code
 from finetrainers.errors import ConfigError
 from finetrainers.models.base import ModelAdapter
-from finetrainers.own_code import read_own_code
 
 AdapterClass = TypeVar("AdapterClass", bound=type[ModelAdapter])
 

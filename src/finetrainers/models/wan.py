@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from finetrainers.batch import Image, Prompt, Text
 from finetrainers.models.base import Expert, Grid, ModelAdapter, Request, Settings
 from finetrainers.models.registry import register_model
-from finetrainers.objective import NoiseLevels
+from finetrainers.objectives.noise import NoiseLevels
 
 FIRST, FIRST_AND_LAST = "image-to-video", "first-last-frame-to-video"
 SPATIAL_STEP, FRAME_STEP = 8, 4

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from finetrainers.files import MANIFEST, whole_directory, write_whole
+from finetrainers.files.whole import MANIFEST, whole_directory, write_whole
 
 ORIGIN = "_name_or_path"
 """Key under which diffusers writes where a model was loaded from."""

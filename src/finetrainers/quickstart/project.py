@@ -10,7 +10,7 @@ import yaml
 
 from finetrainers.config import parse_config
 from finetrainers.errors import ConfigError
-from finetrainers.files import hash_file, write_whole
+from finetrainers.files.whole import hash_file, write_whole
 from finetrainers.quickstart.drawing import SIZE
 from finetrainers.quickstart.language import MAX_TOKENS
 from finetrainers.quickstart.showcase import Options

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetrainers.build import pick_device
-from finetrainers.files import to_json, write_whole
-from finetrainers.publish import read_events
+from finetrainers.distributed.launch import refuse_further_processes
+from finetrainers.distributed.world import pick_device
+from finetrainers.files.whole import to_json, write_whole
 from finetrainers.quickstart.comparison import Row, draw_comparison
 from finetrainers.quickstart.evidence import PromptSet, draw_sets, make_sets, measure_all
 from finetrainers.quickstart.project import write_project
 from finetrainers.quickstart.report import COLUMNS, VERSION, Drawn, Tree, loading_lines, set_figures, summary
 from finetrainers.quickstart.showcase import Options
-from finetrainers.run import refuse_further_processes
-from finetrainers.sample import find_weights
+from finetrainers.sampling.sample import find_weights
+from finetrainers.training.report import read_events
 
 COLUMNS_OF_A_GROUP = 2
 """Prompts of each group in comparison.png: the first of the set, whatever their pictures look like."""

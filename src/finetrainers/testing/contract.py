@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from finetrainers.batch import Batch
-from finetrainers.checks import check_tuning
-from finetrainers.loop import Trainer
-from finetrainers.objective import Noised
-from finetrainers.publish import export_weights
-from finetrainers.sample import sample_run
+from finetrainers.objectives.flow import Noised
+from finetrainers.sampling.sample import sample_run
 from finetrainers.testing.control import CONTROL_CHECKS, assert_equal_files
 from finetrainers.testing.pipeline import PIPELINE_CHECKS
 from finetrainers.testing.subject import CAPTIONS, FULL, LORA, STEPS, Subject as Subject
-from finetrainers.training import train
+from finetrainers.training.checks import check_tuning
+from finetrainers.training.export import export_weights
+from finetrainers.training.run import train
+from finetrainers.training.trainer import Trainer
 from finetrainers.tuning import build_tuning
 from finetrainers.tuning.base import trained_parameters
 

@@ -14,16 +14,16 @@ from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from finetrainers.batch import Control
-from finetrainers.build import build_trainer
 from finetrainers.conditioning.widen import WideLayer, WideLinear, two_parts
 from finetrainers.data.loader import draw_latents, read_encoded
 from finetrainers.errors import ModelError
-from finetrainers.loop import Trainer
-from finetrainers.publish import export_weights
-from finetrainers.run import run_directory
-from finetrainers.sample import sample_run
+from finetrainers.sampling.sample import sample_run
 from finetrainers.testing.subject import CAPTIONS, FULL, LORA, STEPS, Subject
-from finetrainers.training import train
+from finetrainers.training.build import build_trainer
+from finetrainers.training.directory import run_directory
+from finetrainers.training.export import export_weights
+from finetrainers.training.run import train
+from finetrainers.training.trainer import Trainer
 from finetrainers.tuning import build_tuning
 
 

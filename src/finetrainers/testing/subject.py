@@ -12,15 +12,16 @@ from PIL import Image
 from torch import Tensor
 
 from finetrainers.batch import Batch
-from finetrainers.build import build_batches, build_objective, build_steps, build_trainer
 from finetrainers.config import Config, parse_config
-from finetrainers.data.media import decode
-from finetrainers.loop import Trainer
+from finetrainers.data.media.files import decode
 from finetrainers.models import Model, Request, open_model
-from finetrainers.objective import FlowMatching
-from finetrainers.prepare import Prepared, encode_steps, prepare
-from finetrainers.sampler import Sampler, write_video
+from finetrainers.objectives.flow import FlowMatching
+from finetrainers.sampling.sampler import Sampler, write_video
 from finetrainers.testing.drawn import Drawn, record_drawing, take_modes
+from finetrainers.training.build import build_batches, build_steps, build_trainer
+from finetrainers.training.objective import build_objective
+from finetrainers.training.prepare import Prepared, encode_steps, prepare
+from finetrainers.training.trainer import Trainer
 from finetrainers.tuning import build_tuning
 
 CAPTIONS = ("a red ball on the grass", "a dog")

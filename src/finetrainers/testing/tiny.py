@@ -20,7 +20,7 @@ from diffusers import (
 )
 
 from finetrainers.errors import ConfigError
-from finetrainers.files import hash_file, share_mode
+from finetrainers.files.whole import hash_file, share_mode
 from finetrainers.testing.parts import CLIP_DIM, HEAD_DIM, HEADS, T5_DIM, WORDS as WORDS, aim, clip, t5
 from finetrainers.testing.tiny_cogvideox import COGVIDEOX
 from finetrainers.testing.tiny_cogview4 import COGVIEW4

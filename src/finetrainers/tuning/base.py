@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from finetrainers.files import sort_metadata_of
+from finetrainers.files.whole import sort_metadata_of
 from finetrainers.models import ModelAdapter
 
 NOT_EXPORTED = ("_name_or_path", "_use_default_values")

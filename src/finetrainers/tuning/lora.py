@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from finetrainers.config import LokrConfig, LoraConfig
 from finetrainers.errors import ConfigError
-from finetrainers.files import to_json, write_whole
+from finetrainers.files.whole import to_json, write_whole
 from finetrainers.models import ModelAdapter
 from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, to_float32, train_beside, write_tensors
 from finetrainers.tuning.targets import find_targets, why_not

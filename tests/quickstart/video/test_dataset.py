@@ -3,8 +3,8 @@
 import numpy as np
 
 from finetrainers.config import DataConfig
-from finetrainers.data.media import View, decode, probe
-from finetrainers.data.sources import list_items
+from finetrainers.data.media.files import View, decode, probe
+from finetrainers.data.sources.items import list_items
 from finetrainers.quickstart.video.clips import FPS, NUM_FRAMES, clip_caption, render_clip
 from finetrainers.quickstart.video.dataset import write_clip, write_clips
 

@@ -11,9 +11,9 @@ import pytest
 from finishing import CONCEPT, delete_lora, load_script
 from PIL import Image
 
-from finetrainers.cli import DONE, main
+from finetrainers.cli.commands import DONE, main
 from finetrainers.config import load_config
-from finetrainers.data.media import probe
+from finetrainers.data.media.files import probe
 from finetrainers.errors import ConfigError
 from finetrainers.models import open_model
 from finetrainers.quickstart.comparison import CELL, corner, size_of

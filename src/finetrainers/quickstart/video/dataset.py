@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from finetrainers.files import whole_directory
+from finetrainers.files.whole import whole_directory
 from finetrainers.quickstart.drawing import Pixels
 from finetrainers.quickstart.video.clips import FPS, Clip, clip_caption
 

@@ -17,7 +17,7 @@ from finetrainers.quickstart.video.dataset import write_clips
 from finetrainers.quickstart.video.effect import render_effect
 from finetrainers.quickstart.video.evaluate import BASE_SEED, STEPS, draw_clips
 from finetrainers.quickstart.video.measure import measure_clip
-from finetrainers.sampler import write_video
+from finetrainers.sampling.sampler import write_video
 
 GUIDANCE = 2.0
 """Classifier-free guidance of all clips."""

@@ -1,0 +1,316 @@
+"""The command line. Imports neither torch nor diffusers until a command needs them."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from finetrainers.errors import ConfigError, FinetrainersError, Interrupted
+from finetrainers.files.storage import storage_errors
+
+DONE, INTERNAL_ERROR, USER_ERROR, INTERRUPTED, STOPPED_AT_ONCE = 0, 1, 2, 3, 130
+"""Exit status: done; an error of ours; wrong configuration or data; stopped by a signal after saving; by Ctrl-C at once."""
+
+DESCRIPTION = "Fine-tune diffusion transformers for images and video."
+EPILOG = """exit status: 0 done; 1 internal error; 2 wrong configuration or data; 3 stopped by Ctrl-C, SIGTERM, SIGUSR1 or
+SIGHUP after saving (give the same command again to go on); 130 stopped at once by a second Ctrl-C"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    try:
+        return _main(arguments)
+    finally:
+        _give_up_closed_stderr()
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    takes_overrides = words[:1] in (["train"], ["encode"])  # which argparse would take apart
+    options = build_parser().parse_args(words[:1] if takes_overrides else words)
+    try:
+        with storage_errors():
+            status = int(options.run(options, words[1:]) or DONE)
+            if sys.stdout is not None:  # as it is where it was closed before we began
+                sys.stdout.flush()
+            return status
+    except KeyboardInterrupt as stop:
+        _tell(str(stop) or "stopped")
+        return STOPPED_AT_ONCE
+    except Interrupted as stop:
+        _tell(str(stop))
+        return INTERRUPTED
+    except FinetrainersError as error:
+        _tell(str(error))
+        _drop_output_that_nobody_takes()
+        return USER_ERROR
+    except BrokenPipeError:  # whoever reads our output, such as `head`, has seen enough: no traceback
+        _drop_output_that_nobody_takes()
+        return INTERNAL_ERROR
+
+
+def _drop_output_that_nobody_takes() -> None:
+    """Keep Python from failing once more at its end, where it writes what is left for a full disk or a closed pipe."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell(message: str) -> None:
+    """Say how a command ended; nobody may be there to read it."""
+    with suppress(OSError):
+        print(f"finetrainers: {message}", file=sys.stderr, flush=True)
+
+
+def _give_up_closed_stderr() -> None:
+    """Drop what could not be written to a closed terminal: Python would try again at its exit, and change the status."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    from finetrainers import __version__
+    from finetrainers.quickstart.command import add_quickstart
+
+    parser = argparse.ArgumentParser("finetrainers", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"finetrainers {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, sentence in (
+        ("train", "train, or continue the run in output_dir"),
+        ("encode", "fill the cache with what training will read"),
+    ):
+        command = commands.add_parser(name, help=sentence, add_help=False, allow_abbrev=False)
+        command.set_defaults(run=run_config_command)
+    _add_sample(commands)
+    add_quickstart(commands).set_defaults(run=run_quickstart)
+    models = commands.add_parser("models", help="list families, tasks and tuning kinds")
+    models.add_argument("--json", action="store_true", help="as JSON")
+    models.set_defaults(run=run_models)
+    tiny = models.add_subparsers(dest="models_command", metavar="tiny").add_parser(
+        "tiny", help="write a tiny random pipeline of the real classes"
+    )
+    tiny.add_argument("family", metavar="FAMILY")
+    tiny.add_argument("directory", metavar="DIR", type=Path)
+    tiny.add_argument("--variant", help="variant of the family; by default its first")
+    tiny.set_defaults(run=run_tiny)
+    schema = commands.add_parser("schema", help="print the JSON schema of the configuration")
+    schema.set_defaults(run=run_schema)
+    _add_cache(commands)
+    return parser
+
+
+FILES = {
+    "image": "picture to start from (image-to-video)",
+    "last-image": "picture to end with (first-last-frame-to-video)",
+    "control": "image or video that the control is made of (runs with a conditioning)",
+}
+
+
+def _add_sample(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    sample = commands.add_parser("sample", help="generate with the weights of a run")
+    sample.add_argument("run_directory", metavar="RUN", type=Path, help="output_dir of the run")
+    sample.add_argument("--prompt", required=True, action="append", help="what to draw; may be given several times")
+    sample.add_argument("--step", type=int, help="step whose weights are used; by default the last")
+    sample.add_argument("--base", action="store_true", help="without the trained weights, for comparison")
+    sample.add_argument("--output", type=Path, help="folder for the files; by default RUN/samples")
+    for name, sentence in FILES.items():
+        sample.add_argument(f"--{name}", type=Path, help=sentence)
+    sample.add_argument("--negative-prompt", help="what not to draw")
+    for name, sentence in (("height", "pixels"), ("width", "pixels"), ("num-frames", "frames of a video")):
+        sample.add_argument(f"--{name}", type=int, help=f"{sentence}; by default as the first bucket of the run")
+    sample.add_argument("--num-inference-steps", type=int, help="denoising steps")
+    sample.add_argument("--guidance-scale", type=float, help="by default the pipeline's own")
+    sample.add_argument("--fps", type=float, help="frames per second of a video")
+    sample.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    sample.add_argument("--device", default="auto", help="cpu, cuda, ...; auto takes cuda if there is one")
+    sample.set_defaults(run=run_sample)
+
+
+def _add_cache(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    cache = commands.add_parser("cache", help="show, verify or prune a cache")
+    actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
+    show = actions.add_parser("show", help="count items and bytes")
+    verify = actions.add_parser("verify", help="check all items, remove damaged ones")
+    prune = actions.add_parser("prune", help="remove the least recently used items")
+    prune.add_argument("--max-gb", type=_size, required=True, help="size that is left, in GB (10^9 bytes)")
+    for action in (show, verify, prune):
+        action.add_argument("path", type=Path, nargs="?", default=Path("cache"), help="the cache's folder (default: cache)")
+    cache.set_defaults(run=run_cache)
+
+
+def _size(text: str) -> float:
+    size = float(text)
+    if not 0 <= size < float("inf"):
+        raise ValueError(text)  # argparse names the option and the value
+    return size
+
+
+def run_config_command(options: argparse.Namespace, words: list[str]) -> int:
+    """``train`` and ``encode``."""
+    wants_help = "-h" in words or "--help" in words
+    if wants_help or not words:
+        from finetrainers.cli.help import config_help
+
+        print(config_help(options.command))
+        return DONE if wants_help else USER_ERROR
+    from finetrainers.config import find_file, load_config
+
+    file, overrides = find_file(words)
+    if file is None:
+        raise ConfigError(f"{options.command}: no configuration file is among {' '.join(words)!r}; give CONFIG as well")
+    config = load_config(file, overrides)
+    start = time.perf_counter()
+    quiet_libraries()
+    from finetrainers.training.run import encode, train
+
+    print(f"imports: {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    if options.command == "encode":
+        encode(config)
+        return DONE
+    result = train(config)
+    print(result.weights)
+    return DONE
+
+
+def quiet_libraries() -> None:
+    """Keep log lines and progress bars of the libraries below from drowning our own; the environment can ask for them."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+
+
+def run_sample(options: argparse.Namespace, _: list[str]) -> None:
+    """``sample``."""
+    quiet_libraries()
+    from finetrainers.sampling.sample import sample_run
+    from finetrainers.training.signals import StopSignals
+
+    others = ("num_inference_steps", "guidance_scale", "negative_prompt", "fps", "seed", *FILES)
+    names = [name.replace("-", "_") for name in ("height", "width", "num_frames", *others)]
+    settings = {name: getattr(options, name) for name in names}
+    with StopSignals(kept="what is drawn is kept", at_once="drawing").installed():
+        files = sample_run(
+            options.run_directory,
+            [{"prompt": prompt, **settings} for prompt in options.prompt],
+            step=options.step,
+            use_base=options.base,
+            output=options.output,
+            device=options.device,
+        )
+    for file in files:
+        print(file)
+
+
+def run_quickstart(options: argparse.Namespace, _: list[str]) -> int:
+    """``quickstart``."""
+    quiet_libraries()
+    from dataclasses import replace
+
+    from finetrainers.quickstart.image import IMAGE
+    from finetrainers.quickstart.run import quickstart
+    from finetrainers.quickstart.video.showcase import VIDEO
+    from finetrainers.training.signals import StopSignals
+
+    defaults = VIDEO if options.video else IMAGE
+    chosen = {field: value for field, value in vars(options).items() if field in defaults.__slots__}
+    with StopSignals(kept="what is done is kept", at_once="making the quick start").installed():
+        return quickstart(replace(defaults, **chosen), command=main, say=print)
+
+
+def run_models(options: argparse.Namespace, _: list[str]) -> None:
+    """``models``."""
+    from finetrainers.config.reference import kinds
+    from finetrainers.models import adapters
+
+    families: list[dict[str, Any]] = [
+        {
+            "family": name,
+            "description": (adapter.__doc__ or "").strip().splitlines()[0],
+            "tasks": list(adapter.pipelines),
+            "pipelines": dict(adapter.pipelines),
+            "tuning": kinds("tuning"),
+            "conditioning": kinds("conditioning"),
+            "lora_targets": list(adapter.lora_targets),
+        }
+        for name, adapter in adapters().items()
+    ]
+    if options.json:
+        from finetrainers.testing.tiny import FACTORIES
+
+        variants = {name: list(FACTORIES.get(name, ())) for name in adapters()}
+        print(json.dumps([{**family, "variants": variants[family["family"]]} for family in families], indent=1))
+        return
+    for family in families:
+        print(f"{family['family']}: {family['description']}")
+        print(f"  tasks: {', '.join(family['tasks'])}; tuning: {', '.join(family['tuning'])}")
+
+
+def run_tiny(options: argparse.Namespace, _: list[str]) -> None:
+    """``models tiny``."""
+    quiet_libraries()
+    from finetrainers.testing import make_tiny
+
+    print(make_tiny(options.family, options.directory, variant=options.variant))
+
+
+def run_schema(_options: argparse.Namespace, _: list[str]) -> None:
+    """``schema``."""
+    from finetrainers.config import Config
+
+    print(json.dumps(Config.model_json_schema(), indent=1))
+
+
+def run_cache(options: argparse.Namespace, _: list[str]) -> int:
+    """``cache show``, ``verify`` and ``prune``."""
+    from finetrainers.training.signals import StopSignals
+
+    with StopSignals(kept="all items are whole", at_once=f"going through {options.path}").installed():
+        return _go_through_cache(options)
+
+
+def _go_through_cache(options: argparse.Namespace) -> int:
+    from finetrainers.data.cache.leases import oldest_lease
+    from finetrainers.data.cache.store import GB, KINDS, Cache
+
+    if not options.path.is_dir():
+        raise ConfigError(f"cache: there is no folder {options.path}; name the cache.path of your runs")
+    cache = Cache(options.path)
+    if options.action == "verify":
+        damaged = list(cache.damaged())
+        for entry in damaged:
+            cache.remove(entry)
+            print(f"removed {cache.file(entry.kind, entry.key)}: damaged")
+        if num_leftovers := cache.remove_leftovers():
+            print(f"removed {num_leftovers} temporary files that killed runs have left")
+        print(f"{sum(1 for _ in cache.entries())} items are whole, {len(damaged)} were damaged")
+        return USER_ERROR if damaged else DONE
+    if options.action == "prune":
+        left = cache.evict(int(options.max_gb * GB), since=oldest_lease(options.path))
+        print(f"removed {len(left.removed)} items, {sum(entry.bytes for entry in left.removed) / GB:.3f} GB")
+        if left.held:
+            print(
+                f"kept {len(left.held)} items, {sum(entry.bytes for entry in left.held) / GB:.3f} GB, that living runs need"
+            )
+    entries = list(cache.entries())
+    for kind in KINDS:
+        own = [entry.bytes for entry in entries if entry.kind == kind]
+        print(f"{kind}: {len(own)} items, {sum(own) / GB:.3f} GB")
+    return DONE
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

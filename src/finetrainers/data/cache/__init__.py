@@ -1,0 +1,1 @@
+"""Encoded items on disk."""

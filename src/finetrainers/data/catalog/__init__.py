@@ -1,0 +1,1 @@
+"""All data sets of a run after a look at each file."""

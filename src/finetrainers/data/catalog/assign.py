@@ -1,0 +1,121 @@
+"""Gives the items of a data set their buckets and their windows.
+
+Shape letters: N items.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from finetrainers.config import Bucket, DataConfig
+from finetrainers.data.catalog.buckets import assign_buckets, resolve_buckets, why_unassigned
+from finetrainers.data.catalog.dataset import DataSet
+from finetrainers.data.catalog.probe import Facts
+from finetrainers.data.catalog.rates import about_slow_clips, describe_length, is_too_slow, rate_of_view
+from finetrainers.data.media.view import count_frames
+from finetrainers.data.sources.items import Problem
+
+NUM_EXAMPLES = 3
+"""Files that a warning names."""
+
+
+def assign(
+    config: DataConfig,
+    table: pa.Table,
+    facts: Facts,
+    problems: list[Problem],
+    *,
+    fps: NDArray[np.float64],
+    buckets: dict[Bucket, int],
+) -> DataSet:
+    """Give each good item its bucket and its windows.
+
+    Args:
+        config: Of the data set.
+        table: Its items [N].
+        facts: What each file is.
+        problems: Those that are known; items without a bucket are added.
+        fps: [N] rates that the items are resampled to, as ``resampled_fps`` says.
+        buckets: Numbers of all data sets' buckets; new ones are added.
+    """
+    own = resolve_buckets(config.buckets)
+    frames = count_frames(facts["num_frames"], facts["seconds"], fps=fps, stride=config.stride)
+    choice = assign_buckets(
+        frames,
+        facts["height"],
+        facts["width"],
+        buckets=own,
+        max_upscale=config.max_upscale,
+        stays_video=(facts["num_frames"] > 1) & (not config.videos_as_images),
+    )
+    choice[~facts["is_good"]] = -1
+    for row in np.flatnonzero(facts["is_good"] & (choice < 0)).tolist():
+        reason = _why_unassigned(config, facts[row], int(frames[row]), rate_of_view(fps[row]))
+        problems.append(Problem(table["media"][row].as_py(), reason))
+    item, chunk = _windows(config, frames, choice, own)
+    number = np.array([buckets.setdefault(bucket, len(buckets)) for bucket in own], np.int32)
+    return DataSet(
+        config=config,
+        table=table,
+        digests=facts["digest"],
+        fps=fps,
+        item=item,
+        chunk=chunk,
+        bucket=number[choice[item]],
+        num_captions=pc.list_value_length(table["captions"]).to_numpy(),
+        problems=tuple(problems),
+    )
+
+
+def _windows(
+    config: DataConfig, frames: NDArray[np.int64], choice: NDArray[np.int32], buckets: Sequence[Bucket]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Item and window of each sample: one of each item that has a bucket, or all consecutive ones."""
+    item = np.flatnonzero(choice >= 0)
+    chunk = np.zeros(len(item), np.int32)
+    if config.frame_sampling == "chunks":
+        windows = frames[item] // np.array([bucket[0] for bucket in buckets])[choice[item]]
+        chunk = np.concatenate([np.arange(count, dtype=np.int32) for count in windows]) if len(item) else chunk
+        item = np.repeat(item, windows)
+    return item, chunk
+
+
+def _why_unassigned(config: DataConfig, fact: np.void, frames: int, fps: float | None) -> str:
+    """Say why an item, of which ``frames`` are left at ``fps``, has no bucket."""
+    buckets, num_frames = resolve_buckets(config.buckets), int(fact["num_frames"])
+    reason = why_unassigned(
+        frames,
+        int(fact["height"]),
+        int(fact["width"]),
+        buckets=buckets,
+        max_upscale=config.max_upscale,
+        length=describe_length(num_frames, float(fact["fps"]), available=frames, resampled=fps, stride=config.stride),
+        stays_video=num_frames > 1 and not config.videos_as_images,
+    )
+    lengths = [bucket[0] for bucket in buckets if bucket[0] > 1]
+    if fps is not None and lengths and frames < min(lengths) <= num_frames:
+        reason += "; with fps: null it would keep its own frames"
+    return reason
+
+
+def slow_clips(data: DataSet, facts: Facts, buckets: Sequence[Bucket], native_fps: float | None) -> str | None:
+    """Say which clips of a data set have fewer frames a second than the model; None if there are none.
+
+    Args:
+        data: After ``assign``.
+        facts: What each of its files is.
+        buckets: All of the catalog's.
+        native_fps: The model's rate; None if it has none of its own.
+    """
+    is_video = np.array([bucket[0] > 1 for bucket in buckets], np.bool_)
+    used = np.unique(data.item[is_video[data.bucket]])
+    slow = used[is_too_slow(data.config, facts["fps"][used], native_fps)]
+    if native_fps is None or not len(slow):
+        return None
+    lengths = (describe_length(int(f["num_frames"]), float(f["fps"])) for f in facts[slow[:NUM_EXAMPLES]])
+    files = (data.table["media"][int(row)].as_py() for row in slow[:NUM_EXAMPLES])
+    examples = [f"{file} ({length})" for file, length in zip(files, lengths, strict=True)]
+    return about_slow_clips(data.config.path, len(slow), examples, native_fps)

@@ -1,0 +1,230 @@
+"""All data sets of a run after a look at each file: arrays, so that ten million samples stay small.
+
+A sample is one item, or one window of it with ``frame_sampling: chunks``, in one bucket.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from finetrainers.config import Bucket, DataConfig
+from finetrainers.data.catalog.assign import assign, slow_clips
+from finetrainers.data.catalog.controls import Controls, look_at_controls
+from finetrainers.data.catalog.dataset import DataSet as DataSet
+from finetrainers.data.catalog.memo import Memo
+from finetrainers.data.catalog.probe import Progress, look_at_all
+from finetrainers.data.catalog.rates import rate_of_view, resampled_fps
+from finetrainers.data.catalog.split import about_left_out, contents, held_out_items, without_contents
+from finetrainers.data.media.view import View
+from finetrainers.data.order.draws import seed_of, uniform
+from finetrainers.data.order.order import Group
+from finetrainers.data.sources.captions import final_caption
+from finetrainers.data.sources.items import Problem, list_items
+from finetrainers.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Data sets, and the buckets that they share."""
+
+    sets: tuple[DataSet, ...]
+    buckets: tuple[Bucket, ...]
+
+    @property
+    def num_samples(self) -> int:
+        return sum(len(data.item) for data in self.sets)
+
+    def fingerprint(self) -> str:
+        """Hash what the order depends on: the contents of all items, their windows and their buckets."""
+        digest = hashlib.blake2b(repr(self.buckets).encode(), digest_size=8)
+        for data in self.sets:
+            for array in (data.digests, data.item, data.chunk, data.bucket, data.control_digests):
+                if array is not None:
+                    digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def groups(self) -> list[Group]:
+        """Samples by data set and bucket, numbered through all data sets."""
+        groups: list[Group] = []
+        start = 0
+        for data in self.sets:
+            groups += [
+                Group(int(bucket), start + np.flatnonzero(data.bucket == bucket), data.config.repeats)
+                for bucket in np.unique(data.bucket)
+            ]
+            start += len(data.item)
+        return groups
+
+    def locate(self, sample: int) -> tuple[DataSet, int]:
+        """Find a sample's data set, and its number there."""
+        for data in self.sets:
+            if sample < len(data.item):
+                return data, sample
+            sample -= len(data.item)
+        raise IndexError(sample)
+
+    def samples_of(self, digests: NDArray[np.uint8]) -> list[int]:
+        """All samples whose media or control is one of these contents [N, DIGEST_BYTES]."""
+        found: list[int] = []
+        start = 0
+        for data in self.sets:
+            is_of = np.zeros(len(data.table), np.bool_)
+            for own in (data.digests, data.control_digests):
+                if own is not None:
+                    is_of |= np.isin(_as_scalars(own), _as_scalars(digests))
+            found += (start + np.flatnonzero(is_of[data.item])).tolist()
+            start += len(data.item)
+        return found
+
+    def split(self, fraction: float) -> "tuple[Catalog, Catalog]":
+        """Cut into (training, held out) by content: equal files stay together, and new ones move no other.
+
+        Raises:
+            ConfigError: If there are too few different items, or if a data set has none left to train on.
+        """
+        parts = [(data, own[data.item]) for data, own in zip(self.sets, held_out_items(self.sets, fraction), strict=True)]
+        train, held_out = (tuple(d.only(chosen == wanted) for d, chosen in parts) for wanted in (False, True))
+        return replace(self, sets=train), replace(self, sets=held_out)
+
+    def apart_from(self, held_out: "Catalog") -> "tuple[Catalog, list[str]]":
+        """Leave out the items whose content is held out; return what to tell of each data set that has some.
+
+        Raises:
+            ConfigError: If a data set has no others.
+        """
+        others = contents(held_out.sets)
+        sets, told = [], []
+        for data in self.sets:
+            rest, files = without_contents(data, others)
+            if files and not len(rest.item):
+                raise ConfigError(
+                    f"validation.data: all items of {data.config.path} are held out there, and none is left to train on; "
+                    "remove this data set, or name others in validation.data"
+                )
+            sets.append(rest)
+            told += [about_left_out(data, files)] if files else []
+        return replace(self, sets=tuple(sets)), told
+
+    def check_apart(self, held_out: "Catalog") -> None:
+        """Assert that no content is trained on and held out."""
+        both = np.intersect1d(contents(self.sets), contents(held_out.sets), assume_unique=True)
+        if len(both):
+            raise AssertionError(f"{len(both)} contents of {held_out.num_samples} held-out samples are trained on as well")
+
+
+def view_of(data: DataSet, sample: int, *, view: int, bucket: Bucket) -> View:
+    """Everything that fixes the pixels of a sample; random parts depend on the item's content and the view's number."""
+    config, item = data.config, data.item[sample]
+    content = seed_of(data.digests[item].tobytes().hex())
+    window, y, x = (float(uniform(content, np.array(view), purpose)) for purpose in ("window", "crop y", "crop x"))
+    frames, height, width = bucket
+    return View(
+        num_frames=frames,
+        height=height,
+        width=width,
+        frame_sampling=config.frame_sampling,
+        fps=rate_of_view(data.fps[item]),
+        stride=config.stride,
+        window=window if config.frame_sampling == "random" else 0.0,
+        chunk=int(data.chunk[sample]),
+        resize=config.resize,
+        crop=(y, x) if config.resize == "random_crop" else (0.5, 0.5),
+        flip=config.horizontal_flip and view % 2 == 1,
+    )
+
+
+def caption_of(data: DataSet, sample: int, caption: int) -> str:
+    """One of a sample's captions, prefix and clean-up applied."""
+    return final_caption(data.table["captions"][int(data.item[sample])][caption].as_py(), data.config)
+
+
+def build_catalog(
+    configs: Sequence[DataConfig],
+    memo: Memo,
+    *,
+    workers: int,
+    progress: Progress,
+    has_controls: bool = False,
+    min_control_frames: int = 1,
+    native_fps: float | None = None,
+    warn: Callable[[str], None] = warnings.warn,
+) -> Catalog:
+    """List all data sets and look at each file that the memo does not know.
+
+    Args:
+        configs: Of the data sets.
+        memo: What is known of files.
+        workers: Threads that look at files.
+        progress: Called with (files done, files in all).
+        has_controls: Whether items have one each.
+        min_control_frames: Frames that each control has to have, after resampling.
+        native_fps: Rate to which ``fps: auto`` brings faster clips; None if the model has none of its own.
+        warn: Takes what a user should know of, as a sentence.
+
+    Raises:
+        DataError: If a data set cannot be listed; or, naming all bad samples of all data sets that do not skip them.
+    """
+    listings = [list_items(config, has_controls) for config in configs]
+    total = sum(_num_files(listing.table) for listing in listings)
+    done = 0
+    sets: list[DataSet] = []
+    buckets: dict[Bucket, int] = {}
+    for config, listing in zip(configs, listings, strict=True):
+        table = listing.table
+
+        def report(count: int, start: int = done) -> None:
+            progress(start + count, total)
+
+        facts, problems = look_at_all(table["media"], memo, workers, report)
+        fps = resampled_fps(config, facts["fps"], native_fps)
+        controls: Controls | None = None
+        if has_controls:
+            after_media = partial(report, start=done + len(table))
+            controls, found = look_at_controls(
+                config, table, facts, memo, fps=fps, min_frames=min_control_frames, workers=workers, report=after_media
+            )
+            problems += found
+        assigned = assign(config, table, facts, [*listing.problems, *problems], fps=fps, buckets=buckets)
+        slow = slow_clips(assigned, facts, tuple(buckets), native_fps)
+        if slow is not None:
+            warn(slow)
+        sets.append(replace(_with_controls(assigned, controls), unlisted=listing.unlisted))
+        done += _num_files(table)
+    raise_if_failing(sets)
+    return Catalog(tuple(sets), tuple(buckets))
+
+
+def _num_files(table: pa.Table) -> int:
+    """Count the files that are looked at: media, and each control once."""
+    return len(table) + (pc.count_distinct(table["control"]).as_py() if "control" in table.column_names else 0)
+
+
+def _with_controls(data: DataSet, controls: Controls | None) -> DataSet:
+    return data if controls is None else replace(data, control_digests=controls.digests, control_frames=controls.frames)
+
+
+def _as_scalars(digests: NDArray[np.uint8]) -> NDArray[np.void]:
+    """View hashes [N, bytes] as N values that can be compared."""
+    return np.ascontiguousarray(digests).view(np.dtype((np.void, digests.shape[1])))[:, 0]
+
+
+def raise_if_failing(sets: Sequence[DataSet]) -> None:
+    """List all problems of the data sets that are not to skip them, in one error."""
+    raise_if_any([problem for data in sets if data.config.on_error == "fail" for problem in data.problems])
+
+
+def raise_if_any(failing: Sequence[Problem]) -> None:
+    """List problems in one error, if there are any."""
+    if failing:
+        lines = "\n  ".join(f"{problem.path}: {problem.reason}" for problem in failing)
+        raise DataError(
+            f"data: {len(failing)} bad samples:\n  {lines}\n"
+            "Mend or remove them, or set data.N.on_error=skip to leave them out"
+        )

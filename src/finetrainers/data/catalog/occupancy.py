@@ -1,0 +1,81 @@
+"""How many samples each bucket has: what a run says of its data before it trains."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from finetrainers.config import Bucket
+from finetrainers.config.data import PixelBudget
+from finetrainers.data.catalog.catalog import Catalog
+
+MAX_LINES = 12
+"""Lines that the buckets of a run take on the terminal."""
+
+Occupancy = Mapping[str, Any]
+"""Of one bucket: its size [frames, height, width], its samples, and those that the held-out loss is measured on."""
+
+
+def occupancy(catalog: Catalog, held_out: Catalog | None, measured: Sequence[Bucket]) -> list[Occupancy]:
+    """Count the samples of each bucket, empty ones included.
+
+    Args:
+        catalog: What is trained on.
+        held_out: What is held out; None where nothing is.
+        measured: Bucket of each sample that the held-out loss is measured on.
+    """
+    counts, held = _counts(catalog), Counter(measured)
+    buckets = dict.fromkeys([*catalog.buckets, *(() if held_out is None else held_out.buckets)])
+    return [{"size": list(b), "samples": counts[b], "held_out": held[b]} for b in buckets]
+
+
+def about_empty(catalog: Catalog, section: str) -> list[str]:
+    """Say which of the listed buckets have no sample, and of which frame counts no generated one has any.
+
+    Most of the sizes that a pixel budget generates have none: these are not named one by one.
+    """
+    counts = _counts(catalog)
+    listed: dict[Bucket, None] = {}
+    lengths: dict[int, None] = {}
+    for data in catalog.sets:
+        if isinstance(data.config.buckets, PixelBudget):
+            lengths |= dict.fromkeys(data.config.buckets.frames)
+        else:
+            listed |= dict.fromkeys(data.config.buckets)
+    filled = {bucket[0] for bucket, count in counts.items() if count}
+    empty = [f"the bucket {list(bucket)}" for bucket in listed if not counts[bucket]]
+    empty += [f"any bucket of {_plural(frames, 'frame')}" for frames in lengths if frames not in filled]
+    return [
+        f"{section}: no sample is in {name}: nothing fits it, or other buckets are nearer; remove it, or add media for it"
+        for name in empty
+    ]
+
+
+def bucket_lines(buckets: Sequence[Occupancy]) -> list[str]:
+    """Write one line for each bucket, or for the fullest and for all others together."""
+    by_size = sorted(buckets, key=lambda bucket: (-bucket["samples"], -bucket["held_out"]))
+    has_all = len(buckets) <= MAX_LINES
+    shown, others = (buckets, []) if has_all else (by_size[: MAX_LINES - 1], by_size[MAX_LINES - 1 :])
+    lines = [f"bucket {bucket['size']}: {_numbers(bucket['samples'], bucket['held_out'])}" for bucket in shown]
+    if others:
+        samples, held_out = (sum(bucket[key] for bucket in others) for key in ("samples", "held_out"))
+        num_empty = sum(bucket["samples"] + bucket["held_out"] == 0 for bucket in others)
+        lines.append(f"{len(others)} other buckets, {num_empty} of them empty: {_numbers(samples, held_out)}")
+    return lines
+
+
+def _numbers(samples: int, held_out: int) -> str:
+    return _plural(samples, "sample") + (f", {held_out} held out" if held_out else "")
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"1 {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _counts(catalog: Catalog) -> Counter[Bucket]:
+    counts: Counter[Bucket] = Counter()
+    for data in catalog.sets:
+        numbers, found = np.unique(data.bucket, return_counts=True)
+        counts.update({catalog.buckets[n]: int(count) for n, count in zip(numbers, found, strict=True)})
+    return counts

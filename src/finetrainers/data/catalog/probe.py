@@ -1,0 +1,77 @@
+"""A look at each file that the memo does not know: its hash, its size and its length."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from finetrainers.data.catalog.memo import Fact, Memo, Stamp
+from finetrainers.data.media.files import probe, why_unreadable
+from finetrainers.data.sources.items import Problem
+from finetrainers.errors import DataError
+from finetrainers.files.whole import DIGEST_BYTES, hash_file
+
+MEMO_BLOCK = 1024
+"""Items that are looked at between two writes to the memo."""
+
+FACTS = np.dtype(
+    [
+        ("digest", np.uint8, DIGEST_BYTES),
+        ("num_frames", np.int64),
+        ("height", np.int32),
+        ("width", np.int32),
+        ("fps", np.float64),
+        ("seconds", np.float64),
+        ("is_good", np.bool_),
+    ]
+)
+Facts = NDArray[np.void]
+"""One row an item, of type FACTS."""
+
+Progress = Callable[[int, int], None]
+"""Called with (items done, items in all)."""
+
+
+def look_at_all(
+    media: pa.ChunkedArray | pa.Array, memo: Memo, workers: int, report: Callable[[int], None]
+) -> tuple[Facts, list[Problem]]:
+    """What each file is; ``is_good`` is False where it cannot be used, and a problem says why."""
+    facts = np.zeros(len(media), FACTS)
+    problems = []
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for start in range(0, len(media), MEMO_BLOCK):
+            paths = media.slice(start, MEMO_BLOCK).to_pylist()
+            stamps = [_stamp_of(path) for path in paths]
+            known = [None if stamp is None else memo.get(path, stamp) for path, stamp in zip(paths, stamps, strict=True)]
+            unknown = [i for i, fact in enumerate(known) if fact is None]
+            looked = dict(zip(unknown, pool.map(_look_at, [paths[i] for i in unknown]), strict=True))
+            found_now = [(paths[i], stamps[i], fact) for i, fact in looked.items()]
+            memo.put([(p, stamp, f) for p, stamp, f in found_now if isinstance(f, Fact) and stamp is not None])
+            for i, fact in enumerate(known):
+                found = looked[i] if fact is None else fact
+                if isinstance(found, Fact):
+                    facts[start + i] = (np.frombuffer(found.digest, np.uint8), *astuple(found)[1:], True)
+                else:
+                    problems.append(Problem(paths[i], found))
+            report(start + len(paths))
+    return facts, problems
+
+
+def _stamp_of(path: str) -> Stamp | None:
+    try:
+        return Stamp.of(path)
+    except OSError:  # such as a link to nowhere: looking at it will say why
+        return None
+
+
+def _look_at(path: str) -> Fact | str:
+    try:
+        return Fact(hash_file(path), *astuple(probe(Path(path))))
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+    except OSError as error:
+        return why_unreadable(error)

@@ -1,0 +1,1 @@
+"""Media files: what is in them, and the pixels of one view."""

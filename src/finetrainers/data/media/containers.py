@@ -1,0 +1,104 @@
+"""Whether a video file is all there, from the sizes that its container states: a truncated file is found without decoding.
+
+FFmpeg reads a truncated file up to its end without an error, so that a cut clip would pass as a shorter one.
+"""
+
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+from finetrainers.data.media.view import bad_media
+
+EBML_HEADER = bytes.fromhex("1a45dfa3")
+SEGMENT, CLUSTER = bytes.fromhex("18538067"), bytes.fromhex("1f43b675")
+MATROSKA_IDS = "1a45dfa3 114d9b74 1549a966 1654ae6b 1c53bb6b 1941a469 1043a770 1254c367 ec bf e7 5854 a7 ab a3 a0 af"
+"""All other elements that may stand in a segment or a cluster (RFC 9559, 27.1): SeekHead, Info, ..., SimpleBlock."""
+MP4_TYPES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide")
+MP4_NEEDED_TYPES = (b"moov", b"mdat", b"moof")
+"""Boxes that must be whole; anything may follow them."""
+
+
+def check_whole(path: Path) -> None:
+    """Raise a DataError if the file is empty or ends before its container says it does."""
+    size = path.stat().st_size
+    if size == 0:
+        raise bad_media(path, "the file is empty (zero bytes)")
+    with path.open("rb") as file:
+        head = file.read(8)
+        if head[4:] in MP4_TYPES:
+            _check_mp4(file, size, path)
+        elif head[:4] == EBML_HEADER:
+            _check_matroska(file, size, path)
+        elif head[:4] == b"RIFF":
+            _check_riff(file, size, path)
+        elif head[:4] == b"GIF8":
+            _check_gif(file, size, path)
+
+
+def _check_end(end: int, size: int, path: Path) -> None:
+    if end > size:
+        raise bad_media(path, f"truncated: the container needs {end} bytes, the file has {size}; copy or record it again")
+
+
+def _check_mp4(file: BinaryIO, size: int, path: Path) -> None:
+    """Walk the boxes: [size: 4][type: 4], where size 1 says that 8 bytes of size follow, and 0 that it is the last."""
+    position, has_index = 0, False
+    while position + 8 <= size:
+        file.seek(position)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if length == 1:
+            length = int.from_bytes(file.read(8), "big")
+        if kind in MP4_NEEDED_TYPES:
+            _check_end(position + length, size, path)
+        has_index |= kind == b"moov"
+        if length < 8:  # 0, the last box, or no box at all
+            break
+        position += length
+    if not has_index:
+        raise bad_media(path, "truncated: it has no index ('moov' box), because recording or copying it was cut off")
+
+
+def _check_matroska(file: BinaryIO, size: int, path: Path) -> None:
+    """Walk the elements, [id][size], of the segment and its clusters as one flat row; frames are skipped unread."""
+    file.seek(4)
+    header = _ebml_size(file)
+    position = file.tell() + (header or 0)
+    while position < size:
+        file.seek(position)
+        kind = file.read(1)
+        kind += file.read(8 - kind[0].bit_length())
+        if kind not in (SEGMENT, CLUSTER) and kind.hex() not in MATROSKA_IDS.split():
+            raise bad_media(path, f"damaged at byte {position}: no Matroska element starts with {kind.hex()}; copy it again")
+        length = _ebml_size(file)
+        position = file.tell()
+        if length is not None:  # unknown in live recordings, of segments and clusters only
+            _check_end(position + length, size, path)
+            position += 0 if kind in (SEGMENT, CLUSTER) else length
+
+
+def _ebml_size(file: BinaryIO) -> int | None:
+    """Read a size of 1 to 8 bytes, told by the leading zeros of the first; None if unknown."""
+    first = file.read(1) or b"\xff"
+    num_more = 8 - first[0].bit_length()
+    bits = 7 * (num_more + 1)
+    value = int.from_bytes(first + file.read(num_more), "big") & ((1 << bits) - 1)
+    return None if value == (1 << bits) - 1 else value
+
+
+def _check_riff(file: BinaryIO, size: int, path: Path) -> None:
+    """Walk the RIFF chunks of an AVI: one, or one for each GB."""
+    position = 0
+    while position + 8 <= size:
+        file.seek(position)
+        kind, length = struct.unpack("<4sI", file.read(8))
+        if kind != b"RIFF" or length in (0, 0xFFFFFFFF):  # unknown: written to a pipe
+            break
+        _check_end(position + 8 + length, size, path)
+        position += 8 + length + length % 2
+
+
+def _check_gif(file: BinaryIO, size: int, path: Path) -> None:
+    """A gif ends with a semicolon; some writers pad it with zeros."""
+    file.seek(max(0, size - 64))
+    if not file.read().rstrip(b"\0").endswith(b";"):
+        raise bad_media(path, "truncated: the end mark of the gif is missing; copy it again")

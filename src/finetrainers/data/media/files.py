@@ -1,0 +1,54 @@
+"""Media files: what is in them, and the pixels of one view. An animated gif is a video; every other gif is an image."""
+
+from pathlib import Path
+
+from finetrainers.data.media.images import decode_image, is_animated, probe_image
+from finetrainers.data.media.video import decode_video, probe_video
+from finetrainers.data.media.view import (
+    Clip as Clip,
+    Probe as Probe,
+    View as View,
+    available_frames as available_frames,
+    bad_media,
+    count_frames as count_frames,
+    num_chunks as num_chunks,
+    why_unreadable as why_unreadable,
+)
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tiff", ".tif", ".gif")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+
+
+def is_media(path: Path) -> bool:
+    """Whether the file's name is that of an image or a video; it is not opened."""
+    return path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES
+
+
+def probe(path: Path) -> Probe:
+    """Tell what is in a media file.
+
+    Raises:
+        DataError: If it is missing, empty, truncated or not what its suffix says.
+    """
+    return probe_video(path) if _is_video(path) else probe_image(path)
+
+
+def decode(path: Path, view: View) -> Clip:
+    """Decode one view, [F, H, W, 3] uint8; an image or a video may fill a view of one frame.
+
+    Raises:
+        DataError: If the file is damaged or has too few frames.
+    """
+    return decode_video(path, view) if _is_video(path) else decode_image(path, view)
+
+
+def _is_video(path: Path) -> bool:
+    if not path.is_file():
+        raise bad_media(path, "there is no such file")
+    if path.stat().st_size == 0:
+        raise bad_media(path, "the file is empty (zero bytes)")
+    suffix = path.suffix.lower()
+    if not is_media(path):
+        known = " ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+        raise bad_media(path, f"no media file by its suffix {suffix!r}; those are {known}")
+    return suffix in VIDEO_SUFFIXES or (suffix == ".gif" and is_animated(path))

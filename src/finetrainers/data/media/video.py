@@ -1,0 +1,225 @@
+"""Videos: decodes from the key frame before the first wanted frame to the last wanted one, and converts only wanted frames.
+
+Shape letters as in view.py; h and w are the decoder's pixels, before rotation and cropping.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+from finetrainers.data.media.containers import check_whole
+from finetrainers.data.media.timeline import ROUNDING_SECONDS, Timeline, open_video, read_timeline, whole_timeline
+from finetrainers.data.media.view import (
+    PHASE,
+    Clip,
+    Fit,
+    Probe,
+    View,
+    bad_media,
+    count_frames,
+    crop,
+    fit,
+    needed_frames,
+    sample_positions,
+)
+
+SEEK_GAP = 8
+"""Frames of decoding that a jump to a later key frame must save to be worth it."""
+HD_HEIGHT = 720
+"""Video of unstated colors is BT.709 from this height on, as players have it; below, swscale takes BT.601."""
+UNSTATED_COLORSPACE = 2
+
+
+class Orientation(NamedTuple):
+    """How decoded pixels become upright: transposed first, then mirrored."""
+
+    transpose: bool
+    flip_rows: bool
+    flip_columns: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Rows of the sample that are decoded from one key frame."""
+
+    key: int
+    rows: range
+
+
+def probe_video(path: Path) -> Probe:
+    """Read all time stamps and decode the first frame: a truncated file is found, damage in the middle is not."""
+    check_whole(path)
+    with open_video(path) as (container, stream):
+        timeline = whole_timeline(container, stream, path)
+        for _, frame in _frames(container, stream, timeline, start=timeline.start):
+            height, width = _displayed_size(frame, stream)
+            num_frames = len(timeline.stamps)
+            return Probe(num_frames, height, width, fps=num_frames / timeline.seconds, seconds=timeline.seconds)
+    raise bad_media(path, "no frame can be decoded")
+
+
+def decode_video(path: Path, view: View) -> Clip:
+    """Decode the view's frames to [F, H, W, 3]; damage among them is an error, never a shorter clip."""
+    with open_video(path) as (container, stream):
+        if view.frame_sampling == "start":
+            timeline = read_timeline(container, stream, path, start_of=view)
+        else:
+            timeline = whole_timeline(container, stream, path)
+        positions, frames = _choose(timeline, view, path)
+        painter = _Painter(view, stream)
+        for run in _runs(timeline, frames):
+            start = int(timeline.stamps[run.key]) if run.key else timeline.start
+            if _paint_run(painter, _frames(container, stream, timeline, start=start), frames, run):
+                continue
+            # Some files seek late, or call frames key frames that are not: the start always works
+            from_start = _Run(int(timeline.keys[0]), run.rows)
+            if run.key == 0 or not _paint_run(
+                painter, _frames(container, stream, timeline, start=timeline.start), frames, from_start
+            ):
+                seconds = timeline.times[frames[run.rows[-1]]]
+                raise bad_media(path, f"damaged: frames are missing or corrupt at or before {seconds:.2f} s")
+    return Clip(pixels=painter.pixels, fps=_fps(timeline, view, positions, frames))
+
+
+def _choose(timeline: Timeline, view: View, path: Path) -> tuple[list[int], npt.NDArray[np.int64]]:
+    """Choose positions [F] among the available frames, and the frames [F] of the file that are shown there."""
+    lengths = np.array([len(timeline.stamps)]), np.array([timeline.seconds])
+    available, needed = int(count_frames(*lengths, fps=view.fps, stride=view.stride)[0]), needed_frames(view)
+    if available < needed:
+        how = f"at {view.fps:g} frames per second" if view.fps is not None else f"with stride {view.stride}"
+        raise bad_media(path, f"has {available} frames {how}, {needed} are needed")
+    positions = sample_positions(view, available)
+    chosen = np.array(positions, np.int64)
+    if view.fps is None:
+        return positions, chosen * view.stride
+    return positions, np.searchsorted(timeline.times, (chosen + PHASE) / view.fps, side="right") - 1
+
+
+def _fps(timeline: Timeline, view: View, positions: list[int], frames: npt.NDArray[np.int64]) -> float:
+    """Frame rate of the chosen frames, without the rounding of time stamps where the rate is constant."""
+    gaps = view.num_frames - 1
+    if gaps == 0:
+        return 0.0
+    if view.fps is not None:
+        return view.fps * gaps / (positions[-1] - positions[0])
+    span, num_frames = float(timeline.times[frames[-1]] - timeline.times[frames[0]]), int(frames[-1] - frames[0])
+    if timeline.nominal_fps and abs(num_frames / timeline.nominal_fps - span) < ROUNDING_SECONDS:
+        return float(timeline.nominal_fps * gaps / num_frames)
+    return gaps / span
+
+
+def _runs(timeline: Timeline, frames: npt.NDArray[np.int64]) -> list[_Run]:
+    """Split the rows where a jump to a later key frame is shorter than decoding on."""
+    keys = timeline.keys[np.searchsorted(timeline.keys, frames, side="right") - 1]
+    starts = [0, *(int(row) for row in np.flatnonzero(keys[1:] > frames[:-1] + SEEK_GAP) + 1)]
+    return [_Run(int(keys[a]), range(a, b)) for a, b in zip(starts, [*starts[1:], len(frames)], strict=True)]
+
+
+def _frames(
+    container: InputContainer, stream: VideoStream, timeline: Timeline, *, start: int
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Decode from the key frame at or before the time stamp ``start``, with each frame's number in the file."""
+    container.seek(start, stream=stream)
+    for count, frame in enumerate(container.decode(stream)):
+        if timeline.is_counted:
+            yield count, frame
+        elif frame.pts is not None:
+            yield int(np.searchsorted(timeline.stamps, frame.pts, side="right")) - 1, frame
+
+
+def _paint_run(
+    painter: "_Painter", decoded: Iterator[tuple[int, VideoFrame]], frames: npt.NDArray[np.int64], run: _Run
+) -> bool:
+    """Paint the rows of a run; False if a frame from its key frame on is missing or corrupt."""
+    row, expected = run.rows[0], run.key
+    for number, frame in decoded:
+        if number < expected:
+            continue  # shown before the key frame, and decoded from what came before it
+        if number > expected or frame.is_corrupt:
+            return False
+        while row in run.rows and frames[row] == number:
+            painter.paint(frame, row)
+            row += 1
+        if row not in run.rows:
+            return True
+        expected += 1
+    return False
+
+
+class _Painter:
+    """Scales, turns and crops frames into the rows of one sample."""
+
+    def __init__(self, view: View, stream: VideoStream) -> None:
+        self.pixels = torch.empty((view.num_frames, view.height, view.width, 3), dtype=torch.uint8)
+        self._rows: npt.NDArray[np.uint8] = self.pixels.numpy()
+        self._view = view
+        self._stream = stream
+        self._reformatter = VideoReformatter()  # one for all frames: it prepares its filters once
+        self._placed: tuple[Orientation, Fit] | None = None
+
+    def paint(self, frame: VideoFrame, row: int) -> None:
+        if self._placed is None:
+            self._placed = _orientation(frame), fit(*_displayed_size(frame, self._stream), self._view)
+        turn, placed = self._placed
+        width, height = (placed.height, placed.width) if turn.transpose else (placed.width, placed.height)
+        has_alpha = any(component.is_alpha for component in frame.format.components)
+        scaled = self._reformatter.reformat(
+            frame,
+            width,
+            height,
+            "rgba" if has_alpha else "rgb24",
+            src_colorspace=Colorspace.ITU709 if _is_unstated_hd(frame) else None,
+            interpolation=Interpolation.BICUBIC,
+            threads=1,
+        )
+        upright = _turned(_on_white(scaled) if has_alpha else _packed(scaled, channels=3), turn)
+        self._rows[row] = crop(upright, placed, self._view)
+
+
+def _is_unstated_hd(frame: VideoFrame) -> bool:
+    return frame.colorspace == UNSTATED_COLORSPACE and min(frame.height, frame.width) >= HD_HEIGHT
+
+
+def _packed(frame: VideoFrame, *, channels: int) -> npt.NDArray[np.uint8]:
+    """View the pixels [h, w, channels] of a packed frame without copying them."""
+    plane = frame.planes[0]
+    lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height]
+    return lines[:, : frame.width * channels].reshape(frame.height, frame.width, channels)
+
+
+def _on_white(frame: VideoFrame) -> npt.NDArray[np.uint8]:
+    """Lay an rgba frame on white, as images are."""
+    rgba = _packed(frame, channels=4).astype(np.uint16)
+    alpha = rgba[..., 3:]
+    return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _orientation(frame: VideoFrame) -> Orientation:
+    """Read the display matrix (a b u, c d v, x y w): pixel (p, q) is shown at (a p + c q, b p + d q)."""
+    side_data: Any = frame.side_data  # PyAV's stubs know motion vectors only
+    if "DISPLAYMATRIX" not in side_data:
+        return Orientation(transpose=False, flip_rows=False, flip_columns=False)
+    a, b, _, c, d = (int(x) for x in np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), np.int32)[:5])
+    if abs(b) > abs(a):
+        return Orientation(transpose=True, flip_rows=b < 0, flip_columns=c < 0)
+    return Orientation(transpose=False, flip_rows=d < 0, flip_columns=a < 0)
+
+
+def _turned(pixels: npt.NDArray[np.uint8], turn: Orientation) -> npt.NDArray[np.uint8]:
+    upright = pixels.transpose(1, 0, 2) if turn.transpose else pixels
+    return upright[:: -1 if turn.flip_rows else 1, :: -1 if turn.flip_columns else 1]
+
+
+def _displayed_size(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
+    """Height and width on a screen: non-square pixels made square, then turned."""
+    height, width = frame.height, round(frame.width * (stream.sample_aspect_ratio or 1))
+    return (width, height) if _orientation(frame).transpose else (height, width)

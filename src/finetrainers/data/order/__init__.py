@@ -1,0 +1,1 @@
+"""Which samples each optimizer step takes, and what it needs of them from the cache."""

@@ -1,0 +1,76 @@
+"""What a sample is made of, as encoders and the cache take it: items by name, each with what it is encoded from."""
+
+from dataclasses import dataclass
+
+from finetrainers.config import Bucket
+from finetrainers.data.cache.store import Kind
+from finetrainers.data.media.signals import Signal
+from finetrainers.data.media.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class LatentsJob:
+    """One item of latents, and what it is made of."""
+
+    key: str
+    digest: str
+    """Hash of the file's bytes, in hexadecimal digits."""
+    path: str
+    view: View
+    signal: Signal | None = None
+    """What is computed from the pixels before they are encoded; None for what the model learns to make."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An item of latents that cannot be made."""
+
+    job: LatentsJob
+    reason: str
+    """Why, without the path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A file of its own, such as the picture that a prompt of the validation starts from."""
+
+    key: str
+    """Hash of the file's bytes."""
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextJob:
+    """One encoded caption."""
+
+    key: str
+    caption: str
+    seen: LatentsJob | Picture | None = None
+    """What the text encoder sees beside the caption: the first frame of a view, a picture, or nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleJob:
+    """The items of one sample."""
+
+    position: int
+    bucket: Bucket
+    latents: LatentsJob
+    text: TextJob
+    control: LatentsJob | None = None
+    """None for prompt-only training."""
+
+    @property
+    def media(self) -> tuple[LatentsJob, ...]:
+        """All that the VAE encodes."""
+        return (self.latents,) if self.control is None else (self.latents, self.control)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of all items."""
+        return tuple(key for _, key in self.items)
+
+    @property
+    def items(self) -> tuple[tuple[Kind, str], ...]:
+        """Kind and key of all items."""
+        return (("text", self.text.key), *(("latents", item.key) for item in self.media))

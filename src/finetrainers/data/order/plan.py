@@ -1,0 +1,240 @@
+"""What each step of a run needs from the cache: from sample positions to the names of encoded items."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetrainers.data.cache.store import make_key
+from finetrainers.data.catalog.catalog import Catalog, DataSet, caption_of, view_of
+from finetrainers.data.catalog.controls import control_digest, control_of, control_view
+from finetrainers.data.catalog.left_out import BadViews, LeftOut
+from finetrainers.data.media.signals import Signal
+from finetrainers.data.media.view import View
+from finetrainers.data.order.choices import NO_CAPTION, Choices
+from finetrainers.data.order.jobs import LatentsJob, Picture, SampleJob, TextJob
+from finetrainers.data.order.lazy import Lazy
+from finetrainers.data.order.order import Indices, Order
+from finetrainers.data.sources.control_files import about_control
+from finetrainers.data.sources.items import Problem
+from finetrainers.files.whole import hash_file
+
+VIEW_FIELDS = tuple(field.name for field in fields(View))
+
+DRAWS_AT_ONCE = 1 << 21
+"""Draws that are planned in one go: bounds the memory that planning takes beside its result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """Jobs of many samples: a few bytes each, since the jobs themselves are made one at a time."""
+
+    plan: "Plan"
+    samples: Indices
+    positions: Indices
+    views: NDArray[np.int32]
+    captions: NDArray[np.int32]
+    """NO_CAPTION where it is dropped."""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def all(self) -> Lazy[SampleJob]:
+        """Jobs of all samples."""
+        return Lazy(self._job, len(self))
+
+    def latents(self) -> Lazy[LatentsJob]:
+        """Jobs of all that the VAE encodes, each view of a sample once, in the order of first use."""
+        first = _first_uses(self.samples * (1 + int(self.views.max(initial=0))) + self.views)
+        makers = (self.plan.latents_job,) if self.plan.signal is None else (self.plan.latents_job, self.plan.control_job)
+        count = len(makers)
+        return Lazy(
+            lambda i: makers[i % count](int(self.samples[first[i // count]]), int(self.views[first[i // count]])),
+            count * len(first),
+        )
+
+    def texts(self) -> Lazy[TextJob]:
+        """Jobs of the captions, each caption of a sample (and of a view, if it is seen) once, in the order of first use."""
+        codes = self.samples * (2 + int(self.captions.max(initial=0))) + self.captions - NO_CAPTION
+        if self.plan.text_sees_image:
+            codes = codes * (1 + int(self.views.max(initial=0))) + self.views
+        else:
+            codes[self.captions == NO_CAPTION] = -1  # the same for all samples
+        first = _first_uses(codes)
+        samples, captions, views = (index[first] for index in (self.samples, self.captions, self.views))
+        make = self.plan.sample_text
+        return Lazy(lambda i: make(int(samples[i]), int(captions[i]), view=int(views[i])), len(first))
+
+    def _job(self, index: int) -> SampleJob:
+        sample, view, caption = int(self.samples[index]), int(self.views[index]), int(self.captions[index])
+        return self.plan.job(sample, int(self.positions[index]), view=view, caption=caption)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The samples of a run with the encoders that make them; says which items each step reads."""
+
+    catalog: Catalog
+    seed: int
+    latents_encoder: str
+    """Identity of the VAE and its data type: part of each key."""
+    text_encoder: str
+    """Identity of the text encoders and their settings."""
+    text_sees_image: bool = False
+    """Whether the text encoder sees the first frame beside the caption."""
+    signal: Signal | None = None
+    """Control signal that each sample has beside its media; None for prompt-only training."""
+    frame_step: int = 1
+    """Frames of one latent frame: a control that is shorter than its clip ends with a whole one."""
+    bad: BadViews = field(default_factory=BadViews)
+    """Views of samples that cannot be made: other samples stand in for them."""
+
+    @property
+    def choices(self) -> Choices:
+        """What each position shows."""
+        return Choices(self.catalog, self.seed, self.bad)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples to train on."""
+        return self.catalog.num_samples - self.bad.num_samples
+
+    def fingerprint(self) -> str:
+        """Hash what the order and the samples depend on besides the configuration: files, and a signal of the user's."""
+        files = self.catalog.fingerprint()
+        return files if self.signal is None else make_key(files, self.signal.identity)[:16]
+
+    def step(self, order: Order, step: int) -> list[SampleJob]:
+        """Jobs of one optimizer step, in the order of positions."""
+        positions = step * order.batch_size + np.arange(order.batch_size)
+        samples, views, captions = self.choices.at(order, positions)
+        return list(Jobs(self, samples, positions, views, captions).all())
+
+    def distinct(self, order: Order, start: int, stop: int) -> Jobs:
+        """Jobs of the optimizer steps from ``start`` to ``stop``, each pair of items once, in the order of first use."""
+        steps_at_once = max(1, DRAWS_AT_ONCE // order.batch_size)
+        num_views = max(data.config.num_views for data in self.catalog.sets)
+        num_choices = 1 + max(int(data.num_captions.max(initial=0)) for data in self.catalog.sets)
+        known, found = np.empty(0, np.int64), [(np.empty(0, np.int64), np.empty(0, np.int64))]
+        for first in range(start, stop, steps_at_once):
+            last = min(first + steps_at_once, stop)
+            positions = np.arange(first * order.batch_size, last * order.batch_size)
+            samples, views, captions = self.choices.at(order, positions)
+            codes = (samples * num_views + views) * num_choices + captions - NO_CAPTION
+            values, uses = np.unique(codes, return_index=True)
+            new = np.sort(uses[~_is_in(values, known)])
+            found.append((codes[new], positions[new]))
+            if last < stop:
+                known = np.concatenate([known, codes[new]])
+                known.sort(kind="stable")  # mostly sorted already
+        codes, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        del found, known
+        captions = (codes % num_choices + NO_CAPTION).astype(np.int32)
+        codes //= num_choices
+        views = (codes % num_views).astype(np.int32)
+        codes //= num_views
+        return Jobs(self, codes, positions, views, captions)
+
+    def held_out(self, count: int) -> list[SampleJob]:
+        """The first view and caption of ``count`` samples spread over all data sets, fixed for all runs."""
+        chosen = np.unique(np.linspace(0, self.catalog.num_samples - 1, min(count, self.catalog.num_samples)).astype(int))
+        is_bad = np.isin(chosen * self.bad.num_views, self.bad.codes)
+        return [self.job(int(sample), i, view=0, caption=0) for i, sample in enumerate(chosen) if not is_bad[i]]
+
+    def leaving_out(self, items: Sequence[LeftOut]) -> "Plan":
+        """Return the plan in which other samples stand in for those that need one of these items."""
+        since = {item.key: item.since for item in items}
+        pairs = [(sample, view, since[job.key]) for sample, view, job in self._needing(items)]
+        return replace(self, bad=BadViews.of(pairs, max(data.config.num_views for data in self.catalog.sets)))
+
+    def problems(self, items: Sequence[LeftOut]) -> list[tuple[DataSet, Problem]]:
+        """What these items make of the data sets: each medium that needs one of them, once."""
+        reasons = {item.key: item.reason for item in items}
+        found: dict[tuple[int, str], tuple[DataSet, Problem]] = {}
+        for sample, _, job in self._needing(items):
+            data, row = self.catalog.locate(sample)
+            medium, reason = data.table["media"][int(data.item[row])].as_py(), reasons[job.key]
+            if job.signal is not None and data.control_digests is not None:
+                reason = about_control(job.path, reason)
+            found.setdefault((id(data), medium), (data, Problem(medium, reason)))
+        return list(found.values())
+
+    def _needing(self, items: Sequence[LeftOut]) -> Iterator[tuple[int, int, LatentsJob]]:
+        """Samples and views that need one of these items, each with the job that makes it."""
+        keys = {item.key for item in items}
+        digests = np.array([list(bytes.fromhex(item.digest)) for item in items], np.uint8)
+        for sample in self.catalog.samples_of(digests) if items else ():
+            for view in range(self.catalog.locate(sample)[0].config.num_views):
+                media = self.latents_job(sample, view)
+                jobs = dict.fromkeys((media, self._control_beside(media, sample)))
+                yield from ((sample, view, job) for job in jobs if job.key in keys)
+
+    def text_job(self, caption: str, picture: str | None = None) -> TextJob:
+        """Job of any caption, such as a prompt of the validation with the file of the picture that it starts from."""
+        if not self.text_sees_image or picture is None:
+            return TextJob(make_key("text", self.text_encoder, caption), caption)
+        return self._seeing_job(caption, Picture(hash_file(Path(picture)).hex(), picture))
+
+    def latents_job(self, sample: int, view: int) -> LatentsJob:
+        """Job of one view of a sample."""
+        data, row = self.catalog.locate(sample)
+        item, pixels = int(data.item[row]), view_of(data, row, view=view, bucket=self.catalog.buckets[data.bucket[row]])
+        digest = data.digests[item].tobytes().hex()
+        key = make_key("latents", self.latents_encoder, digest, _values(pixels))
+        return LatentsJob(key, digest, data.table["media"][item].as_py(), pixels)
+
+    def control_job(self, sample: int, view: int) -> LatentsJob:
+        """Job of the control signal of one view of a sample; for the media themselves it is the view's own."""
+        return self._control_beside(self.latents_job(sample, view), sample)
+
+    def _control_beside(self, media: LatentsJob, sample: int) -> LatentsJob:
+        if self.signal is None or self.signal.name == "identity":
+            return media
+        data, row = self.catalog.locate(sample)
+        if data.control_digests is None:  # computed from the media
+            path, digest, pixels = media.path, media.digest, media.view
+        else:
+            path, digest = control_of(data, row), control_digest(data, row)
+            pixels = control_view(data, row, media.view, frame_step=self.frame_step)
+        frames = media.view.num_frames  # which changes nothing of the item: caches that are filled know it by this name
+        key = make_key("control", self.latents_encoder, self.signal.identity, digest, _values(pixels), frames)
+        return LatentsJob(key, digest, path, pixels, self.signal)
+
+    def sample_text(self, sample: int, caption: int, *, view: int) -> TextJob:
+        """Job of one caption of a sample, or of none; with the view, if the text encoder sees it."""
+        text = "" if caption == NO_CAPTION else caption_of(*self.catalog.locate(sample), caption)
+        return self._seeing_job(text, self.latents_job(sample, view)) if self.text_sees_image else self.text_job(text)
+
+    def job(self, sample: int, position: int, *, view: int, caption: int) -> SampleJob:
+        """Job of a sample at a position."""
+        data, row = self.catalog.locate(sample)
+        bucket, text = self.catalog.buckets[data.bucket[row]], self.sample_text(sample, caption, view=view)
+        media = self.latents_job(sample, view)
+        control = None if self.signal is None else self._control_beside(media, sample)
+        return SampleJob(position, bucket, media, text, control)
+
+    def _seeing_job(self, caption: str, seen: LatentsJob | Picture) -> TextJob:
+        return TextJob(make_key("text", self.text_encoder, caption, seen.key), caption, seen)
+
+
+def _values(view: View) -> list[object]:
+    """The values of the fields, in their order; ``astuple`` copies each deeply, which is most of the time of a job."""
+    return [getattr(view, name) for name in VIEW_FIELDS]
+
+
+def _first_uses(codes: Indices) -> Indices:
+    """Where each value comes for the first time, in ascending order."""
+    _, first = np.unique(codes, return_index=True)
+    first.sort()
+    return first
+
+
+def _is_in(codes: Indices, known: Indices) -> NDArray[np.bool_]:
+    """Which codes are among the known ones; both are sorted, or the search would take many times longer."""
+    places = np.searchsorted(known, codes)
+    is_in: NDArray[np.bool_] = np.zeros(len(codes), np.bool_)
+    inside = places < len(known)
+    is_in[inside] = known[places[inside]] == codes[inside]
+    return is_in

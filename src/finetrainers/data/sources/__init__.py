@@ -1,0 +1,1 @@
+"""Which items a data set has: one file for each layout. No media is opened here."""

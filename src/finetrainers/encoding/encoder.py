@@ -1,0 +1,283 @@
+"""The encoding stage: what the cache lacks, in batches, through one group of encoders at a time.
+
+With ``cache.batch_size: 1``, the default, an interrupted run encodes the same bits as one that nobody interrupted. In larger
+batches the last bits of an item depend on its row, since matrix products are blocked by rows.
+"""
+
+import gc
+import itertools
+import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from finetrainers.batch import Image
+from finetrainers.config import CacheConfig
+from finetrainers.data.cache.leases import Lease
+from finetrainers.data.cache.store import IMAGE, Cache, Kind, make_key
+from finetrainers.data.catalog.memo import Memo
+from finetrainers.data.media.files import decode, why_unreadable
+from finetrainers.data.media.signals import Signal
+from finetrainers.data.media.view import Clip
+from finetrainers.data.order.jobs import Failure, LatentsJob, TextJob
+from finetrainers.data.order.lazy import Lazy
+from finetrainers.errors import ConfigError, DataError
+from finetrainers.models import Model
+from finetrainers.models.vae import encode_pixels, load_vae
+
+StageProgress = Callable[[str, int, int], None]
+"""Called with (stage, items done, items in all)."""
+
+T = TypeVar("T")
+Result = TypeVar("Result")
+Job = TypeVar("Job", LatentsJob, TextJob)
+
+DECODED_BATCHES_AHEAD = 2
+"""Batches of decoded pixels that wait for the encoder: bounds the memory."""
+JOBS_AT_ONCE = 4096
+"""Media whose jobs are made and sorted by shape in one go: bounds the memory."""
+SEEN_SLOTS = 1 << 20
+"""Keys that are remembered while the cache is searched; one that is forgotten costs another look at the disk."""
+SECONDS_BETWEEN_REPORTS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """Fills a cache with what a model's encoders make of media and captions."""
+
+    model: Model
+    cache: Cache
+    memo: Memo
+    config: CacheConfig
+    device: torch.device
+    progress: StageProgress
+    warn: Callable[[str], None]
+    """Takes what a user should know of, as a sentence."""
+    has_tiling: bool = False
+    has_slicing: bool = False
+    lease: Lease | None = None
+    """Keeps what the run needs from being removed by others."""
+
+    def identities(self) -> tuple[str, str]:
+        """Identify the VAE and the text encoders by their weights and settings; no weights are loaded.
+
+        Local weights are hashed once and remembered; those from the Hub are known by repository and commit.
+        """
+        adapter = self.model.adapter
+        own = self._own_code()
+        image: list[object] = list(own)
+        if self.model.takes_image:
+            image += [adapter.name, self.model.task, *map(self._identity, self.model.image_components)]
+        facts = adapter.samples_posterior, adapter.grid.frame_patch, adapter.vae_statistics, adapter.has_image_vae
+        if adapter.grid.frame_patch > 1:
+            image.append("without padding")  # items of earlier versions had it
+        latents = make_key("vae", self._identity("vae"), self.has_tiling, *facts, *image)
+        encoders: list[object] = [*own, *(self._identity(name) for name in self.model.text_components)]
+        if settings := adapter.text_settings(self.model.task):
+            encoders.append(dict(settings))
+        return latents, make_key("text", adapter.name, self.model.max_length, *encoders)
+
+    def fill(self, latents: Sequence[LatentsJob], texts: Sequence[TextJob]) -> list[Failure]:
+        """Encode what the cache lacks; return what could not be decoded or encoded."""
+        failures = self._fill_texts(self._missing("text", texts))
+        return failures + self._fill_latents(self._missing("latents", latents))
+
+    def _own_code(self) -> list[str]:
+        """Identify an adapter that is a file of the user's: what it encodes changes as the file does."""
+        place = self.model.pretrained.config.adapter
+        return [] if place is None else [self.memo.digest(Path(place.rpartition(":")[0]).expanduser()).hex()]
+
+    def _identity(self, component: str) -> str:
+        pretrained = self.model.pretrained
+        place = pretrained.place(component)
+        if not place.is_local:
+            return f"{place.path}@{pretrained.commit(component)}/{place.subfolder} {place.dtype}"
+        return make_key(
+            *((file.name, self.memo.digest(file).hex()) for file in pretrained.files(component)), str(place.dtype)
+        )
+
+    def _missing(self, kind: Kind, jobs: Sequence[Job]) -> Lazy[Job]:
+        """Jobs whose items the cache lacks, each key once, in the order of first use."""
+        seen, keys, places = array("Q", bytes(8 * SEEN_SLOTS)), array("Q"), array("q")
+        for place, job in enumerate(jobs):
+            key = int(job.key[:16], 16)
+            if seen[key % SEEN_SLOTS] == key:
+                continue
+            seen[key % SEEN_SLOTS] = key
+            if not self.cache.has(kind, job.key):
+                keys.append(key)
+                places.append(place)
+        _, first = np.unique(np.array(keys, np.uint64), return_index=True)
+        chosen = np.array(places, np.int64)[np.sort(first)]
+        return Lazy(lambda index: jobs[int(chosen[index])], len(chosen))
+
+    def _fill_texts(self, jobs: Lazy[TextJob]) -> list[Failure]:
+        if not jobs:
+            return []
+        model, pretrained = self.model, self.model.pretrained
+        components = {name: pretrained.load(name) for name in model.text_components}
+        pipeline = pretrained.pipeline(model.pipeline_class, components).to(self.device)
+        report = self._reporter("encode text", len(jobs))
+        cut: list[str] = []
+        failures: list[Failure] = []
+        for batch, images in self._ahead(_batches(jobs, self.config.batch_size), _look):
+            failures += [image for image in images if isinstance(image, Failure)]
+            good = [(job, image) for job, image in zip(batch, images, strict=True) if not isinstance(image, Failure)]
+            if good:
+                cut += self._too_long([job.caption for job, _ in good], components[model.adapter.main_tokenizer])
+                self._encode_captions(pipeline, good)
+            report(len(batch))
+        if cut:
+            self.warn(
+                f"{len(cut)} captions are longer than model.max_sequence_length ({self.model.max_length} tokens), "
+                f"and what is beyond is not seen; the first begins {cut[0][:60]!r}"
+            )
+        del pipeline, components
+        free_memory()
+        return failures
+
+    def _encode_captions(self, pipeline: Any, jobs: list[tuple[TextJob, PIL.Image.Image | None]]) -> None:
+        """Encode and store captions, with the images that the text encoder sees beside them."""
+        captions, images = [job.caption for job, _ in jobs], [image for _, image in jobs]
+        with torch.no_grad():  # outside of their __call__, pipelines record gradients
+            text = self.model.encode_text(pipeline, captions, images, device=self.device)
+        for row, (job, _) in enumerate(jobs):
+            self.cache.write("text", job.key, {name: t[row].cpu() for name, t in text.items()}, {})
+
+    def _too_long(self, captions: list[str], tokenizer: Any) -> list[str]:
+        """Choose the captions that the denoiser will not see all of."""
+        tokens = tokenizer(captions, truncation=False, verbose=False)["input_ids"]
+        return [c for c, own in zip(captions, tokens, strict=True) if len(own) > self.model.max_length]
+
+    def _fill_latents(self, jobs: Lazy[LatentsJob]) -> list[Failure]:
+        failures: list[Failure] = []
+        pipeline: Any = None
+        report = self._reporter("encode media", len(jobs))
+        for batch, clips in self._decoded(jobs):
+            good = [(job, clip) for job, clip in zip(batch, clips, strict=True) if isinstance(clip, Clip)]
+            failures += [clip for clip in clips if isinstance(clip, Failure)]
+            if good and pipeline is None:  # loaded only when there is something to encode
+                pipeline = self._load_image_pipeline()
+            if good:
+                failures += self._encode_clips(pipeline, good)
+            report(len(batch))
+        del pipeline
+        free_memory()
+        return failures
+
+    def _reporter(self, stage: str, total: int) -> Callable[[int], None]:
+        """Return what counts items that are done, and tells of them at most once a second, and at the end."""
+        done, told = 0, -SECONDS_BETWEEN_REPORTS
+
+        def report(count: int) -> None:
+            nonlocal done, told
+            done += count
+            if done == total or time.monotonic() - told >= SECONDS_BETWEEN_REPORTS:
+                told = time.monotonic()
+                self.progress(stage, done, total)
+
+        return report
+
+    def _load_image_pipeline(self) -> Any:
+        """Load the VAE, and what else the task needs for the frames that are given."""
+        model, options = self.model, {"has_tiling": self.has_tiling, "has_slicing": self.has_slicing}
+        components = {"vae": load_vae(model.pretrained, self.device, **options)}
+        return model.pretrained.pipeline(model.pipeline_class, components | model.load_image_components(self.device))
+
+    def _encode_clips(self, pipeline: Any, clips: list[tuple[LatentsJob, Clip]]) -> list[Failure]:
+        """Encode and store clips of one size; return those that the VAE makes nothing finite of."""
+        failures, vae, model = [], pipeline.vae, self.model
+        pixels = torch.stack([clip.pixels for _, clip in clips])
+        mean, std = encode_pixels(vae, model.adapter, pixels)
+        image: Image = {}
+        if model.takes_image and clips[0][0].signal is None:
+            with torch.no_grad():
+                image = model.adapter.encode_image(pipeline, pixels, task=model.task)
+        for row, (job, clip) in enumerate(clips):
+            tensors = {"mean": mean[row]} if std is None else {"mean": mean[row], "std": std[row]}
+            tensors |= {IMAGE + name: tensor[row].cpu() for name, tensor in image.items()}
+            if all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+                self.cache.write("latents", job.key, tensors, {"fps": repr(clip.fps)})
+            elif job.signal is not None and job.signal.is_computed:  # no fault of the file's
+                raise ConfigError(
+                    f"conditioning.signal: the VAE makes latents of {job.path} that are not finite in {vae.dtype}"
+                )
+            else:  # in the cache they would poison all runs
+                reason = f"the VAE's latents are not finite in {vae.dtype}; try model.components.vae.dtype: float32"
+                failures.append(Failure(job, reason))
+        return failures
+
+    def _decoded(self, jobs: Lazy[LatentsJob]) -> Iterator[tuple[list[LatentsJob], list[Clip | Failure]]]:
+        """Batches of one size, of media or of controls, with their pixels, decoded ahead."""
+
+        def shape(job: LatentsJob) -> tuple[bool, int, int, int]:
+            return job.signal is not None, job.view.num_frames, job.view.height, job.view.width
+
+        blocks = (sorted(block, key=shape) for block in _batches(jobs, JOBS_AT_ONCE))
+        by_shape = (list(group) for block in blocks for _, group in itertools.groupby(block, key=shape))
+        return self._ahead((batch for group in by_shape for batch in _batches(group, self.config.batch_size)), _decode)
+
+    def _ahead(self, batches: Iterator[list[T]], do: Callable[[T], Result]) -> Iterator[tuple[list[T], list[Result]]]:
+        """Batches with what is made of their items, ahead and by a few threads: FFmpeg and Pillow release the GIL."""
+        with ThreadPoolExecutor(max(1, self.config.workers)) as pool:
+            waiting: list[tuple[list[T], list[Future[Result]]]] = []
+            for batch in batches:
+                waiting.append((batch, [pool.submit(do, item) for item in batch]))
+                if len(waiting) > DECODED_BATCHES_AHEAD:
+                    ready, futures = waiting.pop(0)
+                    yield ready, [future.result() for future in futures]
+            for ready, futures in waiting:
+                yield ready, [future.result() for future in futures]
+
+
+def free_memory() -> None:
+    """Give back what was just dropped, so that the next model finds room."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _decode(job: LatentsJob) -> Clip | Failure:
+    try:
+        clip = decode(Path(job.path), job.view)
+    except DataError as error:
+        return Failure(job, str(error).removeprefix(f"{job.path}: "))
+    except OSError as error:
+        return Failure(job, why_unreadable(error))
+    return clip if job.signal is None else replace(clip, pixels=_apply(job.signal, clip, job.path))
+
+
+def _apply(signal: Signal, clip: Clip, path: str) -> Tensor:
+    """Compute a signal; its failure is the function's, and no fault of the file.
+
+    Raises:
+        ConfigError: If it fails.
+    """
+    try:
+        return signal(clip.pixels)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"conditioning.signal: {signal.name} failed on {path}: {type(error).__name__}: {error}; mend the function"
+        ) from error
+
+
+def _look(job: TextJob) -> PIL.Image.Image | Failure | None:
+    """Return the image that the text encoder sees beside a caption."""
+    if isinstance(job.seen, LatentsJob):
+        clip = _decode(job.seen)
+        return clip if isinstance(clip, Failure) else PIL.Image.fromarray(clip.pixels[0].numpy())
+    return None if job.seen is None else PIL.Image.open(job.seen.path).convert("RGB")
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    return (list(items[start : start + size]) for start in range(0, len(items), size))

@@ -1,0 +1,1 @@
+"""What trades time for memory, and which kernels compute attention."""

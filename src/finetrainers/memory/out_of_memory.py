@@ -1,0 +1,116 @@
+"""What to say where memory does not suffice: what it held, and the settings that take less, with their present values."""
+
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import torch
+
+from finetrainers.config import Config, FullConfig
+from finetrainers.config.run import FIXED
+from finetrainers.errors import ConfigError
+from finetrainers.memory.peak import peak_memory_gb
+
+MARKS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+"""What torch says of a device or a host that has no more, where the class of the error does not."""
+LARGE_STATE = ("adamw", "adam", "sgd", "prodigy", "adamw_schedule_free")
+"""Optimizers whose state is larger than that of adamw_8bit."""
+
+Doing = Literal["loading", "encoding", "training", "validating", "sampling"]
+
+
+class Setting(NamedTuple):
+    """A key that takes less memory with another value."""
+
+    key: str
+    now: object
+    better: str
+
+
+@contextmanager
+def out_of_memory_explained(config: Config, device: torch.device, doing: Doing) -> Iterator[None]:
+    """Turn the errors of full memory into one that names what to change.
+
+    Raises:
+        ConfigError: With what was in memory, and the keys that help.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = explain(config, device, doing, error)
+        traceback.clear_frames(error.__traceback__)  # they hold the activations, and there is still something to save
+        raise ConfigError(message) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the host has no more memory."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(mark in str(error) for mark in MARKS)
+
+
+def explain(config: Config, device: torch.device, doing: Doing, error: BaseException) -> str:
+    """Say in one message what was in memory, and what helps."""
+    message = f"out of memory while {doing}: {_in_memory(device, error)}"
+    settings = list(helpful(config, doing))
+    at_once = [setting for setting in settings if not _is_fixed(setting.key)]
+    in_a_new_run = [setting for setting in settings if _is_fixed(setting.key)]
+    for heading, chosen in (("What helps", at_once), ("What helps in a new run, with another output_dir", in_a_new_run)):
+        if chosen:
+            lines = [f"{key}: {now} -> {better}" for key, now, better in chosen]
+            message += f"\n{heading}:\n  " + "\n  ".join(lines)
+    way_out = "" if settings else "\nAll settings that save memory are made; take a smaller model, or a larger device"
+    return message + way_out
+
+
+def helpful(config: Config, doing: Doing) -> Iterator[Setting]:
+    """Settings that take memory in what is done, and are not at their best; in the order in which to try them."""
+    train, memory = config.train, config.memory
+    if doing == "training" and train.micro_batch_size > 1:
+        yield Setting("train.micro_batch_size", train.micro_batch_size, "1")
+    if doing == "training" and not train.gradient_checkpointing:
+        yield Setting("train.gradient_checkpointing", "false", "true")
+    if doing == "encoding" and config.cache.batch_size > 1:
+        yield Setting("cache.batch_size", config.cache.batch_size, "1")
+    if doing in ("encoding", "validating", "sampling") and not memory.vae_tiling:
+        yield Setting("memory.vae_tiling", "false", "true")
+    if doing == "validating" and config.validation.prompts is not None:
+        yield Setting("validation.prompts", config.validation.prompts, "a smaller height, width or num_frames in it")
+    if doing in ("training", "encoding"):
+        for index, data in enumerate(config.data):
+            yield Setting(f"data.{index}.buckets", data.model_dump(mode="json")["buckets"], "smaller or shorter ones")
+    if doing in ("loading", "training", "validating"):
+        yield from _trained(config)
+    if config.model.dtype == "float32":
+        yield Setting("model.dtype", "float32", "bfloat16")
+
+
+def _trained(config: Config) -> Iterator[Setting]:
+    """Settings by which trained weights and what belongs to them take memory."""
+    if config.optimizer.name in LARGE_STATE:
+        yield Setting("optimizer.name", config.optimizer.name, "adamw_8bit")
+    if isinstance(config.tuning, FullConfig):
+        yield Setting("tuning.kind", "full", "lora")
+    elif config.tuning.rank > 1:
+        yield Setting("tuning.rank", config.tuning.rank, "a lower one")
+    if config.train.ema_decay is not None:
+        yield Setting("train.ema_decay", config.train.ema_decay, "none")
+
+
+def _is_fixed(key: str) -> bool:
+    """Whether a run that goes on cannot change a key."""
+    return any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED)
+
+
+def _in_memory(device: torch.device, error: BaseException) -> str:
+    """Say what was in the memory that was full: the device's, or the host's."""
+    wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+    more = f"; {wanted[1]} more were asked for" if wanted else ""
+    is_on_device = device.type == "cuda" and not isinstance(error, MemoryError) and "CPUAllocator" not in str(error)
+    if not is_on_device:
+        return f"the process held up to {peak_memory_gb(torch.device('cpu')):.1f} GB of the host's{more}"
+    total = torch.cuda.get_device_properties(device).total_memory / 1e9
+    allocated, reserved = peak_memory_gb(device), torch.cuda.max_memory_reserved(device) / 1e9
+    return f"of {total:.1f} GB of {device}, up to {allocated:.1f} GB were allocated and {reserved:.1f} GB reserved{more}"

@@ -1,0 +1,1 @@
+"""What a model learns: noise levels, corruption, targets and losses."""

@@ -1,0 +1,1 @@
+"""Pictures and videos from prompts, with a family's own diffusers pipeline."""

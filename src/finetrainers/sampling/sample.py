@@ -1,0 +1,164 @@
+"""Generate with the weights of a run, through the family's plain diffusers pipeline."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from finetrainers.batch import Text
+from finetrainers.conditioning import Conditioning, build_conditioning
+from finetrainers.config import Config, load_config
+from finetrainers.data.catalog.buckets import resolve_buckets
+from finetrainers.distributed.world import pick_device
+from finetrainers.errors import ConfigError
+from finetrainers.files.steps import step_directory, step_folders
+from finetrainers.files.storage import storage_errors
+from finetrainers.files.whole import MANIFEST, damage, hash_file
+from finetrainers.memory.attention import attention, check_attention
+from finetrainers.memory.out_of_memory import out_of_memory_explained
+from finetrainers.models import Model, Request, open_model
+from finetrainers.models.vae import load_vae
+from finetrainers.sampling.prompts import make_request
+from finetrainers.sampling.sampler import Sampler
+from finetrainers.tuning import build_tuning
+
+
+def sample_run(
+    run: Path,
+    prompts: Sequence[Mapping[str, Any]],
+    *,
+    step: int | None = None,
+    use_base: bool = False,
+    output: Path | None = None,
+    device: str = "auto",
+) -> list[Path]:
+    """Draw prompts with a run's exported weights; what is there already, from the same request, is not drawn again.
+
+    Args:
+        run: The run's output_dir.
+        prompts: Each with the keys of a prompts file; None means the default.
+        step: Whose weights; by default the last that were exported.
+        use_base: Draw without the trained weights.
+        output: Folder for the files; by default ``run``/samples.
+        device: As ``train.device``.
+
+    Raises:
+        ConfigError: If there is no such run or step, or a prompt is impossible.
+        StorageError: If the operating system refuses to read or write a file.
+    """
+    with storage_errors({"sample": run, "output": output or run / "samples"}):
+        return _sample(run, prompts, step=step, use_base=use_base, output=output, device=device)
+
+
+def _sample(
+    run: Path,
+    prompts: Sequence[Mapping[str, Any]],
+    *,
+    step: int | None,
+    use_base: bool,
+    output: Path | None,
+    device: str,
+) -> list[Path]:
+    config, model = _open(run)
+    check_attention("validate", config.attention.validation)
+    size = resolve_buckets(config.data[0].buckets)[0]
+    conditioning, takes_control = build_conditioning(config.conditioning), config.conditioning.takes_control
+    requests = [
+        make_request(prompt, f"prompt {n}", model, size, takes_control=takes_control) for n, prompt in enumerate(prompts, 1)
+    ]
+    weights = None if use_base else find_weights(run, step)
+    target = pick_device(device)
+    folder = output or run / "samples"
+    stems = [folder / name_of(request, config, conditioning, weights) for request in requests]
+    missing = {stem: request for stem, request in zip(stems, requests, strict=True) if _drawn(stem) is None}
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+        drawing = _drawing(config, model, conditioning, weights, target)
+        explained = out_of_memory_explained(config, target, "sampling")
+        with explained, drawing as draw, tempfile.TemporaryDirectory(dir=folder) as temporary:
+            for stem, request in missing.items():
+                drawn = draw(request, Path(temporary) / stem.name)
+                drawn.rename(folder / drawn.name)  # whole or not there: what is there is never drawn again
+    return [file for stem in stems if (file := _drawn(stem)) is not None]
+
+
+def name_of(request: Request, config: Config, conditioning: Conditioning, weights: Path | None) -> str:
+    """Name a file after all that decides what it shows: requests with one name would draw the same."""
+    files = {**request.pictures, "control": request.control}
+    pictures = {key: file and hash_file(Path(file)).hex() for key, file in files.items()}
+    facts: dict[str, Any] = {
+        "request": {**asdict(request), **pictures},
+        "config": config.model_dump(mode="json", include={"model", "conditioning", "memory", "attention"}),
+        "weights": None if weights is None else (weights / MANIFEST).read_text(encoding="utf-8"),
+    }
+    if conditioning.signal is not None:
+        data = config.data[0]
+        # The user's own function may have changed.
+        facts["control"] = [*conditioning.signal.identity, data.fps, data.stride, data.resize]
+    digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=4).hexdigest()
+    return f"{'base' if weights is None else weights.name}-{digest}-seed{request.seed}"
+
+
+def _drawn(stem: Path) -> Path | None:
+    """The file of a name without suffix, if it is there."""
+    return next((file for suffix in (".png", ".mp4") if (file := stem.with_suffix(suffix)).exists()), None)
+
+
+@contextmanager
+def _drawing(
+    config: Config, model: Model, conditioning: Conditioning, weights: Path | None, device: torch.device
+) -> Iterator[Callable[[Request, Path], Path]]:
+    """Load the whole pipeline, with the settings of the run; yield what draws one request."""
+    names = [name for name, value in model.pretrained.index.items() if isinstance(value, list) and value[0]]
+    components = {name: model.pretrained.load(name) for name in names if name != "vae"}
+    memory = {"has_tiling": config.memory.vae_tiling, "has_slicing": config.memory.vae_slicing}
+    components["vae"] = load_vae(model.pretrained, device, **memory)
+    pipeline = model.pretrained.pipeline(model.pipeline_class, components).to(device)
+    for name in model.denoisers.trained:
+        conditioning.prepare(pipeline.components[name], model.adapter)
+    if weights is not None:
+        build_tuning(config.tuning).load_exported(pipeline, weights)
+    drawing = (*model.denoisers.trained, *model.denoisers.others, "vae")
+
+    def encode(caption: str, picture: str | None) -> Text:
+        images = [] if picture is None else [Image.open(picture).convert("RGB")]
+        return model.encode_text(pipeline, [caption], images, device=device)
+
+    sampler = Sampler(model, {name: pipeline.components[name] for name in drawing}, device, conditioning, config.data[0])
+    with torch.no_grad(), attention(config.attention.validation):
+        yield lambda request, stem: sampler.draw(request, partial(encode, picture=request.image), stem)
+
+
+def find_weights(run: Path, step: int | None) -> Path:
+    """Find the exported weights of a step, or of the last.
+
+    Raises:
+        ConfigError: If they are not there or not whole.
+    """
+    found = step_folders(run / "weights")
+    if step is None and not found:
+        config = load_config(run / "config.yaml")
+        first = min(config.checkpoint.every, config.train.steps)
+        raise ConfigError(f"{run}: no weights yet: the first are written at step {first} (checkpoint.every)")
+    wanted = step_directory(run / "weights", max(found) if step is None else step)
+    fault = damage(wanted)
+    if fault is not None:
+        steps = ", ".join(folder.name for folder in found.values()) or "none"
+        raise ConfigError(f"{run}: there are no whole weights {wanted.name} ({fault}); there are: {steps}")
+    return wanted
+
+
+def _open(run: Path) -> tuple[Config, Model]:
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(f"{run} is no run directory: it has no config.yaml")
+    config = load_config(file)
+    return config, open_model(config.model)

@@ -1,0 +1,210 @@
+"""Draws pictures and videos with a family's own diffusers pipeline, encoded prompts and, if there is one, a control.
+
+Shape letters as in ``finetrainers.batch``; K, P, Q are pixel frames, height and width.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from finetrainers.batch import Control, Posterior, Text, cast_floats
+from finetrainers.conditioning import Conditioning
+from finetrainers.config import DataConfig
+from finetrainers.data.catalog.rates import clip_fps
+from finetrainers.data.loader import draw_latents, fill_frames, pad_shown
+from finetrainers.data.media.files import View, available_frames, decode, probe
+from finetrainers.models import Model, Request
+from finetrainers.models.base import image_is_optional
+from finetrainers.models.vae import encode_pixels
+
+
+def task_of(request: Request, model: Model) -> str:
+    """Return the task that a request is: models that take the first frame in its place draw with a picture or without."""
+    adapter, task = model.adapter, model.task
+    if image_is_optional(adapter) and task in ("text-to-video", "image-to-video"):
+        return "text-to-video" if request.image is None else "image-to-video"
+    return task
+
+
+class Sampler:
+    """Draws requests with the family's own diffusers pipeline and encoded prompts."""
+
+    def __init__(
+        self,
+        model: Model,
+        components: dict[str, Any],
+        device: torch.device,
+        conditioning: Conditioning | None = None,
+        data: DataConfig | None = None,
+        *,
+        interrupt: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take the components that draw, with the conditioning that they are prepared for, and how its media are read.
+
+        ``interrupt`` is called before each layer of the denoisers and of the VAE, and may raise: a draw can take long.
+        """
+        self._model, self._data, self._interrupt = model, data, interrupt
+        self._conditioning = Conditioning() if conditioning is None else conditioning
+        self._components = {**components, "scheduler": model.pretrained.load("scheduler")}
+        self._components |= model.load_image_components(device)
+        self._device = device
+
+    def pipeline(self, request: Request) -> Any:
+        """Make the pipeline of the request's task."""
+        model = self._model
+        return model.pretrained.pipeline(model.adapter.tasks[task_of(request, model)], self._components)
+
+    def arguments(self, request: Request, text: Callable[[str], Text]) -> dict[str, Any]:
+        """All arguments of the pipeline's call but the output type."""
+        adapter = self._model.adapter
+        _, height, width = request.size
+        arguments: dict[str, Any] = {
+            **self._placed(text(request.prompt)),
+            **adapter.sampling_arguments(request),
+            "height": height,
+            "width": width,
+            "num_inference_steps": request.steps,
+            "max_sequence_length": self._model.max_length,
+            "generator": torch.Generator().manual_seed(request.seed),  # on the CPU: the same noise on every device
+        }
+        if adapter.has_negative_prompt:
+            negative = self._placed(text(request.negative_prompt or ""))
+            arguments |= {f"negative_{name}": tensor for name, tensor in negative.items()}
+        if request.guidance is not None:
+            arguments["guidance_scale"] = request.guidance
+        pictures = {name: Image.open(file).convert("RGB") for name, file in request.pictures.items() if file is not None}
+        return arguments | adapter.picture_arguments(request, pictures)
+
+    def _placed(self, text: Text) -> Text:
+        """Put encoded prompts where the denoiser is, in its data type: the text encoders may have another."""
+        dtype, text = self._model.dtype, self._model.adapter.sampling_text(text)
+        return {name: cast_floats(tensor.to(self._device), dtype) for name, tensor in text.items()}
+
+    def draw(self, request: Request, text: Callable[[str], Text], stem: Path, *, with_control: bool = False) -> Path:
+        """Draw one request into ``stem``.png or ``stem``.mp4; return the file.
+
+        Args:
+            request: What to draw.
+            text: Encodes a prompt.
+            stem: Path of the file without its suffix.
+            with_control: Put what is shown of the control, if there is any, to the left of the picture.
+        """
+        arguments, denoisers = self.arguments(request, text), self._denoisers()
+        pixels, control = self._control(request, arguments["generator"])
+        with self._interruptible(), self._conditioning.sampling(denoisers, self._model.adapter, control):
+            output = self.pipeline(request)(**arguments, output_type="pil", return_dict=False)[0][0]
+        frames = output if isinstance(output, list) else [output]
+        if with_control and pixels is not None:
+            frames = beside(pixels.numpy(), frames)
+        if len(frames) == 1:
+            file = stem.with_suffix(".png")
+            frames[0].save(file)
+            return file
+        fps = self._model.adapter.default_fps if request.fps is None else request.fps
+        return write_video(stem.with_suffix(".mp4"), frames, fps)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Look before each layer whether to stop."""
+
+        def look(*_: Any) -> None:
+            self._interrupt()
+
+        names = (*self._model.denoisers.trained, *self._model.denoisers.others, "vae")
+        layers = [layer for name in names for layer in self._components[name].modules()]
+        with ExitStack() as hooks:
+            for layer in layers:
+                hooks.enter_context(layer.register_forward_pre_hook(look))
+            yield
+
+    def _denoisers(self) -> list[Any]:
+        return [self._components[name] for name in self._model.denoisers.trained]
+
+    def _control(self, request: Request, generator: torch.Generator) -> tuple[Tensor | None, Control | None]:
+        """Make a request's control, and its pixels [K, P, Q, 3]; before the noise, which has the same generator."""
+        signal, adapter = self._conditioning.signal, self._model.adapter
+        if signal is None:
+            return None, None
+        channels, frames, height, width = adapter.grid.latent_shape(request.size)
+        if request.control is None:
+            nothing = Control(torch.zeros(1, channels, frames, height, width), torch.zeros(1, frames))
+            return None, nothing.map(lambda tensor: tensor.to(self._device))
+        assert self._data is not None  # given where there is a conditioning
+        step = adapter.grid.vae_frame_step
+        native = adapter.native_fps
+        pixels = signal(
+            decode_control(Path(request.control), request.size, frame_step=step, data=self._data, native_fps=native)
+        )
+        mean, std = encode_pixels(self._components["vae"], adapter, pixels[None])
+        posterior = Posterior(mean[0], std[0] if adapter.draws_control and std is not None else None)
+        padding = adapter.grid.num_padding(request.size[0])
+        latents = draw_latents(posterior, generator, padding=padding)
+        shown = self._conditioning.shown.for_sampling(frames - padding, mean.shape[2])
+        control = Control(fill_frames(latents, frames)[None], pad_shown(shown, padding))
+        return pixels, control.map(lambda tensor: tensor.to(self._device))
+
+
+def decode_control(
+    path: Path, size: tuple[int, int, int], *, frame_step: int, data: DataConfig, native_fps: float | None = None
+) -> Tensor:
+    """Decode the first frames of a file, [K, P, Q, 3] uint8, at the frame rate of a data set and stretched if it is.
+
+    Args:
+        path: The file.
+        size: (frames, height, width); K is at most so many frames.
+        frame_step: Frames of one latent frame; K makes whole ones.
+        data: Whose ``fps``, ``stride`` and ``resize`` hold; a crop is around the middle.
+        native_fps: The model's rate; None if it has none of its own.
+
+    Raises:
+        DataError: If it cannot be decoded.
+    """
+    most, height, width = size
+    found = probe(path)
+    fps = clip_fps(data, found.fps, native_fps)
+    frames = min(most, available_frames(found, fps=fps, stride=data.stride))
+    view = View(
+        num_frames=1 + (frames - 1) // frame_step * frame_step,
+        height=height,
+        width=width,
+        frame_sampling="start",
+        fps=fps,
+        stride=data.stride,
+        window=0.0,
+        chunk=0,
+        resize="stretch" if data.resize == "stretch" else "center_crop",
+        crop=(0.5, 0.5),
+        flip=False,
+    )
+    return decode(path, view).pixels
+
+
+def beside(control: NDArray[np.uint8], frames: Sequence[Any]) -> list[Any]:
+    """Put control frames [K, P, Q, 3] to the left of PIL images; where there are no more of them, black."""
+    black = np.zeros_like(control[0])
+    shown = itertools.chain(control, itertools.repeat(black))
+    return [Image.fromarray(np.hstack([left, np.asarray(right)])) for left, right in zip(shown, frames, strict=False)]
+
+
+def write_video(file: Path, frames: Sequence[Any], fps: float) -> Path:
+    """Write PIL images of one even size as an H.264 mp4."""
+    from fractions import Fraction
+
+    import av
+
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "16"})
+        stream.width, stream.height = frames[0].size
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+    return file

@@ -1,0 +1,1 @@
+"""A run from its configuration to its weights: the loop, checkpoints, validation, tracking and export."""

@@ -1,0 +1,107 @@
+"""Builds what a prepared run needs to train: the objective, the trainer, its batches and its validation."""
+
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any
+
+import torch
+
+from finetrainers.batch import Batch
+from finetrainers.conditioning import build_conditioning
+from finetrainers.config import Config
+from finetrainers.data.loader import Steps, load_steps
+from finetrainers.memory.attention import attention
+from finetrainers.models import Model
+from finetrainers.objectives.flow import FlowMatching
+from finetrainers.optim.optimizers import build_optimizer
+from finetrainers.optim.schedules import build_schedule
+from finetrainers.training.prepare import Prepared, encode_for_validation
+from finetrainers.training.trainer import Trainer
+from finetrainers.training.validate import HeldOut, Validator
+from finetrainers.tuning import Tuning
+from finetrainers.tuning.base import trained_parameters
+
+
+def build_trainer(config: Config, model: Model, *, objective: FlowMatching, tuning: Tuning, device: torch.device) -> Trainer:
+    """Load the denoiser and make everything that the loop needs. Order matters: what trains, then the optimizer."""
+    denoiser = model.load_denoiser()
+    conditioning = build_conditioning(config.conditioning)
+    for name, part in model.denoisers.split(denoiser).items():
+        conditioning.prepare(part, model.adapter)
+        beside = conditioning.trained_modules(part, model.adapter)
+        tuning.apply(part, model.adapter, component=name, seed=config.seed, beside=beside)
+        if config.train.gradient_checkpointing:
+            part.enable_gradient_checkpointing()
+    denoiser.to(device)
+    parameters = list(trained_parameters(denoiser).values())
+    optimizer = build_optimizer(config.optimizer, parameters)
+    return Trainer(
+        config=config.train,
+        seed=config.seed,
+        adapter=model.adapter,
+        denoiser=denoiser,
+        conditioning=conditioning,
+        objective=objective,
+        optimizer=optimizer,
+        schedule=build_schedule(config.schedule, optimizer, steps=config.train.steps),
+        ema=_build_ema(config, parameters),
+        device=device,
+        dtype=model.dtype,
+        needs_autocast=tuning.needs_autocast,
+        attention=partial(attention, config.attention.train),
+    )
+
+
+def build_batches(
+    config: Config, prepared: Prepared, *, objective: FlowMatching, device: torch.device, start: int, stop: int
+) -> Generator[Batch]:
+    """Make the batches of the optimizer steps from ``start`` to ``stop``, prepared ahead."""
+    return load_steps(build_steps(prepared, objective), config.loader, start=start, stop=stop, pin=device.type == "cuda")
+
+
+def build_steps(prepared: Prepared, objective: FlowMatching) -> Steps:
+    """Make what reads the batch of any optimizer step."""
+    grid, catalog = prepared.model.adapter.grid, prepared.plan.catalog
+    return Steps(
+        plan=prepared.plan,
+        order=prepared.order,
+        cache=prepared.encoder.cache,
+        objective=objective,
+        tokens={bucket: grid.num_tokens(bucket) for bucket in catalog.buckets},
+        padding={bucket: grid.num_padding(bucket[0]) for bucket in catalog.buckets},
+        shown=prepared.conditioning.shown,
+    )
+
+
+def build_validator(
+    config: Config, prepared: Prepared, *, emit: Callable[..., None], interrupt: Callable[[], None]
+) -> Validator:
+    """Make what draws the prompts and measures the held-out loss."""
+    held_out = None
+    if prepared.held_out:
+        held_out = HeldOut(prepared.held_out, prepared.encoder.cache, config.validation.noise_levels)
+    return Validator(
+        directory=config.output_dir / "validation",
+        model=prepared.model,
+        cache=prepared.encoder.cache,
+        plan=prepared.plan,
+        requests=prepared.requests,
+        held_out=held_out,
+        every=config.validation.every,
+        last_step=config.train.steps,
+        emit=emit,
+        attention=partial(attention, config.attention.validation),
+        interrupt=interrupt,
+        vae_tiling=config.memory.vae_tiling,
+        vae_slicing=config.memory.vae_slicing,
+        data=config.data[0],
+        encode=partial(encode_for_validation, prepared),
+    )
+
+
+def _build_ema(config: Config, parameters: list[torch.nn.Parameter]) -> Any:
+    if config.train.ema_decay is None:
+        return None
+    from diffusers.training_utils import EMAModel
+
+    return EMAModel(parameters, decay=config.train.ema_decay)

@@ -1,0 +1,205 @@
+"""Save, restore and rotate the state of a run."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
+from finetrainers.errors import CheckpointError
+from finetrainers.files.steps import step_directory, step_folders
+from finetrainers.files.whole import MANIFEST, damage, hash_file, whole_directory, write_whole
+from finetrainers.training.state import SavedTensor, leaves, load_into, read_state, write_state
+from finetrainers.training.trainer import Trainer
+
+OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)  # frozen weights are not in a checkpoint
+
+
+WEIGHTS_FILE = "weights.json"
+"""Says, beside a state, which exported weights are of this state."""
+
+
+OLD_STATE = "state/.metadata"
+"""In the checkpoints of earlier versions, which are pickles."""
+
+
+WAY_BACK = "Was model, tuning or optimizer changed? Change it back, or take another output_dir"
+
+
+class Checkpoints:
+    """The checkpoints of a run: folders step-000500 and so on, each whole or ignored."""
+
+    def __init__(self, root: Path, *, keep: int) -> None:
+        self.root = root
+        self._keep = keep
+
+    def save(self, trainer: Trainer, *, weights: Path | None = None) -> Path:
+        """Write the trainer's state, then remove the oldest beyond the number to keep; ``weights`` are exported from it.
+
+        Raises:
+            CheckpointError: If it cannot be written, such as to a full disk; earlier checkpoints are as they were.
+        """
+        directory = step_directory(self.root, trainer.step)
+        try:
+            with whole_directory(directory) as temporary:
+                write_state(_state(trainer), temporary)
+                if weights is not None:
+                    write_whole(temporary / WEIGHTS_FILE, json.dumps({MANIFEST: hash_file(weights / MANIFEST).hex()}))
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{directory}: the checkpoint cannot be written ({error}); earlier ones are as they were. "
+                "Make room, or mend what the message names, and start the run again"
+            ) from error
+        for step in self.steps()[: -self._keep]:
+            shutil.rmtree(step_directory(self.root, step))
+        return directory
+
+    def vouches_for(self, weights: Path, step: int) -> bool:
+        """Whether exported weights are whole, and of the state that the checkpoint of this step holds."""
+        file = step_directory(self.root, step) / WEIGHTS_FILE
+        if not file.is_file() or damage(weights) is not None:
+            return False
+        known: object = json.loads(file.read_text(encoding="utf-8"))
+        return known == {MANIFEST: hash_file(weights / MANIFEST).hex()}
+
+    def steps(self) -> list[int]:
+        """Steps of all checkpoint folders, whole or not, in order."""
+        return list(step_folders(self.root))
+
+    def latest(self) -> int | None:
+        """Step of the newest whole checkpoint; warns of damaged ones."""
+        for step in reversed(self.steps()):
+            fault = damage(step_directory(self.root, step))
+            if fault is None:
+                return step
+            warnings.warn(f"{step_directory(self.root, step)} is no whole checkpoint and is skipped: {fault}", stacklevel=2)
+        return None
+
+    def find(self, resume: int | str) -> int | None:
+        """Step to go on from: the latest, or the one that is asked for.
+
+        Raises:
+            CheckpointError: If the one that is asked for is not there or not whole, if there are only damaged ones, or if
+                it is of an earlier version.
+        """
+        step = self._asked_for(resume) if isinstance(resume, int) else self.latest()
+        if step is None and self.steps():
+            raise CheckpointError(
+                f"{self.root}: all checkpoints are damaged; remove them to start from step 0, or restore them from a backup"
+            )
+        if step is not None:
+            _refuse_pickles(step_directory(self.root, step))
+        return step
+
+    def _asked_for(self, step: int) -> int:
+        fault = damage(step_directory(self.root, step))
+        if fault is not None:
+            steps = ", ".join(map(str, self.steps())) or "none"
+            raise CheckpointError(
+                f"checkpoint.resume: there is no whole checkpoint of step {step} ({fault}); there are: {steps}"
+            )
+        return step
+
+    def set_aside(self, after: int) -> None:
+        """Move what a run made after a step out of its way, into set-aside/N, where going back to the step was asked for.
+
+        And all that it made, after -1, where there is no checkpoint to go on from.
+        """
+        run = self.root.parent
+        folders = [step_folders(run / kind) for kind in ("checkpoints", "weights", "validation")]
+        later = [folder for found in folders for step, folder in found.items() if step > after]
+        if later:
+            numbers = [int(folder.name) for folder in (run / "set-aside").glob("*") if folder.name.isdecimal()]
+            place = run / "set-aside" / str(max(numbers, default=-1) + 1)
+            for folder in later:
+                (place / folder.parent.name).mkdir(parents=True, exist_ok=True)
+                folder.rename(place / folder.parent.name / folder.name)
+
+    def restore(self, trainer: Trainer, step: int) -> None:
+        """Put a checkpoint's state into a trainer that was built from the same configuration.
+
+        Raises:
+            CheckpointError: If it does not fit.
+        """
+        directory = step_directory(self.root, step)
+        _refuse_pickles(directory)
+        saved, own = read_state(directory), _state(trainer)
+        _check_fit(own, saved, directory)
+        try:
+            state = load_into(own, saved)
+            set_state_dict(
+                trainer.denoiser,
+                trainer.optimizer,
+                model_state_dict=state["model"],
+                optim_state_dict=state["optimizer"],
+                options=OPTIONS,
+            )
+        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{directory} does not fit this configuration ({error}). {WAY_BACK}") from error
+        trainer.schedule.load_state_dict(state["schedule"])
+        if trainer.ema is not None:
+            trainer.ema.load_state_dict(state["ema"])
+        trainer.step, trainer.num_skipped = state["step"], state["num_skipped"]
+
+
+def _refuse_pickles(directory: Path) -> None:
+    """Refuse a checkpoint of an earlier version: whoever wrote it decides what runs when it is read."""
+    if (directory / OLD_STATE).exists():
+        raise CheckpointError(
+            f"{directory}: the checkpoint was written by an earlier version, in a format that can run code when it is read; "
+            "start a new output_dir, and begin from the run's exported weights with tuning.start_from"
+        )
+
+
+def _state(trainer: Trainer) -> dict[str, Any]:
+    model, optimizer = get_state_dict(trainer.denoiser, trainer.optimizer, options=OPTIONS)
+    state: dict[str, Any] = {
+        "model": model,
+        "optimizer": optimizer,
+        "schedule": trainer.schedule.state_dict(),
+        "step": trainer.step,
+        "num_skipped": trainer.num_skipped,
+    }
+    if trainer.ema is not None:
+        state["ema"] = trainer.ema.state_dict()
+    return state
+
+
+def _check_fit(own: dict[str, Any], saved: dict[str, Any], directory: Path) -> None:
+    """Refuse a checkpoint that has what the run has no place for, or lacks what the run needs.
+
+    What is left out of a state would start from zero, in silence. Only, some optimizers add numbers to their parameter
+    groups when they first step, and an expert whose noise levels were not drawn yet had no gradient, and has no averages.
+
+    Raises:
+        CheckpointError: Naming it.
+    """
+    wanted, found = dict(leaves(own)), dict(leaves(saved))
+    of_groups = [path for path in wanted if path[:2] == ("optimizer", "param_groups")]
+    groups, entries = {path[:3] for path in of_groups}, {path[:4] for path in of_groups}
+    stepped = {path[2] for path in found if path[:2] == ("optimizer", "state")}
+    surplus = {path for path in found.keys() - wanted.keys() if path[:3] not in groups or path[:4] in entries}
+    missing = {
+        path
+        for path in wanted.keys() - found.keys()
+        if not stepped or path[:2] != ("optimizer", "state") or path[2] in stepped
+    }
+    other = {path for path in wanted.keys() & found.keys() if _form(found[path]) != _form(wanted[path])}
+    other = {path for path in other if path[0] in ("model", "ema")}  # some averages begin as another shape
+    for paths, fault in (
+        (surplus, "it has {}, which the run has no place for"),
+        (missing, "it lacks {}, which the run needs"),
+        (other, "its {} has another shape or type than the run's"),
+    ):
+        if paths:
+            what = fault.format(".".join(min(paths)))
+            raise CheckpointError(f"{directory} does not fit this configuration: {what}. {WAY_BACK}")
+
+
+def _form(leaf: object) -> tuple[object, ...]:
+    """What two tensors have in common of which one can be put in place of the other."""
+    return (tuple(leaf.shape), str(leaf.dtype)) if isinstance(leaf, Tensor | SavedTensor) else ()

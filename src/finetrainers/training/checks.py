@@ -1,0 +1,151 @@
+"""What can be known to be wrong before anything is loaded: sizes, data types, prompt lengths, attention backends."""
+
+import torch
+
+from finetrainers.conditioning import build_conditioning
+from finetrainers.config import ChannelConcatConfig, Config
+from finetrainers.data.catalog.buckets import resolve_buckets
+from finetrainers.errors import ConfigError
+from finetrainers.memory.attention import check_attention
+from finetrainers.models import Model
+from finetrainers.models.base import Settings
+from finetrainers.tuning import build_tuning
+
+MASKLESS = ("flash", "flash_hub", "_flash_3", "_flash_3_hub", "_native_flash", "sage", "sage_hub")
+"""Backends of diffusers that raise in the first forward pass if they are given a mask."""
+
+
+FROM_FRAMES = ("image-to-video", "first-last-frame-to-video")
+"""Tasks that are given frames of a clip and make the others: a single image has no others."""
+
+
+def check_buckets(config: Config, model: Model) -> None:
+    """Refuse buckets that the model cannot take.
+
+    Raises:
+        ConfigError: Naming the bucket and the nearest possible one.
+    """
+    for name, sets in (("data", config.data), ("validation.data", config.validation.data)):
+        for index, data in enumerate(sets):
+            for bucket in resolve_buckets(data.buckets):
+                where, grid = f"{name}.{index}.buckets", model.adapter.grid
+                nearest = grid.nearest(bucket)
+                if bucket != nearest:
+                    raise ConfigError(
+                        f"{where}: {list(bucket)} is impossible for {model.adapter.name}; "
+                        f"the nearest possible is {list(nearest)} (frames, height, width)"
+                    )
+                if model.task in FROM_FRAMES and grid.encoded_shape(bucket)[1] == 1:
+                    raise ConfigError(
+                        f"{where}: {list(bucket)} has single images, which cannot serve the task {model.task}; "
+                        f"set a bucket of {1 + grid.vae_frame_step} frames or more, or model.task"
+                    )
+
+
+def check_start(config: Config) -> None:
+    """Refuse weights to begin from that are not there.
+
+    Raises:
+        ConfigError: Naming the folder.
+    """
+    start = config.tuning.start_from
+    if start is not None and not start.is_dir():
+        raise ConfigError(f"tuning.start_from: there is no folder {start}; name weights that a run has exported")
+
+
+def check_conditioning(config: Config, model: Model) -> None:
+    """Refuse a control that the buckets have no frames for, or that the model has no place for.
+
+    Raises:
+        ConfigError: Naming the key and what to set instead.
+    """
+    if config.conditioning.takes_control and model.adapter.input_layout is None:
+        raise ConfigError(
+            f"conditioning.kind: {config.conditioning.kind} is impossible: {model.adapter.name} takes no control "
+            "(input_layout of its adapter is None); set none"
+        )
+    if config.conditioning.takes_control and not model.takes_image:
+        adapter, grid = model.adapter, model.adapter.grid
+        one_token = torch.empty(1, grid.channels, grid.frame_patch, grid.patch, grid.patch, device="meta")
+        plain, found = adapter.arrange(one_token).shape[adapter.channel_dim], adapter.settings.get("in_channels", None)
+        if found not in (None, plain):
+            raise ConfigError(
+                f"model.path: {config.model.path} takes {found} channels, where noisy latents have {plain}: it has a "
+                "control of its own; begin from the plain model, or remove conditioning"
+            )
+    match config.conditioning:
+        case ChannelConcatConfig(frames="full"):
+            return
+        case ChannelConcatConfig() as control:
+            sets = (*config.data, *config.validation.data)
+            sizes = [bucket for data in sets for bucket in resolve_buckets(data.buckets)]
+            counts = [1 + (frames - 1) // model.adapter.grid.vae_frame_step for frames, _, _ in sizes]
+            fewest, most = min(counts), max(counts)
+            if most == 1:
+                raise ConfigError(
+                    f"conditioning.frames: {control.frames} has no effect on buckets of one latent frame; remove it"
+                )
+            if control.frames == "index" and control.frame_index >= fewest:
+                raise ConfigError(
+                    f"conditioning.frame_index: {control.frame_index} is beyond the last latent frame of a bucket, "
+                    f"which has {fewest}; the largest possible is {fewest - 1}"
+                )
+
+
+def check_tuning(config: Config, model: Model) -> None:
+    """Refuse targets, modules and norms that the denoiser has none of, by a try without weights.
+
+    Raises:
+        ConfigError: Naming the key and what there is.
+    """
+    tuning = build_tuning(config.tuning.model_copy(update={"start_from": None}))
+    conditioning = build_conditioning(config.conditioning)
+    tried: list[Settings] = []
+    for name in model.denoisers.trained:
+        settings = model.pretrained.settings(name)
+        if settings in tried:  # an expert of the same shape
+            continue
+        tried.append(settings)
+        shell = model.pretrained.shell(name)
+        conditioning.prepare(shell, model.adapter)
+        beside = conditioning.trained_modules(shell, model.adapter)
+        tuning.apply(shell, model.adapter, component=name, seed=config.seed, beside=beside)
+
+
+def check_computation(config: Config, model: Model) -> None:
+    """Refuse data types, prompt lengths and attention backends that could not train or draw.
+
+    Raises:
+        ConfigError: Naming the key and what to set instead.
+    """
+    for denoiser in model.denoisers.trained:
+        dtype = model.pretrained.place(denoiser).dtype
+        if dtype == torch.float16:
+            raise ConfigError(
+                f"model.dtype: the gradients of a float16 {denoiser} underflow; set bfloat16 or float32 "
+                f"(or model.components.{denoiser}.dtype)"
+            )
+        if dtype != model.dtype:
+            raise ConfigError(f"model.components.{denoiser}.dtype: all experts have one data type; set it with model.dtype")
+    largest = model.adapter.largest_sequence_length
+    if largest is not None and model.max_length > largest:
+        raise ConfigError(
+            f"model.max_sequence_length: {model.max_length} is more than {largest}, the most that {model.adapter.name} takes"
+        )
+    if model.adapter.has_fixed_sequence_length and model.max_length != model.adapter.max_sequence_length:
+        raise ConfigError(
+            f"model.max_sequence_length: {model.adapter.name} has positions for prompts of exactly "
+            f"{model.adapter.max_sequence_length} tokens, not {model.max_length}; remove it"
+        )
+    for key, backend in (("train", config.attention.train), ("validate", config.attention.validation)):
+        check_attention(key, backend)
+        if backend != "native" and not model.adapter.dispatches_attention:
+            raise ConfigError(
+                f"attention.{key}: {backend!r} would change nothing, since diffusers computes the attention of "
+                f"{model.adapter.name} with torch's own; set native"
+            )
+        if backend in MASKLESS and model.adapter.masks_attention:
+            raise ConfigError(
+                f"attention.{key}: {backend!r} takes no mask, and {model.adapter.name} masks the padding of prompts; "
+                "set native, or a backend of varying lengths such as flash_varlen"
+            )

@@ -1,0 +1,88 @@
+"""A run's directory: one process at a time, continued or begun."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import yaml
+
+from finetrainers.config import Config, dump_config, load_config
+from finetrainers.data.catalog.left_out import JOURNAL
+from finetrainers.errors import ConfigError
+from finetrainers.files.marks import RUN_MARK, is_run, mark_run
+from finetrainers.files.whole import write_whole
+from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.same_run import check_same_run
+
+NAMES_BEFORE_THE_MARK = {".lock", f".{RUN_MARK}.tmp"}
+"""What a run that was killed before it set the mark leaves: a folder with nothing else is empty."""
+
+
+NAMES_SHOWN = 5
+
+
+@contextmanager
+def run_directory(config: Config) -> Iterator[Path]:
+    """Hold a run's directory: make it, mark it, save the configuration, keep other processes out.
+
+    Raises:
+        ConfigError: If another process has it, if it holds what no run made, or a run that has another configuration.
+    """
+    directory = config.output_dir
+    _refuse_folder_of_others(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("a") as lock:
+        _hold(lock, directory)
+        file, checkpoints = directory / "config.yaml", Checkpoints(directory / "checkpoints", keep=config.checkpoint.keep)
+        if checkpoints.steps():
+            if file.exists():
+                check_same_run(load_config(file), config)
+            mark_run(directory)
+        else:  # nothing that could be continued: a baseline that is there may be of other settings
+            mark_run(directory)
+            checkpoints.set_aside(-1)
+            (directory / JOURNAL).unlink(missing_ok=True)
+        write_whole(file, dump_config(config))
+        yield directory
+
+
+def _refuse_folder_of_others(directory: Path) -> None:
+    """Refuse a folder that holds something and that no run made: what is in it would be overwritten."""
+    if not directory.exists() or is_run(directory) or _is_earlier_run(directory):
+        return
+    names = sorted({file.name for file in directory.iterdir()} - NAMES_BEFORE_THE_MARK)
+    if names:
+        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        raise ConfigError(
+            f"output_dir: {directory} is a folder that no run made; it holds {', '.join(names[:NAMES_SHOWN])}{more}. "
+            "Name a new folder"
+        )
+
+
+def _is_earlier_run(directory: Path) -> bool:
+    """Whether a run of a version that set no marks made a folder: it has our configuration and our events."""
+    try:
+        tree = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+        with (directory / "events.jsonl").open("rb") as lines:
+            event = json.loads(next(lines, b""))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, yaml.YAMLError):
+        return False
+    has_sections = isinstance(tree, dict) and {"output_dir", "model", "data", "tuning"} <= tree.keys()
+    return has_sections and isinstance(event, dict) and {"v", "event"} <= event.keys()
+
+
+def _hold(lock: TextIO, directory: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it even after kill -9
+        os.register_at_fork(after_in_child=lock.close)  # of all holders: a loader worker may outlive us by seconds
+    except BlockingIOError:
+        raise ConfigError(
+            f"output_dir: {directory} is in use by another process; stop it, or take another directory"
+        ) from None
+    except OSError as error:  # of a file system without locks
+        error.filename = lock.name
+        raise

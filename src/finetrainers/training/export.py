@@ -1,0 +1,102 @@
+"""The weights that a run leaves, in diffusers' layout."""
+
+import json
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from finetrainers import __version__
+from finetrainers.config import Config
+from finetrainers.data.catalog.buckets import resolve_buckets
+from finetrainers.errors import CheckpointError
+from finetrainers.files.steps import step_directory, step_folders
+from finetrainers.files.whole import MANIFEST, whole_directory
+from finetrainers.models import Model
+from finetrainers.training.card import CARD_FILE, base_name
+from finetrainers.training.state import whole_tensor
+from finetrainers.training.trainer import Trainer
+from finetrainers.training.validate import weights_in_use
+from finetrainers.tuning import ExportFacts, Tuning
+
+
+def export_weights(trainer: Trainer, config: Config, model: Model, tuning: Tuning) -> Path:
+    """Write the weights that are meant for use into weights/step-000500, in diffusers' layout.
+
+    Then those of the oldest steps beyond ``checkpoint.keep_weights`` are removed.
+
+    Raises:
+        CheckpointError: If they cannot be written.
+    """
+    directory = step_directory(config.output_dir / "weights", trainer.step)
+    facts, metadata = export_facts(trainer, model), file_metadata(config, model, step=trainer.step)
+    for name, parameter in trainer.denoiser.named_parameters():
+        if parameter.requires_grad:
+            whole_tensor(name, parameter)
+    try:
+        with whole_directory(directory) as temporary, weights_in_use(trainer):
+            for component, part in model.denoisers.split(trainer.denoiser).items():
+                own = replace(facts[component], metadata={**metadata, "finetrainers.component": component})
+                tuning.export(part, temporary, own)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{directory}: the weights cannot be written: {error}; make room or mend it, and start the run again"
+        ) from error
+    keep = config.num_kept_weights
+    others = [folder for folder in step_folders(directory.parent).values() if folder != directory]
+    for folder in [] if keep is None else others[: max(0, len(others) + 1 - keep)]:
+        _remove_exported(folder)
+    return directory
+
+
+def _remove_exported(directory: Path) -> None:
+    """Remove the files that a run exported into a directory, and the directory unless it holds something else."""
+    try:
+        names = [*json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"], CARD_FILE, MANIFEST]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # no run made it, or not as a whole
+        return
+    for name in names:  # the manifest is the last: whatever stops this, the next time goes on
+        if ".." not in Path(name).parts and not Path(name).is_absolute():
+            (directory / name).unlink(missing_ok=True)
+    for folder in [*sorted((f for f in directory.rglob("*") if f.is_dir()), reverse=True), directory]:
+        with suppress(OSError):  # not empty
+            folder.rmdir()
+
+
+def export_facts(trainer: Trainer, model: Model) -> dict[str, ExportFacts]:
+    """What the export of each trained component has to know."""
+    facts = {}
+    for component, part in model.denoisers.split(trainer.denoiser).items():
+        settings = trainer.conditioning.exported_settings(part, model.adapter)
+        facts[component] = ExportFacts(
+            component, model.pipeline_class, trainer.dtype, settings, trainer.conditioning.drawing_class(model)
+        )
+    return facts
+
+
+def file_metadata(config: Config, model: Model, *, step: int) -> dict[str, str]:
+    """What an exported file says of itself, for people and for programs that list models.
+
+    The names of ``modelspec`` are those of https://github.com/Stability-AI/ModelSpec. There is no time and no folder among
+    them: equal runs write equal files.
+    """
+    base, kind = base_name(config), config.tuning.kind
+    control = "-control" if config.conditioning.takes_control else ""
+    adapter = "" if kind == "full" else f"/{kind}"
+    _, height, width = resolve_buckets(config.data[0].buckets)[0]
+    triggers = ", ".join(dict.fromkeys(data.caption_prefix for data in config.data if data.caption_prefix))
+    metadata = {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{model.adapter.architecture}{control}{adapter}",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": f"{base}, {triggers or 'tuned'} ({kind}, {step} steps)",
+        "modelspec.resolution": f"{width}x{height}",
+        "finetrainers.version": __version__,
+        "finetrainers.base_model": base,
+        "finetrainers.family": model.adapter.name,
+        "finetrainers.task": model.task,
+        "finetrainers.tuning": kind,
+        "finetrainers.steps": str(step),
+    }
+    return metadata | ({"modelspec.trigger_phrase": triggers} if triggers else {})

@@ -1,0 +1,60 @@
+"""The push of weights, card and samples to the Hub."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from finetrainers.config import Config
+from finetrainers.errors import ConfigError
+from finetrainers.files.whole import MANIFEST
+
+
+def check_hub(config: Config) -> str:
+    """Find the repository to push to, and that the token may; before anything is trained.
+
+    Raises:
+        ConfigError: If there is no token, or none that the Hub knows, or no Hub.
+    """
+    from huggingface_hub import HfApi
+
+    with _hub_errors("log in with `hf auth login`, or set push_to_hub=false"):
+        user = HfApi().whoami()["name"]
+    return config.hub_repo or f"{user}/{config.output_dir.name}"
+
+
+@contextmanager
+def _hub_errors(way_out: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of the Hub's client, or of whichever HTTP library it uses in this version
+        raise ConfigError(f"push_to_hub: the Hub refused or cannot be reached: {error}\nThe way out: {way_out}") from error
+
+
+def push(repo: str, directory: Path, *, samples: Path | None, private: bool) -> str:
+    """Push weights, card and samples; return the address of the commit.
+
+    Raises:
+        ConfigError: If the Hub refuses them.
+    """
+    with _hub_errors(f"the weights are in {directory}; push them with `hf upload {repo} {directory}`"):
+        return _push(repo, directory, samples=samples, private=private)
+
+
+def _push(repo: str, directory: Path, *, samples: Path | None, private: bool) -> str:
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repo, private=private, exist_ok=True)
+    ignored = [MANIFEST]  # it vouches for this disk, and knows nothing of the card
+    commit = api.upload_folder(
+        repo_id=repo, folder_path=directory, commit_message="Weights from finetrainers", ignore_patterns=ignored
+    )
+    if samples is not None:
+        commit = api.upload_folder(
+            repo_id=repo,
+            folder_path=samples,
+            path_in_repo="samples",
+            commit_message="Samples from finetrainers",
+            ignore_patterns=ignored,
+        )
+    return str(commit.commit_url)

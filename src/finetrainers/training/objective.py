@@ -1,0 +1,80 @@
+"""The objective of a run: what is configured, with the family's defaults."""
+
+from dataclasses import replace
+
+from finetrainers.config import Config
+from finetrainers.errors import ConfigError
+from finetrainers.models import Model
+from finetrainers.models.base import image_is_optional
+from finetrainers.objectives.diffusion import Diffusion
+from finetrainers.objectives.flow import FlowMatching, GivenFrames
+from finetrainers.objectives.noise import NoiseLevels, ResolutionShift
+
+
+def build_objective(config: Config, model: Model) -> FlowMatching:
+    """Turn the ``objective`` section into its implementation, with the family's defaults.
+
+    Raises:
+        ConfigError: If the family cannot do what is asked.
+    """
+    wanted, adapter = config.objective, model.adapter
+    levels = adapter.noise_levels
+    if wanted.noise_levels != "auto":
+        levels = NoiseLevels(
+            wanted.noise_levels, logit_mean=wanted.logit_mean, logit_std=wanted.logit_std, mode_scale=wanted.mode_scale
+        )
+    levels = replace(levels, shift=_shift(config, model), between=model.denoisers.noise_range)
+    given_frames, probability = _given_frames(config, model)
+    if adapter.prediction == "v":
+        if wanted.weighting != "none":
+            raise ConfigError(f"objective.weighting: {adapter.name} is weighted by 1 / (1 - alpha_bar); remove it")
+        alphas = model.pretrained.load("scheduler").alphas_cumprod
+        return Diffusion(noise_levels=levels, alphas_cumprod=tuple(alphas.double().tolist()))
+    return FlowMatching(
+        noise_levels=levels,
+        weighting=wanted.weighting,
+        first_frame_probability=probability,
+        given_frames=given_frames,
+        given_frame_max_sigma=adapter.given_frame_max_sigma,
+    )
+
+
+def _shift(config: Config, model: Model) -> float | ResolutionShift:
+    """Settle how noise levels are shifted: as is configured, as the family's authors did, or as the scheduler does."""
+    adapter = model.adapter
+    shift = adapter.shift if config.objective.shift == "auto" else config.objective.shift
+    if shift == "scheduler":
+        is_dynamic = adapter.scheduler.get("use_dynamic_shifting")
+        name = "flow_shift" if adapter.scheduler.get("use_flow_sigmas") else "shift"  # as UniPC has it, or Euler
+        shift = "resolution" if is_dynamic else float(adapter.scheduler.get(name, 1.0))
+    return adapter.resolution_shift() if shift == "resolution" else float(shift)
+
+
+def _given_frames(config: Config, model: Model) -> tuple[GivenFrames, float]:
+    """Settle which frames training gives, and with which probability.
+
+    Raises:
+        ConfigError: If the family or the task cannot.
+    """
+    wanted, probability = config.objective.given_frames, config.objective.first_frame_probability
+    adapter, task = model.adapter, model.task
+    starts, gives_later = adapter.gives_first_frame(task), adapter.gives_later_frames(task)
+    is_asked = bool(probability) or wanted not in ("auto", "none")
+    if is_asked and adapter.first_frame_probability is None and not (starts or image_is_optional(adapter)):
+        key = "first_frame_probability" if probability else "given_frames"
+        raise ConfigError(f"objective.{key}: {adapter.name} takes one noise level for all frames; remove it")
+    if wanted in ("last", "first_and_last", "random") and not gives_later:
+        way_out = "set model.task: first-last-frame-to-video"
+        if not any(adapter.gives_later_frames(other) for other in adapter.tasks):
+            way_out = "this model takes none but the first; set first or none"
+        raise ConfigError(f"objective.given_frames: {wanted} is impossible in the task {task}; {way_out}")
+    if wanted == "none" and starts:
+        raise ConfigError(f"objective.given_frames: none leaves the task {task} nothing to start from; set model.task")
+    if wanted == "none":
+        return "first", 0.0
+    if probability is None:
+        default = 0.0 if adapter.first_frame_probability is None else adapter.first_frame_probability
+        probability = 1.0 if starts else default
+    if wanted == "auto":
+        return "first_and_last" if gives_later else "first", probability
+    return wanted, probability

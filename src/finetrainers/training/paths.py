@@ -1,0 +1,60 @@
+"""The paths of a configuration."""
+
+from pathlib import Path
+from typing import Any
+
+from finetrainers.config import Config, is_folder
+from finetrainers.errors import ConfigError
+
+
+def absolute(config: Config) -> Config:
+    """Make all local paths absolute and write out what follows from other keys: the saved configuration gives the run."""
+    tree = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    tree["output_dir"] = _full(config.output_dir)
+    tree["cache"] = {**tree.get("cache", {}), "path": _full(config.cache.path)}
+    tree["model"]["path"] = _folder(config.model.path)
+    for component in tree["model"].get("components", {}).values():
+        if component.get("path") is not None:
+            component["path"] = _folder(component["path"])
+    for data in (*tree["data"], *tree.get("validation", {}).get("data", ())):
+        data.update({key: _full(data[key]) for key in ("path", "control_path") if data.get(key) is not None})
+    for data, section in zip(tree["data"], config.data, strict=True):
+        if section.has_random_views:  # how many is a default that could change while the run goes on
+            data["views"] = section.num_views
+    if config.validation.prompts is not None:
+        tree["validation"]["prompts"] = _full(config.validation.prompts)
+    if config.tuning.start_from is not None:
+        tree["tuning"]["start_from"] = _full(config.tuning.start_from)
+    for name, key in (("model", "adapter"), ("conditioning", "signal")):
+        _make_file_absolute(tree.get(name, {}), key)
+    return Config.model_validate(tree)
+
+
+def _make_file_absolute(section: dict[str, Any], key: str) -> None:
+    """Make the path in file.py:name absolute, if that is the key's value."""
+    file, colon, name = (section.get(key) or "").rpartition(":")
+    if colon:
+        section[key] = f"{_full(file)}:{name}"
+
+
+def _full(path: Path | str) -> str:
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError:
+        raise ConfigError(f"{path}: there is no such home folder; write the path out") from None
+
+
+def _folder(path: str) -> str:
+    return _full(path) if is_folder(path) else path  # else an id on the Hub
+
+
+def places(config: Config) -> dict[str, Path]:
+    """Folders and files of the user's by key, for messages."""
+    found: dict[str, Path | str | None] = {"output_dir": config.output_dir, "cache.path": config.cache.path}
+    for name, sets in (("data", config.data), ("validation.data", config.validation.data)):
+        for index, data in enumerate(sets):
+            found |= {f"{name}.{index}.path": data.path, f"{name}.{index}.control_path": data.control_path}
+    found |= {"validation.prompts": config.validation.prompts, "tuning.start_from": config.tuning.start_from}
+    if is_folder(config.model.path):
+        found["model.path"] = config.model.path
+    return {key: Path(place) for key, place in found.items() if place is not None}

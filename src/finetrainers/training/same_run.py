@@ -1,0 +1,56 @@
+"""What a run cannot change while it goes on."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from finetrainers.config import Config
+from finetrainers.config.run import FIXED
+from finetrainers.errors import ConfigError
+from finetrainers.files.whole import to_json
+
+WEIGHTS_FIT = ("model.", "conditioning.", "tuning.")
+"""Settings without which exported weights do not fit a run."""
+
+
+def check_same_run(old: Config, new: Config) -> None:
+    """Refuse to continue a run with settings that would make it another one.
+
+    Raises:
+        ConfigError: Naming each key that differs, with both values.
+    """
+    trees = [config.model_dump(mode="json", by_alias=True) for config in (old, new)]
+    changed = []
+    for key in FIXED:
+        before, after = (_at(tree, key) for tree in trees)
+        changed += [f"{name}: {_shown(a)} -> {_shown(b)}" for name, a, b in _differences(key, before, after)]
+    if changed:
+        lines = "\n  ".join(changed)
+        weights = sorted((new.output_dir / "weights").glob("step-*"))
+        does_fit = not any(line.startswith(WEIGHTS_FIT) for line in changed)
+        anew = f", which can begin from these weights: tuning.start_from={weights[-1]}" if weights and does_fit else ""
+        raise ConfigError(
+            f"output_dir: {new.output_dir} holds a run with other settings:\n  {lines}\n"
+            f"Give the old values to continue it, or take another output_dir{anew}"
+        )
+
+
+def _shown(value: Any) -> str:
+    """Write a value as one would give it in a configuration file."""
+    return to_json(value) if value is None or isinstance(value, bool) else repr(value)
+
+
+def _at(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree[part]
+    return tree
+
+
+def _differences(key: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in sorted({*before, *after}):
+            yield from _differences(f"{key}.{name}", before.get(name), after.get(name))
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for index, pair in enumerate(zip(before, after, strict=True)):
+            yield from _differences(f"{key}.{index}", *pair)
+    elif before != after:
+        yield key, before, after

@@ -1,0 +1,62 @@
+"""Signals that ask a run to stop."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from finetrainers.errors import Interrupted, StoppedAtOnceError
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+"""Signals that stop a run: of job managers, of a terminal that is closed, and of Ctrl-C."""
+
+
+STOPPING_SOON = "saving and stopping as soon as the step is done; Ctrl-C again stops at once"
+
+
+class StopSignals:
+    """Turns signals and Ctrl-C into a request to save and stop, which the run looks at where it can."""
+
+    def __init__(self, *, kept: str, at_once: str | None = None) -> None:
+        """Say what stays if a second Ctrl-C stops at once, and, where nothing has to be finished or saved, what is done."""
+        self.received: str | None = None
+        self.kept = kept
+        self._at_once = at_once
+        self._num_interrupts = 0
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Listen while the body runs; only the main thread of a program can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        # Whoever ignores a signal, as nohup and shells in the background do, has a reason.
+        numbers = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._receive) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def raise_if_received(self, doing: str) -> None:
+        """Stop here if a signal has come.
+
+        Raises:
+            Interrupted: Which becomes exit status 3.
+        """
+        if self.received is not None:
+            raise Interrupted(f"stopped by {self.received} while {doing}; start the same command again to go on")
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        self._num_interrupts += number == signal.SIGINT
+        if self._num_interrupts > 1:
+            raise StoppedAtOnceError(f"stopped; {self.kept}")
+        self.received = signal.Signals(number).name + (" (Ctrl-C)" if number == signal.SIGINT else "")
+        if self._at_once is not None:
+            self.raise_if_received(self._at_once)
+        if number == signal.SIGINT:
+            with suppress(OSError):  # not print: the signal may have come in the middle of one
+                os.write(2, f"\nfinetrainers: {STOPPING_SOON}\n".encode())

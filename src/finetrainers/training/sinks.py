@@ -1,0 +1,112 @@
+"""Where events go: events.jsonl and trackers."""
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, Protocol
+
+from finetrainers.config import Config
+from finetrainers.errors import StorageError
+from finetrainers.files.whole import to_json
+
+EVENTS_VERSION = 1
+"""Raised when a field changes its meaning; new fields and new events do not raise it."""
+
+
+Event = Mapping[str, Any]  # one JSON object, as docs/events.md and its schema describe it
+
+
+class Sink(Protocol):
+    """Something that takes events."""
+
+    def write(self, event: Event) -> None:
+        """Take one event."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+class EventLog:
+    """events.jsonl, the machine interface of a run: appended to, one JSON object a line, flushed at once."""
+
+    def __init__(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        is_torn = file.exists() and file.stat().st_size > 0 and _last_byte(file) != b"\n"
+        self._file = file
+        self._out = file.open("ab", buffering=0)  # nothing waits, which a full disk would refuse once more at the end
+        if is_torn:  # a kill in the middle of a line: end it, so that only this line is lost
+            self._write(b"\n")
+
+    def write(self, event: Event) -> None:
+        # Names of files need not be text: a byte that is none becomes an escape, as JSON has it too.
+        self._write(f"{to_json(event)}\n".encode(errors="backslashreplace"))
+
+    def _write(self, line: bytes) -> None:
+        try:
+            while line:  # a disk that is nearly full takes a part
+                line = line[self._out.write(line) :]
+        except OSError as error:
+            raise StorageError(
+                f"{self._file} cannot be written: {error.strerror}; make room or mend it, and start the run again"
+            ) from error
+
+    def close(self) -> None:
+        self._out.close()
+
+
+def _last_byte(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        opened.seek(-1, os.SEEK_END)
+        return opened.read()
+
+
+class TensorBoard:
+    """TensorBoard files; each number of an event is a curve."""
+
+    def __init__(self, directory: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(directory))
+
+    def write(self, event: Event) -> None:
+        for name, value in curves(event).items():
+            self._writer.add_scalar(name, value, event["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class RunTracker:
+    """Weights & Biases, or trackio, which has the same interface."""
+
+    def __init__(self, module: str, project: str, config: Config) -> None:
+        import importlib
+
+        tree = config.model_dump(mode="json", by_alias=True)
+        place = {"dir": str(config.output_dir)} if module == "wandb" else {}  # trackio has one folder for all runs
+        with redirect_stdout(sys.stderr):  # trackio prints, but standard output is for what a command answers
+            self._library: Any = importlib.import_module(module)
+            self._run: Any = self._library.init(project=project, name=config.output_dir.name, config=tree, **place)
+
+    def write(self, event: Event) -> None:
+        numbers = curves(event)
+        if numbers:
+            self._run.log(numbers, step=event["step"])
+
+    def close(self) -> None:
+        with redirect_stdout(sys.stderr):
+            self._library.finish()  # not the run's own, after which trackio would finish it again at exit
+
+
+def curves(event: Event) -> dict[str, float]:
+    """Numbers of a step or a validation, as "train/loss" and so on; empty for other events."""
+    prefix = {"step": "train", "validation": "validation"}.get(event["event"])
+    if prefix is None:
+        return {}
+    numbers = {
+        f"{prefix}/{k}": float(v) for k, v in event.items() if isinstance(v, int | float) and k not in {"v", "step", "time"}
+    }
+    bins = event.get("held_out_bins", {})
+    return numbers | {f"{prefix}/held_out_loss/{k}": v for k, v in bins.items()}

@@ -1,0 +1,111 @@
+"""Where a run's numbers go: events.jsonl always, a progress bar, and trackers on request; all read the same events."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from finetrainers.config import Config
+from finetrainers.config.run import TrackConfig
+from finetrainers.errors import ConfigError, NonFiniteError
+from finetrainers.memory.peak import peak_memory_gb
+from finetrainers.training.console import Console
+from finetrainers.training.sinks import EVENTS_VERSION, EventLog, RunTracker, Sink, TensorBoard
+from finetrainers.training.trainer import Metrics, Trainer
+
+Describe = Callable[[int], str]
+"""Says which file a sample position shows."""
+
+
+class Tracker:
+    """Stamps events and hands them to all sinks."""
+
+    def __init__(self, *sinks: Sink) -> None:
+        self._sinks = sinks
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Write one event; ``fields`` are plain values."""
+        stamped = {"v": EVENTS_VERSION, "time": time.time(), "event": event, **fields}
+        for sink in self._sinks:
+            sink.write(stamped)
+
+    def close(self) -> None:
+        """Close all sinks."""
+        for sink in self._sinks:
+            sink.close()
+
+
+def build_tracker(config: Config) -> Tracker:
+    """Make the sinks that a configuration asks for.
+
+    Raises:
+        ConfigError: If a tracker's package is not installed.
+    """
+    directory, track = config.output_dir, config.track
+    sinks: list[Sink] = [EventLog(directory / "events.jsonl"), Console(config.train.steps)]
+    if track.tensorboard:
+        sinks.append(TensorBoard(directory / "tensorboard"))
+    for module, project in (("wandb", track.wandb), ("trackio", track.trackio)):
+        if project is not None:
+            sinks.append(RunTracker(module, project, config))
+    return Tracker(*sinks)
+
+
+def check_trackers(track: TrackConfig) -> None:
+    """Fail early if the package of a tracker that is asked for is missing.
+
+    Raises:
+        ConfigError: With the command that installs it.
+    """
+    from importlib.util import find_spec
+
+    for name, wanted in (("tensorboard", track.tensorboard), ("wandb", track.wandb), ("trackio", track.trackio)):
+        if wanted and find_spec(name) is None:
+            raise ConfigError(f"track.{name}: the package is missing: pip install 'finetrainers[{name}]'")
+
+
+class StepLog:
+    """Writes step events where they are due; stops the run when a loss or a gradient is not finite."""
+
+    def __init__(self, tracker: Tracker, *, every: int, stops: bool, describe: Describe = str) -> None:
+        self._tracker = tracker
+        self._describe = describe
+        self._every = every
+        self._stops = stops
+
+    def __call__(self, trainer: Trainer, metrics: Metrics) -> None:
+        if metrics.step % self._every == 0 or not metrics.is_finite:
+            self._tracker.emit("step", **step_fields(trainer, metrics, seconds=time.perf_counter() - metrics.began))
+        if not metrics.is_finite:
+            message = non_finite_message(metrics, self._describe)
+            if self._stops:
+                raise NonFiniteError(message)
+            self._tracker.emit("warning", message=f"{message} The update was skipped.", step=metrics.step)
+
+
+def step_fields(trainer: Trainer, metrics: Metrics, *, seconds: float) -> dict[str, Any]:
+    """Fields of a step event, which took so many seconds with its data."""
+    return {
+        "step": metrics.step,
+        "loss": metrics.loss,
+        "grad_norm": metrics.grad_norm,
+        "lr": metrics.lr,
+        "step_seconds": seconds - metrics.data_seconds,
+        "data_seconds": metrics.data_seconds,
+        "tokens_per_second": metrics.num_tokens / seconds,
+        "peak_memory_gb": peak_memory_gb(trainer.device),
+        "skipped": trainer.num_skipped,
+    }
+
+
+def non_finite_message(metrics: Metrics, describe: Describe = str) -> str:
+    """Name the samples whose loss is not finite; all of the step's, if only the gradient is not."""
+    bad = ~torch.isfinite(metrics.sample_losses.cpu())
+    positions = (metrics.positions[bad] if bad.any() else metrics.positions).tolist()
+    what = "loss" if bad.any() else "gradient"
+    media = ", ".join(dict.fromkeys(describe(position) for position in positions))
+    return (
+        f"step {metrics.step}: the {what} is not finite, at the sample positions {positions} ({media}). "
+        "Lower optimizer.lr, look at these samples, or set train.non_finite: skip to leave such steps out."
+    )

@@ -1,0 +1,409 @@
+"""The command line: what it prints, how fast, and with which exit status it ends."""
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+
+import jsonschema
+import pytest
+import torch
+
+import finetrainers
+from finetrainers.cli.commands import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR, main
+from finetrainers.config import Config
+from finetrainers.data.cache.leases import Lease
+from finetrainers.data.cache.store import Cache, make_key
+from finetrainers.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Interrupted,
+    ModelError,
+    NonFiniteError,
+    StoppedAtOnceError,
+)
+
+HELP_CPU_SECONDS = 0.3
+"""What `finetrainers --help` may take: promised in DESIGN.md."""
+HEAVY = ("torch", "diffusers", "transformers", "peft", "numpy", "pyarrow", "av", "PIL", "safetensors", "datasets")
+CONFIG = "output_dir: run\nmodel: {path: m}\ndata: [{path: d, buckets: [[1, 64, 64]]}]\n"
+
+
+def run_python(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False, **options)
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    file = tmp_path / "config.yaml"
+    file.write_text(CONFIG)
+    return file
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Config]]:
+    """Take the place of training and encoding; hold what they were called with."""
+    from finetrainers.training import run as training
+
+    seen: list[tuple[str, Config]] = []
+
+    def train(config: Config) -> SimpleNamespace:
+        seen.append(("train", config))
+        return SimpleNamespace(weights=Path("run/weights/step-000004"))
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(training, "encode", lambda config: seen.append(("encode", config)))
+    return seen
+
+
+# -- quick commands ---------------------------------------------------------------------------------------------------
+
+
+def test_help_takes_little_cpu_time() -> None:
+    """CPU time of a process does not depend on what else the machine does; the least of some is without disturbance."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert run_python("-m", "finetrainers", "--help").returncode == DONE
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert min(seconds) < HELP_CPU_SECONDS
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["train", "--help"], ["quickstart", "--help"], ["train", "nowhere.yaml"], ["schema"]],
+)
+def test_quick_commands_import_no_heavy_library(arguments) -> None:
+    program = f"""
+        import sys
+        from finetrainers.cli import main
+        try:
+            main({arguments!r})
+        except SystemExit:
+            pass
+        print("imported:", [name for name in {HEAVY!r} if name in sys.modules])
+    """
+    assert run_python("-c", textwrap.dedent(program)).stdout.endswith("imported: []\n")
+
+
+def test_the_module_is_the_program() -> None:
+    result = run_python("-m", "finetrainers", "--version")
+    assert (result.returncode, result.stdout) == (DONE, f"finetrainers {finetrainers.__version__}\n")
+
+
+def test_help_names_all_commands_and_statuses() -> None:
+    text = run_python("-m", "finetrainers", "--help").stdout
+    commands = ("train", "encode", "sample", "quickstart", "models", "schema", "cache")
+    assert re.findall(r"^    (\w+)\s", text, re.MULTILINE) == list(commands)
+    assert re.findall(r"[:;]\s(\d)\s", text[text.index("exit status") :]) == ["0", "1", "2", "3"]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """As in `finetrainers train --help | head -1`."""
+    command = f"{sys.executable} -m finetrainers train --help | head -1"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (result.stdout.split(":")[0], result.stderr) == ("usage", "")
+
+
+def test_the_status_is_the_same_where_nobody_reads_the_message() -> None:
+    """As after the terminal was closed, or where the reader of a pipe was stopped by the same Ctrl-C."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = [sys.executable, "-m", "finetrainers", "train", "nowhere.yaml"]
+    assert subprocess.run(arguments, stderr=writer, timeout=60, check=False).returncode == USER_ERROR
+    os.close(writer)
+
+
+def test_the_schema_is_valid_and_tells_right_from_wrong(capsys) -> None:
+    assert main(["schema"]) == DONE
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.validators.validator_for(schema).check_schema(schema)
+    right = {"output_dir": "r", "model": {"path": "m"}, "data": [{"path": "d", "buckets": [[1, 64, 64]]}]}
+    jsonschema.validate(right, schema)
+    for wrong in ({"seed": "x"}, {"train": {"stepz": 1}}, {"tuning": {"kind": "lora", "rank": 0}}, {"model": {}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**right, **wrong}, schema)
+    assert schema["$defs"]["TrainConfig"]["properties"]["steps"]["description"].startswith("Optimizer steps to run.")
+
+
+# -- exit status ------------------------------------------------------------------------------------------------------
+
+
+def test_train_prints_where_the_weights_are(config_file, calls, capsys) -> None:
+    assert main(["train", str(config_file), "train.steps=5", "--seed", "9", "--push_to_hub"]) == DONE
+    ((command, config),) = calls
+    assert (command, config.train.steps, config.seed, config.push_to_hub) == ("train", 5, 9, True)
+    assert capsys.readouterr().out == "run/weights/step-000004\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--train.steps", "5", "CONFIG", "--data.0.caption_prefix", "foo=bar"],
+        ["--data.0.caption_prefix", "foo=bar", "train.steps=5", "CONFIG"],
+        ["CONFIG", "--data.0.caption_prefix=foo=bar", "--train.steps=5"],
+    ],
+    ids=" ".join,
+)
+def test_overrides_stand_before_or_after_the_file(config_file, calls, words) -> None:
+    assert main(["train", *(str(config_file) if word == "CONFIG" else word for word in words)]) == DONE
+    ((_, config),) = calls
+    assert (config.train.steps, config.data[0].caption_prefix) == (5, "foo=bar")
+
+
+def test_overrides_without_a_file_say_so(calls, capsys) -> None:
+    assert main(["train", "--train.steps", "5"]) == USER_ERROR
+    assert "train: no configuration file is among '--train.steps 5'; give CONFIG" in capsys.readouterr().err
+    assert not calls
+
+
+def test_encode_takes_the_same_configuration(config_file, calls) -> None:
+    assert main(["encode", str(config_file), "seed=9"]) == DONE
+    assert [(command, config.seed) for command, config in calls] == [("encode", 9)]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ConfigError("train.device: 'x' cannot be used"), USER_ERROR),
+        (DataError("data: 3 bad samples"), USER_ERROR),
+        (ModelError("no model_index.json"), USER_ERROR),
+        (CheckpointError("all checkpoints are damaged"), USER_ERROR),
+        (NonFiniteError("step 3: the loss is not finite"), USER_ERROR),
+        (Interrupted("stopped by SIGTERM while training"), INTERRUPTED),
+        (StoppedAtOnceError("stopped; the checkpoint of step 5 is kept"), STOPPED_AT_ONCE),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+@pytest.mark.usefixtures("calls")
+def test_an_error_on_purpose_is_one_message_and_its_status(config_file, monkeypatch, capsys, error, status) -> None:
+    def fail(_config: Config) -> None:
+        raise error
+
+    monkeypatch.setattr("finetrainers.training.run.train", fail)
+    assert main(["train", str(config_file)]) == status
+    assert capsys.readouterr().err.splitlines()[1:] == [f"finetrainers: {error}"]  # after the time of the imports
+
+
+@pytest.mark.usefixtures("calls")
+def test_ctrl_c_where_nobody_listens_yet_is_one_line(config_file, monkeypatch, capsys) -> None:
+    """Such as while libraries are imported."""
+
+    def press(_config: Config) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("finetrainers.training.run.train", press)
+    assert main(["train", str(config_file)]) == STOPPED_AT_ONCE == 130
+    assert capsys.readouterr().err.splitlines()[1:] == ["finetrainers: stopped"]
+
+
+def test_an_error_of_ours_has_a_traceback_and_status_1(config_file, tmp_path) -> None:
+    program = f"""
+        import sys, types
+        from finetrainers import cli
+        def fail(config):
+            raise RuntimeError("a defect")
+        cli.quiet_libraries = lambda: None
+        sys.modules["finetrainers.training.run"] = types.SimpleNamespace(train=fail, encode=fail)
+        raise SystemExit(cli.main(["train", {str(config_file)!r}]))
+    """
+    result = run_python("-c", textwrap.dedent(program))
+    assert result.returncode == INTERNAL_ERROR
+    assert "Traceback" in result.stderr
+    assert "RuntimeError: a defect" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["train.stepz=5"], "train.stepz: there is no such key; did you mean 'steps'?"),
+        (["--train.steps", "many"], "train.steps: Input should be a valid integer, not 'many'"),
+    ],
+)
+def test_a_wrong_key_is_one_readable_message_and_status_2(config_file, overrides, line) -> None:
+    result = run_python("-m", "finetrainers", "train", str(config_file), *overrides)
+    assert (result.returncode, result.stdout) == (USER_ERROR, "")
+    assert result.stderr == f"finetrainers: {config_file} is not valid:\n  {line}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["train", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file"),
+        (["cache", "show", "nowhere"], "there is no folder nowhere; name the cache.path"),
+        (["sample", "nowhere", "--prompt", "x"], "nowhere is no run directory"),
+        (["models", "tiny", "fluxx", "nowhere"], "'fluxx'"),
+    ],
+)
+def test_a_wrong_argument_names_itself(arguments, part, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == USER_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("finetrainers: ")
+    assert part in line
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["trian"],
+        ["models", "--jsn"],
+        ["cache"],
+        ["cache", "prune"],
+        ["cache", "show", "--max-gb", "1"],
+        ["sample", "run"],
+    ],
+)
+def test_what_argparse_refuses_is_status_2_as_well(arguments, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == USER_ERROR
+    assert "usage: finetrainers" in capsys.readouterr().err
+
+
+def test_train_without_a_configuration_shows_what_it_takes(capsys) -> None:
+    assert main(["train"]) == USER_ERROR
+    without = capsys.readouterr().out
+    assert main(["train", "-h"]) == DONE
+    assert capsys.readouterr().out == without
+    assert "train.clip_norm  (float; > 0; default 1.0)\n      Largest norm of the whole gradient" in without
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+def test_models_lists_families_with_tasks_and_tuning(capsys) -> None:
+    assert main(["models", "--json"]) == DONE
+    families = {family["family"]: family for family in json.loads(capsys.readouterr().out)}
+    assert families["flux"]["tasks"] == ["text-to-image"]
+    assert families["flux"]["pipelines"] == {"text-to-image": "FluxPipeline"}
+    assert families["ltx_video"]["tasks"] == ["text-to-video", "image-to-video", "first-last-frame-to-video"]
+    assert set(families) == {"cogvideox", "cogview4", "flux", "hunyuan_video", "ltx_video", "wan"}
+    assert families["flux"]["variants"] == ["dev", "schnell"]
+    assert all(len(family["variants"]) > 0 for family in families.values())
+    assert all(set(family["tuning"]) == set(kinds_of("tuning")) for family in families.values())
+    assert all(set(family["conditioning"]) == set(kinds_of("conditioning")) for family in families.values())
+    assert main(["models"]) == DONE
+    text = capsys.readouterr().out
+    assert all(f"{name}: {family['description']}\n" in text for name, family in families.items())
+
+
+def kinds_of(section: str) -> list[str]:
+    """The kinds that the configuration takes, from its schema."""
+    schema = Config.model_json_schema()
+    definition = schema["properties"][section]
+    places = [option["$ref"] for option in definition.get("oneOf", [definition])]
+    return [schema["$defs"][place.rpartition("/")[2]]["properties"]["kind"]["const"] for place in places]
+
+
+def test_models_tiny_writes_a_pipeline(tmp_path: Path, capsys) -> None:
+    assert main(["models", "tiny", "flux", str(tmp_path / "flux")]) == DONE
+    assert capsys.readouterr().out == f"{tmp_path / 'flux'}\n"
+    assert json.loads((tmp_path / "flux" / "model_index.json").read_text())["_class_name"] == "FluxPipeline"
+
+
+# -- cache ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    """Six items of about a kilobyte; number 0 is the least recently used."""
+    cache = Cache(tmp_path / "cache")
+    for number in range(6):
+        kind, key = ("latents", "text")[number % 2], make_key(number)
+        cache.write(kind, key, {"x": torch.full((256,), float(number))}, {"number": str(number)})
+        os.utime(cache.file(kind, key), (1e9 + number, 1e9 + number))
+    return cache
+
+
+def numbers_in(cache: Cache) -> list[int]:
+    return sorted(int(cache.read(entry.kind, entry.key)[1]["number"]) for entry in cache.entries())
+
+
+def run_cache(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
+    status = main(["cache", *map(str, arguments)])
+    return status, capsys.readouterr().out
+
+
+def test_cache_show_counts_items(cache: Cache, capsys) -> None:
+    assert run_cache(capsys, "show", cache.root) == (DONE, "latents: 3 items, 0.000 GB\ntext: 3 items, 0.000 GB\n")
+
+
+def test_cache_prune_keeps_what_living_runs_need_and_says_so(cache: Cache, capsys) -> None:
+    with closing(Lease(cache.root)) as lease:
+        lease.renew()
+        for entry in list(cache.entries())[:2]:
+            assert cache.has(entry.kind, entry.key)
+        status, said = run_cache(capsys, "prune", "--max-gb", "0", cache.root)
+    assert status == DONE
+    assert "removed 4 items" in said
+    assert "kept 2 items, 0.000 GB, that living runs need" in said
+    assert len(numbers_in(cache)) == 2
+
+
+def test_cache_show_takes_the_folder_cache_by_default(cache: Cache, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(cache.root.parent)
+    assert run_cache(capsys, "show")[1].startswith("latents: 3 items")
+
+
+def flip_a_bit(file: Path, place: int) -> None:
+    contents = bytearray(file.read_bytes())
+    contents[place] ^= 1
+    file.write_bytes(contents)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cut off": lambda file: os.truncate(file, 700),
+    "empty": lambda file: os.truncate(file, 0),
+    "one bit of a number": lambda file: flip_a_bit(file, -5),
+    "one bit of the header": lambda file: flip_a_bit(file, 3),
+    "another format": lambda file: file.write_bytes(b"\x89PNG" * 99),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_cache_verify_finds_and_removes_what_is_damaged(cache: Cache, capsys, kind: str) -> None:
+    key = make_key(3)
+    DAMAGES[kind](cache.file("text", key))
+    status, text = run_cache(capsys, "verify", cache.root)
+    assert status == USER_ERROR
+    assert text == f"removed {cache.file('text', key)}: damaged\n5 items are whole, 1 were damaged\n"
+    assert numbers_in(cache) == [0, 1, 2, 4, 5]
+    assert run_cache(capsys, "verify", cache.root) == (DONE, "5 items are whole, 0 were damaged\n")
+
+
+@pytest.mark.parametrize("action", [["verify"], ["prune", "--max-gb", "1"]], ids=lambda words: words[0])
+def test_cache_verify_and_prune_remove_what_killed_runs_left(cache: Cache, capsys, action: list[str]) -> None:
+    old, new = (cache.file("text", make_key(3)).with_name(f".{name}.tmp") for name in ("old", "new"))
+    for file in (old, new):
+        file.write_bytes(b"a half")
+    os.utime(old, (1e9, 1e9))
+    assert run_cache(capsys, *action, cache.root)[0] == DONE
+    assert (old.exists(), new.exists()) == (False, True)  # the new one may be of a run that is at it now
+
+
+def test_cache_prune_removes_the_least_recently_used_first(cache: Cache, capsys) -> None:
+    cache.has("latents", make_key(0))  # a run looks whether it is there: now it is the most recently used
+    sizes = [entry.bytes for entry in cache.entries()]
+    status, text = run_cache(capsys, "prune", cache.root, "--max-gb", f"{(sum(sizes) - 3 * min(sizes)) / 1e9:.12f}")
+    assert status == DONE
+    assert text.startswith("removed 3 items")
+    assert numbers_in(cache) == [0, 4, 5]
+
+
+def test_cache_prune_leaves_what_fits(cache: Cache, capsys) -> None:
+    assert run_cache(capsys, "prune", cache.root, "--max-gb", "1")[1].startswith("removed 0 items")
+    assert numbers_in(cache) == [0, 1, 2, 3, 4, 5]
+    run_cache(capsys, "prune", cache.root, "--max-gb", "0")
+    assert numbers_in(cache) == []

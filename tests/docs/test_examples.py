@@ -1,0 +1,283 @@
+"""The examples can be run as they are: every configuration and every prompt of theirs, for every family."""
+
+import csv
+import importlib.util
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+from runs import config_of, merged
+
+import finetrainers
+from finetrainers.config import Config, load_config
+from finetrainers.models import adapters, open_model
+from finetrainers.sampling.prompts import read_prompts
+from finetrainers.sampling.sampler import write_video
+from finetrainers.testing import CHECKS
+from finetrainers.training.checks import check_buckets, check_computation, check_conditioning
+from finetrainers.training.objective import build_objective
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+CONFIGS = sorted(EXAMPLES.rglob("config.yaml"))
+SFT = [path for path in CONFIGS if path.is_relative_to(EXAMPLES / "training/sft")]
+CONTROL = [path for path in CONFIGS if path.is_relative_to(EXAMPLES / "training/control")]
+OF_FAMILIES = [*SFT, *CONTROL]
+CUSTOM = EXAMPLES / "custom_model"
+RELEASES = {
+    "CogVideoX-2b": "2b",
+    "CogVideoX-5b": "5b",
+    "CogVideoX1.5-5B-I2V": "1.5-5b-i2v",
+    "CogView4-6B": "6b",
+    "FLUX.1-dev": "dev",
+    "FLUX.1-schnell": "schnell",
+    "HunyuanVideo": "t2v",
+    "HunyuanVideo-I2V": "i2v",
+    "LTX-Video": "0.9.0",
+    "LTX-Video-0.9.7-dev": "0.9.7",
+    "Wan2.1-FLF2V-14B-720P-diffusers": "2.1-flf2v",
+    "Wan2.1-I2V-14B-480P-Diffusers": "2.1-i2v",
+    "Wan2.1-T2V-1.3B-Diffusers": "2.1-t2v",
+    "Wan2.2-T2V-A14B-Diffusers": "2.2-t2v-a14b",
+    "Wan2.2-TI2V-5B-Diffusers": "2.2-ti2v-5b",
+}
+"""Tiny variants of the models that examples name."""
+
+
+def named(path: Path) -> str:
+    return "-".join(path.parent.relative_to(EXAMPLES).parts[-3:]).removeprefix("sft-")
+
+
+@pytest.fixture(autouse=True)
+def from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples name their prompts as they are seen from the root of the repository."""
+    monkeypatch.chdir(ROOT)
+
+
+def stand_in(config: Config, family: str, tiny: Callable[[str, str], Path]) -> Config:
+    """The configuration, with a tiny model in place of the one that it would download."""
+    path = tiny(family, RELEASES[config.model.path.rpartition("/")[2]])
+    return config.model_copy(update={"model": config.model.model_copy(update={"path": str(path)})})
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=named)
+def test_example_configurations_are_valid(path: Path) -> None:
+    config = load_config(path)
+    assert (path.parent / "README.md").is_file()
+    if path in OF_FAMILIES:
+        text = (path.parent / "README.md").read_text()
+        assert f"finetrainers train {path.relative_to(ROOT)}" in text
+        assert config.validation.prompts == path.relative_to(ROOT).with_name("validation.json")
+    if path in SFT:
+        assert all(name in text for name in (f"--local-dir {str(data.path).removesuffix('/train')}" for data in config.data))
+    if path in CONTROL:
+        assert config.conditioning.kind == "channel_concat"
+        places = {str(place) for data in config.data for place in (data.path, data.control_path) if place is not None}
+        assert all(place.removesuffix("/train") in text for place in places)
+        assert f"finetrainers sample {config.output_dir} --prompt" in text
+
+
+@pytest.mark.parametrize("path", OF_FAMILIES, ids=named)
+def test_examples_are_explained_in_place(path: Path) -> None:
+    """Each section has a comment in it or directly above it, and so has each key of the data on its own line."""
+    comments: list[str] = []
+    section, explained = "", {}
+    for line in path.read_text().splitlines():
+        if line.startswith("#"):
+            comments.append(line)
+        elif not line.startswith(" "):
+            section = line.partition(":")[0]
+            explained[section] = bool(comments) or " # " in line
+            comments = []
+        else:
+            explained[section] |= "# " in line
+            assert section != "data" or "# " in line, f"{path}: {line}"
+    assert [name for name, is_explained in explained.items() if not is_explained] == ["output_dir"]
+
+
+@pytest.mark.parametrize("path", OF_FAMILIES, ids=named)
+def test_examples_ask_nothing_impossible_of_their_model(path: Path, tiny: Callable[[str, str], Path]) -> None:
+    """Sizes, task, given frames and each prompt pass all checks that a run makes before it loads weights."""
+    config = stand_in(load_config(path), path.parts[-3], tiny)
+    model = open_model(config.model)
+    assert model.adapter.name == path.parts[-3]
+    unlimited = (math.inf, math.inf, math.inf)  # a tiny model has fewer positions than the one that it stands for
+    model.adapter.grid = replace(model.adapter.grid, largest=unlimited)
+    check_buckets(config, model)
+    check_computation(config, model)
+    check_conditioning(config, model)
+    build_objective(config, model)
+    assert config.validation.prompts is not None
+    bucket, prefix = config.data[0].buckets[0], config.data[0].caption_prefix
+    requests = read_prompts(config.validation.prompts, model, size=bucket, takes_control=path in CONTROL)
+    assert any(request.control is not None for request in requests) == (path in CONTROL)
+    for request in requests:
+        assert request.size == bucket
+        assert request.prompt.startswith(f"{prefix} " if prefix else "")
+
+
+def test_there_is_an_example_of_every_family() -> None:
+    of_package = {name for name, adapter in adapters().items() if adapter.__module__.startswith("finetrainers.")}
+    assert {path.parts[-3] for path in SFT} == of_package
+
+
+# -- control: short runs, from rendered data in the layout that the README tells to make ---------------------------------
+
+
+def picture(seed: int) -> Image.Image:
+    """Noise in blocks."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    return Image.fromarray(blocks.repeat(8, 0).repeat(8, 1))
+
+
+def script(path: Path) -> ModuleType:
+    """A script of an example."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_cards(_: Path, root: Path) -> dict[str, str]:
+    """Pictures with captions in metadata.csv."""
+    folder = root / "tarot" / "train"
+    folder.mkdir(parents=True)
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file_name", "text"])
+        for number in range(4):
+            picture(number).save(folder / f"{number}.png")
+            rows.writerow([f"{number}.png", f"card {number}"])
+    return {"path": str(folder)}
+
+
+def write_pairs(example: Path, root: Path) -> dict[str, str]:
+    """Edit pairs as OmniEdit has them, unpacked by the script; one of which does not fit."""
+
+    def encoded(image: Image.Image, kind: str) -> dict[str, bytes]:
+        image.save(buffer := io.BytesIO(), kind)
+        return {"bytes": buffer.getvalue(), "path": b""}
+
+    (root / "omni-edit" / "data").mkdir(parents=True)
+    rows = [
+        {
+            "src_img": encoded(picture(10 + number), "JPEG"),
+            "edited_img": encoded(picture(number).crop((0, 0, 64, 40 if number == 4 else 64)), "PNG"),
+            "edited_prompt_list": ["Make it blue.", f"Paint it blue, {number} times."],
+            "task": "color",
+        }
+        for number in range(5)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), root / "omni-edit" / "data" / "train-00000.parquet")
+    script(example / "unpack.py").main(str(root / "omni-edit"), str(root / "omni-edit" / "pairs"))
+    return {"path": str(root / "omni-edit" / "pairs")}
+
+
+def write_clips(_: Path, root: Path) -> dict[str, str]:
+    """Clips in two lists."""
+    (root / "dissolve" / "videos").mkdir(parents=True)
+    names = [f"videos/{number}.mp4" for number in range(4)]
+    for number, name in enumerate(names):
+        write_video(root / "dissolve" / name, [picture(10 * number + frame) for frame in range(9)], 8.0)
+    (root / "dissolve" / "videos.txt").write_text("\n".join(names))
+    (root / "dissolve" / "prompt.txt").write_text("\n".join(f"clip {number}" for number in range(4)))
+    return {"path": str(root / "dissolve")}
+
+
+def write_photographs(example: Path, root: Path) -> dict[str, str]:
+    """Pictures with captions beside them, and what the script writes for an estimate."""
+    (root / "photos" / "sea").mkdir(parents=True)
+    for number in range(4):
+        picture(number).save(root / "photos" / "sea" / f"{number}.jpg")
+        (root / "photos" / "sea" / f"{number}.txt").write_text(f"photograph {number}")
+    write_depth = script(example / "make_depth.py").write_depth
+    write_depth(root / "photos", root / "photos-depth", lambda image: image.convert("L"))
+    assert len(list((root / "photos-depth" / "sea").glob("*.png"))) == 4
+    return {"path": str(root / "photos"), "control_path": str(root / "photos-depth")}
+
+
+WRITE: dict[str, Callable[[Path, Path], dict[str, str]]] = {
+    "control-cogview4-canny": write_cards,
+    "control-cogview4-omni_edit": write_pairs,
+    "control-wan-image_condition": write_clips,
+    "control-flux-depth": write_photographs,
+}
+"""Writes data in the layout that an example trains on; answers the keys of its ``data`` that say where they are."""
+
+
+def shortened(path: Path, model: Path, root: Path) -> dict[str, Any]:
+    """The configuration of an example with a tiny model, small data, few steps, and its own prompts at a small size."""
+    tree = yaml.safe_load(path.read_text())
+    shutil.copytree(path.parent, root / "example")
+    prompts, frames = root / "example" / "validation.json", tree["data"][0]["buckets"][0][0]
+    small = {"height": 64, "width": 64, "num_inference_steps": 1} | ({"num_frames": 9} if frames > 1 else {})
+    prompts.write_text(json.dumps([{**prompt, **small} for prompt in json.loads(prompts.read_text())]))
+    changes = {
+        "output_dir": str(root / "run"),
+        "model": {"path": str(model), "dtype": "float32"},
+        "tuning": {"rank": 2, "alpha": 2},
+        "optimizer": {"lr": 0.02},
+        "schedule": {"warmup_steps": 0},
+        "train": {"steps": 2, "batch_size": 2, "micro_batch_size": 2, "device": "cpu"},
+        "validation": {"prompts": str(prompts), "held_out": 0.3, "max_items": 1},
+        "loader": {"workers": 0},
+        "cache": {"path": str(root / "cache"), "workers": 1},
+    }
+    if path.parts[-3] == "flux":
+        changes["model"]["max_sequence_length"] = 16  # type: ignore[index]
+    places = WRITE[named(path)](path.parent, root)
+    data = {**tree["data"][0], **places, "buckets": [[9 if frames > 1 else 1, 64, 64]]}
+    return {**merged(tree, changes), "data": [data]}
+
+
+@pytest.mark.parametrize("path", CONTROL, ids=named)
+def test_control_examples_train_and_draw(path: Path, tiny: Callable[[str, str], Path], tmp_path: Path) -> None:
+    config = load_config(path)
+    model = tiny(path.parts[-3], RELEASES[config.model.path.rpartition("/")[2]])
+    tree = shortened(path, model, tmp_path)
+    result = finetrainers.train(config_of(tree))
+    assert result.report["held_out_losses"][-1][0] == 2
+    assert len(result.report["bad_samples"]) == (named(path) == "control-cogview4-omni_edit")
+    prompts = json.loads(Path(tree["validation"]["prompts"]).read_text())
+    drawn = sorted(file for file in (tmp_path / "run/validation/step-000002").iterdir() if file.suffix != ".json")
+    assert len(drawn) == len(prompts)
+    files = [
+        finetrainers.sample_run(tmp_path / "run", [{**prompt, **control}], device="cpu")[0]
+        for prompt in prompts[:1]
+        for control in ({"control": str(tmp_path / "example" / prompt["control"])}, {"control": None})
+    ]
+    assert files[0].read_bytes() != files[1].read_bytes()
+
+
+def test_the_custom_model_passes_its_checks_outside_of_the_package(tmp_path: Path) -> None:
+    """In another process and another folder, with public names alone."""
+    code = "\n".join(file.read_text() for file in CUSTOM.glob("*.py"))
+    imported = set(re.findall(r"^\s*(?:from|import) (finetrainers[.\w]*)", code, re.MULTILINE))
+    assert imported == {"finetrainers", "finetrainers.testing"}
+    shutil.copytree(CUSTOM, tmp_path / "mine")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path / "mine"), "."]
+    done = subprocess.run(command, check=False, cwd=tmp_path / "mine", capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert f"{len(CHECKS)} passed" in done.stdout
+
+
+def test_the_adapter_in_the_documentation_is_that_of_the_example() -> None:
+    page = (ROOT / "docs/add_a_model.md").read_text()
+    assert f"```python\n{(CUSTOM / 'sd3.py').read_text()}```\n" in page

@@ -1,0 +1,298 @@
+"""What the operating system refuses: one message with the path and the way out, in every command and from Python."""
+
+import errno
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import Tree, config_of, events_of, flux_tree, merged, write_pictures
+
+from finetrainers import DataError, FinetrainersError, StorageError, encode, sample_run, train
+from finetrainers.cli.commands import DONE, INTERNAL_ERROR, USER_ERROR, main
+from finetrainers.data.cache.store import Cache
+from finetrainers.data.catalog.memo import Fact, Memo, Stamp
+from finetrainers.files.storage import storage_errors
+from finetrainers.files.whole import whole_directory, write_whole
+from finetrainers.training.sinks import EventLog
+
+WITHOUT_ROOT = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"] if os.geteuid() == 0 else []
+"""What runs a program such that permissions hold for it."""
+needs_permissions = pytest.mark.skipif(
+    bool(WITHOUT_ROOT) and shutil.which("setpriv") is None, reason="root may write everywhere, and there is no setpriv"
+)
+
+
+@pytest.fixture(scope="module")
+def tree(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    """A run of two pictures whose items are in the cache."""
+    root = tmp_path_factory.mktemp("storage")
+    tree = flux_tree(tiny_flux, write_pictures(root / "data", 2), root, train={"steps": 2})
+    encode(config_of(tree))
+    return tree
+
+
+@contextmanager
+def largest_file(num_bytes: int) -> Iterator[None]:
+    """A limit on the size of files stands in for the end of the disk: the same error comes out of the same write."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")  # as a write raises it: without the name of the file
+
+
+# -- the translation --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/a/run/x"),
+            "output_dir: /a/run/x: Permission denied; change its",
+        ),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a/run"), "output_dir: /a/run: Not a directory; something"),
+        (OSError(errno.ENOSPC, "No space left on device", "/a/run/cache/x"), "cache.path: /a/run/cache/x: No space left"),
+        (OSError(errno.EROFS, "Read-only file system", b"/b/\xff"), "/b/\udcff: Read-only file system; change its"),
+        (OSError(errno.EIO, "Input/output error", "/b/c"), "/b/c: Input/output error; see to it"),
+        (OSError(errno.ENOSPC, "No space left on device"), "a file or the output cannot be read or written: No space"),
+        (OSError("the Hub has no such file"), "the Hub has no such file"),
+    ],
+    ids=str,
+)
+def test_the_key_the_path_and_the_way_out_are_named(error: OSError, said: str) -> None:
+    places = {"output_dir": Path("/a/run"), "cache.path": Path("/a/run/cache")}
+    with pytest.raises(StorageError) as caught, storage_errors(places):
+        raise error
+    assert str(caught.value).startswith(said)
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), RuntimeError("a defect"), KeyError("x")], ids=repr)
+def test_what_is_no_refusal_passes(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, storage_errors():
+        raise error
+    assert caught.value is error
+
+
+# -- folders ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("do", [train, encode])
+@pytest.mark.parametrize(
+    ("sections", "key"),
+    [
+        ({"output_dir": "{file}"}, "output_dir"),
+        ({"output_dir": "{file}/run"}, "output_dir"),
+        ({"cache": {"path": "{file}"}}, "cache.path"),
+        ({"cache": {"path": "{file}/cache"}}, "cache.path"),
+    ],
+    ids=str,
+)
+def test_a_file_in_the_way_is_named_with_its_key(
+    do: Callable[[Any], object], sections: Tree, key: str, tree: Tree, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("the user's")
+    given = merged(tree, {"output_dir": str(tmp_path / "run"), **sections})
+    for section, name in ((given, "output_dir"), (given["cache"], "path")):
+        section[name] = section[name].format(file=file)
+    with pytest.raises(StorageError, match=f"^{key}: {file}.*something of that name is in the way"):
+        do(config_of(given))
+    assert file.read_text() == "the user's"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["models", "tiny", "flux", "{file}"],
+        ["models", "tiny", "flux", "{file}/flux"],
+        ["quickstart", "--output", "{file}"],
+        ["quickstart", "--output", "{file}/q"],
+        ["sample", "{run}", "--prompt", "x", "--base", "--output", "{file}"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_names_a_file_in_the_way(
+    words: list[str], tree: Tree, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("the user's")
+    assert main([word.format(file=file, run=tree["output_dir"]) for word in words]) == USER_ERROR
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("finetrainers: ")
+    assert str(file) in said
+    assert file.read_text() == "the user's"
+
+
+@needs_permissions
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["output_dir", "cache.path"])
+def test_a_folder_that_may_not_be_written_is_named(key: str, tree: Tree, tmp_path: Path) -> None:
+    import yaml
+
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0o555)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(merged(tree, {"output_dir": str(tmp_path / "run")})))
+    words = ["-m", "finetrainers", "encode", str(tmp_path / "c.yaml"), f"{key}={closed}/new"]
+    done = subprocess.run([*WITHOUT_ROOT, sys.executable, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == USER_ERROR, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"finetrainers: {key}: {closed}/new")
+    assert "Traceback" not in done.stderr
+
+
+# -- a cache that is read only ----------------------------------------------------------------------------------------
+
+
+@needs_permissions
+@pytest.mark.slow
+def test_a_cache_of_others_is_read_and_named_when_it_lacks_something(tree: Tree, tmp_path: Path) -> None:
+    import yaml
+
+    data, cache = tmp_path / "data", tmp_path / "cache"
+    shutil.copytree(tree["data"][0]["path"], data)
+    given = merged(tree, {"output_dir": str(tmp_path / "run"), "cache": {"path": str(cache)}})
+    given["data"][0]["path"] = str(data)
+    encode(config_of(given))
+    for folder in (cache, *cache.rglob("*")):
+        folder.chmod(folder.stat().st_mode & ~0o222)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(given))
+    command = [*WITHOUT_ROOT, sys.executable, "-m", "finetrainers", "encode", str(tmp_path / "c.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    write_pictures(data, 3, seed=1)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == USER_ERROR, done.stderr
+    assert f"cache.path: {cache}/memo.sqlite cannot be used" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_items_of_a_cache_that_may_not_be_marked_are_there(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    cache = Cache(tmp_path)
+    cache.write("text", "abcd", {"x": torch.zeros(3)}, {})
+    monkeypatch.setattr(os, "utime", refuse)
+    assert cache.has("text", "abcd")
+
+
+def test_a_memo_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "memo.sqlite").write_text("the user's, and long enough to be looked at as a database " * 20)
+    with pytest.raises(StorageError, match=f"^cache.path: {tmp_path}/memo.sqlite cannot be used: file is not a database"):
+        Memo(tmp_path / "memo.sqlite")
+
+
+def fill(directory: Path) -> None:
+    with whole_directory(directory) as temporary:
+        (temporary / "00.png").write_bytes(b"x" * 5000)
+
+
+# -- a full disk ------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_in_the_events(tmp_path: Path) -> None:
+    log = EventLog(Path("/dev/full"))
+    with pytest.raises(StorageError, match=r"^/dev/full cannot be written: No space left on device; make room"):
+        log.write({"event": "step"})
+    log.close()  # nothing waits that would fail once more
+
+
+def test_a_full_disk_in_the_events_ends_the_run_with_one_message(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(file: Path) -> EventLog:
+        log = EventLog(file)
+        log._out.close()
+        log._out = open("/dev/full", "ab", buffering=0)  # noqa: PTH123, SIM115 - the log closes it
+        return log
+
+    monkeypatch.setattr("finetrainers.training.sinks.EventLog", fill)
+    with pytest.raises(StorageError, match=rf"^{tmp_path}/run/events.jsonl cannot be written: No space"):
+        train(config_of(merged(tree, {"output_dir": str(tmp_path / "run")})))
+
+
+def test_a_full_disk_in_the_memo(tmp_path: Path) -> None:
+    memo = Memo(tmp_path / "memo.sqlite")
+    found = [(f"/{n}" * 50, Stamp(n, n), Fact(bytes(16))) for n in range(1000)]
+    with largest_file(20_000), pytest.raises(StorageError, match=f"^cache.path: {tmp_path}/memo.sqlite cannot be used"):
+        memo.put(found)
+    memo.put(found[:2])
+    assert memo.get(*found[0][:2]) == found[0][2]
+
+
+def test_a_full_disk_in_the_cache(tmp_path: Path) -> None:
+    with largest_file(1000), pytest.raises(DataError, match=rf"^cache.path: {tmp_path}/text.*File too large; make room"):
+        Cache(tmp_path).write("text", "abcd", {"x": torch.zeros(1000)}, {})
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+@pytest.mark.parametrize("write", [lambda file: write_whole(file, "x" * 5000), fill], ids=["file", "folder"])
+def test_a_full_disk_is_told_with_the_name_of_what_was_written(write: Callable[[Path], None], tmp_path: Path) -> None:
+    said = rf"^output_dir: {tmp_path}/x.*: File too large"
+    with largest_file(1000), pytest.raises(StorageError, match=said), storage_errors({"output_dir": tmp_path}):
+        write(tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["config.yaml", "report.json"])
+def test_a_full_disk_at_either_end_of_a_run(what: str, tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the events can still be written, they have the message."""
+    sync, names = os.fsync, os.readlink
+
+    def fsync(descriptor: int) -> None:
+        if what in names(f"/proc/self/fd/{descriptor}"):
+            full()
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(StorageError, match=rf"^output_dir: {tmp_path}/run/{what}: No space left on device; make room"):
+        train(config_of(merged(tree, {"output_dir": str(tmp_path / "run")})))
+    if what == "report.json":
+        last = events_of(tmp_path / "run")[-1]
+        assert (last["event"], last["kind"]) == ("error", "StorageError")
+        assert last["message"].startswith("output_dir: ")
+
+
+def test_a_full_disk_while_drawing(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetrainers.sampling.sample.tempfile.TemporaryDirectory", full)
+    with pytest.raises(FinetrainersError, match="No space left on device"):
+        sample_run(Path(tree["output_dir"]), [{"prompt": "x", "num_inference_steps": 1}], use_base=True, device="cpu")
+
+
+# -- the output -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        ("schema > /dev/full", USER_ERROR, "No space left on device; make room"),
+        ("schema >&- ", DONE, ""),
+        ("schema | head -c 1", INTERNAL_ERROR, ""),
+    ],
+)
+def test_an_output_that_takes_nothing_is_no_traceback(command: str, status: int, said: str) -> None:
+    line = f"set -o pipefail; {sys.executable} -m finetrainers {command}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+    assert said in done.stderr

@@ -1,0 +1,117 @@
+"""Full memory: one message that names what was held and what helps, and never what is already at its best."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import Tree, config_of, flux_tree, merged, write_pictures
+
+from finetrainers import ConfigError, sample_run, train
+from finetrainers.memory.out_of_memory import explain, helpful, is_out_of_memory, out_of_memory_explained
+
+CPU = torch.device("cpu")
+FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.1 GiB")
+TREE: Tree = {
+    "output_dir": "run",
+    "model": {"path": "m"},
+    "data": [{"path": "d", "buckets": [[49, 512, 768]]}],
+    "train": {"batch_size": 4, "micro_batch_size": 4},
+}
+BEST: Tree = {
+    "tuning": {"rank": 1},
+    "optimizer": {"name": "adamw_8bit"},
+    "train": {"micro_batch_size": 1, "gradient_checkpointing": True},
+    "memory": {"vae_tiling": True},
+}
+
+
+def test_the_allocator_of_the_cpu_says_it_too() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_it"),
+    [
+        (FULL, True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied (3x4 and 5x6)"), False),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_other_errors_stay_what_they_are(error: Exception, is_it: bool) -> None:
+    assert is_out_of_memory(error) == is_it
+    with pytest.raises(ConfigError if is_it else type(error)), out_of_memory_explained(config_of(TREE), CPU, "training"):
+        raise error
+
+
+def keys(doing: Any, changes: Tree) -> list[str]:
+    return [setting.key for setting in helpful(config_of(merged(TREE, changes)), doing)]
+
+
+def test_each_stage_names_what_takes_its_memory() -> None:
+    trained = ["optimizer.name", "tuning.rank"]
+    assert keys("training", {}) == ["train.micro_batch_size", "train.gradient_checkpointing", "data.0.buckets", *trained]
+    assert keys("encoding", {"cache": {"batch_size": 2}}) == ["cache.batch_size", "memory.vae_tiling", "data.0.buckets"]
+    assert keys("validating", {"validation": {"prompts": "p.json"}}) == ["memory.vae_tiling", "validation.prompts", *trained]
+    assert keys("loading", {"model": {"dtype": "float32"}}) == [*trained, "model.dtype"]
+    assert keys("training", {"tuning": {"kind": "full"}, "train": {"ema_decay": 0.9}})[-2:] == [
+        "tuning.kind",
+        "train.ema_decay",
+    ]
+
+
+def test_no_key_is_named_that_is_at_its_best() -> None:
+    assert keys("training", BEST) == keys("encoding", BEST) == ["data.0.buckets"]
+    assert keys("validating", BEST) == keys("loading", BEST) == keys("sampling", BEST) == []
+    message = explain(config_of(merged(TREE, BEST)), CPU, "loading", FULL)
+    assert message.endswith("All settings that save memory are made; take a smaller model, or a larger device")
+
+
+def test_the_message_has_present_values_and_what_a_run_that_goes_on_may_change() -> None:
+    text = explain(config_of(TREE), CPU, "training", FULL)
+    first, *rest = text.splitlines()
+    assert first.startswith("out of memory while training: the process held up to ")
+    assert first.endswith(" GB of the host's; 2.00 GiB more were asked for")
+    assert rest == [
+        "What helps:",
+        "  train.micro_batch_size: 4 -> 1",
+        "  train.gradient_checkpointing: false -> true",
+        "What helps in a new run, with another output_dir:",
+        "  data.0.buckets: [[49, 512, 768]] -> smaller or shorter ones",
+        "  optimizer.name: adamw -> adamw_8bit",
+        "  tuning.rank: 64 -> a lower one",
+    ]
+
+
+PLACES = {
+    "loading": "finetrainers.training.run.build_trainer",
+    "encoding": "finetrainers.training.run.encode_steps",
+    "training": "finetrainers.training.trainer.Trainer.micro_losses",
+    "validating": "finetrainers.sampling.sampler.Sampler.draw",
+    "sampling": "finetrainers.sampling.sampler.Sampler.draw",
+}
+
+
+@pytest.mark.parametrize("doing", PLACES)
+def test_it_is_a_users_error_wherever_it_happens(
+    tiny_flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, doing: str
+) -> None:
+    (tmp_path / "prompts.json").write_text('[{"prompt": "picture number 1", "num_inference_steps": 1}]')
+    validation = {"prompts": str(tmp_path / "prompts.json")} if doing == "validating" else {}
+    tree = flux_tree(tiny_flux, write_pictures(tmp_path / "data", 2), tmp_path, train={"steps": 1}, validation=validation)
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise FULL
+
+    do = partial(train, config_of(tree))
+    if doing == "sampling":
+        do()
+        do = partial(sample_run, tmp_path / "run", [{"prompt": "x", "num_inference_steps": 1}], device="cpu")
+    monkeypatch.setattr(PLACES[doing], full)
+    with pytest.raises(ConfigError, match=f"^out of memory while {doing}: "):
+        do()

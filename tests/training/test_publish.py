@@ -1,0 +1,357 @@
+"""What a run leaves for others: the model card, the report, and the push, against a Hub of our own at the HTTP boundary."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from finetrainers.config import Config, parse_config
+from finetrainers.files.whole import MANIFEST, whole_directory
+from finetrainers.models import open_model
+from finetrainers.training.card import write_card
+from finetrainers.training.report import read_events, write_report
+from finetrainers.tuning import build_tuning
+from finetrainers.tuning.base import ExportFacts
+
+USER = "ada"
+TOKEN = "hf_of_a_test"
+FACTS = {"steps": 40, "num_samples": 12, "held_out_losses": [(0, 0.75), (40, 0.5)], "samples": ["00.png", "01.png"]}
+
+
+# -- the model card ---------------------------------------------------------------------------------------------------
+
+
+def card_of(
+    model_path: Path | str, directory: Path, *, pipeline_of: Path, repo: str | None = None, **facts: Any
+) -> ModelCard:
+    """Write a card for a run of ``model_path``, whose pipeline is read from a folder that exists."""
+    tree = {
+        "output_dir": str(directory / "runs" / "crush"),
+        "model": {"path": str(model_path)},
+        "data": [{"path": "d", "buckets": [[1, 64, 64]]}],
+        "train": {"batch_size": 8},
+        **facts.pop("tree", {}),
+    }
+    config = parse_config(tree)
+    model = open_model(parse_config({**tree, "model": {"path": str(pipeline_of)}}).model)
+    exported = {
+        name: ExportFacts(name, model.pipeline_class, model.dtype, drawing_class=model.pipeline_class)
+        for name in model.denoisers.trained
+    }
+    write_card(
+        directory,
+        config=config,
+        model=model,
+        tuning=build_tuning(config.tuning),
+        exported=exported,
+        facts={**FACTS, **facts},
+        repo=repo,
+    )
+    return ModelCard.load(directory / "README.md")
+
+
+def test_the_front_matter_is_what_the_hub_reads(tiny_flux: Path, tmp_path: Path) -> None:
+    card = card_of("user/base", tmp_path, pipeline_of=tiny_flux)
+    assert card.data.to_dict() == {
+        "base_model": "user/base",
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": ["diffusers-training", "finetrainers", "flux", "lora"],
+    }
+    card.data.to_yaml()
+    assert (tmp_path / "README.md").read_text().startswith("---\n")
+
+
+def test_the_text_says_what_was_done_and_how_well(tiny_flux: Path, tmp_path: Path) -> None:
+    text = card_of("user/base", tmp_path, pipeline_of=tiny_flux).text
+    for part in (
+        "# crush\n",
+        "lora adapter of [user/base](https://huggingface.co/user/base) for text-to-image",
+        "- 40 optimizer steps of 8 samples on 12 samples\n",
+        "- held-out loss at step 0: 0.75000\n- held-out loss at step 40: 0.50000\n",
+        "[00.png](samples/00.png)",
+        f'pipeline.load_lora_weights("{tmp_path}")',
+    ):
+        assert part in text
+
+
+def test_a_card_without_samples_and_held_out_loss_has_no_empty_parts(tiny_flux: Path, tmp_path: Path) -> None:
+    text = card_of("user/base", tmp_path, pipeline_of=tiny_flux, samples=[], held_out_losses=[]).text
+    assert "Samples" not in text
+    assert "held-out" not in text
+
+
+def test_a_loss_that_is_not_a_number_is_no_error(tiny_flux: Path, tmp_path: Path) -> None:
+    """events.jsonl has it as a string."""
+    text = card_of("user/base", tmp_path, pipeline_of=tiny_flux, held_out_losses=[(0, "nan")]).text
+    assert "- held-out loss at step 0: nan\n" in text
+
+
+def test_the_card_names_the_repository_that_is_pushed_to(tiny_ltx: Path, tmp_path: Path) -> None:
+    text = card_of("user/base", tmp_path, pipeline_of=tiny_ltx, repo="ada/crush", tree={"tuning": {"kind": "full"}}).text
+    assert 'AutoModel.from_pretrained("ada/crush", subfolder="transformer"' in text
+    assert "Full-rank fine-tune of [user/base]" in text
+    assert str(tmp_path) not in text
+
+
+def test_a_pushed_card_tells_nobody_the_folders_of_this_disk(tiny_flux: Path, tmp_path: Path) -> None:
+    card = card_of(tiny_flux, tmp_path, pipeline_of=tiny_flux, repo="ada/crush")
+    assert "base_model" not in card.data.to_dict()
+    assert "lora adapter of flux for" in card.text
+    assert str(tiny_flux.parent) not in card.content
+    assert str(tmp_path) not in card.content
+
+
+def test_the_snippet_of_a_local_run_works_where_it_is(tiny_flux: Path, tmp_path: Path) -> None:
+    assert f'from_pretrained("{tiny_flux}", torch_dtype=' in card_of(tiny_flux, tmp_path, pipeline_of=tiny_flux).text
+
+
+@pytest.mark.parametrize("kind", ["lora", "lokr", "full"])
+def test_the_snippet_is_python(tiny_flux: Path, tmp_path: Path, kind: str) -> None:
+    text = card_of("user/base", tmp_path, pipeline_of=tiny_flux, tree={"tuning": {"kind": kind}}).text
+    snippet = text.split("```python\n")[1].split("```")[0]
+    compile(snippet, "snippet", "exec")
+
+
+# -- the report -------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_is_json_with_any_file_name(tmp_path: Path) -> None:
+    report = {"version": 1, "bad_samples": [{"path": os.fsdecode(b"caf\xe9.mp4"), "reason": "ä"}]}
+    file = write_report(tmp_path, report)
+    assert file == tmp_path / "report.json"
+    assert json.loads(file.read_text(encoding="utf-8")) == report
+
+
+def test_events_are_read_up_to_what_a_kill_cut_off(tmp_path: Path) -> None:
+    line = json.dumps({"event": "warning", "message": "a\u2028b\x85c"}, ensure_ascii=False)
+    (tmp_path / "events.jsonl").write_bytes(f'{line}\n{line}\n{{"event": "st'.encode())
+    assert read_events(tmp_path) == [json.loads(line)] * 2
+
+
+# -- the push ---------------------------------------------------------------------------------------------------------
+
+
+class Hub(ThreadingHTTPServer):
+    """As much of the Hub as a push of small files needs, and what arrived."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), HubRequest)
+        self.repos: list[dict[str, Any]] = []
+        self.files: dict[str, bytes] = {}
+        self.messages: list[str] = []
+        self.unknown: list[str] = []
+        self.refuses_commits = False
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class HubRequest(BaseHTTPRequestHandler):
+    server: Hub
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        if self.headers["Authorization"] != f"Bearer {TOKEN}":
+            return self._answer(401, {"error": "Invalid username or password."})
+        if self.path == "/api/whoami-v2":
+            return self._answer(200, {"type": "user", "name": USER, "auth": {"type": "access_token"}, "orgs": []})
+        if self.path.startswith("/api/models/"):
+            return self._answer(200, {"id": self.path.split("/revision")[0], "sha": "0" * 40, "siblings": []})
+        self.server.unknown.append(f"GET {self.path}")
+        return self._answer(404, {"error": "not found"})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        if self.path == "/api/repos/create":
+            self.server.repos.append(json.loads(body))
+            return self._answer(200, {"url": f"{self.server.address}/x/y", "id": "x/y"})
+        if "/preupload/" in self.path:
+            names = [file["path"] for file in json.loads(body)["files"]]
+            files = [{"path": name, "uploadMode": "regular", "shouldIgnore": False, "oid": None} for name in names]
+            return self._answer(200, {"files": files})
+        if "/commit/" in self.path and not self.server.refuses_commits:
+            return self._commit(body)
+        if self.path == "/api/validate-yaml":
+            return self._answer(200, {"warnings": [], "errors": []})
+        if not self.server.refuses_commits:
+            self.server.unknown.append(f"POST {self.path}")
+        return self._answer(403, {"error": "You have no right to write"})
+
+    def _commit(self, body: bytes) -> None:
+        for line in body.splitlines():
+            part = json.loads(line)
+            if part["key"] == "header":
+                self.server.messages.append(part["value"]["summary"])
+            elif part["key"] == "file":
+                assert part["value"]["encoding"] == "base64"
+                self.server.files[part["value"]["path"]] = base64.b64decode(part["value"]["content"])
+        commit = f"{self.server.address}/x/y/commit/{'1' * 40}"
+        self._answer(200, {"success": True, "commitOid": "1" * 40, "commitUrl": commit, "pullRequestUrl": None})
+
+    def _answer(self, status: int, tree: object) -> None:
+        body = json.dumps(tree).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+# huggingface_hub reads its environment when it is imported: a process of its own, and one that does not wait for models.
+PUSH = """
+    import json, sys, types
+    from pathlib import Path
+    from finetrainers.config import parse_config
+    from finetrainers.errors import FinetrainersError
+    names = "step_directory step_folders Trainer Model whole_tensor Tuning ExportFacts weights_in_use"
+    unused = types.SimpleNamespace(**dict.fromkeys(names.split()))
+    for name in ("checkpoint", "loop", "models", "state", "tuning", "validate"):
+        sys.modules["finetrainers." + name] = unused
+    from finetrainers.publish import check_hub, push
+    work = json.loads(sys.argv[1])
+    try:
+        repo = check_hub(parse_config(work["config"]))
+        print(repo)
+        if work["weights"]:
+            samples = work["samples"] and Path(work["samples"])
+            print(push(repo, Path(work["weights"]), samples=samples, private=work["private"]))
+    except FinetrainersError as error:
+        print(type(error).__name__, error)
+"""
+
+
+def run_push(
+    endpoint: str, *, token: str = TOKEN, weights: Path | None = None, samples: Path | None = None, **settings: Any
+) -> list[str]:
+    """Lines that the program above prints."""
+    private = settings.pop("hub_private", True)
+    work = {
+        "config": {
+            "output_dir": "runs/crush", "model": {"path": "m"}, "data": [{"path": "d", "buckets": [[1, 64, 64]]}],
+            "push_to_hub": True, **settings,
+        },
+        "weights": weights and str(weights), "samples": samples and str(samples), "private": private,
+    }  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    environment |= {
+        "HF_ENDPOINT": endpoint,
+        "HF_TOKEN": token,
+        "HF_HOME": "/nonexistent",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0", "NO_PROXY": "127.0.0.1"}
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PUSH), json.dumps(work)],
+        env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> SimpleNamespace:
+    """Weights with their card, and samples, as a run leaves them."""
+    with whole_directory(tmp_path / "weights" / "step-000040") as weights:
+        (weights / "pytorch_lora_weights.safetensors").write_bytes(bytes(range(256)) * 40)
+        (weights / "transformer").mkdir()
+        (weights / "transformer" / "config.json").write_text("{}")
+    (tmp_path / "weights" / "step-000040" / "README.md").write_text("---\nlibrary_name: diffusers\n---\n\n# crush\n")
+    with whole_directory(tmp_path / "validation" / "step-000040") as samples:
+        (samples / "00.png").write_bytes(b"\x89PNG\xff")
+        (samples / "validation.json").write_text("{}")
+    return SimpleNamespace(weights=tmp_path / "weights" / "step-000040", samples=tmp_path / "validation" / "step-000040")
+
+
+def is_private(repo: dict[str, Any]) -> bool:
+    """As huggingface_hub says it before version 2, and since."""
+    return repo["private"] if "private" in repo else repo["visibility"] == "private"
+
+
+def test_weights_card_and_samples_arrive_to_the_byte(hub: Hub, exported: SimpleNamespace) -> None:
+    lines = run_push(hub.address, weights=exported.weights, samples=exported.samples)
+    assert lines == ["ada/crush", f"{hub.address}/x/y/commit/{'1' * 40}"]
+    assert hub.unknown == []
+    expected = {f"samples/{name}": (exported.samples / name).read_bytes() for name in ("00.png", "validation.json")}
+    for name in ("README.md", "pytorch_lora_weights.safetensors", "transformer/config.json"):
+        expected[name] = (exported.weights / name).read_bytes()
+    assert hub.files == expected
+    assert (exported.weights / MANIFEST).is_file()  # it vouches for this disk, and stays here
+    assert hub.messages == ["Weights from finetrainers", "Samples from finetrainers"]
+    (repo,) = hub.repos
+    assert (repo["name"], repo["organization"], is_private(repo)) == ("crush", "ada", True)
+
+
+def test_the_repository_can_be_named_and_be_public(hub: Hub, exported: SimpleNamespace) -> None:
+    assert run_push(hub.address, weights=exported.weights, hub_repo="team/dog", hub_private=False)[0] == "team/dog"
+    (repo,) = hub.repos
+    assert (repo["name"], repo["organization"], is_private(repo)) == ("dog", "team", False)
+    assert not any(name.startswith("samples/") for name in hub.files)
+
+
+@pytest.mark.parametrize("token", ["", "hf_wrong"], ids=["no token", "wrong token"])
+def test_without_a_token_that_the_hub_knows_nothing_begins(hub: Hub, token: str) -> None:
+    first, *rest = run_push(hub.address, token=token)
+    assert first.startswith("ConfigError push_to_hub: ")
+    assert "log in with `hf auth login`, or set push_to_hub=false" in "\n".join(rest)
+    assert hub.repos == []
+
+
+def test_a_hub_that_cannot_be_reached_is_no_internal_error() -> None:
+    first, *rest = run_push("http://127.0.0.1:9")
+    assert first.startswith("ConfigError push_to_hub: ")
+    assert "push_to_hub=false" in "\n".join(rest)
+
+
+def test_a_push_that_fails_says_where_the_weights_are(hub: Hub, exported: SimpleNamespace) -> None:
+    hub.refuses_commits = True
+    text = "\n".join(run_push(hub.address, weights=exported.weights)[1:])
+    assert text.startswith("ConfigError push_to_hub: ")
+    assert f"push them with `hf upload ada/crush {exported.weights}`" in text
+
+
+def test_the_token_is_looked_for_before_anything_is_read(monkeypatch, tmp_path: Path) -> None:
+    """Hence before training: neither the model nor the data of this configuration exist."""
+    from finetrainers.errors import ConfigError
+    from finetrainers.training import run as training
+
+    def refuse(_: Config) -> str:
+        raise ConfigError("push_to_hub: no token")
+
+    monkeypatch.setattr(training, "check_hub", refuse)
+    tree = {
+        "output_dir": str(tmp_path / "run"), "model": {"path": str(tmp_path / "none")}, "train": {"device": "cpu"},
+        "data": [{"path": str(tmp_path / "none"), "buckets": [[1, 64, 64]]}], "push_to_hub": True,
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="^push_to_hub: no token$"):
+        training.train(parse_config(tree))
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["push_to_hub"] is True
+    (event,) = read_events(tmp_path / "run")
+    assert (event["event"], event["kind"], event["message"]) == ("error", "ConfigError", "push_to_hub: no token")

@@ -1,0 +1,155 @@
+"""Validation: two values of the held-out loss differ only because the weights do."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import Tree, config_of, events_of, flux_tree, merged, write_pictures
+
+from finetrainers import ConfigError, train
+from finetrainers.training.validate import HeldOut
+
+
+@pytest.fixture(scope="module")
+def tree(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    root = tmp_path_factory.mktemp("validate")
+    own_data = [{"path": str(write_pictures(root / "held-out", 3, seed=1)), "buckets": [[1, 64, 64]]}]
+    validation = {"data": own_data, "noise_levels": 4}
+    return flux_tree(tiny_flux, write_pictures(root / "data", 4), root, train={"steps": 2}, validation=validation)
+
+
+def validations(tree: Tree, directory: Path, **sections: Any) -> list[Tree]:
+    train(config_of(merged(tree, {"output_dir": str(directory), **sections})))
+    return [event for event in events_of(directory) if event["event"] == "validation"]
+
+
+def test_the_baseline_depends_on_model_and_held_out_data_alone(tree: Tree, tmp_path: Path) -> None:
+    """Other seed, order, batch size and learning rate: the same held-out loss at step 0, to the last bit."""
+    one = validations(tree, tmp_path / "one")[0]
+    changes = {"seed": 9, "train": {"batch_size": 2, "micro_batch_size": 1}, "optimizer": {"lr": 0.5}}
+    other = validations(tree, tmp_path / "other", **changes)[0]
+    assert one["held_out_loss"] == other["held_out_loss"]
+    assert one["held_out_bins"] == other["held_out_bins"]
+
+
+def test_the_held_out_loss_follows_the_weights(tree: Tree, tmp_path: Path) -> None:
+    before, after = validations(tree, tmp_path / "run", optimizer={"lr": 0.05})
+    assert before["held_out_loss"] != after["held_out_loss"]
+
+
+def test_overall_is_the_mean_of_equal_bins(tree: Tree, tmp_path: Path) -> None:
+    found = validations(tree, tmp_path / "run", train={"steps": 0})[0]
+    assert list(found["held_out_bins"]) == ["0.00-0.25", "0.25-0.50", "0.50-0.75", "0.75-1.00"]
+    assert found["held_out_loss"] == pytest.approx(sum(found["held_out_bins"].values()) / 4)
+    assert found["held_out_samples"] == 3
+    assert len(set(found["held_out_bins"].values())) == 4
+
+
+def test_held_out_items_are_never_trained_on(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a split of the training data: no step reads an item that the held-out loss reads."""
+    import finetrainers.data.loader as loader
+    import finetrainers.training.validate as validate
+
+    read = loader.read_encoded
+    seen: dict[str, set[str]] = {"train": set(), "held-out": set()}
+
+    def reading(kind: str) -> Any:
+        def call(cache: Any, job: Any) -> Any:
+            seen[kind].add(job.latents.key)
+            return read(cache, job)
+
+        return call
+
+    monkeypatch.setattr(loader, "read_encoded", reading("train"))
+    monkeypatch.setattr(validate, "read_encoded", reading("held-out"))
+    validations(tree, tmp_path / "run", validation={"data": [], "held_out": 0.3}, train={"steps": 4})
+    assert seen["train"]
+    assert seen["held-out"]
+    assert not seen["train"] & seen["held-out"]
+    assert len(seen["train"] | seen["held-out"]) == 4
+
+
+def test_a_run_leaves_out_what_is_in_validation_data_and_says_so(tree: Tree, tmp_path: Path) -> None:
+    """Of four pictures one lies among the held-out ones, under another name."""
+    shutil.copytree(tree["validation"]["data"][0]["path"], tmp_path / "held-out")
+    for suffix in ("png", "txt"):
+        shutil.copy(Path(tree["data"][0]["path"]) / f"02.{suffix}", tmp_path / "held-out" / f"copy.{suffix}")
+    own = [{"path": str(tmp_path / "held-out"), "buckets": [[1, 64, 64]]}]
+    validations(tree, tmp_path / "run", validation={"data": own})
+    events = events_of(tmp_path / "run")
+    (run,) = (event for event in events if event["event"] == "run")
+    assert (run["num_samples"], run["num_held_out"]) == (3, 4)
+    warned = [event["message"] for event in events if event["event"] == "warning"]
+    assert [("validation.data has the contents of 1 of its items" in m, "02.png" in m) for m in warned] == [(True, True)]
+    same = merged(tree, {"output_dir": str(tmp_path / "same"), "validation": {"data": tree["data"]}})
+    with pytest.raises(ConfigError, match=r"validation\.data: all items of .* are held out there"):
+        train(config_of(same))
+
+
+def test_what_is_measured_is_what_is_exported(tree: Tree, tmp_path: Path) -> None:
+    """With averaged weights: they are measured, not the trained ones, and training goes on with the trained ones."""
+    often = {"optimizer": {"lr": 0.05}, "validation": {"every": 2}}
+    averaged, plain = {"train": {"ema_decay": 0.99, "steps": 4}, **often}, {"train": {"steps": 4}, **often}
+    losses = [[v["held_out_loss"] for v in validations(tree, tmp_path / n, **s)] for n, s in (("a", averaged), ("b", plain))]
+    assert losses[0][0] == losses[1][0]
+    assert losses[0][1] != losses[1][1]
+    curves = [[e["loss"] for e in events_of(tmp_path / n) if e["event"] == "step"] for n in ("a", "b")]
+    assert curves[0] == curves[1]
+
+
+def test_an_interrupted_validation_is_done_again(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing half-done stays: the folder of a validation is whole or not there."""
+    with monkeypatch.context() as patch:
+        patch.setattr(HeldOut, "measure", lambda *_: pytest.fail("dies in the middle"))
+        with pytest.raises(pytest.fail.Exception):
+            validations(tree, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("validation/*"))
+    assert [v["step"] for v in validations(tree, tmp_path / "run")] == [0, 2]
+
+
+def test_samples_are_drawn_with_their_own_seeds(tree: Tree, tmp_path: Path) -> None:
+    """Same seed, same picture, wherever it stands in the file; another seed, another picture."""
+    prompt = {"prompt": "picture number 1", "num_inference_steps": 2}
+    rows = [{**prompt, "seed": 1}, {**prompt, "seed": 2}, {**prompt, "seed": 1}, {**prompt, "seed": 1, "width": 96}]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    validation = {"prompts": str(tmp_path / "prompts.jsonl")}
+    found = validations(tree, tmp_path / "run", validation=validation, train={"steps": 0})[0]
+    folder = Path(found["directory"])
+    assert found["samples"] == ["00.png", "01.png", "02.png", "03.png"]
+    files = [(folder / name).read_bytes() for name in found["samples"]]
+    assert files[0] == files[2]
+    assert files[0] != files[1]
+    from PIL import Image
+
+    with Image.open(folder / "03.png") as picture:
+        assert picture.size == (96, 64)
+
+
+def test_a_prompt_that_is_wrong_is_found_before_anything_is_encoded(tree: Tree, tmp_path: Path) -> None:
+    (tmp_path / "prompts.json").write_text('[{"prompt": "x", "height": 65}]')
+    with pytest.raises(ConfigError, match=r"prompt 1: \(1, 65, 64\) .* the nearest is \(1, 64, 64\)"):
+        validations(
+            tree,
+            tmp_path / "run",
+            validation={"prompts": str(tmp_path / "prompts.json")},
+            cache={"path": str(tmp_path / "c")},
+        )
+    assert not list((tmp_path / "c").rglob("*.safetensors"))
+
+
+def test_dropout_is_off_while_measuring_and_on_again_afterwards() -> None:
+    from finetrainers.training.validate import weights_in_use
+
+    class Held:
+        ema = None
+        denoiser = torch.nn.Dropout(0.5)
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+        parameters: tuple[()] = ()
+
+    holder: Any = Held()
+    with weights_in_use(holder):
+        assert not holder.denoiser.training
+    assert holder.denoiser.training
