@@ -32,8 +32,10 @@ from finetrainers.testing.subject import FULL, LORA, Subject
 from finetrainers.training.build import build_batches
 from finetrainers.training.objective import build_objective
 from finetrainers.training.paths import absolute
-from finetrainers.training.prepare import Prepared, encode_steps, prepare
+from finetrainers.training.prepare import prepare
+from finetrainers.training.prepared import Prepared
 from finetrainers.training.validate import HeldOut
+from finetrainers.training.windows import encode_steps
 
 GRAY = {"kind": "channel_concat", "signal": "gray"}
 CPU = torch.device("cpu")

@@ -22,7 +22,9 @@ from finetrainers.errors import DataError
 from finetrainers.models import open_model
 from finetrainers.models.hunyuan_video import HunyuanVideo
 from finetrainers.sampling.sampler import write_video
-from finetrainers.training.prepare import Prepared, encode_steps, prepare
+from finetrainers.training.prepare import prepare
+from finetrainers.training.prepared import Prepared
+from finetrainers.training.windows import encode_steps
 
 SIZE = (5, 48, 64)
 Seen = list[tuple[str, Image.Image]]

@@ -14,7 +14,12 @@ from finetrainers.config.data import (
     PixelBudget as PixelBudget,
 )
 from finetrainers.config.load import dump_config as dump_config, load_config as load_config, parse_config as parse_config
-from finetrainers.config.model import ComponentConfig as ComponentConfig, ModelConfig as ModelConfig, is_folder as is_folder
+from finetrainers.config.model import (
+    ComponentConfig as ComponentConfig,
+    MemoryConfig as MemoryConfig,
+    ModelConfig as ModelConfig,
+    is_folder as is_folder,
+)
 from finetrainers.config.optim import OptimizerConfig as OptimizerConfig, ScheduleConfig as ScheduleConfig
 from finetrainers.config.overrides import find_file as find_file
 from finetrainers.config.run import (

@@ -61,8 +61,6 @@ class Encoder:
     progress: StageProgress
     warn: Callable[[str], None]
     """Takes what a user should know of, as a sentence."""
-    has_tiling: bool = False
-    has_slicing: bool = False
     lease: Lease | None = None
     """Keeps what the run needs from being removed by others."""
 
@@ -79,7 +77,7 @@ class Encoder:
         facts = adapter.samples_posterior, adapter.grid.frame_patch, adapter.vae_statistics, adapter.has_image_vae
         if adapter.grid.frame_patch > 1:
             image.append("without padding")  # items of earlier versions had it
-        latents = make_key("vae", self._identity("vae"), self.has_tiling, *facts, *image)
+        latents = make_key("vae", self._identity("vae"), self.model.pretrained.memory.vae_tiling, *facts, *image)
         encoders: list[object] = [*own, *(self._identity(name) for name in self.model.text_components)]
         if settings := adapter.text_settings(self.model.task):
             encoders.append(dict(settings))
@@ -188,8 +186,8 @@ class Encoder:
 
     def _load_image_pipeline(self) -> Any:
         """Load the VAE, and what else the task needs for the frames that are given."""
-        model, options = self.model, {"has_tiling": self.has_tiling, "has_slicing": self.has_slicing}
-        components = {"vae": load_vae(model.pretrained, self.device, **options)}
+        model = self.model
+        components = {"vae": load_vae(model.pretrained, self.device)}
         return model.pretrained.pipeline(model.pipeline_class, components | model.load_image_components(self.device))
 
     def _encode_clips(self, pipeline: Any, clips: list[tuple[LatentsJob, Clip]]) -> list[Failure]:

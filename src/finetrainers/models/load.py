@@ -5,7 +5,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from finetrainers.batch import Text
 from finetrainers.compat.tokenizers import FAITHFUL_CLASSES
-from finetrainers.config import ComponentConfig, ModelConfig
+from finetrainers.config import ComponentConfig, MemoryConfig, ModelConfig
 from finetrainers.errors import ConfigError, ModelError
 from finetrainers.models.base import ModelAdapter, Settings
 from finetrainers.models.experts import Denoisers, choose_experts
@@ -73,6 +73,8 @@ class Pretrained:
     config: ModelConfig
     index: Mapping[str, Any]
     """The pipeline's model_index.json."""
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    """How the VAE saves memory, wherever it is loaded."""
 
     def place(self, component: str) -> Place:
         """Where a component is, overrides included."""
@@ -232,7 +234,7 @@ class Model:
         return self.adapter.max_sequence_length if configured is None else configured
 
 
-def open_model(config: ModelConfig) -> Model:
+def open_model(config: ModelConfig, memory: MemoryConfig | None = None) -> Model:
     """Find the model's family and task and read its configs; no weights are loaded.
 
     Raises:
@@ -240,7 +242,7 @@ def open_model(config: ModelConfig) -> Model:
         ModelError: If the model is not there or not in diffusers layout.
     """
     index_file = Place(config.path, config.revision, "", DTYPES[config.dtype]).file("model_index.json")
-    pretrained = Pretrained(config, json.loads(index_file.read_text()))
+    pretrained = Pretrained(config, json.loads(index_file.read_text()), MemoryConfig() if memory is None else memory)
     for component in config.components:
         if component not in pretrained.index:
             known = ", ".join(name for name, value in pretrained.index.items() if isinstance(value, list))

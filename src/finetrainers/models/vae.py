@@ -12,12 +12,12 @@ from finetrainers.models.base import ModelAdapter
 from finetrainers.models.load import Pretrained
 
 
-def load_vae(pretrained: Pretrained, device: torch.device, *, has_tiling: bool, has_slicing: bool) -> Any:
+def load_vae(pretrained: Pretrained, device: torch.device) -> Any:
     """Load the VAE, with what ``memory`` asks for; it decodes latents of any data type in its own."""
     vae = pretrained.load("vae").to(device)
-    if has_tiling:
+    if pretrained.memory.vae_tiling:
         vae.enable_tiling()
-    if has_slicing:
+    if pretrained.memory.vae_slicing:
         vae.enable_slicing()
     decode = vae.decode
 

@@ -119,8 +119,7 @@ def _drawing(
     """Load the whole pipeline, with the settings of the run; yield what draws one request."""
     names = [name for name, value in model.pretrained.index.items() if isinstance(value, list) and value[0]]
     components = {name: model.pretrained.load(name) for name in names if name != "vae"}
-    memory = {"has_tiling": config.memory.vae_tiling, "has_slicing": config.memory.vae_slicing}
-    components["vae"] = load_vae(model.pretrained, device, **memory)
+    components["vae"] = load_vae(model.pretrained, device)
     pipeline = model.pretrained.pipeline(model.pipeline_class, components).to(device)
     for name in model.denoisers.trained:
         conditioning.prepare(pipeline.components[name], model.adapter)
@@ -161,4 +160,4 @@ def _open(run: Path) -> tuple[Config, Model]:
     if not file.is_file():
         raise ConfigError(f"{run} is no run directory: it has no config.yaml")
     config = load_config(file)
-    return config, open_model(config.model)
+    return config, open_model(config.model, config.memory)

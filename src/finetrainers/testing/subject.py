@@ -20,8 +20,10 @@ from finetrainers.sampling.sampler import Sampler, write_video
 from finetrainers.testing.drawn import Drawn, record_drawing, take_modes
 from finetrainers.training.build import build_batches, build_steps, build_trainer
 from finetrainers.training.objective import build_objective
-from finetrainers.training.prepare import Prepared, encode_steps, prepare
+from finetrainers.training.prepare import prepare
+from finetrainers.training.prepared import Prepared
 from finetrainers.training.trainer import Trainer
+from finetrainers.training.windows import encode_steps
 from finetrainers.tuning import build_tuning
 
 CAPTIONS = ("a red ball on the grass", "a dog")

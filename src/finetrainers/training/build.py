@@ -1,6 +1,6 @@
-"""Builds what a prepared run needs to train: the objective, the trainer, its batches and its validation."""
+"""Builds what a prepared run needs to train: the trainer and its batches."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from functools import partial
 from typing import Any
 
@@ -15,9 +15,8 @@ from finetrainers.models import Model
 from finetrainers.objectives.flow import FlowMatching
 from finetrainers.optim.optimizers import build_optimizer
 from finetrainers.optim.schedules import build_schedule
-from finetrainers.training.prepare import Prepared, encode_for_validation
+from finetrainers.training.prepared import Prepared
 from finetrainers.training.trainer import Trainer
-from finetrainers.training.validate import HeldOut, Validator
 from finetrainers.tuning import Tuning
 from finetrainers.tuning.base import trained_parameters
 
@@ -70,32 +69,6 @@ def build_steps(prepared: Prepared, objective: FlowMatching) -> Steps:
         tokens={bucket: grid.num_tokens(bucket) for bucket in catalog.buckets},
         padding={bucket: grid.num_padding(bucket[0]) for bucket in catalog.buckets},
         shown=prepared.conditioning.shown,
-    )
-
-
-def build_validator(
-    config: Config, prepared: Prepared, *, emit: Callable[..., None], interrupt: Callable[[], None]
-) -> Validator:
-    """Make what draws the prompts and measures the held-out loss."""
-    held_out = None
-    if prepared.held_out:
-        held_out = HeldOut(prepared.held_out, prepared.encoder.cache, config.validation.noise_levels)
-    return Validator(
-        directory=config.output_dir / "validation",
-        model=prepared.model,
-        cache=prepared.encoder.cache,
-        plan=prepared.plan,
-        requests=prepared.requests,
-        held_out=held_out,
-        every=config.validation.every,
-        last_step=config.train.steps,
-        emit=emit,
-        attention=partial(attention, config.attention.validation),
-        interrupt=interrupt,
-        vae_tiling=config.memory.vae_tiling,
-        vae_slicing=config.memory.vae_slicing,
-        data=config.data[0],
-        encode=partial(encode_for_validation, prepared),
     )
 
 

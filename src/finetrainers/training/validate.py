@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,19 +12,21 @@ import torch
 from torch import Tensor
 
 from finetrainers.batch import Batch, Text, sample_generator
-from finetrainers.config import DataConfig
 from finetrainers.data.cache.store import Cache
 from finetrainers.data.loader import draw, draw_latents, make_control, make_prompt, read_encoded
-from finetrainers.data.order.jobs import SampleJob, TextJob
-from finetrainers.data.order.plan import Plan
+from finetrainers.data.order.jobs import SampleJob
 from finetrainers.encoding.encoder import free_memory
 from finetrainers.errors import DataError, MissingItemError
+from finetrainers.files.steps import step_directory
 from finetrainers.files.whole import to_json, whole_directory, write_whole
-from finetrainers.models import Model, Request
+from finetrainers.memory.attention import attention
 from finetrainers.models.vae import load_vae
 from finetrainers.optim.optimizers import weights_for_use
 from finetrainers.sampling.sampler import Sampler
+from finetrainers.training.prepared import Prepared
+from finetrainers.training.session import Session
 from finetrainers.training.trainer import Trainer
+from finetrainers.training.windows import encode_for_validation
 
 MISSES_IN_A_ROW = 3
 """Times that the same items may be gone from the cache when they are read: then encoding them again is of no use."""
@@ -89,37 +91,26 @@ class HeldOut:
         return torch.stack(losses)
 
 
-@dataclass(kw_only=True)
 class Validator:
     """Draws the prompts and measures the held-out loss, where they are due."""
 
-    directory: Path
-    """Receives step-000500/ and so on."""
-    model: Model
-    cache: Cache
-    plan: Plan
-    requests: Sequence[Request]
-    held_out: HeldOut | None
-    every: int | None
-    last_step: int
-    emit: Callable[..., None]
-    """Called with an event's name and its fields."""
-    attention: Callable[[], AbstractContextManager[None]] = nullcontext
-    interrupt: Callable[[], None] = lambda: None
-    """Called before each forward pass, and within the draw of a sample; raises where the run is to stop."""
-    vae_tiling: bool = False
-    vae_slicing: bool = False
-    data: DataConfig | None = None
-    """How the controls of prompts are read: as this data set is."""
-    encode: Callable[..., None] = lambda **_: None
-    """Encodes what the cache has lost of what is read here; with ``has_failed=True`` what is damaged as well."""
+    def __init__(self, session: Session, prepared: Prepared) -> None:
+        self._session, self._prepared = session, prepared
+        self._directory = session.config.output_dir / "validation"
+        self._held_out: HeldOut | None = None
+        if prepared.held_out:
+            cache = prepared.encoder.cache
+            self._held_out = HeldOut(prepared.held_out, cache, session.config.validation.noise_levels)
 
     def __call__(self, trainer: Trainer, metrics: object = None) -> None:
         """Validate at step 0, every so many steps and at the last; once each, also if the run was interrupted."""
-        is_due = trainer.step in (0, self.last_step) or (self.every is not None and trainer.step % self.every == 0)
-        directory = self.directory / f"step-{trainer.step:06d}"
-        if is_due and (self.requests or self.held_out) and not directory.exists():
-            self.validate(trainer, directory)
+        config = self._session.config
+        every = config.validation.every
+        is_due = trainer.step in (0, config.train.steps) or (every is not None and trainer.step % every == 0)
+        directory = step_directory(self._directory, trainer.step)
+        if is_due and (self._prepared.requests or self._held_out) and not directory.exists():
+            with self._session.memory("validating"):
+                self.validate(trainer, directory)
 
     def validate(self, trainer: Trainer, directory: Path) -> None:
         """Draw and measure with the weights that would be exported now.
@@ -127,42 +118,43 @@ class Validator:
         Raises:
             DataError: If what is read is gone from the cache again and again.
         """
-        self.encode()
+        encode_for_validation(self._prepared)
         for attempt in itertools.count(1):
             try:
                 self._validate(trainer, directory)
             except MissingItemError as miss:
                 if attempt == MISSES_IN_A_ROW:
                     raise DataError(str(miss)) from miss
-                self.encode(has_failed=True)
+                encode_for_validation(self._prepared, has_failed=True)
             else:
                 return
 
     def _validate(self, trainer: Trainer, directory: Path) -> None:
         fields: dict[str, Any] = {"step": trainer.step}
-        with whole_directory(directory) as temporary, weights_in_use(trainer), torch.no_grad(), self.attention():
-            if self.held_out is not None:
-                loss = self.held_out.measure(trainer, self.interrupt)
+        requests, backend = self._prepared.requests, self._session.config.attention.validation
+        with whole_directory(directory) as temporary, weights_in_use(trainer), torch.no_grad(), attention(backend):
+            if self._held_out is not None:
+                loss = self._held_out.measure(trainer, self._interrupt)
                 fields |= {"held_out_loss": loss.overall, "held_out_bins": loss.bins, "held_out_samples": loss.num_samples}
-            if self.requests:
+            if requests:
                 fields["samples"] = [file.name for file in self._draw(trainer, temporary)]
             write_whole(
                 temporary / "validation.json",
-                to_json({**fields, "prompts": [asdict(r) for r in self.requests]}, indent=1),
+                to_json({**fields, "prompts": [asdict(request) for request in requests]}, indent=1),
             )
-        self.emit("validation", **fields, directory=str(directory))
+        self._session.emit("validation", **fields, directory=str(directory))
 
     def _draw(self, trainer: Trainer, directory: Path) -> list[Path]:
-        pretrained, options = self.model.pretrained, {"has_tiling": self.vae_tiling, "has_slicing": self.vae_slicing}
-        vae = load_vae(pretrained, trainer.device, **options)
-        parts = self.model.denoisers.split(trainer.denoiser)
-        parts |= {name: pretrained.load(name).to(trainer.device) for name in self.model.denoisers.others}
+        model, device, data = self._prepared.model, trainer.device, self._session.config.data[0]
+        vae = load_vae(model.pretrained, device)
+        parts = model.denoisers.split(trainer.denoiser)
+        parts |= {name: model.pretrained.load(name).to(device) for name in model.denoisers.others}
         with trainer.autocast():
             drawing, own = {**parts, "vae": vae}, trainer.conditioning
-            sampler = Sampler(self.model, drawing, trainer.device, own, self.data, interrupt=self.interrupt)
+            sampler = Sampler(model, drawing, device, own, data, interrupt=self._interrupt)
             files = []
-            for number, request in enumerate(self.requests):
-                self.interrupt()
+            for number, request in enumerate(self._prepared.requests):
+                self._interrupt()
                 text = partial(self._text, picture=request.image)
                 files.append(sampler.draw(request, text, directory / f"{number:02d}", with_control=True))
         del vae, sampler, parts
@@ -170,8 +162,13 @@ class Validator:
         return files
 
     def _text(self, caption: str, picture: str | None) -> Text:
-        tensors, _ = self.cache.read("text", self.plan.text_job(caption, picture).key)
+        prepared = self._prepared
+        tensors, _ = prepared.encoder.cache.read("text", prepared.plan.text_job(caption, picture).key)
         return {name: tensor[None] for name, tensor in tensors.items()}
+
+    def _interrupt(self) -> None:
+        """Stop here if a signal has come: called before each forward pass, and within the draw of a sample."""
+        self._session.signals.raise_if_received("validating")
 
 
 @contextmanager
@@ -192,11 +189,3 @@ def weights_in_use(trainer: Trainer) -> Iterator[None]:
     finally:
         back.close()
         trainer.is_whole = True
-
-
-def texts_to_encode(requests: Sequence[Request], model: Model, plan: Plan) -> list[TextJob]:
-    """Jobs of all captions, negative ones included, that drawing the requests will read from the cache."""
-    jobs = [plan.text_job(request.prompt, request.image) for request in requests]
-    if model.adapter.has_negative_prompt:
-        jobs += [plan.text_job(request.negative_prompt or "", request.image) for request in requests]
-    return jobs

@@ -1,0 +1,94 @@
+"""What a run says before it trains, and of what turns out while it does."""
+
+from finetrainers.data.catalog.left_out import JOURNAL
+from finetrainers.data.catalog.occupancy import about_empty, occupancy
+from finetrainers.errors import MissingItemError
+from finetrainers.optim.schedules import learning_rate
+from finetrainers.training.prepared import Prepared
+from finetrainers.training.report import read_events
+from finetrainers.training.session import Session
+
+
+def announce(session: Session, prepared: Prepared, *, resumed: int | None) -> None:
+    """Write the ``run`` event, and warn of what may not be what the user expects."""
+    config, order, fingerprint = session.config, prepared.order, prepared.plan.fingerprint()
+    _announce_changes(session, fingerprint, resumed=resumed)
+    held_out = None if prepared.held_out_plan is None else prepared.held_out_plan.catalog
+    session.emit(
+        "run",
+        output_dir=str(config.output_dir),
+        family=prepared.model.adapter.name,
+        task=prepared.model.task,
+        resumed_from=resumed,
+        steps=config.train.steps,
+        batch_size=config.train.batch_size,
+        num_samples=prepared.plan.num_samples,
+        num_held_out=len(prepared.held_out),
+        num_bad=len(prepared.problems),
+        data=fingerprint,
+        epochs=order.epoch_of(max(0, config.train.steps - 1)) + 1,
+        device=str(session.device),
+        buckets=occupancy(prepared.plan.catalog, held_out, [job.bucket for job in prepared.held_out]),
+    )
+    for message in _about_data(session, prepared):
+        session.warn(message)
+
+
+def announce_miss(session: Session, miss: MissingItemError, step: int) -> None:
+    """Warn of items that were in the cache, and are no longer."""
+    session.warn(f"items of the cache are encoded again, and the run goes on with the same samples: {miss}", step=step)
+
+
+def announce_replaced(session: Session, before: Prepared, prepared: Prepared, steps: range) -> None:
+    """Warn of what turned out bad only now that its window is encoded."""
+    new = {item.path for item in set(prepared.left_out) - set(before.left_out)}
+    if new:
+        count = prepared.plan.choices.num_replaced(prepared.order, steps)
+        session.warn(
+            f"{len(new)} media could not be decoded or encoded: others of their bucket stand in for {count} samples of "
+            f"the steps {steps.start + 1} to {steps.stop}; {JOURNAL} and report.json name them",
+            step=steps.start,
+        )
+
+
+def _announce_changes(session: Session, fingerprint: str, *, resumed: int | None) -> None:
+    """Say what differs from the last start of a run that goes on."""
+    before = read_events(session.config.output_dir, {"run"})
+    if resumed is None or not before:
+        return
+    if before[-1]["data"] != fingerprint:
+        session.warn("the data changed since the run was last started (files, or a signal): it goes on with the new ones")
+    _announce_schedule(session, resumed, before[-1]["steps"])
+
+
+def _announce_schedule(session: Session, step: int, before: int) -> None:
+    """Say what another number of steps makes of the schedule, and that a finished run has nothing to do."""
+    config, now = session.config, session.config.train.steps
+    if step == now:
+        session.warn(f"finished at step {step}: nothing is left to train; raise train.steps to go on")
+    elif now != before and config.schedule.name != "constant":
+        rate, old = (learning_rate(config.optimizer, config.schedule, step=step, steps=n) for n in (now, before))
+        session.warn(
+            f"train.steps changed from {before} to {now}, and schedule.name: {config.schedule.name} is "
+            f"{'stretched' if now > before else 'shortened'} to it: step {step + 1} has the learning rate {rate:.4g}, "
+            f"and would have had {old:.4g}"
+        )
+
+
+def _about_data(session: Session, prepared: Prepared) -> list[str]:
+    """Say which media and which buckets are not trained on."""
+    config, catalog = session.config, prepared.plan.catalog
+    messages = about_empty(catalog, "data")
+    if config.validation.data and prepared.held_out_plan is not None:
+        messages += about_empty(prepared.held_out_plan.catalog, "validation.data")
+    messages += [
+        f"{data.config.path}: {data.unlisted} media files are not listed and are not used"
+        for data in catalog.sets
+        if data.unlisted
+    ]
+    return messages + [
+        f"bucket {list(catalog.buckets[bucket])} has too few samples to fill a batch of {config.train.batch_size} within "
+        f"{config.train.steps} steps: none of them will be trained on. "
+        "Use a smaller batch_size, more steps, or fewer buckets"
+        for bucket in prepared.order.starved(config.train.steps)
+    ]

@@ -1,0 +1,66 @@
+"""A run whose data are known."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from finetrainers.conditioning import Conditioning
+from finetrainers.data.catalog.left_out import LeftOut
+from finetrainers.data.order.jobs import SampleJob, TextJob
+from finetrainers.data.order.order import Order
+from finetrainers.data.order.plan import Plan
+from finetrainers.data.sources.items import Problem
+from finetrainers.encoding.encoder import Encoder
+from finetrainers.models import Model, Request
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is trained on, what is held out, what is drawn, and what encodes all of it."""
+
+    model: Model
+    conditioning: Conditioning
+    encoder: Encoder
+    plan: Plan
+    order: Order
+    held_out_plan: Plan | None
+    max_held_out: int
+    """Samples of it that are measured at most."""
+    requests: tuple[Request, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    """What turned out bad only when it was decoded or encoded, in this start of the run or in earlier ones."""
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """Of what is trained on and of what is held out."""
+        return (self.plan,) if self.held_out_plan is None else (self.plan, self.held_out_plan)
+
+    @cached_property
+    def held_out(self) -> tuple[SampleJob, ...]:
+        """Samples that are measured."""
+        return () if self.held_out_plan is None else tuple(self.held_out_plan.held_out(self.max_held_out))
+
+    @cached_property
+    def problems(self) -> tuple[Problem, ...]:
+        """Bad samples that are left out, each medium once."""
+        found = {problem for plan in self.plans for data in plan.catalog.sets for problem in data.problems}
+        known = {problem.path for problem in found}
+        later = {problem for plan in self.plans for _, problem in plan.problems(self.left_out) if problem.path not in known}
+        return tuple(sorted(found | later, key=lambda problem: problem.path))
+
+    @property
+    def texts(self) -> list[TextJob]:
+        """Jobs of all captions, negative ones included, that drawing the requests will read from the cache."""
+        jobs = [self.plan.text_job(request.prompt, request.image) for request in self.requests]
+        if self.model.adapter.has_negative_prompt:
+            jobs += [self.plan.text_job(request.negative_prompt or "", request.image) for request in self.requests]
+        return jobs
+
+    @property
+    def pinned(self) -> list[str]:
+        """Keys of the items that validation reads again and again."""
+        return [job.key for job in self.texts] + [key for job in self.held_out for key in job.keys]
+
+    def without(self, left_out: tuple[LeftOut, ...]) -> "Prepared":
+        """Return the run without these items; what it holds out is measured without them."""
+        held_out_plan = None if self.held_out_plan is None else self.held_out_plan.leaving_out(left_out)
+        return replace(self, plan=self.plan.leaving_out(left_out), held_out_plan=held_out_plan, left_out=left_out)

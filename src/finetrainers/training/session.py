@@ -1,0 +1,100 @@
+"""What the parts of one call of ``train`` or ``encode`` share: where they tell, what stops them, and how long they took."""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from typing import Any
+
+from finetrainers.config import Config
+from finetrainers.data.cache.leases import Lease
+from finetrainers.distributed.launch import refuse_further_processes
+from finetrainers.distributed.world import pick_device
+from finetrainers.errors import Interrupted, StorageError
+from finetrainers.files.storage import storage_errors
+from finetrainers.memory.out_of_memory import Doing, out_of_memory_explained
+from finetrainers.optim.optimizers import check_optimizer
+from finetrainers.training.directory import run_directory
+from finetrainers.training.paths import absolute, places
+from finetrainers.training.signals import StopSignals
+from finetrainers.training.track import Tracker, build_tracker, check_trackers
+
+
+class Session:
+    """One process that holds a run's directory."""
+
+    def __init__(self, config: Config, tracker: Tracker, signals: StopSignals, lease: Lease) -> None:
+        self.config = config
+        self.tracker = tracker
+        self.signals = signals
+        self.lease = lease
+        self.device = pick_device(config.train.device)
+        self.seconds: dict[str, float] = {}
+        """Of each stage."""
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Write one event; ``fields`` are plain values."""
+        self.tracker.emit(event, **fields)
+
+    def warn(self, message: str, **fields: Any) -> None:
+        """Say what a user should know of."""
+        self.emit("warning", message=message, **fields)
+
+    def tell_seconds(self, stage: str, seconds: float) -> None:
+        """Record how long a stage took; stages of one name add up."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self.emit("stage", stage=stage, seconds=seconds)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage."""
+        start = time.perf_counter()
+        yield
+        self.tell_seconds(name, time.perf_counter() - start)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Report the progress of a stage, and stop here if a signal has come: the cache keeps what is done."""
+        self.emit("progress", stage=stage, done=done, total=total)
+        self.signals.raise_if_received(stage)
+
+    def memory(self, doing: Doing) -> AbstractContextManager[None]:
+        """Explain an error of full memory in what is done in its context."""
+        return out_of_memory_explained(self.config, self.device, doing)
+
+
+@contextmanager
+def open_session(config: Config, *, kept: str) -> Iterator[Session]:
+    """Hold the run directory, listen for signals, and record how the run ends.
+
+    Args:
+        config: Of the run, with paths as the user gave them.
+        kept: What is kept where the run is stopped at once, as a sentence.
+    """
+    refuse_further_processes()
+    config = absolute(config)
+    signals = StopSignals(kept=kept)
+    with ExitStack() as stack:
+        stack.enter_context(storage_errors(places(config)))
+        check_optimizer(config.optimizer, config.schedule)
+        check_trackers(config.track)
+        stack.enter_context(run_directory(config))
+        stack.enter_context(signals.installed())
+        tracker = build_tracker(config)
+        stack.callback(tracker.close)
+        with _recorded_end(config, tracker), closing(Lease(config.cache.path)) as lease:
+            yield Session(config, tracker, signals, lease)
+
+
+@contextmanager
+def _recorded_end(config: Config, tracker: Tracker) -> Iterator[None]:
+    """Write the event of a run that does not end as it should."""
+    try:
+        with storage_errors(places(config)):  # here, so that events.jsonl has the message too
+            yield
+    except (Interrupted, KeyboardInterrupt) as stop:
+        with suppress(OSError, StorageError):  # a full disk must not hide what it was that ended the run
+            tracker.emit("end", status="interrupted", message=str(stop) or "stopped by Ctrl-C")
+        raise
+    except Exception as error:
+        with suppress(OSError, StorageError):
+            tracker.emit("error", message=str(error), kind=type(error).__name__)
+        raise

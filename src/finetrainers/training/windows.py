@@ -1,0 +1,84 @@
+"""The encoding of what the next steps read: all of it, or as much as the cache may hold."""
+
+from collections.abc import Sequence
+
+from finetrainers.config import Config
+from finetrainers.data.cache.store import Kind
+from finetrainers.data.catalog.catalog import raise_if_any
+from finetrainers.data.catalog.left_out import JOURNAL, LeftOut, write_journal
+from finetrainers.data.order.jobs import Failure
+from finetrainers.data.order.lazy import Joined
+from finetrainers.data.sources.items import Problem
+from finetrainers.encoding.budget import Budget
+from finetrainers.training.prepared import Prepared
+
+
+def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepared, int]:
+    """Encode what the steps from ``start`` will read, as far as the cache may grow.
+
+    Returns:
+        The run with others in the place of the samples that turned out bad, and the step before which everything is there.
+
+    Raises:
+        DataError: Naming all media that could not be decoded, if they are not to be skipped.
+    """
+    budget = Budget(prepared.encoder)
+    if prepared.encoder.lease is not None:
+        prepared.encoder.lease.renew()  # before anything is marked as used
+    while True:
+        plan, order, encoder = prepared.plan, prepared.order, prepared.encoder
+        texts = prepared.texts
+        held_out, failures = list(prepared.held_out), []
+        held_out_media = [item for job in held_out for item in job.media]
+        if config.cache.max_gb is not None:  # what validation needs comes first: the window is what is left beside it
+            failures = encoder.fill(held_out_media, [*texts, *(job.text for job in held_out)])
+        stop = budget.window(plan, order, range(start, config.train.steps), pinned=prepared.pinned)
+        jobs = plan.distinct(order, start, stop)
+        budget.make_room(jobs, pinned=prepared.pinned)
+        latents = Joined(jobs.latents(), held_out_media)
+        failures += encoder.fill(latents, Joined(texts, jobs.texts(), [job.text for job in held_out]))
+        if not failures:
+            budget.check(jobs, pinned=prepared.pinned)
+            return prepared, stop
+        prepared = _leave_out(prepared, config, failures, since=start)
+
+
+def encode_again(prepared: Prepared, config: Config, step: int) -> tuple[Prepared, int]:
+    """Encode as ``encode_steps`` does what the cache has lost from ``step`` on; the items of that step may be damaged."""
+    for job in prepared.plan.step(prepared.order, step):
+        for kind, key in job.items:
+            prepared.encoder.cache.remove_damaged(kind, key)
+    return encode_steps(prepared, config, step)
+
+
+def encode_for_validation(prepared: Prepared, *, has_failed: bool = False) -> None:
+    """Encode what the cache has lost of what validation reads; if reading it has failed, what is damaged as well.
+
+    Raises:
+        DataError: Naming all held-out media that cannot be decoded any more.
+    """
+    encoder, held_out = prepared.encoder, prepared.held_out
+    texts = prepared.texts
+    items: set[tuple[Kind, str]] = {("text", job.key) for job in texts}
+    items |= {item for job in held_out for item in job.items}
+    for kind, key in items if has_failed else ():
+        encoder.cache.remove_damaged(kind, key)
+    num_missing = sum(not encoder.cache.has(kind, key) for kind, key in items)
+    if num_missing:
+        encoder.warn(f"cache.path: {num_missing} items of the validation are gone or damaged; they are encoded again")
+        failures = encoder.fill([item for job in held_out for item in job.media], [*texts, *(job.text for job in held_out)])
+        raise_if_any([Problem(failure.job.path, failure.reason) for failure in failures])
+
+
+def _leave_out(prepared: Prepared, config: Config, failures: Sequence[Failure], *, since: int) -> Prepared:
+    """Let other samples stand in, from a step on, for those that need what cannot be made; note it in the run's journal.
+
+    Raises:
+        DataError: Naming all bad samples of the data sets that are not to skip them.
+    """
+    new = {f.job.key: LeftOut(f.job.key, f.job.digest, f.job.path, f.reason, since) for f in failures}
+    found = [pair for plan in prepared.plans for pair in plan.problems(list(new.values()))]
+    raise_if_any(list(dict.fromkeys(problem for data, problem in found if data.config.on_error == "fail")))
+    left_out = {item.key: item for item in prepared.left_out} | new
+    write_journal(config.output_dir / JOURNAL, list(left_out.values()))
+    return prepared.without(tuple(left_out.values()))
