@@ -15,6 +15,7 @@ from finetrainers.config.data import (
 )
 from finetrainers.config.load import dump_config as dump_config, load_config as load_config, parse_config as parse_config
 from finetrainers.config.model import ComponentConfig as ComponentConfig, ModelConfig as ModelConfig, is_folder as is_folder
+from finetrainers.config.objective import ObjectiveConfig as ObjectiveConfig
 from finetrainers.config.optim import OptimizerConfig as OptimizerConfig, ScheduleConfig as ScheduleConfig
 from finetrainers.config.overrides import find_file as find_file
 from finetrainers.config.run import (
@@ -28,5 +29,4 @@ from finetrainers.config.tuning import (
     FullConfig as FullConfig,
     LokrConfig as LokrConfig,
     LoraConfig as LoraConfig,
-    ObjectiveConfig as ObjectiveConfig,
 )

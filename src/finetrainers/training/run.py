@@ -38,7 +38,7 @@ from finetrainers.training.checks import check_start
 from finetrainers.training.directory import run_directory
 from finetrainers.training.export import export_facts, export_weights
 from finetrainers.training.hub import check_hub, push
-from finetrainers.training.objective import build_objective
+from finetrainers.training.objective import build_objective, read_objective
 from finetrainers.training.paths import absolute, places
 from finetrainers.training.prepare import Prepared, encode_again, encode_steps, prepare
 from finetrainers.training.report import read_events, write_report
@@ -313,6 +313,7 @@ class _Run:
             self.tracker.emit("warning", message=message)
         if resumed is not None and before:
             self._announce_schedule(resumed, before[-1]["steps"])
+        code = read_objective(self.config)
         self.tracker.emit(
             "run",
             output_dir=str(self.config.output_dir),
@@ -327,6 +328,7 @@ class _Run:
             data=fingerprint,
             epochs=order.epoch_of(last) + 1,
             device=str(self.device),
+            **({} if code is None else {"objective": code.digest}),
             buckets=occupancy(catalog, held_out, [job.bucket for job in prepared.held_out]),
         )
         empty = about_empty(catalog, "data")
