@@ -1,6 +1,7 @@
 """The objective of a run: what is configured, with the family's defaults."""
 
 from dataclasses import replace
+from inspect import isabstract
 
 from finetrainers.config import Config
 from finetrainers.config.user_code import OwnCode, read_own_code
@@ -45,6 +46,8 @@ def _own(code: OwnCode, family: FlowMatching, config: Config) -> Objective:
     own = code.load()
     if not (isinstance(own, type) and issubclass(own, OwnObjective)):
         raise ConfigError(f"{SETTING}: {code.file} has no OwnObjective {code.name!r}; define it, or name another one")
+    if isabstract(own):
+        raise ConfigError(f"{SETTING}: {code.file}: {code.name} has no losses; define losses(self, predict, batch)")
     for key, has_base in (("tuning", config.tuning.kind != "full"), ("conditioning", not config.conditioning.takes_control)):
         if own.needs_base and not has_base:
             raise ConfigError(
