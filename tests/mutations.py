@@ -239,7 +239,7 @@ MUTATIONS = (
     Mutation('models/experts.py', 'torch.cat(answers)[torch.cat(rows).argsort()]', 'torch.cat(answers)', 'models/test_experts.py::test_each_row_is_answered_by_the_expert_of_its_noise_level'),
     Mutation('build.py', ', between=model.denoisers.noise_range)', ')', 'models/test_experts.py::test_noise_levels_are_those_of_the_experts_that_train'),
     Mutation('build.py', 'name = "flow_shift" if adapter.scheduler.get("use_flow_sigmas") else "shift"', 'name = "shift"', 'models/test_wan.py::test_a_model_does_what_its_configuration_says'),
-    Mutation('validate.py', 'low, high = trainer.objective.noise_levels.between', 'low, high = 0.0, 1.0', 'models/test_experts.py::test_held_out_loss_of_one_expert_is_that_of_its_noise_levels'),
+    Mutation('validate.py', 'low, high = trainer.objective.noise_range', 'low, high = 0.0, 1.0', 'models/test_experts.py::test_held_out_loss_of_one_expert_is_that_of_its_noise_levels'),
     Mutation('checkpoint.py', 'if not stepped or path[:2] != ("optimizer", "state") or path[2] in stepped', 'if True', 'models/test_experts.py::test_resuming_both_is_the_same_run_to_the_bit'),
     Mutation('tuning/full.py', 'module.forward = _without_autocast(module.forward)  # of this object alone', 'pass', 'models/test_wan.py::test_training_in_bfloat16_computes_what_sampling_computes'),
     Mutation('tuning/full.py', 'torch.float32 if kept.intersection(name.split(".")) else facts.dtype', 'facts.dtype', 'models/test_wan.py::test_a_step_in_bfloat16_trains_and_what_is_kept_in_float32_is_exported_so'),

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
         Request as Request,
         register_model as register_model,
     )
+    from finetrainers.objectives.base import Predict as Predict
     from finetrainers.objectives.noise import NoiseLevels as NoiseLevels
+    from finetrainers.objectives.own import OwnObjective as OwnObjective
     from finetrainers.sampling.sample import sample_run as sample_run
     from finetrainers.training.run import Result as Result, encode as encode, train as train
 
@@ -44,6 +46,8 @@ __all__ = [
     "ModelError",
     "NoiseLevels",
     "NonFiniteError",
+    "OwnObjective",
+    "Predict",
     "Prompt",
     "Request",
     "Result",
@@ -70,7 +74,9 @@ _PLACES = {
         "StorageError",
     ),
     "models": ("Grid", "ModelAdapter", "Request", "register_model"),
+    "objectives.base": ("Predict",),
     "objectives.noise": ("NoiseLevels",),
+    "objectives.own": ("OwnObjective",),
     "sampling.sample": ("sample_run",),
     "training.run": ("Result", "encode", "train"),
 }

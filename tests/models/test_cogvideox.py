@@ -17,7 +17,6 @@ from finetrainers.models import Model, open_model
 from finetrainers.models.cogvideox import CogVideoX, rotary
 from finetrainers.models.vae import encode_pixels
 from finetrainers.objectives.diffusion import Diffusion
-from finetrainers.objectives.flow import Noised
 from finetrainers.objectives.noise import timestep_of
 from finetrainers.testing import Subject
 from finetrainers.training.checks import check_buckets, check_computation
@@ -177,11 +176,11 @@ def test_the_held_out_measure_is_padded_like_training(padded: Subject) -> None:
     job, trainer, batches = padded.prepared.plan.step(padded.prepared.order, 0)[0], padded.trainer(), []
     predict = trainer.predict
 
-    def record(noised: Noised, batch: Batch) -> Tensor:
+    def record(x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
         batches.append(batch)
-        return predict(noised, batch)
+        return predict(x, sigma, batch)
 
-    trainer.predict = record  # type: ignore[method-assign]
+    trainer.predict = record
     with torch.no_grad():
         HeldOut([job], padded.prepared.encoder.cache, num_levels=1).measure(trainer)
     (batch,) = batches

@@ -90,12 +90,12 @@ def test_training_in_bfloat16_computes_what_sampling_computes(tiny: Tiny, tmp_pa
     subject = subject_of(tiny, tmp_path, "2.1-t2v", dtype="bfloat16")
     trainer, batch = subject.trainer(tuning), subject.batch
     noised = trainer.objective.corrupt(batch.latents, batch.noise, sigma=batch.sigma, counted=batch.counted)
-    trained = trainer.predict(noised, batch)
+    trained = trainer.predict(noised.x, noised.sigma, batch)
     trainer.denoiser = WanTransformer3DModel.from_pretrained(
         Path(subject.model_section["path"]) / "transformer", torch_dtype=torch.bfloat16
     )
     trainer.needs_autocast = False
-    assert torch.equal(trainer.predict(noised, batch), trained)
+    assert torch.equal(trainer.predict(noised.x, noised.sigma, batch), trained)
 
 
 @pytest.mark.parametrize("tuning", [LORA, FULL], ids=["lora", "full"])

@@ -1,6 +1,6 @@
 """Prompt-only conditioning, and the points that a richer one may change."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ from finetrainers.batch import Batch, Control
 from finetrainers.data.frames import ShownFrames
 from finetrainers.data.media.signals import Signal
 from finetrainers.models import Model, ModelAdapter
-from finetrainers.objectives.flow import Noised
+from finetrainers.objectives.base import Predict
 
 
 class Conditioning:
@@ -44,9 +44,7 @@ class Conditioning:
         """What to feed the denoiser: [B, C', F, H, W] from noisy latents [B, C, F, H, W]."""
         return noisy
 
-    def verify(
-        self, denoisers: Sequence[Any], adapter: ModelAdapter, predict: Callable[[Noised, Batch], Tensor], batch: Batch
-    ) -> None:
+    def verify(self, denoisers: Sequence[Any], adapter: ModelAdapter, predict: Predict, batch: Batch) -> None:
         """Make sure, by a batch of one sample, that prepared denoisers are shown what ``prepare`` made them for.
 
         Raises:

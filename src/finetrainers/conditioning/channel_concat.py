@@ -3,7 +3,7 @@
 Shape letters as in ``finetrainers.batch``; E is the number of further channels: C, and one for the mask.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from finetrainers.data.frames import ShownFrames
 from finetrainers.data.media.signals import build_signal
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, ModelAdapter
-from finetrainers.objectives.flow import Noised
+from finetrainers.objectives.base import Predict
 
 NORMS = ("norm_q", "norm_k", "norm_added_q", "norm_added_k")
 """Names that diffusers' attention gives to the norms of queries and keys."""
@@ -42,9 +42,7 @@ class ChannelConcat(Conditioning):
     def prepare(self, denoiser: Any, adapter: ModelAdapter) -> None:
         widen_input(denoiser, adapter, extra=self._num_channels(adapter))
 
-    def verify(
-        self, denoisers: Sequence[Any], adapter: ModelAdapter, predict: Callable[[Noised, Batch], Tensor], batch: Batch
-    ) -> None:
+    def verify(self, denoisers: Sequence[Any], adapter: ModelAdapter, predict: Predict, batch: Batch) -> None:
         verify_columns(denoisers, adapter, predict, batch)
 
     def trained_modules(self, denoiser: Any, adapter: ModelAdapter) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from finetrainers.batch import Batch, Control
 from finetrainers.conditioning.widen import WideLayer, WideLinear, two_parts
 from finetrainers.errors import ModelError
 from finetrainers.models import ModelAdapter
-from finetrainers.objectives.flow import Noised
+from finetrainers.objectives.base import Predict
 
 NOISY, SHOWN = 5.0, -7.0
 """Values that stand for noisy latents and for those of a control: exact in each data type, and no other's."""
@@ -25,9 +25,7 @@ class _LayerReachedError(Exception):
         self.layer, self.values = layer, values
 
 
-def verify_columns(
-    denoisers: Sequence[Any], adapter: ModelAdapter, predict: Callable[[Noised, Batch], Tensor], batch: Batch
-) -> None:
+def verify_columns(denoisers: Sequence[Any], adapter: ModelAdapter, predict: Predict, batch: Batch) -> None:
     """Predict as far as the widened layer, with one value for all that is noisy and another for all that is control.
 
     Args:
@@ -40,8 +38,8 @@ def verify_columns(
         ModelError: If the layer finds the control in other columns than those that ``input_layout`` says.
     """
     control = Control(torch.full_like(batch.latents, SHOWN), torch.ones_like(batch.sigma))
-    noised = Noised(torch.full_like(batch.latents, NOISY), batch.sigma, target=batch.latents, counted=batch.counted)
-    layer, values = _input_of(denoisers, lambda: predict(noised, replace(batch, control=control)), adapter)
+    noisy, told = torch.full_like(batch.latents, NOISY), replace(batch, control=control)
+    layer, values = _input_of(denoisers, lambda: predict(noisy, batch.sigma, told), adapter)
     plain, shown = two_parts(layer, values, -1 if isinstance(layer, WideLinear) else 1)
     if int((shown == SHOWN).sum()) != batch.latents.numel() or bool((plain == SHOWN).any()):
         raise ModelError(

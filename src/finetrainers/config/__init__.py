@@ -20,6 +20,7 @@ from finetrainers.config.model import (
     ModelConfig as ModelConfig,
     is_folder as is_folder,
 )
+from finetrainers.config.objective import ObjectiveConfig as ObjectiveConfig
 from finetrainers.config.optim import OptimizerConfig as OptimizerConfig, ScheduleConfig as ScheduleConfig
 from finetrainers.config.overrides import find_file as find_file
 from finetrainers.config.run import (
@@ -33,5 +34,4 @@ from finetrainers.config.tuning import (
     FullConfig as FullConfig,
     LokrConfig as LokrConfig,
     LoraConfig as LoraConfig,
-    ObjectiveConfig as ObjectiveConfig,
 )

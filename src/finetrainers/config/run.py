@@ -10,8 +10,9 @@ from finetrainers.config.base import RefusedKeyError, Section
 from finetrainers.config.conditioning import ChannelConcatConfig, ConditioningConfig, NoConditioning
 from finetrainers.config.data import CacheConfig, DataConfig, LoaderConfig
 from finetrainers.config.model import AttentionConfig, MemoryConfig, ModelConfig
+from finetrainers.config.objective import ObjectiveConfig
 from finetrainers.config.optim import OptimizerConfig, ScheduleConfig
-from finetrainers.config.tuning import FullConfig, LoraConfig, ObjectiveConfig, TuningConfig
+from finetrainers.config.tuning import FullConfig, LoraConfig, TuningConfig
 
 MAX_SEED = 2**63 - 1
 """Largest seed that torch's generators take, as the configuration and prompts name it."""

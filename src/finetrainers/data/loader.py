@@ -18,7 +18,7 @@ from finetrainers.data.order.jobs import SampleJob
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
 from finetrainers.errors import FinetrainersError
-from finetrainers.objectives.flow import FlowMatching
+from finetrainers.objectives.base import Objective
 
 
 def read_encoded(cache: Cache, job: SampleJob) -> Encoded:
@@ -45,7 +45,7 @@ class Steps(Dataset[Batch]):
     plan: Plan
     order: Order
     cache: Cache
-    objective: FlowMatching
+    objective: Objective
     tokens: dict[tuple[int, int, int], int]
     """Tokens of one sample of each bucket."""
     padding: dict[tuple[int, int, int], int]
@@ -77,7 +77,7 @@ def make_batch(
     samples: list[Encoded],
     *,
     seed: int,
-    objective: FlowMatching,
+    objective: Objective,
     tokens: int,
     padding: int,
     shown: ShownFrames,

@@ -5,13 +5,15 @@ Shape letters as in ``finetrainers.batch``. A noise level ``sigma`` is in (0, 1)
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from finetrainers.batch import Batch
+from finetrainers.objectives.base import Objective, Predict
 from finetrainers.objectives.noise import NoiseLevels
 
 GIVEN_FRAME_MAX_SIGMA = 0.05
@@ -32,6 +34,11 @@ def cosmap_weight(sigma: Tensor) -> Tensor:
     return 2 / (math.pi * (1 - 2 * sigma + 2 * sigma**2))
 
 
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of each sample's values [B, C, F, H, W] over the frames where the mask [B, F] is 1; shape [B]."""
+    return (values * mask[:, None, :, None, None]).sum(dim=(1, 2, 3, 4)) / (mask.sum(1) * values[0, :, 0].numel())
+
+
 @dataclass(frozen=True, slots=True)
 class Noised:
     """What the denoiser is shown, and what it should answer."""
@@ -47,7 +54,7 @@ class Noised:
 
 
 @dataclass(frozen=True, slots=True)
-class FlowMatching:
+class FlowMatching(Objective):
     """Rectified flow: straight paths from data to noise ([SD3] section 2)."""
 
     noise_levels: NoiseLevels = field(default_factory=NoiseLevels)
@@ -56,6 +63,13 @@ class FlowMatching:
     """Probability with which ``given_frames`` are given."""
     given_frames: GivenFrames = "first"
     given_frame_max_sigma: float = GIVEN_FRAME_MAX_SIGMA
+    is_measured: bool = False
+    """Whether this measures held-out samples rather than to train."""
+
+    @property
+    def noise_range(self) -> tuple[float, float]:
+        """Noise levels that are trained, and measured."""
+        return self.noise_levels.between
 
     def draws(self, frames: int) -> tuple[str, ...]:
         """Purposes of the uniform draws in [0, 1) that each sample of F latent frames needs."""
@@ -109,6 +123,19 @@ class FlowMatching:
             sigma[:, 0] = counted[:, 0] = 0.0
         return sigma, counted, given
 
+    def losses(self, predict: Predict, batch: Batch) -> Tensor:
+        """Weighted squared error of each sample, shape [B], in float32."""
+        noised = self.noised(batch)
+        return self.loss(predict(noised.x, noised.sigma, batch), noised)
+
+    def measured(self) -> Self:
+        """Make what counts all noise levels the same."""
+        return replace(self, weighting="none", is_measured=True)
+
+    def noised(self, batch: Batch) -> Noised:
+        """Mix the latents of a batch with their noise."""
+        return self.corrupt(batch.latents, batch.noise, sigma=batch.sigma, counted=batch.counted)
+
     def corrupt(self, latents: Tensor, noise: Tensor, *, sigma: Tensor, counted: Tensor) -> Noised:
         """Mix latents [B, C, F, H, W] with noise of the same shape, at noise levels [B, F]."""
         s = sigma[:, None, :, None, None]
@@ -126,10 +153,15 @@ class FlowMatching:
 
     def loss(self, prediction: Tensor, noised: Noised) -> Tensor:
         """Weighted mean squared error of each sample over the frames that count, shape [B], in float32."""
-        error = mse_loss(prediction.float(), noised.target, reduction="none")
+        return self.mean(mse_loss(prediction.float(), noised.target, reduction="none"), noised)
+
+    def mean(self, error: Tensor, noised: Noised) -> Tensor:
+        """Weighted mean of errors [B, C, F, H, W] over the frames that count, shape [B]."""
+        if self.is_measured:  # the same mean, but for the last bit: measures of older runs stay equal
+            return masked_mean(error, noised.counted)
         if self.weighting == "none" and self.first_frame_probability == 0.0:  # all frames count, and all the same
             return error.mean(dim=(1, 2, 3, 4))
-        counts = noised.counted / noised.counted.sum(1, keepdim=True) / noised.target[0, :, 0].numel()
+        counts = noised.counted / noised.counted.sum(1, keepdim=True) / error[0, :, 0].numel()
         if self.weighting != "none":  # a given frame may have sigma 0, hence an infinite weight
             counts = torch.where(noised.counted > 0, counts * self.weight(noised.sigma), 0.0)
         return (error * counts[:, None, :, None, None]).sum(dim=(1, 2, 3, 4))

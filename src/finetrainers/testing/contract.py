@@ -10,14 +10,14 @@ plan, encoders, cache, batches, loop, export.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from finetrainers.batch import Batch
-from finetrainers.objectives.flow import Noised
+from finetrainers.objectives.base import Predict
 from finetrainers.sampling.sample import sample_run
 from finetrainers.testing.control import CONTROL_CHECKS, assert_equal_files
 from finetrainers.testing.pipeline import PIPELINE_CHECKS
@@ -58,9 +58,9 @@ def check_everything_told_matters(subject: Subject) -> None:
     assert answer.shape == batch.latents.shape, f"denoise answers {tuple(answer.shape)} to {tuple(batch.latents.shape)}"
     counted = batch.counted > 0
     other = replace(batch, sigma=torch.where(counted, batch.sigma * 0.9, batch.sigma))
-    noised = _corrupt(trainer, batch)
+    x, _ = _asked(trainer, batch)
     with torch.no_grad():
-        retold = trainer.predict(replace(noised, sigma=other.sigma), other)
+        retold = trainer.predict(x, other.sigma, other)
     assert not torch.equal(answer, retold), "the noise level is not told"
     names = [("text", name) for name in batch.prompt.text] + [("image", name) for name in batch.prompt.image]
     swapped = [(part, name) for part, name in names if not torch.equal(*getattr(batch.prompt, part)[name])]
@@ -82,7 +82,7 @@ def check_loss_is_that_of_each_sample(subject: Subject) -> None:
 
 
 def check_lora_begins_at_the_base(subject: Subject) -> None:
-    """Adapters wrap the default targets, change nothing before the first step, and something after it."""
+    """Adapters wrap the default targets, change nothing before the first step, something after it, and can be left out."""
     trainer = subject.trainer()
     base = subject.model.load_denoiser()
     before = _predict(trainer, subject.batch)
@@ -94,6 +94,8 @@ def check_lora_begins_at_the_base(subject: Subject) -> None:
     trainer.denoiser = lora
     trainer.train_step(subject.batch)
     assert not torch.equal(_predict(trainer, subject.batch), before), "a step changes nothing"
+    without = trainer.predict.base(*_asked(trainer, subject.batch), subject.batch)
+    assert torch.equal(without, before), "the model answers otherwise than the base once its LoRA is left out"
 
 
 def check_full_tuning_reaches_every_weight(subject: Subject) -> None:
@@ -169,15 +171,42 @@ def check_a_resumed_run_is_the_same_run(subject: Subject) -> None:
     assert drawn[0].read_bytes() != base[0].read_bytes(), "the trained weights draw what the base draws"
 
 
-def _corrupt(trainer: Trainer, batch: Batch) -> Noised:
-    return trainer.objective.corrupt(batch.latents, batch.noise, sigma=batch.sigma, counted=batch.counted)
+@dataclass(frozen=True, slots=True)
+class _Recorder:
+    """Passes on what an objective asks a denoiser, and keeps it."""
+
+    predict: Predict
+    asked: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """x [B, C, F, H, W] and sigma [B, F] of each call."""
+    answers: list[Tensor] = field(default_factory=list)
+    """[B, C, F, H, W] of each call."""
+
+    def __call__(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
+        self.asked.append((x, sigma))
+        self.answers.append(self.predict(x, sigma, batch))
+        return self.answers[-1]
+
+    def base(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
+        return self.predict.base(x, sigma, batch)
+
+
+def _recorded(trainer: Trainer, batch: Batch) -> _Recorder:
+    """Compute the losses of a batch in evaluation mode."""
+    trainer.denoiser.eval()
+    recorder = _Recorder(trainer.predict)
+    with torch.no_grad():
+        trainer.objective.losses(recorder, batch)
+    return recorder
+
+
+def _asked(trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return what the objective makes of a batch for the denoiser: x [B, C, F, H, W] and sigma [B, F]."""
+    return _recorded(trainer, batch).asked[0]
 
 
 def _predict(trainer: Trainer, batch: Batch) -> Tensor:
     """Return what the denoiser answers to a batch, [B, C, F, H, W], in evaluation mode."""
-    trainer.denoiser.eval()
-    with torch.no_grad():
-        return trainer.predict(_corrupt(trainer, batch), batch)
+    return _recorded(trainer, batch).answers[0]
 
 
 def _backward(trainer: Trainer, micro: Batch) -> Tensor:

@@ -15,7 +15,7 @@ from finetrainers.batch import Batch
 from finetrainers.config import Config, parse_config
 from finetrainers.data.media.files import decode
 from finetrainers.models import Model, Request, open_model
-from finetrainers.objectives.flow import FlowMatching
+from finetrainers.objectives.base import Objective
 from finetrainers.sampling.sampler import Sampler, write_video
 from finetrainers.testing.drawn import Drawn, record_drawing, take_modes
 from finetrainers.training.build import build_batches, build_steps, build_trainer
@@ -114,7 +114,7 @@ class Subject:
         return open_model(self.config("run").model)
 
     @cached_property
-    def objective(self) -> FlowMatching:
+    def objective(self) -> Objective:
         """As a run has it."""
         return build_objective(self.config("run"), self.model)
 

@@ -4,6 +4,7 @@ from finetrainers.data.catalog.left_out import JOURNAL
 from finetrainers.data.catalog.occupancy import about_empty, occupancy
 from finetrainers.errors import MissingItemError
 from finetrainers.optim.schedules import learning_rate
+from finetrainers.training.objective import read_objective
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.report import read_events
 from finetrainers.training.session import Session
@@ -12,6 +13,7 @@ from finetrainers.training.session import Session
 def announce(session: Session, prepared: Prepared, *, resumed: int | None) -> None:
     """Write the ``run`` event, and warn of what may not be what the user expects."""
     config, order, fingerprint = session.config, prepared.order, prepared.plan.fingerprint()
+    code = read_objective(config)
     _announce_changes(session, fingerprint, resumed=resumed)
     held_out = None if prepared.held_out_plan is None else prepared.held_out_plan.catalog
     session.emit(
@@ -28,6 +30,7 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None) -> No
         data=fingerprint,
         epochs=order.epoch_of(max(0, config.train.steps - 1)) + 1,
         device=str(session.device),
+        **({} if code is None else {"objective": code.digest}),
         buckets=occupancy(prepared.plan.catalog, held_out, [job.bucket for job in prepared.held_out]),
     )
     for message in _about_data(session, prepared):

@@ -12,7 +12,7 @@ from finetrainers.config import Config
 from finetrainers.data.loader import Steps, load_steps
 from finetrainers.memory.attention import attention
 from finetrainers.models import Model
-from finetrainers.objectives.flow import FlowMatching
+from finetrainers.objectives.base import Objective
 from finetrainers.optim.optimizers import build_optimizer
 from finetrainers.optim.schedules import build_schedule
 from finetrainers.training.prepared import Prepared
@@ -21,7 +21,7 @@ from finetrainers.tuning import Tuning
 from finetrainers.tuning.base import trained_parameters
 
 
-def build_trainer(config: Config, model: Model, *, objective: FlowMatching, tuning: Tuning, device: torch.device) -> Trainer:
+def build_trainer(config: Config, model: Model, *, objective: Objective, tuning: Tuning, device: torch.device) -> Trainer:
     """Load the denoiser and make everything that the loop needs. Order matters: what trains, then the optimizer."""
     denoiser = model.load_denoiser()
     conditioning = build_conditioning(config.conditioning)
@@ -48,17 +48,18 @@ def build_trainer(config: Config, model: Model, *, objective: FlowMatching, tuni
         dtype=model.dtype,
         needs_autocast=tuning.needs_autocast,
         attention=partial(attention, config.attention.train),
+        without_adapter=tuning.without_adapter,
     )
 
 
 def build_batches(
-    config: Config, prepared: Prepared, *, objective: FlowMatching, device: torch.device, start: int, stop: int
+    config: Config, prepared: Prepared, *, objective: Objective, device: torch.device, start: int, stop: int
 ) -> Generator[Batch]:
     """Make the batches of the optimizer steps from ``start`` to ``stop``, prepared ahead."""
     return load_steps(build_steps(prepared, objective), config.loader, start=start, stop=stop, pin=device.type == "cuda")
 
 
-def build_steps(prepared: Prepared, objective: FlowMatching) -> Steps:
+def build_steps(prepared: Prepared, objective: Objective) -> Steps:
     """Make what reads the batch of any optimizer step."""
     grid, catalog = prepared.model.adapter.grid, prepared.plan.catalog
     return Steps(

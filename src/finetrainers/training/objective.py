@@ -1,18 +1,64 @@
 """The objective of a run: what is configured, with the family's defaults."""
 
 from dataclasses import replace
+from inspect import isabstract
 
 from finetrainers.config import Config
+from finetrainers.config.user_code import OwnCode, read_own_code
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
 from finetrainers.models.base import image_is_optional
+from finetrainers.objectives.base import Objective
 from finetrainers.objectives.diffusion import Diffusion
 from finetrainers.objectives.flow import FlowMatching, GivenFrames
 from finetrainers.objectives.noise import NoiseLevels, ResolutionShift
+from finetrainers.objectives.own import OwnObjective
+
+SETTING = "objective.kind"
 
 
-def build_objective(config: Config, model: Model) -> FlowMatching:
+def build_objective(config: Config, model: Model) -> Objective:
     """Turn the ``objective`` section into its implementation, with the family's defaults.
+
+    Raises:
+        ConfigError: If the family cannot do what is asked, or the user's own cannot be loaded.
+    """
+    family, code = family_objective(config, model), read_objective(config)
+    return family if code is None else _own(code, family, config)
+
+
+def read_objective(config: Config) -> OwnCode | None:
+    """Read the source of an objective of the user's own; None where there is none.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    place = config.objective.kind
+    return None if place == "auto" else read_own_code(SETTING, place)
+
+
+def _own(code: OwnCode, family: FlowMatching, config: Config) -> Objective:
+    """Make an objective of the user's own around the family's.
+
+    Raises:
+        ConfigError: If the file has none of this name, or it asks for a base model that the tuning does not leave.
+    """
+    own = code.load()
+    if not (isinstance(own, type) and issubclass(own, OwnObjective)):
+        raise ConfigError(f"{SETTING}: {code.file} has no OwnObjective {code.name!r}; define it, or name another one")
+    if isabstract(own):
+        raise ConfigError(f"{SETTING}: {code.file}: {code.name} has no losses; define losses(self, predict, batch)")
+    for key, has_base in (("tuning", config.tuning.kind != "full"), ("conditioning", not config.conditioning.takes_control)):
+        if own.needs_base and not has_base:
+            raise ConfigError(
+                f"{SETTING}: {code.name} compares with the base model, of which {key}.kind: {getattr(config, key).kind} "
+                "leaves nothing: it trains weights of the model itself; set an adapter alone, or another objective"
+            )
+    return own(family)
+
+
+def family_objective(config: Config, model: Model) -> FlowMatching:
+    """Make the objective of the family's authors, as it is configured.
 
     Raises:
         ConfigError: If the family cannot do what is asked.

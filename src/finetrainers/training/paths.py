@@ -25,7 +25,7 @@ def absolute(config: Config) -> Config:
         tree["validation"]["prompts"] = _full(config.validation.prompts)
     if config.tuning.start_from is not None:
         tree["tuning"]["start_from"] = _full(config.tuning.start_from)
-    for name, key in (("model", "adapter"), ("conditioning", "signal")):
+    for name, key in (("model", "adapter"), ("conditioning", "signal"), ("objective", "kind")):
         _make_file_absolute(tree.get(name, {}), key)
     return Config.model_validate(tree)
 

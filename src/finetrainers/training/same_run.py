@@ -7,6 +7,8 @@ from finetrainers.config import Config
 from finetrainers.config.run import FIXED
 from finetrainers.errors import ConfigError
 from finetrainers.files.whole import to_json
+from finetrainers.training.objective import SETTING, read_objective
+from finetrainers.training.report import read_events
 
 WEIGHTS_FIT = ("model.", "conditioning.", "tuning.")
 """Settings without which exported weights do not fit a run."""
@@ -16,7 +18,7 @@ def check_same_run(old: Config, new: Config) -> None:
     """Refuse to continue a run with settings that would make it another one.
 
     Raises:
-        ConfigError: Naming each key that differs, with both values.
+        ConfigError: Naming each key that differs, with both values, or the user's file that does.
     """
     trees = [config.model_dump(mode="json", by_alias=True) for config in (old, new)]
     changed = []
@@ -31,6 +33,18 @@ def check_same_run(old: Config, new: Config) -> None:
         raise ConfigError(
             f"output_dir: {new.output_dir} holds a run with other settings:\n  {lines}\n"
             f"Give the old values to continue it, or take another output_dir{anew}"
+        )
+    _check_same_code(new)
+
+
+def _check_same_code(config: Config) -> None:
+    """Refuse to continue a run by another loss than it had."""
+    code, events = read_objective(config), config.output_dir / "events.jsonl"
+    before = read_events(config.output_dir, {"run"}) if code is not None and events.exists() else []
+    if code is not None and before and before[-1].get("objective", code.digest) != code.digest:
+        raise ConfigError(
+            f"{SETTING}: {code.file} has changed since {config.output_dir} was last started: bring it back as it was to "
+            "continue the run, or take another output_dir"
         )
 
 

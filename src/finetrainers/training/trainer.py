@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from finetrainers.config import TrainConfig
 from finetrainers.data.order.draws import seed_of
 from finetrainers.errors import NonFiniteError
 from finetrainers.models import ModelAdapter
-from finetrainers.objectives.flow import FlowMatching, Noised
+from finetrainers.objectives.base import Objective, Predict, losses_of
 from finetrainers.tuning.base import trained_parameters
 
 
@@ -63,10 +63,12 @@ class Trainer:
     adapter: ModelAdapter
     denoiser: nn.Module
     conditioning: Conditioning
-    objective: FlowMatching
+    objective: Objective
     optimizer: Optimizer
     schedule: LRScheduler
     device: torch.device
+    without_adapter: Callable[[nn.Module], AbstractContextManager[None]]
+    """Lets the denoiser answer as the base model does."""
     ema: Any = None
     """diffusers' EMAModel over the trained parameters, or None."""
     after_step: tuple[AfterStep, ...] = ()
@@ -75,6 +77,8 @@ class Trainer:
     """Of the frozen weights and of all computation with them."""
     needs_autocast: bool = False
     attention: Callable[[], AbstractContextManager[None]] = nullcontext
+    predict: Predict = field(init=False)
+    """Asks the denoiser as it is now."""
     step: int = 0
     """Optimizer steps taken; a restored one is where training goes on."""
     num_skipped: int = 0
@@ -84,6 +88,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.parameters = list(trained_parameters(self.denoiser).values())
+        self.predict = Denoising(self)
 
     def run(self, batches: Iterator[Batch], *, stop: int) -> None:
         """Train until ``stop`` optimizer steps are taken, one batch each.
@@ -157,16 +162,7 @@ class Trainer:
 
     def micro_losses(self, batch: Batch) -> Tensor:
         """Loss of each sample, shape [B], in float32."""
-        noised = self.objective.corrupt(batch.latents, batch.noise, sigma=batch.sigma, counted=batch.counted)
-        return self.objective.loss(self.predict(noised, batch), noised)
-
-    def predict(self, noised: Noised, batch: Batch) -> Tensor:
-        """Velocity [B, C, F, H, W] that the denoiser answers."""
-        x = self.conditioning.model_input(noised.x, batch).to(self.dtype)
-        told = batch.prompt
-        text, image = ({k: cast_floats(v, self.dtype) for k, v in part.items()} for part in (told.text, told.image))
-        with self.autocast():
-            return self.adapter.denoise(self.denoiser, x, noised.sigma, replace(told, text=text, image=image))
+        return losses_of(self.objective, self.predict, batch)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Make the context of one forward pass; null where all weights share a type."""
@@ -174,6 +170,31 @@ class Trainer:
         if self.needs_autocast and self.dtype != torch.float32:
             return _mixed(self.device, self.dtype)
         return nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class Denoising:
+    """What a trainer hands to its objective as ``predict``."""
+
+    trainer: Trainer
+
+    def __call__(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
+        """Velocity [B, C, F, H, W] that the denoiser answers."""
+        trainer, told = self.trainer, batch.prompt
+        seen = trainer.conditioning.model_input(x, batch).to(trainer.dtype)
+        text, image = ({k: cast_floats(v, trainer.dtype) for k, v in part.items()} for part in (told.text, told.image))
+        with trainer.autocast():
+            return trainer.adapter.denoise(trainer.denoiser, seen, sigma, replace(told, text=text, image=image))
+
+    def base(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
+        """What the base model answers, [B, C, F, H, W].
+
+        Raises:
+            ConfigError: If the tuning has left nothing of it.
+        """
+        # Without a gradient: gradient checkpointing would compute it again after the adapter is back.
+        with self.trainer.without_adapter(self.trainer.denoiser), torch.no_grad():
+            return self(x, sigma, batch)
 
 
 def seed_device(device: torch.device, seed: int) -> None:

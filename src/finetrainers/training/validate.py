@@ -21,6 +21,7 @@ from finetrainers.files.steps import step_directory
 from finetrainers.files.whole import to_json, whole_directory, write_whole
 from finetrainers.memory.attention import attention
 from finetrainers.models.vae import load_vae
+from finetrainers.objectives.base import losses_of
 from finetrainers.optim.optimizers import weights_for_use
 from finetrainers.sampling.sampler import Sampler
 from finetrainers.training.prepared import Prepared
@@ -54,7 +55,7 @@ class HeldOut:
 
     def measure(self, trainer: Trainer, interrupt: Callable[[], None] = lambda: None) -> HeldOutLoss:
         """Mean loss over all samples and noise levels; ``interrupt`` is called before each of them and may raise."""
-        low, high = trainer.objective.noise_levels.between
+        low, high = trainer.objective.noise_range
         levels = low + (high - low) * (torch.arange(self.num_levels) + 0.5) / self.num_levels
         rows = [self._losses(trainer, job, levels, interrupt) for job in self.jobs]
         losses = torch.stack(rows).double()  # [samples, levels]
@@ -74,21 +75,19 @@ class HeldOut:
         padding = trainer.adapter.grid.num_padding(job.bucket[0])
         latents = draw_latents(sample.latents, sample_generator(0, content, "held-out posterior"), padding=padding)[None]
         frames, place = latents.shape[2], torch.tensor([content])
-        u = draw(trainer.objective.draws(frames), place, seed=0)
+        objective = trainer.objective.measured()
+        u = draw(objective.draws(frames), place, seed=0)
         shown = replace(trainer.conditioning.shown, dropout=0.0)
         control = make_control([sample], place, seed=0, shown=shown, frames=frames, padding=padding)
         losses = []
         for number, level in enumerate(levels):
             interrupt()
             noise = torch.randn(latents.shape, generator=sample_generator(0, content, f"held-out noise {number}"))
-            sigma, counted, given = trainer.objective.at_level(level, u, frames=frames)
+            sigma, counted, given = objective.at_level(level, u, frames=frames)
             prompt = make_prompt([sample], given=given)
             batch = Batch(torch.tensor([number]), latents, noise, sigma, counted, prompt, control).to(trainer.device)
-            noised = trainer.objective.corrupt(batch.latents, batch.noise, sigma=batch.sigma, counted=batch.counted)
-            error = trainer.predict(noised, batch).float() - noised.target
-            counts = noised.counted[:, None, :, None, None].expand_as(error)
-            losses.append((error.square() * counts).sum().div(counts.sum()).cpu())
-        return torch.stack(losses)
+            losses.append(losses_of(objective, trainer.predict, batch).cpu())
+        return torch.cat(losses)
 
 
 class Validator:

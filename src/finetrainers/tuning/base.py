@@ -3,6 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,14 @@ class Tuning(ABC):
 
         Raises:
             ConfigError: If what is to be trained is not there, or the weights to begin from do not fit.
+        """
+
+    @abstractmethod
+    def without_adapter(self, denoiser: nn.Module) -> AbstractContextManager[None]:
+        """Let a denoiser answer as the base model does, as if nothing was ever trained.
+
+        Raises:
+            ConfigError: If nothing of it is left.
         """
 
     @abstractmethod

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from finetrainers.config import FullConfig
 from finetrainers.errors import ConfigError
@@ -36,6 +38,12 @@ class FullTuning(Tuning):
         for name, module in denoiser.named_modules():
             if name.rpartition(".")[2] in _kept_in_float32(denoiser):
                 module.forward = _without_autocast(module.forward)  # of this object alone
+
+    def without_adapter(self, denoiser: nn.Module) -> AbstractContextManager[None]:
+        raise ConfigError(
+            "tuning.kind: full trains the weights themselves, which leaves nothing of the base model that the objective "
+            "compares with; set lora or lokr, or take another objective.kind"
+        )
 
     def export(self, denoiser: Any, directory: Path, facts: ExportFacts) -> None:
         kept = _kept_in_float32(denoiser)

@@ -1,13 +1,15 @@
 """Low-rank and Kronecker adapters through peft."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from torch import nn
 
 from finetrainers.config import LokrConfig, LoraConfig
 from finetrainers.errors import ConfigError
@@ -60,6 +62,24 @@ class AdapterTuning(Tuning):
         if self._config.start_from is not None:
             self._begin_from(denoiser, self._config.start_from, component)
         to_float32(denoiser)
+
+    @contextmanager
+    def without_adapter(self, denoiser: nn.Module) -> Iterator[None]:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        if self._beside:
+            raise ConfigError(
+                f"conditioning.kind: trains {self._beside[0]} itself, which leaves nothing of the base model that the "
+                "objective compares with; set none, or take another objective.kind"
+            )
+        layers = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
+        try:
+            for layer in layers:
+                layer.enable_adapters(False)
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
 
     def export(self, denoiser: Any, directory: Path, facts: ExportFacts) -> None:
         self._export_adapter(denoiser, directory, facts)

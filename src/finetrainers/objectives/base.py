@@ -1,0 +1,82 @@
+"""What stands between loop and loss. Shape letters as in ``finetrainers.batch``."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from finetrainers.batch import Batch
+from finetrainers.errors import ConfigError
+
+
+class Predict(Protocol):
+    """Asks the denoiser. Conditioning, casts and autocast are inside; each call is one forward pass."""
+
+    def __call__(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
+        """Answer noisy latents [B, C, F, H, W] at noise levels [B, F]: their velocity (or v), of the same shape.
+
+        ``batch`` says what the denoiser is told besides: prompt and control.
+        """
+        ...
+
+    def base(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
+        """Answer as the model did before anything was trained, without a gradient.
+
+        Raises:
+            ConfigError: If the tuning has changed the weights themselves.
+        """
+        ...
+
+
+class Objective(ABC):
+    """What a model learns: the draws of a sample, and the loss that is made of them."""
+
+    needs_base: ClassVar[bool] = False
+    """Whether ``losses`` asks for ``predict.base``: then a tuning without one is refused before anything is loaded."""
+
+    @property
+    @abstractmethod
+    def noise_range(self) -> tuple[float, float]:
+        """Noise levels that are trained, and measured."""
+
+    @abstractmethod
+    def draws(self, frames: int) -> tuple[str, ...]:
+        """Purposes of the uniform draws in [0, 1) that each sample of F latent frames needs."""
+
+    @abstractmethod
+    def given(self, u: Tensor, *, frames: int) -> Tensor:
+        """Which latent frames are given, bool [B, F], by the ``draws`` [B, n] of each sample."""
+
+    @abstractmethod
+    def sigma(self, u: Tensor, *, frames: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Noise level of each latent frame, and whether it counts in the loss, by the ``draws`` [B, n]: two of [B, F]."""
+
+    @abstractmethod
+    def at_level(self, level: Tensor, u: Tensor, *, frames: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise level of each frame, which count and which are given, of one sample that is measured; each [1, F]."""
+
+    @abstractmethod
+    def losses(self, predict: Predict, batch: Batch) -> Tensor:
+        """Loss of each sample, shape [B], in float32. No loss depends on the other samples of its batch."""
+
+    def measured(self) -> Self:
+        """Make what measures held-out samples by the same loss: no noise level counts more than another."""
+        return self
+
+
+def losses_of(objective: Objective, predict: Predict, batch: Batch) -> Tensor:
+    """Ask an objective, perhaps the user's own, for the loss of each sample, [B] in float32.
+
+    Raises:
+        ConfigError: If it answers anything else.
+    """
+    losses: object = objective.losses(predict, batch)
+    expected = (len(batch.positions),)
+    if not isinstance(losses, Tensor) or losses.dtype != torch.float32 or losses.shape != expected:
+        found = f"{losses.dtype} {list(losses.shape)}" if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
+        raise ConfigError(
+            f"objective.kind: {type(objective).__name__}.losses returned {found}; expected is one loss for each sample: "
+            f"torch.float32 {list(expected)}"
+        )
+    return losses
