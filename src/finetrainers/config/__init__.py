@@ -17,6 +17,7 @@ from finetrainers.config.load import dump_config as dump_config, load_config as 
 from finetrainers.config.model import ComponentConfig as ComponentConfig, ModelConfig as ModelConfig, is_folder as is_folder
 from finetrainers.config.optim import OptimizerConfig as OptimizerConfig, ScheduleConfig as ScheduleConfig
 from finetrainers.config.overrides import find_file as find_file
+from finetrainers.config.prompts import PromptConfig as PromptConfig
 from finetrainers.config.run import (
     MAX_SEED as MAX_SEED,
     CheckpointConfig as CheckpointConfig,
