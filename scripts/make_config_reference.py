@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from finetrainers.config import Config
+from finetrainers.config import Config, PromptConfig
+from finetrainers.config.prompts import spellings
 from finetrainers.config.reference import Key, keys
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "configuration.md"
@@ -28,6 +29,15 @@ configuration, with absolute paths: training from it gives the same run.
 
 A key without a default must be given.
 """
+
+PROMPTS = """## A prompts file
+
+What `validation.prompts` names: a CSV file with a header, a JSON list of objects, alone or under the key `data`, or JSON
+lines. [`sample_run`](python.md) takes the same keys. A key with nothing in it is not given. Names on one line mean the same.
+Relative paths are looked for below the current folder, then beside the file.
+
+| key | type | default | bounds | meaning |
+|---|---|---|---|---|"""
 
 
 def main() -> int:
@@ -59,7 +69,8 @@ def reference_page() -> str:
             continue
         parts.append("| key | type | default | bounds | meaning |\n|---|---|---|---|---|")
         parts.append("\n".join(map(_row, section)) + "\n")
-    return "\n".join(parts)
+    prompts = [_row(key, *spellings(key.name)) for key in keys(PromptConfig)]
+    return "\n".join([*parts, PROMPTS, *prompts]) + "\n"
 
 
 def _sections(all_keys: list[Key]) -> dict[str, list[Key]]:
@@ -78,10 +89,11 @@ def _sections(all_keys: list[Key]) -> dict[str, list[Key]]:
     return sections
 
 
-def _row(key: Key) -> str:
+def _row(key: Key, *names: str) -> str:
+    name = ", ".join(map(_code, names or (key.name,)))
     default = "" if key.default is None else _code(key.default or '""')
     sentence = re.sub(r"^\[kind: \w+\] ", "", key.sentence)  # the heading says it
-    return f"| {_code(key.name)} | {_code(key.type)} | {default} | {_code(key.bounds)} | {_escape(sentence)} |"
+    return f"| {name} | {_code(key.type)} | {default} | {_code(key.bounds)} | {_escape(sentence)} |"
 
 
 def _code(text: str) -> str:

@@ -4,14 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from finetrainers.config import MAX_SEED, ModelConfig
+from finetrainers.config import MAX_SEED, ModelConfig, PromptConfig
+from finetrainers.config.prompts import KEYS as NAMES, parse_prompt
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, Request, open_model
-from finetrainers.sampling.prompts import DEFAULT_STEPS, KEYS, SYNONYMS, make_request, read_prompts
+from finetrainers.sampling.prompts import make_request, read_prompts
+
+KEYS = tuple(PromptConfig.model_fields)
+SYNONYMS = {name: key for name, key in NAMES.items() if name != key}
+DEFAULT_STEPS = PromptConfig.model_fields["num_inference_steps"].default
 
 IMAGE_SIZE = (1, 64, 64)
 VIDEO_SIZE = (9, 64, 96)
@@ -98,6 +104,9 @@ def test_a_line_of_jsonl_ends_where_a_line_of_text_does(flux: Model, write) -> N
         ("a cat", ".txt", "is .txt; it has to be csv, json or jsonl"),
         ("a cat", "", "is without suffix; it has to be csv, json or jsonl"),
         (b"prompt\n\xff\xfe\n", ".csv", "is not a text file in UTF-8"),
+        ("prompt\n" + "a" * 2**18, ".csv", "is not valid CSV"),
+        ('[{"prompt": "a", "seed": ' + "1" * 5000 + "}]", ".json", "is not valid JSON"),
+        ("[" * 100_000, ".json", "is not valid JSON"),
     ],
 )
 def test_a_file_that_holds_no_prompts_names_itself(flux: Model, write, text, suffix: str, said: str) -> None:
@@ -196,6 +205,17 @@ def test_common_synonyms_are_the_same_keys(ltx: Model, tmp_path: Path) -> None:
         ({"prompt": "a", "height": float("inf")}, ["height", "inf", "not a whole number"]),
         ({"prompt": "a", "height": [64]}, ["height", "[64]", "not a whole number"]),
         ({"prompt": "a", "guidance_scale": "x"}, ["guidance_scale", "'x'", "not a number"]),
+        ({"prompt": "a", "guidance_scale": True}, ["guidance_scale", "True", "not a number"]),
+        ({"prompt": "a", "guidance_scale": float("nan")}, ["guidance_scale", "nan", "not a number"]),
+        ({"prompt": "a", "guidance_scale": "inf"}, ["guidance_scale", "inf", "not a number"]),
+        ({"prompt": "a", "negative_prompt": 5}, ["negative_prompt", "5", "not text"]),
+        ({"prompt": "a", "image": 5}, ["image is 5", "not the path of a file"]),
+        ({"prompt": "a", "control": ["a.png"]}, ["control is ['a.png']", "not the path of a file"]),
+        ({"prompt": "a", "height": -1}, ["height is -1", "from 0 to 1048576"]),
+        ({"prompt": "a", "num_frames": 10**400}, ["num_frames is 1000", "from 0 to 1048576"]),
+        ({"prompt": "a", "contrl_video": "a.mp4"}, ["'contrl_video'", "did you mean 'control_video'?"]),
+        ({"prompt": "a", "steps": 0}, ["steps is 0", "above 0"]),
+        ({"prompt": "a", 3: 4}, ["there is no key '3'"]),
         ({"prompt": "a", "num_inference_steps": 0}, ["num_inference_steps", "0", "above 0"]),
         ({"prompt": "a", "num_inference_steps": -1}, ["num_inference_steps", "-1", "above 0"]),
     ],
@@ -231,6 +251,26 @@ def test_a_table_may_have_an_empty_column_of_another_name(flux: Model, write) ->
 def test_the_largest_seed_draws(flux: Model) -> None:
     seed = make_request({"prompt": "a", "seed": MAX_SEED}, "here", flux, IMAGE_SIZE).seed
     assert torch.Generator().manual_seed(seed).initial_seed() == MAX_SEED
+
+
+def test_numbers_of_a_spreadsheet_and_of_numpy_keep_all_digits(flux: Model) -> None:
+    row = {"prompt": "a", "height": "32.0", "steps": 4.0, "seed": np.int64(2**60 + 1), "guidance": np.float32(2.5)}
+    request = make_request(row, "here", flux, IMAGE_SIZE)
+    assert (request.size, request.steps, request.seed, request.guidance) == ((1, 32, 64), 4, 2**60 + 1, 2.5)
+
+
+def test_two_synonyms_of_one_key_are_refused(ltx: Model) -> None:
+    row = {"prompt": "a", "control_image": "a.png", "control_video": "a.mp4"}
+    assert "'control_video' and another key both give 'control'" in refused(row, ltx, VIDEO_SIZE)
+
+
+def test_every_bound_has_words() -> None:
+    """Of each key with a bound, a number beyond it is named with what is allowed."""
+    bounded = {name for name, field in PromptConfig.model_fields.items() if field.metadata}
+    assert bounded >= {"seed", "num_inference_steps", "fps", "height", "width", "num_frames"}
+    for name in bounded:
+        with pytest.raises(ConfigError, match=rf"^here: {name} is -1; it has to be (above 0|from 0 to \d+)$"):
+            parse_prompt({"prompt": "a", name: -1}, "here")
 
 
 @pytest.mark.parametrize("fps", [0, -1, float("nan"), "inf"])

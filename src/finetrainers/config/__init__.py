@@ -23,6 +23,7 @@ from finetrainers.config.model import (
 from finetrainers.config.objective import ObjectiveConfig as ObjectiveConfig
 from finetrainers.config.optim import OptimizerConfig as OptimizerConfig, ScheduleConfig as ScheduleConfig
 from finetrainers.config.overrides import find_file as find_file
+from finetrainers.config.prompts import PromptConfig as PromptConfig
 from finetrainers.config.run import (
     MAX_SEED as MAX_SEED,
     CheckpointConfig as CheckpointConfig,

@@ -26,9 +26,9 @@ class Key:
     sentence: str
 
 
-def keys() -> list[Key]:
-    """All keys of a configuration, in order."""
-    return list(_walk(Config, ""))
+def keys(section: type[BaseModel] = Config) -> list[Key]:
+    """All keys of a configuration, or of another file, in order."""
+    return list(_walk(section, ""))
 
 
 def kinds_of(name: str) -> set[str]:
