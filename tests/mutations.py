@@ -75,9 +75,9 @@ MUTATIONS = (
     Mutation("half a tensor is saved as the whole", "training/state.py", "if not all(placement.is_replicate() for placement in tensor.placements):", "if False:", "training/test_state.py::test_a_tensor_of_which_others_have_parts_is_refused"),
     Mutation("a stray folder beside checkpoints ends every start", "files/steps.py", "STEP_NAME.fullmatch(folder.name)", "STEP_NAME.match(folder.name)", "training/test_checkpoint.py::test_what_else_lies_among_the_steps_is_left_alone"),
     Mutation("a pickle in a run directory is read, and runs code", "training/checkpoint.py", "if (directory / OLD_STATE).exists():", "if False:", "training/test_checkpoint.py::test_a_checkpoint_of_an_earlier_version_is_refused_with_the_way_out"),
-    Mutation("an error loses the steps since the last checkpoint", "training/run.py", "self._rescue(checkpoints, trainer, tuning, error)", "pass", "training/test_training.py::test_an_error_saves_the_steps_before_it"),
+    Mutation("an error loses the steps since the last checkpoint", "training/run.py", "saver.rescue(trainer, error)", "pass", "training/test_training.py::test_an_error_saves_the_steps_before_it"),
     Mutation("exported weights fill the disk", "training/export.py", "keep = config.num_kept_weights", "keep = None", "training/test_training.py::test_as_many_weights_are_kept_as_are_asked_for"),
-    Mutation("the last weights are written twice", "training/run.py", "if not self.checkpoints.vouches_for(weights, trainer.step):", "if True:", "training/test_training.py::test_the_last_weights_are_written_once"),
+    Mutation("the last weights are written twice", "training/saving.py", "if not self._checkpoints.vouches_for(weights, trainer.step):", "if True:", "training/test_training.py::test_the_last_weights_are_written_once"),
     Mutation("a user's folder is taken for a run, and overwritten", "training/directory.py", "    _refuse_folder_of_others(directory)\n", "", "training/test_run.py::test_a_folder_that_no_run_made_is_refused_and_left_as_it_is"),
     Mutation("a user's file beside weights is deleted with them", "training/export.py", "(directory / name).unlink(missing_ok=True)", "__import__('shutil').rmtree(directory, ignore_errors=True)", "training/test_training.py::test_what_a_user_put_beside_weights_stays"),
     Mutation("a run's own samples are data of the next start", "data/sources/folders.py", "if Path(name) != folder and is_no_data(Path(name), files):", "if False:", "training/test_training.py::test_a_run_below_its_own_data_goes_on_with_the_same_data"),
@@ -88,7 +88,7 @@ MUTATIONS = (
     Mutation("a signal waits for the end of a long draw", "sampling/sampler.py", "            self._interrupt()\n", "            pass\n", "training/test_stop.py::test_a_signal_is_seen_within_a_draw"),
     Mutation("a closed terminal ends the run without saving", "training/signals.py", "signal.SIGUSR1, signal.SIGHUP, ", "signal.SIGUSR1, ", "training/test_stop.py::test_a_closed_terminal_saves"),
     Mutation("the first Ctrl-C stops without saving", "training/signals.py", "if self._num_interrupts > 1:", "if self._num_interrupts > 0:", "training/test_stop.py::test_the_first_ctrl_c_saves_checkpoint_and_weights"),
-    Mutation("a stop leaves no weights to draw with", "training/run.py", "export_weights(trainer, self.config, self.model, tuning)", "pass", "training/test_stop.py::test_the_first_ctrl_c_saves_checkpoint_and_weights"),
+    Mutation("a stop leaves no weights to draw with", "training/saving.py", "            self._export(trainer)\n        except", "            pass\n        except", "training/test_stop.py::test_the_first_ctrl_c_saves_checkpoint_and_weights"),
     Mutation("full memory is a traceback", "memory/out_of_memory.py", "if not is_out_of_memory(error):", "if True:", "training/test_out_of_memory.py::test_it_is_a_users_error_wherever_it_happens"),
     Mutation("exported files are for their owner alone", "files/whole.py", "share_mode(temporary, of=temporary / MANIFEST)", "pass", "files/test_files.py::test_files_have_the_mode_of_the_umask"),
     # Cache.
@@ -106,7 +106,7 @@ MUTATIONS = (
     # Errors and bad data.
     Mutation("a refusal of the system is a traceback", "files/storage.py", "    except OSError as error:\n", "    except ZeroDivisionError as error:\n", "files/test_storage.py::test_a_file_in_the_way_is_named_with_its_key"),
     Mutation("media that break when decoded vanish in silence", "encoding/encoder.py", "failures += [clip for clip in clips if isinstance(clip, Failure)]", "pass", "encoding/test_encoding.py::test_media_that_break_only_when_decoded_follow_on_error"),
-    Mutation("skipped samples are not named in the report", "training/run.py", "asdict(problem) for problem in prepared.problems", "asdict(problem) for problem in ()", "encoding/test_encoding.py::test_broken_inputs_can_be_skipped_and_are_named_in_the_report"),
+    Mutation("skipped samples are not named in the report", "training/finish.py", "asdict(problem) for problem in prepared.problems", "asdict(problem) for problem in ()", "encoding/test_encoding.py::test_broken_inputs_can_be_skipped_and_are_named_in_the_report"),
     Mutation("what one model could not encode is bad for every model", "data/order/plan.py", "for job in jobs if job.key in keys)", "for job in jobs)", "data/test_left_out.py::test_a_view_is_bad_from_the_earliest_step_that_any_of_its_items_is"),
     Mutation("what was bad once is bad for every later run", "training/directory.py", "(directory / JOURNAL).unlink(missing_ok=True)", "pass", "training/test_left_out_runs.py::test_a_new_run_in_the_folder_of_one_that_never_saved_tries_all_again"),
     Mutation("a sample that turns out bad moves what was trained on before", "data/catalog/left_out.py", " & (steps >= self.since[places])", "", "data/test_left_out.py::test_only_positions_of_what_is_left_out_change"),
@@ -123,7 +123,7 @@ MUTATIONS = (
     Mutation("a benchmark that fails passes in silence", "../Makefile", '|| failed="$$failed $$file"', "|| true", "test_benchmarks.py::test_all_benchmarks_run_and_those_that_fail_are_named"),
     # Run directory and names.
     Mutation("a line that a kill cut off takes the next one with it", "training/sinks.py", '            self._write(b"\\n")\n', "            pass\n", "training/test_track.py::test_a_torn_line_costs_only_itself"),
-    Mutation("an event has a field that its schema lacks", "training/run.py", '            family=self.model.adapter.name,\n', '            family=self.model.adapter.name,\n            model=self.model.adapter.name,\n', "docs/test_docs.py::test_the_events_of_a_run_have_the_documented_fields_and_no_others"),
+    Mutation("an event has a field that its schema lacks", "training/announce.py", '        family=prepared.model.adapter.name,\n', '        family=prepared.model.adapter.name,\n        model=prepared.model.adapter.name,\n', "docs/test_docs.py::test_the_events_of_a_run_have_the_documented_fields_and_no_others"),
     Mutation("a public name goes without a word", "__init__.py", '    "sample_run",\n    "train",\n]', '    "train",\n]', "docs/test_docs.py::test_every_public_name_is_documented"),
     # Parallelism.
     Mutation("each of several processes is a run of its own in one directory", "distributed/launch.py", "        if size > 1:\n", "        if False:\n", "training/test_run.py::test_one_of_several_processes_is_refused_before_anything_is_written"),
