@@ -55,7 +55,7 @@ def make_batch(model: Model, size: tuple[int, int, int]) -> Batch:
     """Random samples of the family's shapes."""
     shape = (BATCH_SIZE, *model.adapter.grid.latent_shape(size))
     pretrained = model.pretrained
-    names = [name for name in model.adapter.text_components]
+    names = [name for name in model.adapter.text.components]
     pipeline = pretrained.pipeline(model.pipeline_class, {name: pretrained.load(name) for name in names})
     with torch.no_grad():
         text = model.adapter.encode_prompt(

@@ -111,7 +111,7 @@ MUTATIONS = (
     Mutation("what was bad once is bad for every later run", "training/directory.py", "(directory / JOURNAL).unlink(missing_ok=True)", "pass", "training/test_left_out_runs.py::test_a_new_run_in_the_folder_of_one_that_never_saved_tries_all_again"),
     Mutation("a sample that turns out bad moves what was trained on before", "data/catalog/left_out.py", " & (steps >= self.since[places])", "", "data/test_left_out.py::test_only_positions_of_what_is_left_out_change"),
     Mutation("a clip becomes a still in silence", "data/catalog/buckets.py", "& (fewest <= frames) ", "", "data/test_buckets.py::test_what_stays_video_is_assigned_as_if_there_were_no_image_buckets"),
-    Mutation("fast clips go into a model of another rate", "training/prepare.py", "        native_fps=model.adapter.native_fps,\n", "", "data/test_rates.py::test_a_run_of_a_model_of_16_frames_a_second_encodes_clips_of_30_at_16"),
+    Mutation("fast clips go into a model of another rate", "training/prepare.py", "        native_fps=model.adapter.training.native_fps,\n", "", "data/test_rates.py::test_a_run_of_a_model_of_16_frames_a_second_encodes_clips_of_30_at_16"),
     # Evidence.
     Mutation("held-out items are trained on, if another data set has them too", "data/catalog/split.py", "np.unique(np.concatenate([number[data.item] for number, data in zip(numbers, sets, strict=True)]))", "np.unique(numbers[0][sets[0].item])", "data/test_catalog.py::test_what_is_held_out_in_one_set_is_held_out_in_all"),
     Mutation("items of validation.data are trained on", "data/catalog/split.py", "data.only(~is_shared[data.item]), [", "data, [", "data/test_catalog.py::test_what_is_in_validation_data_is_not_trained_on"),
@@ -140,6 +140,8 @@ MUTATIONS = (
     # Control.
     Mutation("Control does not start as SFT", "conditioning/widen.py", "torch.cat([plain[:, :, :noisy], zeros, plain[:, :, noisy:]], dim=2)", "torch.cat([plain, zeros], dim=2)", "models/test_widening.py::test_before_training_control_changes_no_bit"),
     Mutation("a control in the wrong columns is trained to the end", "conditioning/verify.py", "int((shown == SHOWN).sum()) != batch.latents.numel() or bool((plain == SHOWN).any())", "False", "models/test_input_layout.py::test_a_wrong_layout_ends_the_run_before_its_first_step"),
+    # Tables of facts.
+    Mutation("a fact of a model outside of its table is ignored", "models/base.py", "        refuse_moved(cls.__name__, dir(cls))\n", "", "models/test_facts.py::test_a_name_outside_of_its_table_is_refused_with_the_new_place"),
 )  # fmt: skip
 
 

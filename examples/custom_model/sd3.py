@@ -1,24 +1,31 @@
 """Stable Diffusion 3 (arXiv:2403.03206)."""
 
-from finetrainers import Grid, ModelAdapter, NoiseLevels
+from finetrainers import Grid, LatentFacts, ModelAdapter, NoiseLevels, TextFacts, TrainingFacts
 
 
 class StableDiffusion3(ModelAdapter):
     """Stability's Stable Diffusion 3 and 3.5."""
 
     pipelines = {"text-to-image": "StableDiffusion3Pipeline"}  # the first task is the default
-    text_components = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "tokenizer_3", "text_encoder_3")
-    main_tokenizer = "tokenizer_3"  # T5's: CLIP's always have 77 tokens
     blocks = ("JointTransformerBlock",)
     input_layer = "pos_embed.proj"
     # The projections of both streams, as in diffusers' own SD3 LoRA script.
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
     dispatches_attention = False  # diffusers has no choice of attention backends for this model
-    vae_statistics = "shift_scale"  # shift_factor and scaling_factor in the VAE's config
-    has_image_vae = True
-    noise_levels = NoiseLevels("logit_normal")  # section 3.1
-    shift = "scheduler"  # 3 in the released ones
-    max_sequence_length = 256
+
+    latents = LatentFacts(
+        statistics="shift_scale",  # shift_factor and scaling_factor in the VAE's config
+        is_image_vae=True,
+    )
+    text = TextFacts(
+        components=("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "tokenizer_3", "text_encoder_3"),
+        main_tokenizer="tokenizer_3",  # T5's: CLIP's always have 77 tokens
+        max_length=256,
+    )
+    training = TrainingFacts(
+        noise_levels=NoiseLevels("logit_normal"),  # section 3.1
+        shift="scheduler",  # 3 in the released ones
+    )
 
     def make_grid(self, vae, denoiser):
         """Which sizes are possible, from the two config.json."""

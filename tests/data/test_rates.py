@@ -252,7 +252,7 @@ def test_families_that_are_not_told_the_rate_have_one(
     tiny: Callable[[str, str], Path], family: str, variant: str, native: float | None, drawn: float
 ) -> None:
     adapter = open_model(ModelConfig(path=str(tiny(family, variant)), dtype="float32")).adapter
-    assert (adapter.native_fps, adapter.default_fps) == (native, drawn)
+    assert (adapter.training.native_fps, adapter.default_fps) == (native, drawn)
 
 
 def test_a_run_of_a_model_of_16_frames_a_second_encodes_clips_of_30_at_16(

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, Lumina2Pip
 from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2Model
 
-from finetrainers import Grid, ModelAdapter, NoiseLevels, Prompt
+from finetrainers import Grid, LatentFacts, ModelAdapter, NoiseLevels, Prompt, TextFacts, TrainingFacts
 from finetrainers.batch import Text
 from finetrainers.testing.parts import WORDS, aim
 from finetrainers.testing.tokenizers import make_t5_tokenizer
@@ -27,9 +27,10 @@ class Lumina2(ModelAdapter):
     input_layout = "channels_last"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     dispatches_attention = False
-    has_image_vae = True
-    noise_levels = NoiseLevels("logit_normal")
-    max_sequence_length = 256  # the pipeline begins each prompt with a long sentence of its own
+
+    latents = LatentFacts(is_image_vae=True)
+    text = TextFacts(max_length=256)  # the pipeline begins each prompt with a long sentence of its own
+    training = TrainingFacts(noise_levels=NoiseLevels("logit_normal"))
 
     def make_grid(self, vae: Any, denoiser: Any) -> Grid:
         step = 2 ** (len(vae["block_out_channels"]) - 1)

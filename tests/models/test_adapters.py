@@ -76,7 +76,7 @@ def test_the_grid_is_that_of_the_vae(family: str, variant: str, tiny: Callable[[
         pixels = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
         mean, std = encode_pixels(vae, model.adapter, pixels)
         assert mean.shape == (1, *model.adapter.grid.encoded_shape(size))
-        assert (std is not None) == model.adapter.samples_posterior
+        assert (std is not None) == model.adapter.latents.samples_posterior
         assert std is None or std.shape == mean.shape
 
 
@@ -94,9 +94,9 @@ def test_normalized_latents_go_back_to_the_picture_through_the_pipeline(
     mean = encode_pixels(pipeline.vae, model.adapter, pixels)[0]
     with torch.no_grad():
         raw = pixels.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-        theirs = pipeline.vae.encode(raw[:, :, 0] if model.adapter.has_image_vae else raw).latent_dist.mode()
+        theirs = pipeline.vae.encode(raw[:, :, 0] if model.adapter.latents.is_image_vae else raw).latent_dist.mode()
     config = pipeline.vae.config
-    match model.adapter.vae_statistics:
+    match model.adapter.latents.statistics:
         case "shift_scale":
             ours = mean / config.scaling_factor + (config.get("shift_factor") or 0)
         case "buffers":
@@ -105,7 +105,7 @@ def test_normalized_latents_go_back_to_the_picture_through_the_pipeline(
         case "config":
             center, spread = (torch.tensor(config[key]).view(1, -1, 1, 1, 1) for key in ("latents_mean", "latents_std"))
             ours = mean * spread + center
-    torch.testing.assert_close(ours[:, :, 0] if model.adapter.has_image_vae else ours, theirs, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours[:, :, 0] if model.adapter.latents.is_image_vae else ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_impossible_sizes_have_a_nearest(tiny_ltx: Path) -> None:

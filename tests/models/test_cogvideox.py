@@ -251,4 +251,4 @@ def test_published_models_take_their_native_size(
     adapter = CogVideoX(PUBLISHED_VAE, {**PUBLISHED, **settings})
     assert adapter.grid.nearest(size) == size
     assert adapter.grid.latent_shape(size) == latents
-    assert (adapter.default_fps, adapter.max_sequence_length) == (fps, 226)
+    assert (adapter.default_fps, adapter.text.max_length) == (fps, 226)

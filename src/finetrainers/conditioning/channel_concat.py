@@ -61,7 +61,7 @@ class ChannelConcat(Conditioning):
 
     def drawing_class(self, model: Model) -> str | None:
         is_plain = self._config.frames == "full" and not self._config.mask
-        return model.adapter.control_pipelines.get(model.task) if is_plain else None
+        return model.adapter.pictures.control_pipelines.get(model.task) if is_plain else None
 
     def _num_channels(self, adapter: ModelAdapter) -> int:
         """E."""

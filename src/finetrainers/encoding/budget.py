@@ -90,4 +90,4 @@ class Budget:
         dtype = model.pretrained.place("vae").dtype
         values = torch.Size(model.adapter.grid.encoded_shape(job.bucket)).numel()
         header = 1000  # names, shapes and metadata of a file
-        return values * dtype.itemsize * (2 if model.adapter.samples_posterior else 1) + header
+        return values * dtype.itemsize * (2 if model.adapter.latents.samples_posterior else 1) + header

@@ -74,7 +74,8 @@ class Encoder:
         image: list[object] = list(own)
         if self.model.takes_image:
             image += [adapter.name, self.model.task, *map(self._identity, self.model.image_components)]
-        facts = adapter.samples_posterior, adapter.grid.frame_patch, adapter.vae_statistics, adapter.has_image_vae
+        vae = adapter.latents
+        facts = vae.samples_posterior, adapter.grid.frame_patch, vae.statistics, vae.is_image_vae
         if adapter.grid.frame_patch > 1:
             image.append("without padding")  # items of earlier versions had it
         latents = make_key("vae", self._identity("vae"), self.model.pretrained.memory.vae_tiling, *facts, *image)
@@ -130,7 +131,7 @@ class Encoder:
             failures += [image for image in images if isinstance(image, Failure)]
             good = [(job, image) for job, image in zip(batch, images, strict=True) if not isinstance(image, Failure)]
             if good:
-                cut += self._too_long([job.caption for job, _ in good], components[model.adapter.main_tokenizer])
+                cut += self._too_long([job.caption for job, _ in good], components[model.adapter.text.main_tokenizer])
                 self._encode_captions(pipeline, good)
             report(len(batch))
         if cut:

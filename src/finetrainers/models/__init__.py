@@ -1,5 +1,14 @@
 """Model families: one adapter each, and the code they share."""
 
-from finetrainers.models.base import Grid as Grid, ModelAdapter as ModelAdapter, Request as Request
+from finetrainers.models.base import ModelAdapter as ModelAdapter, Settings as Settings, pad_channels as pad_channels
+from finetrainers.models.experts import Expert as Expert
+from finetrainers.models.facts import (
+    LatentFacts as LatentFacts,
+    PictureFacts as PictureFacts,
+    TextFacts as TextFacts,
+    TrainingFacts as TrainingFacts,
+)
+from finetrainers.models.grid import Grid as Grid
 from finetrainers.models.load import DTYPES as DTYPES, Model as Model, Pretrained as Pretrained, open_model as open_model
 from finetrainers.models.registry import adapters as adapters, get_adapter as get_adapter, register_model as register_model
+from finetrainers.models.request import Request as Request

@@ -1,97 +1,28 @@
 """What a model must tell the trainer: a table of facts and one forward pass."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Image, Prompt, Text
-from finetrainers.objectives.noise import NoiseLevels, ResolutionShift
+from finetrainers.models.experts import Expert
+from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts, refuse_moved
+from finetrainers.models.grid import Grid
+from finetrainers.models.request import Request
+from finetrainers.objectives.noise import ResolutionShift
 
 Settings = Mapping[str, Any]  # a component's config.json: whatever its class wrote there
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Which sizes a model can take, and what latents they give. Sizes are (frames, height, width) in frames and pixels."""
-
-    channels: int
-    """C, latent channels."""
-    vae_step: int
-    """Pixels of one latent's side."""
-    patch: int
-    """Latents of one token's side."""
-    vae_frame_step: int = 1
-    """Frames of one latent frame; the first frame has one of its own."""
-    frame_patch: int = 1
-    """Latent frames of one token; clips whose latent frames it does not divide begin with their first one several times."""
-    has_video: bool = True
-    smallest: tuple[float, float, float] = (1, 1, 1)
-    """(frames, height, width) below which no size is possible."""
-    largest: tuple[float, float, float] = (math.inf, math.inf, math.inf)
-    """(frames, height, width) above which no size is possible."""
-
-    def nearest(self, size: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Return the possible size next to ``size``: itself, if it is possible."""
-        step = self.vae_step * self.patch
-        frames, height, width = size
-        clips = max(0, round((frames - 1) / self.vae_frame_step)) if self.has_video else 0
-        rows, columns = max(1, round(height / step)), max(1, round(width / step))
-        found = 1 + clips * self.vae_frame_step, rows * step, columns * step
-        frames, height, width = (
-            int(min(max(n, least), most)) for n, least, most in zip(found, self.smallest, self.largest, strict=True)
-        )
-        return frames, height, width
-
-    def encoded_shape(self, size: tuple[int, int, int]) -> tuple[int, int, int, int]:
-        """(C, F, H, W) of what the VAE makes of a possible size."""
-        frames, height, width = size
-        latent_frames = 1 + (frames - 1) // self.vae_frame_step
-        return self.channels, latent_frames, height // self.vae_step, width // self.vae_step
-
-    def latent_shape(self, size: tuple[int, int, int]) -> tuple[int, int, int, int]:
-        """(C, F, H, W) of what the denoiser takes of a possible size: with padding."""
-        channels, latent_frames, height, width = self.encoded_shape(size)
-        return channels, self.num_padding(size[0]) + latent_frames, height, width
-
-    def num_padding(self, frames: int) -> int:
-        """Copies of a clip's first latent frame that are put before it, so that tokens are whole."""
-        return -(1 + (frames - 1) // self.vae_frame_step) % self.frame_patch
-
-    def num_tokens(self, size: tuple[int, int, int]) -> int:
-        """Tokens of a possible size, as the shift of noise levels counts them."""
-        _, frames, height, width = self.latent_shape(size)
-        return self.tokens_of_latents((frames, height, width))
-
-    def tokens_of_latents(self, shape: tuple[int, ...]) -> int:
-        """Tokens of latents of shape (F, H, W)."""
-        frames, height, width = shape
-        return frames // self.frame_patch * (height // self.patch) * (width // self.patch)
-
-    @property
-    def values_per_channel(self) -> int:
-        """Latents that one token has of each channel."""
-        return self.frame_patch * self.patch**2
-
-
-@dataclass(frozen=True, slots=True)
-class Expert:
-    """One denoiser of a model that has several, each for a range of noise levels."""
-
-    component: str
-    """Its name in the pipeline."""
-    between: tuple[float, float]
-    """Noise levels that it denoises: from the first, and below the second."""
 
 
 class ModelAdapter(ABC):
     """The facts and the few functions that differ between model families.
 
-    Loading, VAE scaling, LoRA saving and validation are shared: they read these class attributes.
+    Loading, VAE scaling, LoRA saving and validation are shared: they read these class attributes, of which most stand in
+    four tables: ``latents``, ``text``, ``training`` and ``pictures``. Where models of one family differ in a table,
+    ``__init__`` replaces it: ``self.text = replace(self.text, max_length=77)``.
     """
 
     name: ClassVar[str]
@@ -100,16 +31,6 @@ class ModelAdapter(ABC):
     """Pipeline class of each task, such as {"text-to-image": "FluxPipeline"}; the first task is the default."""
     denoiser: ClassVar[str] = "transformer"
     """Name of the component that is trained."""
-    text_components: ClassVar[tuple[str, ...]] = ("tokenizer", "text_encoder")
-    """Components that ``encode_prompt`` needs."""
-    image_tasks: tuple[str, ...] = ()
-    """Tasks that take more from the given frames than the latents that stand in their place: ``encode_image`` makes it."""
-    image_components: ClassVar[tuple[str, ...]] = ()
-    """Components besides the VAE that ``encode_image`` needs, and the pipelines of those tasks; a model may lack them."""
-    control_pipelines: ClassVar[Mapping[str, str]] = {}
-    """Pipeline class of each task that diffusers has for a denoiser whose input is widened for the latents of a control."""
-    draws_control: ClassVar[bool] = False
-    """Whether these draw a control from the VAE's posterior, with the generator of the noise; else its mode is taken."""
     blocks: ClassVar[tuple[str, ...]]
     """Class names of the repeated blocks: the unit of FSDP, compile and checkpointing."""
     input_layer: ClassVar[str]
@@ -127,38 +48,14 @@ class ModelAdapter(ABC):
     """Whether the denoiser's attention takes a mask, which some backends refuse."""
     dispatches_attention: ClassVar[bool] = True
     """Whether diffusers computes the denoiser's attention with the backend that is chosen."""
-    vae_statistics: ClassVar[Literal["shift_scale", "buffers", "config"]] = "shift_scale"
-    """Where the VAE keeps what normalizes its latents: ``shift_factor``, if any, and ``scaling_factor`` in its config, the
-    buffers ``latents_mean`` and ``latents_std``, with ``scaling_factor``, or these two names in its config."""
-    has_image_vae: ClassVar[bool] = False
-    """Whether the VAE takes [B, 3, H, W] and knows no frames."""
-    samples_posterior: ClassVar[bool] = True
-    """Whether the model was trained on samples of the VAE's posterior; else on its mode."""
-    prediction: ClassVar[Literal["flow", "v"]] = "flow"
-    """What the denoiser answers: the velocity of rectified flow, or the v of a diffusion with the scheduler's alphas, whose
-    time step is ``floor(1000 * sigma)``."""
-    noise_levels: ClassVar[NoiseLevels]
-    """How its authors drew noise levels, before the shift."""
-    shift: ClassVar[float | Literal["resolution", "scheduler"]] = 1.0
-    """How its authors shifted them: by a factor, by ``resolution_shift``, or as the model's scheduler does (either)."""
-    first_frame_probability: ClassVar[float | None] = None
-    """Default probability of a given first frame; None where the model takes one noise level for all frames."""
-    given_frame_max_sigma: ClassVar[float] = 0.0
-    """Largest noise level of a frame that is given in its place."""
-    has_negative_prompt: ClassVar[bool] = True
-    """Whether the pipeline is guided away from a negative prompt, which is empty by default."""
-    native_fps: float | None = None
-    """Frames per second of the clips that the model was trained on, to which faster ones are brought; None where the
-    denoiser is told each clip's rate, or draws images."""
-    max_sequence_length: int = 512
-    """T, prompt tokens, where the config names no other: the default of the family's pipeline."""
-    has_fixed_sequence_length: bool = False
-    """Whether the denoiser takes prompts of ``max_sequence_length`` tokens and of no other number."""
-
-    largest_sequence_length: ClassVar[int | None] = None
-    """Most prompt tokens that the family's pipeline takes; None where it takes any number."""
-    main_tokenizer: ClassVar[str] = "tokenizer"
-    """Tokenizer whose tokens the denoiser attends to: captions beyond ``max_sequence_length`` of them are cut."""
+    latents: LatentFacts = LatentFacts()
+    """How the VAE makes latents, and how they are normalized."""
+    text: TextFacts = TextFacts()
+    """How prompts are encoded."""
+    training: TrainingFacts
+    """What the model's authors trained it to do."""
+    pictures: PictureFacts = PictureFacts()
+    """What the model is shown besides the prompt: given frames, and the latents of a control."""
 
     def __init__(
         self, vae: Settings, denoiser: Settings, index: Settings | None = None, scheduler: Settings | None = None
@@ -168,10 +65,18 @@ class ModelAdapter(ABC):
         self.scheduler: Settings = {} if scheduler is None else scheduler
         self.grid = self.make_grid(vae, denoiser)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        refuse_moved(cls.__name__, dir(cls))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        refuse_moved(type(self).__name__, [name])
+        super().__setattr__(name, value)
+
     @property
     def default_fps(self) -> float:
         """Frame rate of videos that are drawn, where the prompt names none."""
-        return 24.0 if self.native_fps is None else self.native_fps
+        return 24.0 if self.training.native_fps is None else self.training.native_fps
 
     @property
     def architecture(self) -> str:
@@ -221,9 +126,9 @@ class ModelAdapter(ABC):
         """Make what the denoiser takes from the frames of clips that the task gives.
 
         Args:
-            pipeline: Of the task, with the VAE and ``image_components``.
+            pipeline: Of the task, with the VAE and ``pictures.image_components``.
             pixels: [B, K, P, Q, 3] uint8, all frames of the clips, on the CPU.
-            task: One of ``image_tasks``.
+            task: One of ``pictures.image_tasks``.
 
         Returns:
             Tensors [B, ...] under names of the adapter's own; ``denoise`` finds them in ``prompt.image``.
@@ -268,11 +173,11 @@ class ModelAdapter(ABC):
         """Arguments of the pipeline that hold one encoded prompt, [1, ...]: what ``encode_prompt`` returned."""
         return text
 
-    def sampling_arguments(self, request: "Request") -> dict[str, Any]:
+    def sampling_arguments(self, request: Request) -> dict[str, Any]:
         """Arguments of the pipeline that are the family's own, such as a video's frame rate."""
         return {}
 
-    def picture_arguments(self, request: "Request", pictures: Mapping[str, Any]) -> dict[str, Any]:
+    def picture_arguments(self, request: Request, pictures: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the pipeline for the PIL images that the request starts from or ends with, by the request's keys."""
         return dict(pictures)
 
@@ -285,30 +190,3 @@ def pad_channels(latents: Tensor, like: Tensor) -> Tensor:
 def image_is_optional(adapter: ModelAdapter) -> bool:
     """Whether a model draws videos from a prompt alone, and from a first frame that it takes in its place."""
     return adapter.gives_first_frame("image-to-video") and "text-to-video" in adapter.tasks
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One picture or video to draw."""
-
-    prompt: str
-    size: tuple[int, int, int]
-    """(frames, height, width)."""
-    steps: int
-    seed: int
-    guidance: float | None = None
-    """None takes the pipeline's own default."""
-    negative_prompt: str | None = None
-    fps: float | None = None
-    """Frames per second; None takes the family's default."""
-    image: str | None = None
-    """Path of the picture to start from, for tasks that take one."""
-    last_image: str | None = None
-    """Path of the picture to end with, for tasks that take one."""
-    control: str | None = None
-    """Path of the image or video that the control signal is made of; None shows nothing of one."""
-
-    @property
-    def pictures(self) -> dict[str, str | None]:
-        """Paths of all pictures, by the pipeline's names."""
-        return {"image": self.image, "last_image": self.last_image}

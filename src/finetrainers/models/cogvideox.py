@@ -5,14 +5,15 @@ Shape letters as in ``finetrainers.batch``. Frames F are latent frames; in 1.5 t
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Image, Prompt, Text
-from finetrainers.models.base import Grid, ModelAdapter, Request, Settings
-from finetrainers.models.registry import register_model
+from finetrainers.models import Grid, ModelAdapter, Request, Settings, register_model
+from finetrainers.models.facts import PictureFacts, TrainingFacts
 from finetrainers.models.vae import scale_pixels
 from finetrainers.objectives.noise import NoiseLevels, timestep_of
 
@@ -25,23 +26,29 @@ class CogVideoX(ModelAdapter):
     """Zhipu's CogVideoX 2b and 5b, 1.0 and 1.5, from text or from a picture (arXiv:2408.06072)."""
 
     pipelines = {"text-to-video": "CogVideoXPipeline", "image-to-video": "CogVideoXImageToVideoPipeline"}
-    image_tasks = ("image-to-video",)
     blocks = ("CogVideoXBlock",)
     input_layer = "patch_embed.proj"
     channel_dim = 2
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")  # one attention a block, over text and video
     dispatches_attention = False
-    prediction = "v"
-    noise_levels = NoiseLevels("uniform")  # "Explicit Uniform Sampling" in the paper: all time steps alike
+
+    training = TrainingFacts(
+        prediction="v",
+        noise_levels=NoiseLevels("uniform"),  # "Explicit Uniform Sampling" in the paper: all time steps alike
+    )
+    pictures = PictureFacts(image_tasks=("image-to-video",))
 
     def __init__(
         self, vae: Settings, denoiser: Settings, index: Settings | None = None, scheduler: Settings | None = None
     ) -> None:
         super().__init__(vae, denoiser, index, scheduler)
-        self.native_fps = 8.0 if denoiser.get("patch_size_t") is None else 16.0
-        self.max_sequence_length = denoiser["max_text_seq_length"]
-        # Added positions are those of text and video in one table: a text of another length does not fit.
-        self.has_fixed_sequence_length = self._learns_positions or not denoiser["use_rotary_positional_embeddings"]
+        self.training = replace(self.training, native_fps=8.0 if denoiser.get("patch_size_t") is None else 16.0)
+        self.text = replace(
+            self.text,
+            max_length=denoiser["max_text_seq_length"],
+            # Added positions are those of text and video in one table: a text of another length does not fit.
+            is_fixed_length=self._learns_positions or not denoiser["use_rotary_positional_embeddings"],
+        )
 
     @property
     def tasks(self) -> Mapping[str, str]:

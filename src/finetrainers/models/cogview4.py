@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Prompt, Text, stack_padded
-from finetrainers.models.base import Grid, ModelAdapter, Settings
-from finetrainers.models.registry import register_model
+from finetrainers.models import Grid, ModelAdapter, Settings, register_model
+from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
 from finetrainers.objectives.noise import NoiseLevels, ResolutionShift, shift_sigma
 
 LENGTH = "prompt_length"
@@ -23,15 +23,18 @@ class CogView4(ModelAdapter):
     """Zhipu's CogView4-6B."""
 
     pipelines = {"text-to-image": "CogView4Pipeline"}
-    control_pipelines = {"text-to-image": "CogView4ControlPipeline"}
     blocks = ("CogView4TransformerBlock",)
     input_layer = "patch_embed.proj"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")  # one attention a block, over text and picture
     dispatches_attention = False
-    has_image_vae = True
-    noise_levels = NoiseLevels("uniform")  # as the authors' CogKit draws time steps
-    shift = "scheduler"
-    max_sequence_length = 1024
+
+    latents = LatentFacts(is_image_vae=True)
+    text = TextFacts(max_length=1024)
+    training = TrainingFacts(
+        noise_levels=NoiseLevels("uniform"),  # as the authors' CogKit draws time steps
+        shift="scheduler",
+    )
+    pictures = PictureFacts(control_pipelines={"text-to-image": "CogView4ControlPipeline"})
 
     def make_grid(self, vae: Settings, denoiser: Settings) -> Grid:
         vae_step = 2 ** (len(vae["block_out_channels"]) - 1)

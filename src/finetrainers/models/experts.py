@@ -7,10 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetrainers.models.base import Expert
-
 TIMESTEPS = 1000
 """Time steps of pipelines with experts: noise level 1 is time step 1000."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """One denoiser of a model that has several, each for a range of noise levels."""
+
+    component: str
+    """Its name in the pipeline."""
+    between: tuple[float, float]
+    """Noise levels that it denoises: from the first, and below the second."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Prompt, Text
-from finetrainers.models.base import Grid, ModelAdapter, Settings
-from finetrainers.models.registry import register_model
+from finetrainers.models import Grid, ModelAdapter, Settings, register_model
+from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
 from finetrainers.objectives.noise import NoiseLevels
 
 NEUTRAL_GUIDANCE = 1.0
@@ -23,21 +23,24 @@ class Flux(ModelAdapter):
     """Black Forest Labs' FLUX.1 [dev] and [schnell]."""
 
     pipelines = {"text-to-image": "FluxPipeline"}
-    control_pipelines = {"text-to-image": "FluxControlPipeline"}
-    draws_control = True
-    text_components = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
     blocks = ("FluxTransformerBlock", "FluxSingleTransformerBlock")
     input_layer = "x_embedder"
     channel_dim = -1
     # The attention projections of both kinds of block, as diffusers' own FLUX LoRA script has them.
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-    vae_statistics = "shift_scale"
-    main_tokenizer = "tokenizer_2"
-    largest_sequence_length = 512
-    has_image_vae = True
-    has_negative_prompt = False  # guidance is distilled into the model
-    noise_levels = NoiseLevels("logit_normal")  # rectified flow as in arXiv:2403.03206, on which FLUX.1 builds
-    shift = "scheduler"
+
+    latents = LatentFacts(statistics="shift_scale", is_image_vae=True)
+    text = TextFacts(
+        components=("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"),
+        main_tokenizer="tokenizer_2",
+        largest_length=512,
+        has_negative_prompt=False,  # guidance is distilled into the model
+    )
+    training = TrainingFacts(
+        noise_levels=NoiseLevels("logit_normal"),  # rectified flow as in arXiv:2403.03206, on which FLUX.1 builds
+        shift="scheduler",
+    )
+    pictures = PictureFacts(control_pipelines={"text-to-image": "FluxControlPipeline"}, draws_control=True)
 
     @property
     def architecture(self) -> str:

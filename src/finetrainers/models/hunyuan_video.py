@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Image, Prompt, Text
-from finetrainers.models.base import Grid, ModelAdapter, Request, Settings
-from finetrainers.models.registry import register_model
+from finetrainers.models import Grid, ModelAdapter, Request, Settings, register_model
+from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
 from finetrainers.models.vae import encode_video, scale_pixels
 from finetrainers.objectives.noise import NoiseLevels
 
@@ -32,8 +32,6 @@ class HunyuanVideo(ModelAdapter):
     """Tencent's HunyuanVideo and HunyuanVideo-I2V."""
 
     pipelines = {"text-to-video": "HunyuanVideoPipeline", "image-to-video": "HunyuanVideoImageToVideoPipeline"}
-    text_components = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "image_processor")
-    image_tasks = ("image-to-video",)
     blocks = (
         "HunyuanVideoTransformerBlock",
         "HunyuanVideoSingleTransformerBlock",
@@ -44,13 +42,22 @@ class HunyuanVideo(ModelAdapter):
     masks_attention = True
     # The attention projections of both streams, in both kinds of block and in the refiner of the prompt's tokens.
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-    vae_statistics = "shift_scale"
-    samples_posterior = False  # the authors' hyvae_extract stores the mode
-    has_negative_prompt = False  # guidance is distilled into the model
-    noise_levels = NoiseLevels("logit_normal")  # the authors' --flow-snr-type
-    shift = 7.0  # the authors' --flow-shift in training
-    max_sequence_length = 256
-    native_fps = 24.0  # arXiv:2412.03603
+
+    latents = LatentFacts(
+        statistics="shift_scale",
+        samples_posterior=False,  # the authors' hyvae_extract stores the mode
+    )
+    text = TextFacts(
+        components=("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "image_processor"),
+        max_length=256,
+        has_negative_prompt=False,  # guidance is distilled into the model
+    )
+    training = TrainingFacts(
+        noise_levels=NoiseLevels("logit_normal"),  # the authors' --flow-snr-type
+        shift=7.0,  # the authors' --flow-shift in training
+        native_fps=24.0,  # arXiv:2412.03603
+    )
+    pictures = PictureFacts(image_tasks=("image-to-video",))
 
     @property
     def condition(self) -> str | None:

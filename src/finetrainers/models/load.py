@@ -200,7 +200,7 @@ class Model:
     @property
     def text_components(self) -> tuple[str, ...]:
         """Components that encode captions, as far as this model has them."""
-        return self._own(self.adapter.text_components)
+        return self._own(self.adapter.text.components)
 
     def encode_text(self, pipeline: Any, captions: Sequence[str], images: Sequence[Any], *, device: torch.device) -> Text:
         """Encode captions, each with its PIL image if the text encoder sees one; tensors [B, T, D] or [B, D]."""
@@ -211,12 +211,12 @@ class Model:
     @property
     def takes_image(self) -> bool:
         """Whether the task takes more from the given frames than the latents in their place."""
-        return self.task in self.adapter.image_tasks
+        return self.task in self.adapter.pictures.image_tasks
 
     @property
     def image_components(self) -> tuple[str, ...]:
         """Components besides the VAE that the task needs for its given frames, as far as this model has them."""
-        return self._own(self.adapter.image_components) if self.takes_image else ()
+        return self._own(self.adapter.pictures.image_components) if self.takes_image else ()
 
     def _own(self, components: Sequence[str]) -> tuple[str, ...]:
         index = self.pretrained.index
@@ -231,7 +231,7 @@ class Model:
     def max_length(self) -> int:
         """T, prompt tokens."""
         configured = self.pretrained.config.max_sequence_length
-        return self.adapter.max_sequence_length if configured is None else configured
+        return self.adapter.text.max_length if configured is None else configured
 
 
 def open_model(config: ModelConfig, memory: MemoryConfig | None = None) -> Model:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Image, Prompt, Text
-from finetrainers.models.base import Grid, ModelAdapter, Request, Settings, pad_channels
-from finetrainers.models.registry import register_model
+from finetrainers.models import Grid, ModelAdapter, Request, Settings, pad_channels, register_model
+from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
 from finetrainers.models.vae import encode_video, scale_pixels
 from finetrainers.objectives.flow import GIVEN_FRAME_MAX_SIGMA
 from finetrainers.objectives.noise import NoiseLevels, ResolutionShift
@@ -38,19 +38,22 @@ class LTXVideo(ModelAdapter):
         "image-to-video": "LTXImageToVideoPipeline",
         "first-last-frame-to-video": KEYFRAME_PIPELINE,
     }
-    image_tasks = ("first-last-frame-to-video",)
     blocks = ("LTXVideoTransformerBlock",)
     input_layer = "proj_in"
     channel_dim = -1
     masks_attention = True
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")  # both attentions of each block, as in the authors' trainer
-    vae_statistics = "buffers"
-    noise_levels = NoiseLevels("logit_normal")  # arXiv:2501.00103, section 2.4
-    shift = "resolution"
-    first_frame_probability = 0.1
-    given_frame_max_sigma = GIVEN_FRAME_MAX_SIGMA
     default_fps = 25.0
-    max_sequence_length = 128
+
+    latents = LatentFacts(statistics="buffers")
+    text = TextFacts(max_length=128)
+    training = TrainingFacts(
+        noise_levels=NoiseLevels("logit_normal"),  # arXiv:2501.00103, section 2.4
+        shift="resolution",
+        first_frame_probability=0.1,
+        given_frame_max_sigma=GIVEN_FRAME_MAX_SIGMA,
+    )
+    pictures = PictureFacts(image_tasks=("first-last-frame-to-video",))
 
     def make_grid(self, vae: Settings, denoiser: Settings) -> Grid:
         halved = 2 ** sum(vae["spatio_temporal_scaling"])

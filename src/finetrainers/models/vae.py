@@ -33,10 +33,10 @@ def load_vae(pretrained: Pretrained, device: torch.device) -> Any:
 def latent_statistics(vae: Any, adapter: ModelAdapter) -> tuple[Tensor, Tensor]:
     """Shift and scale, each [C, 1, 1, 1] float32, such that (latents - shift) * scale is what the denoiser sees."""
     config = vae.config
-    if adapter.vae_statistics == "config":
+    if adapter.latents.statistics == "config":
         mean, std = (torch.tensor(config[name]).view(-1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
         return mean, 1 / std
-    if adapter.vae_statistics == "buffers":
+    if adapter.latents.statistics == "buffers":
         shift, scale = vae.latents_mean.float().cpu(), config.scaling_factor / vae.latents_std.float().cpu()
         return shift.view(-1, 1, 1, 1), scale.view(-1, 1, 1, 1)
     stated = config.get("shift_factor")  # HunyuanVideo's VAE knows none
@@ -54,7 +54,7 @@ def encode_pixels(vae: Any, adapter: ModelAdapter, pixels: Tensor) -> tuple[Tens
         data type, on the CPU; the deviation is None where the model was trained on the posterior's mode.
     """
     mean, std = encode_video(vae, adapter, scale_pixels(pixels))
-    return mean, std if adapter.samples_posterior else None
+    return mean, std if adapter.latents.samples_posterior else None
 
 
 def scale_pixels(pixels: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def encode_video(vae: Any, adapter: ModelAdapter, scaled: Tensor) -> tuple[Tenso
     """
     scaled = scaled.to(vae.device, vae.dtype)
     with torch.autocast(vae.device.type, enabled=False):  # validation of full tuning may be inside one
-        posterior = vae.encode(scaled[:, :, 0] if adapter.has_image_vae else scaled).latent_dist
+        posterior = vae.encode(scaled[:, :, 0] if adapter.latents.is_image_vae else scaled).latent_dist
     shift, scale = latent_statistics(vae, adapter)
     mean, std = (as_video(t.float().cpu(), adapter) for t in (posterior.mean, posterior.std))
     mean = ((mean - shift) * scale).to(vae.dtype)
@@ -80,4 +80,4 @@ def encode_video(vae: Any, adapter: ModelAdapter, scaled: Tensor) -> tuple[Tenso
 
 def as_video(x: Tensor, adapter: ModelAdapter) -> Tensor:
     """Give an image VAE's [B, C, H, W] a frame axis."""
-    return x[:, :, None] if adapter.has_image_vae else x
+    return x[:, :, None] if adapter.latents.is_image_vae else x

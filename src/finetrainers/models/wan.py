@@ -4,6 +4,7 @@ Shape letters as in ``finetrainers.batch``; K, P, Q are pixel frames, height and
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import PIL.Image
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Image, Prompt, Text
-from finetrainers.models.base import Expert, Grid, ModelAdapter, Request, Settings
-from finetrainers.models.registry import register_model
+from finetrainers.models import Expert, Grid, ModelAdapter, Request, Settings, register_model
+from finetrainers.models.facts import LatentFacts, PictureFacts, TrainingFacts
 from finetrainers.objectives.noise import NoiseLevels
 
 FIRST, FIRST_AND_LAST = "image-to-video", "first-last-frame-to-video"
@@ -27,14 +28,19 @@ class Wan(ModelAdapter):
     """Alibaba's Wan 2.1 and 2.2."""
 
     pipelines = {"text-to-video": "WanPipeline", FIRST: "WanImageToVideoPipeline", FIRST_AND_LAST: "WanImageToVideoPipeline"}
-    image_components = ("image_encoder", "image_processor")
     blocks = ("WanTransformerBlock",)
     input_layer = "patch_embedding"
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")  # both attentions of each block
-    vae_statistics = "config"
-    samples_posterior = False  # the authors' WanVAE.encode returns the mean
-    noise_levels = NoiseLevels("logit_normal")  # arXiv:2503.20314
-    shift = "scheduler"
+
+    latents = LatentFacts(
+        statistics="config",
+        samples_posterior=False,  # the authors' WanVAE.encode returns the mean
+    )
+    training = TrainingFacts(
+        noise_levels=NoiseLevels("logit_normal"),  # arXiv:2503.20314
+        shift="scheduler",
+    )
+    pictures = PictureFacts(image_components=("image_encoder", "image_processor"))
 
     def __init__(
         self, vae: Settings, denoiser: Settings, index: Settings | None = None, scheduler: Settings | None = None
@@ -42,12 +48,13 @@ class Wan(ModelAdapter):
         super().__init__(vae, denoiser, index, scheduler)
         self.has_clip = denoiser.get("image_dim") is not None
         self.has_token_times = bool(self.index.get("expand_timesteps"))
-        self.has_fixed_sequence_length = self.has_clip  # diffusers counts 512 tokens back from the end of prompt and image
+        # Diffusers counts 512 tokens back from the end of prompt and image.
+        self.text = replace(self.text, is_fixed_length=self.has_clip)
         # Without these, diffusers takes an adapter for one of text-to-video, and adds zeros with a warning.
         if self.has_clip:
             self.lora_targets = (*self.lora_targets, "add_k_proj", "add_v_proj")
-        self.image_tasks = () if self.has_token_times else (FIRST, FIRST_AND_LAST)
-        self.native_fps = TI2V_FPS if self.has_token_times else 16.0
+        self.pictures = replace(self.pictures, image_tasks=() if self.has_token_times else (FIRST, FIRST_AND_LAST))
+        self.training = replace(self.training, native_fps=TI2V_FPS if self.has_token_times else 16.0)
 
     @property
     def tasks(self) -> Mapping[str, str]:

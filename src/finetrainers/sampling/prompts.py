@@ -111,7 +111,7 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
 
 def _check_family(prompt: PromptConfig, where: str, model: Model) -> None:
     adapter = model.adapter
-    if prompt.negative_prompt is not None and not adapter.has_negative_prompt:
+    if prompt.negative_prompt is not None and not adapter.text.has_negative_prompt:
         raise ConfigError(f"{where}: {adapter.name} takes no negative_prompt; remove it")
     is_optional = image_is_optional(adapter)
     needed = {"image-to-video": ("image",), "first-last-frame-to-video": ("image", "last_image")}.get(model.task, ())

@@ -75,7 +75,7 @@ class Sampler:
             "max_sequence_length": self._model.max_length,
             "generator": torch.Generator().manual_seed(request.seed),  # on the CPU: the same noise on every device
         }
-        if adapter.has_negative_prompt:
+        if adapter.text.has_negative_prompt:
             negative = self._placed(text(request.negative_prompt or ""))
             arguments |= {f"negative_{name}": tensor for name, tensor in negative.items()}
         if request.guidance is not None:
@@ -139,12 +139,12 @@ class Sampler:
             return None, nothing.map(lambda tensor: tensor.to(self._device))
         assert self._data is not None  # given where there is a conditioning
         step = adapter.grid.vae_frame_step
-        native = adapter.native_fps
+        native = adapter.training.native_fps
         pixels = signal(
             decode_control(Path(request.control), request.size, frame_step=step, data=self._data, native_fps=native)
         )
         mean, std = encode_pixels(self._components["vae"], adapter, pixels[None])
-        posterior = Posterior(mean[0], std[0] if adapter.draws_control and std is not None else None)
+        posterior = Posterior(mean[0], std[0] if adapter.pictures.draws_control and std is not None else None)
         padding = adapter.grid.num_padding(request.size[0])
         latents = draw_latents(posterior, generator, padding=padding)
         shown = self._conditioning.shown.for_sampling(frames - padding, mean.shape[2])

@@ -94,7 +94,7 @@ def check_control_is_drawn_where_it_was_trained(subject: Subject) -> None:
     job = controlled.prepared.plan.step(controlled.prepared.order, 0)[0]
     known = read_encoded(controlled.prepared.encoder.cache, job).control
     assert known is not None, "the sample has no control"
-    known = known if subject.model.adapter.draws_control else replace(known, std=None)
+    known = known if subject.model.adapter.pictures.draws_control else replace(known, std=None)
     padding, generator = subject.model.adapter.grid.num_padding(subject.size[0]), torch.Generator().manual_seed(3)
     latents = draw_latents(known, generator, padding=padding)[None]  # as samplers draw it, before the noise
     shown = Control(latents, torch.ones(1, latents.shape[2]))

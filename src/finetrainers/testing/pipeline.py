@@ -46,13 +46,13 @@ def check_denoise_answers_as_the_pipeline(subject: Subject) -> None:
 
 @torch.no_grad()
 def check_latents_are_those_of_the_vae(subject: Subject) -> None:
-    """The pipeline decodes what ``arrange`` and ``vae_statistics`` make of its last step."""
+    """The pipeline decodes what ``arrange`` and ``latents.statistics`` make of its last step."""
     adapter = subject.model.adapter
     drawn = next(iter(subject.drawn.values()))
     shift, scale = latent_statistics(drawn.components["vae"], adapter)
     shape = adapter.grid.latent_shape(subject.size)
     ours, theirs = _as_latents(adapter, drawn.steps[-1].result, shape), drawn.decoded
-    theirs = ((theirs[:, :, None] if adapter.has_image_vae else theirs) - shift) * scale
+    theirs = ((theirs[:, :, None] if adapter.latents.is_image_vae else theirs) - shift) * scale
     assert theirs.shape[1] == shape[0], f"the VAE decodes {theirs.shape[1]} channels, but the grid says {shape[0]}"
     *_, counted = _at_level(subject, 0.5)
     counted = counted[counted >= -min(ours.shape[2], theirs.shape[2])]
@@ -102,7 +102,7 @@ def _at_level(subject: Subject, level: float) -> tuple[Tensor, Tensor, Tensor]:
 
 def _noise_level(step: Step, adapter: ModelAdapter) -> float:
     """Noise level that the pipeline means at a step."""
-    if adapter.prediction == "v":
+    if adapter.training.prediction == "v":
         return step.timestep + 0.5 / 1000  # in the middle of its time step
     assert step.sigma is not None, "the scheduler has no noise levels, as those of rectified flow have them in sigmas"
     # Schedulers of whole time steps round noise levels, and the denoiser is told what they have rounded.

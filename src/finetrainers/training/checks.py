@@ -127,15 +127,15 @@ def check_computation(config: Config, model: Model) -> None:
             )
         if dtype != model.dtype:
             raise ConfigError(f"model.components.{denoiser}.dtype: all experts have one data type; set it with model.dtype")
-    largest = model.adapter.largest_sequence_length
+    largest = model.adapter.text.largest_length
     if largest is not None and model.max_length > largest:
         raise ConfigError(
             f"model.max_sequence_length: {model.max_length} is more than {largest}, the most that {model.adapter.name} takes"
         )
-    if model.adapter.has_fixed_sequence_length and model.max_length != model.adapter.max_sequence_length:
+    if model.adapter.text.is_fixed_length and model.max_length != model.adapter.text.max_length:
         raise ConfigError(
             f"model.max_sequence_length: {model.adapter.name} has positions for prompts of exactly "
-            f"{model.adapter.max_sequence_length} tokens, not {model.max_length}; remove it"
+            f"{model.adapter.text.max_length} tokens, not {model.max_length}; remove it"
         )
     for key, backend in (("train", config.attention.train), ("validate", config.attention.validation)):
         check_attention(key, backend)

@@ -64,14 +64,14 @@ def family_objective(config: Config, model: Model) -> FlowMatching:
         ConfigError: If the family cannot do what is asked.
     """
     wanted, adapter = config.objective, model.adapter
-    levels = adapter.noise_levels
+    levels = adapter.training.noise_levels
     if wanted.noise_levels != "auto":
         levels = NoiseLevels(
             wanted.noise_levels, logit_mean=wanted.logit_mean, logit_std=wanted.logit_std, mode_scale=wanted.mode_scale
         )
     levels = replace(levels, shift=_shift(config, model), between=model.denoisers.noise_range)
     given_frames, probability = _given_frames(config, model)
-    if adapter.prediction == "v":
+    if adapter.training.prediction == "v":
         if wanted.weighting != "none":
             raise ConfigError(f"objective.weighting: {adapter.name} is weighted by 1 / (1 - alpha_bar); remove it")
         alphas = model.pretrained.load("scheduler").alphas_cumprod
@@ -81,14 +81,14 @@ def family_objective(config: Config, model: Model) -> FlowMatching:
         weighting=wanted.weighting,
         first_frame_probability=probability,
         given_frames=given_frames,
-        given_frame_max_sigma=adapter.given_frame_max_sigma,
+        given_frame_max_sigma=adapter.training.given_frame_max_sigma,
     )
 
 
 def _shift(config: Config, model: Model) -> float | ResolutionShift:
     """Settle how noise levels are shifted: as is configured, as the family's authors did, or as the scheduler does."""
     adapter = model.adapter
-    shift = adapter.shift if config.objective.shift == "auto" else config.objective.shift
+    shift = adapter.training.shift if config.objective.shift == "auto" else config.objective.shift
     if shift == "scheduler":
         is_dynamic = adapter.scheduler.get("use_dynamic_shifting")
         name = "flow_shift" if adapter.scheduler.get("use_flow_sigmas") else "shift"  # as UniPC has it, or Euler
@@ -106,7 +106,7 @@ def _given_frames(config: Config, model: Model) -> tuple[GivenFrames, float]:
     adapter, task = model.adapter, model.task
     starts, gives_later = adapter.gives_first_frame(task), adapter.gives_later_frames(task)
     is_asked = bool(probability) or wanted not in ("auto", "none")
-    if is_asked and adapter.first_frame_probability is None and not (starts or image_is_optional(adapter)):
+    if is_asked and adapter.training.first_frame_probability is None and not (starts or image_is_optional(adapter)):
         key = "first_frame_probability" if probability else "given_frames"
         raise ConfigError(f"objective.{key}: {adapter.name} takes one noise level for all frames; remove it")
     if wanted in ("last", "first_and_last", "random") and not gives_later:
@@ -119,7 +119,7 @@ def _given_frames(config: Config, model: Model) -> tuple[GivenFrames, float]:
     if wanted == "none":
         return "first", 0.0
     if probability is None:
-        default = 0.0 if adapter.first_frame_probability is None else adapter.first_frame_probability
+        default = 0.0 if adapter.training.first_frame_probability is None else adapter.training.first_frame_probability
         probability = 1.0 if starts else default
     if wanted == "auto":
         return "first_and_last" if gives_later else "first", probability

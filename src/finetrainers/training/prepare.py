@@ -103,7 +103,7 @@ def _catalogs(
         has_controls=config.conditioning.has_files,
         # The index is 0 unless conditioning.frames is index.
         min_control_frames=1 + conditioning.shown.index * model.adapter.grid.vae_frame_step,
-        native_fps=model.adapter.native_fps,
+        native_fps=model.adapter.training.native_fps,
         warn=warn,
     )
     catalog = build(config.data)

@@ -51,7 +51,7 @@ class Prepared:
     def texts(self) -> list[TextJob]:
         """Jobs of all captions, negative ones included, that drawing the requests will read from the cache."""
         jobs = [self.plan.text_job(request.prompt, request.image) for request in self.requests]
-        if self.model.adapter.has_negative_prompt:
+        if self.model.adapter.text.has_negative_prompt:
             jobs += [self.plan.text_job(request.negative_prompt or "", request.image) for request in self.requests]
         return jobs
 
