@@ -48,6 +48,7 @@ def make_trainer(model: Model) -> Trainer:
         optimizer=optimizer,
         schedule=build_schedule(ScheduleConfig(), optimizer, steps=1000),
         device=torch.device("cpu"),
+        without_adapter=tuning.without_adapter,
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import huber_loss, logsigmoid
 
 import finetrainers
-from finetrainers import Batch, ConfigError, OwnObjective, Predict, train
+from finetrainers import Batch, ConfigError, OwnObjective, Predict, load_config, train
 from finetrainers.config import Config
 from finetrainers.models import open_model
 from finetrainers.objectives.base import losses_of
@@ -194,6 +194,7 @@ def test_a_run_does_not_go_on_with_another_file(base: Tree, tmp_path: Path, monk
         train(config_of(merged(base, changes)))
 
     run(1)
+    assert load_config(tmp_path / "run/config.yaml").objective.kind == f"{file}:Huber"
     code = file.read_text()
     file.write_text(code.replace("delta=0.1", "delta=0.2"))
     with pytest.raises(ConfigError, match=r"objective\.kind: .*huber\.py has changed since .*run was last started"):

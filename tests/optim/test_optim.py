@@ -46,7 +46,7 @@ def trainer_with(name: str, *, seed: int = 0, total: int = 10, warmup: int = 2, 
     unused: Any = None
     return Trainer(
         config=TrainConfig(), seed=0, adapter=unused, denoiser=layer, conditioning=unused, objective=unused,
-        optimizer=optimizer, schedule=schedule, device=torch.device("cpu"),
+        optimizer=optimizer, schedule=schedule, device=torch.device("cpu"), without_adapter=unused,
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def trainer(width: int = 64, step: int = 0, optimizer: str = "adamw") -> Trainer
     nothing: Any = None
     result = Trainer(
         config=TrainConfig(), seed=0, adapter=nothing, denoiser=layer, conditioning=nothing, objective=nothing,
-        optimizer=made, schedule=schedule, device=torch.device("cpu"),
+        optimizer=made, schedule=schedule, device=torch.device("cpu"), without_adapter=nothing,
     )  # fmt: skip
     for _ in range(step):
         layer(torch.randn(3, width)).square().mean().backward()

@@ -40,6 +40,17 @@ def test_the_held_out_loss_follows_the_weights(tree: Tree, tmp_path: Path) -> No
     assert before["held_out_loss"] != after["held_out_loss"]
 
 
+def test_weighting_changes_training_and_not_what_is_measured(tree: Tree, tmp_path: Path) -> None:
+    bins, losses = [], []
+    for name in ("none", "sigma_sqrt"):
+        bins.append(
+            validations(tree, tmp_path / name, objective={"weighting": name}, train={"steps": 1})[0]["held_out_bins"]
+        )
+        losses.append([event["loss"] for event in events_of(tmp_path / name) if event["event"] == "step"])
+    assert bins[0] == bins[1]
+    assert losses[0] != losses[1]
+
+
 def test_overall_is_the_mean_of_equal_bins(tree: Tree, tmp_path: Path) -> None:
     found = validations(tree, tmp_path / "run", train={"steps": 0})[0]
     assert list(found["held_out_bins"]) == ["0.00-0.25", "0.25-0.50", "0.50-0.75", "0.75-1.00"]

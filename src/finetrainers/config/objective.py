@@ -14,7 +14,7 @@ class ObjectiveConfig(Section):
 
     kind: str = "auto"
     """How the loss is computed: ``auto`` as the family's authors did (squared error of the velocity, or of v), or an
-    objective of yours as file.py:Name (see [Python](python.md#a-loss-of-your-own))."""
+    objective of yours as file.py:Name."""
     noise_levels: Literal["auto", "uniform", "logit_normal", "mode", "cosmap"] = "auto"
     """Distribution of noise levels before the shift (arXiv:2403.03206, section 3.1); ``auto`` is the family's."""
     logit_mean: float = 0.0
