@@ -1,5 +1,6 @@
 """What all tests share: no network, few threads, and tiny pipelines made once per session."""
 
+import gc
 import os
 
 # Before any import that reads them.
@@ -17,6 +18,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     import torch
 
     torch.set_num_threads(1)  # the workers share the cores already
+
+
+def pytest_collection_finish() -> None:
+    """Let collections pass over what is imported by now, half a million objects: each run makes a few of its own accord."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
