@@ -18,8 +18,8 @@ from finetrainers.data.cache.store import Cache
 HOLDER = """
 import sys, time
 from pathlib import Path
-from finetrainers.data.cache import Cache
-from finetrainers.data.leases import Lease
+from finetrainers.data.cache.store import Cache
+from finetrainers.data.cache.leases import Lease
 lease = Lease(Path(sys.argv[1]))
 lease.renew()
 for item in sys.argv[2:]:

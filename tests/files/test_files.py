@@ -185,7 +185,7 @@ def test_write_whole_replaces_a_file(tmp_path: Path, text: str) -> None:
 KILLED = """
     import json, os, shutil, signal, sys
     from pathlib import Path
-    from finetrainers.files import MANIFEST, damage, whole_directory, write_whole
+    from finetrainers.files.whole import MANIFEST, damage, whole_directory, write_whole
 
     root = Path(sys.argv[1])
     thing = root / "thing"

@@ -225,17 +225,13 @@ def hub() -> Iterator[Hub]:
         thread.join()
 
 
-# huggingface_hub reads its environment when it is imported: a process of its own, and one that does not wait for models.
+# huggingface_hub reads its environment when it is imported: a process of its own.
 PUSH = """
-    import json, sys, types
+    import json, sys
     from pathlib import Path
     from finetrainers.config import parse_config
     from finetrainers.errors import FinetrainersError
-    names = "step_directory step_folders Trainer Model whole_tensor Tuning ExportFacts weights_in_use"
-    unused = types.SimpleNamespace(**dict.fromkeys(names.split()))
-    for name in ("checkpoint", "loop", "models", "state", "tuning", "validate"):
-        sys.modules["finetrainers." + name] = unused
-    from finetrainers.publish import check_hub, push
+    from finetrainers.training.hub import check_hub, push
     work = json.loads(sys.argv[1])
     try:
         repo = check_hub(parse_config(work["config"]))
@@ -270,7 +266,7 @@ def run_push(
     environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0", "NO_PROXY": "127.0.0.1"}
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PUSH), json.dumps(work)],
-        env=environment, capture_output=True, text=True, timeout=60, check=False,
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()

@@ -164,7 +164,7 @@ def test_a_killed_holder_leaves_the_directory_free(folder: Path) -> None:
     program = """
         import time
         from finetrainers.config import load_config
-        from finetrainers.run import run_directory
+        from finetrainers.training.directory import run_directory
         with run_directory(load_config("config.yaml")):
             print("held", flush=True)
             time.sleep(60)

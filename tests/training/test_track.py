@@ -183,7 +183,7 @@ TRACKED = """
     warnings.simplefilter("error")
     from pathlib import Path
     from finetrainers.config import load_config
-    from finetrainers.track import build_tracker
+    from finetrainers.training.track import build_tracker
     config = load_config(sys.argv[1])
     config.output_dir.mkdir()
     tracker = build_tracker(config)
