@@ -198,7 +198,7 @@ class Encoder:
         pixels = torch.stack([clip.pixels for _, clip in clips])
         mean, std = encode_pixels(vae, model.adapter, pixels)
         image: Image = {}
-        if model.takes_image and clips[0][0].signal is None:
+        if model.takes_image and clips[0][0].stream.role == "target":
             with torch.no_grad():
                 image = model.adapter.encode_image(pipeline, pixels, task=model.task)
         for row, (job, clip) in enumerate(clips):
@@ -206,7 +206,7 @@ class Encoder:
             tensors |= {IMAGE + name: tensor[row].cpu() for name, tensor in image.items()}
             if all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
                 self.cache.write("latents", job.key, tensors, {"fps": repr(clip.fps)})
-            elif job.signal is not None and job.signal.is_computed:  # no fault of the file's
+            elif job.stream.transform.is_computed:  # no fault of the file's
                 raise ConfigError(
                     f"conditioning.signal: the VAE makes latents of {job.path} that are not finite in {vae.dtype}"
                 )
@@ -216,10 +216,10 @@ class Encoder:
         return failures
 
     def _decoded(self, jobs: Lazy[LatentsJob]) -> Iterator[tuple[list[LatentsJob], list[Clip | Failure]]]:
-        """Batches of one size, of media or of controls, with their pixels, decoded ahead."""
+        """Batches of one size, of targets or of conditions, with their pixels, decoded ahead."""
 
         def shape(job: LatentsJob) -> tuple[bool, int, int, int]:
-            return job.signal is not None, job.view.num_frames, job.view.height, job.view.width
+            return job.stream.role == "condition", job.view.num_frames, job.view.height, job.view.width
 
         blocks = (sorted(block, key=shape) for block in _batches(jobs, JOBS_AT_ONCE))
         by_shape = (list(group) for block in blocks for _, group in itertools.groupby(block, key=shape))
@@ -252,7 +252,7 @@ def _decode(job: LatentsJob) -> Clip | Failure:
         return Failure(job, str(error).removeprefix(f"{job.path}: "))
     except OSError as error:
         return Failure(job, why_unreadable(error))
-    return clip if job.signal is None else replace(clip, pixels=_apply(job.signal, clip, job.path))
+    return replace(clip, pixels=_apply(job.stream.transform, clip, job.path))
 
 
 def _apply(signal: Signal, clip: Clip, path: str) -> Tensor:

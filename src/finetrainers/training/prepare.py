@@ -19,12 +19,13 @@ from finetrainers.data.order.lazy import Joined
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
 from finetrainers.data.sources.items import Problem
+from finetrainers.data.streams import streams_of
 from finetrainers.encoding.budget import Budget
 from finetrainers.encoding.encoder import Encoder, StageProgress
 from finetrainers.files.marks import tag_cache
 from finetrainers.models import Model, Request
 from finetrainers.sampling.prompts import read_prompts
-from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_tuning
+from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_streams, check_tuning
 from finetrainers.training.validate import texts_to_encode
 
 
@@ -73,6 +74,7 @@ def prepare(
     check_tuning(config, model)
     requests = _requests(config, model)
     conditioning = build_conditioning(config.conditioning)
+    check_streams(config, streams_of(conditioning))
     tag_cache(config.cache.path, CONTENTS)
     memo = Memo(config.cache.path / MEMO_FILE)
     catalog, held_out = _catalogs(config, model, conditioning, memo, progress=progress, warn=warn)
@@ -95,7 +97,7 @@ def prepare(
         latents_encoder,
         text_encoder,
         model.text_sees_image,
-        signal=conditioning.signal,
+        streams=streams_of(conditioning),
         frame_step=model.adapter.grid.vae_frame_step,
     )
     held_out_plan = None if held_out is None else replace(plan, catalog=held_out)
@@ -128,14 +130,15 @@ def _catalogs(
     def looked(done: int, total: int) -> None:
         progress("look at media", done, total)
 
+    frame_step = model.adapter.grid.vae_frame_step
     build = partial(
         build_catalog,
         memo=memo,
         workers=config.cache.workers,
         progress=looked,
-        has_controls=config.conditioning.has_files,
+        streams=streams_of(conditioning),
         # The index is 0 unless conditioning.frames is index.
-        min_control_frames=1 + conditioning.shown.index * model.adapter.grid.vae_frame_step,
+        min_frames=dict.fromkeys((s.name for s in conditioning.streams), 1 + conditioning.shown.index * frame_step),
         native_fps=model.adapter.native_fps,
         warn=warn,
     )
@@ -169,7 +172,7 @@ def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepar
         plan, order, encoder = prepared.plan, prepared.order, prepared.encoder
         texts = texts_to_encode(prepared.requests, prepared.model, plan)
         held_out, failures = list(prepared.held_out), []
-        held_out_media = [item for job in held_out for item in job.media]
+        held_out_media = [item for job in held_out for item in job.media.values()]
         if config.cache.max_gb is not None:  # what validation needs comes first: the window is what is left beside it
             failures = encoder.fill(held_out_media, [*texts, *(job.text for job in held_out)])
         stop = budget.window(plan, order, range(start, config.train.steps), pinned=prepared.pinned)
@@ -206,7 +209,9 @@ def encode_for_validation(prepared: Prepared, *, has_failed: bool = False) -> No
     num_missing = sum(not encoder.cache.has(kind, key) for kind, key in items)
     if num_missing:
         encoder.warn(f"cache.path: {num_missing} items of the validation are gone or damaged; they are encoded again")
-        failures = encoder.fill([item for job in held_out for item in job.media], [*texts, *(job.text for job in held_out)])
+        failures = encoder.fill(
+            [item for job in held_out for item in job.media.values()], [*texts, *(job.text for job in held_out)]
+        )
         raise_if_any([Problem(failure.job.path, failure.reason) for failure in failures])
 
 

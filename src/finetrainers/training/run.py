@@ -300,7 +300,7 @@ class _Run:
     def _media_at(self, position: int) -> str:
         """Name the file that a sample position shows."""
         step, row = divmod(position, self.config.train.batch_size)
-        return self.prepared.plan.step(self.prepared.order, step)[row].latents.path
+        return self.prepared.plan.step(self.prepared.order, step)[row].target.path
 
     def _announce(self, prepared: Prepared, resumed: int | None) -> None:
         order, catalog = prepared.order, prepared.plan.catalog
