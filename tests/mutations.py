@@ -364,7 +364,7 @@ MUTATIONS = (
     Mutation("data/sources/beside.py", "pattern=r\"\\.[^./]*$\"", "pattern=r\"\\.[^/]*$\"", "data/test_controls.py::test_a_parallel_folder_serves_every_layout"),
     Mutation("data/sources/folders.py", "inside - {_identity(folder)}", "set()", "data/test_controls.py::test_a_controls_folder_inside_the_data_set_holds_no_items"),
     Mutation("data/sources/metadata.py", "others = [name for name in names if name not in config.named_columns]", "others = names", "data/test_controls.py::test_columns_of_media_and_of_controls_are_never_mistaken_for_each_other"),
-    Mutation("data/sources/metadata.py", "for name in names if name not in taken}", "for name in names}", "data/test_controls.py::test_columns_of_media_and_of_controls_are_never_mistaken_for_each_other"),
+    Mutation("data/sources/metadata.py", "for name in names if name not in (*taken, *config.named_columns)}", "for name in names}", "data/test_controls.py::test_columns_of_media_and_of_controls_are_never_mistaken_for_each_other"),
     Mutation("data/sources/items.py", "value_set=pa.concat_arrays(paths.values())", "value_set=paths[\"media\"]", "data/test_controls.py::test_controls_beside_their_media_are_not_unlisted"),
     # Control: widened input layers and what adapters make of channels.
     Mutation("conditioning/widen.py", "torch.cat([plain[:, :, :noisy], zeros, plain[:, :, noisy:]], dim=2)", "torch.cat([plain, zeros], dim=2)", "models/test_widening.py::test_before_training_control_changes_no_bit"),

@@ -15,15 +15,19 @@ from finetrainers.conditioning import Conditioning
 from finetrainers.config import DataConfig, parse_config
 from finetrainers.data.catalog.catalog import Catalog, DataSet
 from finetrainers.data.loader import read_encoded
+from finetrainers.data.media.files import decode
 from finetrainers.data.media.signals import Signal
 from finetrainers.data.order.plan import Plan
 from finetrainers.data.sources.items import list_items
 from finetrainers.data.streams import MEDIA, Stream, streams_of
+from finetrainers.encoding.budget import Budget
+from finetrainers.encoding.cells import cell_means
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.models import open_model
 from finetrainers.training import prepare as prepare_module
 from finetrainers.training.prepare import encode_steps, prepare
 
+IDENTITY = Signal("identity")
 FILES, MASK = Stream("control", "condition"), Stream("mask", "condition")
 TEXT, LATENTS = "0638ea4937dcfbc71a0446b0d9e1400be53dbbb7", "b732a8084b77f8248f8abbd884cd7e89f5445219"
 
@@ -132,6 +136,16 @@ def test_files_of_several_streams_come_from_columns_and_folders(tmp_path: Path) 
     assert table.equals(listed(tmp_path / "media", control_path=folders["control"], folders={"mask": folders["mask"]}).table)
 
 
+def test_a_column_that_is_named_for_one_stream_is_not_found_for_another(tmp_path: Path) -> None:
+    for name in ("media", "depth", "masks"):
+        write_pictures(tmp_path / name, 1)
+    lines = ["file_name,text,control,source", "media/00.png,A cat,masks/00.png,depth/00.png"]
+    (tmp_path / "items.csv").write_text("\n".join(lines))
+    table = listed(tmp_path / "items.csv", columns={"mask": "control"}).table
+    assert table["mask"].to_pylist() == [f"{tmp_path}/masks/00.png"]
+    assert table["control"].to_pylist() == [f"{tmp_path}/depth/00.png"]
+
+
 def test_an_item_without_a_file_of_a_stream_is_named_with_the_stream(tmp_path: Path) -> None:
     for name in ("media", "depth", "media/masks"):
         write_pictures(tmp_path / name, 2)
@@ -179,7 +193,11 @@ def test_files_of_a_stream_are_named_once() -> None:
 class Masked(Conditioning):
     """A condition that is not the control."""
 
-    streams = (MASK, Stream("gray", "condition", signal=Signal("gray")))
+    streams = (
+        MASK,
+        Stream("gray", "condition", signal=Signal("gray")),
+        Stream("cells", "condition", "none", signal=IDENTITY),
+    )
 
 
 def test_a_stream_of_a_part_is_encoded_and_read_by_its_name(
@@ -193,12 +211,18 @@ def test_a_stream_of_a_part_is_encoded_and_read_by_its_name(
     model = open_model(config.model)
     prepared = prepare(config, model, torch.device("cpu"), progress=lambda *_: None, warn=lambda _: None)
     prepared = encode_steps(prepared, config, 0)[0]
-    assert len(list((tmp_path / "cache" / "latents").rglob("*.safetensors"))) == 6
+    assert len(list((tmp_path / "cache" / "latents").rglob("*.safetensors"))) == 8
     for job in prepared.plan.step(prepared.order, 0):
         sample = read_encoded(prepared.encoder.cache, job)
-        assert list(sample.media) == ["media", "mask", "gray"]
+        assert list(sample.media) == ["media", "mask", "gray", "cells"]
         assert Path(job.media["mask"].path) == masks / Path(job.target.path).name
-        assert len({float(posterior.mean.sum()) for posterior in sample.media.values()}) == 3
+        assert len({float(posterior.mean.sum()) for posterior in sample.media.values()}) == 4
+        size = prepared.encoder.cache.file("latents", job.media["cells"].key).stat().st_size
+        assert 0 <= Budget(prepared.encoder)._latents_bytes(job, job.media["cells"]) - size < 1000
+        pixels = decode(Path(job.target.path), job.target.view).pixels[None]
+        step = model.adapter.grid.vae_step
+        assert torch.equal(sample.media["cells"].mean, cell_means(pixels, step=step, frame_step=1)[0])
+        assert sample.media["cells"].mean.shape[1:] == sample.media["media"].mean.shape[1:]
 
 
 def test_a_folder_of_a_stream_that_nobody_reads_is_refused(tiny_flux: Path, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ class Stream:
     """Such as media, mask or rejected: names its column of files, its items in the cache and its latents."""
     role: Literal["target", "condition"]
     """What the model learns to make, or what it is shown."""
-    encoder: Literal["vae"] = "vae"
-    """What makes latents of its pixels."""
+    encoder: Literal["vae", "none"] = "vae"
+    """What makes latents of its pixels: the VAE, or nothing but means over the cells of its grid, as of a mask."""
     follows: str | None = "media"
     """The stream whose crop, window and mirror it shares; None for the media themselves."""
     signal: Signal | None = None
@@ -39,8 +39,8 @@ class Stream:
 
     @property
     def is_the_followed(self) -> bool:
-        """Whether it shows the very frames of the stream that it follows: nothing more is encoded then."""
-        return self.signal is not None and self.signal.name == "identity"
+        """Whether its latents are those of the stream that it follows: nothing more is encoded then."""
+        return self.signal is not None and self.signal.name == "identity" and self.encoder == "vae"
 
     @property
     def transform(self) -> Signal:

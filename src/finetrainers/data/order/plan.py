@@ -201,7 +201,9 @@ class Plan:
             path, digest = data.path(row, stream.name), data.digest(row, stream.name)
             pixels = following_view(data, row, stream.name, media.view, frame_step=self.frame_step)
         frames = media.view.num_frames  # which changes nothing of the item: caches that are filled know it by this name
-        key = make_key(stream.name, self.latents_encoder, stream.transform.identity, digest, _values(pixels), frames)
+        made_by = [] if stream.encoder == "vae" else [stream.encoder]
+        made_from = digest, _values(pixels), frames
+        key = make_key(stream.name, self.latents_encoder, stream.transform.identity, *made_from, *made_by)
         return LatentsJob(key, digest, path, pixels, stream)
 
     def sample_text(self, sample: int, caption: int, *, view: int) -> TextJob:

@@ -105,7 +105,7 @@ def _choose_files(stream: str, names: Sequence[str], config: DataConfig, path: P
         raise DataError(f"{path}: {key}: {column!r} is taken for media or captions; name another column")
     if column is not None:
         return _named(column, names, f"{path}: {key}")
-    by_name = {name.strip().lower(): name for name in names if name not in taken}
+    by_name = {name.strip().lower(): name for name in names if name not in (*taken, *config.named_columns)}
     synonyms = STREAM_COLUMNS.get(stream, (stream,))
     found = [by_name[synonym] for synonym in synonyms if synonym in by_name]
     if found:
