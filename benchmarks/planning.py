@@ -21,6 +21,7 @@ from finetrainers.data.catalog.buckets import assign_buckets
 from finetrainers.data.catalog.catalog import Catalog, DataSet
 from finetrainers.data.order.order import Group, Order
 from finetrainers.data.order.plan import Plan
+from finetrainers.data.streams import MEDIA
 from finetrainers.files.whole import DIGEST_BYTES
 
 NUM_ITEMS, NUM_ITEMS_QUICK = 10_000_000, 100_000
@@ -85,7 +86,8 @@ def make_catalog(num_items: int) -> Catalog:
     data = DataSet(
         config=DataConfig(path="/data", buckets=[(1, 64, 64)], caption_dropout=0.1),
         table=pa.table({"media": media, "captions": lists}),
-        digests=random.integers(0, 256, (num_items, DIGEST_BYTES), np.uint8),
+        digests={MEDIA.name: random.integers(0, 256, (num_items, DIGEST_BYTES), np.uint8)},
+        frames={MEDIA.name: np.ones(num_items, np.int64)},
         fps=np.zeros(num_items),
         item=np.arange(num_items),
         chunk=np.zeros(num_items, np.int32),

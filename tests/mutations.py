@@ -137,11 +137,17 @@ MUTATIONS = (
     Mutation("CogView4 is told the time step after its shift", "models/cogview4.py", "1 / shift)", "1.0)", "models/test_cogview4.py::test_the_time_step_is_told_before_the_shift"),
     Mutation("an adapter whose velocity has the wrong sign passes the contract", "testing/drawn.py", "            output = -output", "            output = +output", f"{CONTRACT}[ltx_video 0.9.5 text-to-video-denoise_answers_as_the_pipeline]"),
     Mutation("LoRA over a bfloat16 base loses small updates", "tuning/base.py", "parameter.data = parameter.data.float()", "pass", "training/test_training.py::test_lora_over_a_bfloat16_base_is_held_in_float32"),
+    # Objectives.
+    Mutation("a run goes on with another loss", "training/same_run.py", 'before[-1].get("objective", code.digest) != code.digest', "False", "objectives/test_own.py::test_a_run_does_not_go_on_with_another_file"),
+    Mutation("the base model answers with its adapter", "tuning/lora.py", "                layer.enable_adapters(False)", "                pass", "objectives/test_own.py::test_without_its_adapter_a_model_answers_as_the_base"),
     # Control.
     Mutation("Control does not start as SFT", "conditioning/widen.py", "torch.cat([plain[:, :, :noisy], zeros, plain[:, :, noisy:]], dim=2)", "torch.cat([plain, zeros], dim=2)", "models/test_widening.py::test_before_training_control_changes_no_bit"),
     Mutation("a control in the wrong columns is trained to the end", "conditioning/verify.py", "int((shown == SHOWN).sum()) != batch.latents.numel() or bool((plain == SHOWN).any())", "False", "models/test_input_layout.py::test_a_wrong_layout_ends_the_run_before_its_first_step"),
     # Tables of facts.
     Mutation("a fact of a model outside of its table is ignored", "models/base.py", "        refuse_moved(cls.__name__, dir(cls))\n", "", "models/test_facts.py::test_a_name_outside_of_its_table_is_refused_with_the_new_place"),
+    Mutation("a fact outside of its table is left unread", "models/base.py", "refuse_moved(cls.__name__, dir(cls))", "pass", "models/test_facts.py::test_a_name_outside_of_its_table_is_refused_with_the_new_place"),
+    Mutation("a fact outside of its table is left unread if an instance sets it", "models/base.py", "refuse_moved(type(self).__name__, [name])", "pass", "models/test_facts.py::test_a_name_that_an_instance_sets_is_refused"),
+    Mutation("a typing error in a table trains something else", "models/facts.py", "if value not in known:", "if False:", "models/test_facts.py::test_a_table_takes_no_value_that_nothing_would_read"),
 )  # fmt: skip
 
 

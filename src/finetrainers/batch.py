@@ -43,17 +43,16 @@ class Posterior:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One sample after the frozen encoders; this is what the cache stores, in two files or three."""
+    """One sample after the frozen encoders; this is what the cache stores, a file for its text and one for each medium."""
 
-    latents: Posterior
+    media: Mapping[str, Posterior]
+    """By the name of the stream: the media themselves first; what follows them perhaps of fewer frames."""
     text: Text
     """Each [T, D] or [D]."""
     fps: float
     """Frames per second of the sampled clip; 0 for an image."""
     image: Image = field(default_factory=dict)
     """What the task takes from the frames that are given; empty for tasks that start from the prompt alone."""
-    control: Posterior | None = None
-    """Of the control signal, perhaps of fewer frames; None for prompt-only training."""
 
 
 @dataclass(frozen=True, slots=True)

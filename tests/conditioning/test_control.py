@@ -301,10 +301,9 @@ def test_a_shorter_control_begins_with_its_clip(
     shown = [1.0] * (padding + 2) + [0.0] * (num_latents - 2)
     assert channels[:, -1, :, 0, 0].tolist() == [shown] * 2
     job = prepared.plan.step(prepared.order, 0)[0]
-    assert job.control is not None
-    pixels = decode(Path(job.control.path), job.control.view).pixels
+    pixels = decode(Path(job.media["control"].path), job.media["control"].view).pixels
     mean = encode_video(prepared.model.pretrained.load("vae"), adapter, scale_pixels(pixels[None]))[0][0]
-    cached = prepared.encoder.cache.read("latents", job.control.key)[0]["mean"]
+    cached = prepared.encoder.cache.read("latents", job.media["control"].key)[0]["mean"]
     torch.testing.assert_close(cached, mean)
     assert batch.control is not None
     latents = batch.control.latents[0, :, padding : padding + 2]
@@ -382,13 +381,13 @@ def test_control_and_media_share_crop_and_flip(has_files: bool, tiny_flux: Path,
     prepared = encode_steps(prepare(config, open_model(config.model), CPU, progress=ignore, warn=ignore), config, 0)[0]
     cache, vae = prepared.encoder.cache, prepared.model.pretrained.load("vae")
     jobs = [job for step in range(4) for job in prepared.plan.step(prepared.order, step)]
-    assert {(job.latents.view.flip, job.latents.view.crop != (0.5, 0.5)) for job in jobs} == {(False, True), (True, True)}
+    assert {(job.target.view.flip, job.target.view.crop != (0.5, 0.5)) for job in jobs} == {(False, True), (True, True)}
     for job in jobs:
-        assert job.control is not None
-        gray = luma(decode(Path(job.latents.path), job.latents.view).pixels)[..., None].expand(-1, -1, -1, 3)
+        gray = luma(decode(Path(job.target.path), job.target.view).pixels)[..., None].expand(-1, -1, -1, 3)
         for pixels, is_close in ((gray, True), (gray.flip(2), False)):
             mean, _ = encode_pixels(vae, prepared.model.adapter, pixels[None])
-            difference = (cache.read("latents", job.control.key)[0]["mean"] - mean[0]).abs().mean() / mean.abs().mean()
+            cached = cache.read("latents", job.media["control"].key)[0]["mean"]
+            difference = (cached - mean[0]).abs().mean() / mean.abs().mean()
             assert difference < 0.1 if is_close else difference > 0.3  # Pillow rounds scaled colours and greys apart
 
 
@@ -407,7 +406,7 @@ def test_held_out_items_are_shown_their_control_whatever_the_dropout(tiny_flux: 
 def test_identity_shows_the_media_and_encodes_nothing_more(tiny_flux: Path, tmp_path: Path) -> None:
     subject = Subject({"path": str(tiny_flux)}, (1, 64, 64), tmp_path, {"kind": "channel_concat", "signal": "identity"})
     job = subject.prepared.plan.step(subject.prepared.order, 0)[0]
-    assert job.control == job.latents
+    assert job.media["control"] == job.target
     assert len(list((tmp_path / "cache" / "latents").rglob("*.safetensors"))) == 2
     sample = subject.batch
     assert sample.control is not None
@@ -423,8 +422,7 @@ def test_a_changed_signal_is_encoded_anew(tiny_flux: Path, tmp_path: Path) -> No
         "strong": {**GRAY, "signal": "blur", "blur_sigma": 2.0},
     }.items():
         subject = Subject({"path": str(tiny_flux)}, (1, 64, 64), tmp_path, section)
-        control = subject.prepared.plan.step(subject.prepared.order, 0)[0].control
-        assert control is not None
+        control = subject.prepared.plan.step(subject.prepared.order, 0)[0].media["control"]
         keys[name] = control.key
     assert len(set(keys.values())) == 3
 

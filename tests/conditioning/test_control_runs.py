@@ -214,7 +214,7 @@ def test_controls_are_cached_by_the_settings_of_their_signal(tiny_flux: Path, tm
         section = {"kind": "channel_concat", "signal": signal, **settings}
         config = config_of(flux_tree(tiny_flux, media, tmp_path, conditioning=section))
         plan = prepare(config, open_model(config.model), CPU, progress=lambda *_: None, warn=lambda _: None).plan
-        return plan.control_job(0, 0).key
+        return plan.job(0, 0, view=0, caption=0).media["control"].key
 
     different = [
         ("identity", {}),

@@ -53,7 +53,7 @@ def test_copies_of_one_file_stay_on_one_side(tmp_path: Path) -> None:
     for copy in range(3):
         pictures(tmp_path / "a" / str(copy), count=10)
     training, held_out = catalog_of(tmp_path, DataConfig(path=str(tmp_path / "a"), buckets=((1, 64, 64),))).split(0.3)
-    digests = [{d.digests[i].tobytes() for d in part.sets for i in d.item} for part in (training, held_out)]
+    digests = [{d.digests["media"][i].tobytes() for d in part.sets for i in d.item} for part in (training, held_out)]
     assert not digests[0] & digests[1]
     assert training.num_samples + held_out.num_samples == 30
 
@@ -81,7 +81,7 @@ def sharing(directory: Path, sets: list[set[int]]) -> Catalog:
 
 
 def contents_of(catalog: Catalog) -> set[bytes]:
-    return {data.digests[item].tobytes() for data in catalog.sets for item in data.item}
+    return {data.digests["media"][item].tobytes() for data in catalog.sets for item in data.item}
 
 
 @settings(max_examples=40, deadline=None)

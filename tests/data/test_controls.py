@@ -19,19 +19,22 @@ from runs import flux_tree
 
 from finetrainers.config import DataConfig, parse_config
 from finetrainers.data.catalog.catalog import Catalog, build_catalog, view_of
-from finetrainers.data.catalog.controls import control_digest, control_of, control_view, has_proportions_of, has_rate_of
 from finetrainers.data.catalog.dataset import DataSet
+from finetrainers.data.catalog.followers import following_view, has_proportions_of, has_rate_of
 from finetrainers.data.catalog.left_out import LeftOut
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.probe import FACTS
 from finetrainers.data.media.files import decode, probe
-from finetrainers.data.media.signals import Signal
 from finetrainers.data.media.view import View
 from finetrainers.data.order.plan import Plan
 from finetrainers.data.sources.items import Listing, Problem, list_items
 from finetrainers.data.sources.metadata import CONTROL_COLUMNS, MEDIA_COLUMNS
+from finetrainers.data.streams import MEDIA, Stream
 from finetrainers.errors import DataError
 from finetrainers.files.whole import hash_file
+
+CONTROL = Stream("control", "condition")
+STREAMS = (MEDIA, CONTROL)
 
 NAMES = ("a.png", "sub/größe – α.webm", "v1.2 clip.mp4")
 
@@ -41,7 +44,7 @@ def config_of(path: Path, **options: Any) -> DataConfig:
 
 
 def listed(path: Path, **options: Any) -> Listing:
-    return list_items(config_of(path, **options), has_controls=True)
+    return list_items(config_of(path, **options), [CONTROL.name])
 
 
 def pairs(listing: Listing, folder: Path) -> dict[str, str]:
@@ -273,11 +276,11 @@ def test_a_column_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 # Catalog
 
 
-def catalog_of(tmp_path: Path, *configs: DataConfig, has_controls: bool = True, seen: Any = None, **options: int) -> Catalog:
+def catalog_of(tmp_path: Path, *configs: DataConfig, has_controls: bool = True, seen: Any = None, **options: Any) -> Catalog:
     memo = Memo(tmp_path / "memo.sqlite")
     progress = seen or (lambda done, total: None)
     try:
-        return build_catalog(configs, memo, workers=2, progress=progress, has_controls=has_controls, **options)
+        return build_catalog(configs, memo, workers=2, progress=progress, streams=STREAMS[: 1 + has_controls], **options)
     finally:
         memo.close()
 
@@ -317,7 +320,7 @@ def pictures(tmp_path: Path, count: int = 3, **options: Any) -> DataConfig:
     return config_of(tmp_path / "media", **settings)
 
 
-def failures(tmp_path: Path, config: DataConfig, **options: int) -> dict[str, str]:
+def failures(tmp_path: Path, config: DataConfig, **options: Any) -> dict[str, str]:
     """Reasons by the name of the media; each problem fails the run unless it is to be skipped."""
     data = catalog_of(tmp_path, config.model_copy(update={"on_error": "skip"}), **options).sets[0]
     if data.problems:
@@ -332,17 +335,19 @@ def failures(tmp_path: Path, config: DataConfig, **options: int) -> dict[str, st
 def test_the_catalog_knows_each_control(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     data = catalog_of(tmp_path, pictures(tmp_path), seen=lambda *counts: seen.append(counts)).sets[0]
-    assert data.control_digests is not None
-    assert data.control_frames is not None
-    assert data.control_frames.tolist() == [1, 1, 1]
+    assert data.frames["control"].tolist() == [1, 1, 1]
     assert seen == [(3, 6), (6, 6)]
     for sample in range(3):
         path = tmp_path / f"controls/{sample}.png"
-        assert control_of(data, sample) == str(path)
-        assert control_digest(data, sample) == hash_file(path).hex()
-        assert data.control_digests[sample].tobytes() == hash_file(path)
+        assert data.path(sample, "control") == str(path)
+        assert data.digest(sample, "control") == hash_file(path).hex()
+        assert data.digests["control"][sample].tobytes() == hash_file(path)
     plain = catalog_of(tmp_path, pictures(tmp_path), has_controls=False).sets[0]
-    assert (plain.control_digests, plain.control_frames, plain.table.column_names) == (None, None, ["media", "captions"])
+    assert (list(plain.digests), list(plain.frames), plain.table.column_names) == (
+        ["media"],
+        ["media"],
+        ["media", "captions"],
+    )
 
 
 def test_samples_keep_their_controls_when_chosen_and_split(tmp_path: Path) -> None:
@@ -356,8 +361,8 @@ def test_samples_keep_their_controls_when_chosen_and_split(tmp_path: Path) -> No
         for sample in range(part.num_samples):
             data, row = part.locate(sample)
             media = Path(data.table["media"][int(data.item[row])].as_py())
-            assert control_of(data, row) == str(media.parent.parent / "controls" / media.name)
-            assert control_digest(data, row) == hash_file(Path(control_of(data, row))).hex()
+            assert data.path(row, "control") == str(media.parent.parent / "controls" / media.name)
+            assert data.digest(row, "control") == hash_file(Path(data.path(row, "control"))).hex()
 
 
 def test_the_fingerprint_changes_with_a_control(tmp_path: Path) -> None:
@@ -382,7 +387,7 @@ def test_a_shared_control_is_looked_at_once(tmp_path: Path) -> None:
     assert seen == [(5, 7), (7, 7)]
     for sample, name in enumerate(names):
         path = tmp_path / f"controls/{name}.png"
-        assert (control_of(data, sample), control_digest(data, sample)) == (str(path), hash_file(path).hex())
+        assert (data.path(sample, "control"), data.digest(sample, "control")) == (str(path), hash_file(path).hex())
 
 
 def test_controls_that_cannot_be_read_are_problems_of_their_items(tmp_path: Path) -> None:
@@ -473,8 +478,9 @@ def test_lengths_are_those_after_resampling(tmp_path: Path, options: dict[str, A
     """Media and controls count alike: 12 frames here and 15 there."""
     config = clips(tmp_path, buckets=((3, 64, 64),), **options)
     data = catalog_of(tmp_path, config).sets[0]
-    assert data.control_frames is not None
-    found = {Path(path).stem: int(n) for path, n in zip(data.table["control"].to_pylist(), data.control_frames, strict=True)}
+    found = {
+        Path(path).stem: int(n) for path, n in zip(data.table["control"].to_pylist(), data.frames["control"], strict=True)
+    }
     assert (found["equal"], found["longer"], found["still"], found["picture"]) == (*frames, max(1, found["still"]), 1)
     reason = failures(tmp_path, config.model_copy(update={"frame_sampling": "uniform"}))["longer.mp4"]
     assert f"has {frames[1]} frames where the media have {frames[0]}, so that frame_sampling: uniform" in reason
@@ -560,10 +566,10 @@ def test_a_control_that_ends_before_the_frame_that_is_shown_is_a_problem(tmp_pat
     """Counted after resampling, which leaves a third of the frames: 4 of 12, 5 of 15, and 4 of 10."""
     config = clips(tmp_path, buckets=((3, 64, 64),), **options)
     frames = {"shorter": 4, "equal": 4, "longer": 5, "still": 1, "picture": 1} if options else {**LENGTHS, "picture": 1}
-    data = catalog_of(tmp_path, config, min_control_frames=1).sets[0]
+    data = catalog_of(tmp_path, config, min_frames={"control": 1}).sets[0]
     assert data.problems == ()
     for least in sorted({*frames.values(), 11}):
-        found = failures(tmp_path, config, min_control_frames=least)
+        found = failures(tmp_path, config, min_frames={"control": least})
         assert set(found) == {f"{name}.mp4" for name, count in frames.items() if count < least}
         if least > 1:
             assert found["picture.mp4"] == (
@@ -602,12 +608,12 @@ def test_a_run_asks_for_the_frames_that_its_vae_makes_the_shown_one_of(
 
 
 def plan_of(catalog: Catalog) -> Plan:
-    return Plan(catalog, 0, "vae", "text", signal=Signal("files"))
+    return Plan(catalog, 0, "vae", "text", streams=STREAMS)
 
 
 def left_out(plan: Plan, **reasons: str) -> list[LeftOut]:
     """Items that cannot be made: reason by media_0 or controls_0."""
-    jobs = [job for i in range(plan.catalog.num_samples) for job in (plan.latents_job(i, 0), plan.control_job(i, 0))]
+    jobs = [job for i in range(plan.catalog.num_samples) for job in plan.media_jobs(i, 0).values()]
     names = {"_".join((Path(job.path).parent.name, Path(job.path).stem)): job for job in jobs}
     return [LeftOut(names[n].key, names[n].digest, names[n].path, reason, 0) for n, reason in reasons.items()]
 
@@ -644,15 +650,14 @@ def data_with(frames: int) -> DataSet:
     return DataSet(
         config=config_of(Path("/data")),
         table=pa.table({"media": ["/data/a.mp4"], "captions": [["A cat"]], "control": ["/depth/a.mp4"]}),
-        digests=np.zeros((1, 16), np.uint8),
+        digests={name: np.zeros((1, 16), np.uint8) for name in ("media", "control")},
+        frames={"media": np.array([40]), "control": np.array([frames])},
         fps=np.zeros(1),
         item=none,
         chunk=none.astype(np.int32),
         bucket=none.astype(np.int32),
         num_captions=none + 1,
         problems=(),
-        control_digests=np.zeros((1, 16), np.uint8),
-        control_frames=np.array([frames]),
     )
 
 
@@ -676,7 +681,7 @@ def view_with(**changes: Any) -> View:
 @given(frames=st.integers(1, 40), wanted=st.integers(0, 10), step=st.sampled_from([1, 4, 8]))
 def test_a_shorter_control_ends_with_a_whole_latent_frame(frames: int, wanted: int, step: int) -> None:
     view = view_with(num_frames=1 + wanted * step)
-    found = control_view(data_with(frames), 0, view, frame_step=step)
+    found = following_view(data_with(frames), 0, "control", view, frame_step=step)
     assert replace(found, num_frames=view.num_frames) == view
     assert found.num_frames <= min(frames, view.num_frames)
     assert (found.num_frames - 1) % step == 0
@@ -689,7 +694,7 @@ def test_a_shorter_control_ends_with_a_whole_latent_frame(frames: int, wanted: i
 def test_a_still_is_one_frame_of_any_window(tmp_path: Path, frame_sampling: str) -> None:
     """All windows of a clip share it, and decoding serves it from an image and from a clip of one frame."""
     views = [view_with(frame_sampling=frame_sampling, window=w, chunk=c) for w, c in ((0.0, 0), (0.7, 2))]
-    found = [control_view(data_with(1), 0, view, frame_step=4) for view in views]
+    found = [following_view(data_with(1), 0, "control", view, frame_step=4) for view in views]
     assert found[0] == found[1] == view_with(num_frames=1)
     for path in (write_picture(tmp_path / "a.png"), write_clip(tmp_path / "a.mp4", 1)):
         assert decode(path, found[0]).pixels.shape == (1, 48, 48, 3)
@@ -745,7 +750,7 @@ def test_pixels_of_media_and_control_are_aligned(aligned: MakeSet, number: int, 
     """Random crop, window and flip: the gradients of both agree; with any of the three wrong they do not."""
     data = aligned(14, **RANDOM, fps=fps)
     view = view_of(data, 0, view=number, bucket=BUCKET)
-    other = control_view(data, 0, view, frame_step=4)
+    other = following_view(data, 0, "control", view, frame_step=4)
     assert difference(data, view, other) < NEAR
     for wrong in (
         replace(other, flip=not other.flip),
@@ -765,7 +770,7 @@ def test_a_control_of_another_length_is_aligned_from_the_start(
     assert data.problems == ()
     for number in range(2):
         view = view_of(data, 0, view=number, bucket=(9, 32, 96))
-        other = control_view(data, 0, view, frame_step=4)
+        other = following_view(data, 0, "control", view, frame_step=4)
         assert other.num_frames == num_frames
         assert difference(data, view, other) < NEAR
         assert difference(data, view, replace(other, crop=(moved(other.crop[0]), 0.5))) > FAR
@@ -776,7 +781,7 @@ def test_a_still_follows_the_crop_of_each_window(aligned: MakeSet) -> None:
     data = aligned(0, **RANDOM)
     view = replace(view_of(data, 0, view=1, bucket=BUCKET), window=1.0)
     media = decode(Path(data.table["media"][0].as_py()), view).pixels[:1].float()
-    control = decode(Path(control_of(data, 0)), control_view(data, 0, view, frame_step=4)).pixels.float()
+    control = decode(Path(data.path(0, "control")), following_view(data, 0, "control", view, frame_step=4)).pixels.float()
     assert (media - control).abs().mean((0, 1, 2))[:2].max() < NEAR
     assert (media - control)[..., 2].mean() > 12 * 8
 
@@ -808,7 +813,7 @@ def test_real_media_and_their_gray_halves_are_aligned(tmp_path: Path, name: str)
     data = catalog_of(tmp_path, config).sets[0]
     for number in range(4):
         view = view_of(data, 0, view=number, bucket=bucket)
-        other = control_view(data, 0, view, frame_step=4)
+        other = following_view(data, 0, "control", view, frame_step=4)
         right = difference(data, view, other)
         assert right < 6
         assert difference(data, view, replace(other, flip=not other.flip)) > 3 * right

@@ -23,7 +23,7 @@ def item(job: LatentsJob, since: int = 0) -> LeftOut:
 
 def some_items(plan: Plan, order: Order, seed: int, *, since: int = 0) -> list[LeftOut]:
     """A few of the media of the run."""
-    jobs = sorted({job.latents for step in range(STEPS) for job in plan.step(order, step)}, key=lambda job: job.key)
+    jobs = sorted({job.target for step in range(STEPS) for job in plan.step(order, step)}, key=lambda job: job.key)
     chosen = np.random.default_rng(seed).permutation(len(jobs))[: len(jobs) // 4]
     return [item(jobs[i], since) for i in chosen]
 
@@ -42,10 +42,10 @@ def test_only_positions_of_what_is_left_out_change(seed: int, since: int) -> Non
         assume(False)
     for step in range(STEPS):
         for job, other in zip(plan.step(order, step), after[step], strict=True):
-            is_bad = job.latents.key in keys and step >= since
+            is_bad = job.target.key in keys and step >= since
             assert (other == job) != is_bad
             assert (other.position, other.bucket) == (job.position, job.bucket)
-            assert other.latents.key not in keys or step < since
+            assert other.target.key not in keys or step < since
     replaced = sum(a != b for step in range(STEPS) for a, b in zip(plan.step(order, step), after[step], strict=True))
     assert others.choices.num_replaced(order, range(STEPS)) == replaced
 
@@ -62,7 +62,7 @@ def test_what_stands_in_does_not_depend_on_when_it_is_found(seed: int, start: in
         expected = [whole.step(order, step) for step in range(start, STEPS)]
         for step in range(start, STEPS):
             while True:  # as a window is encoded
-                found = {job.latents.key for job in plan.leaving_out(list(known.values())).step(order, step)} & bad.keys()
+                found = {job.target.key for job in plan.leaving_out(list(known.values())).step(order, step)} & bad.keys()
                 if not found:
                     break
                 known |= {key: replace(bad[key], since=step) for key in found}
@@ -92,9 +92,9 @@ def test_all_samples_of_a_bucket_may_stand_in() -> None:
 def test_held_out_samples_that_are_bad_are_left_out_and_the_others_stay() -> None:
     plan, _ = make_plan(2)
     before = plan.held_out(6)
-    bad = before[2].latents
+    bad = before[2].target
     after = plan.leaving_out([item(bad, since=7)]).held_out(6)
-    assert after == [job for job in before if job.latents.key != bad.key]
+    assert after == [job for job in before if job.target.key != bad.key]
 
 
 def test_a_view_is_bad_from_the_earliest_step_that_any_of_its_items_is() -> None:

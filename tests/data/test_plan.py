@@ -18,6 +18,7 @@ from finetrainers.data.order.jobs import SampleJob, TextJob
 from finetrainers.data.order.lazy import Joined, Lazy
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
+from finetrainers.data.streams import MEDIA
 from finetrainers.encoding.encoder import Encoder
 
 
@@ -30,7 +31,8 @@ def make_set(name: str, random: np.random.Generator, *, num_items: int, **config
     return DataSet(
         config=DataConfig(path="/data", buckets=[[1, 64, 64]], **config),
         table=table,
-        digests=random.integers(0, 3, (num_items, 16), np.uint8),
+        digests={"media": random.integers(0, 3, (num_items, 16), np.uint8)},
+        frames={"media": np.full(num_items, 9)},
         fps=np.zeros(num_items),
         item=item,
         chunk=np.zeros(len(item), np.int32),
@@ -84,7 +86,7 @@ def test_latents_and_texts_are_those_of_the_jobs_in_the_order_of_first_use(seed:
     jobs = plan.distinct(order, 0, length)
     expected = each_pair_once(plan, order, 0, length)
     assert list(dict.fromkeys(jobs.texts())) == list(dict.fromkeys(job.text for job in expected))
-    assert list(dict.fromkeys(jobs.latents())) == list(dict.fromkeys(job.latents for job in expected))
+    assert list(dict.fromkeys(jobs.latents())) == list(dict.fromkeys(job.target for job in expected))
     assert len(jobs.latents()) <= 3 * plan.catalog.num_samples
     num_captions = int(sum(data.num_captions[data.item].sum() for data in plan.catalog.sets))
     assert len(jobs.texts()) <= (len(expected) if sees else num_captions + 1)
@@ -102,7 +104,7 @@ def test_a_text_is_named_by_its_caption_and_by_what_is_seen_with_it(tmp_path: Pa
         {each.sample_text(sample, NO_CAPTION, view=view).key for sample, view in views} for each in (plan, seeing)
     )
     assert dropped == {plan.text_job("").key}
-    assert len(texts) == len({seeing.latents_job(sample, view).key for sample, view in views}) > 1
+    assert len(texts) == len({seeing.stream_job(MEDIA, sample, view).key for sample, view in views}) > 1
     keys = {seeing.text_job(caption, str(file)).key for caption in ("a cat", "a dog") for file in (one, other)}
     assert len(keys | {seeing.text_job("a cat").key}) == 5
     before = seeing.text_job("a cat", str(one)).key

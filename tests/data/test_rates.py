@@ -16,11 +16,12 @@ from runs import config_of, events_of, flux_tree
 import finetrainers
 from finetrainers.config import DataConfig, ModelConfig
 from finetrainers.data.catalog.catalog import Catalog, build_catalog, view_of
-from finetrainers.data.catalog.controls import control_view
+from finetrainers.data.catalog.followers import following_view
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.rates import resampled_fps
 from finetrainers.data.media.files import decode
 from finetrainers.data.order.plan import Plan
+from finetrainers.data.streams import MEDIA, Stream
 from finetrainers.errors import DataError
 from finetrainers.models import open_model
 from finetrainers.sampling.sampler import decode_control
@@ -38,7 +39,7 @@ def write(folder: Path, **clips: tuple[int, int | Fraction]) -> Path:
 
 
 def catalog_of(folder: Path, native_fps: float | None, said: list[str] | None = None, **options: Any) -> Catalog:
-    has_controls = "control_path" in options
+    streams = (MEDIA, Stream("control", "condition")) if "control_path" in options else (MEDIA,)
     config = DataConfig.model_validate({"path": str(folder), "buckets": [BUCKET], **options})
     memo = Memo(folder.parent / "memo.sqlite")
     try:
@@ -47,7 +48,7 @@ def catalog_of(folder: Path, native_fps: float | None, said: list[str] | None = 
             memo,
             workers=1,
             progress=lambda done, total: None,
-            has_controls=has_controls,
+            streams=streams,
             native_fps=native_fps,
             warn=[].append if said is None else said.append,
         )
@@ -67,7 +68,7 @@ def decoded(catalog: Catalog) -> dict[str, list[int]]:
 
 def keys(catalog: Catalog) -> list[str]:
     plan = Plan(catalog, 0, "vae", "text")
-    return [plan.latents_job(sample, 0).key for sample in range(catalog.num_samples)]
+    return [plan.stream_job(MEDIA, sample, 0).key for sample in range(catalog.num_samples)]
 
 
 @pytest.mark.parametrize(
@@ -189,11 +190,10 @@ def test_controls_are_resampled_as_their_media_are(tmp_path: Path) -> None:
     media = write(tmp_path / "media", fast=(40, 30), same=(40, 16))
     controls = str(write(tmp_path / "controls", fast=(40, 30), same=(40, 16)))
     (data,) = catalog_of(media, 16.0, control_path=controls).sets
-    assert data.control_frames is not None
-    assert data.control_frames.tolist() == [22, 40]
+    assert data.frames["control"].tolist() == [22, 40]
     for sample, name in enumerate(("fast", "same")):
         view = view_of(data, sample, view=0, bucket=BUCKET)
-        other = control_view(data, sample, view, frame_step=4)
+        other = following_view(data, sample, "control", view, frame_step=4)
         assert other.fps == view.fps == {"fast": 16.0, "same": None}[name]
         shown = [read_counters(decode(Path(folder) / f"{name}.mp4", view)) for folder in (media, controls)]
         assert shown[0] == shown[1]
@@ -204,7 +204,7 @@ def test_controls_are_resampled_as_their_media_are_in_the_middle(tmp_path: Path)
     media, controls = (write(tmp_path / name, a=(60, 30)) for name in ("media", "controls"))
     (data,) = catalog_of(media, 16.0, control_path=str(controls), frame_sampling="middle").sets
     view = view_of(data, 0, view=0, bucket=BUCKET)
-    other = control_view(data, 0, view, frame_step=4)
+    other = following_view(data, 0, "control", view, frame_step=4)
     on_screen = [int((k + 0.1) / 16 * 30) for k in range(11, 20)]
     assert read_counters(decode(media / "a.mp4", view)) == read_counters(decode(controls / "a.mp4", other)) == on_screen
 

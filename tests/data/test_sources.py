@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetrainers.config.data import DataConfig
-from finetrainers.data.sources.control_files import list_controls
+from finetrainers.data.sources.beside import list_folder
 from finetrainers.data.sources.items import Problem, list_items
 from finetrainers.errors import DataError
 from finetrainers.files.marks import is_cache, mark_run, tag_cache
@@ -349,7 +349,7 @@ def test_controls_are_found_beside_a_run(tmp_path):
     touch(tmp_path / "control", ["a.png", "run/a.png"])
     mark_run(tmp_path / "control" / "run")
     config = DataConfig(path=str(tmp_path / "media"), control_path=str(tmp_path / "control"), buckets=[[1, 8, 8]])
-    assert list_controls(tmp_path / "control", config, tmp_path / "media") == [str(tmp_path / "control" / "a.png")]
+    assert list_folder("control", config, tmp_path / "media").files == [str(tmp_path / "control" / "a.png")]
 
 
 def test_a_cache_is_tagged_when_it_is_made_and_a_folder_of_others_never(tmp_path):

@@ -183,7 +183,8 @@ def test_the_function_on_the_pages_on_control_is_a_signal(tmp_path: Path) -> Non
     (code,) = (text for language, text in FENCE.findall(CONTROL) if language == "python" and text.startswith("# signals.py"))
     (tmp_path / "signals.py").write_text(code)
     section = ChannelConcatConfig(kind="channel_concat", signal=f"{tmp_path}/signals.py:poster")
-    signal = build_conditioning(section).signal
+    (stream,) = build_conditioning(section).streams
+    signal = stream.signal
     assert signal is not None
     frames = torch.arange(2 * 8 * 16 * 3).remainder(256).to(torch.uint8).view(2, 8, 16, 3)
     assert set(signal(frames).unique().tolist()) == {0, 85, 170, 255}

@@ -163,7 +163,7 @@ def test_padding_is_a_copy_of_what_was_drawn(padded: Subject) -> None:
     """As the authors copy it: after the posterior's noise, which both frames share; the cache has no copy."""
     assert padded.batch.control is not None
     job = padded.prepared.plan.step(padded.prepared.order, 0)[0]
-    for latents, item in ((padded.batch.latents, job.latents), (padded.batch.control.latents, job.control)):
+    for latents, item in ((padded.batch.latents, job.target), (padded.batch.control.latents, job.media["control"])):
         assert item is not None
         tensors, _ = padded.prepared.encoder.cache.read("latents", item.key)
         assert tensors["mean"].shape == tensors["std"].shape == padded.model.adapter.grid.encoded_shape((9, 64, 64))
@@ -192,8 +192,8 @@ def test_the_held_out_measure_is_padded_like_training(padded: Subject) -> None:
 
 def test_the_budget_counts_what_the_cache_stores(padded: Subject) -> None:
     job, encoder = padded.prepared.plan.step(padded.prepared.order, 0)[0], padded.prepared.encoder
-    size = encoder.cache.file("latents", job.latents.key).stat().st_size
-    assert 0 <= Budget(encoder)._latents_bytes(job, job.latents) - size < 1000
+    size = encoder.cache.file("latents", job.target.key).stat().st_size
+    assert 0 <= Budget(encoder)._latents_bytes(job, job.target) - size < 1000
 
 
 def test_a_single_image_is_none_to_begin_a_clip_with(tiny: Tiny) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from finetrainers import train
 from finetrainers.batch import Posterior
-from finetrainers.data.loader import draw_latents
+from finetrainers.data.conditions import draw_latents
 from finetrainers.models.vae import encode_pixels
 from finetrainers.testing.subject import FULL, Subject
 

@@ -89,7 +89,7 @@ def test_what_is_seen_is_the_first_frame_that_is_trained_on(tree: Tree, seen: Se
 
     prepared = prepare_run(tree)
     jobs = [prepared.plan.job(sample, 0, view=0, caption=0) for sample in (2, 3)]
-    wanted = {job.text.caption: decode(Path(job.latents.path), job.latents.view).pixels[0].numpy() for job in jobs}
+    wanted = {job.text.caption: decode(Path(job.target.path), job.target.view).pixels[0].numpy() for job in jobs}
     found = [np.asarray(image) for caption, image in seen if caption == "a dog"]
     assert np.array_equal(found[0], wanted["a dog"])
     assert any(np.array_equal(np.asarray(image), wanted["a cat"]) for caption, image in seen if caption == "a cat")

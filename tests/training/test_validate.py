@@ -69,7 +69,7 @@ def test_held_out_items_are_never_trained_on(tree: Tree, tmp_path: Path, monkeyp
 
     def reading(kind: str) -> Any:
         def call(cache: Any, job: Any) -> Any:
-            seen[kind].add(job.latents.key)
+            seen[kind].add(job.target.key)
             return read(cache, job)
 
         return call

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from finetrainers.batch import Batch, Control
 from finetrainers.data.frames import ShownFrames
-from finetrainers.data.media.signals import Signal
+from finetrainers.data.streams import Stream
 from finetrainers.models import Model, ModelAdapter
 from finetrainers.objectives.base import Predict
 
@@ -16,10 +16,10 @@ from finetrainers.objectives.base import Predict
 class Conditioning:
     """Plain SFT. Subclasses override what they need; nobody overrides the loop."""
 
-    signal: Signal | None = None
-    """What is computed from media or read beside them; None where there is the prompt alone."""
+    streams: tuple[Stream, ...] = ()
+    """What is computed from media or read beside them; none where there is the prompt alone."""
     shown = ShownFrames("full")
-    """Which latent frames of the signal are shown."""
+    """Which latent frames of a condition are shown."""
 
     def prepare(self, denoiser: Any, adapter: ModelAdapter) -> None:
         """Change a denoiser, so that it takes ``model_input``; at first it must answer what it did."""

@@ -16,8 +16,10 @@ from finetrainers.conditioning.base import Conditioning
 from finetrainers.conditioning.verify import verify_columns
 from finetrainers.conditioning.widen import widen_input, widened_settings
 from finetrainers.config import ChannelConcatConfig
+from finetrainers.data.conditions import CONTROL
 from finetrainers.data.frames import ShownFrames
 from finetrainers.data.media.signals import build_signal
+from finetrainers.data.streams import Stream
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, ModelAdapter
 from finetrainers.objectives.base import Predict
@@ -36,7 +38,8 @@ class ChannelConcat(Conditioning):
             ConfigError: If it cannot be computed.
         """
         self._config = config
-        self.signal = build_signal(config)
+        signal = None if config.has_files else build_signal(config)
+        self.streams = (Stream(CONTROL, "condition", signal=signal),)
         self.shown = ShownFrames(config.frames, index=config.frame_index, dropout=config.dropout)
 
     def prepare(self, denoiser: Any, adapter: ModelAdapter) -> None:

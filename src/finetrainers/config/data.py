@@ -42,6 +42,11 @@ class DataConfig(Section):
     control_path: str | None = None
     """Folder of control images or videos, each at the place and with the name (but for the suffix) that its item has in
     ``path``. Not together with ``control_column``."""
+    columns: dict[str, str] = {}
+    """Columns of the metadata file by the stream whose files they name, such as {control: depth}, which is what
+    ``control_column`` says."""
+    folders: dict[str, str] = {}
+    """Folders by the stream whose files they hold, each as ``control_path``, which is that of control."""
     caption_lines: bool = False
     """Take each line of a caption file beside its media as one of several captions, not the whole file as one."""
     repeats: float = Field(default=1.0, gt=0)
@@ -77,6 +82,32 @@ class DataConfig(Section):
     """What bad samples do: ``fail`` lists all of them and stops before training, ``skip`` leaves them out and
     names each in report.json. Where one turns out bad only when it is decoded, another of its bucket stands in."""
 
+    def column_of(self, stream: str) -> str | None:
+        """Column of the metadata file that names the files of a stream; None if it is not given."""
+        return self.control_column if stream == "control" and self.control_column is not None else self.columns.get(stream)
+
+    def folder_of(self, stream: str) -> str | None:
+        """Folder of the files of a stream; None if it is not given."""
+        return self.control_path if stream == "control" and self.control_path is not None else self.folders.get(stream)
+
+    def key_of_column(self, stream: str) -> str:
+        """Key that names the column of a stream."""
+        return "control_column" if stream == "control" and stream not in self.columns else f"columns.{stream}"
+
+    def key_of_folder(self, stream: str) -> str:
+        """Key that names the folder of a stream."""
+        return "control_path" if stream == "control" and stream not in self.folders else f"folders.{stream}"
+
+    @property
+    def named_columns(self) -> tuple[str, ...]:
+        """Columns that are taken for files beside the media."""
+        return (*self.columns.values(), *(() if self.control_column is None else (self.control_column,)))
+
+    @property
+    def named_folders(self) -> tuple[str, ...]:
+        """Folders of files beside the media."""
+        return (*self.folders.values(), *(() if self.control_path is None else (self.control_path,)))
+
     @property
     def has_random_views(self) -> bool:
         """Whether two views of one item can differ."""
@@ -111,8 +142,7 @@ class DataConfig(Section):
             raise ValueError(f"path: {self.path!r} is remote; this version reads local folders: download it first")
         if isinstance(self.fps, float) and self.stride != 1:
             raise ValueError("fps and stride both choose the frames: give one of them")
-        if self.control_column is not None and self.control_path is not None:
-            raise ValueError("control_column and control_path both name the control files: give one of them")
+        self._name_files_once()
         if self.num_views > 1 and not self.has_random_views:
             raise ValueError(
                 f"views: {self.views} views would all be equal; set resize: random_crop, frame_sampling: random or "
@@ -121,6 +151,17 @@ class DataConfig(Section):
         if self.horizontal_flip and self.num_views == 1:
             raise ValueError("views: 1 leaves no view to mirror; horizontal_flip needs at least 2")
         return self
+
+    def _name_files_once(self) -> None:
+        """Refuse two keys for the files of one stream."""
+        keys = {"control_column": self.control_column, "control_path": self.control_path}
+        given = [("control", key) for key, value in keys.items() if value is not None]
+        given += [(stream, f"columns.{stream}") for stream in self.columns]
+        given += [(stream, f"folders.{stream}") for stream in self.folders]
+        for stream in dict(given):
+            named = [key for of, key in given if of == stream]
+            if len(named) > 1:
+                raise ValueError(f"{named[0]} and {named[1]} both name the {stream} files: give one of them")
 
 
 class CacheConfig(Section):

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from finetrainers.batch import Batch, Control, Encoded, Posterior, Prompt, sample_generator, stack_text
+from finetrainers.batch import Batch, Encoded, Posterior, Prompt, sample_generator, stack_text
 from finetrainers.config import LoaderConfig
 from finetrainers.data.cache.store import IMAGE, Cache
+from finetrainers.data.conditions import draw, draw_latents, make_condition
 from finetrainers.data.frames import ShownFrames
-from finetrainers.data.order.draws import uniform
 from finetrainers.data.order.jobs import SampleJob
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
+from finetrainers.data.streams import MEDIA
 from finetrainers.errors import FinetrainersError
 from finetrainers.objectives.base import Objective
 
@@ -27,11 +27,12 @@ def read_encoded(cache: Cache, job: SampleJob) -> Encoded:
     Raises:
         MissingItemError: If one is gone or damaged.
     """
-    latents, metadata = cache.read("latents", job.latents.key)
+    latents, metadata = cache.read("latents", job.target.key)
     text, _ = cache.read("text", job.text.key)
     image = {name.removeprefix(IMAGE): tensor for name, tensor in latents.items() if name.startswith(IMAGE)}
-    control = None if job.control is None else _posterior(cache.read("latents", job.control.key)[0])
-    return Encoded(_posterior(latents), text, fps=float(metadata["fps"]), image=image, control=control)
+    others = {name: cache.read("latents", item.key)[0] for name, item in job.media.items() if name != MEDIA.name}
+    media = {name: _posterior(item) for name, item in ({MEDIA.name: latents} | others).items()}
+    return Encoded(media, text, fps=float(metadata["fps"]), image=image)
 
 
 def _posterior(item: Mapping[str, Tensor]) -> Posterior:
@@ -51,7 +52,7 @@ class Steps(Dataset[Batch]):
     padding: dict[tuple[int, int, int], int]
     """Latent frames that are put before those of a clip of each bucket."""
     shown: ShownFrames
-    """Which frames of a control signal are shown, where there is one."""
+    """Which frames of a condition are shown, where there is one."""
 
     def __getitem__(self, step: int) -> Batch:
         return self._make(self.plan.step(self.order, step))
@@ -91,11 +92,13 @@ def make_batch(
         objective: Says what is drawn.
         tokens: Of one sample.
         padding: Latent frames that are put before those of the clip.
-        shown: Which frames of a control are shown.
+        shown: Which frames of a condition are shown.
     """
     positions = torch.tensor([job.position for job in jobs])
     generators = (sample_generator(seed, job.position, "posterior") for job in jobs)
-    latents = torch.stack([draw_latents(s.latents, g, padding=padding) for s, g in zip(samples, generators, strict=True)])
+    latents = torch.stack(
+        [draw_latents(s.media[MEDIA.name], g, padding=padding) for s, g in zip(samples, generators, strict=True)]
+    )
     noise = [torch.randn(latents.shape[1:], generator=sample_generator(seed, job.position, "noise")) for job in jobs]
     frames = latents.shape[2]
     u = draw(objective.draws(frames), positions, seed=seed)
@@ -107,54 +110,8 @@ def make_batch(
         sigma=sigma,
         counted=counted,
         prompt=make_prompt(samples, given=objective.given(u, frames=frames)),
-        control=make_control(samples, positions, seed=seed, shown=shown, frames=frames, padding=padding),
+        control=make_condition(samples, positions, seed=seed, shown=shown, frames=frames, padding=padding),
     )
-
-
-def draw_latents(posterior: Posterior, generator: torch.Generator, *, padding: int) -> Tensor:
-    """Draw latents [C, padding + F, H, W] that begin with copies of their first frame, as many as ``padding``."""
-    latents = posterior.draw(generator)
-    return torch.cat([latents[:, :1].expand(-1, padding, -1, -1), latents], dim=1) if padding else latents
-
-
-def draw(purposes: Sequence[str], positions: Tensor, *, seed: int) -> Tensor:
-    """Make uniform draws [B, n], one of each purpose for each position."""
-    draws = [torch.from_numpy(uniform(seed, positions.numpy(), purpose)) for purpose in purposes]
-    return torch.stack(draws, dim=1) if draws else torch.empty(len(positions), 0, dtype=torch.float64)
-
-
-def make_control(
-    samples: Sequence[Encoded], positions: Tensor, *, seed: int, shown: ShownFrames, frames: int, padding: int
-) -> Control | None:
-    """Stack the controls of samples and draw which frames are shown; None where there are none.
-
-    Args:
-        samples: With controls, or without.
-        positions: [B], of the samples.
-        seed: Of all draws.
-        shown: Which frames are shown.
-        frames: F, latent frames of a sample.
-        padding: Those of them that are put before those of the clip: copies of its first one, which are shown as it is.
-    """
-    controls = [sample.control for sample in samples if sample.control is not None]
-    if not controls:
-        return None
-    generators = (sample_generator(seed, int(position), "control posterior") for position in positions)
-    drawn = (draw_latents(control, g, padding=padding) for control, g in zip(controls, generators, strict=True))
-    available = torch.tensor([control.mean.shape[1] for control in controls])
-    u = draw(shown.draws(frames - padding), positions, seed=seed)
-    mask = shown.at(u, frames=frames - padding, available=available)
-    return Control(torch.stack([fill_frames(latents, frames) for latents in drawn]), pad_shown(mask, padding))
-
-
-def pad_shown(shown: Tensor, padding: int) -> Tensor:
-    """Show copies of the first frame that are put before it, as many as ``padding``, where it is shown; [B, F]."""
-    return torch.cat([shown[:, :1].expand(-1, padding), shown], dim=1)
-
-
-def fill_frames(latents: Tensor, frames: int) -> Tensor:
-    """Let latents [C, F', H, W] have F frames: zeros follow a shorter clip."""
-    return functional.pad(latents, (0, 0, 0, 0, 0, frames - latents.shape[1]))
 
 
 def make_prompt(samples: Sequence[Encoded], *, given: Tensor | None = None) -> Prompt:

@@ -41,7 +41,7 @@ class Budget:
         for step in steps:
             for job in plan.step(order, step):
                 left -= 0 if job.text.key in needed else text_bytes
-                left -= sum(self._latents_bytes(job, item) for item in set(job.media) if item.key not in needed)
+                left -= sum(self._latents_bytes(job, item) for item in set(job.media.values()) if item.key not in needed)
                 needed |= set(job.keys)
             if left < 0 and step == steps.start:
                 raise ConfigError(
@@ -59,7 +59,7 @@ class Budget:
             return Eviction([], [], 0)
         keep, lacking = set(pinned), 0
         for job in jobs.all():
-            new = (item for item in set(job.media) if item.key not in keep and not cache.has("latents", item.key))
+            new = (item for item in set(job.media.values()) if item.key not in keep and not cache.has("latents", item.key))
             lacking += sum(self._latents_bytes(job, item) for item in new)
             keep |= set(job.keys)
         since = oldest_lease(cache.root, besides=self.encoder.lease)
@@ -82,12 +82,14 @@ class Budget:
         return 0  # none of the media that are seen with the captions can be decoded
 
     def _latents_bytes(self, job: SampleJob, item: LatentsJob) -> int:
-        model = self.encoder.model
-        if model.takes_image and item.signal is None:
-            if job.bucket not in self.sizes and not self.encoder.fill([job.latents], []):
-                self.sizes[job.bucket] = self.encoder.cache.file("latents", job.latents.key).stat().st_size
+        model, header = self.encoder.model, 1000  # names, shapes and metadata of a file
+        shape = model.adapter.grid.encoded_shape(job.bucket)
+        if item.stream.encoder == "none":
+            return torch.Size(shape[1:]).numel() * torch.float32.itemsize + header
+        if model.takes_image and item.stream.role == "target":
+            if job.bucket not in self.sizes and not self.encoder.fill([item], []):
+                self.sizes[job.bucket] = self.encoder.cache.file("latents", item.key).stat().st_size
             return self.sizes.get(job.bucket, 0)  # a medium that cannot be decoded takes no place
         dtype = model.pretrained.place("vae").dtype
-        values = torch.Size(model.adapter.grid.encoded_shape(job.bucket)).numel()
-        header = 1000  # names, shapes and metadata of a file
+        values = torch.Size(shape).numel()
         return values * dtype.itemsize * (2 if model.adapter.latents.samples_posterior else 1) + header

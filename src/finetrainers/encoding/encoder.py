@@ -29,6 +29,7 @@ from finetrainers.data.media.signals import Signal
 from finetrainers.data.media.view import Clip
 from finetrainers.data.order.jobs import Failure, LatentsJob, TextJob
 from finetrainers.data.order.lazy import Lazy
+from finetrainers.encoding.cells import cell_means
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.models import Model
 from finetrainers.models.vae import encode_pixels, load_vae
@@ -163,10 +164,13 @@ class Encoder:
         for batch, clips in self._decoded(jobs):
             good = [(job, clip) for job, clip in zip(batch, clips, strict=True) if isinstance(clip, Clip)]
             failures += [clip for clip in clips if isinstance(clip, Failure)]
-            if good and pipeline is None:  # loaded only when there is something to encode
+            is_encoded = bool(good) and good[0][0].stream.encoder == "vae"
+            if is_encoded and pipeline is None:  # loaded only when there is something to encode
                 pipeline = self._load_image_pipeline()
-            if good:
+            if is_encoded:
                 failures += self._encode_clips(pipeline, good)
+            elif good:
+                self._store_cells(good)
             report(len(batch))
         del pipeline
         free_memory()
@@ -197,7 +201,7 @@ class Encoder:
         pixels = torch.stack([clip.pixels for _, clip in clips])
         mean, std = encode_pixels(vae, model.adapter, pixels)
         image: Image = {}
-        if model.takes_image and clips[0][0].signal is None:
+        if model.takes_image and clips[0][0].stream.role == "target":
             with torch.no_grad():
                 image = model.adapter.encode_image(pipeline, pixels, task=model.task)
         for row, (job, clip) in enumerate(clips):
@@ -205,7 +209,7 @@ class Encoder:
             tensors |= {IMAGE + name: tensor[row].cpu() for name, tensor in image.items()}
             if all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
                 self.cache.write("latents", job.key, tensors, {"fps": repr(clip.fps)})
-            elif job.signal is not None and job.signal.is_computed:  # no fault of the file's
+            elif job.stream.transform.is_computed:  # no fault of the file's
                 raise ConfigError(
                     f"conditioning.signal: the VAE makes latents of {job.path} that are not finite in {vae.dtype}"
                 )
@@ -214,14 +218,17 @@ class Encoder:
                 failures.append(Failure(job, reason))
         return failures
 
+    def _store_cells(self, clips: list[tuple[LatentsJob, Clip]]) -> None:
+        """Store clips of one size as they are, but for their size: that of latents."""
+        grid = self.model.adapter.grid
+        for job, clip in clips:
+            mean = cell_means(clip.pixels[None], step=grid.vae_step, frame_step=grid.vae_frame_step)[0]
+            self.cache.write("latents", job.key, {"mean": mean}, {"fps": repr(clip.fps)})
+
     def _decoded(self, jobs: Lazy[LatentsJob]) -> Iterator[tuple[list[LatentsJob], list[Clip | Failure]]]:
-        """Batches of one size, of media or of controls, with their pixels, decoded ahead."""
-
-        def shape(job: LatentsJob) -> tuple[bool, int, int, int]:
-            return job.signal is not None, job.view.num_frames, job.view.height, job.view.width
-
-        blocks = (sorted(block, key=shape) for block in _batches(jobs, JOBS_AT_ONCE))
-        by_shape = (list(group) for block in blocks for _, group in itertools.groupby(block, key=shape))
+        """Batches of one size, role and encoder with their pixels, decoded ahead."""
+        blocks = (sorted(block, key=_shape) for block in _batches(jobs, JOBS_AT_ONCE))
+        by_shape = (list(group) for block in blocks for _, group in itertools.groupby(block, key=_shape))
         return self._ahead((batch for group in by_shape for batch in _batches(group, self.config.batch_size)), _decode)
 
     def _ahead(self, batches: Iterator[list[T]], do: Callable[[T], Result]) -> Iterator[tuple[list[T], list[Result]]]:
@@ -244,6 +251,12 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def _shape(job: LatentsJob) -> tuple[bool, bool, int, int, int]:
+    """What the jobs of one batch share."""
+    stream, view = job.stream, job.view
+    return stream.role == "condition", stream.encoder == "none", view.num_frames, view.height, view.width
+
+
 def _decode(job: LatentsJob) -> Clip | Failure:
     try:
         clip = decode(Path(job.path), job.view)
@@ -251,7 +264,7 @@ def _decode(job: LatentsJob) -> Clip | Failure:
         return Failure(job, str(error).removeprefix(f"{job.path}: "))
     except OSError as error:
         return Failure(job, why_unreadable(error))
-    return clip if job.signal is None else replace(clip, pixels=_apply(job.signal, clip, job.path))
+    return replace(clip, pixels=_apply(job.stream.transform, clip, job.path))
 
 
 def _apply(signal: Signal, clip: Clip, path: str) -> Tensor:

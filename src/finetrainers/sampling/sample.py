@@ -99,10 +99,10 @@ def name_of(request: Request, config: Config, conditioning: Conditioning, weight
         "config": config.model_dump(mode="json", include={"model", "conditioning", "memory", "attention"}),
         "weights": None if weights is None else (weights / MANIFEST).read_text(encoding="utf-8"),
     }
-    if conditioning.signal is not None:
+    for stream in conditioning.streams:
         data = config.data[0]
         # The user's own function may have changed.
-        facts["control"] = [*conditioning.signal.identity, data.fps, data.stride, data.resize]
+        facts[stream.name] = [*stream.transform.identity, data.fps, data.stride, data.resize]
     digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=4).hexdigest()
     return f"{'base' if weights is None else weights.name}-{digest}-seed{request.seed}"
 

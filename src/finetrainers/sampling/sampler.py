@@ -19,7 +19,7 @@ from finetrainers.batch import Control, Posterior, Text, cast_floats
 from finetrainers.conditioning import Conditioning
 from finetrainers.config import DataConfig
 from finetrainers.data.catalog.rates import clip_fps
-from finetrainers.data.loader import draw_latents, fill_frames, pad_shown
+from finetrainers.data.conditions import draw_latents, fill_frames, pad_shown
 from finetrainers.data.media.files import View, available_frames, decode, probe
 from finetrainers.models import Model, Request
 from finetrainers.models.base import image_is_optional
@@ -130,8 +130,9 @@ class Sampler:
 
     def _control(self, request: Request, generator: torch.Generator) -> tuple[Tensor | None, Control | None]:
         """Make a request's control, and its pixels [K, P, Q, 3]; before the noise, which has the same generator."""
-        signal, adapter = self._conditioning.signal, self._model.adapter
-        if signal is None:
+        adapter = self._model.adapter
+        (stream,) = self._conditioning.streams or (None,)
+        if stream is None:
             return None, None
         channels, frames, height, width = adapter.grid.latent_shape(request.size)
         if request.control is None:
@@ -140,7 +141,7 @@ class Sampler:
         assert self._data is not None  # given where there is a conditioning
         step = adapter.grid.vae_frame_step
         native = adapter.training.native_fps
-        pixels = signal(
+        pixels = stream.transform(
             decode_control(Path(request.control), request.size, frame_step=step, data=self._data, native_fps=native)
         )
         mean, std = encode_pixels(self._components["vae"], adapter, pixels[None])

@@ -15,7 +15,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from finetrainers.batch import Control
 from finetrainers.conditioning.widen import WideLayer, WideLinear, two_parts
-from finetrainers.data.loader import draw_latents, read_encoded
+from finetrainers.data.conditions import CONTROL, draw_latents
+from finetrainers.data.loader import read_encoded
 from finetrainers.errors import ModelError
 from finetrainers.sampling.sample import sample_run
 from finetrainers.testing.subject import CAPTIONS, FULL, LORA, STEPS, Subject
@@ -92,8 +93,7 @@ def check_control_is_drawn_where_it_was_trained(subject: Subject) -> None:
     """At each call and for each row, the sampler puts a control's latents where training does, and zeros for none."""
     controlled = subject.controlled
     job = controlled.prepared.plan.step(controlled.prepared.order, 0)[0]
-    known = read_encoded(controlled.prepared.encoder.cache, job).control
-    assert known is not None, "the sample has no control"
+    known = read_encoded(controlled.prepared.encoder.cache, job).media[CONTROL]
     known = known if subject.model.adapter.pictures.draws_control else replace(known, std=None)
     padding, generator = subject.model.adapter.grid.num_padding(subject.size[0]), torch.Generator().manual_seed(3)
     latents = draw_latents(known, generator, padding=padding)[None]  # as samplers draw it, before the noise
@@ -102,7 +102,7 @@ def check_control_is_drawn_where_it_was_trained(subject: Subject) -> None:
         controlled.trainer().micro_losses(replace(controlled.alone(0), control=shown))
     with run_directory(controlled.config("control-drawn")) as run:  # its configuration is all that the base needs
         prompt = {"prompt": CAPTIONS[0], "num_inference_steps": 2, "seed": 3, **subject.given_pictures}
-    for control, expected in ((job.latents.path, trained[0]), (None, torch.zeros_like(trained[0]))):
+    for control, expected in ((job.target.path, trained[0]), (None, torch.zeros_like(trained[0]))):
         with _control_channels() as calls:
             sample_run(run, [{**prompt, "control": control}], use_base=True, device="cpu")
         assert len(calls) >= 2, "not each step sees the control"

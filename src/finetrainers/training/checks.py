@@ -1,10 +1,13 @@
 """What can be known to be wrong before anything is loaded: sizes, data types, prompt lengths, attention backends."""
 
+from collections.abc import Sequence
+
 import torch
 
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import ChannelConcatConfig, Config
 from finetrainers.data.catalog.buckets import resolve_buckets
+from finetrainers.data.streams import Stream, beside
 from finetrainers.errors import ConfigError
 from finetrainers.memory.attention import check_attention
 from finetrainers.models import Model
@@ -90,6 +93,23 @@ def check_conditioning(config: Config, model: Model) -> None:
                     f"conditioning.frame_index: {control.frame_index} is beyond the last latent frame of a bucket, "
                     f"which has {fewest}; the largest possible is {fewest - 1}"
                 )
+
+
+def check_streams(config: Config, streams: Sequence[Stream]) -> None:
+    """Refuse columns and folders of streams that no part of the run reads from files.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
+    known = {stream.name for stream in beside(streams)}
+    for section, sets in (("data", config.data), ("validation.data", config.validation.data)):
+        for number, data in enumerate(sets):
+            for key, named in (("columns", data.columns), ("folders", data.folders)):
+                for stream in named.keys() - known:
+                    has = f"only files of {', '.join(sorted(known))}" if known else "no files beside the media"
+                    raise ConfigError(
+                        f"{section}.{number}.{key}.{stream}: {named[stream]} has no effect: this run reads {has}; remove it"
+                    )
 
 
 def check_tuning(config: Config, model: Model) -> None:

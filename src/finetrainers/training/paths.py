@@ -18,6 +18,8 @@ def absolute(config: Config) -> Config:
             component["path"] = _folder(component["path"])
     for data in (*tree["data"], *tree.get("validation", {}).get("data", ())):
         data.update({key: _full(data[key]) for key in ("path", "control_path") if data.get(key) is not None})
+        if "folders" in data:
+            data["folders"] = {stream: _full(folder) for stream, folder in data["folders"].items()}
     for data, section in zip(tree["data"], config.data, strict=True):
         if section.has_random_views:  # how many is a default that could change while the run goes on
             data["views"] = section.num_views
@@ -54,6 +56,7 @@ def places(config: Config) -> dict[str, Path]:
     for name, sets in (("data", config.data), ("validation.data", config.validation.data)):
         for index, data in enumerate(sets):
             found |= {f"{name}.{index}.path": data.path, f"{name}.{index}.control_path": data.control_path}
+            found |= {f"{name}.{index}.folders.{stream}": folder for stream, folder in data.folders.items()}
     found |= {"validation.prompts": config.validation.prompts, "tuning.start_from": config.tuning.start_from}
     if is_folder(config.model.path):
         found["model.path"] = config.model.path

@@ -16,11 +16,12 @@ from finetrainers.data.catalog.left_out import JOURNAL, read_journal
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
+from finetrainers.data.streams import streams_of
 from finetrainers.encoding.encoder import Encoder, StageProgress
 from finetrainers.files.marks import tag_cache
 from finetrainers.models import Model, Request
 from finetrainers.sampling.prompts import read_prompts
-from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_tuning
+from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_streams, check_tuning
 from finetrainers.training.prepared import Prepared
 
 
@@ -45,6 +46,7 @@ def prepare(
     check_tuning(config, model)
     requests = _requests(config, model)
     conditioning = build_conditioning(config.conditioning)
+    check_streams(config, streams_of(conditioning))
     tag_cache(config.cache.path, CONTENTS)
     memo = Memo(config.cache.path / MEMO_FILE)
     catalog, held_out = _catalogs(config, model, conditioning, memo, progress=progress, warn=warn)
@@ -65,7 +67,7 @@ def prepare(
         latents_encoder,
         text_encoder,
         model.text_sees_image,
-        signal=conditioning.signal,
+        streams=streams_of(conditioning),
         frame_step=model.adapter.grid.vae_frame_step,
     )
     prepared = Prepared(
@@ -95,14 +97,15 @@ def _catalogs(
     def looked(done: int, total: int) -> None:
         progress("look at media", done, total)
 
+    frame_step = model.adapter.grid.vae_frame_step
     build = partial(
         build_catalog,
         memo=memo,
         workers=config.cache.workers,
         progress=looked,
-        has_controls=config.conditioning.has_files,
+        streams=streams_of(conditioning),
         # The index is 0 unless conditioning.frames is index.
-        min_control_frames=1 + conditioning.shown.index * model.adapter.grid.vae_frame_step,
+        min_frames=dict.fromkeys((s.name for s in conditioning.streams), 1 + conditioning.shown.index * frame_step),
         native_fps=model.adapter.training.native_fps,
         warn=warn,
     )

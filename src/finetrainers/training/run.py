@@ -191,4 +191,4 @@ class _Run:
     def _media_at(self, position: int) -> str:
         """Name the file that a sample position shows."""
         step, row = divmod(position, self.config.train.batch_size)
-        return self.prepared.plan.step(self.prepared.order, step)[row].latents.path
+        return self.prepared.plan.step(self.prepared.order, step)[row].target.path

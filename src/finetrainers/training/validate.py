@@ -13,8 +13,10 @@ from torch import Tensor
 
 from finetrainers.batch import Batch, Text, sample_generator
 from finetrainers.data.cache.store import Cache
-from finetrainers.data.loader import draw, draw_latents, make_control, make_prompt, read_encoded
+from finetrainers.data.conditions import draw, draw_latents, make_condition
+from finetrainers.data.loader import make_prompt, read_encoded
 from finetrainers.data.order.jobs import SampleJob
+from finetrainers.data.streams import MEDIA
 from finetrainers.encoding.encoder import free_memory
 from finetrainers.errors import DataError, MissingItemError
 from finetrainers.files.steps import step_directory
@@ -71,14 +73,16 @@ class HeldOut:
     def _losses(self, trainer: Trainer, job: SampleJob, levels: Tensor, interrupt: Callable[[], None]) -> Tensor:
         """Loss of one sample at each noise level, [levels]; one at a time, so that the batch size cannot change it."""
         sample = read_encoded(self.cache, job)
-        content = int(job.latents.key[:15], 16)  # draws belong to the item, not to its place in the list
+        content = int(job.target.key[:15], 16)  # draws belong to the item, not to its place in the list
         padding = trainer.adapter.grid.num_padding(job.bucket[0])
-        latents = draw_latents(sample.latents, sample_generator(0, content, "held-out posterior"), padding=padding)[None]
+        latents = draw_latents(
+            sample.media[MEDIA.name], sample_generator(0, content, "held-out posterior"), padding=padding
+        )[None]
         frames, place = latents.shape[2], torch.tensor([content])
         objective = trainer.objective.measured()
         u = draw(objective.draws(frames), place, seed=0)
         shown = replace(trainer.conditioning.shown, dropout=0.0)
-        control = make_control([sample], place, seed=0, shown=shown, frames=frames, padding=padding)
+        control = make_condition([sample], place, seed=0, shown=shown, frames=frames, padding=padding)
         losses = []
         for number, level in enumerate(levels):
             interrupt()

@@ -29,7 +29,7 @@ def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepar
         plan, order, encoder = prepared.plan, prepared.order, prepared.encoder
         texts = prepared.texts
         held_out, failures = list(prepared.held_out), []
-        held_out_media = [item for job in held_out for item in job.media]
+        held_out_media = [item for job in held_out for item in job.media.values()]
         if config.cache.max_gb is not None:  # what validation needs comes first: the window is what is left beside it
             failures = encoder.fill(held_out_media, [*texts, *(job.text for job in held_out)])
         stop = budget.window(plan, order, range(start, config.train.steps), pinned=prepared.pinned)
@@ -66,7 +66,9 @@ def encode_for_validation(prepared: Prepared, *, has_failed: bool = False) -> No
     num_missing = sum(not encoder.cache.has(kind, key) for kind, key in items)
     if num_missing:
         encoder.warn(f"cache.path: {num_missing} items of the validation are gone or damaged; they are encoded again")
-        failures = encoder.fill([item for job in held_out for item in job.media], [*texts, *(job.text for job in held_out)])
+        failures = encoder.fill(
+            [item for job in held_out for item in job.media.values()], [*texts, *(job.text for job in held_out)]
+        )
         raise_if_any([Problem(failure.job.path, failure.reason) for failure in failures])
 
 

@@ -17,6 +17,7 @@ from finetrainers.data.catalog.probe import Facts
 from finetrainers.data.catalog.rates import about_slow_clips, describe_length, is_too_slow, rate_of_view
 from finetrainers.data.media.view import count_frames
 from finetrainers.data.sources.items import Problem
+from finetrainers.data.streams import MEDIA
 
 NUM_EXAMPLES = 3
 """Files that a warning names."""
@@ -60,7 +61,8 @@ def assign(
     return DataSet(
         config=config,
         table=table,
-        digests=facts["digest"],
+        digests={MEDIA.name: facts["digest"]},
+        frames={MEDIA.name: frames},
         fps=fps,
         item=item,
         chunk=chunk,

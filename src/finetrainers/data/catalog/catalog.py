@@ -5,7 +5,7 @@ A sample is one item, or one window of it with ``frame_sampling: chunks``, in on
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from finetrainers.config import Bucket, DataConfig
 from finetrainers.data.catalog.assign import assign, slow_clips
-from finetrainers.data.catalog.controls import Controls, look_at_controls
 from finetrainers.data.catalog.dataset import DataSet as DataSet
+from finetrainers.data.catalog.followers import look_at_followers
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.probe import Progress, look_at_all
 from finetrainers.data.catalog.rates import rate_of_view, resampled_fps
@@ -27,6 +27,7 @@ from finetrainers.data.order.draws import seed_of, uniform
 from finetrainers.data.order.order import Group
 from finetrainers.data.sources.captions import final_caption
 from finetrainers.data.sources.items import Problem, list_items
+from finetrainers.data.streams import MEDIA, Stream, beside
 from finetrainers.errors import ConfigError, DataError
 
 
@@ -45,9 +46,9 @@ class Catalog:
         """Hash what the order depends on: the contents of all items, their windows and their buckets."""
         digest = hashlib.blake2b(repr(self.buckets).encode(), digest_size=8)
         for data in self.sets:
-            for array in (data.digests, data.item, data.chunk, data.bucket, data.control_digests):
-                if array is not None:
-                    digest.update(np.ascontiguousarray(array).data)
+            media, *others = data.digests.values()
+            for array in (media, data.item, data.chunk, data.bucket, *others):
+                digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def groups(self) -> list[Group]:
@@ -71,14 +72,13 @@ class Catalog:
         raise IndexError(sample)
 
     def samples_of(self, digests: NDArray[np.uint8]) -> list[int]:
-        """All samples whose media or control is one of these contents [N, DIGEST_BYTES]."""
+        """All samples of which a file is one of these contents [N, DIGEST_BYTES]."""
         found: list[int] = []
         start = 0
         for data in self.sets:
             is_of = np.zeros(len(data.table), np.bool_)
-            for own in (data.digests, data.control_digests):
-                if own is not None:
-                    is_of |= np.isin(_as_scalars(own), _as_scalars(digests))
+            for own in data.digests.values():
+                is_of |= np.isin(_as_scalars(own), _as_scalars(digests))
             found += (start + np.flatnonzero(is_of[data.item])).tolist()
             start += len(data.item)
         return found
@@ -122,7 +122,7 @@ class Catalog:
 def view_of(data: DataSet, sample: int, *, view: int, bucket: Bucket) -> View:
     """Everything that fixes the pixels of a sample; random parts depend on the item's content and the view's number."""
     config, item = data.config, data.item[sample]
-    content = seed_of(data.digests[item].tobytes().hex())
+    content = seed_of(data.digest(sample, MEDIA.name))
     window, y, x = (float(uniform(content, np.array(view), purpose)) for purpose in ("window", "crop y", "crop x"))
     frames, height, width = bucket
     return View(
@@ -151,8 +151,8 @@ def build_catalog(
     *,
     workers: int,
     progress: Progress,
-    has_controls: bool = False,
-    min_control_frames: int = 1,
+    streams: Sequence[Stream] = (MEDIA,),
+    min_frames: Mapping[str, int] | None = None,
     native_fps: float | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Catalog:
@@ -163,16 +163,17 @@ def build_catalog(
         memo: What is known of files.
         workers: Threads that look at files.
         progress: Called with (files done, files in all).
-        has_controls: Whether items have one each.
-        min_control_frames: Frames that each control has to have, after resampling.
+        streams: What each item has.
+        min_frames: Frames that each file of a stream has to have, after resampling, by the stream's name.
         native_fps: Rate to which ``fps: auto`` brings faster clips; None if the model has none of its own.
         warn: Takes what a user should know of, as a sentence.
 
     Raises:
         DataError: If a data set cannot be listed; or, naming all bad samples of all data sets that do not skip them.
     """
-    listings = [list_items(config, has_controls) for config in configs]
-    total = sum(_num_files(listing.table) for listing in listings)
+    least = {stream.name: (min_frames or {}).get(stream.name, 1) for stream in beside(streams)}
+    listings = [list_items(config, tuple(least)) for config in configs]
+    total = sum(_num_files(listing.table, least) for listing in listings)
     done = 0
     sets: list[DataSet] = []
     buckets: dict[Bucket, int] = {}
@@ -182,32 +183,27 @@ def build_catalog(
         def report(count: int, start: int = done) -> None:
             progress(start + count, total)
 
-        facts, problems = look_at_all(table["media"], memo, workers, report)
+        facts, problems = look_at_all(table[MEDIA.name], memo, workers, report)
         fps = resampled_fps(config, facts["fps"], native_fps)
-        controls: Controls | None = None
-        if has_controls:
-            after_media = partial(report, start=done + len(table))
-            controls, found = look_at_controls(
-                config, table, facts, memo, fps=fps, min_frames=min_control_frames, workers=workers, report=after_media
-            )
-            problems += found
-        assigned = assign(config, table, facts, [*listing.problems, *problems], fps=fps, buckets=buckets)
+        after_media = partial(report, start=done + len(table))
+        followers, unfit = look_at_followers(
+            config, table, facts, memo, fps=fps, min_frames=least, workers=workers, report=after_media
+        )
+        assigned = assign(config, table, facts, [*listing.problems, *problems, *unfit], fps=fps, buckets=buckets)
         slow = slow_clips(assigned, facts, tuple(buckets), native_fps)
         if slow is not None:
             warn(slow)
-        sets.append(replace(_with_controls(assigned, controls), unlisted=listing.unlisted))
-        done += _num_files(table)
+        digests = {**assigned.digests, **{name: files.digests for name, files in followers.items()}}
+        frames = {**assigned.frames, **{name: files.frames for name, files in followers.items()}}
+        sets.append(replace(assigned, digests=digests, frames=frames, unlisted=listing.unlisted))
+        done += _num_files(table, least)
     raise_if_failing(sets)
     return Catalog(tuple(sets), tuple(buckets))
 
 
-def _num_files(table: pa.Table) -> int:
-    """Count the files that are looked at: media, and each control once."""
-    return len(table) + (pc.count_distinct(table["control"]).as_py() if "control" in table.column_names else 0)
-
-
-def _with_controls(data: DataSet, controls: Controls | None) -> DataSet:
-    return data if controls is None else replace(data, control_digests=controls.digests, control_frames=controls.frames)
+def _num_files(table: pa.Table, names: Iterable[str]) -> int:
+    """Count the files that are looked at: media, and each that follows them once."""
+    return len(table) + sum(int(pc.count_distinct(table[name]).as_py()) for name in names)
 
 
 def _as_scalars(digests: NDArray[np.uint8]) -> NDArray[np.void]:

@@ -1,5 +1,6 @@
 """One data set after a look at each of its files: arrays, so that ten million samples stay small."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,9 +17,11 @@ class DataSet:
 
     config: DataConfig
     table: pa.Table
-    """Columns media (path), captions (list of text) and, where items have controls, control (path); one row an item."""
-    digests: NDArray[np.uint8]
-    """[items, DIGEST_BYTES] hash of each item's bytes."""
+    """One row an item: its media (path), its captions (list of text), and a path for each stream in files of its own."""
+    digests: Mapping[str, NDArray[np.uint8]]
+    """[items, DIGEST_BYTES] hash of the bytes of each file by stream: the media first, then those in files of their own."""
+    frames: Mapping[str, NDArray[np.int64]]
+    """[items] frames of each file that are left after resampling, by the same streams."""
     fps: NDArray[np.float64]
     """[items] frames per second that each is resampled to, as ``resampled_fps`` says; 0 where its own are taken."""
     item: NDArray[np.int64]
@@ -33,10 +36,16 @@ class DataSet:
     """Items that cannot be used."""
     unlisted: int = 0
     """Media in the folders that no list or metadata file names."""
-    control_digests: NDArray[np.uint8] | None = None
-    """[items, DIGEST_BYTES] hash of the bytes of each item's control; None where items have none."""
-    control_frames: NDArray[np.int64] | None = None
-    """[items] frames of each control that are left after resampling; None where items have none."""
+
+    def path(self, sample: int, name: str) -> str:
+        """Path of a sample's file of a stream."""
+        path: str = self.table[name][int(self.item[sample])].as_py()
+        return path
+
+    def digest(self, sample: int, name: str) -> str:
+        """Hash of the bytes of that file, in hexadecimal digits."""
+        digest: bytes = self.digests[name][self.item[sample]].tobytes()
+        return digest.hex()
 
     def only(self, chosen: NDArray[np.bool_]) -> "DataSet":
         """Return the data set with the chosen of its samples."""

@@ -30,7 +30,7 @@ class LeftOut:
     digest: str
     """Hash of the file's bytes, in hexadecimal digits."""
     path: str
-    """The file, of media or of a control."""
+    """The file, of media, or what follows them."""
     reason: str
     since: int
     """Optimizer step from which on it is left out; what a run has trained on before stays as it was."""

@@ -1,6 +1,6 @@
 """Which contents training sees and which are held out: no bytes are on both sides, whatever data set they are in.
 
-What decides is the file of the media: its caption, its control, its bucket and its windows do not.
+What decides is the file of the media: its caption, what follows it, its bucket and its windows do not.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetrainers.data.catalog.dataset import DataSet
+from finetrainers.data.streams import MEDIA
 from finetrainers.errors import ConfigError
 
 NUM_EXAMPLES = 3
@@ -23,7 +24,7 @@ def held_out_items(sets: Sequence[DataSet], fraction: float) -> list[npt.NDArray
     Raises:
         ConfigError: If there are too few different items, or if a data set has none left to train on.
     """
-    numbers = [data.digests[:, -8:].copy().view(np.uint64)[:, 0] / 2.0**64 for data in sets]
+    numbers = [data.digests[MEDIA.name][:, -8:].copy().view(np.uint64)[:, 0] / 2.0**64 for data in sets]
     used = np.unique(np.concatenate([number[data.item] for number, data in zip(numbers, sets, strict=True)]))
     if len(used) < 2:
         where = ", ".join(dict.fromkeys(data.config.path for data in sets))
@@ -43,12 +44,12 @@ def held_out_items(sets: Sequence[DataSet], fraction: float) -> list[npt.NDArray
 
 def contents(sets: Sequence[DataSet]) -> npt.NDArray[np.void]:
     """Hashes of all contents that have samples, each once, as opaque bytes."""
-    return np.unique(np.concatenate([_opaque(data.digests)[np.unique(data.item)] for data in sets]))
+    return np.unique(np.concatenate([_opaque(data.digests[MEDIA.name])[np.unique(data.item)] for data in sets]))
 
 
 def without_contents(data: DataSet, others: npt.NDArray[np.void]) -> tuple[DataSet, list[str]]:
     """Leave out the items whose content is among the others; return their files, too."""
-    is_shared = np.isin(_opaque(data.digests), others)
+    is_shared = np.isin(_opaque(data.digests[MEDIA.name]), others)
     left_out = np.unique(data.item[is_shared[data.item]])
     return data.only(~is_shared[data.item]), [data.table["media"][int(item)].as_py() for item in left_out]
 

@@ -1,11 +1,12 @@
 """What a sample is made of, as encoders and the cache take it: items by name, each with what it is encoded from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from finetrainers.config import Bucket
 from finetrainers.data.cache.store import Kind
-from finetrainers.data.media.signals import Signal
 from finetrainers.data.media.view import View
+from finetrainers.data.streams import MEDIA, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,8 @@ class LatentsJob:
     """Hash of the file's bytes, in hexadecimal digits."""
     path: str
     view: View
-    signal: Signal | None = None
-    """What is computed from the pixels before they are encoded; None for what the model learns to make."""
+    stream: Stream = MEDIA
+    """What it is of; says what is computed from the pixels before they are encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +56,14 @@ class SampleJob:
 
     position: int
     bucket: Bucket
-    latents: LatentsJob
+    media: Mapping[str, LatentsJob]
+    """By the name of the stream; the media themselves are the first."""
     text: TextJob
-    control: LatentsJob | None = None
-    """None for prompt-only training."""
 
     @property
-    def media(self) -> tuple[LatentsJob, ...]:
-        """All that the VAE encodes."""
-        return (self.latents,) if self.control is None else (self.latents, self.control)
+    def target(self) -> LatentsJob:
+        """Of the media themselves."""
+        return self.media[MEDIA.name]
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -73,4 +73,4 @@ class SampleJob:
     @property
     def items(self) -> tuple[tuple[Kind, str], ...]:
         """Kind and key of all items."""
-        return (("text", self.text.key), *(("latents", item.key) for item in self.media))
+        return (("text", self.text.key), *(("latents", item.key) for item in self.media.values()))

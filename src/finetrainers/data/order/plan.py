@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 
 from finetrainers.data.cache.store import make_key
 from finetrainers.data.catalog.catalog import Catalog, DataSet, caption_of, view_of
-from finetrainers.data.catalog.controls import control_digest, control_of, control_view
+from finetrainers.data.catalog.followers import following_view
 from finetrainers.data.catalog.left_out import BadViews, LeftOut
-from finetrainers.data.media.signals import Signal
 from finetrainers.data.media.view import View
 from finetrainers.data.order.choices import NO_CAPTION, Choices
 from finetrainers.data.order.jobs import LatentsJob, Picture, SampleJob, TextJob
 from finetrainers.data.order.lazy import Lazy
 from finetrainers.data.order.order import Indices, Order
-from finetrainers.data.sources.control_files import about_control
+from finetrainers.data.sources.beside import about_file
 from finetrainers.data.sources.items import Problem
+from finetrainers.data.streams import MEDIA, Stream
 from finetrainers.files.whole import hash_file
 
 VIEW_FIELDS = tuple(field.name for field in fields(View))
@@ -48,10 +48,10 @@ class Jobs:
     def latents(self) -> Lazy[LatentsJob]:
         """Jobs of all that the VAE encodes, each view of a sample once, in the order of first use."""
         first = _first_uses(self.samples * (1 + int(self.views.max(initial=0))) + self.views)
-        makers = (self.plan.latents_job,) if self.plan.signal is None else (self.plan.latents_job, self.plan.control_job)
-        count = len(makers)
+        make, streams = self.plan.stream_job, self.plan.streams
+        count = len(streams)
         return Lazy(
-            lambda i: makers[i % count](int(self.samples[first[i // count]]), int(self.views[first[i // count]])),
+            lambda i: make(streams[i % count], int(self.samples[first[i // count]]), int(self.views[first[i // count]])),
             count * len(first),
         )
 
@@ -84,10 +84,10 @@ class Plan:
     """Identity of the text encoders and their settings."""
     text_sees_image: bool = False
     """Whether the text encoder sees the first frame beside the caption."""
-    signal: Signal | None = None
-    """Control signal that each sample has beside its media; None for prompt-only training."""
+    streams: tuple[Stream, ...] = (MEDIA,)
+    """What each sample has: the media themselves first."""
     frame_step: int = 1
-    """Frames of one latent frame: a control that is shorter than its clip ends with a whole one."""
+    """Frames of one latent frame: a file that is shorter than its clip ends with a whole one."""
     bad: BadViews = field(default_factory=BadViews)
     """Views of samples that cannot be made: other samples stand in for them."""
 
@@ -103,8 +103,8 @@ class Plan:
 
     def fingerprint(self) -> str:
         """Hash what the order and the samples depend on besides the configuration: files, and a signal of the user's."""
-        files = self.catalog.fingerprint()
-        return files if self.signal is None else make_key(files, self.signal.identity)[:16]
+        files, others = self.catalog.fingerprint(), self.streams[1:]
+        return make_key(files, *(stream.transform.identity for stream in others))[:16] if others else files
 
     def step(self, order: Order, step: int) -> list[SampleJob]:
         """Jobs of one optimizer step, in the order of positions."""
@@ -155,9 +155,9 @@ class Plan:
         found: dict[tuple[int, str], tuple[DataSet, Problem]] = {}
         for sample, _, job in self._needing(items):
             data, row = self.catalog.locate(sample)
-            medium, reason = data.table["media"][int(data.item[row])].as_py(), reasons[job.key]
-            if job.signal is not None and data.control_digests is not None:
-                reason = about_control(job.path, reason)
+            medium, reason = data.path(row, MEDIA.name), reasons[job.key]
+            if job.stream.is_beside:
+                reason = about_file(job.stream.name, job.path, reason)
             found.setdefault((id(data), medium), (data, Problem(medium, reason)))
         return list(found.values())
 
@@ -167,8 +167,7 @@ class Plan:
         digests = np.array([list(bytes.fromhex(item.digest)) for item in items], np.uint8)
         for sample in self.catalog.samples_of(digests) if items else ():
             for view in range(self.catalog.locate(sample)[0].config.num_views):
-                media = self.latents_job(sample, view)
-                jobs = dict.fromkeys((media, self._control_beside(media, sample)))
+                jobs = dict.fromkeys(self.media_jobs(sample, view).values())
                 yield from ((sample, view, job) for job in jobs if job.key in keys)
 
     def text_job(self, caption: str, picture: str | None = None) -> TextJob:
@@ -177,43 +176,46 @@ class Plan:
             return TextJob(make_key("text", self.text_encoder, caption), caption)
         return self._seeing_job(caption, Picture(hash_file(Path(picture)).hex(), picture))
 
-    def latents_job(self, sample: int, view: int) -> LatentsJob:
-        """Job of one view of a sample."""
+    def media_jobs(self, sample: int, view: int) -> dict[str, LatentsJob]:
+        """Jobs of all media of one view of a sample, by the name of the stream."""
+        media = self._media_job(sample, view)
+        return {stream.name: self._job_beside(stream, media, sample) for stream in self.streams}
+
+    def stream_job(self, stream: Stream, sample: int, view: int) -> LatentsJob:
+        """Job of one stream of one view of a sample; of one that shows the frames of the media it is the media's own."""
+        return self._job_beside(stream, self._media_job(sample, view), sample)
+
+    def _media_job(self, sample: int, view: int) -> LatentsJob:
         data, row = self.catalog.locate(sample)
-        item, pixels = int(data.item[row]), view_of(data, row, view=view, bucket=self.catalog.buckets[data.bucket[row]])
-        digest = data.digests[item].tobytes().hex()
+        pixels = view_of(data, row, view=view, bucket=self.catalog.buckets[data.bucket[row]])
+        digest = data.digest(row, MEDIA.name)
         key = make_key("latents", self.latents_encoder, digest, _values(pixels))
-        return LatentsJob(key, digest, data.table["media"][item].as_py(), pixels)
+        return LatentsJob(key, digest, data.path(row, MEDIA.name), pixels)
 
-    def control_job(self, sample: int, view: int) -> LatentsJob:
-        """Job of the control signal of one view of a sample; for the media themselves it is the view's own."""
-        return self._control_beside(self.latents_job(sample, view), sample)
-
-    def _control_beside(self, media: LatentsJob, sample: int) -> LatentsJob:
-        if self.signal is None or self.signal.name == "identity":
+    def _job_beside(self, stream: Stream, media: LatentsJob, sample: int) -> LatentsJob:
+        if stream == MEDIA or stream.is_the_followed:
             return media
-        data, row = self.catalog.locate(sample)
-        if data.control_digests is None:  # computed from the media
-            path, digest, pixels = media.path, media.digest, media.view
-        else:
-            path, digest = control_of(data, row), control_digest(data, row)
-            pixels = control_view(data, row, media.view, frame_step=self.frame_step)
+        path, digest, pixels = media.path, media.digest, media.view
+        if stream.is_beside:
+            data, row = self.catalog.locate(sample)
+            path, digest = data.path(row, stream.name), data.digest(row, stream.name)
+            pixels = following_view(data, row, stream.name, media.view, frame_step=self.frame_step)
         frames = media.view.num_frames  # which changes nothing of the item: caches that are filled know it by this name
-        key = make_key("control", self.latents_encoder, self.signal.identity, digest, _values(pixels), frames)
-        return LatentsJob(key, digest, path, pixels, self.signal)
+        made_by = [] if stream.encoder == "vae" else [stream.encoder]
+        made_from = digest, _values(pixels), frames
+        key = make_key(stream.name, self.latents_encoder, stream.transform.identity, *made_from, *made_by)
+        return LatentsJob(key, digest, path, pixels, stream)
 
     def sample_text(self, sample: int, caption: int, *, view: int) -> TextJob:
         """Job of one caption of a sample, or of none; with the view, if the text encoder sees it."""
         text = "" if caption == NO_CAPTION else caption_of(*self.catalog.locate(sample), caption)
-        return self._seeing_job(text, self.latents_job(sample, view)) if self.text_sees_image else self.text_job(text)
+        return self._seeing_job(text, self._media_job(sample, view)) if self.text_sees_image else self.text_job(text)
 
     def job(self, sample: int, position: int, *, view: int, caption: int) -> SampleJob:
         """Job of a sample at a position."""
         data, row = self.catalog.locate(sample)
         bucket, text = self.catalog.buckets[data.bucket[row]], self.sample_text(sample, caption, view=view)
-        media = self.latents_job(sample, view)
-        control = None if self.signal is None else self._control_beside(media, sample)
-        return SampleJob(position, bucket, media, text, control)
+        return SampleJob(position, bucket, self.media_jobs(sample, view), text)
 
     def _seeing_job(self, caption: str, seen: LatentsJob | Picture) -> TextJob:
         return TextJob(make_key("text", self.text_encoder, caption, seen.key), caption, seen)

@@ -3,7 +3,7 @@
 import difflib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,13 +13,13 @@ from finetrainers.data.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_med
 from finetrainers.files.marks import is_no_data
 
 
-def walk(folder: Path, others: Counter[str], without: str | None = None) -> Iterator[str]:
-    """Yield the media below a folder, through links too, but not hidden ones, nor those ``without`` one folder in it.
+def walk(folder: Path, others: Counter[str], without: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the media below a folder, through links too, but not hidden ones, nor those in folders of it ``without`` which.
 
     Nor those in folders that a run or a cache has made, unless that is the given one. Other files are counted by suffix.
     """
-    excluded = None if without is None else Path(without).expanduser()
-    inside = {_identity(excluded)} if excluded is not None and excluded.is_dir() else set()
+    excluded = [Path(place).expanduser() for place in without]
+    inside = {_identity(place) for place in excluded if place.is_dir()}
     seen = inside - {_identity(folder)}
     for name, folders, files in os.walk(folder, followlinks=True):
         if _identity(Path(name)) in seen:  # a link back up

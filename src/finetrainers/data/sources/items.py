@@ -6,7 +6,7 @@ Shape letters: N items.
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,15 @@ import pyarrow.compute as pc
 
 from finetrainers.config.data import DataConfig
 from finetrainers.data.media.files import is_media
-from finetrainers.data.sources.control_files import Paired, about_control, list_controls, pair_by_place
+from finetrainers.data.sources.beside import Paired, about_file, list_folder, pair_by_place
 from finetrainers.data.sources.folders import media_beside, nearest, suffixes, walk
 from finetrainers.data.sources.metadata import METADATA_READERS, group, read_metadata
 from finetrainers.errors import DataError
 
 CAPTION_LISTS = ("captions.txt", "prompts.txt", "prompt.txt")
 MEDIA_LISTS = ("videos.txt", "images.txt")
+NEEDED_BY = {"control": "conditioning.signal: files"}
+"""What makes a run need the files of a stream, by its name, for messages."""
 BLOCK_ROWS = 65536
 """Items that are held as Python objects at a time, where captions are read from files of their own."""
 LAYOUTS = (
@@ -46,35 +48,39 @@ class Listing:
     """The items of one data set."""
 
     table: pa.Table
-    """[N] sorted by path: media (large_string, absolute), captions (large_list of large_string, at least one each) and,
-    where items have controls, control (large_string, absolute)."""
+    """[N] sorted by path: media (large_string, absolute), captions (large_list of large_string, at least one each) and the
+    files of further streams by name, as media."""
     problems: tuple[Problem, ...]
     """Items that are left out of the table."""
     unlisted: int
     """Media beside listed ones that a list or metadata file does not name."""
 
 
-def list_items(config: DataConfig, has_controls: bool = False) -> Listing:
-    """List the items of a data set, each with its control if they have them, after finding out how its folder is laid out.
+def list_items(config: DataConfig, streams: Sequence[str] = ()) -> Listing:
+    """List the items of a data set after finding out how its folder is laid out.
+
+    Args:
+        config: Of the data set.
+        streams: Names of what each item has in files of its own beside the media.
 
     Raises:
-        DataError: If the folder or its layout is not known, or a list cannot be read, or nothing names the controls.
+        DataError: If the folder or its layout is not known, or a list cannot be read, or nothing names those files.
     """
     path = Path(config.path).expanduser().absolute()
-    if not has_controls or config.control_path is None:
-        return _list_media(path, config, has_controls)
-    folder, controls = path if path.is_dir() else path.parent, Path(config.control_path).expanduser().absolute()
-    files = list_controls(controls, config, folder)
-    listing = _list_media(path, config, has_controls=False)
-    return _paired(listing, pair_by_place(listing.table["media"], folder, files, controls))
+    folder = path if path.is_dir() else path.parent
+    folders = [list_folder(name, config, folder) for name in streams if config.folder_of(name) is not None]
+    listing = _list_media(path, config, [name for name in streams if config.folder_of(name) is None])
+    for other in folders:
+        listing = _paired(listing, other.name, pair_by_place(listing.table["media"], folder, other))
+    return listing
 
 
-def _list_media(path: Path, config: DataConfig, has_controls: bool) -> Listing:
-    """List the items; ``has_controls`` if the metadata file is to name their controls."""
+def _list_media(path: Path, config: DataConfig, columns: Sequence[str]) -> Listing:
+    """List the items; ``columns`` are the streams whose files the metadata file is to name."""
     if path.is_file():
         if path.suffix.lower() not in METADATA_READERS:
             raise DataError(f"data.path: {path} is no folder and no metadata file ({', '.join(METADATA_READERS)})")
-        return _from_metadata(path, config, has_controls)
+        return _from_metadata(path, config, columns)
     if not path.is_dir():
         raise DataError(f"data.path: there is no file or folder {config.path!r}{nearest(path)}")
     metadata = [path / f"metadata{suffix}" for suffix in METADATA_READERS if (path / f"metadata{suffix}").is_file()]
@@ -85,22 +91,23 @@ def _list_media(path: Path, config: DataConfig, has_controls: bool) -> Listing:
         names = ", ".join(file.name for file in [*metadata, *lists])
         raise DataError(f"{path}: {names} all list items; remove all but one, or set data.path to the metadata file to use")
     if metadata:
-        return _from_metadata(metadata[0], config, has_controls)
-    _refuse(config, "media_column", "caption_column", "control_column")
-    if has_controls:
+        return _from_metadata(metadata[0], config, columns)
+    _refuse(config, "media_column", "caption_column", "control_column", "columns")
+    for name in columns:
         raise DataError(
-            f"data.control_path: nothing in {path} names the controls that conditioning.signal: files needs; set it to the "
-            "folder of the controls, or list media and controls in a metadata file"
+            f"data.{config.key_of_folder(name)}: nothing in {path} names the {name}s that {NEEDED_BY.get(name, 'the run')} "
+            f"needs; set it to the folder of the {name}s, or list media and {name}s in a metadata file"
         )
     return _from_lists(captions[0], media[0], config) if lists else _from_sidecars(path, config)
 
 
-def _paired(listing: Listing, paired: Paired) -> Listing:
-    """Give the items [N] their controls, and leave out those without one."""
-    controls, reasons = paired
+def _paired(listing: Listing, name: str, paired: Paired) -> Listing:
+    """Give the items [N] their files of a stream, and leave out those without one."""
+    files, reasons = paired
     media = listing.table["media"]
     problems = [*listing.problems, *(Problem(media[row].as_py(), reason) for row, reason in reasons.items())]
-    table = listing.table.select(["media", "captions"]).append_column("control", controls).filter(pc.is_valid(controls))
+    others = [column for column in listing.table.column_names if column != name]
+    table = listing.table.select(others).append_column(name, files).filter(pc.is_valid(files))
     return Listing(table.combine_chunks(), _sorted(problems), listing.unlisted)
 
 
@@ -115,10 +122,12 @@ def _refuse(config: DataConfig, *keys: str) -> None:
             raise DataError(f"data.{key}: {getattr(config, key)!r} has no effect on the layout of {config.path}; remove it")
 
 
-def _from_metadata(path: Path, config: DataConfig, has_controls: bool) -> Listing:
+def _from_metadata(path: Path, config: DataConfig, columns: Sequence[str]) -> Listing:
     _refuse(config, "caption_lines")
-    listing = _listing(path, "row", read_metadata(path, config, has_controls=has_controls))
-    return _paired(listing, _named_controls(listing.table["control"], path)) if has_controls else listing
+    listing = _listing(path, "row", read_metadata(path, config, columns))
+    for name in columns:
+        listing = _paired(listing, name, _named_files(listing.table[name], path, name))
+    return listing
 
 
 def _from_lists(captions: Path, media: Path, config: DataConfig) -> Listing:
@@ -166,14 +175,15 @@ def _all_but(rows: Iterable[int], count: int) -> pa.Array:
     return pa.array(chosen)
 
 
-def _named_controls(controls: pa.ChunkedArray, source: Path) -> Paired:
-    """Check the controls [N] that a file names: absolute paths, null where there is none."""
+def _named_files(named: pa.ChunkedArray, source: Path, stream: str) -> Paired:
+    """Check the files [N] of a stream that a list names: absolute paths, null where there is none."""
     nowhere = f"{source.parent}/"  # an empty name, made absolute
-    files = pc.fill_null(controls, nowhere).combine_chunks()
+    files = pc.fill_null(named, nowhere).combine_chunks()
     reasons = _check(files, source)[1]
     for row, reason in reasons.items():
         path = files[row].as_py()
-        reasons[row] = f"{source.name} names no control for it" if path == nowhere else about_control(path, reason)
+        unnamed = f"{source.name} names no {stream} for it"
+        reasons[row] = unnamed if path == nowhere else about_file(stream, path, reason)
     return pc.if_else(_all_but(reasons, len(files)), files, None), reasons
 
 
@@ -221,7 +231,7 @@ def _from_sidecars(folder: Path, config: DataConfig) -> Listing:
     others: Counter[str] = Counter()
     problems: list[Problem] = []
     tables = []
-    files = walk(folder, others, without=config.control_path)
+    files = walk(folder, others, without=config.named_folders)
     while block := list(itertools.islice(files, BLOCK_ROWS)):
         captions = [_read_sidecar(Path(path), config, problems) for path in block]
         good = [(path, texts) for path, texts in zip(block, captions, strict=True) if texts]

@@ -28,17 +28,19 @@ CONTROL_COLUMNS = (
     *("conditioning", "conditioning_image", "conditioning_video", "conditioning_path"),
     *("source", "source_image", "source_video", "source_path", "source_file"),
 )
-"""The first of them that is there is taken. None is among the names of media columns."""
+STREAM_COLUMNS = {"control": CONTROL_COLUMNS}
+"""Common names of the columns of streams; others have the stream's own name. The first of them that is there is taken, and
+none is among the names of media columns."""
 CAPTION_COLUMNS = ("caption", "captions", "text", "prompt", "prompts", "description")
 
 ChooseColumns = Callable[[Sequence[str]], list[str]]
 
 
-def read_metadata(path: Path, config: DataConfig, *, has_controls: bool = False) -> pa.RecordBatch:
+def read_metadata(path: Path, config: DataConfig, streams: Sequence[str] = ()) -> pa.RecordBatch:
     """Read the columns of the items [N]; nulls stay as they are.
 
     Returns:
-        Columns media (large_string), captions (large_list of large_string) and, with ``has_controls``, control as media.
+        Columns media (large_string), captions (large_list of large_string) and, as media, one of each stream's name.
 
     Raises:
         DataError: If the file cannot be parsed, or which columns to take is unclear.
@@ -48,20 +50,22 @@ def read_metadata(path: Path, config: DataConfig, *, has_controls: bool = False)
     def choose(names: Sequence[str]) -> list[str]:
         media = _choose_media(names, config, path)
         captions = _choose_captions(names, config, path)
-        controls = [_choose_control(names, config, path, taken=[media, *captions])] if has_controls else []
-        chosen.extend([media, *controls, *captions])
+        files: list[str] = []
+        for stream in streams:
+            files.append(_choose_files(stream, names, config, path, taken=[media, *captions, *files]))
+        chosen.extend([media, *files, *captions])
         return chosen
 
     try:
         table = METADATA_READERS[path.suffix.lower()](path, choose)
     except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {error}{_hint(path)}") from error
-    num_paths = 2 if has_controls else 1
+    num_paths = 1 + len(streams)
     columns = [
         _text_column(table[name], f"{path}: column {name!r}", is_list=i >= num_paths) for i, name in enumerate(chosen)
     ]
-    names = ["media", "control"][:num_paths]
-    return pa.record_batch([*columns[:num_paths], join_lists(columns[num_paths:])], names=[*names, "captions"])
+    names = ["media", *streams, "captions"]
+    return pa.record_batch([*columns[:num_paths], join_lists(columns[num_paths:])], names=names)
 
 
 def join_lists(columns: Sequence[pa.Array]) -> pa.Array:
@@ -90,25 +94,25 @@ def _hint(path: Path) -> str:
 def _choose_media(names: Sequence[str], config: DataConfig, path: Path) -> str:
     if config.media_column is not None:
         return _named(config.media_column, names, f"{path}: data.media_column")
-    others = [name for name in names if name != config.control_column]
+    others = [name for name in names if name not in config.named_columns]
     return _by_synonym(MEDIA_COLUMNS, others, path, key="media_column", what="media paths")
 
 
-def _choose_control(names: Sequence[str], config: DataConfig, path: Path, *, taken: Sequence[str]) -> str:
+def _choose_files(stream: str, names: Sequence[str], config: DataConfig, path: Path, *, taken: Sequence[str]) -> str:
     """Choose the column that is named, else the first of the common names; never one that is taken for something else."""
-    if config.control_column in taken:
-        raise DataError(
-            f"{path}: data.control_column: {config.control_column!r} is taken for media or captions; name another column"
-        )
-    if config.control_column is not None:
-        return _named(config.control_column, names, f"{path}: data.control_column")
-    by_name = {name.strip().lower(): name for name in names if name not in taken}
-    found = [by_name[synonym] for synonym in CONTROL_COLUMNS if synonym in by_name]
+    key, column = f"data.{config.key_of_column(stream)}", config.column_of(stream)
+    if column in taken:
+        raise DataError(f"{path}: {key}: {column!r} is taken for media or captions; name another column")
+    if column is not None:
+        return _named(column, names, f"{path}: {key}")
+    by_name = {name.strip().lower(): name for name in names if name not in (*taken, *config.named_columns)}
+    synonyms = STREAM_COLUMNS.get(stream, (stream,))
+    found = [by_name[synonym] for synonym in synonyms if synonym in by_name]
     if found:
         return found[0]
     raise DataError(
-        f"{path}: no column of controls among {', '.join(names)}; expected one of {', '.join(CONTROL_COLUMNS)}, or its name "
-        "in data.control_column, or a folder of controls in data.control_path"
+        f"{path}: no column of {stream}s among {', '.join(names)}; expected one of {', '.join(synonyms)}, or its name "
+        f"in {key}, or a folder of {stream}s in data.{config.key_of_folder(stream)}"
     )
 
 

@@ -1,0 +1,81 @@
+"""The named media of an item: what each is for, where it comes from, and what makes an item of the cache of it.
+
+A run has the media themselves and what its parts name beside them; files, jobs, encoder and cache know no kind.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from finetrainers.data.media.signals import Signal
+from finetrainers.errors import ConfigError
+
+FILES = Signal("files")
+"""Leaves the frames of a file as they are."""
+
+RESERVED = ("captions",)
+"""Names that a data set's table has for other things."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One medium of each item."""
+
+    name: str
+    """Such as media, mask or rejected: names its column of files, its items in the cache and its latents."""
+    role: Literal["target", "condition"]
+    """What the model learns to make, or what it is shown."""
+    encoder: Literal["vae", "none"] = "vae"
+    """What makes latents of its pixels: the VAE, or nothing but means over the cells of its grid, as of a mask."""
+    follows: str | None = "media"
+    """The stream whose crop, window and mirror it shares; None for the media themselves."""
+    signal: Signal | None = None
+    """What is computed from the frames of the stream that it follows; None where it lies in files of its own."""
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether it lies in files of its own beside the media."""
+        return self.signal is None and self.follows is not None
+
+    @property
+    def is_the_followed(self) -> bool:
+        """Whether its latents are those of the stream that it follows: nothing more is encoded then."""
+        return self.signal is not None and self.signal.name == "identity" and self.encoder == "vae"
+
+    @property
+    def transform(self) -> Signal:
+        """What is made of decoded frames before they are encoded."""
+        return FILES if self.signal is None else self.signal
+
+
+MEDIA = Stream("media", "target", follows=None)
+"""What each item has."""
+
+
+class HasStreams(Protocol):
+    """A part of a run, such as its conditioning, that needs media beside those that each item has."""
+
+    @property
+    def streams(self) -> Sequence[Stream]:
+        """What it needs."""
+        ...
+
+
+def streams_of(*parts: HasStreams) -> tuple[Stream, ...]:
+    """Sum up what items have: the media first, and then what the parts of a run need, each stream once.
+
+    Raises:
+        ConfigError: If parts mean different things by one name, or if a stream cannot be made.
+    """
+    found = {MEDIA.name: MEDIA}
+    for stream in (stream for part in parts for stream in part.streams):
+        if stream.name in RESERVED or found.setdefault(stream.name, stream) != stream:
+            raise ConfigError(f"streams: {stream.name!r} means something else already; give the stream another name")
+        if stream != MEDIA and stream.follows != MEDIA.name:
+            raise ConfigError(f"streams: {stream.name!r} follows {stream.follows!r}; a stream has to follow 'media'")
+    return tuple(found.values())
+
+
+def beside(streams: Sequence[Stream]) -> tuple[Stream, ...]:
+    """Choose those that lie in files of their own beside the media."""
+    return tuple(stream for stream in streams if stream.is_beside)
