@@ -87,6 +87,6 @@ def _real_location(location: Sequence[str | int], tree: Mapping[str, Any]) -> Lo
 def _is_union_member(part: str | int) -> bool:
     """Whether pydantic names a member of a union so: a class, a plain type, a kind, or one with brackets."""
     classes = Section.__subclasses__()
-    kinds = [get_args(c.model_fields["kind"].annotation)[0] for c in classes if "kind" in c.model_fields]
+    kinds = [kind for c in classes if "kind" in c.model_fields for kind in get_args(c.model_fields["kind"].annotation)]
     names = {"str", "int", "float", "bool", *kinds, *(c.__name__ for c in classes)}
     return isinstance(part, str) and ("[" in part or part in names)
