@@ -10,7 +10,11 @@ from test_docs import DOCS, FENCE, ROOT
 
 PACKAGE = ROOT / "src/finetrainers"
 PAGE = (DOCS / "trainer/control-measured.md").read_text()
-SHARED = ["loop.py", "checkpoint.py", "validate.py", "encoding.py", "data/cache.py"]
+SHARED = [
+    *(f"training/{name}.py" for name in ("trainer", "checkpoint", "saving", "validate")),
+    "encoding/encoder.py",
+    "data/cache/store.py",
+]
 COUNT = re.compile(r"^ +(\d+) (src/finetrainers/conditioning/\w+\.py|total)$", re.MULTILINE)
 SLACK = 0.1
 """Part by which a count of lines in the documentation may be old."""
@@ -19,10 +23,15 @@ SLACK = 0.1
 def searched() -> tuple[re.Pattern[str], list[str]]:
     """The pattern and the files of the search on the page, braces expanded as bash does it."""
     (command,) = (text for language, text in FENCE.findall(PAGE) if language == "sh" and text.startswith("git grep"))
-    *_, pattern, dashes, several, one = shlex.split(command)
-    assert dashes == "--"
-    folder, names, suffix = re.fullmatch(r"(.*)\{(.*)\}(.*)", several).groups()  # type: ignore[union-attr]
-    return re.compile(pattern), [*(f"{folder}{name}{suffix}" for name in names.split(",")), one]
+    words = shlex.split(command)
+    dashes = words.index("--")
+    return re.compile(words[dashes - 1]), [file for word in words[dashes + 1 :] for file in expanded(word)]
+
+
+def expanded(word: str) -> list[str]:
+    """Expand the braces of a word, if there are some."""
+    parts = re.fullmatch(r"(.*)\{(.*)\}(.*)", word)
+    return [word] if parts is None else [f"{parts[1]}{name}{parts[3]}" for name in parts[2].split(",")]
 
 
 def found(pattern: re.Pattern[str], file: Path) -> list[str]:
