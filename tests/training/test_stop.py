@@ -270,9 +270,9 @@ def test_hooks_of_a_draw_are_gone_after_it(base: Tree, tmp_path: Path, monkeypat
 
 
 def test_a_signal_is_seen_between_held_out_noise_levels(base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finetrainers.training.trainer import Trainer
+    from finetrainers.training.trainer import Denoising
 
-    predict, levels = Trainer.predict, []
+    predict, levels = Denoising.__call__, []
 
     def signalled(self: Any, *rest: Any) -> Any:
         levels.append(0)
@@ -280,8 +280,9 @@ def test_a_signal_is_seen_between_held_out_noise_levels(base: Tree, tmp_path: Pa
             os.kill(os.getpid(), signal.SIGTERM)
         return predict(self, *rest)
 
-    monkeypatch.setattr(Trainer, "predict", signalled)
-    held_out = {"data": [{"path": base["data"][0]["path"], "buckets": [[1, 64, 64]]}], "noise_levels": 50}
+    monkeypatch.setattr(Denoising, "__call__", signalled)
+    other = write_pictures(tmp_path / "held-out", 4, seed=1)
+    held_out = {"data": [{"path": str(other), "buckets": [[1, 64, 64]]}], "noise_levels": 50}
     with pytest.raises(Interrupted, match="stopped by SIGTERM while validating"):
         train(config_of(merged(base, {"validation": held_out, "output_dir": str(tmp_path / "run")})))
     assert len(levels) == 2

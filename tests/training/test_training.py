@@ -737,7 +737,8 @@ class Breaks:
 
 
 def own_data(base: Tree) -> Tree:
-    return {"data": [{"path": base["data"][0]["path"], "buckets": [[1, 64, 64]]}], "noise_levels": 1}
+    held_out = Path(base["data"][0]["path"]).with_name("held-out")
+    return {"data": [{"path": str(held_out), "buckets": [[1, 64, 64]]}], "noise_levels": 1}
 
 
 BREAKS = {  # place -> (what breaks, at which call, its error, steps that were taken then)
