@@ -2,7 +2,7 @@
 
 import torch
 
-from finetrainers.batch import Batch, Prompt, stack_text
+from finetrainers.batch import Batch, Posterior, Prompt, sample_generator, stack_text
 
 
 def make_batch(count: int) -> Batch:
@@ -44,3 +44,14 @@ def test_texts_of_unequal_length_are_padded_with_zeros_at_the_end() -> None:
     assert stacked["count"].tolist() == [4, 3]
     assert torch.equal(stacked["tokens"][0], long)
     assert torch.equal(stacked["tokens"][1], torch.cat([short, torch.zeros(1, 2)]))
+
+
+def test_a_posterior_is_sampled_for_each_position() -> None:
+    mean, std = torch.full((4, 16, 16, 16), 3.0), torch.full((4, 16, 16, 16), 0.5)
+    first, again, other = (Posterior(mean, std).draw(sample_generator(0, n, "posterior")) for n in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    z = (first - mean) / std
+    assert abs(float(z.mean())) < 0.05
+    assert abs(float(z.std()) - 1) < 0.05
+    assert torch.equal(Posterior(mean, None).draw(sample_generator(0, 1, "posterior")), mean)
