@@ -38,7 +38,7 @@ CONFIG = "output_dir: run\nmodel: {path: m}\ndata: [{path: d, buckets: [[1, 64, 
 
 
 def run_python(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False, **options)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300, check=False, **options)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_help_names_all_commands_and_statuses() -> None:
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     """As in `finetrainers train --help | head -1`."""
     command = f"{sys.executable} -m finetrainers train --help | head -1"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300, check=False)
     assert (result.stdout.split(":")[0], result.stderr) == ("usage", "")
 
 
@@ -119,7 +119,7 @@ def test_the_status_is_the_same_where_nobody_reads_the_message() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     arguments = [sys.executable, "-m", "finetrainers", "train", "nowhere.yaml"]
-    assert subprocess.run(arguments, stderr=writer, timeout=60, check=False).returncode == USER_ERROR
+    assert subprocess.run(arguments, stderr=writer, timeout=300, check=False).returncode == USER_ERROR
     os.close(writer)
 
 

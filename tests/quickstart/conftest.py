@@ -12,7 +12,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     from finetrainers.quickstart.image import IMAGE
 
     sizes = {"num_train": 160, "num_rehearsal": 160, "num_held_out": 8, "num_prompts": 24}
-    return finish(tmp_path_factory, replace(IMAGE, steps=200, **sizes))
+    return finish(tmp_path_factory, replace(IMAGE, steps=100, **sizes))
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def finished_video(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     from finetrainers.quickstart.video.showcase import VIDEO
 
     sizes = {"num_train": 160, "num_rehearsal": 160, "num_held_out": 8, "num_prompts": 24}
-    return finish(tmp_path_factory, replace(VIDEO, steps=200, **sizes))
+    return finish(tmp_path_factory, replace(VIDEO, steps=150, **sizes))
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,15 @@ BASE = ("base_train", "base_held_out")
 both_kinds = pytest.mark.parametrize("options", [IMAGE, VIDEO], ids=["image", "video"])
 
 
-@pytest.fixture(params=["finished", "finished_video"])
+@pytest.fixture(scope="module", params=["finished", "finished_video"])
 def done(request):
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def drawn_again(done):
+    """The concept's prompts, drawn once more: nothing but base, LoRA and seed is in them."""
+    return done.draw_concept(done.weights)
 
 
 @pytest.mark.parametrize("name", CONCEPT)
@@ -52,9 +58,8 @@ def test_what_is_rendered_measures_right(done, name):
     assert done.right("captions", name, "real") == 100
 
 
-def test_the_figures_after_are_those_of_the_trained_lora(done):
-    """Drawn once more: nothing but base, LoRA and seed is in them."""
-    for name, drawn in done.draw_concept(done.weights).items():
+def test_the_figures_after_are_those_of_the_trained_lora(done, drawn_again):
+    for name, drawn in drawn_again.items():
         assert done.measure(drawn, done.sets[name].truths) == done.reported("captions", name, "after")
 
 
@@ -72,9 +77,8 @@ def test_shuffled_captions_are_at_the_floor(done, name, column):
     assert done.right("shuffled", name, column) <= FLOOR < done.right("captions", name, column)
 
 
-def test_captions_shuffled_in_any_order_are_at_the_floor(done):
-    truths = done.sets["concept_held_out"].truths
-    drawn = done.draw_concept(done.weights)["concept_held_out"]
+def test_captions_shuffled_in_any_order_are_at_the_floor(done, drawn_again):
+    truths, drawn = done.sets["concept_held_out"].truths, drawn_again["concept_held_out"]
     others = random.Random(0).sample(truths, len(truths))
     assert done.measure(drawn, others).right <= FLOOR < done.measure(drawn, truths).right
 

@@ -18,15 +18,19 @@ from finetrainers import Interrupted, train
 from finetrainers.cli.commands import INTERRUPTED, STOPPED_AT_ONCE, main
 from finetrainers.config import dump_config
 from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.signals import STOPPING_SOON
+
+PATIENCE_SECONDS = 600
+"""What never takes that long may, on a machine that does other things."""
 
 
 @pytest.fixture(scope="module")
 def base(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    """A long run whose encoded items are already there."""
+    """A run of a minute or more, whose encoded items are already there; more steps would take long to plan."""
     root = tmp_path_factory.mktemp("stop")
     tree = flux_tree(tiny_flux, write_pictures(root / "data", 4), root)
     train(config_of(merged(tree, {"train": {"steps": 1}})))
-    return merged(tree, {"train": {"steps": 100_000}})
+    return merged(tree, {"train": {"steps": 5000}})
 
 
 @pytest.fixture(autouse=True)
@@ -61,9 +65,9 @@ class Command:
             pass
         return self.text.decode()
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self) -> int:
         """Its exit status."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             if self.terminal >= 0:
                 self.read()
@@ -75,8 +79,8 @@ class Command:
         os.waitpid(self.pid, 0)
         pytest.fail(f"it does not end: {self.text.decode()[-2000:]}")
 
-    def until(self, is_there: Callable[[], bool], seconds: float = 120) -> None:
-        deadline = time.monotonic() + seconds
+    def until(self, is_there: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not is_there():
             assert time.monotonic() < deadline, self.read()[-2000:]
             assert os.waitpid(self.pid, os.WNOHANG) == (0, 0), self.read()[-2000:]
@@ -119,34 +123,36 @@ def test_the_first_ctrl_c_saves_checkpoint_and_weights(base: Tree, tmp_path: Pat
     assert not [event for event in events_of(tmp_path / "run") if event["event"] == "error"]
 
 
-def slow_from(step: int) -> Callable[[], None]:
-    """Let each step from this one on take a minute."""
+def endless_from(step: int, begun: Path) -> Callable[[], None]:
+    """Let this step not end, and make a file when it begins."""
 
     def patch() -> None:
         from finetrainers.training.trainer import Trainer
 
         taken = Trainer.train_step
 
-        def slow(trainer: Any, *rest: Any, **options: Any) -> Any:
+        def endless(trainer: Any, *rest: Any, **options: Any) -> Any:
             if trainer.step + 1 >= step:
-                time.sleep(60)
+                begun.touch()
+                time.sleep(PATIENCE_SECONDS)
             return taken(trainer, *rest, **options)
 
-        Trainer.train_step = slow  # type: ignore[method-assign]
+        Trainer.train_step = endless  # type: ignore[method-assign]
 
     return patch
 
 
 @pytest.mark.parametrize("every, kept", [(1, "the checkpoint of step 2 is kept"), (100, "there is no checkpoint yet")])
 def test_the_second_ctrl_c_stops_at_once(base: Tree, tmp_path: Path, every: int, kept: str) -> None:
-    command = start(merged(base, {"checkpoint": {"every": every}}), tmp_path, patch=slow_from(3))
-    command.until(has_steps(tmp_path / "run", 2))
+    begun = tmp_path / "begun"
+    command = start(merged(base, {"checkpoint": {"every": every}}), tmp_path, patch=endless_from(3, begun))
+    command.until(begun.exists)
     if every == 1:
         command.until((tmp_path / "run" / "checkpoints" / "step-000002" / "manifest.json").is_file)
-    for _ in range(2):
-        os.write(command.terminal, b"\x03")
-        time.sleep(1)
-    assert command.wait(30) == STOPPED_AT_ONCE
+    os.write(command.terminal, b"\x03")
+    command.until(lambda: STOPPING_SOON in command.read())
+    os.write(command.terminal, b"\x03")
+    assert command.wait() == STOPPED_AT_ONCE
     assert last_line(command) == f"finetrainers: stopped; {kept}"
     assert "Traceback" not in command.read()
     end = events_of(tmp_path / "run")[-1]
@@ -165,22 +171,26 @@ def test_a_closed_terminal_saves(base: Tree, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_while_encoding_keeps_what_is_done(base: Tree, tmp_path: Path) -> None:
-    def slow() -> None:
+    cache, begun, typed = tmp_path / "cache", tmp_path / "begun", tmp_path / "typed"
+
+    def patch() -> None:
         from finetrainers.encoding import encoder as encoding
 
         encoding.SECONDS_BETWEEN_REPORTS = 0.0
         encode_pixels = encoding.encode_pixels
 
         def encode(*rest: Any, **options: Any) -> Any:
-            time.sleep(1)
+            while list(cache.glob("latents/*/*.safetensors")) and not typed.exists():
+                begun.touch()
+                time.sleep(0.01)
             return encode_pixels(*rest, **options)
 
         encoding.encode_pixels = encode
 
-    cache = tmp_path / "cache"
-    command = start(merged(base, {"cache": {"path": str(cache)}}), tmp_path, command="encode", patch=slow)
-    command.until(lambda: len(list(cache.glob("latents/*/*.safetensors"))) > 0)
+    command = start(merged(base, {"cache": {"path": str(cache)}}), tmp_path, command="encode", patch=patch)
+    command.until(begun.exists)
     os.write(command.terminal, b"\x03")
+    typed.touch()
     assert command.wait() == INTERRUPTED
     assert "stopped by SIGINT (Ctrl-C) while encode media" in last_line(command)
     assert 0 < len(list(cache.glob("latents/*/*.safetensors"))) < 4
@@ -194,7 +204,7 @@ def test_other_commands_stop_with_one_line(base: Tree, tmp_path: Path, words: li
 
         def wait(*_: Any, **__: Any) -> Any:
             (tmp_path / "begun").touch()
-            time.sleep(60)
+            time.sleep(PATIENCE_SECONDS)
 
         Cache.entries = wait  # type: ignore[method-assign]
         sample.open_model = wait
@@ -205,7 +215,7 @@ def test_other_commands_stop_with_one_line(base: Tree, tmp_path: Path, words: li
     command.until((tmp_path / "begun").exists)
     before = command.read()
     os.write(command.terminal, b"\x03")
-    assert command.wait(30) == INTERRUPTED
+    assert command.wait() == INTERRUPTED
     (line,) = [line for line in command.read()[len(before) :].splitlines() if line.strip("^C ")]
     assert line.removeprefix("^C").startswith("finetrainers: stopped by SIGINT (Ctrl-C) while ")
 
@@ -226,7 +236,7 @@ def test_weights_items_and_checkpoints_have_the_mode_of_the_umask(base: Tree, ti
 
 def prompts_file(tmp_path: Path) -> str:
     file = tmp_path / "prompts.json"
-    file.write_text(json.dumps([{"prompt": "picture number 1", "num_inference_steps": 40}]))
+    file.write_text(json.dumps([{"prompt": "picture number 1", "num_inference_steps": 5}]))
     return str(file)
 
 

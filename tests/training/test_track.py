@@ -209,7 +209,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(TRACKED).format(step=STEP, validation=VALIDATION), "config.json"],
         env={**os.environ, "WANDB_MODE": "offline", "TRACKIO_DIR": str(root / "trackio"), "HOME": str(root)},
-        cwd=root, capture_output=True, text=True, timeout=100, check=False,
+        cwd=root, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""  # it belongs to what the command answers
