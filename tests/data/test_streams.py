@@ -25,7 +25,8 @@ from finetrainers.encoding.cells import cell_means
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.models import open_model
 from finetrainers.training import prepare as prepare_module
-from finetrainers.training.prepare import encode_steps, prepare
+from finetrainers.training.prepare import prepare
+from finetrainers.training.windows import encode_steps
 
 IDENTITY = Signal("identity")
 FILES, MASK = Stream("control", "condition"), Stream("mask", "condition")

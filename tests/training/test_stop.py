@@ -35,10 +35,14 @@ def base(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 @pytest.fixture(autouse=True)
 def listening() -> Iterator[None]:
-    """As in a terminal, also where the tests run in the background of a shell, which ignores Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """As in a terminal, also where a shell in the background, or nohup, ignores Ctrl-C and a closed terminal."""
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    }
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class Command:
