@@ -233,6 +233,7 @@ def test_changed_settings_can_begin_from_the_weights_where_these_fit() -> None:
     directory = begin(config_with())
     for step in (500, 1000):
         (directory / "weights" / f"step-{step:06d}").mkdir(parents=True)
+    (directory / "weights" / "step-002000-backup").mkdir()  # of the user's
     said = "or take another output_dir, which can begin from these weights: tuning.start_from=runs/x/weights/step-001000"
     with pytest.raises(ConfigError, match=f"{said}$"), run_directory(config_with(optimizer__lr=1e-3)):
         pass

@@ -6,6 +6,7 @@ from typing import Any
 from finetrainers.config import Config
 from finetrainers.config.run import FIXED
 from finetrainers.errors import ConfigError
+from finetrainers.files.steps import step_folders
 from finetrainers.files.whole import to_json
 from finetrainers.training.objective import SETTING, read_objective
 from finetrainers.training.report import read_events
@@ -27,7 +28,7 @@ def check_same_run(old: Config, new: Config) -> None:
         changed += [f"{name}: {_shown(a)} -> {_shown(b)}" for name, a, b in _differences(key, before, after)]
     if changed:
         lines = "\n  ".join(changed)
-        weights = sorted((new.output_dir / "weights").glob("step-*"))
+        weights = list(step_folders(new.output_dir / "weights").values())
         does_fit = not any(line.startswith(WEIGHTS_FIT) for line in changed)
         anew = f", which can begin from these weights: tuning.start_from={weights[-1]}" if weights and does_fit else ""
         raise ConfigError(

@@ -21,7 +21,7 @@ from finetrainers.data.catalog.followers import look_at_followers
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.probe import Progress, look_at_all
 from finetrainers.data.catalog.rates import rate_of_view, resampled_fps
-from finetrainers.data.catalog.split import about_left_out, contents, held_out_items, without_contents
+from finetrainers.data.catalog.split import about_left_out, as_scalars, contents, held_out_items, without_contents
 from finetrainers.data.media.view import View
 from finetrainers.data.order.draws import seed_of, uniform
 from finetrainers.data.order.order import Group
@@ -78,7 +78,7 @@ class Catalog:
         for data in self.sets:
             is_of = np.zeros(len(data.table), np.bool_)
             for own in data.digests.values():
-                is_of |= np.isin(_as_scalars(own), _as_scalars(digests))
+                is_of |= np.isin(as_scalars(own), as_scalars(digests))
             found += (start + np.flatnonzero(is_of[data.item])).tolist()
             start += len(data.item)
         return found
@@ -204,11 +204,6 @@ def build_catalog(
 def _num_files(table: pa.Table, names: Iterable[str]) -> int:
     """Count the files that are looked at: media, and each that follows them once."""
     return len(table) + sum(int(pc.count_distinct(table[name]).as_py()) for name in names)
-
-
-def _as_scalars(digests: NDArray[np.uint8]) -> NDArray[np.void]:
-    """View hashes [N, bytes] as N values that can be compared."""
-    return np.ascontiguousarray(digests).view(np.dtype((np.void, digests.shape[1])))[:, 0]
 
 
 def raise_if_failing(sets: Sequence[DataSet]) -> None:

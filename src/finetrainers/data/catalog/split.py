@@ -44,12 +44,12 @@ def held_out_items(sets: Sequence[DataSet], fraction: float) -> list[npt.NDArray
 
 def contents(sets: Sequence[DataSet]) -> npt.NDArray[np.void]:
     """Hashes of all contents that have samples, each once, as opaque bytes."""
-    return np.unique(np.concatenate([_opaque(data.digests[MEDIA.name])[np.unique(data.item)] for data in sets]))
+    return np.unique(np.concatenate([as_scalars(data.digests[MEDIA.name])[np.unique(data.item)] for data in sets]))
 
 
 def without_contents(data: DataSet, others: npt.NDArray[np.void]) -> tuple[DataSet, list[str]]:
     """Leave out the items whose content is among the others; return their files, too."""
-    is_shared = np.isin(_opaque(data.digests[MEDIA.name]), others)
+    is_shared = np.isin(as_scalars(data.digests[MEDIA.name]), others)
     left_out = np.unique(data.item[is_shared[data.item]])
     return data.only(~is_shared[data.item]), [data.table["media"][int(item)].as_py() for item in left_out]
 
@@ -63,6 +63,6 @@ def about_left_out(data: DataSet, files: Sequence[str]) -> str:
     )
 
 
-def _opaque(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
-    """Hashes [N, DIGEST_BYTES] as N values."""
+def as_scalars(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
+    """View hashes [N, DIGEST_BYTES] as N values that can be compared."""
     return np.ascontiguousarray(digests).view(np.dtype((np.void, digests.shape[1])))[:, 0]
