@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from finetrainers.config import DataConfig
 from finetrainers.data.catalog.buckets import assign_buckets
-from finetrainers.data.catalog.catalog import Catalog, DataSet
+from finetrainers.data.catalog.catalog import Catalog, Dataset
 from finetrainers.data.order.order import Group, Order
 from finetrainers.data.order.plan import Plan
 from finetrainers.data.streams import MEDIA
@@ -83,7 +83,7 @@ def make_catalog(num_items: int) -> Catalog:
     media = pc.binary_join_element_wise(pa.scalar("/data/videos/", text), number, nothing)
     captions = pc.binary_join_element_wise(pa.scalar("a caption of some words, item ", text), number, nothing)
     lists = pa.LargeListArray.from_arrays(np.arange(num_items + 1), captions)
-    data = DataSet(
+    data = Dataset(
         config=DataConfig(path="/data", buckets=[(1, 64, 64)], caption_dropout=0.1),
         table=pa.table({"media": media, "captions": lists}),
         digests={MEDIA.name: random.integers(0, 256, (num_items, DIGEST_BYTES), np.uint8)},

@@ -59,7 +59,7 @@ MUTATIONS = (
     Mutation("two samples have one position, and so one draw", "data/order/order.py", "step * self.batch_size + np.arange", "step + np.arange", "data/test_order.py::test_positions_count_samples_without_a_gap"),
     Mutation("draws depend on the worker", "data/conditions.py", "uniform(seed, positions.numpy(), purpose)", "torch.rand(len(positions)).double().numpy()", "training/test_training.py::test_number_of_workers_changes_nothing"),
     Mutation("validation disturbs training", "training/trainer.py", "seed_device(self.device, seed_of", "(lambda *_: None)(self.device, seed_of", "training/test_training.py::test_validation_changes_nothing_in_training"),
-    Mutation("noise levels are rounded to a grid", "objectives/noise.py", ".clamp(*SIGMA_RANGE).float()", ".clamp(*SIGMA_RANGE).mul(1000).ceil().clamp(1, 999).div(1000).float()", "objectives/test_objective.py::test_noise_levels_are_rounded_to_no_grid"),
+    Mutation("noise levels are rounded to a grid", "models/noise.py", ".clamp(*SIGMA_RANGE).float()", ".clamp(*SIGMA_RANGE).mul(1000).ceil().clamp(1, 999).div(1000).float()", "objectives/test_objective.py::test_noise_levels_are_rounded_to_no_grid"),
     # Resume.
     Mutation("a resumed run forgets its averages", "training/checkpoint.py", 'trainer.ema.load_state_dict(state["ema"])', "pass", RESUMED),
     Mutation("a resumed run forgets its optimizer's state", "training/checkpoint.py", 'optim_state_dict=state["optimizer"]', 'optim_state_dict=own["optimizer"]', RESUMED),

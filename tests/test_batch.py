@@ -16,7 +16,7 @@ def make_batch(count: int) -> Batch:
 
 
 def values(batch: Batch) -> dict[str, torch.Tensor]:
-    parts = {name: getattr(batch, name) for name in ("positions", "latents", "noise", "sigma", "counted")}
+    parts = {name: getattr(batch, name) for name in ("positions", "latents", "noise", "sigma", "loss_mask")}
     return parts | {"fps": batch.prompt.fps, **batch.prompt.text, **batch.prompt.image}
 
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
         TrainingFacts as TrainingFacts,
         register_model as register_model,
     )
+    from finetrainers.models.noise import NoiseLevels as NoiseLevels
     from finetrainers.objectives.base import Predict as Predict
-    from finetrainers.objectives.noise import NoiseLevels as NoiseLevels
     from finetrainers.objectives.own import OwnObjective as OwnObjective
     from finetrainers.sampling.sample import sample_run as sample_run
     from finetrainers.training.run import Result as Result, encode as encode, train as train
@@ -92,7 +92,7 @@ _PLACES = {
         "register_model",
     ),
     "objectives.base": ("Predict",),
-    "objectives.noise": ("NoiseLevels",),
+    "models.noise": ("NoiseLevels",),
     "objectives.own": ("OwnObjective",),
     "sampling.sample": ("sample_run",),
     "training.run": ("Result", "encode", "train"),

@@ -68,30 +68,35 @@ class Prompt:
     given: Tensor | None = None
     """[B, F] bool: latent frames that are given; None where nothing but the prompt is. Stays on the CPU: it decides how many
     tokens there are."""
+    references: tuple[Tensor, ...] = ()
+    """Latents of pictures of their own size that the denoiser is shown, each [B, C, 1, H', W']."""
+    has_references: Tensor | None = None
+    """[B] bool: samples that are shown their references; None where all are. Stays on the CPU, as ``given``."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Prompt":
         """Apply a function to all tensors that go to the device."""
         text, image = ({name: change(tensor) for name, tensor in part.items()} for part in (self.text, self.image))
-        return Prompt(text, change(self.fps), image, self.given)
+        references = tuple(change(reference) for reference in self.references)
+        return Prompt(text, change(self.fps), image, self.given, references, self.has_references)
 
     def rows(self, rows: slice | Tensor) -> "Prompt":
         """Take some of the samples."""
-        taken = self.map(lambda tensor: tensor[rows])
-        return taken if self.given is None else replace(taken, given=self.given[rows])
+        given, has_references = (None if own is None else own[rows] for own in (self.given, self.has_references))
+        return replace(self.map(lambda tensor: tensor[rows]), given=given, has_references=has_references)
 
 
 @dataclass(frozen=True, slots=True)
-class Control:
-    """Pixels as a condition."""
+class Medium:
+    """One stream of a batch besides the media themselves, such as a control or a mask."""
 
     latents: Tensor
-    """[B, C, F, H, W] float32; zero after the last frame of a control that is shorter than its clip."""
-    shown: Tensor
-    """[B, F] float32: 1 where the denoiser sees a frame of it, else 0."""
+    """[B, C, F, H, W] float32; zero after the last frame of one that is shorter than its clip."""
+    mask: Tensor
+    """[B, F] float32: 1 where a frame of it is shown, else 0."""
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Control":
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Medium":
         """Apply a function to both tensors."""
-        return Control(change(self.latents), change(self.shown))
+        return Medium(change(self.latents), change(self.mask))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +111,11 @@ class Batch:
     """[B, C, F, H, W] float32."""
     sigma: Tensor
     """[B, F] float32 noise level of each latent frame: 0 is clean, 1 is pure noise."""
-    counted: Tensor
+    loss_mask: Tensor
     """[B, F] float32: 1 where a latent frame counts in the loss, 0 where it is given as a condition."""
     prompt: Prompt
-    control: Control | None = None
-    """None for prompt-only training."""
+    media: Mapping[str, Medium] = field(default_factory=dict)
+    """What each sample has besides the media themselves, by the name of the stream; empty for prompt-only training."""
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; the original is left as it was.
@@ -140,9 +145,9 @@ class Batch:
             latents=change(self.latents),
             noise=change(self.noise),
             sigma=change(self.sigma),
-            counted=change(self.counted),
+            loss_mask=change(self.loss_mask),
             prompt=self.prompt.map(change),
-            control=None if self.control is None else self.control.map(change),
+            media={name: medium.map(change) for name, medium in self.media.items()},
         )
 
 

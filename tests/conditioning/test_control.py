@@ -17,7 +17,7 @@ from runs import config_of, events_of, flux_tree, write_pictures
 from safetensors.torch import load_file
 
 import finetrainers
-from finetrainers.batch import Batch, Control
+from finetrainers.batch import Batch, Medium
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import ChannelConcatConfig, DataConfig
 from finetrainers.data.cache.store import Cache
@@ -28,7 +28,7 @@ from finetrainers.models import open_model
 from finetrainers.models.vae import encode_pixels, encode_video, scale_pixels
 from finetrainers.sampling.sample import sample_run
 from finetrainers.sampling.sampler import decode_control, write_video
-from finetrainers.testing.subject import FULL, LORA, Subject
+from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
 from finetrainers.training.build import build_batches
 from finetrainers.training.objective import build_objective
 from finetrainers.training.paths import absolute
@@ -74,7 +74,7 @@ def test_the_control_pipelines_of_diffusers_draw_what_our_sampler_draws(
 ) -> None:
     """The card's lines are run as they stand; the pipeline gets the picture and the seed, and nothing else of ours."""
     model = tiny(family, variant) if family == "flux" else without_noise(tiny(family, variant), tmp_path / "model")
-    subject = Subject({"path": str(model), "max_sequence_length": 16}, (1, 64, 64), tmp_path, GRAY)
+    subject = ModelUnderTest({"path": str(model), "max_sequence_length": 16}, (1, 64, 64), tmp_path, GRAY)
     config = subject.config("run", tuning)
     result = finetrainers.train(config)
     request = {"prompt": "a dog", "control": subject.picture(), "num_inference_steps": 2, "guidance_scale": 1.0, "seed": 5}
@@ -112,7 +112,7 @@ def test_the_control_pipelines_of_diffusers_draw_what_our_sampler_draws(
 
 
 def test_weights_of_another_shape_are_refused(tiny_flux: Path, tmp_path: Path) -> None:
-    subject = Subject({"path": str(tiny_flux), "max_sequence_length": 16}, (1, 64, 64), tmp_path, GRAY)
+    subject = ModelUnderTest({"path": str(tiny_flux), "max_sequence_length": 16}, (1, 64, 64), tmp_path, GRAY)
     weights = finetrainers.train(subject.config("run", train={"steps": 1})).weights
     with pytest.raises(ConfigError, match=r"tuning.start_from: .* does not fit: \d+ tensors are others or missing, such as"):
         finetrainers.train(subject.config("other", {**LORA, "rank": 3, "start_from": str(weights)}))
@@ -124,7 +124,7 @@ def test_weights_of_another_shape_are_refused(tiny_flux: Path, tmp_path: Path) -
         finetrainers.train(subject.config("none", {**LORA, "start_from": str(tmp_path / "nowhere")}))
     with pytest.raises(ConfigError, match=r"tuning.start_from: .* does not fit"):
         finetrainers.train(subject.config("full", {**FULL, "start_from": str(weights)}))
-    plain = Subject({"path": str(tiny_flux), "max_sequence_length": 16}, (1, 64, 64), tmp_path / "plain")
+    plain = ModelUnderTest({"path": str(tiny_flux), "max_sequence_length": 16}, (1, 64, 64), tmp_path / "plain")
     with pytest.raises(ConfigError, match=r"does not fit: 2 tensors are others or missing, such as x_embedder.bias"):
         finetrainers.train(plain.config("without", {**LORA, "start_from": str(weights)}))
     other = finetrainers.train(plain.config("run", train={"steps": 1})).weights
@@ -133,7 +133,7 @@ def test_weights_of_another_shape_are_refused(tiny_flux: Path, tmp_path: Path) -
 
 
 def test_a_run_goes_on_when_what_it_began_from_is_gone(tiny_flux: Path, tmp_path: Path) -> None:
-    subject = Subject({"path": str(tiny_flux), "max_sequence_length": 16}, (1, 64, 64), tmp_path, GRAY)
+    subject = ModelUnderTest({"path": str(tiny_flux), "max_sequence_length": 16}, (1, 64, 64), tmp_path, GRAY)
     weights = finetrainers.train(subject.config("run", train={"steps": 1})).weights
     tuning = {**LORA, "start_from": str(weights)}
     finetrainers.train(subject.config("on", tuning, train={"steps": 1}))
@@ -156,7 +156,9 @@ def test_a_model_that_has_a_control_already_is_refused(tiny_flux: Path, tmp_path
 
 def test_the_card_says_what_the_control_is(tiny_flux: Path, tmp_path: Path) -> None:
     section = {**GRAY, "signal": "blur", "blur_sigma": 3.0}
-    weights = finetrainers.train(Subject({"path": str(tiny_flux)}, (1, 64, 64), tmp_path, section).config("run")).weights
+    weights = finetrainers.train(
+        ModelUnderTest({"path": str(tiny_flux)}, (1, 64, 64), tmp_path, section).config("run")
+    ).weights
     text = (weights / "README.md").read_text()
     assert '- conditioning: kind: "channel_concat", signal: "blur", blur_sigma: 3.0, frames: "full", mask: false' in text
     assert "- control\n" in text.split("---")[1]
@@ -165,7 +167,7 @@ def test_the_card_says_what_the_control_is(tiny_flux: Path, tmp_path: Path) -> N
 
 
 def test_lora_may_not_adapt_the_widened_layer(tiny_flux: Path, tmp_path: Path) -> None:
-    subject = Subject({"path": str(tiny_flux)}, (1, 64, 64), tmp_path, GRAY)
+    subject = ModelUnderTest({"path": str(tiny_flux)}, (1, 64, 64), tmp_path, GRAY)
     with pytest.raises(ConfigError, match=r"tuning.targets: .*x_embedder, which conditioning trains in full; leave it out"):
         subject.trainer({**LORA, "targets": ["to_q", "x_embedder"]})
 
@@ -173,8 +175,8 @@ def test_lora_may_not_adapt_the_widened_layer(tiny_flux: Path, tmp_path: Path) -
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_norms_train_too_and_change_no_bit_at_first(dtype: str, tiny_flux: Path, tmp_path: Path) -> None:
     section = {"path": str(tiny_flux), "dtype": dtype}
-    plain = Subject(section, (1, 64, 64), tmp_path / "plain")
-    control = Subject(section, (1, 64, 64), tmp_path / "control", {**GRAY, "train_norms": True})
+    plain = ModelUnderTest(section, (1, 64, 64), tmp_path / "plain")
+    control = ModelUnderTest(section, (1, 64, 64), tmp_path / "control", {**GRAY, "train_norms": True})
     trainer = control.trainer()
     assert torch.equal(trainer.micro_losses(control.batch), plain.trainer().micro_losses(plain.batch))
     trained = {name for name, parameter in trainer.denoiser.named_parameters() if parameter.requires_grad}
@@ -191,7 +193,7 @@ def test_norms_train_too_and_change_no_bit_at_first(dtype: str, tiny_flux: Path,
 def test_norms_without_weights_are_refused(tiny: Callable[[str, str], Path], tmp_path: Path) -> None:
     section = {"path": str(tiny("cogview4", "6b"))}
     with pytest.raises(ConfigError, match="conditioning.train_norms: CogView4Transformer2DModel has no weights in norms"):
-        Subject(section, (1, 64, 64), tmp_path, {**GRAY, "train_norms": True}).prepared  # noqa: B018 - before it encodes
+        ModelUnderTest(section, (1, 64, 64), tmp_path, {**GRAY, "train_norms": True}).prepared  # noqa: B018 - before it encodes
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
@@ -236,7 +238,7 @@ def first_batches(config: Any, prepared: Prepared, count: int) -> list[Batch]:
 
 def channels_of(config: Any, batch: Batch) -> torch.Tensor:
     """What the denoiser sees beside the noisy latents, [B, E, F, H, W]."""
-    x = build_conditioning(config.conditioning).model_input(batch.latents, batch)
+    x, _ = build_conditioning(config.conditioning).model_input(batch.latents, batch)
     assert torch.equal(x[:, : batch.latents.shape[1]], batch.latents)
     return x[:, batch.latents.shape[1] :]
 
@@ -262,7 +264,7 @@ def test_the_frames_that_are_shown_are_the_controls_and_all_others_are_zero(
     available = {None: 3, 1: 1, 9: 2, 17: 3, 25: 3}[control_frames]
     seen = set()
     for batch in first_batches(config, prepared, 4):
-        assert isinstance(batch.control, Control)
+        assert isinstance(batch.media["control"], Medium)
         channels = channels_of(config, batch)
         latents, mask = channels[:, :-1], channels[:, -1]
         for row in range(2):
@@ -305,15 +307,13 @@ def test_a_shorter_control_begins_with_its_clip(
     mean = encode_video(prepared.model.pretrained.load("vae"), adapter, scale_pixels(pixels[None]))[0][0]
     cached = prepared.encoder.cache.read("latents", job.media["control"].key)[0]["mean"]
     torch.testing.assert_close(cached, mean)
-    assert batch.control is not None
-    latents = batch.control.latents[0, :, padding : padding + 2]
-    assert torch.equal(batch.control.latents[0, :, :padding], latents[:, :1].expand(-1, padding, -1, -1))
+    latents = batch.media["control"].latents[0, :, padding : padding + 2]
+    assert torch.equal(batch.media["control"].latents[0, :, :padding], latents[:, :1].expand(-1, padding, -1, -1))
     assert latents.all()
-    assert not batch.control.latents[0, :, padding + 2 :].any()
+    assert not batch.media["control"].latents[0, :, padding + 2 :].any()
     config, prepared = prepared_clips(tiny(family, variant), tmp_path / "still", section, control_frames=1, size=size)
     (batch,) = first_batches(config, prepared, 1)
-    assert batch.control is not None
-    assert batch.control.shown.tolist() == [[1.0] * (padding + 1) + [0.0] * (num_latents - 1)] * 2
+    assert batch.media["control"].mask.tolist() == [[1.0] * (padding + 1) + [0.0] * (num_latents - 1)] * 2
 
 
 @pytest.mark.parametrize(("kind", "shown"), [("index", [0, 0, 1, 0]), ("first_and_last", [1, 1, 0, 1])])
@@ -324,8 +324,7 @@ def test_frames_are_counted_without_padding(
     section = {**GRAY, "frames": kind, **({"frame_index": 1} if kind == "index" else {})}
     config, prepared = prepared_clips(tiny("cogvideox", "1.5-5b"), tmp_path, section, control_frames=None, size=9)
     (batch,) = first_batches(config, prepared, 1)
-    assert batch.control is not None
-    assert batch.control.shown.tolist() == [shown] * 2
+    assert batch.media["control"].mask.tolist() == [shown] * 2
     section = {**GRAY, "frames": "index", "frame_index": 3}
     with pytest.raises(ConfigError, match="conditioning.frame_index: 3 is beyond the last latent frame.* possible is 2"):
         prepared_clips(tiny("cogvideox", "1.5-5b"), tmp_path / "beyond", section, control_frames=None, size=9)
@@ -355,12 +354,11 @@ def test_what_is_shown_belongs_to_the_position(tiny: Callable[[str, str], Path],
     section = {**GRAY, "frames": "random", "dropout": 0.5}
     config, prepared = prepared_clips(tiny("ltx_video", "0.9.0"), tmp_path, section, control_frames=None)
     batches = first_batches(config, prepared, 8)
-    rows = {int(p): row for batch in batches for p, row in zip(batch.positions, batch.control.shown, strict=True)}  # type: ignore[union-attr]
+    rows = {int(p): row for batch in batches for p, row in zip(batch.positions, batch.media["control"].mask, strict=True)}  # type: ignore[union-attr]
     one = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": 1, "steps": 16})})
     alone = encode_steps(prepare(one, prepared.model, CPU, progress=ignore, warn=ignore), one, 0)[0]
     for batch in first_batches(one, alone, 16):
-        assert batch.control is not None
-        assert torch.equal(batch.control.shown[0], rows[int(batch.positions[0])])
+        assert torch.equal(batch.media["control"].mask[0], rows[int(batch.positions[0])])
     dropped = sum(not row.any() for row in rows.values())
     assert 0 < dropped < len(rows) == 16
 
@@ -394,7 +392,7 @@ def test_control_and_media_share_crop_and_flip(has_files: bool, tiny_flux: Path,
 def test_held_out_items_are_shown_their_control_whatever_the_dropout(tiny_flux: Path, tmp_path: Path) -> None:
     losses = []
     for dropout in (0.0, 0.9):
-        subject = Subject({"path": str(tiny_flux)}, (1, 64, 64), tmp_path, {**GRAY, "dropout": dropout})
+        subject = ModelUnderTest({"path": str(tiny_flux)}, (1, 64, 64), tmp_path, {**GRAY, "dropout": dropout})
         trainer = subject.trainer(FULL)
         with torch.no_grad():
             torch.nn.init.normal_(trainer.denoiser.x_embedder.weight, generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr, arg-type]
@@ -404,14 +402,16 @@ def test_held_out_items_are_shown_their_control_whatever_the_dropout(tiny_flux: 
 
 
 def test_identity_shows_the_media_and_encodes_nothing_more(tiny_flux: Path, tmp_path: Path) -> None:
-    subject = Subject({"path": str(tiny_flux)}, (1, 64, 64), tmp_path, {"kind": "channel_concat", "signal": "identity"})
+    subject = ModelUnderTest(
+        {"path": str(tiny_flux)}, (1, 64, 64), tmp_path, {"kind": "channel_concat", "signal": "identity"}
+    )
     job = subject.prepared.plan.step(subject.prepared.order, 0)[0]
     assert job.media["control"] == job.target
     assert len(list((tmp_path / "cache" / "latents").rglob("*.safetensors"))) == 2
     sample = subject.batch
-    assert sample.control is not None
-    torch.testing.assert_close(sample.control.latents, sample.latents, rtol=0, atol=10.0)
-    assert not torch.equal(sample.control.latents, sample.latents)  # drawn from the posterior on its own
+    assert "control" in sample.media
+    torch.testing.assert_close(sample.media["control"].latents, sample.latents, rtol=0, atol=10.0)
+    assert not torch.equal(sample.media["control"].latents, sample.latents)  # drawn from the posterior on its own
 
 
 def test_a_changed_signal_is_encoded_anew(tiny_flux: Path, tmp_path: Path) -> None:
@@ -421,7 +421,7 @@ def test_a_changed_signal_is_encoded_anew(tiny_flux: Path, tmp_path: Path) -> No
         "weak": {**GRAY, "signal": "blur", "blur_sigma": 1.0},
         "strong": {**GRAY, "signal": "blur", "blur_sigma": 2.0},
     }.items():
-        subject = Subject({"path": str(tiny_flux)}, (1, 64, 64), tmp_path, section)
+        subject = ModelUnderTest({"path": str(tiny_flux)}, (1, 64, 64), tmp_path, section)
         control = subject.prepared.plan.step(subject.prepared.order, 0)[0].media["control"]
         keys[name] = control.key
     assert len(set(keys.values())) == 3
@@ -538,7 +538,7 @@ def test_the_control_of_a_prompt_is_read_as_the_data_set_is(tmp_path: Path) -> N
 
 
 def test_the_weights_hold_the_widened_layer(tiny_flux: Path, tmp_path: Path) -> None:
-    subject = Subject({"path": str(tiny_flux)}, (1, 64, 64), tmp_path, GRAY)
+    subject = ModelUnderTest({"path": str(tiny_flux)}, (1, 64, 64), tmp_path, GRAY)
     weights = finetrainers.train(subject.config("run")).weights
     layers = load_file(weights / "transformer" / "layers.safetensors")
     assert set(layers) == {"x_embedder.weight", "x_embedder.bias"}

@@ -17,7 +17,7 @@ import finetrainers
 from finetrainers.errors import DataError
 from finetrainers.models import open_model
 from finetrainers.sampling.sample import sample_run
-from finetrainers.testing.subject import Subject
+from finetrainers.testing.model_under_test import ModelUnderTest
 from finetrainers.training.build import build_trainer
 from finetrainers.training.export import export_weights
 from finetrainers.training.prepare import prepare
@@ -31,9 +31,9 @@ CPU = torch.device("cpu")
 STILL = (1, 64, 64)
 
 
-def flux(model: Path, folder: Path, conditioning: dict[str, Any] = GRAY, **section: Any) -> Subject:
+def flux(model: Path, folder: Path, conditioning: dict[str, Any] = GRAY, **section: Any) -> ModelUnderTest:
     """A tiny Flux that learns from pictures and a control."""
-    return Subject({"path": str(model), "max_sequence_length": 16, **section}, STILL, folder, conditioning)
+    return ModelUnderTest({"path": str(model), "max_sequence_length": 16, **section}, STILL, folder, conditioning)
 
 
 def tensors_of(weights: Path) -> dict[str, Tensor]:
@@ -42,7 +42,7 @@ def tensors_of(weights: Path) -> dict[str, Tensor]:
     return {f"{file.relative_to(weights)} {name}": t for file in files for name, t in load_file(file).items()}
 
 
-def assert_both_weights_and_control_count(subject: Subject, run: Path) -> None:
+def assert_both_weights_and_control_count(subject: ModelUnderTest, run: Path) -> None:
     """What is drawn depends on what was trained, and on which control is shown."""
     request = {"prompt": "a dog", "num_inference_steps": 2, "seed": 5}
     shown = [{**request, "control": subject.picture(sample)} for sample in (0, 1)]
@@ -127,7 +127,7 @@ def test_checkpointing_gives_norms_and_layer_equal_gradients(dtype: str, tiny_fl
 
 def test_one_expert_learns_a_control_and_draws_beside_the_other(tiny: Callable[[str, str], Path], tmp_path: Path) -> None:
     model = {"path": str(tiny("wan", "2.2-t2v-a14b")), "max_sequence_length": 16, "expert": "high_noise"}
-    subject = Subject(model, (9, 64, 64), tmp_path, {**GRAY, "mask": True})
+    subject = ModelUnderTest(model, (9, 64, 64), tmp_path, {**GRAY, "mask": True})
     result = finetrainers.train(subject.config("run"))
     files = {str(file.relative_to(result.weights)) for file in result.weights.rglob("*.safetensors")}
     assert files == {"pytorch_lora_weights.safetensors", LAYERS}

@@ -19,7 +19,7 @@ from runs import flux_tree
 
 from finetrainers.config import DataConfig, parse_config
 from finetrainers.data.catalog.catalog import Catalog, build_catalog, view_of
-from finetrainers.data.catalog.dataset import DataSet
+from finetrainers.data.catalog.dataset import Dataset
 from finetrainers.data.catalog.followers import following_view, has_proportions_of, has_rate_of
 from finetrainers.data.catalog.left_out import LeftOut
 from finetrainers.data.catalog.memo import Memo
@@ -645,9 +645,9 @@ def test_an_item_whose_media_and_control_break_is_one_problem(tmp_path: Path) ->
 # Views
 
 
-def data_with(frames: int) -> DataSet:
+def data_with(frames: int) -> Dataset:
     none = np.zeros(1, np.int64)
-    return DataSet(
+    return Dataset(
         config=config_of(Path("/data")),
         table=pa.table({"media": ["/data/a.mp4"], "captions": [["A cat"]], "control": ["/depth/a.mp4"]}),
         digests={name: np.zeros((1, 16), np.uint8) for name in ("media", "control")},
@@ -702,7 +702,7 @@ def test_a_still_is_one_frame_of_any_window(tmp_path: Path, frame_sampling: str)
 
 BUCKET = (5, 32, 96)
 """Far wider than the media: crops move by up to 40 pixels, up and down."""
-MakeSet = Callable[..., DataSet]
+MakeSet = Callable[..., Dataset]
 
 
 @pytest.fixture(scope="module")
@@ -710,7 +710,7 @@ def aligned(tmp_path_factory: pytest.TempPathFactory) -> MakeSet:
     """Data sets of one clip, 14 frames, with a control of half the size: of a number of frames, or a picture (0)."""
     made: dict[int, Path] = {}
 
-    def make(control_frames: int, **options: Any) -> DataSet:
+    def make(control_frames: int, **options: Any) -> Dataset:
         if control_frames not in made:
             folder = tmp_path_factory.mktemp("aligned")
             caption(write_clip(folder / "media/a.mp4", 14))
@@ -726,7 +726,7 @@ def aligned(tmp_path_factory: pytest.TempPathFactory) -> MakeSet:
     return make
 
 
-def difference(data: DataSet, view: View, other: View) -> float:
+def difference(data: Dataset, view: View, other: View) -> float:
     """Mean difference of gray values between the media in a view and the control in another."""
     media, control = (
         decode(Path(data.table[column][0].as_py()), v).pixels.float() for column, v in (("media", view), ("control", other))

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
 from finetrainers.data.media import timeline as timelines, video
-from finetrainers.data.media.files import Probe, View, available_frames, count_frames, decode, num_chunks, probe
+from finetrainers.data.media.files import MediaInfo, View, available_frames, count_frames, decode, num_chunks, probe
 from finetrainers.errors import DataError
 
 PLAIN = {
@@ -79,7 +79,7 @@ def uneven(tmp_path_factory):
 @pytest.mark.parametrize("name", FILES)
 def test_every_container_gives_the_frames_that_are_asked_for(clips, name):
     path, fps = clips[name], 10 if name == "gif" else 24
-    assert probe(path) == Probe(FRAMES, 64, 128, pytest.approx(fps), pytest.approx(FRAMES / fps))
+    assert probe(path) == MediaInfo(FRAMES, 64, 128, pytest.approx(fps), pytest.approx(FRAMES / fps))
     assert numbers(path, num_frames=4) == [0, 1, 2, 3]
     assert numbers(path, num_frames=4, stride=7) == [0, 7, 14, 21]
     assert numbers(path, num_frames=4, frame_sampling="middle") == [28, 29, 30, 31]
@@ -171,11 +171,11 @@ def test_the_count_of_resampled_frames():
         (0.04, 1.0, 1),
         (0.04, 60.0, 3),
     ):
-        assert available_frames(Probe(25, 8, 8, 25.0, seconds), fps=fps, stride=1) == count
+        assert available_frames(MediaInfo(25, 8, 8, 25.0, seconds), fps=fps, stride=1) == count
 
 
 def test_counting_many_items_is_counting_each(clips):
-    probes = [probe(path) for path in clips.values()] + [Probe(1, 8, 8, 0.0, 0.0)]
+    probes = [probe(path) for path in clips.values()] + [MediaInfo(1, 8, 8, 0.0, 0.0)]
     frames, seconds = np.array([p.num_frames for p in probes]), np.array([p.seconds for p in probes])
     for fps, stride in ((None, 1), (None, 7), (11.3, 1)):
         each = [available_frames(p, fps=fps, stride=stride) for p in probes]
@@ -407,8 +407,8 @@ def test_an_animated_gif_is_a_video_on_white(tmp_path):
         frame.paste((200, 0, 0, 255), (0, 0, 8 * (i + 1), 32))
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:], duration=100, disposal=2)
     frames[0].save(tmp_path / "still.gif")
-    assert probe(tmp_path / "moving.gif") == Probe(3, 32, 32, pytest.approx(10), pytest.approx(0.3))
-    assert probe(tmp_path / "still.gif") == Probe(1, 32, 32, 0.0, 0.0)
+    assert probe(tmp_path / "moving.gif") == MediaInfo(3, 32, 32, pytest.approx(10), pytest.approx(0.3))
+    assert probe(tmp_path / "still.gif") == MediaInfo(1, 32, 32, 0.0, 0.0)
     pixels = decode(tmp_path / "moving.gif", view(num_frames=3, height=32, width=32)).pixels
     assert pixels[:, 16, 30].tolist() == [[255, 255, 255]] * 3
     assert [int((pixels[i, 16, :, 1] < 128).sum()) for i in range(3)] == [8, 16, 24]
@@ -663,9 +663,9 @@ def test_a_seek_that_lands_late_is_survived(clips, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "found"),
     [
-        ("bigbuckbunny.mp4", Probe(132, 720, 1280, 25.0, 5.28)),
-        ("bikes.mp4", Probe(250, 272, 640, 25.0, 10.0)),
-        ("carphone_distorted.mp4", Probe(120, 144, 193, pytest.approx(30000 / 1001), pytest.approx(4.004))),
+        ("bigbuckbunny.mp4", MediaInfo(132, 720, 1280, 25.0, 5.28)),
+        ("bikes.mp4", MediaInfo(250, 272, 640, 25.0, 10.0)),
+        ("carphone_distorted.mp4", MediaInfo(120, 144, 193, pytest.approx(30000 / 1001), pytest.approx(4.004))),
     ],
 )
 def test_real_clips(name, found):
@@ -700,4 +700,4 @@ def test_names_and_suffixes_are_only_names(tmp_path, clips):
 
 def test_one_pixel(tmp_path):
     Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "dot.png")
-    assert probe(tmp_path / "dot.png") == Probe(1, 1, 1, 0.0, 0.0)
+    assert probe(tmp_path / "dot.png") == MediaInfo(1, 1, 1, 0.0, 0.0)

@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 import finetrainers.data.order.plan as plan_module
 from finetrainers.config import CacheConfig, DataConfig
 from finetrainers.data.cache.store import Cache, make_key
-from finetrainers.data.catalog.catalog import Catalog, DataSet
+from finetrainers.data.catalog.catalog import Catalog, Dataset
 from finetrainers.data.order.choices import NO_CAPTION
 from finetrainers.data.order.jobs import SampleJob, TextJob
 from finetrainers.data.order.lazy import Joined, Lazy
@@ -22,13 +22,13 @@ from finetrainers.data.streams import MEDIA
 from finetrainers.encoding.encoder import Encoder
 
 
-def make_set(name: str, random: np.random.Generator, *, num_items: int, **config: Any) -> DataSet:
+def make_set(name: str, random: np.random.Generator, *, num_items: int, **config: Any) -> Dataset:
     """Items of few contents with up to three of few captions; some items have two windows."""
     captions = [[f"caption {random.integers(4)}" for _ in range(random.integers(1, 4))] for _ in range(num_items)]
     media = [f"/{name}/{i}.mp4" for i in range(num_items)]
     table = pa.table({"media": pa.array(media, pa.large_string()), "captions": captions})
     item = np.repeat(np.arange(num_items), random.integers(1, 3, num_items))
-    return DataSet(
+    return Dataset(
         config=DataConfig(path="/data", buckets=[[1, 64, 64]], **config),
         table=table,
         digests={"media": random.integers(0, 3, (num_items, 16), np.uint8)},

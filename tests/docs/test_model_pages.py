@@ -10,7 +10,7 @@ from test_docs import DOCS, FENCE
 from test_examples import RELEASES
 
 from finetrainers.models import adapters
-from finetrainers.testing.subject import LORA, Subject
+from finetrainers.testing.model_under_test import LORA, ModelUnderTest
 from finetrainers.training.export import export_weights
 from finetrainers.tuning import build_tuning
 
@@ -33,7 +33,7 @@ packages, is not done."""
 
 def exported(path: Path, folder: Path, *, frames: int) -> Path:
     """Weights that one step of LoRA exported."""
-    subject = Subject({"path": str(path), "max_sequence_length": 16}, (frames, 64, 64), folder)
+    subject = ModelUnderTest({"path": str(path), "max_sequence_length": 16}, (frames, 64, 64), folder)
     config = subject.config("run", LORA)
     trainer = subject.trainer(LORA)
     trainer.train_step(subject.batch)

@@ -42,7 +42,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
         counts.loaded.append(component)
         return load(self, component)
 
-    def counting(function: Any, names: list[str]) -> Any:
+    def counted(function: Any, names: list[str]) -> Any:
         def call(path: Any, *rest: Any) -> Any:
             names.append(Path(path).name)
             return function(path, *rest)
@@ -60,8 +60,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
     with monkeypatch.context() as patch:
         patch.setattr(Pretrained, "load", counting_load)
         patch.setattr(Cache, "write", counting_write)
-        patch.setattr(encoding, "decode", counting(encoding.decode, counts.decoded))
-        patch.setattr(look, "probe", counting(look.probe, counts.probed))
+        patch.setattr(encoding, "decode", counted(encoding.decode, counts.decoded))
+        patch.setattr(look, "probe", counted(look.probe, counts.probed))
         yield counts
 
 

@@ -15,7 +15,7 @@ from finetrainers.models import Request, adapters, open_model
 from finetrainers.models.flux import pack, unpack
 from finetrainers.models.registry import load_adapter
 from finetrainers.testing import make_tiny
-from finetrainers.testing.subject import Subject
+from finetrainers.testing.model_under_test import ModelUnderTest
 from finetrainers.testing.tiny import FACTORIES
 
 VARIANTS = [(family, variant) for family, variants in FACTORIES.items() for variant in variants]
@@ -222,7 +222,7 @@ def test_latents_of_other_padding_have_other_names(tiny: Callable[[str, str], Pa
     names = set()
     for path in (old, new):
         components = {"vae": {"path": str(old), "subfolder": "vae"}}
-        subject = Subject({"path": str(path), "components": components}, (9, 64, 64), tmp_path / path.name)
+        subject = ModelUnderTest({"path": str(path), "components": components}, (9, 64, 64), tmp_path / path.name)
         names.add(subject.prepared.encoder.identities()[0])
     assert len(names) == 2
 

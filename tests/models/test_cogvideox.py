@@ -15,10 +15,10 @@ from finetrainers.encoding.budget import Budget
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, open_model
 from finetrainers.models.cogvideox import CogVideoX, rotary
+from finetrainers.models.noise import timestep_of
 from finetrainers.models.vae import encode_pixels
 from finetrainers.objectives.diffusion import Diffusion
-from finetrainers.objectives.noise import timestep_of
-from finetrainers.testing import Subject
+from finetrainers.testing import ModelUnderTest
 from finetrainers.training.checks import check_buckets, check_computation
 from finetrainers.training.objective import build_objective
 from finetrainers.training.validate import HeldOut
@@ -42,7 +42,7 @@ def noised_at(objective: Diffusion, timesteps: Tensor) -> tuple[Any, Tensor, Ten
     latents, noise = torch.randn(2, len(timesteps), 4, 3, 2, 2, generator=generator)
     sigma = ((timesteps + 0.5) / 1000)[:, None].expand(-1, 3)
     assert torch.equal(timestep_of(sigma[:, 0]), timesteps)
-    return objective.corrupt(latents, noise, sigma=sigma, counted=torch.ones_like(sigma)), latents, noise
+    return objective.corrupt(latents, noise, sigma=sigma, loss_mask=torch.ones_like(sigma)), latents, noise
 
 
 @pytest.mark.parametrize("variant, scheduler_class", [("2b", "CogVideoXDDIMScheduler"), ("5b", "CogVideoXDPMScheduler")])
@@ -79,9 +79,9 @@ def test_the_time_step_that_is_told_is_that_of_the_noise(tiny: Tiny) -> None:
     pipeline = load_pipeline(model)
     objective = build_objective(run_config(model), model)
     shape = model.adapter.grid.latent_shape((9, 64, 64))
-    sigma, counted = objective.sigma(torch.rand(7, 3, dtype=torch.float64), frames=shape[1], tokens=1)
+    sigma, loss_mask = objective.sigma(torch.rand(7, 3, dtype=torch.float64), frames=shape[1], tokens=1)
     latents, noise = torch.randn(2, 7, *shape)
-    noised = objective.corrupt(latents, noise, sigma=sigma, counted=counted)
+    noised = objective.corrupt(latents, noise, sigma=sigma, loss_mask=loss_mask)
     text = model.adapter.encode_prompt(pipeline, [CAPTION] * 7, max_length=16, device=torch.device("cpu"))
     recorder = Recorder(pipeline.transformer)
     model.adapter.denoise(recorder, noised.x, noised.sigma, Prompt(text, torch.zeros(7)))
@@ -154,16 +154,17 @@ def test_any_number_of_frames_that_the_grid_allows_has_latents(tiny: Tiny, frame
 
 
 @pytest.fixture(scope="module")
-def padded(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def padded(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> ModelUnderTest:
     """9 frames of 1.5, and a control."""
-    return Subject({"path": str(tiny("cogvideox", "1.5-5b"))}, (9, 64, 64), tmp_path_factory.mktemp("padded")).controlled
+    return ModelUnderTest(
+        {"path": str(tiny("cogvideox", "1.5-5b"))}, (9, 64, 64), tmp_path_factory.mktemp("padded")
+    ).controlled
 
 
-def test_padding_is_a_copy_of_what_was_drawn(padded: Subject) -> None:
+def test_padding_is_a_copy_of_what_was_drawn(padded: ModelUnderTest) -> None:
     """As the authors copy it: after the posterior's noise, which both frames share; the cache has no copy."""
-    assert padded.batch.control is not None
     job = padded.prepared.plan.step(padded.prepared.order, 0)[0]
-    for latents, item in ((padded.batch.latents, job.target), (padded.batch.control.latents, job.media["control"])):
+    for latents, item in ((padded.batch.latents, job.target), (padded.batch.media["control"].latents, job.media["control"])):
         assert item is not None
         tensors, _ = padded.prepared.encoder.cache.read("latents", item.key)
         assert tensors["mean"].shape == tensors["std"].shape == padded.model.adapter.grid.encoded_shape((9, 64, 64))
@@ -172,7 +173,7 @@ def test_padding_is_a_copy_of_what_was_drawn(padded: Subject) -> None:
         assert not torch.allclose(latents[0, :, 1:], tensors["mean"])
 
 
-def test_the_held_out_measure_is_padded_like_training(padded: Subject) -> None:
+def test_the_held_out_measure_is_padded_like_training(padded: ModelUnderTest) -> None:
     job, trainer, batches = padded.prepared.plan.step(padded.prepared.order, 0)[0], padded.trainer(), []
     predict = trainer.predict
 
@@ -184,13 +185,12 @@ def test_the_held_out_measure_is_padded_like_training(padded: Subject) -> None:
     with torch.no_grad():
         HeldOut([job], padded.prepared.encoder.cache, num_levels=1).measure(trainer)
     (batch,) = batches
-    assert batch.control is not None
-    for latents in (batch.latents, batch.control.latents):
+    for latents in (batch.latents, batch.media["control"].latents):
         assert latents.shape[2] == 4
         assert torch.equal(latents[:, :, 0], latents[:, :, 1])
 
 
-def test_the_budget_counts_what_the_cache_stores(padded: Subject) -> None:
+def test_the_budget_counts_what_the_cache_stores(padded: ModelUnderTest) -> None:
     job, encoder = padded.prepared.plan.step(padded.prepared.order, 0)[0], padded.prepared.encoder
     size = encoder.cache.file("latents", job.target.key).stat().st_size
     assert 0 <= Budget(encoder)._latents_bytes(job, job.target) - size < 1000

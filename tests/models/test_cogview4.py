@@ -15,7 +15,7 @@ from finetrainers.config import ModelConfig, parse_config
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, Request, open_model
 from finetrainers.models.cogview4 import LENGTH, CogView4
-from finetrainers.objectives.noise import ResolutionShift, shift_sigma
+from finetrainers.models.noise import ResolutionShift, shift_sigma
 from finetrainers.sampling.sampler import Sampler
 from finetrainers.training.checks import check_computation
 from finetrainers.training.objective import build_objective

@@ -11,7 +11,7 @@ from cases import all_cases
 from torch import Tensor
 
 from finetrainers.batch import Prompt
-from finetrainers.testing.contract import CHECKS, Subject
+from finetrainers.testing.contract import CHECKS, ModelUnderTest
 
 CASES = {name: case for name, case in all_cases().items() if not case.label}
 IMAGES = {f"{name}, images": case for name, case in CASES.items() if case.task == "text-to-video"}
@@ -19,19 +19,19 @@ IMAGES = {f"{name}, images": case for name, case in CASES.items() if case.task =
 
 
 @pytest.fixture(scope="module")
-def subjects(tiny: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:
+def subjects(tiny: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelUnderTest]:
     """Each case once: its samples are encoded for the first check and stay."""
-    made: dict[str, Subject] = {}
+    made: dict[str, ModelUnderTest] = {}
     for name, case in (CASES | IMAGES).items():
         size = case.size if name in CASES else (1, *case.size[1:])
         section = case.section(tiny(case.family, case.variant))
-        made[name] = Subject(section, size, tmp_path_factory.mktemp("contract"))
+        made[name] = ModelUnderTest(section, size, tmp_path_factory.mktemp("contract"))
     return made
 
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("name", CASES)
-def test_contract(name: str, check: str, subjects: dict[str, Subject]) -> None:
+def test_contract(name: str, check: str, subjects: dict[str, ModelUnderTest]) -> None:
     CHECKS[check](subjects[name])
 
 
@@ -46,7 +46,7 @@ def test_contract(name: str, check: str, subjects: dict[str, Subject]) -> None:
     ],
 )
 @pytest.mark.parametrize("name", IMAGES)
-def test_contract_with_images(name: str, check: str, subjects: dict[str, Subject]) -> None:
+def test_contract_with_images(name: str, check: str, subjects: dict[str, ModelUnderTest]) -> None:
     CHECKS[check](subjects[name])
 
 
@@ -55,7 +55,7 @@ class Mistake:
     """An adapter that is wrong in one thing, and the checks of which at least one finds it."""
 
     checks: tuple[str, ...]
-    make: Callable[[Any, Subject], Mapping[str, Any]]
+    make: Callable[[Any, ModelUnderTest], Mapping[str, Any]]
     """From (right adapter, its subject) to attributes of the wrong one."""
     finds: str
     """Part of the message."""
@@ -66,10 +66,10 @@ LATENTS = (*DENOISE, "latents_are_those_of_the_vae")
 """The second for pipelines that hand latents to the scheduler as they are arranged."""
 
 
-def told(change: Callable[[Tensor, Prompt], tuple[Tensor, Prompt]]) -> Callable[[Any, Subject], Mapping[str, Any]]:
+def told(change: Callable[[Tensor, Prompt], tuple[Tensor, Prompt]]) -> Callable[[Any, ModelUnderTest], Mapping[str, Any]]:
     """Let ``denoise`` be told other noise levels, or another prompt."""
 
-    def make(adapter: Any, _: Subject) -> Mapping[str, Any]:
+    def make(adapter: Any, _: ModelUnderTest) -> Mapping[str, Any]:
         def denoise(denoiser: Any, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
             answer: Tensor = adapter.denoise(denoiser, x, *change(sigma, prompt))
             return answer
@@ -79,20 +79,20 @@ def told(change: Callable[[Tensor, Prompt], tuple[Tensor, Prompt]]) -> Callable[
     return make
 
 
-def negated(adapter: Any, _: Subject) -> Mapping[str, Any]:
+def negated(adapter: Any, _: ModelUnderTest) -> Mapping[str, Any]:
     return {"denoise": lambda *arguments: -adapter.denoise(*arguments)}
 
 
-def other_caption(adapter: Any, subject: Subject) -> Mapping[str, Any]:
+def other_caption(adapter: Any, subject: ModelUnderTest) -> Mapping[str, Any]:
     other = subject.alone(1).prompt.text
     return told(lambda sigma, prompt: (sigma, replace(prompt, text=other)))(adapter, subject)
 
 
-def mirrored_arrange(adapter: Any, _: Subject) -> Mapping[str, Any]:
+def mirrored_arrange(adapter: Any, _: ModelUnderTest) -> Mapping[str, Any]:
     return {"arrange": lambda x: adapter.arrange(x.flip(-1))}
 
 
-def mirrored(adapter: Any, _: Subject) -> Mapping[str, Any]:
+def mirrored(adapter: Any, _: ModelUnderTest) -> Mapping[str, Any]:
     """In both directions, so that ``denoise`` answers as the pipeline does."""
 
     def denoise(denoiser: Any, x: Tensor, *others: Any) -> Tensor:
@@ -102,7 +102,7 @@ def mirrored(adapter: Any, _: Subject) -> Mapping[str, Any]:
     return {"denoise": denoise, "arrange": lambda x: adapter.arrange(x.flip(-1))}
 
 
-def inverted(flag: str) -> Callable[[Any, Subject], Mapping[str, Any]]:
+def inverted(flag: str) -> Callable[[Any, ModelUnderTest], Mapping[str, Any]]:
     return lambda adapter, _: {flag: not getattr(adapter, flag)}
 
 
@@ -120,14 +120,14 @@ MISTAKES = {
 }
 
 
-def run(checks: tuple[str, ...], subject: Subject) -> None:
+def run(checks: tuple[str, ...], subject: ModelUnderTest) -> None:
     for check in checks:
         CHECKS[check](subject)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("name", CASES)
-def test_a_wrong_adapter_does_not_pass(name: str, mistake: str, subjects: dict[str, Subject]) -> None:
+def test_a_wrong_adapter_does_not_pass(name: str, mistake: str, subjects: dict[str, ModelUnderTest]) -> None:
     subject, planted = subjects[name], MISTAKES[mistake]
     right = subject.model.adapter
     if mistake == "masks_attention is wrong" and not right.dispatches_attention:

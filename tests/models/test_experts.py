@@ -19,7 +19,7 @@ from finetrainers.errors import ConfigError
 from finetrainers.models import open_model
 from finetrainers.models.experts import Experts
 from finetrainers.testing.contract import CHECKS
-from finetrainers.testing.subject import FULL, LORA, Subject
+from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
 
 BOUNDARY = 0.875
 SIZE = (5, 32, 32)
@@ -27,9 +27,9 @@ PARTS = {"high_noise": ("transformer",), "low_noise": ("transformer_2",), "both"
 FILES = {"transformer": "pytorch_lora_weights.safetensors", "transformer_2": "pytorch_lora_weights_2.safetensors"}
 
 
-def subject_of(path: Path, folder: Path, expert: str | None, **model: Any) -> Subject:
+def subject_of(path: Path, folder: Path, expert: str | None, **model: Any) -> ModelUnderTest:
     section = {"path": str(path), "max_sequence_length": 16, **model}
-    return Subject(section if expert is None else {**section, "expert": expert}, SIZE, folder)
+    return ModelUnderTest(section if expert is None else {**section, "expert": expert}, SIZE, folder)
 
 
 @pytest.fixture

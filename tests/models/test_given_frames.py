@@ -20,7 +20,7 @@ from finetrainers.data.order.order import Order
 from finetrainers.errors import ConfigError
 from finetrainers.models import open_model
 from finetrainers.sampling.sampler import Sampler, task_of
-from finetrainers.testing.subject import Subject
+from finetrainers.testing.model_under_test import ModelUnderTest
 from finetrainers.training.build import build_batches
 from finetrainers.training.objective import build_objective
 
@@ -29,17 +29,17 @@ TASK = "first-last-frame-to-video"
 Tiny = Callable[[str, str], Path]
 
 
-class Clips(Subject):
+class Clips(ModelUnderTest):
     """Several clips, so that their sets of given frames differ."""
 
     captions = ("a red ball on the grass", "a dog", "a cat", "a boat")
 
 
-def subject(tiny: Tiny, folder: Path, task: str = TASK, kind: type[Subject] = Clips) -> Subject:
+def subject(tiny: Tiny, folder: Path, task: str = TASK, kind: type[ModelUnderTest] = Clips) -> ModelUnderTest:
     return kind({"path": str(tiny("ltx_video", "0.9.5")), "task": task, "max_sequence_length": 16}, SIZE, folder)
 
 
-def batches_of(subject: Subject, config: Any) -> Any:
+def batches_of(subject: ModelUnderTest, config: Any) -> Any:
     objective, device, stop = build_objective(config, subject.model), torch.device("cpu"), config.train.steps
     groups = subject.prepared.plan.catalog.groups()
     prepared = replace(subject.prepared, order=Order(config.seed, config.train.batch_size, groups))

@@ -12,7 +12,7 @@ from torch import nn
 import finetrainers
 from finetrainers.conditioning.widen import widen_input, widened_settings
 from finetrainers.errors import ConfigError, ModelError
-from finetrainers.testing import CHECKS, Subject
+from finetrainers.testing import CHECKS, ModelUnderTest
 
 SIZE = (1, 64, 96)
 
@@ -22,22 +22,22 @@ def lumina2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_lumina2(tmp_path_factory.mktemp("lumina2"))
 
 
-def subject_of(lumina2: Path, folder: Path, adapter: str = "Lumina2") -> Subject:
+def subject_of(lumina2: Path, folder: Path, adapter: str = "Lumina2") -> ModelUnderTest:
     place = f"{Path(__file__).with_name('lumina2.py')}:{adapter}"
-    return Subject({"path": str(lumina2), "adapter": place}, SIZE, folder)
+    return ModelUnderTest({"path": str(lumina2), "adapter": place}, SIZE, folder)
 
 
 @pytest.fixture(scope="module")
-def subject(lumina2: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def subject(lumina2: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelUnderTest:
     return subject_of(lumina2, tmp_path_factory.mktemp("right"))
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_family_with_channels_last_passes_the_contract(subject: Subject, check: str) -> None:
+def test_a_family_with_channels_last_passes_the_contract(subject: ModelUnderTest, check: str) -> None:
     CHECKS[check](subject)
 
 
-def test_columns_of_control_follow_those_of_noise_in_each_place(subject: Subject) -> None:
+def test_columns_of_control_follow_those_of_noise_in_each_place(subject: ModelUnderTest) -> None:
     """As the model's own class has them with more channels: [patch, patch, c], of which the last c are control's."""
     denoiser, extra = subject.model.load_denoiser(), CHANNELS + 1
     plain = denoiser.x_embedder.weight.detach().clone()
@@ -48,7 +48,7 @@ def test_columns_of_control_follow_those_of_noise_in_each_place(subject: Subject
 
 
 @torch.no_grad()
-def test_the_plain_class_with_more_channels_answers_as_the_widened_denoiser(subject: Subject) -> None:
+def test_the_plain_class_with_more_channels_answers_as_the_widened_denoiser(subject: ModelUnderTest) -> None:
     """What is exported is a model of diffusers: its settings and its weights say all."""
     denoiser, adapter, batch = subject.model.load_denoiser(), subject.model.adapter, subject.batch
     plain = adapter.denoise(denoiser, batch.latents, batch.sigma, batch.prompt)
@@ -77,7 +77,7 @@ def test_the_contract_finds_a_wrong_layout(lumina2: Path, tmp_path: Path) -> Non
         CHECKS["control_reaches_its_columns"](subject_of(lumina2, tmp_path, "ChannelsFirst"))
 
 
-def test_a_layer_with_fewer_columns_than_the_table_says_is_refused(subject: Subject) -> None:
+def test_a_layer_with_fewer_columns_than_the_table_says_is_refused(subject: ModelUnderTest) -> None:
     denoiser = subject.model.load_denoiser()
     denoiser.x_embedder = nn.Linear(3 * CHANNELS, 48)
     message = (

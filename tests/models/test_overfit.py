@@ -13,7 +13,7 @@ from finetrainers import train
 from finetrainers.batch import Posterior
 from finetrainers.data.conditions import draw_latents
 from finetrainers.models.vae import encode_pixels
-from finetrainers.testing.subject import FULL, Subject
+from finetrainers.testing.model_under_test import FULL, ModelUnderTest
 
 CASES = {name: case for name, case in all_cases().items() if case.overfit is not None}
 STEPS = 20
@@ -21,7 +21,7 @@ UNTRAINED = 0.8
 """Mean squared error of normalized latents, whose own mean square is about 1, that an untrained model has at least."""
 
 
-class OneItem(Subject):
+class OneItem(ModelUnderTest):
     """A single item, shown again and again."""
 
     captions = (CAPTION,)
@@ -70,7 +70,7 @@ def test_an_overfit_model_draws_its_item(
     pipeline = load_pipeline(model)
     clip = subject.pixels()
     mode = Posterior(encode_pixels(pipeline.vae, model.adapter, clip)[0][0], std=None)
-    wanted = draw_latents(mode, torch.Generator(), padding=model.adapter.grid.num_padding(case.size[0]))[None]
+    wanted = draw_latents(mode, torch.Generator(), padding=model.adapter.grid.num_padding_frames(case.size[0]))[None]
     with torch.no_grad():
         untrained = error(draw(case, model, pipeline, clip), wanted)
         from finetrainers.tuning import build_tuning

@@ -11,7 +11,7 @@ from diffusers import WanTransformer3DModel
 from finetrainers.config import ModelConfig
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, open_model
-from finetrainers.testing.subject import FULL, LORA, Subject
+from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
 from finetrainers.testing.tiny_wan import WAN
 from finetrainers.training.checks import check_computation
 
@@ -28,9 +28,9 @@ TASKS = {
 SHIFTS = {"2.1-flf2v": 5.0, "2.2-ti2v-5b": 5.0}
 
 
-def subject_of(tiny: Tiny, folder: Path, variant: str, size: tuple[int, int, int] = SIZE, **model: Any) -> Subject:
+def subject_of(tiny: Tiny, folder: Path, variant: str, size: tuple[int, int, int] = SIZE, **model: Any) -> ModelUnderTest:
     section = {"path": str(tiny("wan", variant)), "max_sequence_length": 16, **model}
-    return Subject(section, size, folder)
+    return ModelUnderTest(section, size, folder)
 
 
 def model_of(tiny: Tiny, variant: str, **model: Any) -> Model:
@@ -89,7 +89,7 @@ def test_training_in_bfloat16_computes_what_sampling_computes(tiny: Tiny, tmp_pa
     """To the bit: diffusers keeps the time embedding and the norms in float32, and autocast must not undo that."""
     subject = subject_of(tiny, tmp_path, "2.1-t2v", dtype="bfloat16")
     trainer, batch = subject.trainer(tuning), subject.batch
-    noised = trainer.objective.corrupt(batch.latents, batch.noise, sigma=batch.sigma, counted=batch.counted)
+    noised = trainer.objective.corrupt(batch.latents, batch.noise, sigma=batch.sigma, loss_mask=batch.loss_mask)
     trained = trainer.predict(noised.x, noised.sigma, batch)
     trainer.denoiser = WanTransformer3DModel.from_pretrained(
         Path(subject.model_section["path"]) / "transformer", torch_dtype=torch.bfloat16

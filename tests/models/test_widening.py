@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelUnderTest:
     """A model, and two rows of what its denoiser is told."""
 
     model: Model
@@ -74,12 +74,12 @@ class Subject:
 
 
 @pytest.fixture(scope="module")
-def subject_of(tiny: Callable[[str, str], Path]) -> Callable[[str], Subject]:
+def subject_of(tiny: Callable[[str, str], Path]) -> Callable[[str], ModelUnderTest]:
     """Each case once. Shared: what it loads is the test's own."""
 
     @cache
     @torch.no_grad()
-    def make(name: str) -> Subject:
+    def make(name: str) -> ModelUnderTest:
         case = CASES[name]
         model = case.open(tiny(case.family, case.variant))
         shape = model.adapter.grid.latent_shape(case.size)
@@ -87,7 +87,7 @@ def subject_of(tiny: Callable[[str, str], Path]) -> Callable[[str], Subject]:
         sigma = torch.tensor([[0.95], [0.3]]).repeat(1, shape[1])
         if model.adapter.gives_first_frame(case.task):
             sigma[:, 0] = 0
-        return Subject(model, encode(case, model), torch.randn(2, *shape, generator=generator), sigma)
+        return ModelUnderTest(model, encode(case, model), torch.randn(2, *shape, generator=generator), sigma)
 
     return make
 
@@ -123,7 +123,9 @@ def recorded(denoiser: Any, layer: nn.Module) -> Iterator[tuple[list[dict[str, A
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
-def test_before_training_control_changes_no_bit(name: str, dtype: torch.dtype, subject_of: Callable[[str], Subject]) -> None:
+def test_before_training_control_changes_no_bit(
+    name: str, dtype: torch.dtype, subject_of: Callable[[str], ModelUnderTest]
+) -> None:
     """With the mask's channel or without, for one row and for two; what trains is in float32."""
     subject = subject_of(name)
     plain = copy.deepcopy(
@@ -141,7 +143,7 @@ def test_before_training_control_changes_no_bit(name: str, dtype: torch.dtype, s
 
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
-def test_each_control_channel_meets_its_own_weights(name: str, subject_of: Callable[[str], Subject]) -> None:
+def test_each_control_channel_meets_its_own_weights(name: str, subject_of: Callable[[str], ModelUnderTest]) -> None:
     """The widened layer is the plain one on the noisy latents plus another plain one, without a bias, on the control."""
     subject, row = subject_of(name), slice(1)
     adapter, channels = subject.model.adapter, subject.noisy.shape[1]
@@ -177,7 +179,7 @@ def test_each_control_channel_meets_its_own_weights(name: str, subject_of: Calla
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_channels_stay_apart_and_in_order(name: str, subject_of: Callable[[str], Subject]) -> None:
+def test_channels_stay_apart_and_in_order(name: str, subject_of: Callable[[str], ModelUnderTest]) -> None:
     subject = subject_of(name)
     adapter, noisy, control = subject.model.adapter, subject.noisy, subject.control(subject.noisy.shape[1] + 1)
     parts = [adapter.arrange(part) for part in (noisy, control)]
@@ -185,7 +187,7 @@ def test_channels_stay_apart_and_in_order(name: str, subject_of: Callable[[str],
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_exported_config_makes_the_widened_denoiser(name: str, subject_of: Callable[[str], Subject]) -> None:
+def test_the_exported_config_makes_the_widened_denoiser(name: str, subject_of: Callable[[str], ModelUnderTest]) -> None:
     subject = subject_of(name)
     plain = subject.load()
     for extra in (subject.noisy.shape[1], subject.noisy.shape[1] + 1):
@@ -200,7 +202,7 @@ def test_the_exported_config_makes_the_widened_denoiser(name: str, subject_of: C
 
 @pytest.mark.parametrize("trains", [True, False], ids=["trained", "frozen"])
 @pytest.mark.parametrize("name", KINDS.values(), ids=KINDS)
-def test_the_layer_stays_what_it_was(name: str, trains: bool, subject_of: Callable[[str], Subject]) -> None:
+def test_the_layer_stays_what_it_was(name: str, trains: bool, subject_of: Callable[[str], ModelUnderTest]) -> None:
     """Names, types, whether weights train, evaluation; and nothing is drawn."""
     subject = subject_of(name)
     plain = subject.load(torch.bfloat16)
@@ -219,7 +221,7 @@ def test_the_layer_stays_what_it_was(name: str, trains: bool, subject_of: Callab
 
 @pytest.mark.parametrize("name", KINDS.values(), ids=KINDS)
 def test_the_layer_trains_in_float32_and_computes_in_the_type_of_its_input(
-    name: str, subject_of: Callable[[str], Subject]
+    name: str, subject_of: Callable[[str], ModelUnderTest]
 ) -> None:
     subject = subject_of(name)
     wide = subject.widen(subject.load(torch.bfloat16), 3)
@@ -241,7 +243,7 @@ def test_the_layer_trains_in_float32_and_computes_in_the_type_of_its_input(
 
 
 @pytest.mark.parametrize("extra", [1, 4])
-def test_what_cannot_be_widened_is_refused(extra: int, subject_of: Callable[[str], Subject]) -> None:
+def test_what_cannot_be_widened_is_refused(extra: int, subject_of: Callable[[str], ModelUnderTest]) -> None:
     subject = subject_of(KINDS["a linear layer"])
     wide = subject.widen(subject.load(), extra)
     message = "FluxTransformer2DModel.x_embedder is a WideLinear: control can widen nn.Linear, "

@@ -9,9 +9,7 @@ from hypothesis import assume, given, settings, strategies as st
 from torch import Tensor
 
 from finetrainers.config import ObjectiveConfig
-from finetrainers.objectives.diffusion import Diffusion
-from finetrainers.objectives.flow import GIVEN_FRAME_MAX_SIGMA, FlowMatching, Noised, cosmap_weight, sigma_sqrt_weight
-from finetrainers.objectives.noise import (
+from finetrainers.models.noise import (
     NoiseLevels,
     ResolutionShift,
     cosmap_sigma,
@@ -21,6 +19,8 @@ from finetrainers.objectives.noise import (
     timestep_of,
     uniform_sigma,
 )
+from finetrainers.objectives.diffusion import Diffusion
+from finetrainers.objectives.flow import GIVEN_FRAME_MAX_SIGMA, FlowMatching, Noised, cosmap_weight, sigma_sqrt_weight
 
 examples = settings(deadline=None, database=None, derandomize=True, max_examples=60)
 
@@ -218,21 +218,21 @@ def draws(count: int = 2000, frames: int = 4, **settings: object) -> tuple[Tenso
     """The noise level of the clip, and what ``sigma`` makes of it."""
     objective = FlowMatching(**settings)
     u = uniforms(count, 3)
-    sigma, counted = objective.sigma(u, frames=frames, tokens=256)
-    assert sigma.shape == counted.shape == (count, frames)
-    assert sigma.dtype == counted.dtype == torch.float32
-    return objective.noise_levels(u[:, 0], 256), sigma, counted
+    sigma, loss_mask = objective.sigma(u, frames=frames, tokens=256)
+    assert sigma.shape == loss_mask.shape == (count, frames)
+    assert sigma.dtype == loss_mask.dtype == torch.float32
+    return objective.noise_levels(u[:, 0], 256), sigma, loss_mask
 
 
 def test_without_given_frames_all_have_the_noise_level_of_the_clip_and_count() -> None:
-    level, sigma, counted = draws(first_frame_probability=0.0)
+    level, sigma, loss_mask = draws(first_frame_probability=0.0)
     assert torch.equal(sigma, level[:, None].expand_as(sigma))
-    assert bool((counted == 1).all())
+    assert bool((loss_mask == 1).all())
 
 
 def test_with_probability_1_every_first_frame_is_given() -> None:
-    level, sigma, counted = draws(first_frame_probability=1.0)
-    assert bool((counted == torch.tensor([0.0, 1, 1, 1])).all())
+    level, sigma, loss_mask = draws(first_frame_probability=1.0)
+    assert bool((loss_mask == torch.tensor([0.0, 1, 1, 1])).all())
     assert torch.equal(sigma[:, 1:], level[:, None].expand(-1, 3))
     assert bool((sigma[:, 0] <= GIVEN_FRAME_MAX_SIGMA).all())
     assert bool((sigma[:, 0] <= level).all())
@@ -241,17 +241,17 @@ def test_with_probability_1_every_first_frame_is_given() -> None:
 
 def test_a_given_frame_is_never_noisier_than_its_clip() -> None:
     """Also where the clip itself is nearly clean."""
-    level, sigma, counted = draws(first_frame_probability=1.0, noise_levels=NoiseLevels("uniform", shift=0.02))
+    level, sigma, loss_mask = draws(first_frame_probability=1.0, noise_levels=NoiseLevels("uniform", shift=0.02))
     assert bool((level < GIVEN_FRAME_MAX_SIGMA).any())
     assert bool((sigma[:, 0] <= level).all())
 
 
 def test_the_given_frames_are_as_many_as_is_asked_for() -> None:
-    level, sigma, counted = draws(20_000, first_frame_probability=0.1)
-    is_given = counted[:, 0] == 0
+    level, sigma, loss_mask = draws(20_000, first_frame_probability=0.1)
+    is_given = loss_mask[:, 0] == 0
     assert float(is_given.double().mean()) == pytest.approx(0.1, abs=0.01)
     assert torch.equal(sigma[~is_given], level[~is_given, None].expand(-1, 4))
-    assert bool((counted[:, 1:] == 1).all())
+    assert bool((loss_mask[:, 1:] == 1).all())
     levels = (float(level[rows].mean()) for rows in (is_given, ~is_given))
     assert next(levels) == pytest.approx(next(levels), abs=0.03)  # which frames are given has nothing to do with the level
 
@@ -261,9 +261,9 @@ def given_sets(kind: str, count: int = 4000, frames: int = 4, probability: float
     objective = FlowMatching(given_frames=kind, first_frame_probability=probability)
     u = uniforms(count, len(objective.draws(frames)))
     given = objective.given(u, frames=frames)
-    sigma, counted = objective.sigma(u, frames=frames, tokens=256)
-    assert torch.equal(counted[:, 0] == 0, given[:, 0])  # later frames are given beside the clip, and stay noisy in it
-    assert bool((counted[:, 1:] == 1).all())
+    sigma, loss_mask = objective.sigma(u, frames=frames, tokens=256)
+    assert torch.equal(loss_mask[:, 0] == 0, given[:, 0])  # later frames are given beside the clip, and stay noisy in it
+    assert bool((loss_mask[:, 1:] == 1).all())
     assert torch.equal(sigma[:, 1:], objective.noise_levels(u[:, 0], 256)[:, None].expand(-1, frames - 1))
     assert bool((sigma[given[:, 0], 0] <= GIVEN_FRAME_MAX_SIGMA).all())
     return given
@@ -297,31 +297,31 @@ def test_what_is_measured_is_given_what_training_always_gives() -> None:
     level = torch.tensor(0.7)
     for kind, expected in (("first", [1, 0, 0]), ("last", [0, 0, 1]), ("first_and_last", [1, 0, 1])):
         objective = FlowMatching(given_frames=kind, first_frame_probability=1.0)
-        sigma, counted, given = objective.at_level(level, uniforms(1, 3), frames=3)
+        sigma, loss_mask, given = objective.at_level(level, uniforms(1, 3), frames=3)
         assert given.tolist() == [[bool(frame) for frame in expected]]
         assert torch.equal(sigma, torch.tensor([[0.7 * (1 - expected[0]), 0.7, 0.7]]))
-        assert counted.tolist() == [[1.0 - expected[0], 1.0, 1.0]]
+        assert loss_mask.tolist() == [[1.0 - expected[0], 1.0, 1.0]]
         sometimes = FlowMatching(given_frames=kind, first_frame_probability=0.9)
-        sigma, counted, given = sometimes.at_level(level, torch.zeros(1, 3), frames=3)
+        sigma, loss_mask, given = sometimes.at_level(level, torch.zeros(1, 3), frames=3)
         assert not given.any()
         assert bool((sigma == 0.7).all())
-        assert bool((counted == 1).all())
+        assert bool((loss_mask == 1).all())
 
 
 def test_an_image_is_never_given() -> None:
-    level, sigma, counted = draws(frames=1, first_frame_probability=1.0)
+    level, sigma, loss_mask = draws(frames=1, first_frame_probability=1.0)
     assert torch.equal(sigma, level[:, None])
-    assert bool((counted == 1).all())
+    assert bool((loss_mask == 1).all())
 
 
 # -- corruption, target, loss -----------------------------------------------------------------------------------------
 
 
-def noised_with(objective: FlowMatching, sigma: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Tensor, Noised]:
+def noised_with(objective: FlowMatching, sigma: Tensor, loss_mask: Tensor | None = None) -> tuple[Tensor, Tensor, Noised]:
     generator = torch.Generator().manual_seed(1)
     latents, noise = (torch.randn(*sigma.shape[:1], 4, sigma.shape[1], 2, 3, generator=generator) for _ in range(2))
-    counted = torch.ones_like(sigma) if counted is None else counted
-    return latents, noise, objective.corrupt(latents, noise, sigma=sigma, counted=counted)
+    loss_mask = torch.ones_like(sigma) if loss_mask is None else loss_mask
+    return latents, noise, objective.corrupt(latents, noise, sigma=sigma, loss_mask=loss_mask)
 
 
 def test_the_true_velocity_leads_back_to_the_data_and_on_to_the_noise() -> None:
@@ -353,7 +353,7 @@ def naive_loss(prediction: Tensor, noised: Noised, weight: object) -> Tensor:
     for b in range(len(prediction)):
         errors = []
         for f in range(prediction.shape[2]):
-            if noised.counted[b, f]:
+            if noised.loss_mask[b, f]:
                 squares = (prediction[b, :, f].double() - noised.target[b, :, f].double()) ** 2
                 errors.append(float(weight(float(noised.sigma[b, f]))) * float(squares.mean()))
         losses.append(sum(errors) / len(errors))
@@ -370,9 +370,9 @@ def naive_loss(prediction: Tensor, noised: Noised, weight: object) -> Tensor:
 )
 def test_the_loss_is_the_weighted_mean_over_the_frames_that_count(weighting, weight) -> None:
     objective = FlowMatching(weighting=weighting, first_frame_probability=0.5)
-    sigma, counted = objective.sigma(uniforms(16, 3), frames=3, tokens=256)
-    assert 0 < int(counted[:, 0].sum()) < 16
-    _, _, noised = noised_with(objective, sigma, counted)
+    sigma, loss_mask = objective.sigma(uniforms(16, 3), frames=3, tokens=256)
+    assert 0 < int(loss_mask[:, 0].sum()) < 16
+    _, _, noised = noised_with(objective, sigma, loss_mask)
     prediction = torch.randn(noised.x.shape, generator=torch.Generator().manual_seed(2))
     loss = objective.loss(prediction, noised)
     assert (loss.shape, loss.dtype) == ((16,), torch.float32)
@@ -381,11 +381,11 @@ def test_the_loss_is_the_weighted_mean_over_the_frames_that_count(weighting, wei
 
 def test_the_loss_of_a_sample_does_not_depend_on_its_batch() -> None:
     objective = FlowMatching(first_frame_probability=0.5)
-    sigma, counted = objective.sigma(uniforms(8, 3), frames=3, tokens=256)
-    _, _, noised = noised_with(objective, sigma, counted)
+    sigma, loss_mask = objective.sigma(uniforms(8, 3), frames=3, tokens=256)
+    _, _, noised = noised_with(objective, sigma, loss_mask)
     whole = objective.loss(torch.zeros_like(noised.x), noised)
     for b in range(8):
-        one = Noised(*(t[b : b + 1] for t in (noised.x, noised.sigma, noised.target, noised.counted)))
+        one = Noised(*(t[b : b + 1] for t in (noised.x, noised.sigma, noised.target, noised.loss_mask)))
         torch.testing.assert_close(objective.loss(torch.zeros_like(one.x), one), whole[b : b + 1])
 
 
@@ -396,8 +396,8 @@ def test_the_true_velocity_has_no_loss() -> None:
 
 def test_what_is_given_does_not_count_whatever_is_predicted() -> None:
     objective = FlowMatching(first_frame_probability=1.0)
-    sigma, counted = objective.sigma(uniforms(4, 3), frames=3, tokens=256)
-    _, _, noised = noised_with(objective, sigma, counted)
+    sigma, loss_mask = objective.sigma(uniforms(4, 3), frames=3, tokens=256)
+    _, _, noised = noised_with(objective, sigma, loss_mask)
     prediction = noised.target.clone()
     prediction[:, :, 0] += 100
     prediction.requires_grad_()
@@ -411,9 +411,9 @@ def test_what_is_given_does_not_count_whatever_is_predicted() -> None:
 def test_a_given_frame_without_any_noise_makes_no_undefined_loss(weighting) -> None:
     """The draw of its noise level can be 0, where 1 / sigma^2 is infinite."""
     objective = FlowMatching(weighting=weighting, first_frame_probability=1.0)
-    sigma, counted = objective.sigma(torch.tensor([[0.5, 0.0, 0.0]]), frames=2, tokens=256)
+    sigma, loss_mask = objective.sigma(torch.tensor([[0.5, 0.0, 0.0]]), frames=2, tokens=256)
     assert float(sigma[0, 0]) == 0
-    _, _, noised = noised_with(objective, sigma, counted)
+    _, _, noised = noised_with(objective, sigma, loss_mask)
     assert bool(torch.isfinite(objective.loss(torch.zeros_like(noised.x), noised)).all())
 
 

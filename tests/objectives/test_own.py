@@ -19,8 +19,8 @@ from finetrainers.models import open_model
 from finetrainers.objectives.base import losses_of
 from finetrainers.objectives.diffusion import Diffusion
 from finetrainers.objectives.flow import FlowMatching
-from finetrainers.testing import Subject
-from finetrainers.testing.subject import FULL, LORA
+from finetrainers.testing import ModelUnderTest
+from finetrainers.testing.model_under_test import FULL, LORA
 from finetrainers.training.objective import build_objective
 from finetrainers.tuning.base import trained_parameters
 
@@ -73,9 +73,9 @@ def base(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 
 @pytest.fixture(scope="module")
-def subject(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def subject(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelUnderTest:
     section = {"path": str(tiny_flux), "max_sequence_length": 16}
-    return Subject(section, size=(1, 64, 64), folder=tmp_path_factory.mktemp("subject"))
+    return ModelUnderTest(section, size=(1, 64, 64), folder=tmp_path_factory.mktemp("subject"))
 
 
 def held_out(directory: str | Path) -> list[float]:
@@ -95,7 +95,7 @@ def moved(trainer: Any) -> Any:
 
 
 @pytest.mark.parametrize("tuning", [LORA, {**LORA, "dora": True}, {"kind": "lokr", "rank": 2}], ids=["lora", "dora", "lokr"])
-def test_without_its_adapter_a_model_answers_as_the_base(subject: Subject, tuning: dict[str, Any]) -> None:
+def test_without_its_adapter_a_model_answers_as_the_base(subject: ModelUnderTest, tuning: dict[str, Any]) -> None:
     """Bit for bit, whatever has been trained, and the adapter is back afterwards."""
     trainer, batch = moved(subject.trainer(tuning)), subject.batch
     trained = list(trained_parameters(trainer.denoiser))
@@ -110,7 +110,7 @@ def test_without_its_adapter_a_model_answers_as_the_base(subject: Subject, tunin
 
 
 @pytest.mark.parametrize("is_saving", [False, True], ids=["plain", "checkpointing"])
-def test_asking_the_base_leaves_the_gradients_of_the_policy(subject: Subject, is_saving: bool) -> None:
+def test_asking_the_base_leaves_the_gradients_of_the_policy(subject: ModelUnderTest, is_saving: bool) -> None:
     """Before, between and after its own forward passes, also where they are computed again in the backward pass."""
     trainer, batch = moved(subject.trainer(train={"gradient_checkpointing": is_saving})), subject.batch
     trainer.denoiser.train()
@@ -128,7 +128,7 @@ def test_asking_the_base_leaves_the_gradients_of_the_policy(subject: Subject, is
     assert any(bool(gradient.any()) for gradient in alone)
 
 
-def test_an_adapter_is_back_after_an_error(subject: Subject) -> None:
+def test_an_adapter_is_back_after_an_error(subject: ModelUnderTest) -> None:
     trainer, batch = subject.trainer(), subject.batch
     trained = list(trained_parameters(trainer.denoiser))
     with pytest.raises(RuntimeError):
@@ -136,7 +136,7 @@ def test_an_adapter_is_back_after_an_error(subject: Subject) -> None:
     assert list(trained_parameters(trainer.denoiser)) == trained
 
 
-def test_there_is_no_base_where_the_model_itself_is_trained(subject: Subject) -> None:
+def test_there_is_no_base_where_the_model_itself_is_trained(subject: ModelUnderTest) -> None:
     batch = subject.batch
     with pytest.raises(ConfigError, match=r"tuning\.kind: full trains the weights themselves.*set lora or lokr"):
         subject.trainer(FULL).predict.base(batch.noise, batch.sigma, batch)
@@ -299,7 +299,7 @@ def test_losses_are_one_for_each_sample(answer: object, found: str) -> None:
 @pytest.mark.parametrize("family", [FlowMatching(), Diffusion(alphas_cumprod=(0.9, 0.5, 0.1))], ids=["flow", "diffusion"])
 def test_what_is_measured_is_what_trains_without_its_weights(family: FlowMatching) -> None:
     """Up to the order of the sum, over the frames that count."""
-    batch, counted = batch_of(3, frames=3), torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
+    batch, loss_mask = batch_of(3, frames=3), torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
     answer = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(4))
 
     def losses(objective: FlowMatching, batch: Batch) -> Tensor:
@@ -307,7 +307,7 @@ def test_what_is_measured_is_what_trains_without_its_weights(family: FlowMatchin
 
     weighted = replace(family, weighting="sigma_sqrt", first_frame_probability=0.5)
     torch.testing.assert_close(losses(weighted.measured(), batch), losses(family, batch))
-    some = replace(batch, counted=counted)
+    some = replace(batch, loss_mask=loss_mask)
     plain = replace(family, first_frame_probability=0.5)
     torch.testing.assert_close(losses(weighted.measured(), some), losses(plain, some))
     assert not torch.allclose(losses(weighted, some), losses(plain, some))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from finetrainers.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from finetrainers.errors import ConfigError
-from finetrainers.optim.optimizers import EXTRAS, build_optimizer, check_optimizer, weights_for_use
+from finetrainers.optim.optimizers import EXTRAS, build_optimizer, check_optimizer, optimizer_eval_weights
 from finetrainers.optim.schedules import build_schedule, learning_rate
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.trainer import Trainer
@@ -85,7 +85,7 @@ def test_every_name_is_tried_here() -> None:
 def test_each_optimizer_lowers_a_quadratic(name: str) -> None:
     trainer = trainer_with(name, total=300)
     losses = take_steps(trainer, 300)
-    with weights_for_use(trainer.optimizer):
+    with optimizer_eval_weights(trainer.optimizer):
         assert quadratic(trainer.denoiser, 1000).item() < 0.5 * losses[0]
 
 
@@ -95,7 +95,7 @@ def test_five_steps_a_checkpoint_and_five_more_are_ten_steps(name: str, warmup: 
     whole, first, second = (trainer_with(name, seed=seed, warmup=warmup) for seed in (0, 0, 1))
     losses = take_steps(whole, 10)
     take_steps(first, 5)
-    with weights_for_use(first.optimizer):  # as validation does, between two steps
+    with optimizer_eval_weights(first.optimizer):  # as validation does, between two steps
         pass
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(first)
@@ -260,7 +260,7 @@ def test_schedule_free_weights_for_use_are_others_and_training_does_not_notice()
     trainer = trainer_with("adamw_schedule_free")
     take_steps(trainer, 5)
     before = [p.detach().clone() for p in trainer.denoiser.parameters()]
-    with weights_for_use(trainer.optimizer):
+    with optimizer_eval_weights(trainer.optimizer):
         assert not any(torch.equal(a, b) for a, b in zip(before, trainer.denoiser.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.denoiser.parameters(), strict=True))
     take_steps(trainer, 6)  # which schedule-free refuses in evaluation mode
@@ -270,7 +270,7 @@ def test_weights_for_use_go_back_after_an_error() -> None:
     trainer = trainer_with("adamw_schedule_free")
     take_steps(trainer, 5)
     before = [p.detach().clone() for p in trainer.denoiser.parameters()]
-    with pytest.raises(RuntimeError), weights_for_use(trainer.optimizer):
+    with pytest.raises(RuntimeError), optimizer_eval_weights(trainer.optimizer):
         raise RuntimeError
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.denoiser.parameters(), strict=True))
 
@@ -280,5 +280,5 @@ def test_other_optimizers_train_the_weights_that_are_used(name: str) -> None:
     trainer = trainer_with(name)
     take_steps(trainer, 3)
     before = [p.detach().clone() for p in trainer.denoiser.parameters()]
-    with weights_for_use(trainer.optimizer):
+    with optimizer_eval_weights(trainer.optimizer):
         assert all(torch.equal(a, b) for a, b in zip(before, trainer.denoiser.parameters(), strict=True))

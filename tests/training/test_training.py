@@ -243,7 +243,11 @@ def test_the_last_weights_are_written_once(base: Tree, tmp_path: Path, monkeypat
     from finetrainers.tuning.lora import AdapterTuning
 
     exports, export = [], AdapterTuning.export
-    counted = lambda self, denoiser, directory, facts: (exports.append(directory), export(self, denoiser, directory, facts))  # noqa: E731
+
+    def counted(self, denoiser, directory, facts):
+        exports.append(directory)
+        export(self, denoiser, directory, facts)
+
     monkeypatch.setattr(AdapterTuning, "export", counted)
     directory = Path(run(base, tmp_path / "run", checkpoint={"every": 2}))
     assert [folder.name for folder in exports] == [".step-000002.tmp", ".step-000004.tmp"]

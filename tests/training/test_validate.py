@@ -152,7 +152,7 @@ def test_a_prompt_that_is_wrong_is_found_before_anything_is_encoded(tree: Tree, 
 
 
 def test_dropout_is_off_while_measuring_and_on_again_afterwards() -> None:
-    from finetrainers.training.validate import weights_in_use
+    from finetrainers.training.validate import eval_weights
 
     class Held:
         ema = None
@@ -161,6 +161,6 @@ def test_dropout_is_off_while_measuring_and_on_again_afterwards() -> None:
         parameters: tuple[()] = ()
 
     holder: Any = Held()
-    with weights_in_use(holder):
+    with eval_weights(holder):
         assert not holder.denoiser.training
     assert holder.denoiser.training

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
-from finetrainers.batch import Batch, Control
-from finetrainers.data.frames import ShownFrames
+from finetrainers.batch import Batch, Medium, Prompt
+from finetrainers.data.frames import FrameSelection
 from finetrainers.data.streams import Stream
 from finetrainers.models import Model, ModelAdapter
 from finetrainers.objectives.base import Predict
@@ -18,8 +19,8 @@ class Conditioning:
 
     streams: tuple[Stream, ...] = ()
     """What is computed from media or read beside them; none where there is the prompt alone."""
-    shown = ShownFrames("full")
-    """Which latent frames of a condition are shown."""
+    frames: Mapping[str, FrameSelection] = MappingProxyType({})
+    """Which latent frames of a stream are shown, by its name; all of one that has none."""
 
     def prepare(self, denoiser: Any, adapter: ModelAdapter) -> None:
         """Change a denoiser, so that it takes ``model_input``; at first it must answer what it did."""
@@ -40,9 +41,9 @@ class Conditioning:
         """Name the diffusers pipeline that draws with what is exported; None if there is only ``finetrainers sample``."""
         return model.pipeline_class
 
-    def model_input(self, noisy: Tensor, batch: Batch) -> Tensor:
-        """What to feed the denoiser: [B, C', F, H, W] from noisy latents [B, C, F, H, W]."""
-        return noisy
+    def model_input(self, noisy: Tensor, batch: Batch) -> tuple[Tensor, Prompt]:
+        """What to feed the denoiser: [B, C', F, H, W] from noisy latents [B, C, F, H, W], and what it is told besides."""
+        return noisy, batch.prompt
 
     def verify(self, denoisers: Sequence[Any], adapter: ModelAdapter, predict: Predict, batch: Batch) -> None:
         """Make sure, by a batch of one sample, that prepared denoisers are shown what ``prepare`` made them for.
@@ -52,6 +53,6 @@ class Conditioning:
         """
 
     @contextmanager
-    def sampling(self, denoisers: Sequence[Any], adapter: ModelAdapter, control: Control | None) -> Iterator[None]:
-        """Let pipelines that call the denoisers draw with a control; None shows nothing of one."""
+    def sampling(self, denoisers: Sequence[Any], adapter: ModelAdapter, media: Mapping[str, Medium]) -> Iterator[None]:
+        """Let pipelines that call the denoisers draw with the media of one sample, by the name of the stream."""
         yield

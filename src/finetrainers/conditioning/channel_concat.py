@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from finetrainers.batch import Batch, Control
+from finetrainers.batch import Batch, Medium, Prompt
 from finetrainers.conditioning.base import Conditioning
 from finetrainers.conditioning.verify import verify_columns
 from finetrainers.conditioning.widen import widen_input, widened_settings
 from finetrainers.config import ChannelConcatConfig
 from finetrainers.data.conditions import CONTROL
-from finetrainers.data.frames import ShownFrames
+from finetrainers.data.frames import FrameSelection
 from finetrainers.data.media.signals import build_signal
 from finetrainers.data.streams import Stream
 from finetrainers.errors import ConfigError
@@ -40,7 +40,8 @@ class ChannelConcat(Conditioning):
         self._config = config
         signal = None if config.has_files else build_signal(config)
         self.streams = (Stream(CONTROL, "condition", signal=signal),)
-        self.shown = ShownFrames(config.frames, index=config.frame_index, dropout=config.dropout)
+        selection = FrameSelection(config.frames, index=config.frame_index, dropout=config.dropout)
+        self.frames = {CONTROL: selection}
 
     def prepare(self, denoiser: Any, adapter: ModelAdapter) -> None:
         widen_input(denoiser, adapter, extra=self._num_channels(adapter))
@@ -70,19 +71,18 @@ class ChannelConcat(Conditioning):
         """E."""
         return adapter.grid.channels + self._config.mask
 
-    def model_input(self, noisy: Tensor, batch: Batch) -> Tensor:
-        assert batch.control is not None
-        return torch.cat([noisy, self._channels(batch.control)], dim=1)
+    def model_input(self, noisy: Tensor, batch: Batch) -> tuple[Tensor, Prompt]:
+        return torch.cat([noisy, self._channels(batch.media[CONTROL])], dim=1), batch.prompt
 
-    def _channels(self, control: Control) -> Tensor:
+    def _channels(self, control: Medium) -> Tensor:
         """[B, E, F, H, W]: the frames that are shown and, if it is asked for, where they are."""
-        shown = control.shown[:, None, :, None, None]
-        latents = control.latents * shown
-        return torch.cat([latents, shown.expand_as(latents[:, :1])], dim=1) if self._config.mask else latents
+        mask = control.mask[:, None, :, None, None]
+        latents = control.latents * mask
+        return torch.cat([latents, mask.expand_as(latents[:, :1])], dim=1) if self._config.mask else latents
 
     @contextmanager
-    def sampling(self, denoisers: Sequence[Any], adapter: ModelAdapter, control: Control | None) -> Iterator[None]:
-        assert control is not None
+    def sampling(self, denoisers: Sequence[Any], adapter: ModelAdapter, media: Mapping[str, Medium]) -> Iterator[None]:
+        control = media[CONTROL]
         channels = adapter.arrange(self._channels(control))
         width = adapter.arrange(control.latents).shape[adapter.channel_dim]
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetrainers.batch import Batch, Control
+from finetrainers.batch import Batch, Medium
 from finetrainers.conditioning.widen import WideLayer, WideLinear, two_parts
+from finetrainers.data.conditions import CONTROL
 from finetrainers.errors import ModelError
 from finetrainers.models import ModelAdapter
 from finetrainers.objectives.base import Predict
@@ -37,8 +38,8 @@ def verify_columns(denoisers: Sequence[Any], adapter: ModelAdapter, predict: Pre
     Raises:
         ModelError: If the layer finds the control in other columns than those that ``input_layout`` says.
     """
-    control = Control(torch.full_like(batch.latents, SHOWN), torch.ones_like(batch.sigma))
-    noisy, told = torch.full_like(batch.latents, NOISY), replace(batch, control=control)
+    control = Medium(torch.full_like(batch.latents, SHOWN), torch.ones_like(batch.sigma))
+    noisy, told = torch.full_like(batch.latents, NOISY), replace(batch, media={**batch.media, CONTROL: control})
     layer, values = _input_of(denoisers, lambda: predict(noisy, batch.sigma, told), adapter)
     plain, shown = two_parts(layer, values, -1 if isinstance(layer, WideLinear) else 1)
     if int((shown == SHOWN).sum()) != batch.latents.numel() or bool((plain == SHOWN).any()):

@@ -176,7 +176,7 @@ class CacheConfig(Section):
     """Items of one bucket that an encoder takes at once. More is faster and takes more memory; the last bits of an item
     then depend on its place in the batch, so that an interrupted encoding is no longer repeated bit for bit."""
     workers: int = Field(default=2, ge=1)
-    """Threads that look at media and decode them for the encoder."""
+    """Threads that probe media and decode them for the encoder."""
 
 
 class LoaderConfig(Section):

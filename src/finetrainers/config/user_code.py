@@ -12,7 +12,7 @@ from finetrainers.files.whole import DIGEST_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class OwnCode:
+class UserCode:
     """The source of a user's file, as it was read."""
 
     setting: str
@@ -47,7 +47,7 @@ class OwnCode:
         return vars(module).get(self.name)
 
 
-def read_own_code(setting: str, place: str) -> OwnCode:
+def read_user_code(setting: str, place: str) -> UserCode:
     """Read the file that ``path/to/file.py:name`` names.
 
     Raises:
@@ -58,7 +58,7 @@ def read_own_code(setting: str, place: str) -> OwnCode:
         raise ConfigError(f"{setting}: {place!r} is not path/to/file.py:name; name the file and what it defines")
     try:
         file = Path(path).expanduser()
-        return OwnCode(setting, str(file), name, file.read_bytes())
+        return UserCode(setting, str(file), name, file.read_bytes())
     except (OSError, RuntimeError, ValueError) as error:  # there is no such file, no such user, or a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(

@@ -1,20 +1,38 @@
-"""What is drawn from encoded media: latents, and conditions with the frames of them that are shown.
+"""What is drawn from encoded media: latents, and which frames of them are shown.
 
 Shape letters as in ``finetrainers.batch``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from finetrainers.batch import Control, Encoded, Posterior, sample_generator
-from finetrainers.data.frames import ShownFrames
+from finetrainers.batch import Encoded, Medium, Posterior, sample_generator
+from finetrainers.data.frames import FrameSelection
 from finetrainers.data.order.draws import uniform
+from finetrainers.data.streams import MEDIA
 
 CONTROL = "control"
 """Name of the stream that the denoiser is shown in further channels."""
+
+
+class Draws(Protocol):
+    """What says, as an objective does, which noise levels samples are trained at."""
+
+    def draws(self, frames: int) -> tuple[str, ...]:
+        """Purposes of the uniform draws in [0, 1) that each sample of F latent frames needs."""
+        ...
+
+    def given(self, u: Tensor, *, frames: int) -> Tensor:
+        """Which latent frames are given, bool [B, F], by the ``draws`` [B, n] of each sample."""
+        ...
+
+    def sigma(self, u: Tensor, *, frames: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Noise level of each latent frame, and whether it counts in the loss, by the ``draws`` [B, n]: two of [B, F]."""
+        ...
 
 
 def draw_latents(posterior: Posterior, generator: torch.Generator, *, padding: int) -> Tensor:
@@ -29,41 +47,44 @@ def draw(purposes: Sequence[str], positions: Tensor, *, seed: int) -> Tensor:
     return torch.stack(draws, dim=1) if draws else torch.empty(len(positions), 0, dtype=torch.float64)
 
 
-def make_condition(
+def make_media(
     samples: Sequence[Encoded],
     positions: Tensor,
     *,
     seed: int,
-    shown: ShownFrames,
+    selections: Mapping[str, FrameSelection],
     frames: int,
     padding: int,
-    name: str = CONTROL,
-) -> Control | None:
-    """Stack the latents of one stream of samples and draw which frames are shown; None where samples have none.
+) -> dict[str, Medium]:
+    """Stack what samples of one bucket have besides the media themselves, and draw which frames of it are shown.
 
     Args:
-        samples: With the stream, or without.
+        samples: All with the same streams.
         positions: [B], of the samples.
         seed: Of all draws.
-        shown: Which frames are shown.
+        selections: Which frames are shown, by the name of the stream; all of one that has none.
         frames: F, latent frames of a sample.
         padding: Those of them that are put before those of the clip: copies of its first one, which are shown as it is.
-        name: Of the stream.
+
+    Returns:
+        By the name of the stream.
     """
-    posteriors = [sample.media[name] for sample in samples if name in sample.media]
-    if not posteriors:
-        return None
-    generators = (sample_generator(seed, int(position), f"{name} posterior") for position in positions)
-    drawn = (draw_latents(posterior, g, padding=padding) for posterior, g in zip(posteriors, generators, strict=True))
-    available = torch.tensor([posterior.mean.shape[1] for posterior in posteriors])
-    u = draw(shown.draws(frames - padding), positions, seed=seed)
-    mask = shown.at(u, frames=frames - padding, available=available)
-    return Control(torch.stack([fill_frames(latents, frames) for latents in drawn]), pad_shown(mask, padding))
+    made = {}
+    for name in (name for name in samples[0].media if name != MEDIA.name):
+        posteriors = [sample.media[name] for sample in samples]
+        generators = (sample_generator(seed, int(position), f"{name} posterior") for position in positions)
+        drawn = (draw_latents(own, g, padding=padding) for own, g in zip(posteriors, generators, strict=True))
+        available = torch.tensor([posterior.mean.shape[1] for posterior in posteriors])
+        selection = selections.get(name, FrameSelection())
+        u = draw(selection.draws(frames - padding, name), positions, seed=seed)
+        mask = selection.at(u, frames=frames - padding, available=available)
+        made[name] = Medium(torch.stack([fill_frames(latents, frames) for latents in drawn]), pad_mask(mask, padding))
+    return made
 
 
-def pad_shown(shown: Tensor, padding: int) -> Tensor:
+def pad_mask(mask: Tensor, padding: int) -> Tensor:
     """Show copies of the first frame that are put before it, as many as ``padding``, where it is shown; [B, F]."""
-    return torch.cat([shown[:, :1].expand(-1, padding), shown], dim=1)
+    return torch.cat([mask[:, :1].expand(-1, padding), mask], dim=1)
 
 
 def fill_frames(latents: Tensor, frames: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which latent frames of a control are shown: pure functions of uniform draws.
+"""Which latent frames of a stream are shown: pure functions of uniform draws.
 
 Shape letters: B samples, F latent frames, n draws of a sample.
 """
@@ -14,7 +14,7 @@ FrameSet = Literal["full", "index", "prefix", "random", "first_and_last"]
 
 
 @dataclass(frozen=True, slots=True)
-class ShownFrames:
+class FrameSelection:
     """How the frames that are shown are drawn."""
 
     kind: FrameSet = "full"
@@ -23,15 +23,15 @@ class ShownFrames:
     dropout: float = 0.0
     """Probability of showing none."""
 
-    def draws(self, frames: int) -> tuple[str, ...]:
-        """Purposes of the uniform draws in [0, 1) that each sample of F latent frames needs."""
+    def draws(self, frames: int, name: str) -> tuple[str, ...]:
+        """Purposes of the uniform draws in [0, 1) that each sample of F latent frames of a stream needs."""
         match self.kind:
             case "prefix":
-                return ("control dropout", "control prefix")
+                return (f"{name} dropout", f"{name} prefix")
             case "random":
-                return ("control dropout", "control count", *(f"control frame {frame}" for frame in range(frames)))
+                return (f"{name} dropout", f"{name} count", *(f"{name} frame {frame}" for frame in range(frames)))
             case _:
-                return ("control dropout",)
+                return (f"{name} dropout",)
 
     def at(self, u: Tensor, *, frames: int, available: Tensor) -> Tensor:
         """Which frames are shown, float32 [B, F] of 0 and 1: those of the kind that are available, or with ``dropout`` none.
@@ -47,13 +47,13 @@ class ShownFrames:
         available = available.clamp(max=frames)
         match self.kind:
             case "prefix":
-                shown = prefix(draw_count(u[:, 1], available), frames)
+                mask = prefix(draw_count(u[:, 1], available), frames)
             case "random":
-                shown = subset(u[:, 2:], draw_count(u[:, 1], available), available)
+                mask = subset(u[:, 2:], draw_count(u[:, 1], available), available)
             case _:
-                shown = self._fixed(frames)
+                mask = self._fixed(frames)
         is_kept = u[:, 0] >= self.dropout
-        return (shown & prefix(available, frames) & is_kept[:, None]).float()
+        return (mask & prefix(available, frames) & is_kept[:, None]).float()
 
     def for_sampling(self, frames: int, available: int) -> Tensor:
         """Which frames are shown where a sample is drawn and nothing is random, float32 [1, F].

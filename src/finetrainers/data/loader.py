@@ -11,14 +11,13 @@ from torch.utils.data import DataLoader, Dataset
 from finetrainers.batch import Batch, Encoded, Posterior, Prompt, sample_generator, stack_text
 from finetrainers.config import LoaderConfig
 from finetrainers.data.cache.store import IMAGE, Cache
-from finetrainers.data.conditions import draw, draw_latents, make_condition
-from finetrainers.data.frames import ShownFrames
+from finetrainers.data.conditions import Draws, draw, draw_latents, make_media
+from finetrainers.data.frames import FrameSelection
 from finetrainers.data.order.jobs import SampleJob
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
 from finetrainers.data.streams import MEDIA
 from finetrainers.errors import FinetrainersError
-from finetrainers.objectives.base import Objective
 
 
 def read_encoded(cache: Cache, job: SampleJob) -> Encoded:
@@ -46,13 +45,13 @@ class Steps(Dataset[Batch]):
     plan: Plan
     order: Order
     cache: Cache
-    objective: Objective
+    objective: Draws
     tokens: dict[tuple[int, int, int], int]
     """Tokens of one sample of each bucket."""
     padding: dict[tuple[int, int, int], int]
     """Latent frames that are put before those of a clip of each bucket."""
-    shown: ShownFrames
-    """Which frames of a condition are shown, where there is one."""
+    selections: Mapping[str, FrameSelection]
+    """Which frames of a stream are shown, by its name."""
 
     def __getitem__(self, step: int) -> Batch:
         return self._make(self.plan.step(self.order, step))
@@ -69,7 +68,7 @@ class Steps(Dataset[Batch]):
             objective=self.objective,
             tokens=self.tokens[jobs[0].bucket],
             padding=self.padding[jobs[0].bucket],
-            shown=self.shown,
+            selections=self.selections,
         )
 
 
@@ -78,10 +77,10 @@ def make_batch(
     samples: list[Encoded],
     *,
     seed: int,
-    objective: Objective,
+    objective: Draws,
     tokens: int,
     padding: int,
-    shown: ShownFrames,
+    selections: Mapping[str, FrameSelection],
 ) -> Batch:
     """Stack samples of one bucket and make their draws, on the CPU and in float32.
 
@@ -92,7 +91,7 @@ def make_batch(
         objective: Says what is drawn.
         tokens: Of one sample.
         padding: Latent frames that are put before those of the clip.
-        shown: Which frames of a condition are shown.
+        selections: Which frames of a stream are shown, by its name.
     """
     positions = torch.tensor([job.position for job in jobs])
     generators = (sample_generator(seed, job.position, "posterior") for job in jobs)
@@ -102,15 +101,15 @@ def make_batch(
     noise = [torch.randn(latents.shape[1:], generator=sample_generator(seed, job.position, "noise")) for job in jobs]
     frames = latents.shape[2]
     u = draw(objective.draws(frames), positions, seed=seed)
-    sigma, counted = objective.sigma(u, frames=frames, tokens=tokens)
+    sigma, loss_mask = objective.sigma(u, frames=frames, tokens=tokens)
     return Batch(
         positions=positions,
         latents=latents,
         noise=torch.stack(noise),
         sigma=sigma,
-        counted=counted,
+        loss_mask=loss_mask,
         prompt=make_prompt(samples, given=objective.given(u, frames=frames)),
-        control=make_condition(samples, positions, seed=seed, shown=shown, frames=frames, padding=padding),
+        media=make_media(samples, positions, seed=seed, selections=selections, frames=frames, padding=padding),
     )
 
 

@@ -33,7 +33,7 @@ class Stream:
     """What is computed from the frames of the stream that it follows; None where it lies in files of its own."""
 
     @property
-    def is_beside(self) -> bool:
+    def has_files(self) -> bool:
         """Whether it lies in files of its own beside the media."""
         return self.signal is None and self.follows is not None
 
@@ -78,4 +78,4 @@ def streams_of(*parts: HasStreams) -> tuple[Stream, ...]:
 
 def beside(streams: Sequence[Stream]) -> tuple[Stream, ...]:
     """Choose those that lie in files of their own beside the media."""
-    return tuple(stream for stream in streams if stream.is_beside)
+    return tuple(stream for stream in streams if stream.has_files)

@@ -71,7 +71,7 @@ class Encoder:
         Local weights are hashed once and remembered; those from the Hub are known by repository and commit.
         """
         adapter = self.model.adapter
-        own = self._own_code()
+        own = self._user_code()
         image: list[object] = list(own)
         if self.model.takes_image:
             image += [adapter.name, self.model.task, *map(self._identity, self.model.image_components)]
@@ -90,7 +90,7 @@ class Encoder:
         failures = self._fill_texts(self._missing("text", texts))
         return failures + self._fill_latents(self._missing("latents", latents))
 
-    def _own_code(self) -> list[str]:
+    def _user_code(self) -> list[str]:
         """Identify an adapter that is a file of the user's: what it encodes changes as the file does."""
         place = self.model.pretrained.config.adapter
         return [] if place is None else [self.memo.digest(Path(place.rpartition(":")[0]).expanduser()).hex()]

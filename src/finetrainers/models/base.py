@@ -11,8 +11,8 @@ from finetrainers.batch import Image, Prompt, Text
 from finetrainers.models.experts import Expert
 from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts, refuse_moved
 from finetrainers.models.grid import Grid
+from finetrainers.models.noise import ResolutionShift
 from finetrainers.models.request import Request
-from finetrainers.objectives.noise import ResolutionShift
 
 Settings = Mapping[str, Any]  # a component's config.json: whatever its class wrote there
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from finetrainers.batch import Image, Prompt, Text
 from finetrainers.models import Grid, ModelAdapter, Request, Settings, register_model
 from finetrainers.models.facts import PictureFacts, TrainingFacts
+from finetrainers.models.noise import NoiseLevels, timestep_of
 from finetrainers.models.vae import scale_pixels
-from finetrainers.objectives.noise import NoiseLevels, timestep_of
 
 OFS = 2.0
 """What the image-to-video model of 1.5 is told beside the time step, always."""

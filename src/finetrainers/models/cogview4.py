@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from finetrainers.batch import Prompt, Text, stack_padded
 from finetrainers.models import Grid, ModelAdapter, Settings, register_model
 from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
-from finetrainers.objectives.noise import NoiseLevels, ResolutionShift, shift_sigma
+from finetrainers.models.noise import NoiseLevels, ResolutionShift, shift_sigma
 
 LENGTH = "prompt_length"
 """Tokens of each prompt, [B]: shorter ones end in zeros, which the model must not see."""

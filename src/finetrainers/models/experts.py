@@ -27,7 +27,7 @@ class Denoisers:
 
     trained: tuple[str, ...]
     """From the noisiest range down."""
-    others: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
     """Experts for other noise levels: samplers need them, training does not."""
     noise_range: tuple[float, float] = (0.0, 1.0)
     """Noise levels that are trained."""
@@ -49,7 +49,7 @@ def choose_experts(experts: Mapping[str, Expert], wanted: str | None) -> Denoise
     chosen = [expert for name, expert in experts.items() if wanted in (None, "both", name)]
     return Denoisers(
         trained=tuple(expert.component for expert in chosen),
-        others=tuple(expert.component for expert in experts.values() if expert not in chosen),
+        frozen=tuple(expert.component for expert in experts.values() if expert not in chosen),
         noise_range=(min(e.between[0] for e in chosen), max(e.between[1] for e in chosen)),
         first_timesteps=tuple(TIMESTEPS * expert.between[0] for expert in chosen),
     )

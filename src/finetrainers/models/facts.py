@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from finetrainers.errors import ModelError
-from finetrainers.objectives.noise import NoiseLevels
+from finetrainers.models.noise import NoiseLevels
 
 Statistics = Literal["shift_scale", "buffers", "config"]
 Prediction = Literal["flow", "v"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from finetrainers.batch import Prompt, Text
 from finetrainers.models import Grid, ModelAdapter, Settings, register_model
 from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
-from finetrainers.objectives.noise import NoiseLevels
+from finetrainers.models.noise import NoiseLevels
 
 NEUTRAL_GUIDANCE = 1.0
 """Guidance scale that the distilled model is told in training: the one at which guidance changes nothing."""

@@ -45,9 +45,9 @@ class Grid:
     def latent_shape(self, size: tuple[int, int, int]) -> tuple[int, int, int, int]:
         """(C, F, H, W) of what the denoiser takes of a possible size: with padding."""
         channels, latent_frames, height, width = self.encoded_shape(size)
-        return channels, self.num_padding(size[0]) + latent_frames, height, width
+        return channels, self.num_padding_frames(size[0]) + latent_frames, height, width
 
-    def num_padding(self, frames: int) -> int:
+    def num_padding_frames(self, frames: int) -> int:
         """Copies of a clip's first latent frame that are put before it, so that tokens are whole."""
         return -(1 + (frames - 1) // self.vae_frame_step) % self.frame_patch
 

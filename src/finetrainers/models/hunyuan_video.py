@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from finetrainers.batch import Image, Prompt, Text
 from finetrainers.models import Grid, ModelAdapter, Request, Settings, register_model
 from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
+from finetrainers.models.noise import NoiseLevels
 from finetrainers.models.vae import encode_video, scale_pixels
-from finetrainers.objectives.noise import NoiseLevels
 
 NEUTRAL_GUIDANCE = 1.0
 """Guidance scale that the distilled model is told in training: the one whose answer is the plain velocity of the data."""

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from finetrainers.batch import Image, Prompt, Text
 from finetrainers.models import Grid, ModelAdapter, Request, Settings, pad_channels, register_model
 from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
+from finetrainers.models.noise import GIVEN_FRAME_MAX_SIGMA, NoiseLevels, ResolutionShift
 from finetrainers.models.vae import encode_video, scale_pixels
-from finetrainers.objectives.flow import GIVEN_FRAME_MAX_SIGMA
-from finetrainers.objectives.noise import NoiseLevels, ResolutionShift
 
 STILL_FPS = 25.0
 """Frame rate that is told for an image, whose only frame lies at time 0 at any rate."""

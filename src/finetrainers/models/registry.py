@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
 
-from finetrainers.config.user_code import read_own_code
+from finetrainers.config.user_code import read_user_code
 from finetrainers.errors import ConfigError
 from finetrainers.models.base import ModelAdapter
 
@@ -68,7 +68,7 @@ def load_adapter(place: str) -> type[ModelAdapter]:
     Raises:
         ConfigError: If the file or the class is not there, or the file fails.
     """
-    code = read_own_code(SETTING, place)
+    code = read_user_code(SETTING, place)
     adapter = code.load()
     if not (isinstance(adapter, type) and issubclass(adapter, ModelAdapter)):
         raise ConfigError(f"{SETTING}: {code.file} has no ModelAdapter {code.name!r}; define it, or name another one")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from finetrainers.batch import Image, Prompt, Text
 from finetrainers.models import Expert, Grid, ModelAdapter, Request, Settings, register_model
 from finetrainers.models.facts import LatentFacts, PictureFacts, TrainingFacts
-from finetrainers.objectives.noise import NoiseLevels
+from finetrainers.models.noise import NoiseLevels
 
 FIRST, FIRST_AND_LAST = "image-to-video", "first-last-frame-to-video"
 SPATIAL_STEP, FRAME_STEP = 8, 4

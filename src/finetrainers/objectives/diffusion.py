@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from finetrainers.models.noise import timestep_of
 from finetrainers.objectives.flow import FlowMatching, Noised
-from finetrainers.objectives.noise import timestep_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Diffusion(FlowMatching):
     alphas_cumprod: tuple[float, ...] = ()
     """alpha_bar of each time step, as the model's scheduler has them; the last is 0 with zero terminal SNR."""
 
-    def corrupt(self, latents: Tensor, noise: Tensor, *, sigma: Tensor, counted: Tensor) -> Noised:
+    def corrupt(self, latents: Tensor, noise: Tensor, *, sigma: Tensor, loss_mask: Tensor) -> Noised:
         """Mix latents [B, C, F, H, W] with noise of the same shape, at the time steps of noise levels [B, F]."""
         alpha_bar = sigma.new_tensor(self.alphas_cumprod)[timestep_of(sigma, len(self.alphas_cumprod))]
         signal, spread = (root[:, None, :, None, None] for root in (alpha_bar.sqrt(), (1 - alpha_bar).sqrt()))
@@ -31,5 +31,5 @@ class Diffusion(FlowMatching):
             x=signal * latents + spread * noise,
             sigma=sigma,
             target=signal * noise - spread * latents,
-            counted=counted,
+            loss_mask=loss_mask,
         )

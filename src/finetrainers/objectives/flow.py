@@ -13,12 +13,8 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from finetrainers.batch import Batch
+from finetrainers.models.noise import GIVEN_FRAME_MAX_SIGMA, NoiseLevels
 from finetrainers.objectives.base import Objective, Predict
-from finetrainers.objectives.noise import NoiseLevels
-
-GIVEN_FRAME_MAX_SIGMA = 0.05
-"""Largest noise level of a first frame that is given as a condition: "nearly clean"."""
-
 
 GivenFrames = Literal["first", "last", "first_and_last", "random"]
 """Sets of latent frames that are given as conditions; random ones are any number of any frames, each as likely."""
@@ -49,7 +45,7 @@ class Noised:
     """[B, F] noise level of each latent frame."""
     target: Tensor
     """[B, C, F, H, W]: the velocity ``noise - latents``, or v."""
-    counted: Tensor
+    loss_mask: Tensor
     """[B, F]: 1 where a frame counts in the loss."""
 
 
@@ -104,24 +100,24 @@ class FlowMatching(Objective):
             Two float32 tensors [B, F].
         """
         sigma = self.noise_levels(u[:, 0], tokens)[:, None].repeat(1, frames)
-        counted = torch.ones_like(sigma)
+        loss_mask = torch.ones_like(sigma)
         if frames > 1:
             is_given = self.given(u, frames=frames)[:, 0]
             own = torch.minimum(self.given_frame_max_sigma * u[:, 2].float(), sigma[:, 0])
             sigma[:, 0] = torch.where(is_given, own, sigma[:, 0])
-            counted[:, 0] = torch.where(is_given, 0.0, 1.0)
-        return sigma, counted
+            loss_mask[:, 0] = torch.where(is_given, 0.0, 1.0)
+        return sigma, loss_mask
 
     def at_level(self, level: Tensor, u: Tensor, *, frames: int) -> tuple[Tensor, Tensor, Tensor]:
         """Noise level of each frame, which count and which are given, of one sample that is measured; each [1, F].
 
         Frames are given, without noise, where training always gives some; the ``draws`` [1, n] say which.
         """
-        sigma, counted, given = level.expand(1, frames).clone(), torch.ones(1, frames), self.given(u, frames=frames)
+        sigma, loss_mask, given = level.expand(1, frames).clone(), torch.ones(1, frames), self.given(u, frames=frames)
         given &= self.first_frame_probability == 1.0
         if given[:, 0]:
-            sigma[:, 0] = counted[:, 0] = 0.0
-        return sigma, counted, given
+            sigma[:, 0] = loss_mask[:, 0] = 0.0
+        return sigma, loss_mask, given
 
     def losses(self, predict: Predict, batch: Batch) -> Tensor:
         """Weighted squared error of each sample, shape [B], in float32."""
@@ -134,12 +130,12 @@ class FlowMatching(Objective):
 
     def noised(self, batch: Batch) -> Noised:
         """Mix the latents of a batch with their noise."""
-        return self.corrupt(batch.latents, batch.noise, sigma=batch.sigma, counted=batch.counted)
+        return self.corrupt(batch.latents, batch.noise, sigma=batch.sigma, loss_mask=batch.loss_mask)
 
-    def corrupt(self, latents: Tensor, noise: Tensor, *, sigma: Tensor, counted: Tensor) -> Noised:
+    def corrupt(self, latents: Tensor, noise: Tensor, *, sigma: Tensor, loss_mask: Tensor) -> Noised:
         """Mix latents [B, C, F, H, W] with noise of the same shape, at noise levels [B, F]."""
         s = sigma[:, None, :, None, None]
-        return Noised(x=(1 - s) * latents + s * noise, sigma=sigma, target=noise - latents, counted=counted)
+        return Noised(x=(1 - s) * latents + s * noise, sigma=sigma, target=noise - latents, loss_mask=loss_mask)
 
     def weight(self, sigma: Tensor) -> Tensor:
         """What noise levels of any shape count in the loss."""
@@ -158,10 +154,10 @@ class FlowMatching(Objective):
     def mean(self, error: Tensor, noised: Noised) -> Tensor:
         """Weighted mean of errors [B, C, F, H, W] over the frames that count, shape [B]."""
         if self.is_measured:  # the same mean, but for the last bit: measures of older runs stay equal
-            return masked_mean(error, noised.counted)
+            return masked_mean(error, noised.loss_mask)
         if self.weighting == "none" and self.first_frame_probability == 0.0:  # all frames count, and all the same
             return error.mean(dim=(1, 2, 3, 4))
-        counts = noised.counted / noised.counted.sum(1, keepdim=True) / error[0, :, 0].numel()
+        counts = noised.loss_mask / noised.loss_mask.sum(1, keepdim=True) / error[0, :, 0].numel()
         if self.weighting != "none":  # a given frame may have sigma 0, hence an infinite weight
-            counts = torch.where(noised.counted > 0, counts * self.weight(noised.sigma), 0.0)
+            counts = torch.where(noised.loss_mask > 0, counts * self.weight(noised.sigma), 0.0)
         return (error * counts[:, None, :, None, None]).sum(dim=(1, 2, 3, 4))

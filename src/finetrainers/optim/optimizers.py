@@ -66,7 +66,7 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
 
 
 @contextmanager
-def weights_for_use(optimizer: Optimizer) -> Iterator[None]:
+def optimizer_eval_weights(optimizer: Optimizer) -> Iterator[None]:
     """Put the weights that are meant for use in place of those that train, where an optimizer keeps both (schedule-free)."""
     if "train_mode" not in optimizer.param_groups[0]:
         yield

@@ -125,7 +125,7 @@ def _drawing(
         conditioning.prepare(pipeline.components[name], model.adapter)
     if weights is not None:
         build_tuning(config.tuning).load_exported(pipeline, weights)
-    drawing = (*model.denoisers.trained, *model.denoisers.others, "vae")
+    drawing = (*model.denoisers.trained, *model.denoisers.frozen, "vae")
 
     def encode(caption: str, picture: str | None) -> Text:
         images = [] if picture is None else [Image.open(picture).convert("RGB")]

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from finetrainers.batch import Control, Posterior, Text, cast_floats
+from finetrainers.batch import Medium, Posterior, Text, cast_floats
 from finetrainers.conditioning import Conditioning
 from finetrainers.config import DataConfig
 from finetrainers.data.catalog.rates import clip_fps
-from finetrainers.data.conditions import draw_latents, fill_frames, pad_shown
+from finetrainers.data.conditions import draw_latents, fill_frames, pad_mask
 from finetrainers.data.media.files import View, available_frames, decode, probe
 from finetrainers.models import Model, Request
 from finetrainers.models.base import image_is_optional
@@ -98,8 +98,8 @@ class Sampler:
             with_control: Put what is shown of the control, if there is any, to the left of the picture.
         """
         arguments, denoisers = self.arguments(request, text), self._denoisers()
-        pixels, control = self._control(request, arguments["generator"])
-        with self._interruptible(), self._conditioning.sampling(denoisers, self._model.adapter, control):
+        pixels, media = self._media(request, arguments["generator"])
+        with self._interruptible(), self._conditioning.sampling(denoisers, self._model.adapter, media):
             output = self.pipeline(request)(**arguments, output_type="pil", return_dict=False)[0][0]
         frames = output if isinstance(output, list) else [output]
         if with_control and pixels is not None:
@@ -118,7 +118,7 @@ class Sampler:
         def look(*_: Any) -> None:
             self._interrupt()
 
-        names = (*self._model.denoisers.trained, *self._model.denoisers.others, "vae")
+        names = (*self._model.denoisers.trained, *self._model.denoisers.frozen, "vae")
         layers = [layer for name in names for layer in self._components[name].modules()]
         with ExitStack() as hooks:
             for layer in layers:
@@ -128,16 +128,16 @@ class Sampler:
     def _denoisers(self) -> list[Any]:
         return [self._components[name] for name in self._model.denoisers.trained]
 
-    def _control(self, request: Request, generator: torch.Generator) -> tuple[Tensor | None, Control | None]:
-        """Make a request's control, and its pixels [K, P, Q, 3]; before the noise, which has the same generator."""
+    def _media(self, request: Request, generator: torch.Generator) -> tuple[Tensor | None, dict[str, Medium]]:
+        """Make what a request shows, by stream, and its pixels [K, P, Q, 3]; before the noise: it has the same generator."""
         adapter = self._model.adapter
         (stream,) = self._conditioning.streams or (None,)
         if stream is None:
-            return None, None
+            return None, {}
         channels, frames, height, width = adapter.grid.latent_shape(request.size)
         if request.control is None:
-            nothing = Control(torch.zeros(1, channels, frames, height, width), torch.zeros(1, frames))
-            return None, nothing.map(lambda tensor: tensor.to(self._device))
+            nothing = Medium(torch.zeros(1, channels, frames, height, width), torch.zeros(1, frames))
+            return None, {stream.name: nothing.map(lambda tensor: tensor.to(self._device))}
         assert self._data is not None  # given where there is a conditioning
         step = adapter.grid.vae_frame_step
         native = adapter.training.native_fps
@@ -146,11 +146,11 @@ class Sampler:
         )
         mean, std = encode_pixels(self._components["vae"], adapter, pixels[None])
         posterior = Posterior(mean[0], std[0] if adapter.pictures.draws_control and std is not None else None)
-        padding = adapter.grid.num_padding(request.size[0])
+        padding = adapter.grid.num_padding_frames(request.size[0])
         latents = draw_latents(posterior, generator, padding=padding)
-        shown = self._conditioning.shown.for_sampling(frames - padding, mean.shape[2])
-        control = Control(fill_frames(latents, frames)[None], pad_shown(shown, padding))
-        return pixels, control.map(lambda tensor: tensor.to(self._device))
+        mask = self._conditioning.frames[stream.name].for_sampling(frames - padding, mean.shape[2])
+        control = Medium(fill_frames(latents, frames)[None], pad_mask(mask, padding))
+        return pixels, {stream.name: control.map(lambda tensor: tensor.to(self._device))}
 
 
 def decode_control(

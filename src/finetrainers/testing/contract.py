@@ -1,6 +1,6 @@
 """What every model family has to do, as checks that anyone can run on a model of their own.
 
-    subject = Subject({"path": "tiny-mine", "adapter": "mine.py:Mine"}, size=(9, 64, 64), folder=tmp_path)
+    subject = ModelUnderTest({"path": "tiny-mine", "adapter": "mine.py:Mine"}, size=(9, 64, 64), folder=tmp_path)
     for check in CHECKS.values():
         check(subject)
 
@@ -20,8 +20,8 @@ from finetrainers.batch import Batch
 from finetrainers.objectives.base import Predict
 from finetrainers.sampling.sample import sample_run
 from finetrainers.testing.control import CONTROL_CHECKS, assert_equal_files
+from finetrainers.testing.model_under_test import CAPTIONS, FULL, LORA, STEPS, ModelUnderTest as ModelUnderTest
 from finetrainers.testing.pipeline import PIPELINE_CHECKS
-from finetrainers.testing.subject import CAPTIONS, FULL, LORA, STEPS, Subject as Subject
 from finetrainers.training.checks import check_tuning
 from finetrainers.training.export import export_weights
 from finetrainers.training.run import train
@@ -30,7 +30,7 @@ from finetrainers.tuning import build_tuning
 from finetrainers.tuning.base import trained_parameters
 
 
-def check_latents_have_the_shape_of_the_grid(subject: Subject) -> None:
+def check_latents_have_the_shape_of_the_grid(subject: ModelUnderTest) -> None:
     """What the encoders make is what the table of facts says, and finite."""
     batch = subject.batch
     expected = (2, *subject.model.adapter.grid.latent_shape(subject.size))
@@ -41,7 +41,7 @@ def check_latents_have_the_shape_of_the_grid(subject: Subject) -> None:
         assert bool(tensor.float().isfinite().all()), f"{name} is not finite"
 
 
-def check_tuning_is_tried_without_weights(subject: Subject) -> None:
+def check_tuning_is_tried_without_weights(subject: ModelUnderTest) -> None:
     """The config alone makes a denoiser without weights, with all names and shapes, in which all that trains is found."""
     model = subject.model
     for name, part in model.denoisers.split(model.load_denoiser()).items():
@@ -51,13 +51,13 @@ def check_tuning_is_tried_without_weights(subject: Subject) -> None:
         check_tuning(subject.config("run", tuning), model)
 
 
-def check_everything_told_matters(subject: Subject) -> None:
+def check_everything_told_matters(subject: ModelUnderTest) -> None:
     """Noise level, caption and what is made of given frames each change the answer."""
     trainer, batch = subject.trainer(), subject.batch
     answer = _predict(trainer, batch)
     assert answer.shape == batch.latents.shape, f"denoise answers {tuple(answer.shape)} to {tuple(batch.latents.shape)}"
-    counted = batch.counted > 0
-    other = replace(batch, sigma=torch.where(counted, batch.sigma * 0.9, batch.sigma))
+    loss_mask = batch.loss_mask > 0
+    other = replace(batch, sigma=torch.where(loss_mask, batch.sigma * 0.9, batch.sigma))
     x, _ = _asked(trainer, batch)
     with torch.no_grad():
         retold = trainer.predict(x, other.sigma, other)
@@ -73,7 +73,7 @@ def check_everything_told_matters(subject: Subject) -> None:
         assert not torch.equal(answer, again), f"{name} changes nothing"
 
 
-def check_loss_is_that_of_each_sample(subject: Subject) -> None:
+def check_loss_is_that_of_each_sample(subject: ModelUnderTest) -> None:
     """One finite loss a sample, above zero."""
     losses = subject.trainer().micro_losses(subject.batch).detach()
     assert tuple(losses.shape) == (2,)
@@ -81,7 +81,7 @@ def check_loss_is_that_of_each_sample(subject: Subject) -> None:
     assert bool((losses > 0).all())
 
 
-def check_lora_begins_at_the_base(subject: Subject) -> None:
+def check_lora_begins_at_the_base(subject: ModelUnderTest) -> None:
     """Adapters wrap the default targets, change nothing before the first step, something after it, and can be left out."""
     trainer = subject.trainer()
     base = subject.model.load_denoiser()
@@ -98,18 +98,18 @@ def check_lora_begins_at_the_base(subject: Subject) -> None:
     assert torch.equal(without, before), "the model answers otherwise than the base once its LoRA is left out"
 
 
-def check_full_tuning_reaches_every_weight(subject: Subject) -> None:
+def check_full_tuning_reaches_every_weight(subject: ModelUnderTest) -> None:
     """Nine in ten parameters get a gradient: published models have a few that their own forward pass does not use."""
     trainer, batch = subject.trainer(FULL), subject.batch
     for level in (0.05, 0.95):  # experts for some noise levels see no others
-        sigma = torch.where(batch.counted > 0, level, batch.sigma)
+        sigma = torch.where(batch.loss_mask > 0, level, batch.sigma)
         trainer.micro_losses(replace(batch, sigma=sigma)).mean().backward()
     without = [name for name, parameter in trained_parameters(trainer.denoiser).items() if parameter.grad is None]
     trained = len(trained_parameters(trainer.denoiser))
     assert len(without) <= trained // 10, f"{len(without)} of {trained} parameters get no gradient: {', '.join(without[:5])}"
 
 
-def check_gradient_checkpointing_gives_equal_gradients(subject: Subject) -> None:
+def check_gradient_checkpointing_gives_equal_gradients(subject: ModelUnderTest) -> None:
     """Time for memory, and nothing else."""
     plain, saving = (_gradients(subject, train={"gradient_checkpointing": on}) for on in (False, True))
     assert plain.keys() == saving.keys() != set()
@@ -117,7 +117,7 @@ def check_gradient_checkpointing_gives_equal_gradients(subject: Subject) -> None
         torch.testing.assert_close(saving[name], gradient, rtol=1e-4, atol=1e-7, msg=f"gradient of {name}")
 
 
-def check_a_batch_is_its_samples(subject: Subject) -> None:
+def check_a_batch_is_its_samples(subject: ModelUnderTest) -> None:
     """One micro-batch of two equals two of one: losses and gradients."""
     both, single = subject.trainer(FULL), subject.trainer(FULL)
     losses = []
@@ -130,7 +130,7 @@ def check_a_batch_is_its_samples(subject: Subject) -> None:
             torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5, msg=f"gradient of {name}")
 
 
-def check_samples_do_not_see_each_other(subject: Subject) -> None:
+def check_samples_do_not_see_each_other(subject: ModelUnderTest) -> None:
     """Changing the second sample changes nothing in the first one's answer, and something in its own."""
     trainer, batch = subject.trainer(), subject.batch
     answer = _predict(trainer, batch)
@@ -141,7 +141,7 @@ def check_samples_do_not_see_each_other(subject: Subject) -> None:
         torch.testing.assert_close(_predict(trainer, subject.alone(row))[0], answer[row], rtol=1e-4, atol=1e-5)
 
 
-def check_exported_weights_load_in_plain_diffusers(subject: Subject) -> None:
+def check_exported_weights_load_in_plain_diffusers(subject: ModelUnderTest) -> None:
     """LoRA with alpha != rank and full-rank weights answer, in a pipeline that is loaded without us, as trained."""
     import diffusers
 
@@ -160,7 +160,7 @@ def check_exported_weights_load_in_plain_diffusers(subject: Subject) -> None:
         torch.testing.assert_close(_predict(trainer, subject.batch), trained, rtol=1e-4, atol=1e-5)
 
 
-def check_a_resumed_run_is_the_same_run(subject: Subject) -> None:
+def check_a_resumed_run_is_the_same_run(subject: ModelUnderTest) -> None:
     """2 + 2 steps equal 4 steps bit for bit, and the run's own sampler draws with what came out."""
     whole = train(subject.config("whole"))
     train(subject.config("parts", train={"steps": STEPS // 2}))
@@ -216,7 +216,7 @@ def _backward(trainer: Trainer, micro: Batch) -> Tensor:
     return losses.detach()
 
 
-def _gradients(subject: Subject, **sections: Any) -> dict[str, Tensor]:
+def _gradients(subject: ModelUnderTest, **sections: Any) -> dict[str, Tensor]:
     """Return the gradients of all LoRA parameters; their second factors are made random, since they begin at zero."""
     trainer = subject.trainer(**sections)
     trainer.denoiser.train()
@@ -229,7 +229,7 @@ def _gradients(subject: Subject, **sections: Any) -> dict[str, Tensor]:
     return {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
 
 
-CHECKS: Mapping[str, Callable[[Subject], None]] = {
+CHECKS: Mapping[str, Callable[[ModelUnderTest], None]] = {
     function.__name__.removeprefix("check_"): function
     for function in (
         check_latents_have_the_shape_of_the_grid,

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from finetrainers.batch import Control
+from finetrainers.batch import Medium
 from finetrainers.conditioning.widen import WideLayer, WideLinear, two_parts
 from finetrainers.data.conditions import CONTROL, draw_latents
 from finetrainers.data.loader import read_encoded
 from finetrainers.errors import ModelError
 from finetrainers.sampling.sample import sample_run
-from finetrainers.testing.subject import CAPTIONS, FULL, LORA, STEPS, Subject
+from finetrainers.testing.model_under_test import CAPTIONS, FULL, LORA, STEPS, ModelUnderTest
 from finetrainers.training.build import build_trainer
 from finetrainers.training.directory import run_directory
 from finetrainers.training.export import export_weights
@@ -28,11 +28,11 @@ from finetrainers.training.trainer import Trainer
 from finetrainers.tuning import build_tuning
 
 
-def of_control(check: Callable[[Subject], None]) -> Callable[[Subject], None]:
+def of_control(check: Callable[[ModelUnderTest], None]) -> Callable[[ModelUnderTest], None]:
     """Skip a check, as pytest and unittest understand it, if the model takes no control."""
 
     @wraps(check)
-    def check_or_skip(subject: Subject) -> None:
+    def check_or_skip(subject: ModelUnderTest) -> None:
         if subject.model.adapter.input_layout is None:
             raise SkipTest(f"{subject.model.adapter.name} takes no control: its input_layout is None")
         check(subject)
@@ -41,7 +41,7 @@ def of_control(check: Callable[[Subject], None]) -> Callable[[Subject], None]:
 
 
 @of_control
-def check_control_reaches_its_columns(subject: Subject) -> None:
+def check_control_reaches_its_columns(subject: ModelUnderTest) -> None:
     """The columns that ``input_layout`` gives to a control get it, and no other."""
     trainer = subject.controlled.trainer()
     try:
@@ -53,7 +53,7 @@ def check_control_reaches_its_columns(subject: Subject) -> None:
 
 
 @of_control
-def check_control_begins_where_sft_does(subject: Subject) -> None:
+def check_control_begins_where_sft_does(subject: ModelUnderTest) -> None:
     """With an input that is widened for a control, the first losses equal those without it to the last bit."""
     controlled = subject.controlled
     for tuning in (LORA, FULL):
@@ -65,7 +65,7 @@ def check_control_begins_where_sft_does(subject: Subject) -> None:
 
 
 @of_control
-def check_control_is_learned_and_kept(subject: Subject) -> None:
+def check_control_is_learned_and_kept(subject: ModelUnderTest) -> None:
     """A control changes what is drawn after training; a resumed run and one that begins from exported weights have it."""
     controlled = subject.controlled
     whole = train(controlled.config("control-whole"))
@@ -89,17 +89,17 @@ def check_control_is_learned_and_kept(subject: Subject) -> None:
 
 
 @of_control
-def check_control_is_drawn_where_it_was_trained(subject: Subject) -> None:
+def check_control_is_drawn_where_it_was_trained(subject: ModelUnderTest) -> None:
     """At each call and for each row, the sampler puts a control's latents where training does, and zeros for none."""
     controlled = subject.controlled
     job = controlled.prepared.plan.step(controlled.prepared.order, 0)[0]
     known = read_encoded(controlled.prepared.encoder.cache, job).media[CONTROL]
     known = known if subject.model.adapter.pictures.draws_control else replace(known, std=None)
-    padding, generator = subject.model.adapter.grid.num_padding(subject.size[0]), torch.Generator().manual_seed(3)
+    padding, generator = subject.model.adapter.grid.num_padding_frames(subject.size[0]), torch.Generator().manual_seed(3)
     latents = draw_latents(known, generator, padding=padding)[None]  # as samplers draw it, before the noise
-    shown = Control(latents, torch.ones(1, latents.shape[2]))
+    shown = Medium(latents, torch.ones(1, latents.shape[2]))
     with _control_channels() as trained:
-        controlled.trainer().micro_losses(replace(controlled.alone(0), control=shown))
+        controlled.trainer().micro_losses(replace(controlled.alone(0), media={CONTROL: shown}))
     with run_directory(controlled.config("control-drawn")) as run:  # its configuration is all that the base needs
         prompt = {"prompt": CAPTIONS[0], "num_inference_steps": 2, "seed": 3, **subject.given_pictures}
     for control, expected in ((job.target.path, trained[0]), (None, torch.zeros_like(trained[0]))):
@@ -124,7 +124,7 @@ def _control_channels() -> Iterator[list[Tensor]]:
         yield calls
 
 
-def _parts(subject: Subject, trainer: Trainer) -> list[Any]:
+def _parts(subject: ModelUnderTest, trainer: Trainer) -> list[Any]:
     """The denoisers that a trainer trains."""
     return list(subject.model.denoisers.split(trainer.denoiser).values())
 

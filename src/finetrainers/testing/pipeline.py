@@ -18,14 +18,14 @@ from finetrainers.batch import Prompt
 from finetrainers.models import ModelAdapter
 from finetrainers.models.vae import encode_pixels, latent_statistics
 from finetrainers.testing.drawn import Drawn, Step
-from finetrainers.testing.subject import Subject
+from finetrainers.testing.model_under_test import ModelUnderTest
 
 LARGEST_DIFFERENCE = 1e-5
 """Between two tensors that have to be equal, in parts of the larger one's largest value: what other kernels may round."""
 
 
 @torch.no_grad()
-def check_denoise_answers_as_the_pipeline(subject: Subject) -> None:
+def check_denoise_answers_as_the_pipeline(subject: ModelUnderTest) -> None:
     """At each of its steps, ``denoise`` makes of the pipeline's latents what the pipeline hands to its scheduler."""
     adapter, compared = subject.model.adapter, 0
     low, high = subject.model.denoisers.noise_range
@@ -35,17 +35,17 @@ def check_denoise_answers_as_the_pipeline(subject: Subject) -> None:
             level = _noise_level(step, adapter)
             if not low <= level <= high:
                 continue  # another expert's
-            x, sigma, prompt, counted = _told(subject, drawn, step, level)
+            x, sigma, prompt, frames = _told(subject, drawn, step, level)
             answer = adapter.denoise(denoiser, x, sigma, prompt)
             expected = _as_latents(adapter, step.output, tuple(x.shape[1:]))
             what = f"{way}: denoise at noise level {level:.3f}"
-            _assert_close(answer[:, :, counted], expected[:, :, counted], what, "what the pipeline hands to its scheduler")
+            _assert_close(answer[:, :, frames], expected[:, :, frames], what, "what the pipeline hands to its scheduler")
             compared += 1
     assert compared, "the pipeline's schedule has no noise level that is trained"
 
 
 @torch.no_grad()
-def check_latents_are_those_of_the_vae(subject: Subject) -> None:
+def check_latents_are_those_of_the_vae(subject: ModelUnderTest) -> None:
     """The pipeline decodes what ``arrange`` and ``latents.statistics`` make of its last step."""
     adapter = subject.model.adapter
     drawn = next(iter(subject.drawn.values()))
@@ -54,12 +54,12 @@ def check_latents_are_those_of_the_vae(subject: Subject) -> None:
     ours, theirs = _as_latents(adapter, drawn.steps[-1].result, shape), drawn.decoded
     theirs = ((theirs[:, :, None] if adapter.latents.is_image_vae else theirs) - shift) * scale
     assert theirs.shape[1] == shape[0], f"the VAE decodes {theirs.shape[1]} channels, but the grid says {shape[0]}"
-    *_, counted = _at_level(subject, 0.5)
-    counted = counted[counted >= -min(ours.shape[2], theirs.shape[2])]
-    _assert_close(ours[:, :, counted], theirs[:, :, counted], "arrange, undone, and normalization", "what the VAE decodes")
+    *_, frames = _at_level(subject, 0.5)
+    frames = frames[frames >= -min(ours.shape[2], theirs.shape[2])]
+    _assert_close(ours[:, :, frames], theirs[:, :, frames], "arrange, undone, and normalization", "what the VAE decodes")
 
 
-def check_attention_is_dispatched_as_stated(subject: Subject) -> None:
+def check_attention_is_dispatched_as_stated(subject: ModelUnderTest) -> None:
     """``dispatches_attention`` and ``masks_attention`` say what reaches diffusers' attention backends."""
     adapter, trainer = subject.model.adapter, subject.trainer()
     with torch.no_grad(), _attention_masks() as masks:
@@ -75,7 +75,7 @@ def check_attention_is_dispatched_as_stated(subject: Subject) -> None:
         )
 
 
-def _told(subject: Subject, drawn: Drawn, step: Step, level: float) -> tuple[Tensor, Tensor, Prompt, Tensor]:
+def _told(subject: ModelUnderTest, drawn: Drawn, step: Step, level: float) -> tuple[Tensor, Tensor, Prompt, Tensor]:
     """Make what training would tell ``denoise`` at a step: x [1, C, F, H, W], sigma [1, F] and the prompt.
 
     Returns:
@@ -83,16 +83,16 @@ def _told(subject: Subject, drawn: Drawn, step: Step, level: float) -> tuple[Ten
     """
     adapter = subject.model.adapter
     shape = adapter.grid.latent_shape(subject.size)
-    sigma, given, counted = _at_level(subject, level)
+    sigma, given, frames = _at_level(subject, level)
     sample = _as_latents(adapter, step.sample, shape)
     x = torch.zeros(1, *shape)
     x[:, :, -sample.shape[2] :] = sample
     if sigma[0, 0] == 0:  # the first frame is given in its place, where pipelines may have noise, or nothing
         x[:, :, :1] = encode_pixels(drawn.components["vae"], adapter, drawn.clip[:, :1])[0]
-    return x, sigma, replace(subject.alone(0).prompt, given=given), counted
+    return x, sigma, replace(subject.alone(0).prompt, given=given), frames
 
 
-def _at_level(subject: Subject, level: float) -> tuple[Tensor, Tensor, Tensor]:
+def _at_level(subject: ModelUnderTest, level: float) -> tuple[Tensor, Tensor, Tensor]:
     """Noise levels [1, F] of a sample, which frames are given [1, F], and the places of those that count, from the end."""
     objective, frames = subject.objective, subject.model.adapter.grid.latent_shape(subject.size)[1]
     draws = torch.zeros(1, len(objective.draws(frames)))

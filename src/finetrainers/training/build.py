@@ -27,8 +27,8 @@ def build_trainer(config: Config, model: Model, *, objective: Objective, tuning:
     conditioning = build_conditioning(config.conditioning)
     for name, part in model.denoisers.split(denoiser).items():
         conditioning.prepare(part, model.adapter)
-        beside = conditioning.trained_modules(part, model.adapter)
-        tuning.apply(part, model.adapter, component=name, seed=config.seed, beside=beside)
+        full_modules = conditioning.trained_modules(part, model.adapter)
+        tuning.apply(part, model.adapter, component=name, seed=config.seed, full_modules=full_modules)
         if config.train.gradient_checkpointing:
             part.enable_gradient_checkpointing()
     denoiser.to(device)
@@ -68,8 +68,8 @@ def build_steps(prepared: Prepared, objective: Objective) -> Steps:
         cache=prepared.encoder.cache,
         objective=objective,
         tokens={bucket: grid.num_tokens(bucket) for bucket in catalog.buckets},
-        padding={bucket: grid.num_padding(bucket[0]) for bucket in catalog.buckets},
-        shown=prepared.conditioning.shown,
+        padding={bucket: grid.num_padding_frames(bucket[0]) for bucket in catalog.buckets},
+        selections=prepared.conditioning.frames,
     )
 
 

@@ -128,8 +128,8 @@ def check_tuning(config: Config, model: Model) -> None:
         tried.append(settings)
         shell = model.pretrained.shell(name)
         conditioning.prepare(shell, model.adapter)
-        beside = conditioning.trained_modules(shell, model.adapter)
-        tuning.apply(shell, model.adapter, component=name, seed=config.seed, beside=beside)
+        full_modules = conditioning.trained_modules(shell, model.adapter)
+        tuning.apply(shell, model.adapter, component=name, seed=config.seed, full_modules=full_modules)
 
 
 def check_computation(config: Config, model: Model) -> None:

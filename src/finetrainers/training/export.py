@@ -17,7 +17,7 @@ from finetrainers.models import Model
 from finetrainers.training.card import CARD_FILE, base_name
 from finetrainers.training.state import whole_tensor
 from finetrainers.training.trainer import Trainer
-from finetrainers.training.validate import weights_in_use
+from finetrainers.training.validate import eval_weights
 from finetrainers.tuning import ExportFacts, Tuning
 
 
@@ -35,7 +35,7 @@ def export_weights(trainer: Trainer, config: Config, model: Model, tuning: Tunin
         if parameter.requires_grad:
             whole_tensor(name, parameter)
     try:
-        with whole_directory(directory) as temporary, weights_in_use(trainer):
+        with whole_directory(directory) as temporary, eval_weights(trainer):
             for component, part in model.denoisers.split(trainer.denoiser).items():
                 own = replace(facts[component], metadata={**metadata, "finetrainers.component": component})
                 tuning.export(part, temporary, own)

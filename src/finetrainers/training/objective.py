@@ -4,14 +4,14 @@ from dataclasses import replace
 from inspect import isabstract
 
 from finetrainers.config import Config
-from finetrainers.config.user_code import OwnCode, read_own_code
+from finetrainers.config.user_code import UserCode, read_user_code
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
 from finetrainers.models.base import image_is_optional
+from finetrainers.models.noise import NoiseLevels, ResolutionShift
 from finetrainers.objectives.base import Objective
 from finetrainers.objectives.diffusion import Diffusion
 from finetrainers.objectives.flow import FlowMatching, GivenFrames
-from finetrainers.objectives.noise import NoiseLevels, ResolutionShift
 from finetrainers.objectives.own import OwnObjective
 
 SETTING = "objective.kind"
@@ -27,17 +27,17 @@ def build_objective(config: Config, model: Model) -> Objective:
     return family if code is None else _own(code, family, config)
 
 
-def read_objective(config: Config) -> OwnCode | None:
+def read_objective(config: Config) -> UserCode | None:
     """Read the source of an objective of the user's own; None where there is none.
 
     Raises:
         ConfigError: If it cannot be read.
     """
     place = config.objective.kind
-    return None if place == "auto" else read_own_code(SETTING, place)
+    return None if place == "auto" else read_user_code(SETTING, place)
 
 
-def _own(code: OwnCode, family: FlowMatching, config: Config) -> Objective:
+def _own(code: UserCode, family: FlowMatching, config: Config) -> Objective:
     """Make an objective of the user's own around the family's.
 
     Raises:

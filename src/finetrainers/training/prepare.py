@@ -94,18 +94,18 @@ def _catalogs(
 ) -> tuple[Catalog, Catalog | None]:
     """Look at what is trained on, and at what is held out: no content is on both sides."""
 
-    def looked(done: int, total: int) -> None:
-        progress("look at media", done, total)
+    def probed(done: int, total: int) -> None:
+        progress("probe media", done, total)
 
     frame_step = model.adapter.grid.vae_frame_step
     build = partial(
         build_catalog,
         memo=memo,
         workers=config.cache.workers,
-        progress=looked,
+        progress=probed,
         streams=streams_of(conditioning),
         # The index is 0 unless conditioning.frames is index.
-        min_frames=dict.fromkeys((s.name for s in conditioning.streams), 1 + conditioning.shown.index * frame_step),
+        min_frames={name: 1 + selection.index * frame_step for name, selection in conditioning.frames.items()},
         native_fps=model.adapter.training.native_fps,
         warn=warn,
     )

@@ -180,11 +180,13 @@ class Denoising:
 
     def __call__(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
         """Velocity [B, C, F, H, W] that the denoiser answers."""
-        trainer, told = self.trainer, batch.prompt
-        seen = trainer.conditioning.model_input(x, batch).to(trainer.dtype)
+        trainer = self.trainer
+        seen, told = trainer.conditioning.model_input(x, batch)
         text, image = ({k: cast_floats(v, trainer.dtype) for k, v in part.items()} for part in (told.text, told.image))
+        references = tuple(reference.to(trainer.dtype) for reference in told.references)
+        told = replace(told, text=text, image=image, references=references)
         with trainer.autocast():
-            return trainer.adapter.denoise(trainer.denoiser, seen, sigma, replace(told, text=text, image=image))
+            return trainer.adapter.denoise(trainer.denoiser, seen.to(trainer.dtype), sigma, told)
 
     def base(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
         """What the base model answers, [B, C, F, H, W].

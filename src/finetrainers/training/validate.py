@@ -13,7 +13,7 @@ from torch import Tensor
 
 from finetrainers.batch import Batch, Text, sample_generator
 from finetrainers.data.cache.store import Cache
-from finetrainers.data.conditions import draw, draw_latents, make_condition
+from finetrainers.data.conditions import draw, draw_latents, make_media
 from finetrainers.data.loader import make_prompt, read_encoded
 from finetrainers.data.order.jobs import SampleJob
 from finetrainers.data.streams import MEDIA
@@ -24,7 +24,7 @@ from finetrainers.files.whole import to_json, whole_directory, write_whole
 from finetrainers.memory.attention import attention
 from finetrainers.models.vae import load_vae
 from finetrainers.objectives.base import losses_of
-from finetrainers.optim.optimizers import weights_for_use
+from finetrainers.optim.optimizers import optimizer_eval_weights
 from finetrainers.sampling.sampler import Sampler
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.session import Session
@@ -74,22 +74,22 @@ class HeldOut:
         """Loss of one sample at each noise level, [levels]; one at a time, so that the batch size cannot change it."""
         sample = read_encoded(self.cache, job)
         content = int(job.target.key[:15], 16)  # draws belong to the item, not to its place in the list
-        padding = trainer.adapter.grid.num_padding(job.bucket[0])
+        padding = trainer.adapter.grid.num_padding_frames(job.bucket[0])
         latents = draw_latents(
             sample.media[MEDIA.name], sample_generator(0, content, "held-out posterior"), padding=padding
         )[None]
         frames, place = latents.shape[2], torch.tensor([content])
         objective = trainer.objective.measured()
         u = draw(objective.draws(frames), place, seed=0)
-        shown = replace(trainer.conditioning.shown, dropout=0.0)
-        control = make_condition([sample], place, seed=0, shown=shown, frames=frames, padding=padding)
+        selections = {name: replace(own, dropout=0.0) for name, own in trainer.conditioning.frames.items()}
+        media = make_media([sample], place, seed=0, selections=selections, frames=frames, padding=padding)
         losses = []
         for number, level in enumerate(levels):
             interrupt()
             noise = torch.randn(latents.shape, generator=sample_generator(0, content, f"held-out noise {number}"))
-            sigma, counted, given = objective.at_level(level, u, frames=frames)
+            sigma, loss_mask, given = objective.at_level(level, u, frames=frames)
             prompt = make_prompt([sample], given=given)
-            batch = Batch(torch.tensor([number]), latents, noise, sigma, counted, prompt, control).to(trainer.device)
+            batch = Batch(torch.tensor([number]), latents, noise, sigma, loss_mask, prompt, media).to(trainer.device)
             losses.append(losses_of(objective, trainer.predict, batch).cpu())
         return torch.cat(losses)
 
@@ -135,7 +135,7 @@ class Validator:
     def _validate(self, trainer: Trainer, directory: Path) -> None:
         fields: dict[str, Any] = {"step": trainer.step}
         requests, backend = self._prepared.requests, self._session.config.attention.validation
-        with whole_directory(directory) as temporary, weights_in_use(trainer), torch.no_grad(), attention(backend):
+        with whole_directory(directory) as temporary, eval_weights(trainer), torch.no_grad(), attention(backend):
             if self._held_out is not None:
                 loss = self._held_out.measure(trainer, self._interrupt)
                 fields |= {"held_out_loss": loss.overall, "held_out_bins": loss.bins, "held_out_samples": loss.num_samples}
@@ -151,7 +151,7 @@ class Validator:
         model, device, data = self._prepared.model, trainer.device, self._session.config.data[0]
         vae = load_vae(model.pretrained, device)
         parts = model.denoisers.split(trainer.denoiser)
-        parts |= {name: model.pretrained.load(name).to(device) for name in model.denoisers.others}
+        parts |= {name: model.pretrained.load(name).to(device) for name in model.denoisers.frozen}
         with trainer.autocast():
             drawing, own = {**parts, "vae": vae}, trainer.conditioning
             sampler = Sampler(model, drawing, device, own, data, interrupt=self._interrupt)
@@ -175,11 +175,11 @@ class Validator:
 
 
 @contextmanager
-def weights_in_use(trainer: Trainer) -> Iterator[None]:
+def eval_weights(trainer: Trainer) -> Iterator[None]:
     """Put the weights that are exported (averaged ones, if there are) into the denoiser, in evaluation mode."""
     trainer.is_whole = False  # until those that train are back
     with ExitStack() as stack:
-        stack.enter_context(weights_for_use(trainer.optimizer))
+        stack.enter_context(optimizer_eval_weights(trainer.optimizer))
         if trainer.ema is not None:
             trainer.ema.store(trainer.parameters)
             stack.callback(trainer.ema.restore, trainer.parameters)

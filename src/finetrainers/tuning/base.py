@@ -27,7 +27,9 @@ class Tuning(ABC):
     """Whether trained float32 weights meet frozen ones of another type in one layer, which autocast has to reconcile."""
 
     @abstractmethod
-    def apply(self, denoiser: Any, adapter: ModelAdapter, *, component: str, seed: int, beside: Sequence[str] = ()) -> None:
+    def apply(
+        self, denoiser: Any, adapter: ModelAdapter, *, component: str, seed: int, full_modules: Sequence[str] = ()
+    ) -> None:
         """Leave gradients on for exactly what trains, in float32: as exported weights have it, or initialized from the seed.
 
         Args:
@@ -35,7 +37,7 @@ class Tuning(ABC):
             adapter: Of its family.
             component: Its name.
             seed: Decides what is drawn.
-            beside: Names of modules that are trained in full, whatever else is.
+            full_modules: Names of modules that are trained in full, whatever else is.
 
         Raises:
             ConfigError: If what is to be trained is not there, or the weights to begin from do not fit.
@@ -108,7 +110,7 @@ def to_float32(denoiser: nn.Module) -> None:
         parameter.data = parameter.data.float()
 
 
-def train_beside(denoiser: nn.Module, names: Sequence[str]) -> None:
+def train_in_full(denoiser: nn.Module, names: Sequence[str]) -> None:
     """Train modules in full that a frozen model of another type has around them."""
     for name in names:
         module = denoiser.get_submodule(name)

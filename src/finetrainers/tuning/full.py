@@ -24,7 +24,9 @@ class FullTuning(Tuning):
         self._pattern = config.modules
         self._start = config.start_from
 
-    def apply(self, denoiser: Any, adapter: ModelAdapter, *, component: str, seed: int, beside: Sequence[str] = ()) -> None:
+    def apply(
+        self, denoiser: Any, adapter: ModelAdapter, *, component: str, seed: int, full_modules: Sequence[str] = ()
+    ) -> None:
         if self._start is not None:
             _load(denoiser, self._start / component)
         for name, parameter in denoiser.named_parameters():
@@ -32,7 +34,7 @@ class FullTuning(Tuning):
         if not trained_parameters(denoiser):
             some = ", ".join(name for name, _ in list(denoiser.named_parameters())[:3])
             raise ConfigError(f"tuning.modules: {self._pattern!r} matches no parameter; there are {some} ...")
-        for name in beside:
+        for name in full_modules:
             denoiser.get_submodule(name).requires_grad_(True)
         to_float32(denoiser)
         for name, module in denoiser.named_modules():

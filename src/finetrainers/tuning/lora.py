@@ -15,7 +15,7 @@ from finetrainers.config import LokrConfig, LoraConfig
 from finetrainers.errors import ConfigError
 from finetrainers.files.whole import to_json, write_whole
 from finetrainers.models import ModelAdapter
-from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, to_float32, train_beside, write_tensors
+from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, to_float32, train_in_full, write_tensors
 from finetrainers.tuning.targets import find_targets, why_not
 
 ADAPTER_NAME = "default"
@@ -43,9 +43,11 @@ class AdapterTuning(Tuning):
 
     def __init__(self, config: LoraConfig | LokrConfig) -> None:
         self._config = config
-        self._beside: tuple[str, ...] = ()
+        self._full_modules: tuple[str, ...] = ()
 
-    def apply(self, denoiser: Any, adapter: ModelAdapter, *, component: str, seed: int, beside: Sequence[str] = ()) -> None:
+    def apply(
+        self, denoiser: Any, adapter: ModelAdapter, *, component: str, seed: int, full_modules: Sequence[str] = ()
+    ) -> None:
         wanted = adapter.lora_targets if self._config.targets is None else self._config.targets
         targets = find_targets(denoiser, wanted)
         with torch.random.fork_rng(devices=[]):
@@ -54,11 +56,11 @@ class AdapterTuning(Tuning):
                 denoiser.add_adapter(self._peft_config(targets), adapter_name=ADAPTER_NAME)
             except ValueError as error:
                 raise ConfigError(f"tuning.targets: {why_not(denoiser, targets, error)}") from error
-        for name in beside:
+        for name in full_modules:
             if hasattr(denoiser.get_submodule(name), "base_layer"):
                 raise ConfigError(f"tuning.targets: {targets!r} has {name}, which conditioning trains in full; leave it out")
-        train_beside(denoiser, beside)
-        self._beside = tuple(beside)
+        train_in_full(denoiser, full_modules)
+        self._full_modules = tuple(full_modules)
         if self._config.start_from is not None:
             self._begin_from(denoiser, self._config.start_from, component)
         to_float32(denoiser)
@@ -67,9 +69,9 @@ class AdapterTuning(Tuning):
     def without_adapter(self, denoiser: nn.Module) -> Iterator[None]:
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        if self._beside:
+        if self._full_modules:
             raise ConfigError(
-                f"conditioning.kind: trains {self._beside[0]} itself, which leaves nothing of the base model that the "
+                f"conditioning.kind: trains {self._full_modules[0]} itself, which leaves nothing of the base model that the "
                 "objective compares with; set none, or take another objective.kind"
             )
         layers = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
@@ -83,7 +85,7 @@ class AdapterTuning(Tuning):
 
     def export(self, denoiser: Any, directory: Path, facts: ExportFacts) -> None:
         self._export_adapter(denoiser, directory, facts)
-        layers = {name: p.detach().cpu() for name, p in self._layers_beside(denoiser).items()}
+        layers = {name: p.detach().cpu() for name, p in self._full_layers(denoiser).items()}
         if layers:
             (directory / facts.component).mkdir(parents=True)
             write_tensors(directory / facts.component / LAYERS_FILE, layers, facts.metadata)
@@ -131,7 +133,7 @@ class AdapterTuning(Tuning):
                     f"tuning.start_from: {directory} was trained with {key}: {settings[key]}, not {value}, and would count "
                     "otherwise; set tuning as it was"
                 )
-        for found, own in ((adapter, get_peft_model_state_dict(denoiser)), (layers, self._layers_beside(denoiser))):
+        for found, own in ((adapter, get_peft_model_state_dict(denoiser)), (layers, self._full_layers(denoiser))):
             shapes, wanted = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (found, own))
             wrong = {name for name, _ in shapes.items() ^ wanted.items()}
             if wrong:
@@ -142,9 +144,9 @@ class AdapterTuning(Tuning):
         set_peft_model_state_dict(denoiser, adapter, adapter_name=ADAPTER_NAME)
         denoiser.load_state_dict(layers, strict=False)
 
-    def _layers_beside(self, denoiser: Any) -> dict[str, torch.nn.Parameter]:
+    def _full_layers(self, denoiser: Any) -> dict[str, torch.nn.Parameter]:
         """Parameters that train in full beside the adapter."""
-        modules = {name: denoiser.get_submodule(name) for name in self._beside}
+        modules = {name: denoiser.get_submodule(name) for name in self._full_modules}
         return {f"{name}.{own}": p for name, module in modules.items() for own, p in module.named_parameters()}
 
     def load_exported(self, pipeline: Any, directory: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from finetrainers.config import Bucket, DataConfig
 from finetrainers.data.catalog.buckets import assign_buckets, resolve_buckets, why_unassigned
-from finetrainers.data.catalog.dataset import DataSet
+from finetrainers.data.catalog.dataset import Dataset
 from finetrainers.data.catalog.probe import Facts
 from finetrainers.data.catalog.rates import about_slow_clips, describe_length, is_too_slow, rate_of_view
 from finetrainers.data.media.view import count_frames
@@ -31,7 +31,7 @@ def assign(
     *,
     fps: NDArray[np.float64],
     buckets: dict[Bucket, int],
-) -> DataSet:
+) -> Dataset:
     """Give each good item its bucket and its windows.
 
     Args:
@@ -58,7 +58,7 @@ def assign(
         problems.append(Problem(table["media"][row].as_py(), reason))
     item, chunk = _windows(config, frames, choice, own)
     number = np.array([buckets.setdefault(bucket, len(buckets)) for bucket in own], np.int32)
-    return DataSet(
+    return Dataset(
         config=config,
         table=table,
         digests={MEDIA.name: facts["digest"]},
@@ -103,7 +103,7 @@ def _why_unassigned(config: DataConfig, fact: np.void, frames: int, fps: float |
     return reason
 
 
-def slow_clips(data: DataSet, facts: Facts, buckets: Sequence[Bucket], native_fps: float | None) -> str | None:
+def slow_clips(data: Dataset, facts: Facts, buckets: Sequence[Bucket], native_fps: float | None) -> str | None:
     """Say which clips of a data set have fewer frames a second than the model; None if there are none.
 
     Args:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from finetrainers.config import Bucket, DataConfig
 from finetrainers.data.catalog.assign import assign, slow_clips
-from finetrainers.data.catalog.dataset import DataSet as DataSet
-from finetrainers.data.catalog.followers import look_at_followers
+from finetrainers.data.catalog.dataset import Dataset as Dataset
+from finetrainers.data.catalog.followers import probe_followers
 from finetrainers.data.catalog.memo import Memo
-from finetrainers.data.catalog.probe import Progress, look_at_all
+from finetrainers.data.catalog.probe import Progress, probe_all
 from finetrainers.data.catalog.rates import rate_of_view, resampled_fps
 from finetrainers.data.catalog.split import about_left_out, as_scalars, contents, held_out_items, without_contents
 from finetrainers.data.media.view import View
@@ -35,7 +35,7 @@ from finetrainers.errors import ConfigError, DataError
 class Catalog:
     """Data sets, and the buckets that they share."""
 
-    sets: tuple[DataSet, ...]
+    sets: tuple[Dataset, ...]
     buckets: tuple[Bucket, ...]
 
     @property
@@ -63,7 +63,7 @@ class Catalog:
             start += len(data.item)
         return groups
 
-    def locate(self, sample: int) -> tuple[DataSet, int]:
+    def locate(self, sample: int) -> tuple[Dataset, int]:
         """Find a sample's data set, and its number there."""
         for data in self.sets:
             if sample < len(data.item):
@@ -119,7 +119,7 @@ class Catalog:
             raise AssertionError(f"{len(both)} contents of {held_out.num_samples} held-out samples are trained on as well")
 
 
-def view_of(data: DataSet, sample: int, *, view: int, bucket: Bucket) -> View:
+def view_of(data: Dataset, sample: int, *, view: int, bucket: Bucket) -> View:
     """Everything that fixes the pixels of a sample; random parts depend on the item's content and the view's number."""
     config, item = data.config, data.item[sample]
     content = seed_of(data.digest(sample, MEDIA.name))
@@ -140,7 +140,7 @@ def view_of(data: DataSet, sample: int, *, view: int, bucket: Bucket) -> View:
     )
 
 
-def caption_of(data: DataSet, sample: int, caption: int) -> str:
+def caption_of(data: Dataset, sample: int, caption: int) -> str:
     """One of a sample's captions, prefix and clean-up applied."""
     return final_caption(data.table["captions"][int(data.item[sample])][caption].as_py(), data.config)
 
@@ -175,7 +175,7 @@ def build_catalog(
     listings = [list_items(config, tuple(least)) for config in configs]
     total = sum(_num_files(listing.table, least) for listing in listings)
     done = 0
-    sets: list[DataSet] = []
+    sets: list[Dataset] = []
     buckets: dict[Bucket, int] = {}
     for config, listing in zip(configs, listings, strict=True):
         table = listing.table
@@ -183,10 +183,10 @@ def build_catalog(
         def report(count: int, start: int = done) -> None:
             progress(start + count, total)
 
-        facts, problems = look_at_all(table[MEDIA.name], memo, workers, report)
+        facts, problems = probe_all(table[MEDIA.name], memo, workers, report)
         fps = resampled_fps(config, facts["fps"], native_fps)
         after_media = partial(report, start=done + len(table))
-        followers, unfit = look_at_followers(
+        followers, unfit = probe_followers(
             config, table, facts, memo, fps=fps, min_frames=least, workers=workers, report=after_media
         )
         assigned = assign(config, table, facts, [*listing.problems, *problems, *unfit], fps=fps, buckets=buckets)
@@ -206,7 +206,7 @@ def _num_files(table: pa.Table, names: Iterable[str]) -> int:
     return len(table) + sum(int(pc.count_distinct(table[name]).as_py()) for name in names)
 
 
-def raise_if_failing(sets: Sequence[DataSet]) -> None:
+def raise_if_failing(sets: Sequence[Dataset]) -> None:
     """List all problems of the data sets that are not to skip them, in one error."""
     raise_if_any([problem for data in sets if data.config.on_error == "fail" for problem in data.problems])
 

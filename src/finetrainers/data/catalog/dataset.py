@@ -12,7 +12,7 @@ from finetrainers.data.sources.items import Problem
 
 
 @dataclass(frozen=True, slots=True)
-class DataSet:
+class Dataset:
     """One data set: its items, and their samples."""
 
     config: DataConfig
@@ -47,6 +47,6 @@ class DataSet:
         digest: bytes = self.digests[name][self.item[sample]].tobytes()
         return digest.hex()
 
-    def only(self, chosen: NDArray[np.bool_]) -> "DataSet":
+    def only(self, chosen: NDArray[np.bool_]) -> "Dataset":
         """Return the data set with the chosen of its samples."""
         return replace(self, item=self.item[chosen], chunk=self.chunk[chosen], bucket=self.bucket[chosen])

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from finetrainers.config import DataConfig
-from finetrainers.data.catalog.dataset import DataSet
+from finetrainers.data.catalog.dataset import Dataset
 from finetrainers.data.catalog.memo import Memo
-from finetrainers.data.catalog.probe import Facts, look_at_all
+from finetrainers.data.catalog.probe import Facts, probe_all
 from finetrainers.data.media.view import View, count_frames, needed_frames
 from finetrainers.data.sources.beside import about_file
 from finetrainers.data.sources.items import Problem
@@ -35,7 +35,7 @@ class Followers:
     """[N] frames that are left after resampling."""
 
 
-def following_view(data: DataSet, sample: int, name: str, view: View, *, frame_step: int) -> View:
+def following_view(data: Dataset, sample: int, name: str, view: View, *, frame_step: int) -> View:
     """Give the view of a sample's file of a stream that shows what ``view`` shows of its media.
 
     It is the same view, unless the file is too short for it: then as many frames from its start as make whole latent
@@ -49,7 +49,7 @@ def following_view(data: DataSet, sample: int, name: str, view: View, *, frame_s
     return replace(view, num_frames=num_frames, frame_sampling="start", window=0.0, chunk=0)
 
 
-def look_at_followers(
+def probe_followers(
     config: DataConfig,
     table: pa.Table,
     media: Facts,
@@ -71,10 +71,10 @@ def look_at_followers(
     for name, least in min_frames.items():
         files = pc.unique(table[name])
         rows = pc.index_in(table[name], value_set=files).to_numpy()
-        looked, found = look_at_all(files, memo, workers, partial(_report_from, done, report))
+        probed, found = probe_all(files, memo, workers, partial(_report_from, done, report))
         done += len(files)
         unusable = {problem.path: problem.reason for problem in found}
-        facts = looked[rows]
+        facts = probed[rows]
         reasons = _why_unusable(config, media, facts, fps=fps, min_frames=least)
         for row in np.flatnonzero(media["is_good"] & (~facts["is_good"] | (reasons != ""))).tolist():
             path = table[name][row].as_py()

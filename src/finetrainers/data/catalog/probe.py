@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]
 """Called with (items done, items in all)."""
 
 
-def look_at_all(
+def probe_all(
     media: pa.ChunkedArray | pa.Array, memo: Memo, workers: int, report: Callable[[int], None]
 ) -> tuple[Facts, list[Problem]]:
     """What each file is; ``is_good`` is False where it cannot be used, and a problem says why."""
@@ -48,11 +48,11 @@ def look_at_all(
             stamps = [_stamp_of(path) for path in paths]
             known = [None if stamp is None else memo.get(path, stamp) for path, stamp in zip(paths, stamps, strict=True)]
             unknown = [i for i, fact in enumerate(known) if fact is None]
-            looked = dict(zip(unknown, pool.map(_look_at, [paths[i] for i in unknown]), strict=True))
-            found_now = [(paths[i], stamps[i], fact) for i, fact in looked.items()]
+            probed = dict(zip(unknown, pool.map(_probe_file, [paths[i] for i in unknown]), strict=True))
+            found_now = [(paths[i], stamps[i], fact) for i, fact in probed.items()]
             memo.put([(p, stamp, f) for p, stamp, f in found_now if isinstance(f, Fact) and stamp is not None])
             for i, fact in enumerate(known):
-                found = looked[i] if fact is None else fact
+                found = probed[i] if fact is None else fact
                 if isinstance(found, Fact):
                     facts[start + i] = (np.frombuffer(found.digest, np.uint8), *astuple(found)[1:], True)
                 else:
@@ -68,7 +68,7 @@ def _stamp_of(path: str) -> Stamp | None:
         return None
 
 
-def _look_at(path: str) -> Fact | str:
+def _probe_file(path: str) -> Fact | str:
     try:
         return Fact(hash_file(path), *astuple(probe(Path(path))))
     except DataError as error:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from finetrainers.data.catalog.dataset import DataSet
+from finetrainers.data.catalog.dataset import Dataset
 from finetrainers.data.streams import MEDIA
 from finetrainers.errors import ConfigError
 
@@ -16,7 +16,7 @@ NUM_EXAMPLES = 3
 """Files that a warning names."""
 
 
-def held_out_items(sets: Sequence[DataSet], fraction: float) -> list[npt.NDArray[np.bool_]]:
+def held_out_items(sets: Sequence[Dataset], fraction: float) -> list[npt.NDArray[np.bool_]]:
     """Which items of each data set are held out: those whose hash, read as a number in [0, 1), is below one limit for all.
 
     The limit is the fraction, moved so that at least one content is on either side.
@@ -42,19 +42,19 @@ def held_out_items(sets: Sequence[DataSet], fraction: float) -> list[npt.NDArray
     return chosen
 
 
-def contents(sets: Sequence[DataSet]) -> npt.NDArray[np.void]:
+def contents(sets: Sequence[Dataset]) -> npt.NDArray[np.void]:
     """Hashes of all contents that have samples, each once, as opaque bytes."""
     return np.unique(np.concatenate([as_scalars(data.digests[MEDIA.name])[np.unique(data.item)] for data in sets]))
 
 
-def without_contents(data: DataSet, others: npt.NDArray[np.void]) -> tuple[DataSet, list[str]]:
+def without_contents(data: Dataset, others: npt.NDArray[np.void]) -> tuple[Dataset, list[str]]:
     """Leave out the items whose content is among the others; return their files, too."""
     is_shared = np.isin(as_scalars(data.digests[MEDIA.name]), others)
     left_out = np.unique(data.item[is_shared[data.item]])
     return data.only(~is_shared[data.item]), [data.table["media"][int(item)].as_py() for item in left_out]
 
 
-def about_left_out(data: DataSet, files: Sequence[str]) -> str:
+def about_left_out(data: Dataset, files: Sequence[str]) -> str:
     """Say which items of a data set are not trained on."""
     more = f" and {len(files) - NUM_EXAMPLES} more" if len(files) > NUM_EXAMPLES else ""
     return (

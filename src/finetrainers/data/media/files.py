@@ -6,7 +6,7 @@ from finetrainers.data.media.images import decode_image, is_animated, probe_imag
 from finetrainers.data.media.video import decode_video, probe_video
 from finetrainers.data.media.view import (
     Clip as Clip,
-    Probe as Probe,
+    MediaInfo as MediaInfo,
     View as View,
     available_frames as available_frames,
     bad_media,
@@ -24,7 +24,7 @@ def is_media(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES
 
 
-def probe(path: Path) -> Probe:
+def probe(path: Path) -> MediaInfo:
     """Tell what is in a media file.
 
     Raises:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from finetrainers.data.media.view import Clip, Probe, View, bad_media, crop, fit, why_unreadable
+from finetrainers.data.media.view import Clip, MediaInfo, View, bad_media, crop, fit, why_unreadable
 
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
@@ -20,10 +20,10 @@ def is_animated(path: Path) -> bool:
         return bool(getattr(image, "is_animated", False))  # Pillow gives it only to formats that can have frames
 
 
-def probe_image(path: Path) -> Probe:
+def probe_image(path: Path) -> MediaInfo:
     """Decode an image fully, so that a truncated one is found, and tell its displayed size."""
     image = _load(path)
-    return Probe(num_frames=1, height=image.height, width=image.width, fps=0.0, seconds=0.0)
+    return MediaInfo(num_frames=1, height=image.height, width=image.width, fps=0.0, seconds=0.0)
 
 
 def decode_image(path: Path, view: View) -> Clip:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from finetrainers.config import ChannelConcatConfig
-from finetrainers.config.user_code import read_own_code
+from finetrainers.config.user_code import read_user_code
 from finetrainers.errors import ConfigError
 
 SETTING = "conditioning.signal"
@@ -93,7 +93,7 @@ def build_signal(config: ChannelConcatConfig) -> Signal:
                 )
             return Signal("canny", (("low", config.canny_low), ("high", config.canny_high)))
         case place:
-            digest = read_own_code(SETTING, place).digest
+            digest = read_user_code(SETTING, place).digest
             load_function(place, digest)
             return Signal(place, file_digest=digest)
 
@@ -174,7 +174,7 @@ def load_function(place: str, digest: str) -> Callable[[Tensor], object]:
     Raises:
         ConfigError: If the file is missing, is not of that hash, or fails, or has no such function.
     """
-    code = read_own_code(SETTING, place)
+    code = read_user_code(SETTING, place)
     if code.digest != digest:
         raise ConfigError(f"{SETTING}: {code.file} was changed while the run uses it; start the run again")
     function = code.load()

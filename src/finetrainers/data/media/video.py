@@ -22,7 +22,7 @@ from finetrainers.data.media.view import (
     PHASE,
     Clip,
     Fit,
-    Probe,
+    MediaInfo,
     View,
     bad_media,
     count_frames,
@@ -55,7 +55,7 @@ class _Run:
     rows: range
 
 
-def probe_video(path: Path) -> Probe:
+def probe_video(path: Path) -> MediaInfo:
     """Read all time stamps and decode the first frame: a truncated file is found, damage in the middle is not."""
     check_whole(path)
     with open_video(path) as (container, stream):
@@ -63,7 +63,7 @@ def probe_video(path: Path) -> Probe:
         for _, frame in _frames(container, stream, timeline, start=timeline.start):
             height, width = _displayed_size(frame, stream)
             num_frames = len(timeline.stamps)
-            return Probe(num_frames, height, width, fps=num_frames / timeline.seconds, seconds=timeline.seconds)
+            return MediaInfo(num_frames, height, width, fps=num_frames / timeline.seconds, seconds=timeline.seconds)
     raise bad_media(path, "no frame can be decoded")
 
 

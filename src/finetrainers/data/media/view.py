@@ -22,7 +22,7 @@ round time stamps (Matroska to milliseconds), and a frame that starts 0.3 ms lat
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class MediaInfo:
     """What is known of a media file without decoding all of it."""
 
     num_frames: int
@@ -105,7 +105,7 @@ def count_frames(
     return np.where(rates > 0, resampled, -(-num_frames // stride))
 
 
-def available_frames(probe: Probe, *, fps: float | None, stride: int) -> int:
+def available_frames(probe: MediaInfo, *, fps: float | None, stride: int) -> int:
     """Count the frames that ``decode`` can deliver after resampling: ``count_frames`` of one item."""
     return int(count_frames(np.array([probe.num_frames]), np.array([probe.seconds]), fps=fps, stride=stride)[0])
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetrainers.data.cache.store import make_key
-from finetrainers.data.catalog.catalog import Catalog, DataSet, caption_of, view_of
+from finetrainers.data.catalog.catalog import Catalog, Dataset, caption_of, view_of
 from finetrainers.data.catalog.followers import following_view
 from finetrainers.data.catalog.left_out import BadViews, LeftOut
 from finetrainers.data.media.view import View
@@ -149,14 +149,14 @@ class Plan:
         pairs = [(sample, view, since[job.key]) for sample, view, job in self._needing(items)]
         return replace(self, bad=BadViews.of(pairs, max(data.config.num_views for data in self.catalog.sets)))
 
-    def problems(self, items: Sequence[LeftOut]) -> list[tuple[DataSet, Problem]]:
+    def problems(self, items: Sequence[LeftOut]) -> list[tuple[Dataset, Problem]]:
         """What these items make of the data sets: each medium that needs one of them, once."""
         reasons = {item.key: item.reason for item in items}
-        found: dict[tuple[int, str], tuple[DataSet, Problem]] = {}
+        found: dict[tuple[int, str], tuple[Dataset, Problem]] = {}
         for sample, _, job in self._needing(items):
             data, row = self.catalog.locate(sample)
             medium, reason = data.path(row, MEDIA.name), reasons[job.key]
-            if job.stream.is_beside:
+            if job.stream.has_files:
                 reason = about_file(job.stream.name, job.path, reason)
             found.setdefault((id(data), medium), (data, Problem(medium, reason)))
         return list(found.values())
@@ -196,7 +196,7 @@ class Plan:
         if stream == MEDIA or stream.is_the_followed:
             return media
         path, digest, pixels = media.path, media.digest, media.view
-        if stream.is_beside:
+        if stream.has_files:
             data, row = self.catalog.locate(sample)
             path, digest = data.path(row, stream.name), data.digest(row, stream.name)
             pixels = following_view(data, row, stream.name, media.view, frame_step=self.frame_step)

@@ -9,18 +9,18 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from finetrainers.config import ChannelConcatConfig
-from finetrainers.data.frames import FrameSet, ShownFrames
+from finetrainers.data.frames import FrameSelection, FrameSet
 from finetrainers.data.order.draws import uniform
 
 KINDS = get_args(FrameSet)
 SHOWN = st.builds(
-    ShownFrames, st.sampled_from(KINDS), index=st.integers(0, 9), dropout=st.sampled_from([0.0, 0.0, 0.3, 0.9])
+    FrameSelection, st.sampled_from(KINDS), index=st.integers(0, 9), dropout=st.sampled_from([0.0, 0.0, 0.3, 0.9])
 )
 
 
 def draw(shown, positions, frames, seed=0):
     """The draws [B, n] of these positions, made as the loader makes its own."""
-    draws = (uniform(seed, np.asarray(positions), purpose) for purpose in shown.draws(frames))
+    draws = (uniform(seed, np.asarray(positions), purpose) for purpose in shown.draws(frames, "control"))
     return torch.stack([torch.from_numpy(u) for u in draws], dim=1)
 
 
@@ -60,7 +60,7 @@ def rows_of(tensor):
 def test_the_kinds_are_those_of_the_configuration():
     assert set(KINDS) == set(get_args(ChannelConcatConfig.model_fields["frames"].annotation))
     default = ChannelConcatConfig(kind="channel_concat", signal="gray")
-    assert ShownFrames() == ShownFrames(default.frames, index=default.frame_index, dropout=default.dropout)
+    assert FrameSelection() == FrameSelection(default.frames, index=default.frame_index, dropout=default.dropout)
 
 
 @given(SHOWN, st.integers(1, 7), st.lists(st.integers(0, 10), min_size=1, max_size=12), st.integers(0, 99))
@@ -79,26 +79,26 @@ def test_only_sets_of_the_kind_are_shown_and_only_of_what_there_is(shown, frames
 @pytest.mark.parametrize("frames", [1, 2, 4])
 @pytest.mark.parametrize("available", [0, 1, 2, 3, 4, 9])
 def test_every_set_of_the_kind_occurs(kind, frames, available):
-    shown = ShownFrames(kind, index=1)
+    shown = FrameSelection(kind, index=1)
     assert rows_of(shown_at(shown, 2000, frames, available)) == possible(shown, frames, available)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "index"])
 def test_a_control_of_one_frame_is_shown(kind):
-    assert bool((shown_at(ShownFrames(kind), 20, frames=1, available=1) == 1).all())
-    assert ShownFrames(kind).for_sampling(1, 1).tolist() == [[1.0]]
+    assert bool((shown_at(FrameSelection(kind), 20, frames=1, available=1) == 1).all())
+    assert FrameSelection(kind).for_sampling(1, 1).tolist() == [[1.0]]
 
 
 def test_an_index_beyond_the_frames_shows_nothing():
     for index, expected in ((0, 1.0), (1, 0.0), (100, 0.0)):
-        shown = ShownFrames("index", index=index)
+        shown = FrameSelection("index", index=index)
         assert bool((shown_at(shown, 20, frames=1, available=1) == expected).all())
         assert shown.for_sampling(1, 1).tolist() == [[expected]]
 
 
 @pytest.mark.parametrize("available", [3, 5, 8])
 def test_lengths_of_prefixes_are_uniform(available):
-    mask = shown_at(ShownFrames("prefix"), 20000, frames=5, available=available)
+    mask = shown_at(FrameSelection("prefix"), 20000, frames=5, available=available)
     longest = min(available, 5)
     shares = torch.bincount(mask.sum(1).long(), minlength=6).double() / len(mask)
     expected = torch.tensor([1 / longest if 1 <= length <= longest else 0.0 for length in range(6)]).double()
@@ -107,7 +107,7 @@ def test_lengths_of_prefixes_are_uniform(available):
 
 @pytest.mark.parametrize("available", [2, 3, 4, 7])
 def test_sizes_of_random_sets_are_uniform_and_so_are_the_sets_of_a_size(available):
-    mask = shown_at(ShownFrames("random"), 40000, frames=4, available=available)
+    mask = shown_at(FrameSelection("random"), 40000, frames=4, available=available)
     longest = min(available, 4)
     sizes = torch.bincount(mask.sum(1).long(), minlength=5).double() / len(mask)
     assert sizes[0] == 0
@@ -119,7 +119,7 @@ def test_sizes_of_random_sets_are_uniform_and_so_are_the_sets_of_a_size(availabl
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_shown_as_often_as_is_asked_for_whatever_would_be(kind):
-    always, sometimes = (shown_at(ShownFrames(kind, dropout=p), 20000, frames=4, available=4) for p in (0.0, 0.2))
+    always, sometimes = (shown_at(FrameSelection(kind, dropout=p), 20000, frames=4, available=4) for p in (0.0, 0.2))
     is_dropped = sometimes.sum(1) == 0
     assert float(is_dropped.double().mean()) == pytest.approx(0.2, abs=0.01)
     assert bool((always.sum(1) > 0).all())
@@ -144,15 +144,15 @@ def test_draws_belong_to_the_position_whatever_the_batch(shown, frames, count, d
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 6))
 def test_equal_draws_choose_the_same_in_every_batch(frames, count, batch):
     u = torch.full((1, 2 + frames), 0.5, dtype=torch.float64)
-    alone = ShownFrames("random").at(u, frames=frames, available=torch.tensor([count]))
-    many = ShownFrames("random").at(u.expand(batch, -1), frames=frames, available=torch.tensor([count]).expand(batch))
+    alone = FrameSelection("random").at(u, frames=frames, available=torch.tensor([count]))
+    many = FrameSelection("random").at(u.expand(batch, -1), frames=frames, available=torch.tensor([count]).expand(batch))
     assert torch.equal(many, alone.expand(batch, -1))
     assert alone[0, 0] == 1  # the first of those that are equal
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_draw_has_a_purpose_of_its_own(kind):
-    purposes = ShownFrames(kind).draws(12)
+    purposes = FrameSelection(kind).draws(12, "control")
     assert len(set(purposes)) == len(purposes)
     assert all(purpose.startswith("control ") for purpose in purposes)  # and none of the objective's
 
@@ -163,7 +163,7 @@ def test_the_smallest_and_the_largest_draw_stay_within_the_frames(kind, dtype):
     for value, size in ((0.0, 1), (1 - 2.0**-24, 3)):
         u = torch.full((1, 2 + 5), value, dtype=dtype)
         for available, expected in ((3, size), (1, 1), (0, 0)):
-            mask = ShownFrames(kind).at(u, frames=5, available=torch.tensor([available]))
+            mask = FrameSelection(kind).at(u, frames=5, available=torch.tensor([available]))
             assert mask.sum() == expected
 
 

@@ -38,7 +38,7 @@ NOISE_OF_DECODERS = ("decode_noise_scale",)
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelUnderTest:
     """A model that is checked, with two samples of random pixels."""
 
     model_section: Mapping[str, Any]
@@ -86,7 +86,7 @@ class Subject:
         return folder
 
     @cached_property
-    def controlled(self) -> "Subject":
+    def controlled(self) -> "ModelUnderTest":
         """The same model and samples, conditioned on their own pixels in grey (and of clips, on where the control is)."""
         control = {"kind": "channel_concat", "signal": "gray", "mask": self.size[0] > 1}
         return replace(self, conditioning=control)

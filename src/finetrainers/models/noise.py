@@ -18,6 +18,10 @@ SIGMA_RANGE = (HALF_STEP, 1 - 2 * HALF_STEP)
 """Noise levels that stay between 0 and 1 in float32: the largest is the last float32 before 1."""
 
 
+GIVEN_FRAME_MAX_SIGMA = 0.05
+"""Largest noise level of a first frame that is given as a condition: "nearly clean"."""
+
+
 BISECTIONS = 60
 """Halvings that find where a quantile function passes a noise level: beyond the precision of float64."""
 
