@@ -21,7 +21,8 @@ QUICK = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from finetrainers.cli.commands import main, quiet_libraries
+from finetrainers.cli.commands import quiet_libraries
+from finetrainers.cli.entry import main
 from finetrainers.quickstart.run import quickstart
 if "--video" in sys.argv:
     from finetrainers.quickstart.video.showcase import VIDEO as options

@@ -83,8 +83,8 @@ MUTATIONS = (
     Mutation("a run's own samples are data of the next start", "data/sources/folders.py", "if Path(name) != folder and is_no_data(Path(name), files):", "if False:", "training/test_training.py::test_a_run_below_its_own_data_goes_on_with_the_same_data"),
     Mutation("two processes write into one run", "training/directory.py", "fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", "training/test_run.py::test_a_second_holder_is_refused_until_the_first_is_gone"),
     # Signals and exit status.
-    Mutation("a stop has the exit status of the end", "cli/commands.py", "        return INTERRUPTED\n", "        return DONE\n", "cli/test_cli.py::test_an_error_on_purpose_is_one_message_and_its_status"),
-    Mutation("a wrong configuration has the exit status of an error of ours", "cli/commands.py", "        return USER_ERROR\n", "        return INTERNAL_ERROR\n", "cli/test_cli.py::test_an_error_on_purpose_is_one_message_and_its_status"),
+    Mutation("a stop has the exit status of the end", "cli/entry.py", "        return INTERRUPTED\n", "        return DONE\n", "cli/test_cli.py::test_an_error_on_purpose_is_one_message_and_its_status"),
+    Mutation("a wrong configuration has the exit status of an error of ours", "cli/entry.py", "        return USER_ERROR\n", "        return INTERNAL_ERROR\n", "cli/test_cli.py::test_an_error_on_purpose_is_one_message_and_its_status"),
     Mutation("a signal waits for the end of a long draw", "sampling/sampler.py", "            self._interrupt()\n", "            pass\n", "training/test_stop.py::test_a_signal_is_seen_within_a_draw"),
     Mutation("a closed terminal ends the run without saving", "training/signals.py", "signal.SIGUSR1, signal.SIGHUP, ", "signal.SIGUSR1, ", "training/test_stop.py::test_a_closed_terminal_saves"),
     Mutation("the first Ctrl-C stops without saving", "training/signals.py", "if self._num_interrupts > 1:", "if self._num_interrupts > 0:", "training/test_stop.py::test_the_first_ctrl_c_saves_checkpoint_and_weights"),

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 import finetrainers
-from finetrainers.cli.commands import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR, main
+from finetrainers.cli.entry import main
+from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR
 from finetrainers.config import Config
 from finetrainers.data.cache.leases import Lease
 from finetrainers.data.cache.store import Cache, make_key

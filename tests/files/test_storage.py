@@ -18,7 +18,8 @@ import torch
 from runs import Tree, config_of, events_of, flux_tree, merged, write_pictures
 
 from finetrainers import DataError, FinetrainersError, StorageError, encode, sample_run, train
-from finetrainers.cli.commands import DONE, INTERNAL_ERROR, USER_ERROR, main
+from finetrainers.cli.entry import main
+from finetrainers.cli.status import DONE, INTERNAL_ERROR, USER_ERROR
 from finetrainers.data.cache.store import Cache
 from finetrainers.data.catalog.memo import Fact, Memo, Stamp
 from finetrainers.files.storage import storage_errors
@@ -162,7 +163,7 @@ def test_a_folder_that_may_not_be_written_is_named(tree: Tree, tmp_path: Path) -
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(merged(tree, {"output_dir": str(tmp_path / "run")})))
     program = """
         import sys
-        from finetrainers.cli.commands import main
+        from finetrainers.cli.entry import main
         file, *changes = sys.argv[1:]
         print([main(["encode", file, change]) for change in changes])
     """
@@ -193,7 +194,7 @@ def test_a_cache_of_others_is_read_and_named_when_it_lacks_something(tree: Tree,
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(given))
     program = """
         import shutil, sys
-        from finetrainers.cli.commands import main
+        from finetrainers.cli.entry import main
         file, others, data = sys.argv[1:]
         statuses = [main(["encode", file])]
         shutil.copytree(others, data, dirs_exist_ok=True)

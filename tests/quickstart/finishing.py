@@ -66,7 +66,7 @@ class Finished:
 
 def finish(folder: pytest.TempPathFactory, options: Any) -> Finished:
     """Run a quick start, unless another worker has."""
-    from finetrainers.cli.commands import main
+    from finetrainers.cli.entry import main
     from finetrainers.quickstart.run import quickstart
 
     root = folder.getbasetemp()

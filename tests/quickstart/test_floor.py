@@ -13,7 +13,8 @@ from finishing import CONCEPT, FLOOR, delete_lora
 from PIL import Image
 from safetensors.torch import load_file
 
-from finetrainers.cli.commands import DONE, main
+from finetrainers.cli.entry import main
+from finetrainers.cli.status import DONE
 from finetrainers.quickstart.base import write_base
 from finetrainers.quickstart.comparison import CELL, corner, size_of
 from finetrainers.quickstart.image import IMAGE

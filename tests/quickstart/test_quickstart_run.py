@@ -15,7 +15,8 @@ from finishing import CONCEPT
 from PIL import Image
 from safetensors.torch import load_file
 
-from finetrainers.cli.commands import DONE, USER_ERROR, main
+from finetrainers.cli.entry import main
+from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.config import load_config
 from finetrainers.errors import ConfigError
 from finetrainers.quickstart.comparison import CELL, corner, size_of

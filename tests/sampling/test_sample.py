@@ -9,7 +9,8 @@ from PIL import Image
 from runs import Tree, config_of, flux_tree, write_pictures
 
 from finetrainers import ConfigError, sample_run, train
-from finetrainers.cli.commands import DONE, USER_ERROR, main
+from finetrainers.cli.entry import main
+from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import NoConditioning, dump_config, load_config
 from finetrainers.models import Request

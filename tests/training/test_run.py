@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from finetrainers.cli.commands import USER_ERROR, main
+from finetrainers.cli.entry import main
+from finetrainers.cli.status import USER_ERROR
 from finetrainers.config import Config, dump_config, load_config, parse_config
 from finetrainers.config.run import FIXED
 from finetrainers.distributed.launch import refuse_further_processes

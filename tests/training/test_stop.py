@@ -15,7 +15,8 @@ import torch
 from runs import Tree, config_of, events_of, flux_tree, merged, write_pictures
 
 from finetrainers import Interrupted, train
-from finetrainers.cli.commands import INTERRUPTED, STOPPED_AT_ONCE, main
+from finetrainers.cli.entry import main
+from finetrainers.cli.status import INTERRUPTED, STOPPED_AT_ONCE
 from finetrainers.config import dump_config
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.signals import STOPPING_SOON

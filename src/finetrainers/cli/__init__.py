@@ -1,3 +1,4 @@
 """The command line."""
 
-from finetrainers.cli.commands import build_parser as build_parser, main as main
+from finetrainers.cli.commands import build_parser as build_parser
+from finetrainers.cli.entry import main as main

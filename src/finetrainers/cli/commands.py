@@ -1,80 +1,20 @@
-"""The command line. Imports neither torch nor diffusers until a command needs them."""
+"""The commands but those of the cache. Imports neither torch nor diffusers until a command needs them."""
 
 import argparse
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from finetrainers.errors import ConfigError, FinetrainersError, Interrupted
-from finetrainers.files.storage import storage_errors
-
-DONE, INTERNAL_ERROR, USER_ERROR, INTERRUPTED, STOPPED_AT_ONCE = 0, 1, 2, 3, 130
-"""Exit status: done; an error of ours; wrong configuration or data; stopped by a signal after saving; by Ctrl-C at once."""
+from finetrainers.cli.cache import add_cache
+from finetrainers.cli.status import DONE, USER_ERROR
+from finetrainers.errors import ConfigError
 
 DESCRIPTION = "Fine-tune diffusion transformers for images and video."
 EPILOG = """exit status: 0 done; 1 internal error; 2 wrong configuration or data; 3 stopped by Ctrl-C, SIGTERM, SIGUSR1 or
 SIGHUP after saving (give the same command again to go on); 130 stopped at once by a second Ctrl-C"""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status."""
-    try:
-        return _main(arguments)
-    finally:
-        _give_up_closed_stderr()
-
-
-def _main(arguments: Sequence[str] | None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    takes_overrides = words[:1] in (["train"], ["encode"])  # which argparse would take apart
-    options = build_parser().parse_args(words[:1] if takes_overrides else words)
-    try:
-        with storage_errors():
-            status = int(options.run(options, words[1:]) or DONE)
-            if sys.stdout is not None:  # as it is where it was closed before we began
-                sys.stdout.flush()
-            return status
-    except KeyboardInterrupt as stop:
-        _tell(str(stop) or "stopped")
-        return STOPPED_AT_ONCE
-    except Interrupted as stop:
-        _tell(str(stop))
-        return INTERRUPTED
-    except FinetrainersError as error:
-        _tell(str(error))
-        _drop_output_that_nobody_takes()
-        return USER_ERROR
-    except BrokenPipeError:  # whoever reads our output, such as `head`, has seen enough: no traceback
-        _drop_output_that_nobody_takes()
-        return INTERNAL_ERROR
-
-
-def _drop_output_that_nobody_takes() -> None:
-    """Keep Python from failing once more at its end, where it writes what is left for a full disk or a closed pipe."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _tell(message: str) -> None:
-    """Say how a command ended; nobody may be there to read it."""
-    with suppress(OSError):
-        print(f"finetrainers: {message}", file=sys.stderr, flush=True)
-
-
-def _give_up_closed_stderr() -> None:
-    """Drop what could not be written to a closed terminal: Python would try again at its exit, and change the status."""
-    try:
-        sys.stderr.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -105,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     tiny.set_defaults(run=run_tiny)
     schema = commands.add_parser("schema", help="print the JSON schema of the configuration")
     schema.set_defaults(run=run_schema)
-    _add_cache(commands)
+    add_cache(commands)
     return parser
 
 
@@ -134,25 +74,6 @@ def _add_sample(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     sample.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     sample.add_argument("--device", default="auto", help="cpu, cuda, ...; auto takes cuda if there is one")
     sample.set_defaults(run=run_sample)
-
-
-def _add_cache(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    cache = commands.add_parser("cache", help="show, verify or prune a cache")
-    actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
-    show = actions.add_parser("show", help="count items and bytes")
-    verify = actions.add_parser("verify", help="check all items, remove damaged ones")
-    prune = actions.add_parser("prune", help="remove the least recently used items")
-    prune.add_argument("--max-gb", type=_size, required=True, help="size that is left, in GB (10^9 bytes)")
-    for action in (show, verify, prune):
-        action.add_argument("path", type=Path, nargs="?", default=Path("cache"), help="the cache's folder (default: cache)")
-    cache.set_defaults(run=run_cache)
-
-
-def _size(text: str) -> float:
-    size = float(text)
-    if not 0 <= size < float("inf"):
-        raise ValueError(text)  # argparse names the option and the value
-    return size
 
 
 def run_config_command(options: argparse.Namespace, words: list[str]) -> int:
@@ -220,6 +141,7 @@ def run_quickstart(options: argparse.Namespace, _: list[str]) -> int:
     quiet_libraries()
     from dataclasses import replace
 
+    from finetrainers.cli.entry import main
     from finetrainers.quickstart.image import IMAGE
     from finetrainers.quickstart.run import quickstart
     from finetrainers.quickstart.video.showcase import VIDEO
@@ -272,45 +194,3 @@ def run_schema(_options: argparse.Namespace, _: list[str]) -> None:
     from finetrainers.config import Config
 
     print(json.dumps(Config.model_json_schema(), indent=1))
-
-
-def run_cache(options: argparse.Namespace, _: list[str]) -> int:
-    """``cache show``, ``verify`` and ``prune``."""
-    from finetrainers.training.signals import StopSignals
-
-    with StopSignals(kept="all items are whole", at_once=f"going through {options.path}").installed():
-        return _go_through_cache(options)
-
-
-def _go_through_cache(options: argparse.Namespace) -> int:
-    from finetrainers.data.cache.leases import oldest_lease
-    from finetrainers.data.cache.store import GB, KINDS, Cache
-
-    if not options.path.is_dir():
-        raise ConfigError(f"cache: there is no folder {options.path}; name the cache.path of your runs")
-    cache = Cache(options.path)
-    if options.action == "verify":
-        damaged = list(cache.damaged())
-        for entry in damaged:
-            cache.remove(entry)
-            print(f"removed {cache.file(entry.kind, entry.key)}: damaged")
-        if num_leftovers := cache.remove_leftovers():
-            print(f"removed {num_leftovers} temporary files that killed runs have left")
-        print(f"{sum(1 for _ in cache.entries())} items are whole, {len(damaged)} were damaged")
-        return USER_ERROR if damaged else DONE
-    if options.action == "prune":
-        left = cache.evict(int(options.max_gb * GB), since=oldest_lease(options.path))
-        print(f"removed {len(left.removed)} items, {sum(entry.bytes for entry in left.removed) / GB:.3f} GB")
-        if left.held:
-            print(
-                f"kept {len(left.held)} items, {sum(entry.bytes for entry in left.held) / GB:.3f} GB, that living runs need"
-            )
-    entries = list(cache.entries())
-    for kind in KINDS:
-        own = [entry.bytes for entry in entries if entry.kind == kind]
-        print(f"{kind}: {len(own)} items, {sum(own) / GB:.3f} GB")
-    return DONE
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

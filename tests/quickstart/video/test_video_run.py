@@ -11,7 +11,8 @@ import pytest
 from finishing import CONCEPT, delete_lora, load_script
 from PIL import Image
 
-from finetrainers.cli.commands import DONE, main
+from finetrainers.cli.entry import main
+from finetrainers.cli.status import DONE
 from finetrainers.config import load_config
 from finetrainers.data.media.files import probe
 from finetrainers.errors import ConfigError

@@ -1,0 +1,71 @@
+"""The command line: runs one command, and says how it ended."""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+from finetrainers.cli.commands import build_parser
+from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR
+from finetrainers.errors import FinetrainersError, Interrupted
+from finetrainers.files.storage import storage_errors
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    try:
+        return _main(arguments)
+    finally:
+        _give_up_closed_stderr()
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    takes_overrides = words[:1] in (["train"], ["encode"])  # which argparse would take apart
+    options = build_parser().parse_args(words[:1] if takes_overrides else words)
+    try:
+        with storage_errors():
+            status = int(options.run(options, words[1:]) or DONE)
+            if sys.stdout is not None:  # as it is where it was closed before we began
+                sys.stdout.flush()
+            return status
+    except KeyboardInterrupt as stop:
+        _tell(str(stop) or "stopped")
+        return STOPPED_AT_ONCE
+    except Interrupted as stop:
+        _tell(str(stop))
+        return INTERRUPTED
+    except FinetrainersError as error:
+        _tell(str(error))
+        _drop_output_that_nobody_takes()
+        return USER_ERROR
+    except BrokenPipeError:  # whoever reads our output, such as `head`, has seen enough: no traceback
+        _drop_output_that_nobody_takes()
+        return INTERNAL_ERROR
+
+
+def _drop_output_that_nobody_takes() -> None:
+    """Keep Python from failing once more at its end, where it writes what is left for a full disk or a closed pipe."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell(message: str) -> None:
+    """Say how a command ended; nobody may be there to read it."""
+    with suppress(OSError):
+        print(f"finetrainers: {message}", file=sys.stderr, flush=True)
+
+
+def _give_up_closed_stderr() -> None:
+    """Drop what could not be written to a closed terminal: Python would try again at its exit, and change the status."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
