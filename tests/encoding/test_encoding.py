@@ -15,7 +15,7 @@ from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pic
 
 from finetrainers import ConfigError, DataError, encode, train
 from finetrainers.data.cache.store import Cache
-from finetrainers.models.load import Pretrained
+from finetrainers.models.pretrained import Pretrained
 
 
 @pytest.fixture

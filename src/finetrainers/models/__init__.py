@@ -9,6 +9,7 @@ from finetrainers.models.facts import (
     TrainingFacts as TrainingFacts,
 )
 from finetrainers.models.grid import Grid as Grid
-from finetrainers.models.load import DTYPES as DTYPES, Model as Model, Pretrained as Pretrained, open_model as open_model
+from finetrainers.models.load import Model as Model, open_model as open_model
+from finetrainers.models.pretrained import DTYPES as DTYPES, Pretrained as Pretrained
 from finetrainers.models.registry import adapters as adapters, get_adapter as get_adapter, register_model as register_model
 from finetrainers.models.request import Request as Request

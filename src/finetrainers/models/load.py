@@ -1,167 +1,19 @@
-"""Find a pretrained pipeline, locally or on the Hub, and load its components one by one."""
+"""A pretrained pipeline with the adapter of its family and the task that it is tuned for."""
 
-import importlib
-import inspect
 import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from finetrainers.batch import Text
-from finetrainers.compat.tokenizers import FAITHFUL_CLASSES
-from finetrainers.config import ComponentConfig, MemoryConfig, ModelConfig
-from finetrainers.errors import ConfigError, ModelError
-from finetrainers.models.base import ModelAdapter, Settings
+from finetrainers.config import MemoryConfig, ModelConfig
+from finetrainers.errors import ConfigError
+from finetrainers.models.base import ModelAdapter
 from finetrainers.models.experts import Denoisers, choose_experts
+from finetrainers.models.pretrained import DTYPES, Place, Pretrained
 from finetrainers.models.registry import adapter_of_pipeline, get_adapter, load_adapter
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where one component is."""
-
-    path: str
-    """Local folder or Hub id."""
-    revision: str | None
-    subfolder: str
-    """Empty if the component is at the top."""
-    dtype: torch.dtype
-
-    @property
-    def is_local(self) -> bool:
-        return Path(self.path).is_dir()
-
-    def file(self, name: str) -> Path:
-        """Find a file of the component, downloading it if it is on the Hub.
-
-        Raises:
-            ModelError: If it is not there.
-        """
-        if self.is_local:
-            found = Path(self.path) / self.subfolder / name
-            if not found.is_file():
-                raise ModelError(
-                    f"{self.path}: has no {Path(self.subfolder) / name}; is this a pipeline in diffusers layout?"
-                )
-            return found
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
-            raise ModelError(f"model path {self.path!r} is neither a folder that exists nor a Hub id such as user/name")
-        from huggingface_hub import hf_hub_download
-
-        try:
-            return Path(hf_hub_download(self.path, name, subfolder=self.subfolder or None, revision=self.revision))
-        except (OSError, ValueError) as error:  # all of huggingface_hub's errors are one of these
-            raise ModelError(f"{self.path} (revision {self.revision or 'main'}): {name} cannot be had: {error}") from error
-
-
-def config_name(component: str) -> str:
-    """Name the file that holds a component's settings, which every component of its kind has."""
-    kinds = {"scheduler": "scheduler_config", "tokenizer": "tokenizer_config", "processor": "preprocessor_config"}
-    return next((f"{name}.json" for kind, name in kinds.items() if kind in component), "config.json")
-
-
-@dataclass(frozen=True, slots=True)
-class Pretrained:
-    """A pipeline in diffusers layout, none of whose weights are loaded yet."""
-
-    config: ModelConfig
-    index: Mapping[str, Any]
-    """The pipeline's model_index.json."""
-    memory: MemoryConfig = field(default_factory=MemoryConfig)
-    """How the VAE saves memory, wherever it is loaded."""
-
-    def place(self, component: str) -> Place:
-        """Where a component is, overrides included."""
-        override = self.config.components.get(component, ComponentConfig())
-        dtype = DTYPES[override.dtype or self.config.dtype]
-        if override.path is not None:
-            return Place(override.path, override.revision, override.subfolder or "", dtype)
-        return Place(self.config.path, override.revision or self.config.revision, override.subfolder or component, dtype)
-
-    def settings(self, component: str) -> Settings:
-        """A component's config, without its weights."""
-        settings: Settings = json.loads(self.place(component).file(config_name(component)).read_text())
-        return settings
-
-    def files(self, component: str) -> list[Path]:
-        """All files of a local component, in order of their names.
-
-        Raises:
-            ModelError: If there are none.
-        """
-        place = self.place(component)
-        folder = Path(place.path) / place.subfolder
-        files = sorted(file for file in folder.glob("*") if file.is_file())
-        if not files:
-            raise ModelError(f"{component}: {folder} has no files; is this a pipeline in diffusers layout?")
-        return files
-
-    def load(self, component: str) -> Any:
-        """Load a component, on the CPU and in evaluation mode; weights in their configured data type.
-
-        Raises:
-            ModelError: If it cannot be loaded.
-        """
-        library, class_name = self._class_of(component)
-        place = self.place(component)
-        component_class = getattr(importlib.import_module(library), FAITHFUL_CLASSES.get(class_name, class_name))
-        has_weights = issubclass(component_class, torch.nn.Module)
-        options: dict[str, Any] = {"subfolder": place.subfolder, "revision": place.revision}
-        if has_weights:
-            options["torch_dtype" if library == "diffusers" else "dtype"] = place.dtype
-        try:
-            loaded = component_class.from_pretrained(place.path, **options)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{component}: {class_name} cannot be loaded from {place.path}: {error}") from error
-        return loaded.eval().requires_grad_(False) if has_weights else loaded
-
-    def shell(self, component: str) -> Any:
-        """Make a component of diffusers as its config has it, without weights, on the meta device.
-
-        Raises:
-            ModelError: If the config does not fit its class.
-        """
-        library, class_name = self._class_of(component)
-        component_class = getattr(importlib.import_module(library), class_name)
-        try:
-            with torch.device("meta"):
-                return component_class.from_config(self.settings(component)).eval().requires_grad_(False)
-        except (TypeError, ValueError) as error:
-            raise ModelError(f"{component}: {class_name} cannot be made from its config.json: {error}") from error
-
-    def pipeline(self, class_name: str, components: Mapping[str, Any]) -> Any:
-        """Make a pipeline of the given components, with the settings of its own that model_index.json has.
-
-        All other components are None; the class may be another than the model's own, of another task.
-        """
-        import diffusers
-
-        pipeline_class = getattr(diffusers, class_name)
-        known = inspect.signature(pipeline_class.__init__).parameters
-        given = {name: value for name, value in self.index.items() if name in known}
-        given |= {name: components.get(name) for name, value in given.items() if isinstance(value, list)}
-        pipeline = pipeline_class(**given)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-    def commit(self, component: str) -> str | None:
-        """Commit of the Hub repository that a component comes from; None if it is local."""
-        place = self.place(component)
-        if place.is_local:
-            return None
-        return place.file(config_name(component)).resolve().as_posix().split("/snapshots/")[-1].split("/")[0]
-
-    def _class_of(self, component: str) -> tuple[str, str]:
-        entry = self.index.get(component)
-        if not isinstance(entry, list) or entry[0] is None:
-            raise ModelError(f"{self.config.path}: model_index.json names no {component}")
-        return entry[0], entry[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,12 +99,7 @@ def open_model(config: ModelConfig, memory: MemoryConfig | None = None) -> Model
         if component not in pretrained.index:
             known = ", ".join(name for name, value in pretrained.index.items() if isinstance(value, list))
             raise ConfigError(f"model.components: this pipeline has no component {component!r}; it has {known}")
-    if config.adapter is not None:
-        adapter_class = load_adapter(config.adapter)
-    elif config.family is not None:
-        adapter_class = get_adapter(config.family)
-    else:
-        adapter_class, _ = adapter_of_pipeline(pretrained.index["_class_name"])
+    adapter_class = _adapter_class(config, pretrained)
     vae, denoiser, scheduler = (pretrained.settings(name) for name in ("vae", adapter_class.denoiser, "scheduler"))
     adapter = adapter_class(vae, denoiser, pretrained.index, scheduler)
     own = (task for task, name in adapter.tasks.items() if name == pretrained.index.get("_class_name"))
@@ -263,3 +110,12 @@ def open_model(config: ModelConfig, memory: MemoryConfig | None = None) -> Model
     if config.expert is not None and not adapter.experts():
         raise ConfigError(f"model.expert: {config.expert} has no effect: {config.path} has one denoiser; remove it")
     return Model(pretrained, adapter, task)
+
+
+def _adapter_class(config: ModelConfig, pretrained: Pretrained) -> type[ModelAdapter]:
+    """The adapter that the configuration names, or that of the family of the pipeline."""
+    if config.adapter is not None:
+        return load_adapter(config.adapter)
+    if config.family is not None:
+        return get_adapter(config.family)
+    return adapter_of_pipeline(pretrained.index["_class_name"])[0]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from finetrainers.models.base import ModelAdapter
-from finetrainers.models.load import Pretrained
+from finetrainers.models.pretrained import Pretrained
 
 
 def load_vae(pretrained: Pretrained, device: torch.device) -> Any:

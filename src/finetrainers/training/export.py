@@ -3,11 +3,11 @@
 import json
 from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from finetrainers import __version__
 from finetrainers.config import Config
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.errors import CheckpointError
@@ -92,7 +92,7 @@ def file_metadata(config: Config, model: Model, *, step: int) -> dict[str, str]:
         "modelspec.implementation": "diffusers",
         "modelspec.title": f"{base}, {triggers or 'tuned'} ({kind}, {step} steps)",
         "modelspec.resolution": f"{width}x{height}",
-        "finetrainers.version": __version__,
+        "finetrainers.version": version("finetrainers"),
         "finetrainers.base_model": base,
         "finetrainers.family": model.adapter.name,
         "finetrainers.task": model.task,

@@ -4,7 +4,7 @@ import time
 from contextlib import closing
 
 from finetrainers.config import Config
-from finetrainers.errors import ConfigError, DataError, MissingItemError, StoppedAtOnceError
+from finetrainers.errors import ConfigError, MissingItemError, StoppedAtOnceError
 from finetrainers.models import open_model
 from finetrainers.optim.schedules import learning_rate, set_learning_rate
 from finetrainers.training.announce import announce, announce_miss, announce_replaced
@@ -20,8 +20,8 @@ from finetrainers.training.saving import Saver
 from finetrainers.training.session import Session, open_session
 from finetrainers.training.track import StepLog
 from finetrainers.training.trainer import AfterStep, Metrics, Trainer
-from finetrainers.training.validate import MISSES_IN_A_ROW, Validator
-from finetrainers.training.windows import encode_again, encode_steps
+from finetrainers.training.validate import Validator
+from finetrainers.training.windows import Misses, encode_again, encode_steps
 from finetrainers.tuning import Tuning, build_tuning
 
 
@@ -151,15 +151,13 @@ class _Run:
 
     def _train_windows(self, trainer: Trainer, prepared: Prepared, stop: int) -> Prepared:
         """Train as far as the cache reaches, and encode on, until all steps are taken."""
-        misses: list[int] = []
+        misses = Misses()
         while True:
             self.prepared = before = prepared
             try:
                 self._train_window(trainer, prepared, stop)
             except MissingItemError as miss:
-                misses.append(trainer.step)
-                if misses[-MISSES_IN_A_ROW:] == MISSES_IN_A_ROW * [trainer.step]:
-                    raise DataError(str(miss)) from miss
+                misses.add(miss, trainer.step)
                 announce_miss(self.session, miss, trainer.step)
                 prepared, stop = self.encode(prepared, trainer.step, again=True)
             else:

@@ -18,7 +18,7 @@ from finetrainers.data.loader import make_prompt, read_encoded
 from finetrainers.data.order.jobs import SampleJob
 from finetrainers.data.streams import MEDIA
 from finetrainers.encoding.encoder import free_memory
-from finetrainers.errors import DataError, MissingItemError
+from finetrainers.errors import MissingItemError
 from finetrainers.files.steps import step_directory
 from finetrainers.files.whole import to_json, whole_directory, write_whole
 from finetrainers.memory.attention import attention
@@ -29,10 +29,8 @@ from finetrainers.sampling.sampler import Sampler
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.session import Session
 from finetrainers.training.trainer import Trainer
-from finetrainers.training.windows import encode_for_validation
+from finetrainers.training.windows import Misses, encode_for_validation
 
-MISSES_IN_A_ROW = 3
-"""Times that the same items may be gone from the cache when they are read: then encoding them again is of no use."""
 NUM_BINS = 4
 """Noise-level bins in which the held-out loss is reported."""
 
@@ -122,12 +120,12 @@ class Validator:
             DataError: If what is read is gone from the cache again and again.
         """
         encode_for_validation(self._prepared)
-        for attempt in itertools.count(1):
+        misses = Misses()
+        while True:
             try:
                 self._validate(trainer, directory)
             except MissingItemError as miss:
-                if attempt == MISSES_IN_A_ROW:
-                    raise DataError(str(miss)) from miss
+                misses.add(miss, trainer.step)
                 encode_for_validation(self._prepared, has_failed=True)
             else:
                 return

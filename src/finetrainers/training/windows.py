@@ -10,7 +10,28 @@ from finetrainers.data.order.jobs import Failure
 from finetrainers.data.order.lazy import Joined
 from finetrainers.data.sources.items import Problem
 from finetrainers.encoding.budget import Budget
+from finetrainers.errors import DataError, MissingItemError
 from finetrainers.training.prepared import Prepared
+
+MISSES_IN_A_ROW = 3
+"""Times that the same items may be gone from the cache when they are read: then encoding them again is of no use."""
+
+
+class Misses:
+    """Counts at which steps items were gone from the cache when they were read."""
+
+    def __init__(self) -> None:
+        self._steps: list[int] = []
+
+    def add(self, miss: MissingItemError, step: int) -> None:
+        """Count one more.
+
+        Raises:
+            DataError: If it happens again and again at one step.
+        """
+        self._steps.append(step)
+        if self._steps[-MISSES_IN_A_ROW:] == MISSES_IN_A_ROW * [step]:
+            raise DataError(str(miss)) from miss
 
 
 def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepared, int]:
