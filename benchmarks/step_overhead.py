@@ -40,10 +40,10 @@ def bare_step(trainer: Trainer, batch: Batch) -> None:
     prediction = trainer.adapter.denoise(trainer.denoiser, noised.x, batch.sigma, batch.prompt)
     loss = (prediction - noised.target).square().mean()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(trainer.parameters, 1.0)
-    trainer.optimizer.step()
-    trainer.schedule.step()
-    trainer.optimizer.zero_grad(set_to_none=True)
+    torch.nn.utils.clip_grad_norm_(trainer.update.parameters, 1.0)
+    trainer.update.optimizer.step()
+    trainer.update.schedule.step()
+    trainer.update.optimizer.zero_grad(set_to_none=True)
 
 
 def cpu_seconds(function: Any, *arguments: Any) -> float:

@@ -50,7 +50,7 @@ MUTATIONS = (
     Mutation("an empty prompt is not drawn", "config/prompts.py", 'given["prompt"] = ""', "pass", "sampling/test_prompts.py::test_an_empty_prompt_is_one"),
     Mutation("what cannot train is found after encoding", "training/prepare.py", "    check_tuning(config, model)\n", "", "training/test_training.py::test_what_could_not_train_is_refused_before_anything_is_encoded"),
     # Batch size.
-    Mutation("another micro-batch size trains something else", "training/trainer.py", "1 / self.config.batch_size)", "1 / len(losses))", "training/test_training.py::test_micro_batches_change_only_rounding"),
+    Mutation("another micro-batch size trains something else", "optim/update.py", "1 / batch_size)", "1 / len(losses))", "training/test_training.py::test_micro_batches_change_only_rounding"),
     Mutation("a batch size that does not divide is taken", "config/run.py", "if self.batch_size % self.micro_batch_size:", "if False:", "config/test_load.py::test_a_setting_that_cannot_take_effect_is_an_error"),
     # Order.
     Mutation("the order does not depend on the seed", "data/order/order.py", "self._seed = seed", "self._seed = 0", "data/test_order.py::test_seeds_give_other_orders"),
@@ -61,17 +61,17 @@ MUTATIONS = (
     Mutation("validation disturbs training", "training/trainer.py", "seed_device(self.device, seed_of", "(lambda *_: None)(self.device, seed_of", "training/test_training.py::test_validation_changes_nothing_in_training"),
     Mutation("noise levels are rounded to a grid", "models/noise.py", ".clamp(*SIGMA_RANGE).float()", ".clamp(*SIGMA_RANGE).mul(1000).ceil().clamp(1, 999).div(1000).float()", "objectives/test_objective.py::test_noise_levels_are_rounded_to_no_grid"),
     # Resume.
-    Mutation("a resumed run forgets its averages", "training/checkpoint.py", 'trainer.ema.load_state_dict(state["ema"])', "pass", RESUMED),
+    Mutation("a resumed run forgets its averages", "training/checkpoint.py", 'update.ema.load_state_dict(state["ema"])', "pass", RESUMED),
     Mutation("a resumed run forgets its optimizer's state", "training/checkpoint.py", 'optim_state_dict=state["optimizer"]', 'optim_state_dict=own["optimizer"]', RESUMED),
     Mutation("a checkpoint that is asked for and not there is a start from another", "training/checkpoint.py", "self._asked_for(resume) if isinstance(resume, int) else self.latest()", "self.latest()", "training/test_training.py::test_a_checkpoint_that_is_not_there_is_an_error"),
     Mutation("a run with only damaged checkpoints starts from zero", "training/checkpoint.py", "if step is None and self.steps():", "if False:", "training/test_checkpoint.py::test_only_damaged_checkpoints_are_an_error_not_a_start_from_zero"),
-    Mutation("a longer run has a learning rate that jumps at the seam", "training/run.py", "set_learning_rate(trainer.schedule, rate)", "pass", "training/test_training.py::test_a_longer_run_has_the_learning_rates_of_one_that_was_as_long_from_the_start"),
+    Mutation("a longer run has a learning rate that jumps at the seam", "training/run.py", "set_learning_rate(trainer.update.schedule, rate)", "pass", "training/test_training.py::test_a_longer_run_has_the_learning_rates_of_one_that_was_as_long_from_the_start"),
     Mutation("a run goes on as another run", "training/same_run.py", "    if changed:\n", "    if len(changed) > 1:\n", "training/test_run.py::test_a_change_that_makes_it_another_run_is_refused_with_both_values"),
     # Checkpoints, and what is the user's.
     Mutation("a kill leaves half a checkpoint", "files/whole.py", "            directory.rename(aside)\n        temporary", "            shutil.rmtree(directory)\n        temporary", "files/test_files.py::test_kill_at_any_operation_leaves_the_old_or_the_new"),
     Mutation("a damaged checkpoint is taken", "files/whole.py", "if hash_file(file).hex() != digest:", "if False:", "files/test_files.py::test_damage_is_found_and_named"),
     Mutation("the newest checkpoints are deleted", "training/checkpoint.py", "self.steps()[: -self._keep]", "self.steps()[self._keep :]", "training/test_checkpoint.py::test_the_newest_are_kept"),
-    Mutation("a state between two steps is saved", "training/trainer.py", "        self.is_whole = False\n        if", "        if", "training/test_training.py::test_a_state_between_two_steps_is_never_saved"),
+    Mutation("a state between two steps is saved", "optim/update.py", "        self.is_whole = False\n        if", "        if", "training/test_training.py::test_a_state_between_two_steps_is_never_saved"),
     Mutation("half a tensor is saved as the whole", "training/state.py", "if not all(placement.is_replicate() for placement in tensor.placements):", "if False:", "training/test_state.py::test_a_tensor_of_which_others_have_parts_is_refused"),
     Mutation("a stray folder beside checkpoints ends every start", "files/steps.py", "STEP_NAME.fullmatch(folder.name)", "STEP_NAME.match(folder.name)", "training/test_checkpoint.py::test_what_else_lies_among_the_steps_is_left_alone"),
     Mutation("a pickle in a run directory is read, and runs code", "training/checkpoint.py", "if (directory / OLD_STATE).exists():", "if False:", "training/test_checkpoint.py::test_a_checkpoint_of_an_earlier_version_is_refused_with_the_way_out"),
@@ -114,8 +114,8 @@ MUTATIONS = (
     # Evidence.
     Mutation("held-out items are trained on, if another data set has them too", "data/catalog/split.py", "np.unique(np.concatenate([number[data.item] for number, data in zip(numbers, sets, strict=True)]))", "np.unique(numbers[0][sets[0].item])", "data/test_catalog.py::test_what_is_held_out_in_one_set_is_held_out_in_all"),
     Mutation("items of validation.data are trained on", "data/catalog/split.py", "data.only(~is_shared[data.item]), [", "data, [", "data/test_catalog.py::test_what_is_in_validation_data_is_not_trained_on"),
-    Mutation("other weights are measured than are exported", "training/validate.py", "trainer.ema.copy_to(trainer.parameters)", "pass", "training/test_validate.py::test_what_is_measured_is_what_is_exported"),
-    Mutation("weights are updated with what is not finite", "training/trainer.py", "        if metrics.is_finite:\n            self.optimizer.step()", "        if True:\n            self.optimizer.step()", "training/test_training.py::test_a_step_that_is_not_finite_can_be_skipped_and_is_counted"),
+    Mutation("other weights are measured than are exported", "optim/update.py", "self.ema.copy_to(self.parameters)", "pass", "training/test_validate.py::test_what_is_measured_is_what_is_exported"),
+    Mutation("weights are updated with what is not finite", "optim/update.py", "        if is_finite:\n            self.optimizer.step()", "        if True:\n            self.optimizer.step()", "training/test_training.py::test_a_step_that_is_not_finite_can_be_skipped_and_is_counted"),
     Mutation("equal runs export files of other bytes", "tuning/base.py", "    sort_metadata_of(file)\n", "", "training/test_export.py::test_the_header_says_what_the_file_is_and_no_more"),
     Mutation("plain diffusers draws something else with the weights", "tuning/lora.py", "{**facts.metadata, SETTINGS: to_json(settings)}", "facts.metadata", "training/test_export.py::test_flux_draws_the_same_picture_in_plain_diffusers"),
     Mutation("captions of others fit the quick start's pictures as well", "quickstart/evidence.py", "for truth, others in zip(truths, turned, strict=True)", "for truth, others in zip(truths, ([t] for t in truths), strict=True)", "quickstart/test_floor.py::test_shuffled_captions_are_at_the_floor"),
@@ -135,7 +135,7 @@ MUTATIONS = (
     Mutation("CogVideoX is told another time step", "models/cogvideox.py", "timestep=timestep_of(sigma[:, 0]),", "timestep=(1000 * sigma[:, 0]).round().long().clamp(0, 999),", "models/test_cogvideox.py::test_the_time_step_that_is_told_is_that_of_the_noise"),
     Mutation("CogView4 is told the time step after its shift", "models/cogview4.py", "1 / shift)", "1.0)", "models/test_cogview4.py::test_the_time_step_is_told_before_the_shift"),
     Mutation("an adapter whose velocity has the wrong sign passes the contract", "testing/drawn.py", "            output = -output", "            output = +output", f"{CONTRACT}[ltx_video 0.9.5 text-to-video-denoise_answers_as_the_pipeline]"),
-    Mutation("LoRA over a bfloat16 base loses small updates", "tuning/base.py", "parameter.data = parameter.data.float()", "pass", "training/test_training.py::test_lora_over_a_bfloat16_base_is_held_in_float32"),
+    Mutation("LoRA over a bfloat16 base loses small updates", "optim/update.py", "return weight if weight.dtype == torch.float32 else nn.Parameter(weight.detach().float())", "return weight", "training/test_training.py::test_lora_over_a_bfloat16_base_is_held_in_float32"),
     # Objectives.
     Mutation("a run goes on with another loss", "training/same_run.py", 'before[-1].get("objective", code.digest) != code.digest', "False", "objectives/test_own.py::test_a_run_does_not_go_on_with_another_file"),
     Mutation("the base model answers with its adapter", "tuning/lora.py", "                layer.enable_adapters(False)", "                pass", "objectives/test_own.py::test_without_its_adapter_a_model_answers_as_the_base"),

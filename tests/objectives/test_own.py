@@ -86,7 +86,7 @@ def moved(trainer: Any) -> Any:
     """A trainer whose adapter is no longer that of the start."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in trainer.parameters:
+        for parameter in trainer.update.parameters:
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return trainer
 
@@ -118,8 +118,8 @@ def test_asking_the_base_leaves_the_gradients_of_the_policy(subject: ModelUnderT
     def gradients(*asks: Any) -> list[Tensor]:
         answers = [ask(batch.noise, batch.sigma, batch) for ask in asks]
         sum(answer.square().sum() for answer in answers if answer.requires_grad).backward()
-        found = [parameter.grad for parameter in trainer.parameters]
-        trainer.optimizer.zero_grad(set_to_none=True)
+        found = [parameter.grad for parameter in trainer.update.parameters]
+        trainer.update.optimizer.zero_grad(set_to_none=True)
         return found
 
     policy, reference = trainer.predict, trainer.predict.base

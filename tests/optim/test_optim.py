@@ -4,6 +4,7 @@ import importlib.util
 import math
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ from finetrainers.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from finetrainers.errors import ConfigError
 from finetrainers.optim.optimizers import EXTRAS, build_optimizer, check_optimizer, optimizer_eval_weights
 from finetrainers.optim.schedules import build_schedule, learning_rate
+from finetrainers.optim.update import Update
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.trainer import Trainer
 
@@ -40,13 +42,18 @@ def trainer_with(name: str, *, seed: int = 0, total: int = 10, warmup: int = 2, 
     """A trainer of one layer; of the trainer only what checkpoints hold matters here."""
     torch.manual_seed(seed)
     layer = nn.Linear(WIDTH, WIDTH)
-    optimizer = build_optimizer(config_of(name, **settings), layer.parameters())
     shape = "constant" if name == "adamw_schedule_free" else "cosine"
-    schedule = build_schedule(ScheduleConfig(name=shape, warmup_steps=warmup), optimizer, steps=total)
+    update = Update(
+        layer,
+        dict(layer.named_parameters()),
+        make_optimizer=partial(build_optimizer, config_of(name, **settings)),
+        make_schedule=partial(build_schedule, ScheduleConfig(name=shape, warmup_steps=warmup), steps=total),
+        clip_norm=1.0,
+    )
     unused: Any = None
     return Trainer(
         config=TrainConfig(), seed=0, adapter=unused, denoiser=layer, conditioning=unused, objective=unused,
-        optimizer=optimizer, schedule=schedule, device=torch.device("cpu"), without_adapter=unused,
+        update=update, device=torch.device("cpu"), without_adapter=unused,
     )  # fmt: skip
 
 
@@ -62,9 +69,9 @@ def take_steps(trainer: Trainer, stop: int) -> list[float]:
     while trainer.step < stop:
         loss = quadratic(trainer.denoiser, trainer.step)
         loss.backward()
-        trainer.optimizer.step()
-        trainer.schedule.step()
-        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.update.optimizer.step()
+        trainer.update.schedule.step()
+        trainer.update.optimizer.zero_grad(set_to_none=True)
         trainer.step += 1
         losses.append(loss.item())
     return losses
@@ -72,7 +79,7 @@ def take_steps(trainer: Trainer, stop: int) -> list[float]:
 
 def contents(trainer: Trainer) -> list[Tensor]:
     """Weights and all tensors of the optimizer's state."""
-    states = [dict(trainer.optimizer.state[p]) for p in trainer.denoiser.parameters()]
+    states = [dict(trainer.update.optimizer.state[p]) for p in trainer.denoiser.parameters()]
     state = [value for s in states for _, value in sorted(s.items()) if isinstance(value, Tensor)]
     return [p.detach() for p in trainer.denoiser.parameters()] + state
 
@@ -85,7 +92,7 @@ def test_every_name_is_tried_here() -> None:
 def test_each_optimizer_lowers_a_quadratic(name: str) -> None:
     trainer = trainer_with(name, total=300)
     losses = take_steps(trainer, 300)
-    with optimizer_eval_weights(trainer.optimizer):
+    with optimizer_eval_weights(trainer.update.optimizer):
         assert quadratic(trainer.denoiser, 1000).item() < 0.5 * losses[0]
 
 
@@ -95,7 +102,7 @@ def test_five_steps_a_checkpoint_and_five_more_are_ten_steps(name: str, warmup: 
     whole, first, second = (trainer_with(name, seed=seed, warmup=warmup) for seed in (0, 0, 1))
     losses = take_steps(whole, 10)
     take_steps(first, 5)
-    with optimizer_eval_weights(first.optimizer):  # as validation does, between two steps
+    with optimizer_eval_weights(first.update.optimizer):  # as validation does, between two steps
         pass
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(first)
@@ -104,7 +111,7 @@ def test_five_steps_a_checkpoint_and_five_more_are_ten_steps(name: str, warmup: 
     pairs = list(zip(contents(whole), contents(second), strict=True))
     assert len(pairs) > 2
     assert all(torch.equal(a, b) for a, b in pairs)
-    groups = [{k: v for k, v in t.optimizer.param_groups[0].items() if k != "params"} for t in (whole, second)]
+    groups = [{k: v for k, v in t.update.optimizer.param_groups[0].items() if k != "params"} for t in (whole, second)]
     assert groups[0] == groups[1]
 
 
@@ -134,7 +141,7 @@ def test_weight_decay_is_decoupled_from_the_gradient_or_not(name: str, is_decoup
 def test_8_bit_adam_keeps_its_state_in_8_bits() -> None:
     trainer = trainer_with("adamw_8bit")
     take_steps(trainer, 1)
-    state = trainer.optimizer.state[trainer.denoiser.weight]
+    state = trainer.update.optimizer.state[trainer.denoiser.weight]
     assert state["state1"].dtype == state["state2"].dtype == torch.uint8
 
 
@@ -260,7 +267,7 @@ def test_schedule_free_weights_for_use_are_others_and_training_does_not_notice()
     trainer = trainer_with("adamw_schedule_free")
     take_steps(trainer, 5)
     before = [p.detach().clone() for p in trainer.denoiser.parameters()]
-    with optimizer_eval_weights(trainer.optimizer):
+    with optimizer_eval_weights(trainer.update.optimizer):
         assert not any(torch.equal(a, b) for a, b in zip(before, trainer.denoiser.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.denoiser.parameters(), strict=True))
     take_steps(trainer, 6)  # which schedule-free refuses in evaluation mode
@@ -270,7 +277,7 @@ def test_weights_for_use_go_back_after_an_error() -> None:
     trainer = trainer_with("adamw_schedule_free")
     take_steps(trainer, 5)
     before = [p.detach().clone() for p in trainer.denoiser.parameters()]
-    with pytest.raises(RuntimeError), optimizer_eval_weights(trainer.optimizer):
+    with pytest.raises(RuntimeError), optimizer_eval_weights(trainer.update.optimizer):
         raise RuntimeError
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.denoiser.parameters(), strict=True))
 
@@ -280,5 +287,5 @@ def test_other_optimizers_train_the_weights_that_are_used(name: str) -> None:
     trainer = trainer_with(name)
     take_steps(trainer, 3)
     before = [p.detach().clone() for p in trainer.denoiser.parameters()]
-    with optimizer_eval_weights(trainer.optimizer):
+    with optimizer_eval_weights(trainer.update.optimizer):
         assert all(torch.equal(a, b) for a, b in zip(before, trainer.denoiser.parameters(), strict=True))

@@ -17,6 +17,7 @@ from finetrainers.config import OptimizerConfig, TrainConfig
 from finetrainers.errors import CheckpointError
 from finetrainers.files.whole import MANIFEST, damage, whole_directory
 from finetrainers.optim.optimizers import build_optimizer
+from finetrainers.optim.update import Update
 from finetrainers.sampling.sample import find_weights
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.trainer import Trainer
@@ -26,25 +27,31 @@ def trainer(width: int = 64, step: int = 0, optimizer: str = "adamw") -> Trainer
     """A trainer of one layer that has taken ``step`` steps; nothing but its state matters here."""
     torch.manual_seed(0)
     layer = nn.Linear(width, width)
-    made: Any = torch.optim.AdamW(layer.parameters()) if optimizer == "adamw" else torch.optim.SGD(layer.parameters())
-    schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda s: 1 / (s + 1))
+    update = Update(
+        layer,
+        dict(layer.named_parameters()),
+        make_optimizer=torch.optim.AdamW if optimizer == "adamw" else torch.optim.SGD,
+        make_schedule=lambda made: torch.optim.lr_scheduler.LambdaLR(made, lambda s: 1 / (s + 1)),
+        clip_norm=1.0,
+    )
     nothing: Any = None
     result = Trainer(
         config=TrainConfig(), seed=0, adapter=nothing, denoiser=layer, conditioning=nothing, objective=nothing,
-        optimizer=made, schedule=schedule, device=torch.device("cpu"), without_adapter=nothing,
+        update=update, device=torch.device("cpu"), without_adapter=nothing,
     )  # fmt: skip
     for _ in range(step):
         layer(torch.randn(3, width)).square().mean().backward()
-        made.step()
-        schedule.step()
-        made.zero_grad()
+        update.optimizer.step()
+        update.schedule.step()
+        update.drop_gradients()
         result.step += 1
     return result
 
 
 def same(a: Trainer, b: Trainer) -> bool:
     states = [
-        [*t.denoiser.state_dict().values(), *(v for s in t.optimizer.state.values() for v in s.values())] for t in (a, b)
+        [*t.denoiser.state_dict().values(), *(v for s in t.update.optimizer.state.values() for v in s.values())]
+        for t in (a, b)
     ]
     return a.step == b.step and all(torch.equal(x, y) for x, y in zip(*states, strict=True))
 
@@ -63,7 +70,7 @@ def test_state_comes_back_to_the_bit(tmp_path: Path) -> None:
     after = trainer()
     Checkpoints(tmp_path, keep=2).restore(after, 3)
     assert same(before, after)
-    assert after.schedule.get_last_lr() == before.schedule.get_last_lr()
+    assert after.update.schedule.get_last_lr() == before.update.schedule.get_last_lr()
 
 
 @pytest.mark.parametrize("damage", ["manifest", "file", "byte", "truncated"])
@@ -159,7 +166,7 @@ def test_betas_are_a_tuple_again(tmp_path: Path) -> None:
     Checkpoints(tmp_path, keep=2).save(trainer(step=1))
     after = trainer()
     Checkpoints(tmp_path, keep=2).restore(after, 1)
-    assert repr(after.optimizer.param_groups[0]["betas"]) == "(0.9, 0.999)"
+    assert repr(after.update.optimizer.param_groups[0]["betas"]) == "(0.9, 0.999)"
 
 
 def test_averages_that_began_as_another_shape_come_back(tmp_path: Path) -> None:
@@ -168,17 +175,17 @@ def test_averages_that_began_as_another_shape_come_back(tmp_path: Path) -> None:
     def prodigy(weight: float) -> Trainer:
         result = trainer()
         nn.init.constant_(result.denoiser.weight, weight)
-        result.optimizer = build_optimizer(OptimizerConfig(name="prodigy", lr=1.0), result.denoiser.parameters())
-        result.schedule = torch.optim.lr_scheduler.LambdaLR(result.optimizer, lambda s: 1.0)
+        result.update.optimizer = build_optimizer(OptimizerConfig(name="prodigy", lr=1.0), result.denoiser.parameters())
+        result.update.schedule = torch.optim.lr_scheduler.LambdaLR(result.update.optimizer, lambda s: 1.0)
         return result
 
     before, after = prodigy(0.5), prodigy(0.0)
     before.denoiser(torch.randn(3, 64)).square().mean().backward()
-    before.optimizer.step()
+    before.update.optimizer.step()
     before.step = 1
     Checkpoints(tmp_path, keep=1).save(before)
     Checkpoints(tmp_path, keep=1).restore(after, 1)
-    begun, restored = (t.optimizer.state[t.denoiser.weight]["p0"] for t in (before, after))
+    begun, restored = (t.update.optimizer.state[t.denoiser.weight]["p0"] for t in (before, after))
     assert begun.shape == (64 * 64,)
     assert torch.equal(begun, restored)
 

@@ -382,14 +382,14 @@ STATES = {
 
 def state_of(trainer: Any) -> list[Any]:
     """Copies of all that a step changes."""
-    ema = [] if trainer.ema is None else [trainer.ema.state_dict()]
+    ema = [] if trainer.update.ema is None else [trainer.update.ema.state_dict()]
     return copy.deepcopy(
         [
             trainer.step,
-            trainer.num_skipped,
+            trainer.update.num_skipped,
             trainer.denoiser.state_dict(),
-            trainer.optimizer.state_dict(),
-            trainer.schedule.state_dict(),
+            trainer.update.optimizer.state_dict(),
+            trainer.update.schedule.state_dict(),
             *ema,
         ]
     )

@@ -23,8 +23,7 @@ def load_vae(pretrained: Pretrained, device: torch.device) -> Any:
 
     def decode_any(latents: Tensor, *rest: Any, **options: Any) -> Any:
         # Some pipelines hand over latents in the transformer's type: they expect all components to share one.
-        with torch.autocast(device.type, enabled=False):
-            return decode(latents.to(vae.dtype), *rest, **options)
+        return decode(latents.to(vae.dtype), *rest, **options)
 
     vae.decode = decode_any  # of this object alone
     return vae
@@ -70,8 +69,7 @@ def encode_video(vae: Any, adapter: ModelAdapter, scaled: Tensor) -> tuple[Tenso
         Two tensors [B, C, F, H, W] on the CPU, in the VAE's data type.
     """
     scaled = scaled.to(vae.device, vae.dtype)
-    with torch.autocast(vae.device.type, enabled=False):  # validation of full tuning may be inside one
-        posterior = vae.encode(scaled[:, :, 0] if adapter.latents.is_image_vae else scaled).latent_dist
+    posterior = vae.encode(scaled[:, :, 0] if adapter.latents.is_image_vae else scaled).latent_dist
     shift, scale = latent_statistics(vae, adapter)
     mean, std = (as_video(t.float().cpu(), adapter) for t in (posterior.mean, posterior.std))
     mean = ((mean - shift) * scale).to(vae.dtype)

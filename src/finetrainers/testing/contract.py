@@ -125,7 +125,7 @@ def check_a_batch_is_its_samples(subject: ModelUnderTest) -> None:
     for trainer, micros in ((both, [subject.batch]), (single, [subject.alone(row) for row in range(2)])):
         losses.append(torch.cat([_backward(trainer, micro) for micro in micros]))
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-6)
-    for (name, one), other in zip(trained_parameters(both.denoiser).items(), single.parameters, strict=True):
+    for (name, one), other in zip(trained_parameters(both.denoiser).items(), single.update.parameters, strict=True):
         if one.grad is not None:
             torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5, msg=f"gradient of {name}")
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Generator
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -15,6 +14,7 @@ from finetrainers.models import Model
 from finetrainers.objectives.base import Objective
 from finetrainers.optim.optimizers import build_optimizer
 from finetrainers.optim.schedules import build_schedule
+from finetrainers.optim.update import Update
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.trainer import Trainer
 from finetrainers.tuning import Tuning
@@ -32,8 +32,14 @@ def build_trainer(config: Config, model: Model, *, objective: Objective, tuning:
         if config.train.gradient_checkpointing:
             part.enable_gradient_checkpointing()
     denoiser.to(device)
-    parameters = list(trained_parameters(denoiser).values())
-    optimizer = build_optimizer(config.optimizer, parameters)
+    update = Update(
+        denoiser,
+        trained_parameters(denoiser),
+        make_optimizer=partial(build_optimizer, config.optimizer),
+        make_schedule=partial(build_schedule, config.schedule, steps=config.train.steps),
+        clip_norm=config.train.clip_norm,
+        ema_decay=config.train.ema_decay,
+    )
     return Trainer(
         config=config.train,
         seed=config.seed,
@@ -41,12 +47,9 @@ def build_trainer(config: Config, model: Model, *, objective: Objective, tuning:
         denoiser=denoiser,
         conditioning=conditioning,
         objective=objective,
-        optimizer=optimizer,
-        schedule=build_schedule(config.schedule, optimizer, steps=config.train.steps),
-        ema=_build_ema(config, parameters),
+        update=update,
         device=device,
         dtype=model.dtype,
-        needs_autocast=tuning.needs_autocast,
         attention=partial(attention, config.attention.train),
         without_adapter=tuning.without_adapter,
     )
@@ -71,11 +74,3 @@ def build_steps(prepared: Prepared, objective: Objective) -> Steps:
         padding={bucket: grid.num_padding_frames(bucket[0]) for bucket in catalog.buckets},
         selections=prepared.conditioning.frames,
     )
-
-
-def _build_ema(config: Config, parameters: list[torch.nn.Parameter]) -> Any:
-    if config.train.ema_decay is None:
-        return None
-    from diffusers.training_utils import EMAModel
-
-    return EMAModel(parameters, decay=config.train.ema_decay)

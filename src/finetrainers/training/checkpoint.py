@@ -46,7 +46,8 @@ class Checkpoints:
         directory = step_directory(self.root, trainer.step)
         try:
             with whole_directory(directory) as temporary:
-                write_state(_state(trainer), temporary)
+                with trainer.update.masters():
+                    write_state(_state(trainer), temporary)
                 if weights is not None:
                     write_whole(temporary / WEIGHTS_FILE, json.dumps({MANIFEST: hash_file(weights / MANIFEST).hex()}))
         except (OSError, SafetensorError) as error:
@@ -127,23 +128,25 @@ class Checkpoints:
         """
         directory = step_directory(self.root, step)
         _refuse_pickles(directory)
-        saved, own = read_state(directory), _state(trainer)
-        _check_fit(own, saved, directory)
-        try:
-            state = load_into(own, saved)
-            set_state_dict(
-                trainer.denoiser,
-                trainer.optimizer,
-                model_state_dict=state["model"],
-                optim_state_dict=state["optimizer"],
-                options=OPTIONS,
-            )
-        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{directory} does not fit this configuration ({error}). {WAY_BACK}") from error
-        trainer.schedule.load_state_dict(state["schedule"])
-        if trainer.ema is not None:
-            trainer.ema.load_state_dict(state["ema"])
-        trainer.step, trainer.num_skipped = state["step"], state["num_skipped"]
+        with trainer.update.masters():
+            saved, own = read_state(directory), _state(trainer)
+            _check_fit(own, saved, directory)
+            try:
+                state = load_into(own, saved)
+                set_state_dict(
+                    trainer.denoiser,
+                    trainer.update.optimizer,
+                    model_state_dict=state["model"],
+                    optim_state_dict=state["optimizer"],
+                    options=OPTIONS,
+                )
+            except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+                raise CheckpointError(f"{directory} does not fit this configuration ({error}). {WAY_BACK}") from error
+        update = trainer.update
+        update.schedule.load_state_dict(state["schedule"])
+        if update.ema is not None:
+            update.ema.load_state_dict(state["ema"])
+        trainer.step, update.num_skipped = state["step"], state["num_skipped"]
 
 
 def _refuse_pickles(directory: Path) -> None:
@@ -156,16 +159,17 @@ def _refuse_pickles(directory: Path) -> None:
 
 
 def _state(trainer: Trainer) -> dict[str, Any]:
-    model, optimizer = get_state_dict(trainer.denoiser, trainer.optimizer, options=OPTIONS)
+    update = trainer.update
+    model, optimizer = get_state_dict(trainer.denoiser, update.optimizer, options=OPTIONS)
     state: dict[str, Any] = {
         "model": model,
         "optimizer": optimizer,
-        "schedule": trainer.schedule.state_dict(),
+        "schedule": update.schedule.state_dict(),
         "step": trainer.step,
-        "num_skipped": trainer.num_skipped,
+        "num_skipped": update.num_skipped,
     }
-    if trainer.ema is not None:
-        state["ema"] = trainer.ema.state_dict()
+    if update.ema is not None:
+        state["ema"] = update.ema.state_dict()
     return state
 
 

@@ -35,7 +35,7 @@ def export_weights(trainer: Trainer, config: Config, model: Model, tuning: Tunin
         if parameter.requires_grad:
             whole_tensor(name, parameter)
     try:
-        with whole_directory(directory) as temporary, eval_weights(trainer):
+        with whole_directory(directory) as temporary, eval_weights(trainer), trainer.update.masters():
             for component, part in model.denoisers.split(trainer.denoiser).items():
                 own = replace(facts[component], metadata={**metadata, "finetrainers.component": component})
                 tuning.export(part, temporary, own)

@@ -54,7 +54,7 @@ def _report(session: Session, trainer: Trainer, prepared: Prepared) -> dict[str,
     return {
         "version": 1,
         "steps": trainer.step,
-        "skipped_steps": trainer.num_skipped,
+        "skipped_steps": trainer.update.num_skipped,
         "num_samples": prepared.plan.num_samples,
         "bad_samples": [asdict(problem) for problem in prepared.problems],
         "first_loss": losses.get(min(losses, default=0)),

@@ -140,7 +140,7 @@ class _Run:
         if resumed is not None:
             checkpoints.restore(trainer, resumed)
             rate = learning_rate(config.optimizer, config.schedule, step=resumed, steps=config.train.steps)
-            set_learning_rate(trainer.schedule, rate)
+            set_learning_rate(trainer.update.schedule, rate)
         return trainer
 
     def _verify_control(self, trainer: Trainer, prepared: Prepared) -> None:

@@ -51,9 +51,9 @@ class Saver:
         if step == self._last:
             return
         try:
-            if not trainer.is_whole:
+            if not trainer.update.is_whole:
                 raise CheckpointError("an update was cut off in the middle")
-            trainer.optimizer.zero_grad(set_to_none=True)
+            trainer.update.drop_gradients()
             free_memory()  # of which there may be none left
             self._save(trainer)
             messages.append(f"the checkpoint of step {step} is saved: the same command goes on from there")

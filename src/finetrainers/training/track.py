@@ -95,7 +95,7 @@ def step_fields(trainer: Trainer, metrics: Metrics, *, seconds: float) -> dict[s
         "data_seconds": metrics.data_seconds,
         "tokens_per_second": metrics.num_tokens / seconds,
         "peak_memory_gb": peak_memory_gb(trainer.device),
-        "skipped": trainer.num_skipped,
+        "skipped": trainer.update.num_skipped,
     }
 
 

@@ -2,16 +2,12 @@
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from finetrainers.batch import Batch, cast_floats
 from finetrainers.conditioning import Conditioning
@@ -20,7 +16,7 @@ from finetrainers.data.order.draws import seed_of
 from finetrainers.errors import NonFiniteError
 from finetrainers.models import ModelAdapter
 from finetrainers.objectives.base import Objective, Predict, losses_of
-from finetrainers.tuning.base import trained_parameters
+from finetrainers.optim.update import Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,30 +60,21 @@ class Trainer:
     denoiser: nn.Module
     conditioning: Conditioning
     objective: Objective
-    optimizer: Optimizer
-    schedule: LRScheduler
+    update: Update
     device: torch.device
     without_adapter: Callable[[nn.Module], AbstractContextManager[None]]
     """Lets the denoiser answer as the base model does."""
-    ema: Any = None
-    """diffusers' EMAModel over the trained parameters, or None."""
     after_step: tuple[AfterStep, ...] = ()
     """Log, save, validate: called in this order, each deciding whether it is due."""
     dtype: torch.dtype = torch.float32
-    """Of the frozen weights and of all computation with them."""
-    needs_autocast: bool = False
+    """Of all computation."""
     attention: Callable[[], AbstractContextManager[None]] = nullcontext
     predict: Predict = field(init=False)
     """Asks the denoiser as it is now."""
     step: int = 0
     """Optimizer steps taken; a restored one is where training goes on."""
-    num_skipped: int = 0
-    """Steps whose update was left out because it was not finite."""
-    is_whole: bool = True
-    """Whether weights, optimizer, averages and schedule are those after ``step`` steps, and so may be saved."""
 
     def __post_init__(self) -> None:
-        self.parameters = list(trained_parameters(self.denoiser).values())
         self.predict = Denoising(self)
 
     def run(self, batches: Iterator[Batch], *, stop: int) -> None:
@@ -103,7 +90,7 @@ class Trainer:
             metrics = self.train_step(batch, data_seconds=time.perf_counter() - start)
             is_taken = self._is_taken(metrics)
             self.step += is_taken
-            self.is_whole = True
+            self.update.is_whole = True
             for callback in self.after_step:
                 callback(self, metrics)
             if not is_taken:
@@ -116,7 +103,7 @@ class Trainer:
             micros = batch.split(self.config.micro_batch_size)
             losses = [self._backward(micro, index) for index, micro in enumerate(micros)]
         sample_losses = torch.cat(losses)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        norm = self.update.clip()
         # The step's one wait for the device, before the update: one that is not finite could not be taken back.
         loss, grad_norm = torch.stack([sample_losses.mean(), norm]).tolist()
         metrics = Metrics(
@@ -125,51 +112,31 @@ class Trainer:
             sample_losses=sample_losses,
             grad_norm=grad_norm,
             positions=batch.positions,
-            lr=float(self.schedule.get_last_lr()[0]),
+            lr=float(self.update.schedule.get_last_lr()[0]),
             num_tokens=len(batch.positions) * self.adapter.grid.tokens_of_latents(tuple(batch.latents.shape[2:])),
             data_seconds=data_seconds,
             began=start - data_seconds,
         )
         if self._is_taken(metrics):
-            self._update(metrics)
-        self.optimizer.zero_grad(set_to_none=True)
+            self.update.step(is_finite=metrics.is_finite)
+        self.update.drop_gradients()
         return metrics
 
     def _is_taken(self, metrics: Metrics) -> bool:
         """Whether a step counts, be it without an update."""
         return metrics.is_finite or self.config.non_finite == "skip"
 
-    def _update(self, metrics: Metrics) -> None:
-        """Change what is trained; whoever counts the step makes the state whole again."""
-        self.is_whole = False
-        if metrics.is_finite:
-            self.optimizer.step()
-            if self.ema is not None:
-                self.ema.step(self.parameters)
-        else:
-            self.num_skipped += 1
-        self.schedule.step()
-
     def _backward(self, micro: Batch, index: int) -> Tensor:
         """Add the gradient of one micro-batch; return the detached loss of each of its samples."""
         # Dropout draws belong to the step, so that a resumed run needs no saved state and validation disturbs none.
         seed_device(self.device, seed_of(self.seed, "dropout", self.step, index) >> 1)
         losses = self.micro_losses(micro.to(self.device))
-        losses.backward(
-            losses.new_full(losses.shape, 1 / self.config.batch_size)
-        )  # of their sum over the whole batch, / size
+        self.update.backward(losses, batch_size=self.config.batch_size)
         return losses.detach()
 
     def micro_losses(self, batch: Batch) -> Tensor:
         """Loss of each sample, shape [B], in float32."""
         return losses_of(self.objective, self.predict, batch)
-
-    def autocast(self) -> AbstractContextManager[None]:
-        """Make the context of one forward pass; null where all weights share a type."""
-        # One autocast for each forward pass: its cache of cast weights would hide updates from the next step.
-        if self.needs_autocast and self.dtype != torch.float32:
-            return _mixed(self.device, self.dtype)
-        return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +152,7 @@ class Denoising:
         text, image = ({k: cast_floats(v, trainer.dtype) for k, v in part.items()} for part in (told.text, told.image))
         references = tuple(reference.to(trainer.dtype) for reference in told.references)
         told = replace(told, text=text, image=image, references=references)
-        with trainer.autocast():
-            return trainer.adapter.denoise(trainer.denoiser, seen.to(trainer.dtype), sigma, told)
+        return trainer.adapter.denoise(trainer.denoiser, seen.to(trainer.dtype), sigma, told)
 
     def base(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
         """What the base model answers, [B, C, F, H, W].
@@ -208,11 +174,3 @@ def seed_device(device: torch.device, seed: int) -> None:
         torch.default_generator.manual_seed(seed)
     else:
         torch.manual_seed(seed)
-
-
-@contextmanager
-def _mixed(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Autocast; torch's remark that a norm's float32 weight meets a narrower input is what mixed precision means."""
-    with warnings.catch_warnings(), torch.autocast(device.type, dtype):
-        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
-        yield

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,6 @@ from finetrainers.files.whole import to_json, whole_directory, write_whole
 from finetrainers.memory.attention import attention
 from finetrainers.models.vae import load_vae
 from finetrainers.objectives.base import losses_of
-from finetrainers.optim.optimizers import optimizer_eval_weights
 from finetrainers.sampling.sampler import Sampler
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.session import Session
@@ -150,14 +149,13 @@ class Validator:
         vae = load_vae(model.pretrained, device)
         parts = model.denoisers.split(trainer.denoiser)
         parts |= {name: model.pretrained.load(name).to(device) for name in model.denoisers.frozen}
-        with trainer.autocast():
-            drawing, own = {**parts, "vae": vae}, trainer.conditioning
-            sampler = Sampler(model, drawing, device, own, data, interrupt=self._interrupt)
-            files = []
-            for number, request in enumerate(self._prepared.requests):
-                self._interrupt()
-                text = partial(self._text, picture=request.image)
-                files.append(sampler.draw(request, text, directory / f"{number:02d}", with_control=True))
+        drawing, own = {**parts, "vae": vae}, trainer.conditioning
+        sampler = Sampler(model, drawing, device, own, data, interrupt=self._interrupt)
+        files = []
+        for number, request in enumerate(self._prepared.requests):
+            self._interrupt()
+            text = partial(self._text, picture=request.image)
+            files.append(sampler.draw(request, text, directory / f"{number:02d}", with_control=True))
         del vae, sampler, parts
         free_memory()
         return files
@@ -175,18 +173,9 @@ class Validator:
 @contextmanager
 def eval_weights(trainer: Trainer) -> Iterator[None]:
     """Put the weights that are exported (averaged ones, if there are) into the denoiser, in evaluation mode."""
-    trainer.is_whole = False  # until those that train are back
-    with ExitStack() as stack:
-        stack.enter_context(optimizer_eval_weights(trainer.optimizer))
-        if trainer.ema is not None:
-            trainer.ema.store(trainer.parameters)
-            stack.callback(trainer.ema.restore, trainer.parameters)
-            trainer.ema.copy_to(trainer.parameters)
+    with trainer.update.in_use():
         trainer.denoiser.eval()
-        stack.callback(trainer.denoiser.train)
-        back = stack.pop_all()
-    try:
-        yield
-    finally:
-        back.close()
-        trainer.is_whole = True
+        try:
+            yield
+        finally:
+            trainer.denoiser.train()

@@ -1,11 +1,9 @@
 """What every kind of tuning does."""
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +21,11 @@ NOT_EXPORTED = ("_name_or_path", "_use_default_values")
 class Tuning(ABC):
     """Chooses the trained parameters of a denoiser, and exports them in diffusers' layout."""
 
-    needs_autocast: bool
-    """Whether trained float32 weights meet frozen ones of another type in one layer, which autocast has to reconcile."""
-
     @abstractmethod
     def apply(
         self, denoiser: Any, adapter: ModelAdapter, *, component: str, seed: int, full_modules: Sequence[str] = ()
     ) -> None:
-        """Leave gradients on for exactly what trains, in float32: as exported weights have it, or initialized from the seed.
+        """Leave gradients on for exactly what trains: as exported weights have it, or initialized from the seed.
 
         Args:
             denoiser: The pipeline's component of this name.
@@ -102,24 +97,3 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def trained_parameters(denoiser: nn.Module) -> dict[str, nn.Parameter]:
     """Name to parameter of all that trains, in the order of the modules."""
     return {name: parameter for name, parameter in denoiser.named_parameters() if parameter.requires_grad}
-
-
-def to_float32(denoiser: nn.Module) -> None:
-    """Hold trained parameters in float32: updates of a small learning rate would round to nothing in bfloat16."""
-    for parameter in trained_parameters(denoiser).values():
-        parameter.data = parameter.data.float()
-
-
-def train_in_full(denoiser: nn.Module, names: Sequence[str]) -> None:
-    """Train modules in full that a frozen model of another type has around them."""
-    for name in names:
-        module = denoiser.get_submodule(name)
-        module.requires_grad_(True)
-        module.forward = partial(_forward_in_type_of_input, module)  # of this object alone
-
-
-def _forward_in_type_of_input(module: nn.Module, x: Tensor, *rest: Any, **options: Any) -> Any:
-    """Compute with weights cast to the input's type, as the frozen module did; gradients reach the weights themselves."""
-    cast = copy.copy(module)
-    cast._parameters = {name: None if p is None else p.to(x.dtype) for name, p in module._parameters.items()}  # type: ignore[misc]
-    return type(module).forward(cast, x, *rest, **options)

@@ -1,7 +1,7 @@
 """Full-rank tuning: the weights themselves."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,11 @@ from torch import nn
 from finetrainers.config import FullConfig
 from finetrainers.errors import ConfigError
 from finetrainers.models import ModelAdapter
-from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, to_float32, trained_parameters
+from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, trained_parameters
 
 
 class FullTuning(Tuning):
     """Trains all parameters, or those whose names match a regular expression."""
-
-    needs_autocast = True
 
     def __init__(self, config: FullConfig) -> None:
         self._pattern = config.modules
@@ -36,10 +34,6 @@ class FullTuning(Tuning):
             raise ConfigError(f"tuning.modules: {self._pattern!r} matches no parameter; there are {some} ...")
         for name in full_modules:
             denoiser.get_submodule(name).requires_grad_(True)
-        to_float32(denoiser)
-        for name, module in denoiser.named_modules():
-            if name.rpartition(".")[2] in _kept_in_float32(denoiser):
-                module.forward = _without_autocast(module.forward)  # of this object alone
 
     def without_adapter(self, denoiser: nn.Module) -> AbstractContextManager[None]:
         raise ConfigError(
@@ -99,13 +93,3 @@ def _load(denoiser: Any, folder: Path) -> None:
 def _kept_in_float32(denoiser: Any) -> frozenset[str]:
     """Names of the modules that diffusers loads in float32, whatever type is asked for (Wan's time embedding, norms)."""
     return frozenset(denoiser._keep_in_fp32_modules or ())
-
-
-def _without_autocast(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep a module's computation in the type of its weights and inputs, as it is where no autocast is: in sampling."""
-
-    def call(x: torch.Tensor, *rest: Any, **options: Any) -> Any:
-        with torch.autocast(x.device.type, enabled=False):
-            return forward(x, *rest, **options)
-
-    return call

@@ -15,7 +15,7 @@ from finetrainers.config import LokrConfig, LoraConfig
 from finetrainers.errors import ConfigError
 from finetrainers.files.whole import to_json, write_whole
 from finetrainers.models import ModelAdapter
-from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, to_float32, train_in_full, write_tensors
+from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, write_tensors
 from finetrainers.tuning.targets import find_targets, why_not
 
 ADAPTER_NAME = "default"
@@ -37,9 +37,7 @@ LAYERS_FILE = "layers.safetensors"
 
 
 class AdapterTuning(Tuning):
-    """Trains a peft adapter in float32 over a frozen base."""
-
-    needs_autocast = False  # peft casts the inputs of an adapter to its own type
+    """Trains a peft adapter over a frozen base."""
 
     def __init__(self, config: LoraConfig | LokrConfig) -> None:
         self._config = config
@@ -59,11 +57,11 @@ class AdapterTuning(Tuning):
         for name in full_modules:
             if hasattr(denoiser.get_submodule(name), "base_layer"):
                 raise ConfigError(f"tuning.targets: {targets!r} has {name}, which conditioning trains in full; leave it out")
-        train_in_full(denoiser, full_modules)
+        for name in full_modules:
+            denoiser.get_submodule(name).requires_grad_(True)
         self._full_modules = tuple(full_modules)
         if self._config.start_from is not None:
             self._begin_from(denoiser, self._config.start_from, component)
-        to_float32(denoiser)
 
     @contextmanager
     def without_adapter(self, denoiser: nn.Module) -> Iterator[None]:
