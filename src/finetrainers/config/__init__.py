@@ -1,6 +1,7 @@
 """Every section, every default, every check."""
 
 from finetrainers.config.base import Section as Section
+from finetrainers.config.compile import CompileConfig as CompileConfig
 from finetrainers.config.conditioning import (
     ChannelConcatConfig as ChannelConcatConfig,
     ConditioningConfig as ConditioningConfig,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from finetrainers.config.base import RefusedKeyError, Section
+from finetrainers.config.compile import CompileConfig
 from finetrainers.config.conditioning import ChannelConcatConfig, ConditioningConfig, NoConditioning
 from finetrainers.config.data import CacheConfig, DataConfig, LoaderConfig
 from finetrainers.config.model import AttentionConfig, MemoryConfig, ModelConfig
@@ -152,6 +153,7 @@ class Config(Section):
     parallel: ParallelConfig = ParallelConfig()
     attention: AttentionConfig = AttentionConfig()
     memory: MemoryConfig = MemoryConfig()
+    compile: CompileConfig = CompileConfig()
     track: TrackConfig = TrackConfig()
     push_to_hub: bool = False
     """Push weights, model card and samples to the Hub at the end."""

@@ -21,6 +21,7 @@ from finetrainers.config import DataConfig
 from finetrainers.data.catalog.rates import clip_fps
 from finetrainers.data.conditions import draw_latents, fill_frames, pad_mask
 from finetrainers.data.media.files import View, available_frames, decode, probe
+from finetrainers.memory.compile import eager_modules
 from finetrainers.models import Model, Request
 from finetrainers.models.base import image_is_optional
 from finetrainers.models.vae import encode_pixels
@@ -113,13 +114,13 @@ class Sampler:
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Look before each layer whether to stop."""
+        """Look before each layer whether to stop; before those of compiled parts, hooks would be compiled with them."""
 
         def look(*_: Any) -> None:
             self._interrupt()
 
         names = (*self._model.denoisers.trained, *self._model.denoisers.frozen, "vae")
-        layers = [layer for name in names for layer in self._components[name].modules()]
+        layers = [layer for name in names for layer in eager_modules(self._components[name])]
         with ExitStack() as hooks:
             for layer in layers:
                 hooks.enter_context(layer.register_forward_pre_hook(look))

@@ -10,13 +10,14 @@ from finetrainers.conditioning import build_conditioning
 from finetrainers.config import Config
 from finetrainers.data.loader import Steps, load_steps
 from finetrainers.memory.attention import attention
+from finetrainers.memory.compile import compile_denoiser, recompiles_explained
 from finetrainers.models import Model
 from finetrainers.objectives.base import Objective
 from finetrainers.optim.optimizers import build_optimizer
 from finetrainers.optim.schedules import build_schedule
 from finetrainers.optim.update import Update
 from finetrainers.training.prepared import Prepared
-from finetrainers.training.trainer import Trainer
+from finetrainers.training.trainer import Trainer, nothing_explained
 from finetrainers.tuning import Tuning
 from finetrainers.tuning.base import trained_parameters
 
@@ -32,6 +33,8 @@ def build_trainer(config: Config, model: Model, *, objective: Objective, tuning:
         if config.train.gradient_checkpointing:
             part.enable_gradient_checkpointing()
     denoiser.to(device)
+    for part in model.denoisers.split(denoiser).values():
+        compile_denoiser(part, model.adapter.blocks, config.compile)
     update = Update(
         denoiser,
         trained_parameters(denoiser),
@@ -51,6 +54,7 @@ def build_trainer(config: Config, model: Model, *, objective: Objective, tuning:
         device=device,
         dtype=model.dtype,
         attention=partial(attention, config.attention.train),
+        explained=nothing_explained if config.compile.kind == "none" else recompiles_explained,
         without_adapter=tuning.without_adapter,
     )
 

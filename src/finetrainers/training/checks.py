@@ -10,6 +10,7 @@ from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.data.streams import Stream, beside
 from finetrainers.errors import ConfigError
 from finetrainers.memory.attention import check_attention
+from finetrainers.memory.compile import check_compile
 from finetrainers.models import Model
 from finetrainers.models.base import Settings
 from finetrainers.tuning import build_tuning
@@ -157,6 +158,7 @@ def check_computation(config: Config, model: Model) -> None:
             f"model.max_sequence_length: {model.adapter.name} has positions for prompts of exactly "
             f"{model.adapter.text.max_length} tokens, not {model.max_length}; remove it"
         )
+    check_compile(config.compile)
     for key, backend in (("train", config.attention.train), ("validate", config.attention.validation)):
         check_attention(key, backend)
         if backend != "native" and not model.adapter.dispatches_attention:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -47,6 +47,11 @@ class Metrics:
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
+def nothing_explained(_shape: Sequence[int]) -> AbstractContextManager[None]:
+    """Leave errors as they are."""
+    return nullcontext()
+
+
 AfterStep = Callable[["Trainer", Metrics], None]
 
 
@@ -69,6 +74,8 @@ class Trainer:
     dtype: torch.dtype = torch.float32
     """Of all computation."""
     attention: Callable[[], AbstractContextManager[None]] = nullcontext
+    explained: Callable[[Sequence[int]], AbstractContextManager[None]] = nothing_explained
+    """Says of an error in a forward pass, by the shape of its latents, what it means to the user."""
     predict: Predict = field(init=False)
     """Asks the denoiser as it is now."""
     step: int = 0
@@ -152,7 +159,8 @@ class Denoising:
         text, image = ({k: cast_floats(v, trainer.dtype) for k, v in part.items()} for part in (told.text, told.image))
         references = tuple(reference.to(trainer.dtype) for reference in told.references)
         told = replace(told, text=text, image=image, references=references)
-        return trainer.adapter.denoise(trainer.denoiser, seen.to(trainer.dtype), sigma, told)
+        with trainer.explained(x.shape):
+            return trainer.adapter.denoise(trainer.denoiser, seen.to(trainer.dtype), sigma, told)
 
     def base(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
         """What the base model answers, [B, C, F, H, W].
