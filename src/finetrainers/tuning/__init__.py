@@ -3,7 +3,8 @@
 from finetrainers.config import FullConfig, LokrConfig, LoraConfig
 from finetrainers.tuning.base import ExportFacts as ExportFacts, Tuning as Tuning
 from finetrainers.tuning.full import FullTuning
-from finetrainers.tuning.lora import AdapterTuning, LokrTuning
+from finetrainers.tuning.lokr import LokrTuning
+from finetrainers.tuning.lora import AdapterTuning
 
 
 def build_tuning(config: LoraConfig | LokrConfig | FullConfig) -> Tuning:

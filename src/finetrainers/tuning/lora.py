@@ -1,13 +1,12 @@
-"""Low-rank and Kronecker adapters through peft."""
+"""Low-rank adapters through peft, and what all of peft's adapters share."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -16,24 +15,22 @@ from finetrainers.errors import ConfigError
 from finetrainers.files.whole import to_json, write_whole
 from finetrainers.models import ModelAdapter
 from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, write_tensors
+from finetrainers.tuning.exported import (
+    ADAPTER_NAME,
+    FILE,
+    LAYERS_FILE,
+    LOADING,
+    PREFIX,
+    SCALES,
+    SECOND,
+    SECOND_FILE,
+    SETTINGS,
+    adapter_settings,
+    adapter_state,
+    file_of,
+    load_layers,
+)
 from finetrainers.tuning.targets import find_targets, why_not
-
-ADAPTER_NAME = "default"
-"""peft's name of the adapter that trains."""
-FILE, SECOND_FILE = "pytorch_lora_weights.safetensors", "pytorch_lora_weights_2.safetensors"
-"""Where pipelines look for an adapter, and where that of a second denoiser is, which they have to be told."""
-SECOND = "transformer_2"
-"""Name that diffusers gives to a second denoiser."""
-PREFIX = "transformer."
-"""Of the names in a file that a pipeline loads."""
-SCALES = ("lora_alpha", "alpha", "use_rslora", "use_dora")
-"""Settings of peft by which the same weights count differently."""
-LOADING = ("r", "decompose_factor", *SCALES)
-"""Settings of peft, besides the targets, that decide what a file of weights does."""
-SETTINGS = "lora_adapter_metadata"
-"""Where diffusers looks for them in the metadata of the file."""
-LAYERS_FILE = "layers.safetensors"
-"""Layers that are trained in full beside an adapter, in a folder of their component's name."""
 
 
 class AdapterTuning(Tuning):
@@ -100,8 +97,8 @@ class AdapterTuning(Tuning):
         def write(tensors: Mapping[str, torch.Tensor], file: str) -> None:
             write_tensors(Path(file), tensors, {**facts.metadata, SETTINGS: to_json(settings)})
 
-        layers = {f"{name}_lora_layers": _adapter_state(denoiser)}
-        pipeline_class.save_lora_weights(directory, weight_name=_file_of(facts.component), save_function=write, **layers)
+        layers = {f"{name}_lora_layers": adapter_state(denoiser)}
+        pipeline_class.save_lora_weights(directory, weight_name=file_of(facts.component), save_function=write, **layers)
 
     def _loading_settings(self, denoiser: Any) -> dict[str, Any]:
         """What peft has to be told of the adapter to load it; its other settings concern training, or are defaults."""
@@ -118,8 +115,8 @@ class AdapterTuning(Tuning):
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
         try:
-            saved = load_file(directory / _file_of(component))
-            settings = _adapter_settings(directory / _file_of(component))
+            saved = load_file(directory / file_of(component))
+            settings = adapter_settings(directory / file_of(component))
             layers_file = directory / component / LAYERS_FILE
             layers = load_file(layers_file) if layers_file.exists() else {}
         except (OSError, SafetensorError) as error:
@@ -189,7 +186,7 @@ class AdapterTuning(Tuning):
 
     def _adapting_line(self, weights: str, component: str) -> str:
         """Line that loads the adapter into a component; not all pipelines of control can (CogView4's, diffusers 0.42)."""
-        file = _file_of(component)
+        file = file_of(component)
         return f'{component}.load_lora_adapter("{weights}", prefix="transformer", weight_name="{file}")\n'
 
     def _loading_line(self, weights: str, component: str) -> str:
@@ -218,48 +215,3 @@ class AdapterTuning(Tuning):
                     module_dropout=lokr.dropout,
                     target_modules=targets,
                 )
-
-
-class LokrTuning(AdapterTuning):
-    """Kronecker adapters: pipelines refuse to load them, the denoiser itself does not (diffusers 0.42)."""
-
-    def _export_adapter(self, denoiser: Any, directory: Path, facts: ExportFacts) -> None:
-        metadata = {**facts.metadata, SETTINGS: to_json(self._loading_settings(denoiser))}
-        write_tensors(directory / _file_of(facts.component), _adapter_state(denoiser), metadata)
-
-    def load_exported(self, pipeline: Any, directory: Path) -> None:
-        for component, file in ((pipeline.transformer_name, FILE), (SECOND, SECOND_FILE)):
-            if (directory / file).is_file():
-                getattr(pipeline, component).load_lora_adapter(directory, prefix=None, weight_name=file)
-        load_layers(pipeline, directory)
-
-    def _adapting_line(self, weights: str, component: str) -> str:
-        return self._loading_line(weights, component).removeprefix("pipeline.")
-
-    def _loading_line(self, weights: str, component: str) -> str:
-        return f'pipeline.{component}.load_lora_adapter("{weights}", prefix=None, weight_name="{_file_of(component)}")\n'
-
-
-def load_layers(pipeline: Any, directory: Path) -> None:
-    """Put the layers that were trained in full beside an adapter into a pipeline."""
-    for file in directory.glob(f"*/{LAYERS_FILE}"):
-        getattr(pipeline, file.parent.name).load_state_dict(load_file(file), strict=False)
-
-
-def _adapter_state(denoiser: Any) -> dict[str, torch.Tensor]:
-    """The adapter's own tensors, on the CPU."""
-    from peft import get_peft_model_state_dict
-
-    state = get_peft_model_state_dict(denoiser, adapter_name=ADAPTER_NAME)
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-
-
-def _adapter_settings(file: Path) -> dict[str, Any]:
-    """Read the settings of peft that stand in a file of weights."""
-    with safe_open(file, framework="pt") as item:
-        settings = json.loads((item.metadata() or {}).get(SETTINGS, "{}"))
-    return {name.removeprefix(PREFIX): value for name, value in settings.items()}
-
-
-def _file_of(component: str) -> str:
-    return SECOND_FILE if component == SECOND else FILE

@@ -1,0 +1,52 @@
+"""The files of an exported adapter: their names, and what stands in them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+ADAPTER_NAME = "default"
+"""peft's name of the adapter that trains."""
+FILE, SECOND_FILE = "pytorch_lora_weights.safetensors", "pytorch_lora_weights_2.safetensors"
+"""Where pipelines look for an adapter, and where that of a second denoiser is, which they have to be told."""
+SECOND = "transformer_2"
+"""Name that diffusers gives to a second denoiser."""
+PREFIX = "transformer."
+"""Of the names in a file that a pipeline loads."""
+SCALES = ("lora_alpha", "alpha", "use_rslora", "use_dora")
+"""Settings of peft by which the same weights count differently."""
+LOADING = ("r", "decompose_factor", *SCALES)
+"""Settings of peft, besides the targets, that decide what a file of weights does."""
+SETTINGS = "lora_adapter_metadata"
+"""Where diffusers looks for them in the metadata of the file."""
+LAYERS_FILE = "layers.safetensors"
+"""Layers that are trained in full beside an adapter, in a folder of their component's name."""
+
+
+def load_layers(pipeline: Any, directory: Path) -> None:
+    """Put the layers that were trained in full beside an adapter into a pipeline."""
+    for file in directory.glob(f"*/{LAYERS_FILE}"):
+        getattr(pipeline, file.parent.name).load_state_dict(load_file(file), strict=False)
+
+
+def adapter_state(denoiser: Any) -> dict[str, torch.Tensor]:
+    """The adapter's own tensors, on the CPU."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(denoiser, adapter_name=ADAPTER_NAME)
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def adapter_settings(file: Path) -> dict[str, Any]:
+    """Read the settings of peft that stand in a file of weights."""
+    with safe_open(file, framework="pt") as item:
+        settings = json.loads((item.metadata() or {}).get(SETTINGS, "{}"))
+    return {name.removeprefix(PREFIX): value for name, value in settings.items()}
+
+
+def file_of(component: str) -> str:
+    """Name the file of a component's adapter."""
+    return SECOND_FILE if component == SECOND else FILE
