@@ -112,6 +112,21 @@ def check_streams(config: Config, streams: Sequence[Stream]) -> None:
                     )
 
 
+def check_mirrors(config: Config, streams: Sequence[Stream]) -> None:
+    """Refuse to mirror media beside pictures that are shown as they are.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
+    unmirrored = [stream.name for stream in streams if stream.has_own_size]
+    for section, sets in (("data", config.data), ("validation.data", config.validation.data)):
+        for number, data in enumerate(sets):
+            if data.horizontal_flip and unmirrored:
+                raise ConfigError(
+                    f"{section}.{number}.horizontal_flip: true would mirror media and not their {unmirrored[0]}s; remove it"
+                )
+
+
 def check_tuning(config: Config, model: Model) -> None:
     """Refuse targets, modules and norms that the denoiser has none of, by a try without weights.
 
