@@ -119,12 +119,11 @@ def check_mirrors(config: Config, streams: Sequence[Stream]) -> None:
         ConfigError: Naming the key.
     """
     unmirrored = [stream.name for stream in streams if stream.has_own_size]
-    for section, sets in (("data", config.data), ("validation.data", config.validation.data)):
-        for number, data in enumerate(sets):
-            if data.horizontal_flip and unmirrored:
-                raise ConfigError(
-                    f"{section}.{number}.horizontal_flip: true would mirror media and not their {unmirrored[0]}s; remove it"
-                )
+    for number, data in enumerate(config.data):  # validation.data has no views that could be mirrored
+        if data.horizontal_flip and unmirrored:
+            raise ConfigError(
+                f"data.{number}.horizontal_flip: true would mirror media and not their {unmirrored[0]}s; remove it"
+            )
 
 
 def check_tuning(config: Config, model: Model) -> None:
