@@ -7,6 +7,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,19 +208,8 @@ def build_catalog(
     total = sum(num_files(listing, streams) for listing in listings)
     look = Prober(memo, workers=workers, progress=progress, total=total)
     buckets: dict[Bucket, int] = {}
-    sets = [
-        build_dataset(
-            config,
-            listing,
-            look,
-            streams=streams,
-            min_frames=min_frames or {},
-            native_fps=native_fps,
-            buckets=buckets,
-            warn=warn,
-        )
-        for config, listing in zip(configs, listings, strict=True)
-    ]
+    build = partial(build_dataset, streams=streams, min_frames=min_frames or {}, native_fps=native_fps, warn=warn)
+    sets = [build(config, listing, look, buckets=buckets) for config, listing in zip(configs, listings, strict=True)]
     raise_if_failing(sets)
     return Catalog(tuple(sets), tuple(buckets))
 
