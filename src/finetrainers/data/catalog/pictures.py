@@ -55,21 +55,8 @@ class Pictures:
         return bytes(self.digests[picture]).hex()
 
     def view(self, picture: int) -> View:
-        """Show a picture as media are shown by default: scaled to cover its size, and cut to it around the middle."""
-        frames, height, width = self.sizes[self.size[picture]]
-        return View(
-            num_frames=frames,
-            height=height,
-            width=width,
-            frame_sampling="start",
-            fps=None,
-            stride=1,
-            window=0.0,
-            chunk=0,
-            resize="center_crop",
-            crop=(0.5, 0.5),
-            flip=False,
-        )
+        """Show a picture at its size."""
+        return picture_view(self.sizes[self.size[picture]])
 
     def shapes(self) -> tuple[list[bytes], NDArray[np.int64]]:
         """List what items have, as the numbers of the sizes of their pictures in order, and tell which each item [N] has."""
@@ -78,6 +65,24 @@ class Pictures:
         buffers = [None, pa.py_buffer(np.ascontiguousarray(offsets)), pa.py_buffer(sizes)]
         items = pa.Array.from_buffers(pa.large_binary(), len(offsets) - 1, buffers).dictionary_encode()
         return items.dictionary.to_pylist(), items.indices.to_numpy().astype(np.int64)
+
+
+def picture_view(size: Bucket) -> View:
+    """Show a picture as media are shown by default: scaled to cover the size, and cut to it around the middle."""
+    frames, height, width = size
+    return View(
+        num_frames=frames,
+        height=height,
+        width=width,
+        frame_sampling="start",
+        fps=None,
+        stride=1,
+        window=0.0,
+        chunk=0,
+        resize="center_crop",
+        crop=(0.5, 0.5),
+        flip=False,
+    )
 
 
 def probe_pictures(
