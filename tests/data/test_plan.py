@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-import finetrainers.data.order.plan as plan_module
+import finetrainers.data.order.distinct as distinct_module
 from finetrainers.config import CacheConfig, DataConfig
 from finetrainers.data.cache.store import Cache, make_key
 from finetrainers.data.catalog.catalog import Catalog, Dataset
@@ -70,7 +70,7 @@ def each_pair_once(plan: Plan, order: Order, start: int, stop: int) -> list[Samp
 def test_distinct_jobs_are_those_of_the_steps_each_once(seed: int, start: int, length: int, at_once: int) -> None:
     plan, order = make_plan(seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan_module, "DRAWS_AT_ONCE", at_once)
+        patch.setattr(distinct_module, "DRAWS_AT_ONCE", at_once)
         jobs = plan.distinct(order, start, start + length)
     expected = each_pair_once(plan, order, start, start + length)
     assert len(jobs) == len(expected)

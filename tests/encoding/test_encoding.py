@@ -55,7 +55,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
         return write(self, kind, key, *rest)
 
     import finetrainers.data.catalog.probe as look
-    import finetrainers.encoding.encoder as encoding
+    import finetrainers.encoding.decoding as encoding
 
     with monkeypatch.context() as patch:
         patch.setattr(Pretrained, "load", counting_load)
@@ -274,7 +274,7 @@ def test_broken_inputs_can_be_skipped_and_are_named_in_the_report(tree: Tree, tm
 
 def test_media_that_break_only_when_decoded_follow_on_error(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the look at a file did not find: all of them are named, or skipped, and others stand in."""
-    import finetrainers.encoding.encoder as encoding
+    import finetrainers.encoding.decoding as encoding
 
     decode = encoding.decode
 
@@ -298,7 +298,7 @@ def test_what_broke_when_decoded_stays_out_when_the_run_goes_on(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
     """A resumed start leaves out what the first one found, also if its own steps would never read it."""
-    import finetrainers.encoding.encoder as encoding
+    import finetrainers.encoding.decoding as encoding
 
     decode = encoding.decode
 
@@ -321,7 +321,7 @@ def test_what_broke_when_decoded_stays_out_when_the_run_goes_on(
 def test_a_clip_that_breaks_in_a_later_window_does_not_stop_a_run_that_skips(
     tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import finetrainers.encoding.encoder as encoding
+    import finetrainers.encoding.decoding as encoding
 
     encode(config_of(again(tree, "sizes", cache={"path": str(tmp_path / "sizes")})))
     size = sum(entry.bytes for entry in Cache(tmp_path / "sizes").entries())

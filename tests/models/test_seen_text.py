@@ -111,7 +111,7 @@ def test_a_dropped_caption_still_sees_its_clip(tree: Tree, seen: Seen) -> None:
 
 
 def test_a_clip_that_cannot_be_decoded_is_named_once(tree: Tree, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
-    import finetrainers.encoding.encoder as encoding
+    import finetrainers.encoding.decoding as encoding
 
     decode = encoding.decode
 

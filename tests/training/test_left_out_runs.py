@@ -12,7 +12,8 @@ import torch
 from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
 from test_training import stop_after
 
-import finetrainers.encoding.encoder as encoding
+import finetrainers.encoding.decoding as encoding
+import finetrainers.encoding.encoder as encoder
 from finetrainers import DataError, Interrupted, encode, train
 from finetrainers.data.cache.store import Cache
 from finetrainers.data.media.files import probe
@@ -130,13 +131,13 @@ def test_what_one_model_cannot_encode_is_tried_again_by_another(
     tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An overflow in bfloat16, and the way out that its message names, on the same cache."""
-    encode_pixels = encoding.encode_pixels
+    encode_pixels = encoder.encode_pixels
 
     def overflowing(vae: Any, *rest: Any, **options: Any) -> Any:
         mean, std = encode_pixels(vae, *rest, **options)
         return mean.index_fill(1, torch.tensor(0), torch.inf) if vae.dtype == torch.bfloat16 else mean, std
 
-    monkeypatch.setattr(encoding, "encode_pixels", overflowing)
+    monkeypatch.setattr(encoder, "encode_pixels", overflowing)
     failing = {"data": [{**tree["data"][0], "on_error": "fail"}]}
     for on_error in (failing, {}):
         narrow = merged(tree, {"model": {"components": {"vae": {"dtype": "bfloat16"}}}, **on_error})

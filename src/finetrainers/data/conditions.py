@@ -13,7 +13,7 @@ from torch.nn import functional
 from finetrainers.batch import Encoded, Medium, Posterior, sample_generator
 from finetrainers.data.frames import FrameSelection
 from finetrainers.data.order.draws import uniform
-from finetrainers.data.streams import MEDIA
+from finetrainers.data.streams import MEDIA, stream_of
 
 CONTROL = "control"
 """Name of the stream that the denoiser is shown in further channels."""
@@ -67,18 +67,22 @@ def make_media(
         padding: Those of them that are put before those of the clip: copies of its first one, which are shown as it is.
 
     Returns:
-        By the name of the stream.
+        By the name of the stream. Pictures of a size of their own have frames of their own, and by one draw for each sample
+        all that it has of a stream are shown or none.
     """
     made = {}
     for name in (name for name in samples[0].media if name != MEDIA.name):
         posteriors = [sample.media[name] for sample in samples]
+        stream, has_own_size = stream_of(name)
+        own_frames, own_padding = (posteriors[0].mean.shape[1], 0) if has_own_size else (frames, padding)
         generators = (sample_generator(seed, int(position), f"{name} posterior") for position in positions)
-        drawn = (draw_latents(own, g, padding=padding) for own, g in zip(posteriors, generators, strict=True))
+        drawn = (draw_latents(own, g, padding=own_padding) for own, g in zip(posteriors, generators, strict=True))
         available = torch.tensor([posterior.mean.shape[1] for posterior in posteriors])
-        selection = selections.get(name, FrameSelection())
-        u = draw(selection.draws(frames - padding, name), positions, seed=seed)
-        mask = selection.at(u, frames=frames - padding, available=available)
-        made[name] = Medium(torch.stack([fill_frames(latents, frames) for latents in drawn]), pad_mask(mask, padding))
+        selection = selections.get(stream, FrameSelection())
+        u = draw(selection.draws(own_frames - own_padding, stream), positions, seed=seed)
+        mask = selection.at(u, frames=own_frames - own_padding, available=available)
+        latents = torch.stack([fill_frames(each, own_frames) for each in drawn])
+        made[name] = Medium(latents, pad_mask(mask, own_padding))
     return made
 
 

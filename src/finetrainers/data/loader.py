@@ -16,7 +16,7 @@ from finetrainers.data.frames import FrameSelection
 from finetrainers.data.order.jobs import SampleJob
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
-from finetrainers.data.streams import MEDIA
+from finetrainers.data.streams import MEDIA, Stream
 from finetrainers.errors import FinetrainersError
 
 
@@ -30,12 +30,13 @@ def read_encoded(cache: Cache, job: SampleJob) -> Encoded:
     text, _ = cache.read("text", job.text.key)
     image = {name.removeprefix(IMAGE): tensor for name, tensor in latents.items() if name.startswith(IMAGE)}
     others = {name: cache.read("latents", item.key)[0] for name, item in job.media.items() if name != MEDIA.name}
-    media = {name: _posterior(item) for name, item in ({MEDIA.name: latents} | others).items()}
+    read = {MEDIA.name: latents} | others
+    media = {name: _posterior(read[name], item.stream) for name, item in job.media.items()}
     return Encoded(media, text, fps=float(metadata["fps"]), image=image)
 
 
-def _posterior(item: Mapping[str, Tensor]) -> Posterior:
-    return Posterior(item["mean"], item.get("std"))
+def _posterior(item: Mapping[str, Tensor], stream: Stream) -> Posterior:
+    return Posterior(item["mean"], item.get("std") if stream.samples_posterior else None)
 
 
 @dataclass(frozen=True)

@@ -83,13 +83,14 @@ class Budget:
 
     def _latents_bytes(self, job: SampleJob, item: LatentsJob) -> int:
         model, header = self.encoder.model, 1000  # names, shapes and metadata of a file
-        shape = model.adapter.grid.encoded_shape(job.bucket)
+        size = (item.view.num_frames, item.view.height, item.view.width) if item.stream.has_own_size else job.bucket
+        shape = model.adapter.grid.encoded_shape(size)
         if item.stream.encoder == "none":
             return torch.Size(shape[1:]).numel() * torch.float32.itemsize + header
         if model.takes_image and item.stream.role == "target":
-            if job.bucket not in self.sizes and not self.encoder.fill([item], []):
-                self.sizes[job.bucket] = self.encoder.cache.file("latents", item.key).stat().st_size
-            return self.sizes.get(job.bucket, 0)  # a medium that cannot be decoded takes no place
+            if size not in self.sizes and not self.encoder.fill([item], []):
+                self.sizes[size] = self.encoder.cache.file("latents", item.key).stat().st_size
+            return self.sizes.get(size, 0)  # a medium that cannot be decoded takes no place
         dtype = model.pretrained.place("vae").dtype
         values = torch.Size(shape).numel()
         return values * dtype.itemsize * (2 if model.adapter.latents.samples_posterior else 1) + header

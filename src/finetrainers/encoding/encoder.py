@@ -5,46 +5,36 @@ batches the last bits of an item depend on its row, since matrix products are bl
 """
 
 import gc
-import itertools
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import PIL.Image
 import torch
-from torch import Tensor
 
 from finetrainers.batch import Image
 from finetrainers.config import CacheConfig
 from finetrainers.data.cache.leases import Lease
 from finetrainers.data.cache.store import IMAGE, Cache, Kind, make_key
 from finetrainers.data.catalog.memo import Memo
-from finetrainers.data.media.files import decode, why_unreadable
-from finetrainers.data.media.signals import Signal
 from finetrainers.data.media.view import Clip
 from finetrainers.data.order.jobs import Failure, LatentsJob, TextJob
 from finetrainers.data.order.lazy import Lazy
 from finetrainers.encoding.cells import cell_means
-from finetrainers.errors import ConfigError, DataError
+from finetrainers.encoding.decoding import ahead, decoded, in_batches, look
+from finetrainers.errors import ConfigError
 from finetrainers.models import Model
 from finetrainers.models.vae import encode_pixels, load_vae
 
 StageProgress = Callable[[str, int, int], None]
 """Called with (stage, items done, items in all)."""
 
-T = TypeVar("T")
-Result = TypeVar("Result")
 Job = TypeVar("Job", LatentsJob, TextJob)
 
-DECODED_BATCHES_AHEAD = 2
-"""Batches of decoded pixels that wait for the encoder: bounds the memory."""
-JOBS_AT_ONCE = 4096
-"""Media whose jobs are made and sorted by shape in one go: bounds the memory."""
 SEEN_SLOTS = 1 << 20
 """Keys that are remembered while the cache is searched; one that is forgotten costs another look at the disk."""
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -128,7 +118,7 @@ class Encoder:
         report = self._reporter("encode text", len(jobs))
         cut: list[str] = []
         failures: list[Failure] = []
-        for batch, images in self._ahead(_batches(jobs, self.config.batch_size), _look):
+        for batch, images in ahead(in_batches(jobs, self.config.batch_size), look, self.config):
             failures += [image for image in images if isinstance(image, Failure)]
             good = [(job, image) for job, image in zip(batch, images, strict=True) if not isinstance(image, Failure)]
             if good:
@@ -161,7 +151,7 @@ class Encoder:
         failures: list[Failure] = []
         pipeline: Any = None
         report = self._reporter("encode media", len(jobs))
-        for batch, clips in self._decoded(jobs):
+        for batch, clips in decoded(jobs, self.config):
             good = [(job, clip) for job, clip in zip(batch, clips, strict=True) if isinstance(clip, Clip)]
             failures += [clip for clip in clips if isinstance(clip, Failure)]
             is_encoded = bool(good) and good[0][0].stream.encoder == "vae"
@@ -225,71 +215,9 @@ class Encoder:
             mean = cell_means(clip.pixels[None], step=grid.vae_step, frame_step=grid.vae_frame_step)[0]
             self.cache.write("latents", job.key, {"mean": mean}, {"fps": repr(clip.fps)})
 
-    def _decoded(self, jobs: Lazy[LatentsJob]) -> Iterator[tuple[list[LatentsJob], list[Clip | Failure]]]:
-        """Batches of one size, role and encoder with their pixels, decoded ahead."""
-        blocks = (sorted(block, key=_shape) for block in _batches(jobs, JOBS_AT_ONCE))
-        by_shape = (list(group) for block in blocks for _, group in itertools.groupby(block, key=_shape))
-        return self._ahead((batch for group in by_shape for batch in _batches(group, self.config.batch_size)), _decode)
-
-    def _ahead(self, batches: Iterator[list[T]], do: Callable[[T], Result]) -> Iterator[tuple[list[T], list[Result]]]:
-        """Batches with what is made of their items, ahead and by a few threads: FFmpeg and Pillow release the GIL."""
-        with ThreadPoolExecutor(max(1, self.config.workers)) as pool:
-            waiting: list[tuple[list[T], list[Future[Result]]]] = []
-            for batch in batches:
-                waiting.append((batch, [pool.submit(do, item) for item in batch]))
-                if len(waiting) > DECODED_BATCHES_AHEAD:
-                    ready, futures = waiting.pop(0)
-                    yield ready, [future.result() for future in futures]
-            for ready, futures in waiting:
-                yield ready, [future.result() for future in futures]
-
 
 def free_memory() -> None:
     """Give back what was just dropped, so that the next model finds room."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _shape(job: LatentsJob) -> tuple[bool, bool, int, int, int]:
-    """What the jobs of one batch share."""
-    stream, view = job.stream, job.view
-    return stream.role == "condition", stream.encoder == "none", view.num_frames, view.height, view.width
-
-
-def _decode(job: LatentsJob) -> Clip | Failure:
-    try:
-        clip = decode(Path(job.path), job.view)
-    except DataError as error:
-        return Failure(job, str(error).removeprefix(f"{job.path}: "))
-    except OSError as error:
-        return Failure(job, why_unreadable(error))
-    return replace(clip, pixels=_apply(job.stream.transform, clip, job.path))
-
-
-def _apply(signal: Signal, clip: Clip, path: str) -> Tensor:
-    """Compute a signal; its failure is the function's, and no fault of the file.
-
-    Raises:
-        ConfigError: If it fails.
-    """
-    try:
-        return signal(clip.pixels)
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"conditioning.signal: {signal.name} failed on {path}: {type(error).__name__}: {error}; mend the function"
-        ) from error
-
-
-def _look(job: TextJob) -> PIL.Image.Image | Failure | None:
-    """Return the image that the text encoder sees beside a caption."""
-    if isinstance(job.seen, LatentsJob):
-        clip = _decode(job.seen)
-        return clip if isinstance(clip, Failure) else PIL.Image.fromarray(clip.pixels[0].numpy())
-    return None if job.seen is None else PIL.Image.open(job.seen.path).convert("RGB")
-
-
-def _batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
-    return (list(items[start : start + size]) for start in range(0, len(items), size))

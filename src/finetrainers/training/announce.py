@@ -90,8 +90,8 @@ def _about_data(session: Session, prepared: Prepared) -> list[str]:
         if data.unlisted
     ]
     return messages + [
-        f"bucket {list(catalog.buckets[bucket])} has too few samples to fill a batch of {config.train.batch_size} within "
-        f"{config.train.steps} steps: none of them will be trained on. "
+        f"{catalog.about_shape(int(prepared.order.samples_of(bucket)[0]))} has too few samples to fill a "
+        f"batch of {config.train.batch_size} within {config.train.steps} steps: none of them will be trained on. "
         "Use a smaller batch_size, more steps, or fewer buckets"
         for bucket in prepared.order.starved(config.train.steps)
     ]

@@ -113,6 +113,20 @@ def check_streams(config: Config, streams: Sequence[Stream]) -> None:
                     )
 
 
+def check_mirrors(config: Config, streams: Sequence[Stream]) -> None:
+    """Refuse to mirror media beside pictures that are shown as they are.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
+    unmirrored = [stream.name for stream in streams if stream.has_own_size]
+    for number, data in enumerate(config.data):  # validation.data has no views that could be mirrored
+        if data.horizontal_flip and unmirrored:
+            raise ConfigError(
+                f"data.{number}.horizontal_flip: true would mirror media and not their {unmirrored[0]}s; remove it"
+            )
+
+
 def check_tuning(config: Config, model: Model) -> None:
     """Refuse targets, modules and norms that the denoiser has none of, by a try without weights.
 

@@ -21,7 +21,14 @@ from finetrainers.encoding.encoder import Encoder, StageProgress
 from finetrainers.files.marks import tag_cache
 from finetrainers.models import Model, Request
 from finetrainers.sampling.prompts import read_prompts
-from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_streams, check_tuning
+from finetrainers.training.checks import (
+    check_buckets,
+    check_computation,
+    check_conditioning,
+    check_mirrors,
+    check_streams,
+    check_tuning,
+)
 from finetrainers.training.prepared import Prepared
 
 
@@ -47,6 +54,7 @@ def prepare(
     requests = _requests(config, model)
     conditioning = build_conditioning(config.conditioning)
     check_streams(config, streams_of(conditioning))
+    check_mirrors(config, streams_of(conditioning))
     tag_cache(config.cache.path, CONTENTS)
     memo = Memo(config.cache.path / MEMO_FILE)
     catalog, held_out = _catalogs(config, model, conditioning, memo, progress=progress, warn=warn)
@@ -68,6 +76,7 @@ def prepare(
         text_encoder,
         model.text_sees_image,
         streams=streams_of(conditioning),
+        takes_image=model.takes_image,
         frame_step=model.adapter.grid.vae_frame_step,
     )
     prepared = Prepared(

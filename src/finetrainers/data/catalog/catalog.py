@@ -5,26 +5,23 @@ A sample is one item, or one window of it with ``frame_sampling: chunks``, in on
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from finetrainers.config import Bucket, DataConfig
-from finetrainers.data.catalog.assign import assign, slow_clips
-from finetrainers.data.catalog.dataset import Dataset as Dataset
-from finetrainers.data.catalog.followers import probe_followers
+from finetrainers.data.catalog.build import build_dataset, num_files
+from finetrainers.data.catalog.dataset import Dataset as Dataset, as_scalars
 from finetrainers.data.catalog.memo import Memo
-from finetrainers.data.catalog.probe import Progress, probe_all
-from finetrainers.data.catalog.rates import rate_of_view, resampled_fps
-from finetrainers.data.catalog.split import about_left_out, as_scalars, contents, held_out_items, without_contents
+from finetrainers.data.catalog.probe import Prober, Progress
+from finetrainers.data.catalog.rates import rate_of_view
+from finetrainers.data.catalog.split import about_left_out, contents, held_out_items, without_contents
 from finetrainers.data.media.view import View
 from finetrainers.data.order.draws import seed_of, uniform
-from finetrainers.data.order.order import Group
+from finetrainers.data.order.order import Group, Indices
 from finetrainers.data.sources.captions import final_caption
 from finetrainers.data.sources.items import Problem, list_items
 from finetrainers.data.streams import MEDIA, Stream, beside
@@ -49,19 +46,55 @@ class Catalog:
             media, *others = data.digests.values()
             for array in (media, data.item, data.chunk, data.bucket, *others):
                 digest.update(np.ascontiguousarray(array).data)
+            for name, pictures in data.pictures.items():
+                digest.update(repr((name, pictures.sizes)).encode())
+                for array in (pictures.offsets, pictures.digests, pictures.size):
+                    digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def groups(self) -> list[Group]:
-        """Samples by data set and bucket, numbered through all data sets."""
+        """Samples by data set and by what those of one optimizer step share, numbered through all data sets.
+
+        That is the bucket. Where there are pictures of a size of their own, it is also how many and of which sizes: all such
+        shapes that samples have are numbered in ascending order.
+        """
         groups: list[Group] = []
         start = 0
-        for data in self.sets:
+        for data, numbers in zip(self.sets, self._numbers(), strict=True):
             groups += [
-                Group(int(bucket), start + np.flatnonzero(data.bucket == bucket), data.config.repeats)
-                for bucket in np.unique(data.bucket)
+                Group(int(number), start + np.flatnonzero(numbers == number), data.config.repeats)
+                for number in np.unique(numbers)
             ]
             start += len(data.item)
         return groups
+
+    def _numbers(self) -> list[NDArray[np.integer]]:
+        """Number of the group of each sample, by data set."""
+        if not any(data.pictures for data in self.sets):
+            return [data.bucket for data in self.sets]
+        found = [data.shapes() for data in self.sets]
+        number = {shape: n for n, shape in enumerate(sorted({shape for shapes, _ in found for shape in shapes}))}
+        return [np.array([number[shape] for shape in shapes], np.int64)[index] for shapes, index in found]
+
+    def num_pictures(self, samples: Indices) -> NDArray[np.int64]:
+        """Count the pictures of a size of their own that samples [n] have."""
+        counts = np.zeros(len(samples), np.int64)
+        start = 0
+        for data in self.sets:
+            own = (samples >= start) & (samples < start + len(data.item))
+            for pictures in data.pictures.values():
+                counts[own] += pictures.counts[data.item[samples[own] - start]]
+            start += len(data.item)
+        return counts
+
+    def about_shape(self, sample: int) -> str:
+        """Say what a sample shares with the others of its optimizer step, such as "bucket [1, 64, 64]"."""
+        data, row = self.locate(sample)
+        said = f"bucket {list(self.buckets[data.bucket[row]])}"
+        for name, pictures in data.pictures.items():
+            sizes = [str(list(pictures.sizes[pictures.size[picture]])) for picture in pictures.of(int(data.item[row]))]
+            said += f" with {name} {', '.join(sizes)}"
+        return said
 
     def locate(self, sample: int) -> tuple[Dataset, int]:
         """Find a sample's data set, and its number there."""
@@ -76,9 +109,7 @@ class Catalog:
         found: list[int] = []
         start = 0
         for data in self.sets:
-            is_of = np.zeros(len(data.table), np.bool_)
-            for own in data.digests.values():
-                is_of |= np.isin(as_scalars(own), as_scalars(digests))
+            is_of = data.has_content(as_scalars(digests))
             found += (start + np.flatnonzero(is_of[data.item])).tolist()
             start += len(data.item)
         return found
@@ -171,39 +202,16 @@ def build_catalog(
     Raises:
         DataError: If a data set cannot be listed; or, naming all bad samples of all data sets that do not skip them.
     """
-    least = {stream.name: (min_frames or {}).get(stream.name, 1) for stream in beside(streams)}
-    listings = [list_items(config, tuple(least)) for config in configs]
-    total = sum(_num_files(listing.table, least) for listing in listings)
-    done = 0
-    sets: list[Dataset] = []
+    names = [stream.name for stream in beside(streams)]
+    many = [stream.name for stream in streams if stream.is_many]
+    listings = [list_items(config, names, many) for config in configs]
+    total = sum(num_files(listing, streams) for listing in listings)
+    look = Prober(memo, workers=workers, progress=progress, total=total)
     buckets: dict[Bucket, int] = {}
-    for config, listing in zip(configs, listings, strict=True):
-        table = listing.table
-
-        def report(count: int, start: int = done) -> None:
-            progress(start + count, total)
-
-        facts, problems = probe_all(table[MEDIA.name], memo, workers, report)
-        fps = resampled_fps(config, facts["fps"], native_fps)
-        after_media = partial(report, start=done + len(table))
-        followers, unfit = probe_followers(
-            config, table, facts, memo, fps=fps, min_frames=least, workers=workers, report=after_media
-        )
-        assigned = assign(config, table, facts, [*listing.problems, *problems, *unfit], fps=fps, buckets=buckets)
-        slow = slow_clips(assigned, facts, tuple(buckets), native_fps)
-        if slow is not None:
-            warn(slow)
-        digests = {**assigned.digests, **{name: files.digests for name, files in followers.items()}}
-        frames = {**assigned.frames, **{name: files.frames for name, files in followers.items()}}
-        sets.append(replace(assigned, digests=digests, frames=frames, unlisted=listing.unlisted))
-        done += _num_files(table, least)
+    build = partial(build_dataset, streams=streams, min_frames=min_frames or {}, native_fps=native_fps, warn=warn)
+    sets = [build(config, listing, look, buckets=buckets) for config, listing in zip(configs, listings, strict=True)]
     raise_if_failing(sets)
     return Catalog(tuple(sets), tuple(buckets))
-
-
-def _num_files(table: pa.Table, names: Iterable[str]) -> int:
-    """Count the files that are looked at: media, and each that follows them once."""
-    return len(table) + sum(int(pc.count_distinct(table[name]).as_py()) for name in names)
 
 
 def raise_if_failing(sets: Sequence[Dataset]) -> None:

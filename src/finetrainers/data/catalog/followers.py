@@ -3,19 +3,16 @@
 Shape letters: N items of a data set.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from finetrainers.config import DataConfig
 from finetrainers.data.catalog.dataset import Dataset
-from finetrainers.data.catalog.memo import Memo
-from finetrainers.data.catalog.probe import Facts, probe_all
+from finetrainers.data.catalog.probe import Facts, Prober
 from finetrainers.data.media.view import View, count_frames, needed_frames
 from finetrainers.data.sources.beside import about_file
 from finetrainers.data.sources.items import Problem
@@ -53,12 +50,10 @@ def probe_followers(
     config: DataConfig,
     table: pa.Table,
     media: Facts,
-    memo: Memo,
+    look: Prober,
     *,
     fps: NDArray[np.float64],
     min_frames: Mapping[str, int],
-    workers: int,
-    report: Callable[[int], None],
 ) -> tuple[dict[str, Followers], list[Problem]]:
     """Look at each file once; items of which one cannot be used lose their ``is_good``, and a problem says why.
 
@@ -67,14 +62,8 @@ def probe_followers(
     """
     followers: dict[str, Followers] = {}
     problems: list[Problem] = []
-    done = 0
     for name, least in min_frames.items():
-        files = pc.unique(table[name])
-        rows = pc.index_in(table[name], value_set=files).to_numpy()
-        probed, found = probe_all(files, memo, workers, partial(_report_from, done, report))
-        done += len(files)
-        unusable = {problem.path: problem.reason for problem in found}
-        facts = probed[rows]
+        facts, unusable = look.each(table[name])
         reasons = _why_unusable(config, media, facts, fps=fps, min_frames=least)
         for row in np.flatnonzero(media["is_good"] & (~facts["is_good"] | (reasons != ""))).tolist():
             path = table[name][row].as_py()
@@ -83,10 +72,6 @@ def probe_followers(
             media["is_good"][row] = False
         followers[name] = Followers(facts["digest"], _frames(config, facts, fps))
     return followers, problems
-
-
-def _report_from(start: int, report: Callable[[int], None], count: int) -> None:
-    report(start + count)
 
 
 def has_proportions_of(media: Facts, follower: Facts) -> NDArray[np.bool_]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from finetrainers.data.catalog.memo import Fact, Memo, Stamp
@@ -34,6 +35,27 @@ Facts = NDArray[np.void]
 
 Progress = Callable[[int, int], None]
 """Called with (items done, items in all)."""
+
+
+class Prober:
+    """Looks at the files of all data sets, and tells how many of them are done."""
+
+    def __init__(self, memo: Memo, *, workers: int, progress: Progress, total: int) -> None:
+        self._memo, self._workers, self._progress, self._total = memo, workers, progress, total
+        self._done = 0
+
+    def __call__(self, files: pa.ChunkedArray | pa.Array) -> tuple[Facts, list[Problem]]:
+        """Look at files, as ``probe_all`` does."""
+        start = self._done
+        self._done += len(files)
+        return probe_all(files, self._memo, self._workers, lambda count: self._progress(start + count, self._total))
+
+    def each(self, files: pa.ChunkedArray | pa.Array) -> tuple[Facts, dict[str, str]]:
+        """Look once at files that may be there several times; return what each is, and why, by path, some cannot be used."""
+        distinct = pc.unique(files)
+        facts, problems = self(distinct)
+        rows = pc.index_in(files, value_set=distinct).to_numpy()
+        return facts[rows], {problem.path: problem.reason for problem in problems}
 
 
 def probe_all(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from finetrainers.data.catalog.dataset import Dataset
+from finetrainers.data.catalog.dataset import Dataset, as_scalars
 from finetrainers.data.streams import MEDIA
 from finetrainers.errors import ConfigError
 
@@ -61,8 +61,3 @@ def about_left_out(data: Dataset, files: Sequence[str]) -> str:
         f"{data.config.path}: validation.data has the contents of {len(files)} of its items, which are not trained on: "
         f"{', '.join(files[:NUM_EXAMPLES])}{more}"
     )
-
-
-def as_scalars(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
-    """View hashes [N, DIGEST_BYTES] as N values that can be compared."""
-    return np.ascontiguousarray(digests).view(np.dtype((np.void, digests.shape[1])))[:, 0]

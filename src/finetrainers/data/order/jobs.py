@@ -57,7 +57,8 @@ class SampleJob:
     position: int
     bucket: Bucket
     media: Mapping[str, LatentsJob]
-    """By the name of the stream; the media themselves are the first."""
+    """By the name of the stream; the media themselves are the first. Pictures of a size of their own have one each, with
+    their number after the name, as ``name_of_picture`` says."""
     text: TextJob
 
     @property

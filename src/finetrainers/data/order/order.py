@@ -28,7 +28,8 @@ class Group:
     """Samples of one data set in one bucket."""
 
     bucket: int
-    """Index of the bucket; groups of several data sets may share one."""
+    """Number of what the samples of one optimizer step share, as the catalog counts it: the bucket, and sizes of pictures
+    beside the media. Groups of several data sets may share one."""
     samples: Indices
     """Indices into whatever table the caller keeps."""
     repeats: float

@@ -13,18 +13,16 @@ from finetrainers.data.catalog.followers import following_view
 from finetrainers.data.catalog.left_out import BadViews, LeftOut
 from finetrainers.data.media.view import View
 from finetrainers.data.order.choices import NO_CAPTION, Choices
+from finetrainers.data.order.distinct import distinct_choices, first_uses
 from finetrainers.data.order.jobs import LatentsJob, Picture, SampleJob, TextJob
 from finetrainers.data.order.lazy import Lazy
 from finetrainers.data.order.order import Indices, Order
 from finetrainers.data.sources.beside import about_file
 from finetrainers.data.sources.items import Problem
-from finetrainers.data.streams import MEDIA, Stream
+from finetrainers.data.streams import MEDIA, Stream, name_of_picture
 from finetrainers.files.whole import hash_file
 
 VIEW_FIELDS = tuple(field.name for field in fields(View))
-
-DRAWS_AT_ONCE = 1 << 21
-"""Draws that are planned in one go: bounds the memory that planning takes beside its result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +45,15 @@ class Jobs:
 
     def latents(self) -> Lazy[LatentsJob]:
         """Jobs of all that the VAE encodes, each view of a sample once, in the order of first use."""
-        first = _first_uses(self.samples * (1 + int(self.views.max(initial=0))) + self.views)
-        make, streams = self.plan.stream_job, self.plan.streams
-        count = len(streams)
-        return Lazy(
-            lambda i: make(streams[i % count], int(self.samples[first[i // count]]), int(self.views[first[i // count]])),
-            count * len(first),
-        )
+        first = first_uses(self.samples * (1 + int(self.views.max(initial=0))) + self.views)
+        samples, views, make = self.samples[first], self.views[first], self.plan.nth_media_job
+        ends = np.cumsum(self.plan.num_media(samples))
+
+        def job(index: int) -> LatentsJob:
+            place = int(np.searchsorted(ends, index, side="right"))
+            return make(int(samples[place]), int(views[place]), index - (int(ends[place - 1]) if place else 0))
+
+        return Lazy(job, int(ends[-1]) if len(ends) else 0)
 
     def texts(self) -> Lazy[TextJob]:
         """Jobs of the captions, each caption of a sample (and of a view, if it is seen) once, in the order of first use."""
@@ -62,7 +62,7 @@ class Jobs:
             codes = codes * (1 + int(self.views.max(initial=0))) + self.views
         else:
             codes[self.captions == NO_CAPTION] = -1  # the same for all samples
-        first = _first_uses(codes)
+        first = first_uses(codes)
         samples, captions, views = (index[first] for index in (self.samples, self.captions, self.views))
         make = self.plan.sample_text
         return Lazy(lambda i: make(int(samples[i]), int(captions[i]), view=int(views[i])), len(first))
@@ -86,6 +86,8 @@ class Plan:
     """Whether the text encoder sees the first frame beside the caption."""
     streams: tuple[Stream, ...] = (MEDIA,)
     """What each sample has: the media themselves first."""
+    takes_image: bool = False
+    """Whether items of the media hold more than their latents, which pictures of a size of their own have nothing of."""
     frame_step: int = 1
     """Frames of one latent frame: a file that is shorter than its clip ends with a whole one."""
     bad: BadViews = field(default_factory=BadViews)
@@ -114,28 +116,7 @@ class Plan:
 
     def distinct(self, order: Order, start: int, stop: int) -> Jobs:
         """Jobs of the optimizer steps from ``start`` to ``stop``, each pair of items once, in the order of first use."""
-        steps_at_once = max(1, DRAWS_AT_ONCE // order.batch_size)
-        num_views = max(data.config.num_views for data in self.catalog.sets)
-        num_choices = 1 + max(int(data.num_captions.max(initial=0)) for data in self.catalog.sets)
-        known, found = np.empty(0, np.int64), [(np.empty(0, np.int64), np.empty(0, np.int64))]
-        for first in range(start, stop, steps_at_once):
-            last = min(first + steps_at_once, stop)
-            positions = np.arange(first * order.batch_size, last * order.batch_size)
-            samples, views, captions = self.choices.at(order, positions)
-            codes = (samples * num_views + views) * num_choices + captions - NO_CAPTION
-            values, uses = np.unique(codes, return_index=True)
-            new = np.sort(uses[~_is_in(values, known)])
-            found.append((codes[new], positions[new]))
-            if last < stop:
-                known = np.concatenate([known, codes[new]])
-                known.sort(kind="stable")  # mostly sorted already
-        codes, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        del found, known
-        captions = (codes % num_choices + NO_CAPTION).astype(np.int32)
-        codes //= num_choices
-        views = (codes % num_views).astype(np.int32)
-        codes //= num_views
-        return Jobs(self, codes, positions, views, captions)
+        return Jobs(self, *distinct_choices(self.choices, order, start, stop))
 
     def held_out(self, count: int) -> list[SampleJob]:
         """The first view and caption of ``count`` samples spread over all data sets, fixed for all runs."""
@@ -179,7 +160,31 @@ class Plan:
     def media_jobs(self, sample: int, view: int) -> dict[str, LatentsJob]:
         """Jobs of all media of one view of a sample, by the name of the stream."""
         media = self._media_job(sample, view)
-        return {stream.name: self._job_beside(stream, media, sample) for stream in self.streams}
+        jobs: dict[str, LatentsJob] = {}
+        for stream in self.streams:
+            if stream.has_own_size:
+                count = self._num_pictures(stream, sample)
+                jobs |= {name_of_picture(stream.name, n): self._picture_job(stream, sample, n) for n in range(count)}
+            else:
+                jobs[stream.name] = self._job_beside(stream, media, sample)
+        return jobs
+
+    def num_media(self, samples: Indices) -> Indices:
+        """Count the media of samples [n]."""
+        return sum(not stream.has_own_size for stream in self.streams) + self.catalog.num_pictures(samples)
+
+    def nth_media_job(self, sample: int, view: int, number: int) -> LatentsJob:
+        """One of the ``media_jobs``, without the others."""
+        for stream in self.streams:
+            count = self._num_pictures(stream, sample) if stream.has_own_size else 1
+            if number < count:
+                return (
+                    self._picture_job(stream, sample, number)
+                    if stream.has_own_size
+                    else self.stream_job(stream, sample, view)
+                )
+            number -= count
+        raise IndexError(number)
 
     def stream_job(self, stream: Stream, sample: int, view: int) -> LatentsJob:
         """Job of one stream of one view of a sample; of one that shows the frames of the media it is the media's own."""
@@ -206,6 +211,23 @@ class Plan:
         key = make_key(stream.name, self.latents_encoder, stream.transform.identity, *made_from, *made_by)
         return LatentsJob(key, digest, path, pixels, stream)
 
+    def _num_pictures(self, stream: Stream, sample: int) -> int:
+        data, row = self.catalog.locate(sample)
+        return len(data.pictures[stream.name].of(int(data.item[row])))
+
+    def _picture_job(self, stream: Stream, sample: int, number: int) -> LatentsJob:
+        """Job of one of the pictures that a sample has of a stream."""
+        data, row = self.catalog.locate(sample)
+        pictures = data.pictures[stream.name]
+        picture = pictures.of(int(data.item[row]))[number]
+        digest, pixels = pictures.digest(picture), pictures.view(picture)
+        made_from = self.latents_encoder, digest, _values(pixels)
+        if stream.encoder == "vae" and not self.takes_image:  # an item as media have it: one that is both is encoded once
+            key = make_key("latents", *made_from)
+        else:
+            key = make_key(stream.name, stream.encoder, *made_from)
+        return LatentsJob(key, digest, data.paths(row, stream.name)[number], pixels, stream)
+
     def sample_text(self, sample: int, caption: int, *, view: int) -> TextJob:
         """Job of one caption of a sample, or of none; with the view, if the text encoder sees it."""
         text = "" if caption == NO_CAPTION else caption_of(*self.catalog.locate(sample), caption)
@@ -224,19 +246,3 @@ class Plan:
 def _values(view: View) -> list[object]:
     """The values of the fields, in their order; ``astuple`` copies each deeply, which is most of the time of a job."""
     return [getattr(view, name) for name in VIEW_FIELDS]
-
-
-def _first_uses(codes: Indices) -> Indices:
-    """Where each value comes for the first time, in ascending order."""
-    _, first = np.unique(codes, return_index=True)
-    first.sort()
-    return first
-
-
-def _is_in(codes: Indices, known: Indices) -> NDArray[np.bool_]:
-    """Which codes are among the known ones; both are sorted, or the search would take many times longer."""
-    places = np.searchsorted(known, codes)
-    is_in: NDArray[np.bool_] = np.zeros(len(codes), np.bool_)
-    inside = places < len(known)
-    is_in[inside] = known[places[inside]] == codes[inside]
-    return is_in

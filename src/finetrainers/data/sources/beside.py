@@ -17,7 +17,7 @@ from finetrainers.data.sources.folders import nearest, suffixes, walk
 from finetrainers.errors import DataError
 
 Paired = tuple[pa.Array, dict[int, str]]
-"""Path of each item's file [N], null where there is none; and why, by item, for those without."""
+"""Path of each item's file [N], or lists of paths, null where there is none; and why, by item, for those without."""
 
 
 def about_file(name: str, path: str, reason: str) -> str:
@@ -59,28 +59,31 @@ def pair_by_place(media: pa.ChunkedArray, media_folder: Path, other: Folder) -> 
     name, folder, files = other.name, media_folder, other.files
     places = relative_to(media, folder)
     found = pa.array(files, pa.large_string())
-    by_place = _without_suffix(pc.utf8_slice_codeunits(found, start=len(f"{other.path}/")))
+    by_place = without_suffix(pc.utf8_slice_codeunits(found, start=len(f"{other.path}/")))
     counted = pc.value_counts(by_place)
     repeated = pc.is_in(by_place, value_set=counted.field("values").filter(pc.greater(counted.field("counts"), 1)))
     several: dict[str, list[str]] = {}
     for place, file in zip(by_place.filter(repeated).to_pylist(), found.filter(repeated).to_pylist(), strict=True):
         several.setdefault(place, []).append(file)
-    wanted = _without_suffix(places)
+    wanted = without_suffix(places)
     is_unclear = pc.is_in(wanted, value_set=pa.array(list(several), pa.large_string()))
     paired = pc.if_else(is_unclear, None, found.take(pc.index_in(wanted, value_set=by_place)))
     reasons = {}
     for row in pc.indices_nonzero(pc.is_null(paired)).to_pylist():
         place = wanted[row].as_py()
         if place is None:
-            reasons[row] = (
-                f"lies outside {folder}, so that data.{other.config.key_of_folder(name)} names no {name} for it; "
-                f"use data.{other.config.key_of_column(name)}"
-            )
+            reasons[row] = about_outside(folder, other)
         elif place in several:
             reasons[row] = f"has {len(several[place])} {name}s, {', '.join(sorted(several[place]))}; remove all but one"
         else:
             reasons[row] = f"has no {name} {other.path}/{place}, with the suffix of an image or a video"
     return paired, reasons
+
+
+def about_outside(media_folder: Path, other: Folder) -> str:
+    """Say of an item that lies outside the folder of the media why a folder of files has none for it."""
+    folder, column = other.config.key_of_folder(other.name), other.config.key_of_column(other.name)
+    return f"lies outside {media_folder}, so that data.{folder} names no {other.name} for it; use data.{column}"
 
 
 def relative_to(media: pa.ChunkedArray, folder: Path) -> pa.Array:
@@ -96,5 +99,6 @@ def relative_to(media: pa.ChunkedArray, folder: Path) -> pa.Array:
     return pc.replace_with_mask(relative, pc.invert(is_plain).combine_chunks(), kept)
 
 
-def _without_suffix(paths: pa.Array) -> pa.Array:
+def without_suffix(paths: pa.Array) -> pa.Array:
+    """Cut off what follows the last dot of each name [N]."""
     return pc.replace_substring_regex(paths, pattern=r"\.[^./]*$", replacement="")

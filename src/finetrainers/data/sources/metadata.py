@@ -5,8 +5,9 @@ Shape letters: N rows.
 """
 
 import difflib
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +32,25 @@ CONTROL_COLUMNS = (
 STREAM_COLUMNS = {"control": CONTROL_COLUMNS}
 """Common names of the columns of streams; others have the stream's own name. The first of them that is there is taken, and
 none is among the names of media columns."""
+SEPARATOR = ";"
+"""Between the paths of one cell of a csv file, where an item may have several files of a stream."""
 CAPTION_COLUMNS = ("caption", "captions", "text", "prompt", "prompts", "description")
 
 ChooseColumns = Callable[[Sequence[str]], list[str]]
 
 
-def read_metadata(path: Path, config: DataConfig, streams: Sequence[str] = ()) -> pa.RecordBatch:
+def read_metadata(path: Path, config: DataConfig, streams: Sequence[str] = (), many: Collection[str] = ()) -> pa.RecordBatch:
     """Read the columns of the items [N]; nulls stay as they are.
 
+    Args:
+        path: Of the file.
+        config: Of the data set.
+        streams: Names of what each item has in files of its own beside the media.
+        many: Those of them that may have several: their cells are lists of paths, or one, and in csv separated by SEPARATOR.
+
     Returns:
-        Columns media (large_string), captions (large_list of large_string) and, as media, one of each stream's name.
+        Columns media (large_string), captions (large_list of large_string) and, as media, one of each stream's name; as
+        captions for those of ``many``.
 
     Raises:
         DataError: If the file cannot be parsed, or which columns to take is unclear.
@@ -60,12 +70,14 @@ def read_metadata(path: Path, config: DataConfig, streams: Sequence[str] = ()) -
         table = METADATA_READERS[path.suffix.lower()](path, choose)
     except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {error}{_hint(path)}") from error
-    num_paths = 1 + len(streams)
-    columns = [
-        _text_column(table[name], f"{path}: column {name!r}", is_list=i >= num_paths) for i, name in enumerate(chosen)
-    ]
-    names = ["media", *streams, "captions"]
-    return pa.record_batch([*columns[:num_paths], join_lists(columns[num_paths:])], names=names)
+    names = ["media", *streams]
+    columns = []
+    for name, column in itertools.zip_longest(names, chosen):
+        cells = table[column]
+        if name in many and path.suffix.lower() == ".csv":
+            cells = pc.split_pattern(cells, pattern=SEPARATOR)
+        columns.append(_text_column(cells, f"{path}: column {column!r}", is_list=name is None or name in many))
+    return pa.record_batch([*columns[: len(names)], join_lists(columns[len(names) :])], names=[*names, "captions"])
 
 
 def join_lists(columns: Sequence[pa.Array]) -> pa.Array:

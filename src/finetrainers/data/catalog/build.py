@@ -1,0 +1,55 @@
+"""One data set from the list of its items: a look at each file, and what becomes of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import pyarrow.compute as pc
+
+from finetrainers.config import Bucket, DataConfig
+from finetrainers.data.catalog.assign import assign, slow_clips
+from finetrainers.data.catalog.dataset import Dataset
+from finetrainers.data.catalog.followers import probe_followers
+from finetrainers.data.catalog.pictures import probe_pictures
+from finetrainers.data.catalog.probe import Prober
+from finetrainers.data.catalog.rates import resampled_fps
+from finetrainers.data.sources.items import Listing
+from finetrainers.data.sources.named import flat
+from finetrainers.data.streams import MEDIA, Stream, beside
+
+
+def build_dataset(
+    config: DataConfig,
+    listing: Listing,
+    look: Prober,
+    *,
+    streams: Sequence[Stream],
+    min_frames: Mapping[str, int],
+    native_fps: float | None,
+    buckets: dict[Bucket, int],
+    warn: Callable[[str], None],
+) -> Dataset:
+    """Look at all files of a data set, and give its items their buckets and windows; arguments as of ``build_catalog``."""
+    table = listing.table
+    least = {stream.name: min_frames.get(stream.name, 1) for stream in beside(streams) if not stream.has_own_size}
+    facts, problems = look(table[MEDIA.name])
+    fps = resampled_fps(config, facts["fps"], native_fps)
+    followers, unfit = probe_followers(config, table, facts, look, fps=fps, min_frames=least)
+    pictures, unusable = probe_pictures(table, facts, [stream for stream in streams if stream.has_own_size], look)
+    assigned = assign(config, table, facts, [*listing.problems, *problems, *unfit, *unusable], fps=fps, buckets=buckets)
+    slow = slow_clips(assigned, facts, tuple(buckets), native_fps)
+    if slow is not None:
+        warn(slow)
+    return replace(
+        assigned,
+        digests={**assigned.digests, **{name: files.digests for name, files in followers.items()}},
+        frames={**assigned.frames, **{name: files.frames for name, files in followers.items()}},
+        pictures=pictures,
+        unlisted=listing.unlisted,
+    )
+
+
+def num_files(listing: Listing, streams: Sequence[Stream]) -> int:
+    """Count the files that are looked at: media, and each that lies beside them once."""
+    table = listing.table
+    others = [flat(table[stream.name].combine_chunks()) for stream in beside(streams)]
+    return len(table) + sum(int(pc.count_distinct(files).as_py()) for files in others)

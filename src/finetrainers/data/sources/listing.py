@@ -1,0 +1,68 @@
+"""The items of a data set as their layouts give them, and those that are left out.
+
+Shape letters: N items.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from finetrainers.data.sources.beside import Paired
+from finetrainers.data.sources.metadata import group
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A sample that cannot be used."""
+
+    path: str
+    """The media file, or the line of a list that should name one."""
+    reason: str
+    """Why, without the path."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listing:
+    """The items of one data set."""
+
+    table: pa.Table
+    """[N] sorted by path: media (large_string, absolute), captions (large_list of large_string, at least one each) and the
+    files of further streams by name, as media; of those that may have several, lists of them, as captions."""
+    problems: tuple[Problem, ...]
+    """Items that are left out of the table."""
+    unlisted: int
+    """Media beside listed ones that a list or metadata file does not name."""
+
+
+def pair(listing: Listing, name: str, paired: Paired) -> Listing:
+    """Give the items [N] their files of a stream, and leave out those without one."""
+    files, reasons = paired
+    media = listing.table["media"]
+    problems = [*listing.problems, *(Problem(media[row].as_py(), reason) for row, reason in reasons.items())]
+    others = [column for column in listing.table.column_names if column != name]
+    table = listing.table.select(others).append_column(name, files).filter(pc.is_valid(files))
+    return Listing(table.combine_chunks(), by_path(problems), listing.unlisted)
+
+
+def by_path(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Sort problems by the media that they are of."""
+    return tuple(sorted(problems, key=lambda problem: problem.path))
+
+
+def finish(table: pa.Table, problems: list[Problem], unlisted: int) -> Listing:
+    """Trim captions, part items without one from the others, and sort."""
+    media, captions = table["media"], table["captions"].combine_chunks()
+    rows = pc.list_parent_indices(captions)
+    texts = pc.utf8_trim_whitespace(pc.list_flatten(captions))
+    is_text = pc.fill_null(pc.not_equal(texts, ""), False)
+    kept = group(rows.filter(is_text).to_numpy(), texts.filter(is_text), len(media))
+    has_caption = pc.greater(pc.list_value_length(kept), 0)
+    bare = np.flatnonzero(~has_caption.to_numpy(zero_copy_only=False))
+    was_given = np.isin(bare, rows.filter(pc.is_valid(texts)).to_numpy())
+    reasons = [f"the caption is {'empty' if given else 'missing'}" for given in was_given.tolist()]
+    problems = problems + [Problem(media[row].as_py(), reason) for row, reason in zip(bare.tolist(), reasons, strict=True)]
+    table = table.set_column(table.column_names.index("captions"), "captions", kept).filter(has_caption)
+    return Listing(table.take(pc.sort_indices(table["media"])).combine_chunks(), by_path(problems), unlisted)

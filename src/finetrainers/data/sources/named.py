@@ -1,0 +1,83 @@
+"""Files that a list or a metadata file names: paths relative to its folder, which have to be there.
+
+Shape letters: N items.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from finetrainers.data.media.files import is_media
+from finetrainers.data.sources.beside import Paired, about_file
+from finetrainers.data.sources.folders import media_beside, suffixes
+from finetrainers.data.sources.metadata import group
+
+
+def flat(files: pa.Array) -> pa.Array:
+    """All files of a column, whether its cells are paths or lists of them."""
+    return pc.list_flatten(files) if pa.types.is_large_list(files.type) else files
+
+
+def all_but(rows: Iterable[int], count: int) -> pa.Array:
+    """Choose all rows [N] but those; N is ``count``."""
+    chosen = np.ones(count, np.bool_)
+    chosen[list(rows)] = False
+    return pa.array(chosen)
+
+
+def named_files(named: pa.ChunkedArray, source: Path, stream: str) -> Paired:
+    """Check the files [N] of a stream that a list names: absolute paths, null where there is none."""
+    nowhere = f"{source.parent}/"  # an empty name, made absolute
+    files = pc.fill_null(named, nowhere).combine_chunks()
+    reasons = check_files(files, source)[1]
+    for row, reason in reasons.items():
+        path = files[row].as_py()
+        unnamed = f"{source.name} names no {stream} for it"
+        reasons[row] = unnamed if path == nowhere else about_file(stream, path, reason)
+    return pc.if_else(all_but(reasons, len(files)), files, None), reasons
+
+
+def named_lists(named: pa.ChunkedArray, source: Path, stream: str) -> Paired:
+    """Check the lists [N] of files of a stream that a list names: each file has to be there, and at least one."""
+    nowhere = f"{source.parent}/"
+    lists = named.combine_chunks()
+    files, rows = pc.fill_null(pc.list_flatten(lists), nowhere), pc.list_parent_indices(lists).to_numpy()
+    wrong: dict[int, list[str]] = {}
+    for index, reason in check_files(files, source)[1].items():
+        path = files[index].as_py()
+        unnamed = f"{source.name} names an empty path among its {stream}s"
+        wrong.setdefault(int(rows[index]), []).append(unnamed if path == nowhere else about_file(stream, path, reason))
+    reasons = {row: "; ".join(dict.fromkeys(own)) for row, own in wrong.items()}
+    is_named = pc.not_equal(files, nowhere).to_numpy(zero_copy_only=False)
+    for row in np.flatnonzero(np.bincount(rows[is_named], minlength=len(lists)) == 0).tolist():
+        reasons[row] = f"{source.name} names no {stream} for it"
+    return pc.if_else(all_but(reasons, len(lists)), lists, None), reasons
+
+
+def check_files(files: pa.Array, source: Path) -> tuple[pa.Array, dict[int, str]]:
+    """List the media in the folders of the listed files [N], and say by row which of the files are none, and why."""
+    present = pa.array(media_beside(files, source.parent), pa.large_string())
+    reasons = {}
+    for row in np.flatnonzero(~pc.is_in(files, value_set=present).to_numpy(zero_copy_only=False)).tolist():
+        path = Path(files[row].as_py())
+        if not path.is_file():
+            reasons[row] = f"is listed in {source.name}, but there is no such file"
+        elif not is_media(path):
+            reasons[row] = f"suffix {path.suffix!r} is none of {suffixes()}"
+    return present, reasons  # a file that is neither in both is hidden, or reached by a link
+
+
+def absolute(paths: pa.Array, folder: Path) -> pa.Array:
+    """Join a folder and the paths [N], or lists of paths, relative to it; a list that is null becomes empty."""
+    if pa.types.is_large_list(paths.type):
+        return group(pc.list_parent_indices(paths).to_numpy(), absolute(pc.list_flatten(paths), folder), len(paths))
+    cleaned = pc.replace_substring_regex(pc.utf8_trim_whitespace(paths), pattern=r"^(\./+)+", replacement="")
+    joined = pc.binary_join_element_wise(
+        pa.scalar(f"{folder}/", pa.large_string()), cleaned, pa.scalar("", pa.large_string())
+    )
+    return pc.replace_substring_regex(
+        pc.if_else(pc.starts_with(cleaned, "/"), cleaned, joined), pattern="//+", replacement="/"
+    )

@@ -1,0 +1,59 @@
+"""Media with a ``.txt`` of the same name beside each."""
+
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+
+from finetrainers.config.data import DataConfig
+from finetrainers.data.sources.folders import suffixes, walk
+from finetrainers.data.sources.listing import Listing, Problem, finish
+from finetrainers.errors import DataError
+
+BLOCK_ROWS = 65536
+"""Items that are held as Python objects at a time, where captions are read from files of their own."""
+LAYOUTS = (
+    "expected media files with a .txt of the same name beside each, or captions.txt beside videos.txt or images.txt, or "
+    "metadata.csv, .json, .jsonl or .parquet; a metadata file of another name can be given as data.path itself"
+)
+
+
+def list_sidecars(folder: Path, config: DataConfig) -> Listing:
+    """Read the ``.txt`` beside each media file, in the folder and all below it."""
+    others: Counter[str] = Counter()
+    problems: list[Problem] = []
+    tables = []
+    files = walk(folder, others, without=config.named_folders)
+    while block := list(itertools.islice(files, BLOCK_ROWS)):
+        captions = [_read_sidecar(Path(path), config, problems) for path in block]
+        good = [(path, texts) for path, texts in zip(block, captions, strict=True) if texts]
+        columns = [pa.array([p for p, _ in good], pa.large_string()), pa.array([t for _, t in good], _LISTS)]
+        tables.append(pa.table(dict(zip(("media", "captions"), columns, strict=True))))
+    found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in others.most_common(5)) or "no files"
+    if not tables:
+        raise DataError(f"{folder}: no media ({suffixes()}), but {found}; {LAYOUTS}")
+    table = pa.concat_tables(tables)
+    if len(table) == 0 and all(problem.reason.startswith("no caption file") for problem in problems):
+        raise DataError(f"{folder}: {len(problems)} media, none of them with a caption, and {found}; {LAYOUTS}")
+    return finish(table, problems, unlisted=0)
+
+
+_LISTS = pa.large_list(pa.large_string())
+
+
+def _read_sidecar(path: Path, config: DataConfig, problems: list[Problem]) -> list[str]:
+    """Captions of one media file; none, and a problem, if it has none."""
+    beside = path.with_suffix(".txt")
+    try:
+        text = beside.read_text(encoding="utf-8-sig").strip()
+    except FileNotFoundError:
+        problems.append(Problem(str(path), f"no caption file {beside.name} beside it"))
+        return []
+    except UnicodeDecodeError as error:
+        problems.append(Problem(str(path), f"its caption file {beside.name} is not UTF-8 text: {error}"))
+        return []
+    if not text:
+        problems.append(Problem(str(path), f"the caption is empty ({beside.name})"))
+        return []
+    return [line.strip() for line in text.split("\n") if line.strip()] if config.caption_lines else [text]
