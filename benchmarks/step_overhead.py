@@ -68,7 +68,7 @@ def make_batch(model: Model, size: tuple[int, int, int]) -> Batch:
         latents=torch.randn(shape),
         noise=torch.randn(shape),
         sigma=sigma,
-        loss_mask=torch.ones_like(sigma),
+        loss_mask=None,
         prompt=Prompt(text, torch.full((BATCH_SIZE,), 25.0 if size[0] > 1 else 0.0)),
     )
 

@@ -3,7 +3,9 @@
 from finetrainers.config.base import Section as Section
 from finetrainers.config.conditioning import (
     ChannelConcatConfig as ChannelConcatConfig,
+    ConditionConfig as ConditionConfig,
     ConditioningConfig as ConditioningConfig,
+    GivenFramesConfig as GivenFramesConfig,
     NoConditioning as NoConditioning,
 )
 from finetrainers.config.data import (
