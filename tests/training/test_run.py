@@ -279,7 +279,12 @@ def test_conditions_are_the_same_in_whatever_form_they_are_written(before: Any, 
     [
         (CONTROL, {"kind": "none"}, ["conditioning.kind: 'channel_concat' -> 'none'"]),
         (CONTROL, {**CONTROL, "signal": "blur"}, ["conditioning.signal: 'gray' -> 'blur'"]),
-        (CONTROL, [GIVEN, {**CONTROL, "probability": 1.0}], ["0.frames: 'auto' -> 'random'", "1.probability: 0.7 -> 1.0"]),
+        (CONTROL, [{"kind": "none"}, {**CONTROL, "probability": 1.0}], ["conditioning.1.probability: 0.7 -> 1.0"]),
+        (
+            CONTROL,
+            [GIVEN],
+            ["0.frames: 'auto' -> 'random'", "0.probability: null -> 0.9", "g.kind: 'channel_concat' -> 'none'"],
+        ),
         ([GIVEN, CONTROL], CONTROL, ["conditioning.0.frames: 'random' -> 'auto'", "0.probability: 0.9 -> null"]),
         ([GIVEN], [{**GIVEN, "probability": 0.5}], ["conditioning.0.probability: 0.9 -> 0.5"]),
     ],
