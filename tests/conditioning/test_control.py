@@ -389,6 +389,19 @@ def test_control_and_media_share_crop_and_flip(has_files: bool, tiny_flux: Path,
             assert difference < 0.1 if is_close else difference > 0.3  # Pillow rounds scaled colours and greys apart
 
 
+@pytest.mark.parametrize(("probability", "dropout"), [(1.0, 0.0), (0.9, 0.1), (0.7, 0.3), (0.3, 0.7), (0.05, 0.95)])
+def test_a_control_is_shown_with_its_probability_by_the_draws_of_earlier_versions(
+    probability: float, dropout: float
+) -> None:
+    """Where they left it out as often, to the last of the draws that are near."""
+    section = ChannelConcatConfig(kind="channel_concat", signal="gray", probability=probability)
+    near = round(dropout * 2**24) + torch.arange(-5, 6)
+    u = (torch.cat([near, torch.arange(0, 2**24, 9973)]).clamp(0, 2**24 - 1).double() / 2**24)[:, None]
+    shown = build_conditioning(section).frames["control"].at(u, frames=1, available=torch.ones(len(u)).long())
+    assert torch.equal(shown[:, 0] == 1, u[:, 0] >= dropout)
+    assert float(shown.mean()) == pytest.approx(probability, abs=0.01)
+
+
 def test_held_out_items_are_shown_their_control_whatever_the_probability(tiny_flux: Path, tmp_path: Path) -> None:
     losses = []
     for probability in (1.0, 0.1):

@@ -13,6 +13,7 @@ import finetrainers
 from finetrainers.batch import Batch
 from finetrainers.conditioning import GivenFrames
 from finetrainers.models.noise import GIVEN_FRAME_MAX_SIGMA, NoiseLevels
+from finetrainers.objectives.flow import FlowMatching
 from finetrainers.testing.model_under_test import ModelUnderTest
 from finetrainers.training.build import build_batches
 
@@ -144,6 +145,15 @@ def test_whether_there_is_a_loss_mask_does_not_depend_on_what_a_batch_draws(fram
     assert not is_not.mask.any()
     assert is_given.loss_mask is not None
     assert is_not.loss_mask is not None
+
+
+def test_the_purposes_of_the_draws_are_those_of_earlier_versions() -> None:
+    """A run of one of them goes on with the draws that it began with."""
+    assert FlowMatching().draws == ("sigma",)
+    for kind in ("first", "last", "first_and_last"):
+        assert GivenFrames(kind).draws(2) == ("first frame", "first sigma")  # type: ignore[arg-type]
+    sets = ("given count", "given frame 0", "given frame 1")
+    assert GivenFrames("random").draws(2) == ("first frame", "first sigma", *sets)
 
 
 # -- beside a control -------------------------------------------------------------------------------------------------

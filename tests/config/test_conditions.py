@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from finetrainers.cli.commands import main
@@ -116,6 +117,16 @@ def test_a_control_in_channels_and_references_exclude_each_other() -> None:
     ):
         check_together((other, control))
     check_together((other, GivenFramesConfig(kind="given_frames")))
+
+
+def test_the_schema_takes_both_forms() -> None:
+    schema = Config.model_json_schema()
+    check = jsonschema.Draft202012Validator({**schema["properties"]["conditioning"], "$defs": schema["$defs"]}).is_valid
+    assert all(check(written) for written in ({"kind": "none"}, [], GRAY, GIVEN, [GRAY, {**GIVEN, "probability": 0.5}]))
+    assert not any(
+        check(written)
+        for written in ("canny", {"kind": "depth"}, [{"kind": "depth"}], [[GRAY]], {**GIVEN, **GRAY, "frames": "last"})
+    )
 
 
 MOVED = {

@@ -47,16 +47,13 @@ def _own(code: UserCode, family: FlowMatching, config: Config) -> Objective:
         raise ConfigError(f"{SETTING}: {code.file} has no OwnObjective {code.name!r}; define it, or name another one")
     if isabstract(own):
         raise ConfigError(f"{SETTING}: {code.file}: {code.name} has no losses; define losses(self, predict, batch)")
-    control, tuning = config.control, config.tuning.kind
-    for key, kind, has_base in (
-        ("tuning", tuning, tuning != "full"),
-        (config.condition_key("channel_concat"), "channel_concat", control is None),
-    ):
-        if own.needs_base and not has_base:
-            raise ConfigError(
-                f"{SETTING}: {code.name} compares with the base model, of which {key}.kind: {kind} "
-                "leaves nothing: it trains weights of the model itself; set an adapter alone, or another objective"
-            )
+    changing = [] if config.control is None else [f"{config.condition_key(config.control.kind)}.kind: {config.control.kind}"]
+    changing += ["tuning.kind: full"] if config.tuning.kind == "full" else []
+    if own.needs_base and changing:
+        raise ConfigError(
+            f"{SETTING}: {code.name} compares with the base model, of which {changing[-1]} "
+            "leaves nothing: it trains weights of the model itself; set an adapter alone, or another objective"
+        )
     return own(family)
 
 
