@@ -192,6 +192,8 @@ def test_a_run_that_never_got_to_a_checkpoint_may_change_in_everything() -> None
         assert load_config(directory / "config.yaml").seed == 7
 
 
+CONTROL = {"kind": "channel_concat", "signal": "gray", "probability": 0.7}
+GIVEN = {"kind": "given_frames", "frames": "random", "probability": 0.9}
 FIXED_CHANGES = {  # of each key in FIXED: the change, and how the message names it
     "seed": ({"seed": 7}, "seed: 42 -> 7"),
     "model": ({"model__dtype": "float32"}, "model.dtype: 'bfloat16' -> 'float32'"),
@@ -237,8 +239,11 @@ def test_changed_settings_can_begin_from_the_weights_where_these_fit() -> None:
     said = "or take another output_dir, which can begin from these weights: tuning.start_from=runs/x/weights/step-001000"
     with pytest.raises(ConfigError, match=f"{said}$"), run_directory(config_with(optimizer__lr=1e-3)):
         pass
-    with pytest.raises(ConfigError, match="or take another output_dir$"), run_directory(config_with(tuning__rank=8)):
+    with pytest.raises(ConfigError, match=f"{said}$"), run_directory(config_with(conditioning=GIVEN)):
         pass
+    for change in ({"tuning__rank": 8}, {"conditioning": CONTROL}, {"conditioning": [GIVEN, CONTROL]}):
+        with pytest.raises(ConfigError, match="or take another output_dir$"), run_directory(config_with(**change)):
+            pass
 
 
 def test_a_run_from_before_fps_was_auto_is_told_which_value_to_give() -> None:
@@ -251,10 +256,6 @@ def test_a_run_from_before_fps_was_auto_is_told_which_value_to_give() -> None:
         pass
     with run_directory(config_with(data=[{**DATA, "fps": None}])):
         pass
-
-
-CONTROL = {"kind": "channel_concat", "signal": "gray", "probability": 0.7}
-GIVEN = {"kind": "given_frames", "frames": "random", "probability": 0.9}
 
 
 @pytest.mark.parametrize(

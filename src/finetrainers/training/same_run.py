@@ -11,8 +11,8 @@ from finetrainers.files.whole import to_json
 from finetrainers.training.objective import SETTING, read_objective
 from finetrainers.training.report import read_events
 
-WEIGHTS_FIT = ("model.", "conditioning.", "tuning.")
-"""Settings without which exported weights do not fit a run."""
+WEIGHTS_FIT = ("model.", "tuning.")
+"""Settings without which exported weights do not fit a run; so it is with conditions, but for given frames."""
 
 
 def check_same_run(old: Config, new: Config) -> None:
@@ -30,7 +30,10 @@ def check_same_run(old: Config, new: Config) -> None:
     if changed:
         lines = "\n  ".join(changed)
         weights = list(step_folders(new.output_dir / "weights").values())
-        does_fit = not any(line.startswith(WEIGHTS_FIT) for line in changed)
+        shown = [
+            {own.kind: own for own in config.conditions.values() if own.kind != "given_frames"} for config in (old, new)
+        ]
+        does_fit = shown[0] == shown[1] and not any(line.startswith(WEIGHTS_FIT) for line in changed)
         anew = f", which can begin from these weights: tuning.start_from={weights[-1]}" if weights and does_fit else ""
         raise ConfigError(
             f"output_dir: {new.output_dir} holds a run with other settings:\n  {lines}\n"
