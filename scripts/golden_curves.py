@@ -36,7 +36,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "full": {"tuning": {"kind": "full"}},
     "control": {
         "tuning": {"kind": "lora", "rank": 2, "alpha": 6},
-        "conditioning": {"kind": "channel_concat", "signal": "gray", "dropout": 0.3},
+        "conditioning": {"kind": "channel_concat", "signal": "gray", "probability": 0.7},
     },
 }
 """Sections of the runs of each case."""

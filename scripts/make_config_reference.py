@@ -30,6 +30,15 @@ configuration, with absolute paths: training from it gives the same run.
 A key without a default must be given.
 """
 
+ELSEWHERE = {
+    "validation.data.N": "The keys of [data.N](#datan).",
+    "conditioning.N": "The keys of conditioning, by kind: a condition in a list has those that it has alone.",
+}
+"""What stands under headings whose keys are those of others."""
+
+KINDS = ("tuning", "conditioning")
+"""Sections of several kinds, each of which has a heading of its own."""
+
 PROMPTS = """## A prompts file
 
 What `validation.prompts` names: a CSV file with a header, a JSON list of objects, alone or under the key `data`, or JSON
@@ -64,8 +73,8 @@ def reference_page() -> str:
     for title, section in _sections(keys()).items():
         parts.append(f"## {title}\n")
         parts += [f"{descriptions[title]}\n"] if title in descriptions else []
-        if title == "validation.data.N":
-            parts.append("The keys of [data.N](#datan).\n")
+        if title in ELSEWHERE:
+            parts.append(f"{ELSEWHERE[title]}\n")
             continue
         parts.append("| key | type | default | bounds | meaning |\n|---|---|---|---|---|")
         parts.append("\n".join(map(_row, section)) + "\n")
@@ -79,10 +88,10 @@ def _sections(all_keys: list[Key]) -> dict[str, list[Key]]:
     kind = ""
     for key in all_keys:
         title = key.name.rpartition(".")[0] or "Top level"
-        if key.name == "tuning.kind":
+        if key.name.endswith(".kind"):
             kind = key.type
-        if title == "tuning":
-            title = f"tuning (kind: {kind})"
+        if title in KINDS:
+            title = f"{title} (kind: {kind})"
         elif title.startswith("validation.data.N"):
             title = "validation.data.N"
         sections.setdefault(title, []).append(key)
@@ -113,14 +122,15 @@ def _descriptions() -> dict[str, str]:
         for definition in _references(field):
             properties = schema["$defs"][definition]["properties"]
             is_list, kind = field.get("type") == "array", properties.get("kind", {}).get("const")
-            title = f"{name} (kind: {kind})" if name == "tuning" else f"{name}.N" if is_list else name
+            title = f"{name} (kind: {kind})" if name in KINDS else f"{name}.N" if is_list else name
             found[title] = definition
     return {title: _escape(schema["$defs"][definition]["description"]) for title, definition in found.items()}
 
 
 def _references(field: dict[str, Any]) -> list[str]:
-    choices = [field, field.get("items", {}), *field.get("oneOf", []), *field.get("anyOf", [])]
-    return [choice["$ref"].rpartition("/")[2] for choice in choices if "$ref" in choice]
+    choices = [field.get("items", {}), *field.get("oneOf", []), *field.get("anyOf", [])]
+    own = [field["$ref"].rpartition("/")[2]] if "$ref" in field else []
+    return own + [name for choice in choices if choice for name in _references(choice)]
 
 
 if __name__ == "__main__":

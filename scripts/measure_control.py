@@ -172,7 +172,7 @@ def make_config(options: argparse.Namespace) -> dict[str, Any]:
             "signal": "canny",
             "canny_low": LOW,
             "canny_high": HIGH,
-            "dropout": 0.1,
+            "probability": 0.9,
         },
         "tuning": {"kind": "lora", "rank": options.rank, "alpha": options.rank, "targets": TARGETS},
         "optimizer": {"lr": options.lr},

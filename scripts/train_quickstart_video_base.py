@@ -99,7 +99,7 @@ def make_config(options: argparse.Namespace, start: Path) -> dict[str, object]:
         "model": {"path": str(start), "dtype": "float32", "max_sequence_length": MAX_TOKENS},
         "data": [{"path": str(options.output / "train"), **bucket, "caption_dropout": 0.1}],
         "tuning": {"kind": "full"},
-        "objective": {"first_frame_probability": 0.0},
+        "conditioning": {"kind": "given_frames", "frames": "none"},
         "optimizer": {"lr": options.lr, "beta2": 0.99, "weight_decay": 0.01},
         "schedule": {"name": options.schedule, "warmup_steps": 300},
         "train": {

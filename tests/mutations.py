@@ -156,6 +156,20 @@ MUTATIONS = (
     # Control.
     Mutation("Control does not start as SFT", "conditioning/widen.py", "torch.cat([plain[:, :, :noisy], zeros, plain[:, :, noisy:]], dim=2)", "torch.cat([plain, zeros], dim=2)", "models/test_widening.py::test_before_training_control_changes_no_bit"),
     Mutation("a control in the wrong columns is trained to the end", "conditioning/verify.py", "int((shown == SHOWN).sum()) != batch.latents.numel() or bool((plain == SHOWN).any())", "False", "models/test_input_layout.py::test_a_wrong_layout_ends_the_run_before_its_first_step"),
+    # Conditions.
+    Mutation("a control is shown as often as it should be left out", "conditioning/channel_concat.py", "dropout=1 - config.probability", "dropout=config.probability", "conditioning/test_control.py::test_a_control_is_shown_with_its_probability_by_the_draws_of_earlier_versions"),
+    Mutation("how a loss is computed depends on who shares the batch", "conditioning/given_frames.py", "if self.probability == 0.0:", "if not mask.any():", "conditioning/test_given.py::test_whether_there_is_a_loss_mask_does_not_depend_on_what_a_batch_draws"),
+    Mutation("a frame that is given counts in the loss", "conditioning/given_frames.py", "        counts[:, 0] = torch.where(mask[:, 0], 0.0, 1.0)\n", "", "conditioning/test_given.py::test_with_probability_1_every_first_frame_is_given"),
+    Mutation("held-out samples are given frames by chance", "conditioning/given_frames.py", "probability=float(self.probability == 1.0), ", "", "conditioning/test_given.py::test_what_is_measured_is_given_what_training_always_gives"),
+    Mutation("given frames draw otherwise than in earlier versions", "conditioning/given_frames.py", '("first frame", "first sigma", *(', '("given", "first sigma", *(', "conditioning/test_given.py::test_the_purposes_of_the_draws_are_those_of_earlier_versions"),
+    Mutation("given frames beside a control are forgotten", "training/build.py", "given_frames=prepared.given_frames,", "given_frames=type(prepared.given_frames)(),", "conditioning/test_given.py::test_given_frames_beside_a_control_draw_what_each_draws_alone"),
+    Mutation("without a mask some frames count more", "objectives/flow.py", "mask = torch.ones_like(noised.sigma)", "mask = 1 + noised.sigma", "objectives/test_objective.py::test_no_mask_is_a_mask_of_all_frames"),
+    Mutation("a list of conditions is another run than a single one", "training/same_run.py", 'if key == "conditioning" else', "if False else", "training/test_run.py::test_conditions_are_the_same_in_whatever_form_they_are_written"),
+    Mutation("a run of an earlier version cannot go on", "config/load.py", "if is_saved(path) else", "if False else", "training/test_run.py::test_a_run_from_before_given_frames_were_conditions_goes_on"),
+    Mutation("a key that has moved is unknown", "config/messages.py", "about_moved(place, error['input'], tree) or ", "", "config/test_conditions.py::test_a_key_that_has_moved_is_refused_with_what_to_write"),
+    Mutation("of two conditions of one kind one is ignored", "config/conditioning.py", "if kind == condition.kind:", "if False:", "config/test_conditions.py::test_a_wrong_condition_is_named_as_it_is_written"),
+    Mutation("two conditions that exclude each other are taken", "config/conditioning.py", "if {kind, condition.kind} <= {*ALONE}:", "if False:", "config/test_conditions.py::test_a_control_in_channels_and_references_exclude_each_other"),
+    Mutation("a message names another key than the user wrote", "config/conditioning.py", 'f"conditioning.{number}": condition', 'f"conditioning.{number + 1}": condition', "config/test_conditions.py::test_checks_beside_other_sections_name_the_place_in_the_list"),
     # Tables of facts.
     Mutation("a fact of a model outside of its table is ignored", "models/base.py", "        refuse_moved(cls.__name__, dir(cls))\n", "", "models/test_facts.py::test_a_name_outside_of_its_table_is_refused_with_the_new_place"),
     Mutation("a fact outside of its table is left unread", "models/base.py", "refuse_moved(cls.__name__, dir(cls))", "pass", "models/test_facts.py::test_a_name_outside_of_its_table_is_refused_with_the_new_place"),

@@ -111,8 +111,8 @@ class Batch:
     """[B, C, F, H, W] float32."""
     sigma: Tensor
     """[B, F] float32 noise level of each latent frame: 0 is clean, 1 is pure noise."""
-    loss_mask: Tensor
-    """[B, F] float32: 1 where a latent frame counts in the loss, 0 where it is given as a condition."""
+    loss_mask: Tensor | None
+    """[B, F] float32: 1 where a latent frame counts in the loss, 0 where it is given; None where all count."""
     prompt: Prompt
     media: Mapping[str, Medium] = field(default_factory=dict)
     """What each sample has besides the media themselves, by the name of the stream; empty for prompt-only training."""
@@ -145,7 +145,7 @@ class Batch:
             latents=change(self.latents),
             noise=change(self.noise),
             sigma=change(self.sigma),
-            loss_mask=change(self.loss_mask),
+            loss_mask=None if self.loss_mask is None else change(self.loss_mask),
             prompt=self.prompt.map(change),
             media={name: medium.map(change) for name, medium in self.media.items()},
         )

@@ -303,9 +303,14 @@ def test_models_lists_families_with_tasks_and_tuning(capsys) -> None:
 def kinds_of(section: str) -> list[str]:
     """The kinds that the configuration takes, from its schema."""
     schema = Config.model_json_schema()
-    definition = schema["properties"][section]
-    places = [option["$ref"] for option in definition.get("oneOf", [definition])]
-    return [schema["$defs"][place.rpartition("/")[2]]["properties"]["kind"]["const"] for place in places]
+
+    def places(definition: dict) -> list[str]:
+        if "$ref" in definition:
+            return [definition["$ref"]]
+        return [place for option in definition.get("oneOf", [definition.get("items")]) for place in places(option)]
+
+    found = dict.fromkeys(places(schema["properties"][section]))  # alone, and again as an item of a list
+    return [schema["$defs"][place.rpartition("/")[2]]["properties"]["kind"]["const"] for place in found]
 
 
 def test_models_tiny_writes_a_pipeline(tmp_path: Path, capsys) -> None:

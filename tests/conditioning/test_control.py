@@ -351,7 +351,7 @@ def test_a_wrong_function_is_no_fault_of_the_media(tiny_flux: Path, tmp_path: Pa
 
 def test_what_is_shown_belongs_to_the_position(tiny: Callable[[str, str], Path], tmp_path: Path) -> None:
     """Batches of one and of two show the same samples the same frames; dropout shows none of some."""
-    section = {**GRAY, "frames": "random", "dropout": 0.5}
+    section = {**GRAY, "frames": "random", "probability": 0.5}
     config, prepared = prepared_clips(tiny("ltx_video", "0.9.0"), tmp_path, section, control_frames=None)
     batches = first_batches(config, prepared, 8)
     rows = {int(p): row for batch in batches for p, row in zip(batch.positions, batch.media["control"].mask, strict=True)}  # type: ignore[union-attr]
@@ -389,14 +389,27 @@ def test_control_and_media_share_crop_and_flip(has_files: bool, tiny_flux: Path,
             assert difference < 0.1 if is_close else difference > 0.3  # Pillow rounds scaled colours and greys apart
 
 
-def test_held_out_items_are_shown_their_control_whatever_the_dropout(tiny_flux: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("probability", "dropout"), [(1.0, 0.0), (0.9, 0.1), (0.7, 0.3), (0.3, 0.7), (0.05, 0.95)])
+def test_a_control_is_shown_with_its_probability_by_the_draws_of_earlier_versions(
+    probability: float, dropout: float
+) -> None:
+    """Where they left it out as often, to the last of the draws that are near."""
+    section = ChannelConcatConfig(kind="channel_concat", signal="gray", probability=probability)
+    near = round(dropout * 2**24) + torch.arange(-5, 6)
+    u = (torch.cat([near, torch.arange(0, 2**24, 9973)]).clamp(0, 2**24 - 1).double() / 2**24)[:, None]
+    shown = build_conditioning(section).frames["control"].at(u, frames=1, available=torch.ones(len(u)).long())
+    assert torch.equal(shown[:, 0] == 1, u[:, 0] >= dropout)
+    assert float(shown.mean()) == pytest.approx(probability, abs=0.01)
+
+
+def test_held_out_items_are_shown_their_control_whatever_the_probability(tiny_flux: Path, tmp_path: Path) -> None:
     losses = []
-    for dropout in (0.0, 0.9):
-        subject = ModelUnderTest({"path": str(tiny_flux)}, (1, 64, 64), tmp_path, {**GRAY, "dropout": dropout})
+    for probability in (1.0, 0.1):
+        subject = ModelUnderTest({"path": str(tiny_flux)}, (1, 64, 64), tmp_path, {**GRAY, "probability": probability})
         trainer = subject.trainer(FULL)
         with torch.no_grad():
             torch.nn.init.normal_(trainer.denoiser.x_embedder.weight, generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr, arg-type]
-            held_out = HeldOut(subject.prepared.plan.held_out(2), subject.prepared.encoder.cache, 4)
+            held_out = HeldOut(subject.prepared.plan.held_out(2), subject.prepared.encoder.cache, 4, subject.given_frames)
             losses.append(held_out.measure(trainer).overall)
     assert losses[0] == losses[1]
 
@@ -556,7 +569,7 @@ def test_the_weights_hold_the_widened_layer(tiny_flux: Path, tmp_path: Path) -> 
         ({**GRAY, "signal": "sketch"}, r"conditioning.signal: 'sketch' is none of identity, gray, .*no file.py:function"),
         ({**GRAY, "blur_sigma": 2}, r"conditioning.blur_sigma: 2.0 has no effect with signal: gray; set signal: blur"),
         ({**GRAY, "frame_index": 1}, r"conditioning.frame_index: 1 has no effect with frames: full; set frames: index"),
-        ({**GRAY, "dropout": 1.0}, r"conditioning.dropout"),
+        ({**GRAY, "probability": 0.0}, r"conditioning.probability: Input should be greater than 0"),
         ({**GRAY, "train_norms": True}, r"conditioning.train_norms: true has no effect with tuning.kind: full"),
         ({"kind": "none", "signal": "gray"}, r"conditioning.signal"),
     ],

@@ -309,7 +309,7 @@ WRONG = {  # override -> what the line has to name: the key, the value, the way 
     "objective.noise_levels=unifrom": ["objective.noise_levels:", "'uniform'", "'unifrom'"],
     "objective.shift=0": ["objective.shift:", "greater than 0", "'resolution'", "not 0"],
     "objective.shift=much": ["objective.shift:", "number", "'auto' or 'resolution'", "'much'"],
-    "objective.first_frame_probability=1.5": ["objective.first_frame_probability:", "less than or equal to 1", "1.5"],
+    "conditioning={kind: given_frames, probability: 1.5}": ["conditioning.probability:", "less than or equal to 1", "1.5"],
     "data.0.buckets=[[1, 64]]": ["data.0.buckets.0.2:", "required"],
     "data.0.buckets=[[1, 64, 0]]": ["data.0.buckets.0.2:", "greater than or equal to 1", "not 0"],
     "data.0.buckets=[]": ["data.0.buckets:", "at least 1", "[]"],
@@ -611,7 +611,6 @@ OBJECTIVE = st.one_of(
             **own,
             "shift": POSITIVE | st.sampled_from(["auto", "resolution"]),
             "weighting": st.sampled_from(["none", "sigma_sqrt", "cosmap"]),
-            "first_frame_probability": st.none() | st.floats(0, 1),
         },
     )
     for kind, own in [
@@ -620,6 +619,17 @@ OBJECTIVE = st.one_of(
         ("logit_normal", {"logit_mean": st.floats(-9, 9), "logit_std": POSITIVE}),
         ("mode", {"mode_scale": st.floats(-1, 1.75)}),
     ]
+)
+CONDITIONS = [
+    st.just({"kind": "none"}),
+    given_keys({"kind": st.just("given_frames")}, {"probability": st.none() | st.floats(0, 1), "frames": st.just("last")}),
+    given_keys({"kind": st.just("channel_concat"), "signal": st.just("gray")}, {"mask": st.booleans()}),
+]
+CONDITIONING = st.one_of(
+    *CONDITIONS,
+    st.lists(st.sampled_from(range(3)), unique=True).flatmap(
+        lambda chosen: st.tuples(*(CONDITIONS[number] for number in chosen)).map(list)
+    ),
 )
 OPTIMIZER = st.one_of(
     given_keys(
@@ -667,6 +677,7 @@ CONFIGS = given_keys(
     {"output_dir": WORDS, "model": MODEL, "data": st.lists(DATA, min_size=1, max_size=2), "train": TRAIN},
     {
         "tuning": TUNING,
+        "conditioning": CONDITIONING,
         "objective": OBJECTIVE,
         "optimizer": OPTIMIZER,
         "schedule": SCHEDULE,

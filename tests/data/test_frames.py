@@ -60,7 +60,7 @@ def rows_of(tensor):
 def test_the_kinds_are_those_of_the_configuration():
     assert set(KINDS) == set(get_args(ChannelConcatConfig.model_fields["frames"].annotation))
     default = ChannelConcatConfig(kind="channel_concat", signal="gray")
-    assert FrameSelection() == FrameSelection(default.frames, index=default.frame_index, dropout=default.dropout)
+    assert FrameSelection() == FrameSelection(default.frames, index=default.frame_index, dropout=1 - default.probability)
 
 
 @given(SHOWN, st.integers(1, 7), st.lists(st.integers(0, 10), min_size=1, max_size=12), st.integers(0, 99))

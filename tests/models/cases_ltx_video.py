@@ -77,8 +77,8 @@ def keyframe_case(task: str, give: Any = None, variant: str = "0.9.5", **options
     return Case("ltx_video", variant, task, SIZE, read_keyframes, unpacked, drawn, call, **facts, **options)
 
 
-def sets(kind: str) -> dict[str, Any]:
-    return {"objective": {"given_frames": kind}}
+def sets(kind: str, **settings: float) -> dict[str, Any]:
+    return {"conditioning": {"kind": "given_frames", "frames": kind, **settings}}
 
 
 CALL = {"num_frames": 17, "frame_rate": 30, "guidance_scale": 1.0}
@@ -95,7 +95,7 @@ CASES = [
     keyframe_case(FIRST_LAST, conditions(16), given=(2,), label="last", overfit=sets("last"), learned=0.2),
     keyframe_case(FIRST_LAST, conditions(8), given=(1,), label="middle", overfit=sets("random")),
     keyframe_case(FIRST_LAST, conditions(0, 8, 16), given=(0, 1, 2), label="all", overfit=sets("random")),
-    keyframe_case(FIRST_LAST, conditions(), given=(), label="none", overfit={"objective": {"first_frame_probability": 0.5}}),
+    keyframe_case(FIRST_LAST, conditions(), given=(), label="none", overfit=sets("auto", probability=0.5)),
     keyframe_case("text-to-video", variant="0.9.7"),
     keyframe_case(FIRST_LAST, conditions(0, 16), variant="0.9.7", given=(0, 2)),
 ]

@@ -79,9 +79,9 @@ def test_the_time_step_that_is_told_is_that_of_the_noise(tiny: Tiny) -> None:
     pipeline = load_pipeline(model)
     objective = build_objective(run_config(model), model)
     shape = model.adapter.grid.latent_shape((9, 64, 64))
-    sigma, loss_mask = objective.sigma(torch.rand(7, 3, dtype=torch.float64), frames=shape[1], tokens=1)
+    sigma = objective.sigma(torch.rand(7, 1, dtype=torch.float64), tokens=1)[:, None].expand(-1, shape[1])
     latents, noise = torch.randn(2, 7, *shape)
-    noised = objective.corrupt(latents, noise, sigma=sigma, loss_mask=loss_mask)
+    noised = objective.corrupt(latents, noise, sigma=sigma, loss_mask=None)
     text = model.adapter.encode_prompt(pipeline, [CAPTION] * 7, max_length=16, device=torch.device("cpu"))
     recorder = Recorder(pipeline.transformer)
     model.adapter.denoise(recorder, noised.x, noised.sigma, Prompt(text, torch.zeros(7)))
@@ -95,9 +95,9 @@ def test_the_time_step_that_is_told_is_that_of_the_noise(tiny: Tiny) -> None:
 def test_all_time_steps_are_as_likely(tiny: Tiny) -> None:
     model = open_variant(tiny, "5b")
     objective = build_objective(run_config(model), model)
-    u = ((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000)[:, None].expand(-1, 3)
-    sigma, _ = objective.sigma(u, frames=1, tokens=99)
-    assert timestep_of(sigma[:, 0]).tolist() == list(range(1000))
+    u = ((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000)[:, None]
+    sigma = objective.sigma(u, tokens=99)
+    assert timestep_of(sigma).tolist() == list(range(1000))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_the_held_out_measure_is_padded_like_training(padded: ModelUnderTest) ->
 
     trainer.predict = record
     with torch.no_grad():
-        HeldOut([job], padded.prepared.encoder.cache, num_levels=1).measure(trainer)
+        HeldOut([job], padded.prepared.encoder.cache, num_levels=1, given_frames=padded.given_frames).measure(trainer)
     (batch,) = batches
     for latents in (batch.latents, batch.media["control"].latents):
         assert latents.shape[2] == 4

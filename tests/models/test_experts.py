@@ -65,9 +65,9 @@ def test_each_row_is_answered_by_the_expert_of_its_noise_level() -> None:
 def test_noise_levels_are_those_of_the_experts_that_train(a14b: Path, tmp_path: Path, expert: str | None) -> None:
     """The distribution is that of the whole model, cut at the boundary."""
     subject = subject_of(a14b, tmp_path, expert)
-    u = (torch.arange(4096) + 0.5)[:, None].expand(-1, 3) / 4096
-    sigma = subject.objective.sigma(u, frames=2, tokens=8)[0][:, 0]
-    whole = subject_of(a14b, tmp_path / "whole", None).objective.sigma(u, frames=2, tokens=8)[0][:, 0]
+    u = (torch.arange(4096) + 0.5)[:, None] / 4096
+    sigma = subject.objective.sigma(u, tokens=8)
+    whole = subject_of(a14b, tmp_path / "whole", None).objective.sigma(u, tokens=8)
     low, high = {"high_noise": (BOUNDARY, 1.0), "low_noise": (0.0, BOUNDARY)}.get(str(expert), (0.0, 1.0))
     assert float(sigma.min()) >= low - 1e-6
     assert float(sigma.max()) <= high + 1e-6

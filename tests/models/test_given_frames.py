@@ -14,7 +14,8 @@ from PIL import Image
 
 from finetrainers import train
 from finetrainers.batch import Prompt
-from finetrainers.config import ModelConfig, parse_config
+from finetrainers.conditioning import GivenFrames, build_given_frames
+from finetrainers.config import Config, ModelConfig, parse_config
 from finetrainers.data.order.draws import uniform
 from finetrainers.data.order.order import Order
 from finetrainers.errors import ConfigError
@@ -42,14 +43,18 @@ def subject(tiny: Tiny, folder: Path, task: str = TASK, kind: type[ModelUnderTes
 def batches_of(subject: ModelUnderTest, config: Any) -> Any:
     objective, device, stop = build_objective(config, subject.model), torch.device("cpu"), config.train.steps
     groups = subject.prepared.plan.catalog.groups()
-    prepared = replace(subject.prepared, order=Order(config.seed, config.train.batch_size, groups))
+    prepared = replace(
+        subject.prepared,
+        order=Order(config.seed, config.train.batch_size, groups),
+        given_frames=build_given_frames(config, subject.model),
+    )
     return list(build_batches(config, prepared, objective=objective, device=device, start=0, stop=stop))
 
 
 def test_sets_belong_to_the_sample_position(tiny: Tiny, tmp_path: Path) -> None:
     """The same sets for any batch size, and those of the draws that are named."""
     clips = subject(tiny, tmp_path)
-    settings = {"objective": {"given_frames": "random"}}
+    settings = {"conditioning": {"kind": "given_frames", "frames": "random"}}
     large = batches_of(clips, clips.config("run", **settings, train={"steps": 4, "batch_size": 4}))
     small = batches_of(clips, clips.config("run", **settings, train={"steps": 8, "batch_size": 2, "micro_batch_size": 2}))
     sets = [
@@ -66,7 +71,8 @@ def test_sets_belong_to_the_sample_position(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_micro_batches_keep_the_sets_of_their_rows(tiny: Tiny, tmp_path: Path) -> None:
     clips = subject(tiny, tmp_path)
-    (batch, *_) = batches_of(clips, clips.config("run", objective={"given_frames": "random"}, train={"batch_size": 4}))
+    section = {"kind": "given_frames", "frames": "random"}
+    (batch, *_) = batches_of(clips, clips.config("run", conditioning=section, train={"batch_size": 4}))
     parts = batch.to(torch.device("cpu")).split(3)
     assert torch.equal(torch.cat([part.prompt.given for part in parts]), batch.prompt.given)
     assert [len(part.prompt.given) for part in parts] == [3, 1]
@@ -120,7 +126,7 @@ def test_keyframes_are_single_pictures_of_every_latent_frame(tiny: Tiny, tmp_pat
 def test_the_held_out_loss_is_the_same_each_time(task: str, kind: str, tiny: Tiny, tmp_path: Path) -> None:
     """A model that all but stands still is measured three times in a run: one value."""
     clips = subject(tiny, tmp_path, task)
-    sections = {"objective": {"given_frames": kind}, "validation": {"every": 1, "held_out": 0.3}}
+    sections = {"conditioning": {"kind": "given_frames", "frames": kind}, "validation": {"every": 1, "held_out": 0.3}}
     config = clips.config("held-out", **sections, optimizer={"lr": 1e-30}, train={"steps": 2})
     train(config)
     text = (config.output_dir / "events.jsonl").read_text()
@@ -130,29 +136,29 @@ def test_the_held_out_loss_is_the_same_each_time(task: str, kind: str, tiny: Tin
 
 
 REFUSED = [
-    ("0.9.5", "text-to-video", {"given_frames": "last"}, "impossible in the task text-to-video; set model.task: first-last"),
-    ("0.9.0", "image-to-video", {"given_frames": "random"}, "takes none but the first; set first or none"),
-    ("0.9.5", TASK, {"given_frames": "none"}, "none leaves the task first-last-frame-to-video nothing to start from"),
+    ("0.9.5", "text-to-video", {"frames": "last"}, "impossible in the task text-to-video; set model.task: first-last"),
+    ("0.9.0", "image-to-video", {"frames": "random"}, "takes none but the first; set first or none"),
+    ("0.9.5", TASK, {"frames": "none"}, "none leaves the task first-last-frame-to-video nothing to start from"),
 ]
 
 
-@pytest.mark.parametrize("variant, task, objective, message", REFUSED)
+@pytest.mark.parametrize("variant, task, section, message", REFUSED)
 def test_what_the_model_or_the_task_cannot_is_refused(
-    variant: str, task: str, objective: Any, message: str, tiny: Tiny
+    variant: str, task: str, section: Any, message: str, tiny: Tiny
 ) -> None:
-    with pytest.raises(ConfigError, match=f"objective.given_frames: .*{message}"):
-        objective_of(tiny("ltx_video", variant), objective, task)
+    with pytest.raises(ConfigError, match=f"^conditioning.frames: .*{message}"):
+        given_frames_of(tiny("ltx_video", variant), section, task)
 
 
 def test_families_with_one_noise_level_are_given_none(tiny_flux: Path) -> None:
-    with pytest.raises(ConfigError, match="objective.given_frames: flux takes one noise level for all frames"):
-        objective_of(tiny_flux, {"given_frames": "first"})
-    assert objective_of(tiny_flux, {"given_frames": "none"}).first_frame_probability == 0
+    with pytest.raises(ConfigError, match="^conditioning.frames: flux takes one noise level for all frames"):
+        given_frames_of(tiny_flux, {"frames": "first"})
+    assert given_frames_of(tiny_flux, {"frames": "none"}).probability == 0
 
 
 def test_none_and_a_probability_exclude_each_other(tiny_ltx: Path) -> None:
-    with pytest.raises(ConfigError, match="first_frame_probability: .* has no effect with given_frames: none"):
-        objective_of(tiny_ltx, {"given_frames": "none", "first_frame_probability": 0.5})
+    with pytest.raises(ConfigError, match="conditioning.probability: .* has no effect with frames: none"):
+        given_frames_of(tiny_ltx, {"frames": "none", "probability": 0.5})
 
 
 @pytest.mark.parametrize(
@@ -165,9 +171,14 @@ def test_none_and_a_probability_exclude_each_other(tiny_ltx: Path) -> None:
     ],
 )
 def test_the_task_decides_what_is_given_by_default(variant: str, task: str, expected: Any, tiny: Tiny) -> None:
-    objective = objective_of(tiny("ltx_video", variant), {}, task)
-    assert (objective.given_frames, objective.first_frame_probability) == expected
-    shift: Any = objective.noise_levels.shift  # of all releases, also where the scheduler states none
+    path = tiny("ltx_video", variant)
+    given_frames = given_frames_of(path, {}, task)
+    assert (given_frames.frames, given_frames.probability) == expected
+    assert given_frames_of(path, None, task) == given_frames  # nothing said of them, and no section
+    config = config_of(path, None, task)
+    shift: Any = build_objective(
+        config, open_model(config.model)
+    ).noise_levels.shift  # of all releases, also where the scheduler states none
     assert (shift.base_tokens, shift.base_mu, shift.max_tokens, shift.max_mu) == (1024, 0.95, 4096, 2.05)
 
 
@@ -202,12 +213,16 @@ def test_requests_are_drawn_from_the_frames_that_they_name(given: tuple[str, ...
     assert sampler.draw(request, encode, tmp_path / "video").is_file()
 
 
-def objective_of(path: Path, objective: Any, task: str | None = None) -> Any:
+def config_of(path: Path, section: Any, task: str | None) -> Config:
     tree = {
         "output_dir": "run",
         "model": {"path": str(path), "task": task},
         "data": [{"path": "data", "buckets": [[1, 64, 64]]}],
-        "objective": objective,
+        "conditioning": {"kind": "none"} if section is None else {"kind": "given_frames", **section},
     }
-    config = parse_config(tree)
-    return build_objective(config, open_model(config.model))
+    return parse_config(tree)
+
+
+def given_frames_of(path: Path, section: Any, task: str | None = None) -> GivenFrames:
+    config = config_of(path, section, task)
+    return build_given_frames(config, open_model(config.model))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
+from finetrainers.conditioning import build_given_frames
 from finetrainers.config import ModelConfig
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, open_model
@@ -72,15 +73,13 @@ def test_models_with_clip_take_prompts_of_512_tokens_and_no_others(tiny: Tiny, t
 def test_5b_gives_the_first_frame_as_its_task_says_or_as_often_as_is_asked(
     tiny: Tiny, tmp_path: Path, task: str, given: float
 ) -> None:
-    from finetrainers.training.objective import build_objective
-
     subject = subject_of(tiny, tmp_path, "2.2-ti2v-5b", task=task)
-    assert subject.objective.first_frame_probability == given
-    mixed = build_objective(subject.config("run", objective={"first_frame_probability": 0.5}), subject.model)
-    assert mixed.first_frame_probability == 0.5
+    assert subject.given_frames.probability == given
+    half = {"kind": "given_frames", "probability": 0.5}
+    assert build_given_frames(subject.config("run", conditioning=half), subject.model).probability == 0.5
     one = subject_of(tiny, tmp_path / "one", "2.1-t2v")
-    with pytest.raises(ConfigError, match=r"objective\.first_frame_probability: wan takes one noise level for all frames"):
-        build_objective(one.config("run", objective={"first_frame_probability": 0.5}), one.model)
+    with pytest.raises(ConfigError, match=r"conditioning\.probability: wan takes one noise level for all frames"):
+        build_given_frames(one.config("run", conditioning=half), one.model)
 
 
 @pytest.mark.parametrize("tuning", [LORA, FULL], ids=["lora", "full"])

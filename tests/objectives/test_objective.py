@@ -8,6 +8,7 @@ import torch
 from hypothesis import assume, given, settings, strategies as st
 from torch import Tensor
 
+from finetrainers.conditioning import GivenFrames
 from finetrainers.config import ObjectiveConfig
 from finetrainers.models.noise import (
     NoiseLevels,
@@ -20,7 +21,7 @@ from finetrainers.models.noise import (
     uniform_sigma,
 )
 from finetrainers.objectives.diffusion import Diffusion
-from finetrainers.objectives.flow import GIVEN_FRAME_MAX_SIGMA, FlowMatching, Noised, cosmap_weight, sigma_sqrt_weight
+from finetrainers.objectives.flow import FlowMatching, Noised, cosmap_weight, sigma_sqrt_weight
 
 examples = settings(deadline=None, database=None, derandomize=True, max_examples=60)
 
@@ -211,116 +212,18 @@ def test_noise_levels_take_the_shift_of_their_tokens() -> None:
     assert bool((levels(u, 4096) > levels(u, 64)).all())
 
 
-# -- the first frame --------------------------------------------------------------------------------------------------
-
-
-def draws(count: int = 2000, frames: int = 4, **settings: object) -> tuple[Tensor, Tensor, Tensor]:
-    """The noise level of the clip, and what ``sigma`` makes of it."""
-    objective = FlowMatching(**settings)
-    u = uniforms(count, 3)
-    sigma, loss_mask = objective.sigma(u, frames=frames, tokens=256)
-    assert sigma.shape == loss_mask.shape == (count, frames)
-    assert sigma.dtype == loss_mask.dtype == torch.float32
-    return objective.noise_levels(u[:, 0], 256), sigma, loss_mask
-
-
-def test_without_given_frames_all_have_the_noise_level_of_the_clip_and_count() -> None:
-    level, sigma, loss_mask = draws(first_frame_probability=0.0)
-    assert torch.equal(sigma, level[:, None].expand_as(sigma))
-    assert bool((loss_mask == 1).all())
-
-
-def test_with_probability_1_every_first_frame_is_given() -> None:
-    level, sigma, loss_mask = draws(first_frame_probability=1.0)
-    assert bool((loss_mask == torch.tensor([0.0, 1, 1, 1])).all())
-    assert torch.equal(sigma[:, 1:], level[:, None].expand(-1, 3))
-    assert bool((sigma[:, 0] <= GIVEN_FRAME_MAX_SIGMA).all())
-    assert bool((sigma[:, 0] <= level).all())
-    assert len(sigma[:, 0].unique()) > 1900
-
-
-def test_a_given_frame_is_never_noisier_than_its_clip() -> None:
-    """Also where the clip itself is nearly clean."""
-    level, sigma, loss_mask = draws(first_frame_probability=1.0, noise_levels=NoiseLevels("uniform", shift=0.02))
-    assert bool((level < GIVEN_FRAME_MAX_SIGMA).any())
-    assert bool((sigma[:, 0] <= level).all())
-
-
-def test_the_given_frames_are_as_many_as_is_asked_for() -> None:
-    level, sigma, loss_mask = draws(20_000, first_frame_probability=0.1)
-    is_given = loss_mask[:, 0] == 0
-    assert float(is_given.double().mean()) == pytest.approx(0.1, abs=0.01)
-    assert torch.equal(sigma[~is_given], level[~is_given, None].expand(-1, 4))
-    assert bool((loss_mask[:, 1:] == 1).all())
-    levels = (float(level[rows].mean()) for rows in (is_given, ~is_given))
-    assert next(levels) == pytest.approx(next(levels), abs=0.03)  # which frames are given has nothing to do with the level
-
-
-def given_sets(kind: str, count: int = 4000, frames: int = 4, probability: float = 1.0) -> Tensor:
-    """Which frames are given, [count, frames], with the noise levels and what counts checked beside them."""
-    objective = FlowMatching(given_frames=kind, first_frame_probability=probability)
-    u = uniforms(count, len(objective.draws(frames)))
-    given = objective.given(u, frames=frames)
-    sigma, loss_mask = objective.sigma(u, frames=frames, tokens=256)
-    assert torch.equal(loss_mask[:, 0] == 0, given[:, 0])  # later frames are given beside the clip, and stay noisy in it
-    assert bool((loss_mask[:, 1:] == 1).all())
-    assert torch.equal(sigma[:, 1:], objective.noise_levels(u[:, 0], 256)[:, None].expand(-1, frames - 1))
-    assert bool((sigma[given[:, 0], 0] <= GIVEN_FRAME_MAX_SIGMA).all())
-    return given
-
-
-@pytest.mark.parametrize(
-    "kind, pattern", [("first", [1, 0, 0, 0]), ("last", [0, 0, 0, 1]), ("first_and_last", [1, 0, 0, 1])]
-)
-def test_a_set_of_given_frames_is_the_one_that_is_asked_for(kind: str, pattern: list[int]) -> None:
-    assert bool((given_sets(kind) == torch.tensor(pattern, dtype=torch.bool)).all())
-    some = given_sets(kind, probability=0.3)
-    assert float(some.any(1).double().mean()) == pytest.approx(0.3, abs=0.03)
-    assert bool((some[some.any(1)] == torch.tensor(pattern, dtype=torch.bool)).all())
-
-
-def test_random_sets_are_of_any_size_and_any_frames() -> None:
-    given = given_sets("random", frames=3)
-    sizes = torch.bincount(given.sum(1), minlength=4).double() / len(given)
-    torch.testing.assert_close(sizes, torch.tensor([0, 1, 1, 1]).double() / 3, rtol=0, atol=0.03)
-    torch.testing.assert_close(given.double().mean(0), torch.full([3], 2 / 3).double(), rtol=0, atol=0.03)
-    assert len(given.unique(dim=0)) == 7  # all but the empty one
-
-
-@pytest.mark.parametrize("kind", ["first", "last", "first_and_last", "random"])
-def test_an_image_has_no_frames_to_give(kind: str) -> None:
-    objective = FlowMatching(given_frames=kind, first_frame_probability=1.0)
-    assert not objective.given(uniforms(50, len(objective.draws(1))), frames=1).any()
-
-
-def test_what_is_measured_is_given_what_training_always_gives() -> None:
-    level = torch.tensor(0.7)
-    for kind, expected in (("first", [1, 0, 0]), ("last", [0, 0, 1]), ("first_and_last", [1, 0, 1])):
-        objective = FlowMatching(given_frames=kind, first_frame_probability=1.0)
-        sigma, loss_mask, given = objective.at_level(level, uniforms(1, 3), frames=3)
-        assert given.tolist() == [[bool(frame) for frame in expected]]
-        assert torch.equal(sigma, torch.tensor([[0.7 * (1 - expected[0]), 0.7, 0.7]]))
-        assert loss_mask.tolist() == [[1.0 - expected[0], 1.0, 1.0]]
-        sometimes = FlowMatching(given_frames=kind, first_frame_probability=0.9)
-        sigma, loss_mask, given = sometimes.at_level(level, torch.zeros(1, 3), frames=3)
-        assert not given.any()
-        assert bool((sigma == 0.7).all())
-        assert bool((loss_mask == 1).all())
-
-
-def test_an_image_is_never_given() -> None:
-    level, sigma, loss_mask = draws(frames=1, first_frame_probability=1.0)
-    assert torch.equal(sigma, level[:, None])
-    assert bool((loss_mask == 1).all())
-
-
 # -- corruption, target, loss -----------------------------------------------------------------------------------------
+
+
+def levels_with(u: Tensor, *, probability: float, frames: int) -> tuple[Tensor, Tensor | None]:
+    """Noise levels and what counts where first frames are given, by draws [B, 3]."""
+    given = GivenFrames(probability=probability).at(FlowMatching().sigma(u[:, :1], tokens=256), u[:, 1:], frames=frames)
+    return given.sigma, given.loss_mask
 
 
 def noised_with(objective: FlowMatching, sigma: Tensor, loss_mask: Tensor | None = None) -> tuple[Tensor, Tensor, Noised]:
     generator = torch.Generator().manual_seed(1)
     latents, noise = (torch.randn(*sigma.shape[:1], 4, sigma.shape[1], 2, 3, generator=generator) for _ in range(2))
-    loss_mask = torch.ones_like(sigma) if loss_mask is None else loss_mask
     return latents, noise, objective.corrupt(latents, noise, sigma=sigma, loss_mask=loss_mask)
 
 
@@ -369,8 +272,8 @@ def naive_loss(prediction: Tensor, noised: Noised, weight: object) -> Tensor:
     ],
 )
 def test_the_loss_is_the_weighted_mean_over_the_frames_that_count(weighting, weight) -> None:
-    objective = FlowMatching(weighting=weighting, first_frame_probability=0.5)
-    sigma, loss_mask = objective.sigma(uniforms(16, 3), frames=3, tokens=256)
+    objective = FlowMatching(weighting=weighting)
+    sigma, loss_mask = levels_with(uniforms(16, 3), probability=0.5, frames=3)
     assert 0 < int(loss_mask[:, 0].sum()) < 16
     _, _, noised = noised_with(objective, sigma, loss_mask)
     prediction = torch.randn(noised.x.shape, generator=torch.Generator().manual_seed(2))
@@ -380,13 +283,27 @@ def test_the_loss_is_the_weighted_mean_over_the_frames_that_count(weighting, wei
 
 
 def test_the_loss_of_a_sample_does_not_depend_on_its_batch() -> None:
-    objective = FlowMatching(first_frame_probability=0.5)
-    sigma, loss_mask = objective.sigma(uniforms(8, 3), frames=3, tokens=256)
+    objective = FlowMatching()
+    sigma, loss_mask = levels_with(uniforms(8, 3), probability=0.5, frames=3)
     _, _, noised = noised_with(objective, sigma, loss_mask)
     whole = objective.loss(torch.zeros_like(noised.x), noised)
     for b in range(8):
         one = Noised(*(t[b : b + 1] for t in (noised.x, noised.sigma, noised.target, noised.loss_mask)))
         torch.testing.assert_close(objective.loss(torch.zeros_like(one.x), one), whole[b : b + 1])
+
+
+@pytest.mark.parametrize("objective", [FlowMatching(), FlowMatching().measured(), FlowMatching(weighting="cosmap")])
+def test_no_mask_is_a_mask_of_all_frames(objective: FlowMatching) -> None:
+    """Up to rounding, and where it is measured to the bit; none of a sample's frames counts more than another's."""
+    sigma = uniforms(5, 3)
+    _, _, plain = noised_with(objective, sigma)
+    _, _, masked = noised_with(objective, sigma, torch.ones_like(sigma))
+    prediction = torch.randn(plain.x.shape, generator=torch.Generator().manual_seed(2))
+    losses = [objective.loss(prediction, noised) for noised in (plain, masked)]
+    torch.testing.assert_close(losses[0], losses[1])
+    assert torch.equal(*losses) or not objective.is_measured
+    if objective.weighting == "none":
+        torch.testing.assert_close(losses[0], (prediction - plain.target).square().mean(dim=(1, 2, 3, 4)))
 
 
 def test_the_true_velocity_has_no_loss() -> None:
@@ -395,8 +312,8 @@ def test_the_true_velocity_has_no_loss() -> None:
 
 
 def test_what_is_given_does_not_count_whatever_is_predicted() -> None:
-    objective = FlowMatching(first_frame_probability=1.0)
-    sigma, loss_mask = objective.sigma(uniforms(4, 3), frames=3, tokens=256)
+    objective = FlowMatching()
+    sigma, loss_mask = levels_with(uniforms(4, 3), probability=1.0, frames=3)
     _, _, noised = noised_with(objective, sigma, loss_mask)
     prediction = noised.target.clone()
     prediction[:, :, 0] += 100
@@ -410,8 +327,8 @@ def test_what_is_given_does_not_count_whatever_is_predicted() -> None:
 @pytest.mark.parametrize("weighting", ["none", "sigma_sqrt", "cosmap"])
 def test_a_given_frame_without_any_noise_makes_no_undefined_loss(weighting) -> None:
     """The draw of its noise level can be 0, where 1 / sigma^2 is infinite."""
-    objective = FlowMatching(weighting=weighting, first_frame_probability=1.0)
-    sigma, loss_mask = objective.sigma(torch.tensor([[0.5, 0.0, 0.0]]), frames=2, tokens=256)
+    objective = FlowMatching(weighting=weighting)
+    sigma, loss_mask = levels_with(torch.tensor([[0.5, 0.0, 0.0]]), probability=1.0, frames=2)
     assert float(sigma[0, 0]) == 0
     _, _, noised = noised_with(objective, sigma, loss_mask)
     assert bool(torch.isfinite(objective.loss(torch.zeros_like(noised.x), noised)).all())

@@ -193,6 +193,8 @@ def test_a_run_that_never_got_to_a_checkpoint_may_change_in_everything() -> None
         assert load_config(directory / "config.yaml").seed == 7
 
 
+CONTROL = {"kind": "channel_concat", "signal": "gray", "probability": 0.7}
+GIVEN = {"kind": "given_frames", "frames": "random", "probability": 0.9}
 FIXED_CHANGES = {  # of each key in FIXED: the change, and how the message names it
     "seed": ({"seed": 7}, "seed: 42 -> 7"),
     "model": ({"model__dtype": "float32"}, "model.dtype: 'bfloat16' -> 'float32'"),
@@ -238,8 +240,11 @@ def test_changed_settings_can_begin_from_the_weights_where_these_fit() -> None:
     said = "or take another output_dir, which can begin from these weights: tuning.start_from=runs/x/weights/step-001000"
     with pytest.raises(ConfigError, match=f"{said}$"), run_directory(config_with(optimizer__lr=1e-3)):
         pass
-    with pytest.raises(ConfigError, match="or take another output_dir$"), run_directory(config_with(tuning__rank=8)):
+    with pytest.raises(ConfigError, match=f"{said}$"), run_directory(config_with(conditioning=GIVEN)):
         pass
+    for change in ({"tuning__rank": 8}, {"conditioning": CONTROL}, {"conditioning": [GIVEN, CONTROL]}):
+        with pytest.raises(ConfigError, match="or take another output_dir$"), run_directory(config_with(**change)):
+            pass
 
 
 def test_a_run_from_before_fps_was_auto_is_told_which_value_to_give() -> None:
@@ -251,6 +256,71 @@ def test_a_run_from_before_fps_was_auto_is_told_which_value_to_give() -> None:
     ):
         pass
     with run_directory(config_with(data=[{**DATA, "fps": None}])):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"kind": "none"}, []),
+        ({"kind": "none"}, [{"kind": "given_frames"}]),
+        (CONTROL, [CONTROL]),
+        ([CONTROL, {"kind": "none"}], CONTROL),
+        ([CONTROL, GIVEN], [GIVEN, CONTROL]),
+    ],
+)
+def test_conditions_are_the_same_in_whatever_form_they_are_written(before: Any, after: Any) -> None:
+    for first, second in ((before, after), (after, before)):
+        directory = begin(config_with(output_dir=f"runs/{first is before}", conditioning=first))
+        with run_directory(config_with(output_dir=str(directory), conditioning=second)):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lines"),
+    [
+        (CONTROL, {"kind": "none"}, ["conditioning.kind: 'channel_concat' -> 'none'"]),
+        (CONTROL, {**CONTROL, "signal": "blur"}, ["conditioning.signal: 'gray' -> 'blur'"]),
+        (CONTROL, [{"kind": "none"}, {**CONTROL, "probability": 1.0}], ["conditioning.1.probability: 0.7 -> 1.0"]),
+        (
+            CONTROL,
+            [GIVEN],
+            ["0.frames: 'auto' -> 'random'", "0.probability: null -> 0.9", "g.kind: 'channel_concat' -> 'none'"],
+        ),
+        ([GIVEN, CONTROL], CONTROL, ["conditioning.0.frames: 'random' -> 'auto'", "0.probability: 0.9 -> null"]),
+        ([GIVEN], [{**GIVEN, "probability": 0.5}], ["conditioning.0.probability: 0.9 -> 0.5"]),
+    ],
+)
+def test_a_changed_condition_is_named_as_it_is_written(before: Any, after: Any, lines: list[str]) -> None:
+    begin(config_with(conditioning=before))
+    with pytest.raises(ConfigError) as error, run_directory(config_with(conditioning=after)):
+        pass
+    said = str(error.value).splitlines()[1:-1]
+    assert len(said) == len(lines)
+    assert all(found.endswith(line) for found, line in zip(said, lines, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("objective", "conditioning", "today"),
+    [
+        ({"given_frames": "auto", "first_frame_probability": None}, {"kind": "none"}, {"kind": "none"}),
+        ({"given_frames": "random", "first_frame_probability": 0.9}, {"kind": "none"}, GIVEN),
+        (
+            {"given_frames": "auto", "first_frame_probability": None},
+            {"kind": "channel_concat", "signal": "gray", "dropout": 0.3},
+            CONTROL,
+        ),
+        ({"given_frames": "none"}, CONTROL, [CONTROL, {"kind": "given_frames", "frames": "none"}]),
+    ],
+)
+def test_a_run_from_before_given_frames_were_conditions_goes_on(objective: Any, conditioning: Any, today: Any) -> None:
+    directory = begin(config_with(conditioning=today))
+    file = directory / "config.yaml"
+    tree = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**tree, "objective": tree["objective"] | objective, "conditioning": conditioning}))
+    (directory / "events.jsonl").write_text(EVENT)
+    assert load_config(file) == config_with(conditioning=today)  # as `train runs/x/config.yaml` reads it
+    with run_directory(config_with(conditioning=today)):
         pass
 
 

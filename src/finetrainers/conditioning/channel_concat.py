@@ -31,16 +31,16 @@ NORMS = ("norm_q", "norm_k", "norm_added_q", "norm_added_k")
 class ChannelConcat(Conditioning):
     """Widens the input projection by zeros and shows it the control's latents, frame by frame or not."""
 
-    def __init__(self, config: ChannelConcatConfig) -> None:
-        """Find the signal.
+    def __init__(self, config: ChannelConcatConfig, *, key: str = "conditioning") -> None:
+        """Find the signal; ``key`` is what the condition is written under.
 
         Raises:
             ConfigError: If it cannot be computed.
         """
-        self._config = config
-        signal = None if config.has_files else build_signal(config)
+        self._config, self._key = config, key
+        signal = None if config.has_files else build_signal(config, key=key)
         self.streams = (Stream(CONTROL, "condition", signal=signal),)
-        selection = FrameSelection(config.frames, index=config.frame_index, dropout=config.dropout)
+        selection = FrameSelection(config.frames, index=config.frame_index, dropout=1 - config.probability)
         self.frames = {CONTROL: selection}
 
     def prepare(self, denoiser: Any, adapter: ModelAdapter) -> None:
@@ -56,7 +56,7 @@ class ChannelConcat(Conditioning):
         norms = [name for name, m in modules if name.rpartition(".")[2] in NORMS and any(True for _ in m.parameters())]
         if not norms:
             raise ConfigError(
-                f"conditioning.train_norms: {type(denoiser).__name__} has no weights in norms of queries and keys; remove it"
+                f"{self._key}.train_norms: {type(denoiser).__name__} has no weights in norms of queries and keys; remove it"
             )
         return (adapter.input_layer, *norms)
 

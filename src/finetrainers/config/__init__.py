@@ -4,7 +4,9 @@ from finetrainers.config.base import Section as Section
 from finetrainers.config.compile import CompileConfig as CompileConfig
 from finetrainers.config.conditioning import (
     ChannelConcatConfig as ChannelConcatConfig,
+    ConditionConfig as ConditionConfig,
     ConditioningConfig as ConditioningConfig,
+    GivenFramesConfig as GivenFramesConfig,
     NoConditioning as NoConditioning,
 )
 from finetrainers.config.data import (

@@ -1,12 +1,12 @@
-"""The ``conditioning`` section: what the denoiser sees besides noise and prompt."""
+"""The ``conditioning`` section: the conditions of a run, which are what the denoiser sees besides noise and prompt."""
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
-from finetrainers.config.base import Section
+from finetrainers.config.base import RefusedKeyError, Section
 
 SIGNALS = ("identity", "gray", "blur", "downscale", "canny", "files")
 """Control signals that need no code of the user's."""
@@ -16,9 +16,24 @@ class NoConditioning(Section):
     """Condition on the prompt alone (SFT)."""
 
     kind: Literal["none"] = "none"
-    """No control signal."""
-    takes_control: ClassVar[bool] = False
-    has_files: ClassVar[bool] = False
+    """No condition."""
+
+
+class GivenFramesConfig(Section):
+    """Give some latent frames of a clip, clean or nearly, so that the model learns to make the others."""
+
+    kind: Literal["given_frames"]
+    """Frames of the clip itself, for families that take them."""
+    frames: Literal["auto", "none", "first", "last", "first_and_last", "random"] = "auto"
+    """Which latent frames are given: ``random`` is any number of any frames, ``auto`` what the task gives. All but none and
+    first need a task that also takes a last frame."""
+    probability: float | None = Field(default=None, ge=0, le=1)
+    """Probability with which these frames are given (the first nearly clean, in its place), so that the model learns
+    image-to-video beside text-to-video. By default 1 in tasks that start from frames, else the family's (0.1 for
+    LTX-Video)."""
+
+    def idle(self) -> Mapping[str, str]:
+        return {"probability": "with frames: none; remove one of them"} if self.frames == "none" else {}
 
 
 class ChannelConcatConfig(Section):
@@ -45,13 +60,10 @@ class ChannelConcatConfig(Section):
     """Latent frame that index shows; the first is 0."""
     mask: bool = False
     """Add a channel that is 1 in the frames that are shown, and 0 in the others."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Probability of showing nothing of the control, for classifier-free guidance on it."""
+    probability: float = Field(default=1.0, gt=0, le=1)
+    """Probability with which the control is shown; else nothing of it is, for classifier-free guidance on it."""
     train_norms: bool = False
     """Train the norms of queries and keys, too."""
-
-    takes_control: ClassVar[bool] = True
-    """Whether a prompt may name a control."""
 
     @property
     def has_files(self) -> bool:
@@ -83,11 +95,57 @@ class ChannelConcatConfig(Section):
 
 
 def _kind(value: object) -> object:
-    """Kind of a conditioning section, given as keys or as an object; none if it names none."""
+    """Kind of a condition, given as keys or as an object; none if it names none."""
     return value.get("kind", "none") if isinstance(value, dict) else getattr(value, "kind", None)
 
 
-ConditioningConfig = Annotated[
-    Annotated[NoConditioning, Tag("none")] | Annotated[ChannelConcatConfig, Tag("channel_concat")],
+def _form(value: object) -> str:
+    """Whether conditions are written as one, or as a list."""
+    return "list" if isinstance(value, list | tuple) else "one"
+
+
+FORMS = ("one", "list")
+"""How conditions may be written."""
+
+ALONE = ("channel_concat", "references")
+"""Kinds of which a run has one at most: each decides how the denoiser takes what it is shown."""
+
+
+ConditionConfig = Annotated[
+    Annotated[NoConditioning, Tag("none")]
+    | Annotated[GivenFramesConfig, Tag("given_frames")]
+    | Annotated[ChannelConcatConfig, Tag("channel_concat")],
     Discriminator(_kind),
 ]
+
+ConditioningConfig = Annotated[
+    Annotated[ConditionConfig, Tag("one")] | Annotated[tuple[ConditionConfig, ...], Tag("list")],
+    Discriminator(_form),
+]
+
+
+def conditions_of(conditioning: ConditioningConfig) -> dict[str, ConditionConfig]:
+    """Conditions by the keys that they are written under: conditioning for a single one, conditioning.1 in a list."""
+    if isinstance(conditioning, tuple):
+        found = {f"conditioning.{number}": condition for number, condition in enumerate(conditioning)}
+    else:
+        found = {"conditioning": conditioning}
+    return {key: condition for key, condition in found.items() if condition.kind != "none"}
+
+
+def check_together(conditioning: ConditioningConfig) -> None:
+    """Refuse conditions that exclude each other.
+
+    Raises:
+        RefusedKeyError: Naming the later one.
+    """
+    kinds: dict[str, str] = {}
+    for key, condition in conditions_of(conditioning).items():
+        for before, kind in kinds.items():
+            if kind == condition.kind:
+                raise RefusedKeyError(f"{key}.kind", f"{kind} is there already, as {before}; remove one of them")
+            if {kind, condition.kind} <= {*ALONE}:
+                raise RefusedKeyError(
+                    f"{key}.kind", f"{condition.kind} cannot stand beside {before}.kind: {kind}; remove one of them"
+                )
+        kinds[key] = condition.kind

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from finetrainers.config.base import Section
 from finetrainers.config.messages import describe
+from finetrainers.config.moved import is_saved, translate
 from finetrainers.config.overrides import read_overrides
 from finetrainers.config.run import Config
 from finetrainers.config.syntax import Tree, dump_yaml, read_tree
@@ -17,6 +18,8 @@ from finetrainers.errors import ConfigError
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML, TOML or JSON file, apply ``section.key=value`` overrides and check everything.
+
+    What a run of an earlier version has saved is read as that version did.
 
     Args:
         path: The file.
@@ -27,7 +30,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: With one line per wrong key.
     """
     path = Path(path)
-    tree = read_tree(path)
+    tree = translate(read_tree(path)) if is_saved(path) else read_tree(path)
     for key, value in read_overrides(overrides):
         _set(tree, key, value)
     return parse_config(tree, origin=str(path))

@@ -5,7 +5,9 @@ from difflib import get_close_matches
 from typing import Any, get_args
 
 from finetrainers.config.base import RefusedKeyError, Section
-from finetrainers.config.reference import sections_at
+from finetrainers.config.conditioning import FORMS
+from finetrainers.config.moved import about_moved
+from finetrainers.config.reference import general_name, kinds_of, sections_at
 
 Location = tuple[str | int, ...]
 """Path of a key: ("data", 0, "buckets")."""
@@ -24,18 +26,18 @@ def describe(errors: list[Mapping[str, Any]], tree: Mapping[str, Any]) -> list[s
     unknown = [place for place, wrong in innermost.items() if wrong[0]["type"] == "extra_forbidden"]
     misspelt = {(*place[:-1], name) for place in unknown for name in _nearest(place)}
     return sorted(
-        _line(place, wrong)
+        _line(place, wrong, tree)
         for place, wrong in innermost.items()
         if wrong[0]["type"] != "missing" or place not in misspelt  # the line of the misspelt key says it all
     )
 
 
-def _line(place: Location, errors: Sequence[Mapping[str, Any]]) -> str:
+def _line(place: Location, errors: Sequence[Mapping[str, Any]], tree: Mapping[str, Any]) -> str:
     """Describe one wrong key; several errors are those of the members of a union, any of which would do."""
     where, error = ".".join(map(str, place)), errors[0]
     match error["type"]:
         case "extra_forbidden":
-            return f"{where}: {_unknown(place)}"
+            return f"{where}: {about_moved(place, error['input'], tree) or _unknown(place)}"
         case "missing":
             return f"{where}: is required and not given"
         case "value_error":
@@ -58,6 +60,8 @@ def _line(place: Location, errors: Sequence[Mapping[str, Any]]) -> str:
 def _unknown(place: Location) -> str:
     *parents, leaf = place
     known = sections_at(parents)
+    if kinds_of(general_name([*place, "kind"])):  # an index, where a list could be
+        return f"{'.'.join(map(str, parents))} is one section here; name its key without an index, or make it a list"
     if leaf in known:
         return f"does not exist with this kind of {'.'.join(map(str, parents))}; remove it or change the kind"
     close = _nearest(place)
@@ -88,5 +92,5 @@ def _is_union_member(part: str | int) -> bool:
     """Whether pydantic names a member of a union so: a class, a plain type, a kind, or one with brackets."""
     classes = Section.__subclasses__()
     kinds = [kind for c in classes if "kind" in c.model_fields for kind in get_args(c.model_fields["kind"].annotation)]
-    names = {"str", "int", "float", "bool", *kinds, *(c.__name__ for c in classes)}
+    names = {"str", "int", "float", "bool", *FORMS, *kinds, *(c.__name__ for c in classes)}
     return isinstance(part, str) and ("[" in part or part in names)

@@ -28,13 +28,6 @@ class ObjectiveConfig(Section):
     of tokens as the model's scheduler has it (arXiv:2403.03206, section 5.3.2); ``auto`` is the family's."""
     weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
     """What each noise level counts in the loss: all the same, 1 / sigma^2, or 2 / (pi - 2 pi sigma + 2 pi sigma^2)."""
-    given_frames: Literal["auto", "none", "first", "last", "first_and_last", "random"] = "auto"
-    """Latent frames of a clip that are given as conditions, for families that take them so: ``random`` is any number of any
-    frames; ``auto`` is what the task gives. All but none and first need a task that also takes a last frame."""
-    first_frame_probability: float | None = Field(default=None, ge=0, le=1)
-    """Probability with which these frames are given (the first nearly clean, in its place), so that the model learns
-    image-to-video beside text-to-video. By default 1 in tasks that start from frames, else the family's (0.1 for
-    LTX-Video)."""
 
     @field_validator("kind")
     @classmethod
@@ -45,8 +38,7 @@ class ObjectiveConfig(Section):
 
     def idle(self) -> Mapping[str, str]:
         owners = {"logit_mean": "logit_normal", "logit_std": "logit_normal", "mode_scale": "mode"}
-        without = {"first_frame_probability": "with given_frames: none; remove one of them"}
-        return (without if self.given_frames == "none" else {}) | {
+        return {
             key: f"with noise_levels: {self.noise_levels}; set noise_levels: {owner}, or remove it"
             for key, owner in owners.items()
             if self.noise_levels != owner

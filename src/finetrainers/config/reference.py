@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from finetrainers.config.base import Section
 from finetrainers.config.run import Config
 
 
@@ -46,7 +47,8 @@ def sections_at(parents: Sequence[str | int]) -> list[str]:
     """Names of the keys that exist below the given path; ["data", 0] means a data set."""
     prefix = general_name(parents)
     start = f"{prefix}." if prefix else ""
-    return list(dict.fromkeys(k.name[len(start) :].split(".")[0] for k in keys() if k.name.startswith(start)))
+    names = dict.fromkeys(k.name[len(start) :].split(".")[0] for k in keys() if k.name.startswith(start))
+    return [name for name in names if name != "N" or len(names) == 1]  # what may be a list or one of its items
 
 
 def general_name(parts: Sequence[str | int]) -> str:
@@ -131,6 +133,8 @@ def _yaml(value: object) -> str:
             return "null"
         case bool():
             return str(value).lower()
+        case Section():
+            return f"{{{', '.join(f'{name}: {_yaml(inner)}' for name, inner in value)}}}"
         case tuple():
             return f"[{', '.join(map(_yaml, value))}]"
         case _:
@@ -145,7 +149,7 @@ def _type(annotation: Any) -> str:
     if origin is Literal:
         return " | ".join(map(str, arguments))
     if origin in {Union, types.UnionType}:
-        return " | ".join(_type(a) for a in arguments)
+        return " | ".join(dict.fromkeys(_type(a) for a in arguments))
     if origin is tuple:
         if arguments[-1] is Ellipsis:
             return f"list of {_type(arguments[0])}"

@@ -2,19 +2,28 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
 from finetrainers.config.base import RefusedKeyError, Section
 from finetrainers.config.compile import CompileConfig
-from finetrainers.config.conditioning import ChannelConcatConfig, ConditioningConfig, NoConditioning
+from finetrainers.config.conditioning import (
+    ChannelConcatConfig,
+    ConditionConfig,
+    ConditioningConfig,
+    GivenFramesConfig,
+    NoConditioning,
+    check_together,
+    conditions_of,
+)
 from finetrainers.config.data import CacheConfig, DataConfig, LoaderConfig
 from finetrainers.config.model import AttentionConfig, MemoryConfig, ModelConfig
 from finetrainers.config.objective import ObjectiveConfig
 from finetrainers.config.optim import OptimizerConfig, ScheduleConfig
 from finetrainers.config.tuning import FullConfig, LoraConfig, TuningConfig
 
+AnySection = TypeVar("AnySection", bound=Section)
 MAX_SEED = 2**63 - 1
 """Largest seed that torch's generators take, as the configuration and prompts name it."""
 
@@ -141,6 +150,7 @@ class Config(Section):
     model: ModelConfig
     data: tuple[DataConfig, ...] = Field(min_length=1)
     conditioning: ConditioningConfig = NoConditioning()
+    """What the denoiser sees besides noise and prompt: one condition, or a list with one of each kind at most."""
     tuning: TuningConfig = LoraConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -163,6 +173,29 @@ class Config(Section):
     """Create the Hub repository as a private one."""
 
     @property
+    def conditions(self) -> dict[str, ConditionConfig]:
+        """The conditions, by the keys that they are written under, such as conditioning or conditioning.1."""
+        return conditions_of(self.conditioning)
+
+    def condition(self, section: type[AnySection]) -> AnySection | None:
+        """Find the condition of a kind, by the class of its section."""
+        return next((own for own in self.conditions.values() if isinstance(own, section)), None)
+
+    @property
+    def control(self) -> ChannelConcatConfig | None:
+        """The control, if there is one."""
+        return self.condition(ChannelConcatConfig)
+
+    @property
+    def given_frames(self) -> GivenFramesConfig:
+        """The given frames; where none are written, those that the task and the family give."""
+        return self.condition(GivenFramesConfig) or GivenFramesConfig(kind="given_frames")
+
+    def condition_key(self, kind: str) -> str:
+        """Name the key that the condition of a kind is written under; that of the section where there is none."""
+        return next((key for key, condition in self.conditions.items() if condition.kind == kind), "conditioning")
+
+    @property
     def num_kept_weights(self) -> int | None:
         """Of how many steps the exported weights are kept; None for all."""
         if self.checkpoint.keep_weights != "auto":
@@ -175,24 +208,30 @@ class Config(Section):
         return dict.fromkeys(("hub_repo", "hub_private"), "without push_to_hub; set push_to_hub: true, or remove it")
 
     @model_validator(mode="after")
+    def _conditions_go_together(self) -> "Config":
+        check_together(self.conditioning)
+        return self
+
+    @model_validator(mode="after")
     def _controls_are_read(self) -> "Config":
+        key = self.condition_key("channel_concat")
         for name, sets in (("data", self.data), ("validation.data", self.validation.data)):
             for index, data in enumerate(sets):
-                for key in ("control_column", "control_path"):
-                    if getattr(data, key) is not None and not self.conditioning.has_files:
+                for column in ("control_column", "control_path"):
+                    if getattr(data, column) is not None and not (self.control and self.control.has_files):
                         raise RefusedKeyError(
-                            f"{name}.{index}.{key}",
-                            f"{getattr(data, key)} has no effect: set conditioning.kind: channel_concat and "
-                            "conditioning.signal: files, or remove it",
+                            f"{name}.{index}.{column}",
+                            f"{getattr(data, column)} has no effect: set {key}.kind: channel_concat and "
+                            f"{key}.signal: files, or remove it",
                         )
         return self
 
     @model_validator(mode="after")
     def _norms_are_not_trained_already(self) -> "Config":
-        match self.conditioning, self.tuning:
+        match self.control, self.tuning:
             case ChannelConcatConfig(train_norms=True), FullConfig(modules=None):
                 raise RefusedKeyError(
-                    "conditioning.train_norms",
+                    f"{self.condition_key('channel_concat')}.train_norms",
                     "true has no effect with tuning.kind: full, which trains all weights; remove it",
                 )
         return self

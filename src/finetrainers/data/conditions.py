@@ -4,6 +4,7 @@ Shape letters as in ``finetrainers.batch``.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -22,16 +23,37 @@ CONTROL = "control"
 class Draws(Protocol):
     """What says, as an objective does, which noise levels samples are trained at."""
 
+    @property
+    def draws(self) -> tuple[str, ...]:
+        """Purposes of the uniform draws in [0, 1) that each sample needs."""
+        ...
+
+    def sigma(self, u: Tensor, *, tokens: int) -> Tensor:
+        """Noise level of each sample, float32 [B], by its ``draws`` [B, n]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Latent frames of clips that are given, and what follows from it."""
+
+    mask: Tensor
+    """[B, F] bool: those that are given."""
+    sigma: Tensor
+    """[B, F] float32 noise level of each frame."""
+    loss_mask: Tensor | None
+    """[B, F] float32: 1 where a frame counts in the loss; None where all frames of all samples do."""
+
+
+class Gives(Protocol):
+    """What says, as the given frames of a run do, which frames of a clip are given, and how clean they are."""
+
     def draws(self, frames: int) -> tuple[str, ...]:
         """Purposes of the uniform draws in [0, 1) that each sample of F latent frames needs."""
         ...
 
-    def given(self, u: Tensor, *, frames: int) -> Tensor:
-        """Which latent frames are given, bool [B, F], by the ``draws`` [B, n] of each sample."""
-        ...
-
-    def sigma(self, u: Tensor, *, frames: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """Noise level of each latent frame, and whether it counts in the loss, by the ``draws`` [B, n]: two of [B, F]."""
+    def at(self, level: Tensor, u: Tensor, *, frames: int) -> Given:
+        """Give frames of clips at noise levels [B], by the ``draws`` [B, n] of each; ``frames`` is F."""
         ...
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from finetrainers.batch import Batch, Encoded, Posterior, Prompt, sample_generator, stack_text
 from finetrainers.config import LoaderConfig
 from finetrainers.data.cache.store import IMAGE, Cache
-from finetrainers.data.conditions import Draws, draw, draw_latents, make_media
+from finetrainers.data.conditions import Draws, Gives, draw, draw_latents, make_media
 from finetrainers.data.frames import FrameSelection
 from finetrainers.data.order.jobs import SampleJob
 from finetrainers.data.order.order import Order
@@ -47,6 +47,7 @@ class Steps(Dataset[Batch]):
     order: Order
     cache: Cache
     objective: Draws
+    given_frames: Gives
     tokens: dict[tuple[int, int, int], int]
     """Tokens of one sample of each bucket."""
     padding: dict[tuple[int, int, int], int]
@@ -67,6 +68,7 @@ class Steps(Dataset[Batch]):
             [read_encoded(self.cache, job) for job in jobs],
             seed=self.plan.seed,
             objective=self.objective,
+            given_frames=self.given_frames,
             tokens=self.tokens[jobs[0].bucket],
             padding=self.padding[jobs[0].bucket],
             selections=self.selections,
@@ -79,6 +81,7 @@ def make_batch(
     *,
     seed: int,
     objective: Draws,
+    given_frames: Gives,
     tokens: int,
     padding: int,
     selections: Mapping[str, FrameSelection],
@@ -89,7 +92,8 @@ def make_batch(
         jobs: Of the samples.
         samples: As the cache has them.
         seed: Of all draws.
-        objective: Says what is drawn.
+        objective: Says at which noise levels.
+        given_frames: Says which frames are given.
         tokens: Of one sample.
         padding: Latent frames that are put before those of the clip.
         selections: Which frames of a stream are shown, by its name.
@@ -101,15 +105,15 @@ def make_batch(
     )
     noise = [torch.randn(latents.shape[1:], generator=sample_generator(seed, job.position, "noise")) for job in jobs]
     frames = latents.shape[2]
-    u = draw(objective.draws(frames), positions, seed=seed)
-    sigma, loss_mask = objective.sigma(u, frames=frames, tokens=tokens)
+    level = objective.sigma(draw(objective.draws, positions, seed=seed), tokens=tokens)
+    given = given_frames.at(level, draw(given_frames.draws(frames), positions, seed=seed), frames=frames)
     return Batch(
         positions=positions,
         latents=latents,
         noise=torch.stack(noise),
-        sigma=sigma,
-        loss_mask=loss_mask,
-        prompt=make_prompt(samples, given=objective.given(u, frames=frames)),
+        sigma=given.sigma,
+        loss_mask=given.loss_mask,
+        prompt=make_prompt(samples, given=given.mask),
         media=make_media(samples, positions, seed=seed, selections=selections, frames=frames, padding=padding),
     )
 

@@ -201,7 +201,7 @@ class Encoder:
                 self.cache.write("latents", job.key, tensors, {"fps": repr(clip.fps)})
             elif job.stream.transform.is_computed:  # no fault of the file's
                 raise ConfigError(
-                    f"conditioning.signal: the VAE makes latents of {job.path} that are not finite in {vae.dtype}"
+                    f"{job.stream.transform.setting}: the VAE makes latents of {job.path} that are not finite in {vae.dtype}"
                 )
             else:  # in the cache they would poison all runs
                 reason = f"the VAE's latents are not finite in {vae.dtype}; try model.components.vae.dtype: float32"

@@ -40,21 +40,14 @@ class Objective(ABC):
     def noise_range(self) -> tuple[float, float]:
         """Noise levels that are trained, and measured."""
 
+    @property
     @abstractmethod
-    def draws(self, frames: int) -> tuple[str, ...]:
-        """Purposes of the uniform draws in [0, 1) that each sample of F latent frames needs."""
+    def draws(self) -> tuple[str, ...]:
+        """Purposes of the uniform draws in [0, 1) that each sample needs."""
 
     @abstractmethod
-    def given(self, u: Tensor, *, frames: int) -> Tensor:
-        """Which latent frames are given, bool [B, F], by the ``draws`` [B, n] of each sample."""
-
-    @abstractmethod
-    def sigma(self, u: Tensor, *, frames: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """Noise level of each latent frame, and whether it counts in the loss, by the ``draws`` [B, n]: two of [B, F]."""
-
-    @abstractmethod
-    def at_level(self, level: Tensor, u: Tensor, *, frames: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise level of each frame, which count and which are given, of one sample that is measured; each [1, F]."""
+    def sigma(self, u: Tensor, *, tokens: int) -> Tensor:
+        """Noise level of each sample, float32 [B], by its ``draws`` [B, n]; ``tokens`` is how many a sample has."""
 
     @abstractmethod
     def losses(self, predict: Predict, batch: Batch) -> Tensor:

@@ -23,7 +23,7 @@ class Diffusion(FlowMatching):
     alphas_cumprod: tuple[float, ...] = ()
     """alpha_bar of each time step, as the model's scheduler has them; the last is 0 with zero terminal SNR."""
 
-    def corrupt(self, latents: Tensor, noise: Tensor, *, sigma: Tensor, loss_mask: Tensor) -> Noised:
+    def corrupt(self, latents: Tensor, noise: Tensor, *, sigma: Tensor, loss_mask: Tensor | None) -> Noised:
         """Mix latents [B, C, F, H, W] with noise of the same shape, at the time steps of noise levels [B, F]."""
         alpha_bar = sigma.new_tensor(self.alphas_cumprod)[timestep_of(sigma, len(self.alphas_cumprod))]
         signal, spread = (root[:, None, :, None, None] for root in (alpha_bar.sqrt(), (1 - alpha_bar).sqrt()))

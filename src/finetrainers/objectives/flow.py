@@ -1,7 +1,7 @@
 """Flow matching: corruption, targets and loss weights. Pure functions of tensors.
 
-Shape letters as in ``finetrainers.batch``. A noise level ``sigma`` is in (0, 1): 0 is clean, 1 is pure noise. Papers:
-[SD3] Esser et al. 2024, arXiv:2403.03206; [LTX] HaCohen et al. 2024, arXiv:2501.00103.
+Shape letters as in ``finetrainers.batch``. A noise level ``sigma`` is in (0, 1): 0 is clean, 1 is pure noise. [SD3] is Esser
+et al. 2024, arXiv:2403.03206.
 """
 
 import math
@@ -13,11 +13,8 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from finetrainers.batch import Batch
-from finetrainers.models.noise import GIVEN_FRAME_MAX_SIGMA, NoiseLevels
+from finetrainers.models.noise import NoiseLevels
 from finetrainers.objectives.base import Objective, Predict
-
-GivenFrames = Literal["first", "last", "first_and_last", "random"]
-"""Sets of latent frames that are given as conditions; random ones are any number of any frames, each as likely."""
 
 
 def sigma_sqrt_weight(sigma: Tensor) -> Tensor:
@@ -30,8 +27,9 @@ def cosmap_weight(sigma: Tensor) -> Tensor:
     return 2 / (math.pi * (1 - 2 * sigma + 2 * sigma**2))
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of each sample's values [B, C, F, H, W] over the frames where the mask [B, F] is 1; shape [B]."""
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of each sample's values [B, C, F, H, W] over the frames where the mask [B, F] is 1, None for all; shape [B]."""
+    mask = values.new_ones(values[:, 0, :, 0, 0].shape) if mask is None else mask
     return (values * mask[:, None, :, None, None]).sum(dim=(1, 2, 3, 4)) / (mask.sum(1) * values[0, :, 0].numel())
 
 
@@ -45,8 +43,8 @@ class Noised:
     """[B, F] noise level of each latent frame."""
     target: Tensor
     """[B, C, F, H, W]: the velocity ``noise - latents``, or v."""
-    loss_mask: Tensor
-    """[B, F]: 1 where a frame counts in the loss."""
+    loss_mask: Tensor | None
+    """[B, F]: 1 where a frame counts in the loss; None where all do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +53,6 @@ class FlowMatching(Objective):
 
     noise_levels: NoiseLevels = field(default_factory=NoiseLevels)
     weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
-    first_frame_probability: float = 0.0
-    """Probability with which ``given_frames`` are given."""
-    given_frames: GivenFrames = "first"
-    given_frame_max_sigma: float = GIVEN_FRAME_MAX_SIGMA
     is_measured: bool = False
     """Whether this measures held-out samples rather than to train."""
 
@@ -67,57 +61,19 @@ class FlowMatching(Objective):
         """Noise levels that are trained, and measured."""
         return self.noise_levels.between
 
-    def draws(self, frames: int) -> tuple[str, ...]:
-        """Purposes of the uniform draws in [0, 1) that each sample of F latent frames needs."""
-        of_sets = ("given count", *(f"given frame {frame}" for frame in range(frames)))
-        return ("sigma", "first frame", "first sigma", *(of_sets if self.given_frames == "random" else ()))
+    @property
+    def draws(self) -> tuple[str, ...]:
+        """Purpose of the one uniform draw in [0, 1) that each sample needs."""
+        return ("sigma",)
 
-    def given(self, u: Tensor, *, frames: int) -> Tensor:
-        """Which latent frames are given, bool [B, F], by the ``draws`` [B, n] of each sample; an image has none to give."""
-        given = torch.zeros(len(u), frames, dtype=torch.bool)
-        if frames == 1:
-            return given
-        if self.given_frames == "random":
-            count = 1 + (u[:, 3] * frames).long()
-            given |= u[:, 4:].argsort(dim=1).argsort(dim=1) < count[:, None]
-        else:
-            given[:, 0] = self.given_frames != "last"
-            given[:, -1] |= self.given_frames != "first"
-        return given & (u[:, 1] < self.first_frame_probability)[:, None]
-
-    def sigma(self, u: Tensor, *, frames: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """Noise level of each latent frame, and whether it counts in the loss.
-
-        A first frame that is given is nearly clean, at a noise level of its own, and does not count: the model learns
-        image-to-video beside text-to-video ([LTX] section 2.4). Later frames are given beside the clip, not in it.
+    def sigma(self, u: Tensor, *, tokens: int) -> Tensor:
+        """Noise level of each sample, float32 [B], by its ``draws`` [B, 1].
 
         Args:
-            u: [B, n] the ``draws``: noise level, whether frames are given, the first one's own noise level, and so on.
-            frames: F, latent frames.
+            u: Uniform in [0, 1).
             tokens: Tokens of one sample, for a shift that depends on the resolution.
-
-        Returns:
-            Two float32 tensors [B, F].
         """
-        sigma = self.noise_levels(u[:, 0], tokens)[:, None].repeat(1, frames)
-        loss_mask = torch.ones_like(sigma)
-        if frames > 1:
-            is_given = self.given(u, frames=frames)[:, 0]
-            own = torch.minimum(self.given_frame_max_sigma * u[:, 2].float(), sigma[:, 0])
-            sigma[:, 0] = torch.where(is_given, own, sigma[:, 0])
-            loss_mask[:, 0] = torch.where(is_given, 0.0, 1.0)
-        return sigma, loss_mask
-
-    def at_level(self, level: Tensor, u: Tensor, *, frames: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise level of each frame, which count and which are given, of one sample that is measured; each [1, F].
-
-        Frames are given, without noise, where training always gives some; the ``draws`` [1, n] say which.
-        """
-        sigma, loss_mask, given = level.expand(1, frames).clone(), torch.ones(1, frames), self.given(u, frames=frames)
-        given &= self.first_frame_probability == 1.0
-        if given[:, 0]:
-            sigma[:, 0] = loss_mask[:, 0] = 0.0
-        return sigma, loss_mask, given
+        return self.noise_levels(u[:, 0], tokens)
 
     def losses(self, predict: Predict, batch: Batch) -> Tensor:
         """Weighted squared error of each sample, shape [B], in float32."""
@@ -132,7 +88,7 @@ class FlowMatching(Objective):
         """Mix the latents of a batch with their noise."""
         return self.corrupt(batch.latents, batch.noise, sigma=batch.sigma, loss_mask=batch.loss_mask)
 
-    def corrupt(self, latents: Tensor, noise: Tensor, *, sigma: Tensor, loss_mask: Tensor) -> Noised:
+    def corrupt(self, latents: Tensor, noise: Tensor, *, sigma: Tensor, loss_mask: Tensor | None) -> Noised:
         """Mix latents [B, C, F, H, W] with noise of the same shape, at noise levels [B, F]."""
         s = sigma[:, None, :, None, None]
         return Noised(x=(1 - s) * latents + s * noise, sigma=sigma, target=noise - latents, loss_mask=loss_mask)
@@ -153,11 +109,14 @@ class FlowMatching(Objective):
 
     def mean(self, error: Tensor, noised: Noised) -> Tensor:
         """Weighted mean of errors [B, C, F, H, W] over the frames that count, shape [B]."""
+        mask = noised.loss_mask
         if self.is_measured:  # the same mean, but for the last bit: measures of older runs stay equal
-            return masked_mean(error, noised.loss_mask)
-        if self.weighting == "none" and self.first_frame_probability == 0.0:  # all frames count, and all the same
-            return error.mean(dim=(1, 2, 3, 4))
-        counts = noised.loss_mask / noised.loss_mask.sum(1, keepdim=True) / error[0, :, 0].numel()
+            return masked_mean(error, mask)
+        if mask is None:
+            if self.weighting == "none":
+                return error.mean(dim=(1, 2, 3, 4))
+            mask = torch.ones_like(noised.sigma)
+        counts = mask / mask.sum(1, keepdim=True) / error[0, :, 0].numel()
         if self.weighting != "none":  # a given frame may have sigma 0, hence an infinite weight
-            counts = torch.where(noised.loss_mask > 0, counts * self.weight(noised.sigma), 0.0)
+            counts = torch.where(mask > 0, counts * self.weight(noised.sigma), 0.0)
         return (error * counts[:, None, :, None, None]).sum(dim=(1, 2, 3, 4))

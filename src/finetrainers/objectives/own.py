@@ -19,17 +19,12 @@ class OwnObjective(Objective):
     def noise_range(self) -> tuple[float, float]:
         return self.family.noise_range
 
-    def draws(self, frames: int) -> tuple[str, ...]:
-        return self.family.draws(frames)
+    @property
+    def draws(self) -> tuple[str, ...]:
+        return self.family.draws
 
-    def given(self, u: Tensor, *, frames: int) -> Tensor:
-        return self.family.given(u, frames=frames)
-
-    def sigma(self, u: Tensor, *, frames: int, tokens: int) -> tuple[Tensor, Tensor]:
-        return self.family.sigma(u, frames=frames, tokens=tokens)
-
-    def at_level(self, level: Tensor, u: Tensor, *, frames: int) -> tuple[Tensor, Tensor, Tensor]:
-        return self.family.at_level(level, u, frames=frames)
+    def sigma(self, u: Tensor, *, tokens: int) -> Tensor:
+        return self.family.sigma(u, tokens=tokens)
 
     def measured(self) -> Self:
         return type(self)(self.family.measured())

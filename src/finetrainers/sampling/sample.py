@@ -70,7 +70,7 @@ def _sample(
     config, model = _open(run)
     check_attention("validate", config.attention.validation)
     size = resolve_buckets(config.data[0].buckets)[0]
-    conditioning, takes_control = build_conditioning(config.conditioning), config.conditioning.takes_control
+    conditioning, takes_control = build_conditioning(config.conditioning), config.control is not None
     requests = [
         make_request(prompt, f"prompt {n}", model, size, takes_control=takes_control) for n, prompt in enumerate(prompts, 1)
     ]

@@ -56,8 +56,7 @@ def check_everything_told_matters(subject: ModelUnderTest) -> None:
     trainer, batch = subject.trainer(), subject.batch
     answer = _predict(trainer, batch)
     assert answer.shape == batch.latents.shape, f"denoise answers {tuple(answer.shape)} to {tuple(batch.latents.shape)}"
-    loss_mask = batch.loss_mask > 0
-    other = replace(batch, sigma=torch.where(loss_mask, batch.sigma * 0.9, batch.sigma))
+    other = replace(batch, sigma=torch.where(_counts(batch), batch.sigma * 0.9, batch.sigma))
     x, _ = _asked(trainer, batch)
     with torch.no_grad():
         retold = trainer.predict(x, other.sigma, other)
@@ -102,7 +101,7 @@ def check_full_tuning_reaches_every_weight(subject: ModelUnderTest) -> None:
     """Nine in ten parameters get a gradient: published models have a few that their own forward pass does not use."""
     trainer, batch = subject.trainer(FULL), subject.batch
     for level in (0.05, 0.95):  # experts for some noise levels see no others
-        sigma = torch.where(batch.loss_mask > 0, level, batch.sigma)
+        sigma = torch.where(_counts(batch), level, batch.sigma)
         trainer.micro_losses(replace(batch, sigma=sigma)).mean().backward()
     without = [name for name, parameter in trained_parameters(trainer.denoiser).items() if parameter.grad is None]
     trained = len(trained_parameters(trainer.denoiser))
@@ -188,6 +187,11 @@ class _Recorder:
 
     def base(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
         return self.predict.base(x, sigma, batch)
+
+
+def _counts(batch: Batch) -> Tensor:
+    """Which frames count in the loss, bool [B, F]."""
+    return torch.ones_like(batch.sigma, dtype=torch.bool) if batch.loss_mask is None else batch.loss_mask > 0
 
 
 def _recorded(trainer: Trainer, batch: Batch) -> _Recorder:

@@ -1,6 +1,6 @@
 """A model under test, with two samples and all that a run makes of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from finetrainers.batch import Batch
+from finetrainers.conditioning import GivenFrames, build_given_frames
 from finetrainers.config import Config, parse_config
 from finetrainers.data.media.files import decode
 from finetrainers.models import Model, Request, open_model
@@ -47,7 +48,7 @@ class ModelUnderTest:
     """(frames, height, width) of both samples."""
     folder: Path
     """Receives the samples, the cache and the runs."""
-    conditioning: Mapping[str, Any] = field(default_factory=dict)
+    conditioning: Mapping[str, Any] | Sequence[Mapping[str, Any]] = field(default_factory=dict)
     """The ``conditioning`` section of its runs."""
     captions: ClassVar[tuple[str, ...]] = CAPTIONS
 
@@ -57,7 +58,7 @@ class ModelUnderTest:
             "output_dir": str(self.folder / name),
             "model": {"dtype": "float32", **self.model_section},
             "data": [{"path": str(self._media), "buckets": [list(self.size)], "max_upscale": 1}],
-            "conditioning": dict(self.conditioning),
+            "conditioning": self.conditioning,
             "tuning": dict(tuning),
             "optimizer": {"lr": 0.02},
             "train": {"steps": STEPS, "batch_size": 2, "micro_batch_size": 2, "device": "cpu"},
@@ -65,7 +66,7 @@ class ModelUnderTest:
             "cache": {"path": str(self.folder / "cache"), "workers": 1},
         }
         for section, changes in sections.items():
-            tree[section] = {**tree.get(section, {}), **changes}
+            tree[section] = {**tree.get(section, {}), **changes} if isinstance(changes, Mapping) else changes
         return parse_config(tree)
 
     @cached_property
@@ -117,6 +118,11 @@ class ModelUnderTest:
     def objective(self) -> Objective:
         """As a run has it."""
         return build_objective(self.config("run"), self.model)
+
+    @cached_property
+    def given_frames(self) -> GivenFrames:
+        """As a run has them."""
+        return build_given_frames(self.config("run"), self.model)
 
     @cached_property
     def prepared(self) -> Prepared:

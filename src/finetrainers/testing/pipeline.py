@@ -94,10 +94,11 @@ def _told(subject: ModelUnderTest, drawn: Drawn, step: Step, level: float) -> tu
 
 def _at_level(subject: ModelUnderTest, level: float) -> tuple[Tensor, Tensor, Tensor]:
     """Noise levels [1, F] of a sample, which frames are given [1, F], and the places of those that count, from the end."""
-    objective, frames = subject.objective, subject.model.adapter.grid.latent_shape(subject.size)[1]
-    draws = torch.zeros(1, len(objective.draws(frames)))
-    sigma, counts, given = objective.at_level(torch.tensor(level), draws, frames=frames)
-    return sigma, given, counts[0].nonzero()[:, 0] - frames
+    given_frames, frames = subject.given_frames.measured(), subject.model.adapter.grid.latent_shape(subject.size)[1]
+    draws = torch.zeros(1, len(given_frames.draws(frames)))
+    given = given_frames.at(torch.tensor([level]), draws, frames=frames)
+    counts = torch.ones(1, frames) if given.loss_mask is None else given.loss_mask
+    return given.sigma, given.mask, counts[0].nonzero()[:, 0] - frames
 
 
 def _noise_level(step: Step, adapter: ModelAdapter) -> float:

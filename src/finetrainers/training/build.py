@@ -74,6 +74,7 @@ def build_steps(prepared: Prepared, objective: Objective) -> Steps:
         order=prepared.order,
         cache=prepared.encoder.cache,
         objective=objective,
+        given_frames=prepared.given_frames,
         tokens={bucket: grid.num_tokens(bucket) for bucket in catalog.buckets},
         padding={bucket: grid.num_padding_frames(bucket[0]) for bucket in catalog.buckets},
         selections=prepared.conditioning.frames,

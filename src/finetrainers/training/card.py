@@ -53,7 +53,7 @@ def write_card(
             "finetrainers",
             model.adapter.name,
             config.tuning.kind,
-            *(["control"] if config.conditioning.takes_control else []),
+            *([] if config.control is None else ["control"]),
         ],
     )
     losses = "".join(f"- held-out loss at step {step}: {float(loss):.5f}\n" for step, loss in facts["held_out_losses"])
@@ -79,8 +79,8 @@ def write_card(
 
 def _conditioning_line(config: Config) -> str:
     """Say what the model is conditioned on besides the prompt: whoever draws has to make the same."""
-    section = config.conditioning
-    if not section.takes_control:
+    section = config.control
+    if section is None:
         return ""
     idle = section.idle()
     facts = {name: value for name, value in section.model_dump(mode="json").items() if name not in idle}

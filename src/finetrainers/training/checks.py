@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from finetrainers.conditioning import build_conditioning
-from finetrainers.config import ChannelConcatConfig, Config
+from finetrainers.config import Config
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.data.streams import Stream, beside
 from finetrainers.errors import ConfigError
@@ -63,12 +63,15 @@ def check_conditioning(config: Config, model: Model) -> None:
     Raises:
         ConfigError: Naming the key and what to set instead.
     """
-    if config.conditioning.takes_control and model.adapter.input_layout is None:
+    control, key = config.control, config.condition_key("channel_concat")
+    if control is None:
+        return
+    if model.adapter.input_layout is None:
         raise ConfigError(
-            f"conditioning.kind: {config.conditioning.kind} is impossible: {model.adapter.name} takes no control "
+            f"{key}.kind: {control.kind} is impossible: {model.adapter.name} takes no control "
             "(input_layout of its adapter is None); set none"
         )
-    if config.conditioning.takes_control and not model.takes_image:
+    if not model.takes_image:
         adapter, grid = model.adapter, model.adapter.grid
         one_token = torch.empty(1, grid.channels, grid.frame_patch, grid.patch, grid.patch, device="meta")
         plain, found = adapter.arrange(one_token).shape[adapter.channel_dim], adapter.settings.get("in_channels", None)
@@ -77,23 +80,19 @@ def check_conditioning(config: Config, model: Model) -> None:
                 f"model.path: {config.model.path} takes {found} channels, where noisy latents have {plain}: it has a "
                 "control of its own; begin from the plain model, or remove conditioning"
             )
-    match config.conditioning:
-        case ChannelConcatConfig(frames="full"):
-            return
-        case ChannelConcatConfig() as control:
-            sets = (*config.data, *config.validation.data)
-            sizes = [bucket for data in sets for bucket in resolve_buckets(data.buckets)]
-            counts = [1 + (frames - 1) // model.adapter.grid.vae_frame_step for frames, _, _ in sizes]
-            fewest, most = min(counts), max(counts)
-            if most == 1:
-                raise ConfigError(
-                    f"conditioning.frames: {control.frames} has no effect on buckets of one latent frame; remove it"
-                )
-            if control.frames == "index" and control.frame_index >= fewest:
-                raise ConfigError(
-                    f"conditioning.frame_index: {control.frame_index} is beyond the last latent frame of a bucket, "
-                    f"which has {fewest}; the largest possible is {fewest - 1}"
-                )
+    if control.frames == "full":
+        return
+    sets = (*config.data, *config.validation.data)
+    sizes = [bucket for data in sets for bucket in resolve_buckets(data.buckets)]
+    counts = [1 + (frames - 1) // model.adapter.grid.vae_frame_step for frames, _, _ in sizes]
+    fewest, most = min(counts), max(counts)
+    if most == 1:
+        raise ConfigError(f"{key}.frames: {control.frames} has no effect on buckets of one latent frame; remove it")
+    if control.frames == "index" and control.frame_index >= fewest:
+        raise ConfigError(
+            f"{key}.frame_index: {control.frame_index} is beyond the last latent frame of a bucket, "
+            f"which has {fewest}; the largest possible is {fewest - 1}"
+        )
 
 
 def check_streams(config: Config, streams: Sequence[Stream]) -> None:

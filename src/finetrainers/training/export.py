@@ -82,7 +82,7 @@ def file_metadata(config: Config, model: Model, *, step: int) -> dict[str, str]:
     them: equal runs write equal files.
     """
     base, kind = base_name(config), config.tuning.kind
-    control = "-control" if config.conditioning.takes_control else ""
+    control = "" if config.control is None else "-control"
     adapter = "" if kind == "full" else f"/{kind}"
     _, height, width = resolve_buckets(config.data[0].buckets)[0]
     triggers = ", ".join(dict.fromkeys(data.caption_prefix for data in config.data if data.caption_prefix))

@@ -7,11 +7,10 @@ from finetrainers.config import Config
 from finetrainers.config.user_code import UserCode, read_user_code
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
-from finetrainers.models.base import image_is_optional
 from finetrainers.models.noise import NoiseLevels, ResolutionShift
 from finetrainers.objectives.base import Objective
 from finetrainers.objectives.diffusion import Diffusion
-from finetrainers.objectives.flow import FlowMatching, GivenFrames
+from finetrainers.objectives.flow import FlowMatching
 from finetrainers.objectives.own import OwnObjective
 
 SETTING = "objective.kind"
@@ -48,12 +47,13 @@ def _own(code: UserCode, family: FlowMatching, config: Config) -> Objective:
         raise ConfigError(f"{SETTING}: {code.file} has no OwnObjective {code.name!r}; define it, or name another one")
     if isabstract(own):
         raise ConfigError(f"{SETTING}: {code.file}: {code.name} has no losses; define losses(self, predict, batch)")
-    for key, has_base in (("tuning", config.tuning.kind != "full"), ("conditioning", not config.conditioning.takes_control)):
-        if own.needs_base and not has_base:
-            raise ConfigError(
-                f"{SETTING}: {code.name} compares with the base model, of which {key}.kind: {getattr(config, key).kind} "
-                "leaves nothing: it trains weights of the model itself; set an adapter alone, or another objective"
-            )
+    changing = [] if config.control is None else [f"{config.condition_key(config.control.kind)}.kind: {config.control.kind}"]
+    changing += ["tuning.kind: full"] if config.tuning.kind == "full" else []
+    if own.needs_base and changing:
+        raise ConfigError(
+            f"{SETTING}: {code.name} compares with the base model, of which {changing[-1]} "
+            "leaves nothing: it trains weights of the model itself; set an adapter alone, or another objective"
+        )
     return own(family)
 
 
@@ -70,19 +70,12 @@ def family_objective(config: Config, model: Model) -> FlowMatching:
             wanted.noise_levels, logit_mean=wanted.logit_mean, logit_std=wanted.logit_std, mode_scale=wanted.mode_scale
         )
     levels = replace(levels, shift=_shift(config, model), between=model.denoisers.noise_range)
-    given_frames, probability = _given_frames(config, model)
     if adapter.training.prediction == "v":
         if wanted.weighting != "none":
             raise ConfigError(f"objective.weighting: {adapter.name} is weighted by 1 / (1 - alpha_bar); remove it")
         alphas = model.pretrained.load("scheduler").alphas_cumprod
         return Diffusion(noise_levels=levels, alphas_cumprod=tuple(alphas.double().tolist()))
-    return FlowMatching(
-        noise_levels=levels,
-        weighting=wanted.weighting,
-        first_frame_probability=probability,
-        given_frames=given_frames,
-        given_frame_max_sigma=adapter.training.given_frame_max_sigma,
-    )
+    return FlowMatching(noise_levels=levels, weighting=wanted.weighting)
 
 
 def _shift(config: Config, model: Model) -> float | ResolutionShift:
@@ -94,33 +87,3 @@ def _shift(config: Config, model: Model) -> float | ResolutionShift:
         name = "flow_shift" if adapter.scheduler.get("use_flow_sigmas") else "shift"  # as UniPC has it, or Euler
         shift = "resolution" if is_dynamic else float(adapter.scheduler.get(name, 1.0))
     return adapter.resolution_shift() if shift == "resolution" else float(shift)
-
-
-def _given_frames(config: Config, model: Model) -> tuple[GivenFrames, float]:
-    """Settle which frames training gives, and with which probability.
-
-    Raises:
-        ConfigError: If the family or the task cannot.
-    """
-    wanted, probability = config.objective.given_frames, config.objective.first_frame_probability
-    adapter, task = model.adapter, model.task
-    starts, gives_later = adapter.gives_first_frame(task), adapter.gives_later_frames(task)
-    is_asked = bool(probability) or wanted not in ("auto", "none")
-    if is_asked and adapter.training.first_frame_probability is None and not (starts or image_is_optional(adapter)):
-        key = "first_frame_probability" if probability else "given_frames"
-        raise ConfigError(f"objective.{key}: {adapter.name} takes one noise level for all frames; remove it")
-    if wanted in ("last", "first_and_last", "random") and not gives_later:
-        way_out = "set model.task: first-last-frame-to-video"
-        if not any(adapter.gives_later_frames(other) for other in adapter.tasks):
-            way_out = "this model takes none but the first; set first or none"
-        raise ConfigError(f"objective.given_frames: {wanted} is impossible in the task {task}; {way_out}")
-    if wanted == "none" and starts:
-        raise ConfigError(f"objective.given_frames: none leaves the task {task} nothing to start from; set model.task")
-    if wanted == "none":
-        return "first", 0.0
-    if probability is None:
-        default = 0.0 if adapter.training.first_frame_probability is None else adapter.training.first_frame_probability
-        probability = 1.0 if starts else default
-    if wanted == "auto":
-        return "first_and_last" if gives_later else "first", probability
-    return wanted, probability

@@ -27,8 +27,11 @@ def absolute(config: Config) -> Config:
         tree["validation"]["prompts"] = _full(config.validation.prompts)
     if config.tuning.start_from is not None:
         tree["tuning"]["start_from"] = _full(config.tuning.start_from)
-    for name, key in (("model", "adapter"), ("conditioning", "signal"), ("objective", "kind")):
-        _make_file_absolute(tree.get(name, {}), key)
+    conditions = tree.get("conditioning", [])
+    for condition in conditions if isinstance(conditions, list) else [conditions]:
+        _make_file_absolute(condition, "signal")
+    _make_file_absolute(tree["model"], "adapter")
+    _make_file_absolute(tree.get("objective", {}), "kind")
     return Config.model_validate(tree)
 
 

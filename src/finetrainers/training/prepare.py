@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from finetrainers.conditioning import Conditioning, build_conditioning
+from finetrainers.conditioning import Conditioning, build_conditioning, build_given_frames
 from finetrainers.config import Config
 from finetrainers.data.cache.leases import Lease
 from finetrainers.data.cache.store import CONTENTS, MEMO_FILE, Cache
@@ -52,7 +52,7 @@ def prepare(
     check_computation(config, model)
     check_tuning(config, model)
     requests = _requests(config, model)
-    conditioning = build_conditioning(config.conditioning)
+    conditioning, given_frames = build_conditioning(config.conditioning), build_given_frames(config, model)
     check_streams(config, streams_of(conditioning))
     check_mirrors(config, streams_of(conditioning))
     tag_cache(config.cache.path, CONTENTS)
@@ -82,6 +82,7 @@ def prepare(
     prepared = Prepared(
         model=model,
         conditioning=conditioning,
+        given_frames=given_frames,
         encoder=encoder,
         plan=plan,
         order=Order(config.seed, config.train.batch_size, catalog.groups()),
@@ -136,5 +137,4 @@ def _requests(config: Config, model: Model) -> tuple[Request, ...]:
     if config.validation.prompts is None:
         return ()
     first = resolve_buckets(config.data[0].buckets)[0]
-    takes_control = config.conditioning.takes_control
-    return tuple(read_prompts(config.validation.prompts, model, size=first, takes_control=takes_control))
+    return tuple(read_prompts(config.validation.prompts, model, size=first, takes_control=config.control is not None))

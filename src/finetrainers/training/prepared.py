@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from finetrainers.conditioning import Conditioning
+from finetrainers.conditioning import Conditioning, GivenFrames
 from finetrainers.data.catalog.left_out import LeftOut
 from finetrainers.data.order.jobs import SampleJob, TextJob
 from finetrainers.data.order.order import Order
@@ -19,6 +19,7 @@ class Prepared:
 
     model: Model
     conditioning: Conditioning
+    given_frames: GivenFrames
     encoder: Encoder
     plan: Plan
     order: Order

@@ -96,7 +96,7 @@ class _Run:
         tuning = build_tuning(config.tuning.model_copy(update=fresh))
         with session.stage("loading"):
             trainer = self._load(checkpoints, tuning, resumed)
-        if config.conditioning.takes_control and trainer.step < stop:
+        if config.control is not None and trainer.step < stop:
             self._verify_control(trainer, prepared)
         saver = Saver(session, checkpoints, self.model, tuning)
         validator = Validator(session, prepared)

@@ -11,8 +11,8 @@ from finetrainers.files.whole import to_json
 from finetrainers.training.objective import SETTING, read_objective
 from finetrainers.training.report import read_events
 
-WEIGHTS_FIT = ("model.", "conditioning.", "tuning.")
-"""Settings without which exported weights do not fit a run."""
+WEIGHTS_FIT = ("model.", "tuning.")
+"""Settings without which exported weights do not fit a run; so it is with conditions, but for given frames."""
 
 
 def check_same_run(old: Config, new: Config) -> None:
@@ -25,11 +25,15 @@ def check_same_run(old: Config, new: Config) -> None:
     changed = []
     for key in FIXED:
         before, after = (_at(tree, key) for tree in trees)
-        changed += [f"{name}: {_shown(a)} -> {_shown(b)}" for name, a, b in _differences(key, before, after)]
+        found = _of_conditions(old, new) if key == "conditioning" else _differences(key, before, after)
+        changed += [f"{name}: {_shown(a)} -> {_shown(b)}" for name, a, b in found]
     if changed:
         lines = "\n  ".join(changed)
         weights = list(step_folders(new.output_dir / "weights").values())
-        does_fit = not any(line.startswith(WEIGHTS_FIT) for line in changed)
+        shown = [
+            {own.kind: own for own in config.conditions.values() if own.kind != "given_frames"} for config in (old, new)
+        ]
+        does_fit = shown[0] == shown[1] and not any(line.startswith(WEIGHTS_FIT) for line in changed)
         anew = f", which can begin from these weights: tuning.start_from={weights[-1]}" if weights and does_fit else ""
         raise ConfigError(
             f"output_dir: {new.output_dir} holds a run with other settings:\n  {lines}\n"
@@ -52,6 +56,21 @@ def _check_same_code(config: Config) -> None:
 def _shown(value: Any) -> str:
     """Write a value as one would give it in a configuration file."""
     return to_json(value) if value is None or isinstance(value, bool) else repr(value)
+
+
+def _of_conditions(old: Config, new: Config) -> Iterator[tuple[str, Any, Any]]:
+    """Compare conditions of one kind, in whatever form and order they are written; given frames are there in any case."""
+    before, after = (
+        {condition.kind: condition for condition in (*config.conditions.values(), config.given_frames)}
+        for config in (old, new)
+    )
+    for kind in dict.fromkeys([*after, *before]):
+        is_written = any(condition.kind == kind for condition in new.conditions.values())
+        key = (new if is_written else old).condition_key(kind)
+        if kind in before and kind in after:
+            yield from _differences(key, *(section.model_dump(mode="json") for section in (before[kind], after[kind])))
+        else:
+            yield f"{key}.kind", kind if kind in before else "none", kind if kind in after else "none"
 
 
 def _at(tree: Any, key: str) -> Any:

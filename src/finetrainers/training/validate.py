@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from finetrainers.batch import Batch, Text, sample_generator
+from finetrainers.conditioning import GivenFrames
 from finetrainers.data.cache.store import Cache
 from finetrainers.data.conditions import draw, draw_latents, make_media
 from finetrainers.data.loader import make_prompt, read_encoded
@@ -51,6 +52,7 @@ class HeldOut:
     jobs: Sequence[SampleJob]
     cache: Cache
     num_levels: int
+    given_frames: GivenFrames
 
     def measure(self, trainer: Trainer, interrupt: Callable[[], None] = lambda: None) -> HeldOutLoss:
         """Mean loss over all samples and noise levels; ``interrupt`` is called before each of them and may raise."""
@@ -76,18 +78,18 @@ class HeldOut:
             sample.media[MEDIA.name], sample_generator(0, content, "held-out posterior"), padding=padding
         )[None]
         frames, place = latents.shape[2], torch.tensor([content])
-        objective = trainer.objective.measured()
-        u = draw(objective.draws(frames), place, seed=0)
+        objective, given_frames = trainer.objective.measured(), self.given_frames.measured()
+        u = draw(given_frames.draws(frames), place, seed=0)
         selections = {name: replace(own, dropout=0.0) for name, own in trainer.conditioning.frames.items()}
         media = make_media([sample], place, seed=0, selections=selections, frames=frames, padding=padding)
         losses = []
-        for number, level in enumerate(levels):
+        for number, level in enumerate(levels.split(1)):
             interrupt()
             noise = torch.randn(latents.shape, generator=sample_generator(0, content, f"held-out noise {number}"))
-            sigma, loss_mask, given = objective.at_level(level, u, frames=frames)
-            prompt = make_prompt([sample], given=given)
-            batch = Batch(torch.tensor([number]), latents, noise, sigma, loss_mask, prompt, media).to(trainer.device)
-            losses.append(losses_of(objective, trainer.predict, batch).cpu())
+            given = given_frames.at(level, u, frames=frames)
+            prompt = make_prompt([sample], given=given.mask)
+            batch = Batch(torch.tensor([number]), latents, noise, given.sigma, given.loss_mask, prompt, media)
+            losses.append(losses_of(objective, trainer.predict, batch.to(trainer.device)).cpu())
         return torch.cat(losses)
 
 
@@ -100,7 +102,8 @@ class Validator:
         self._held_out: HeldOut | None = None
         if prepared.held_out:
             cache = prepared.encoder.cache
-            self._held_out = HeldOut(prepared.held_out, cache, session.config.validation.noise_levels)
+            levels = session.config.validation.noise_levels
+            self._held_out = HeldOut(prepared.held_out, cache, levels, prepared.given_frames)
 
     def __call__(self, trainer: Trainer, metrics: object = None) -> None:
         """Validate at step 0, every so many steps and at the last; once each, also if the run was interrupted."""

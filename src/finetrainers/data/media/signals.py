@@ -4,7 +4,7 @@ Shape letters: K frames of P x Q pixels, as they are decoded. Frames are uint8 [
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -41,6 +41,8 @@ class Signal:
     """Settings of this signal, by name; those of others are left out."""
     file_digest: str = ""
     """Hash of the user's file; empty where there is none."""
+    setting: str = field(default=SETTING, compare=False)
+    """Key of the configuration that names it, for messages."""
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Compute the signal of frames uint8 [K, P, Q, 3], which stay as they are; the result is of the same shape.
@@ -52,9 +54,22 @@ class Signal:
         if not self.is_computed:
             return frames
         if self.file_digest:
-            return _checked(load_function(self.name, self.file_digest)(frames.clone()), frames, self.name)
+            return self._checked(load_function(self.name, self.file_digest, self.setting)(frames.clone()), frames)
         compute, settings = COMPUTED[self.name], dict(self.parameters)
         return torch.cat([compute(frame, **settings) for frame in frames.split(1)])  # one by one: floats take memory
+
+    def _checked(self, result: object, frames: Tensor) -> Tensor:
+        """See that a user's function has returned frames like those it was given."""
+        if isinstance(result, Tensor):
+            if result.dtype == torch.uint8 and result.shape == frames.shape and result.device == frames.device:
+                return result
+            returned = f"{result.dtype} {list(result.shape)} on {result.device}"
+        else:
+            returned = f"a {type(result).__name__}"
+        raise ConfigError(
+            f"{self.setting}: {self.name} returned {returned}; expected is a tensor like the frames it gets: "
+            f"{frames.dtype} {list(frames.shape)} on {frames.device}"
+        )
 
     @property
     def is_computed(self) -> bool:
@@ -71,31 +86,32 @@ class Signal:
         return [name, [list(setting) for setting in self.parameters], self.file_digest]
 
 
-def build_signal(config: ChannelConcatConfig) -> Signal:
-    """Choose the signal, and see that it can be computed.
+def build_signal(config: ChannelConcatConfig, *, key: str = "conditioning") -> Signal:
+    """Choose the signal, and see that it can be computed; ``key`` is what the condition is written under.
 
     Raises:
         ConfigError: If it cannot: the user's file, the function or OpenCV is missing, or a setting is wrong.
     """
+    setting = f"{key}.signal"
     match config.signal:
         case "identity" | "files" | "gray":
-            return Signal(config.signal)
+            return Signal(config.signal, setting=setting)
         case "blur":
-            return Signal("blur", (("sigma", config.blur_sigma),))
+            return Signal("blur", (("sigma", config.blur_sigma),), setting=setting)
         case "downscale":
-            return Signal("downscale", (("factor", float(config.downscale_factor)),))
+            return Signal("downscale", (("factor", float(config.downscale_factor)),), setting=setting)
         case "canny":
-            import_opencv()
+            import_opencv(setting)
             if config.canny_low > config.canny_high:
                 raise ConfigError(
-                    f"conditioning.signal: canny cannot follow edges on above {config.canny_low:g} (canny_low) that begin "
-                    f"above {config.canny_high:g} (canny_high); lower conditioning.canny_low or raise canny_high"
+                    f"{setting}: canny cannot follow edges on above {config.canny_low:g} (canny_low) that begin "
+                    f"above {config.canny_high:g} (canny_high); lower {key}.canny_low or raise canny_high"
                 )
-            return Signal("canny", (("low", config.canny_low), ("high", config.canny_high)))
+            return Signal("canny", (("low", config.canny_low), ("high", config.canny_high)), setting=setting)
         case place:
-            digest = read_user_code(SETTING, place).digest
-            load_function(place, digest)
-            return Signal(place, file_digest=digest)
+            digest = read_user_code(setting, place).digest
+            load_function(place, digest, setting)
+            return Signal(place, file_digest=digest, setting=setting)
 
 
 def gray(frames: Tensor) -> Tensor:
@@ -152,7 +168,7 @@ COMPUTED: Mapping[str, Callable[..., Tensor]] = {"gray": gray, "blur": blur, "do
 """Signals that need no code of the user's; each frame is computed by itself."""
 
 
-def import_opencv() -> Any:  # it is optional, and so are its types
+def import_opencv(setting: str = SETTING) -> Any:  # it is optional, and so are its types
     """Import OpenCV.
 
     Raises:
@@ -162,39 +178,25 @@ def import_opencv() -> Any:  # it is optional, and so are its types
         import cv2
     except ImportError as error:
         raise ConfigError(
-            f"conditioning.signal: canny needs OpenCV ({error}): pip install 'finetrainers[canny]', or take another signal"
+            f"{setting}: canny needs OpenCV ({error}): pip install 'finetrainers[canny]', or take another signal"
         ) from None
     return cv2
 
 
 @lru_cache(maxsize=8)
-def load_function(place: str, digest: str) -> Callable[[Tensor], object]:
+def load_function(place: str, digest: str, setting: str) -> Callable[[Tensor], object]:
     """Load the function that ``path/to/file.py:function`` names from the file of that hash.
 
     Raises:
         ConfigError: If the file is missing, is not of that hash, or fails, or has no such function.
     """
-    code = read_user_code(SETTING, place)
+    code = read_user_code(setting, place)
     if code.digest != digest:
-        raise ConfigError(f"{SETTING}: {code.file} was changed while the run uses it; start the run again")
+        raise ConfigError(f"{setting}: {code.file} was changed while the run uses it; start the run again")
     function = code.load()
     if not callable(function):
-        raise ConfigError(f"{SETTING}: {code.file} has no function {code.name!r}; define it, or name another one")
+        raise ConfigError(f"{setting}: {code.file} has no function {code.name!r}; define it, or name another one")
     return function
-
-
-def _checked(result: object, frames: Tensor, name: str) -> Tensor:
-    """See that a user's function has returned frames like those it was given."""
-    if isinstance(result, Tensor):
-        if result.dtype == torch.uint8 and result.shape == frames.shape and result.device == frames.device:
-            return result
-        returned = f"{result.dtype} {list(result.shape)} on {result.device}"
-    else:
-        returned = f"a {type(result).__name__}"
-    raise ConfigError(
-        f"conditioning.signal: {name} returned {returned}; expected is a tensor like the frames it gets: "
-        f"{frames.dtype} {list(frames.shape)} on {frames.device}"
-    )
 
 
 def _in_three_channels(values: Tensor) -> Tensor:

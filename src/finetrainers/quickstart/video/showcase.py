@@ -28,7 +28,7 @@ ENLARGED = 4
 LINES = """\
   # All linear layers: attention alone, the default, learns less in so small a model.
   targets: [to_q, to_k, to_v, to_out.0, net.0.proj, net.2, proj_in, proj_out, linear, linear_1, linear_2]
-objective: {first_frame_probability: 0.0}   # no frame is given
+conditioning: {kind: given_frames, frames: none}   # the prompt alone
 """
 
 LOADING = f"""\

@@ -1,0 +1,111 @@
+"""Latent frames of a clip that are given: clean, or nearly, and without a loss, so that the model learns to make the others.
+
+Shape letters as in ``finetrainers.batch``; n is the number of draws of a sample.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from finetrainers.config import Config
+from finetrainers.data.conditions import Given
+from finetrainers.errors import ConfigError
+from finetrainers.models import Model
+from finetrainers.models.base import image_is_optional
+from finetrainers.models.noise import GIVEN_FRAME_MAX_SIGMA
+
+GivenSet = Literal["first", "last", "first_and_last", "random"]
+"""Sets of latent frames; random ones are any number of any frames, each as likely."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenFrames:
+    """Which frames of each clip are given, and how clean they are; an image has none to give.
+
+    A first frame stands in its place in the clip, at a noise level of its own, and does not count in the loss: the model
+    learns image-to-video beside text-to-video (arXiv:2501.00103, section 2.4). Later frames are given beside the clip, which
+    stays as noisy there, and counts.
+    """
+
+    frames: GivenSet = "first"
+    probability: float = 0.0
+    """With which a sample is given its frames."""
+    max_sigma: float = GIVEN_FRAME_MAX_SIGMA
+    """Largest noise level of a first frame; it is never noisier than its clip."""
+
+    def draws(self, frames: int) -> tuple[str, ...]:
+        """Purposes of the uniform draws in [0, 1) that each sample of F latent frames needs."""
+        of_sets = ("given count", *(f"given frame {frame}" for frame in range(frames)))
+        return ("first frame", "first sigma", *(of_sets if self.frames == "random" else ()))
+
+    def at(self, level: Tensor, u: Tensor, *, frames: int) -> Given:
+        """Give frames of clips at noise levels [B], by the ``draws`` [B, n] of each; ``frames`` is F."""
+        mask = self.mask(u, frames=frames)
+        sigma = level[:, None].repeat(1, frames)
+        own = torch.minimum(self.max_sigma * u[:, 1].float(), level)
+        sigma[:, 0] = torch.where(mask[:, 0], own, level)
+        return Given(mask, sigma, self.loss_mask(mask))
+
+    def mask(self, u: Tensor, *, frames: int) -> Tensor:
+        """Which latent frames are given, bool [B, F], by the ``draws`` [B, n] of each sample."""
+        mask = torch.zeros(len(u), frames, dtype=torch.bool)
+        if frames == 1:
+            return mask
+        if self.frames == "random":
+            count = 1 + (u[:, 2] * frames).long()
+            mask |= u[:, 3:].argsort(dim=1).argsort(dim=1) < count[:, None]
+        else:
+            mask[:, 0] = self.frames != "last"
+            mask[:, -1] |= self.frames != "first"
+        return mask & (u[:, 0] < self.probability)[:, None]
+
+    def loss_mask(self, mask: Tensor) -> Tensor | None:
+        """Which frames count where those of the mask [B, F] are given, float32 [B, F].
+
+        None where no sample is ever given any, and so never where it would depend on the samples that share a batch.
+        """
+        if self.probability == 0.0:
+            return None
+        counts = torch.ones(mask.shape)
+        counts[:, 0] = torch.where(mask[:, 0], 0.0, 1.0)
+        return counts
+
+    def measured(self) -> Self:
+        """Make what is given to held-out samples: without noise what training always gives, and nothing else."""
+        return replace(self, probability=float(self.probability == 1.0), max_sigma=0.0)
+
+
+def build_given_frames(config: Config, model: Model) -> GivenFrames:
+    """Settle which frames training gives, and with which probability: as is configured, or as the task and the family do.
+
+    Raises:
+        ConfigError: If the family or the task cannot.
+    """
+    wanted, probability, key = (
+        config.given_frames.frames,
+        config.given_frames.probability,
+        config.condition_key("given_frames"),
+    )
+    adapter, task = model.adapter, model.task
+    starts, gives_later = adapter.gives_first_frame(task), adapter.gives_later_frames(task)
+    default, max_sigma = adapter.training.first_frame_probability, adapter.training.given_frame_max_sigma
+    is_asked = bool(probability) or wanted not in ("auto", "none")
+    if is_asked and default is None and not (starts or image_is_optional(adapter)):
+        key = f"{key}.{'probability' if probability else 'frames'}"
+        raise ConfigError(f"{key}: {adapter.name} takes one noise level for all frames; remove it")
+    if wanted in ("last", "first_and_last", "random") and not gives_later:
+        way_out = "set model.task: first-last-frame-to-video"
+        if not any(adapter.gives_later_frames(other) for other in adapter.tasks):
+            way_out = "this model takes none but the first; set first or none"
+        raise ConfigError(f"{key}.frames: {wanted} is impossible in the task {task}; {way_out}")
+    if wanted == "none" and starts:
+        raise ConfigError(f"{key}.frames: none leaves the task {task} nothing to start from; set model.task")
+    if wanted == "none":
+        return GivenFrames(probability=0.0, max_sigma=max_sigma)
+    if probability is None:
+        probability = 1.0 if starts else 0.0 if default is None else default
+    if wanted == "auto":
+        wanted = "first_and_last" if gives_later else "first"
+    return GivenFrames(wanted, probability, max_sigma)
