@@ -172,6 +172,7 @@ def build_catalog(
         DataError: If a data set cannot be listed; or, naming all bad samples of all data sets that do not skip them.
     """
     least = {stream.name: (min_frames or {}).get(stream.name, 1) for stream in beside(streams)}
+    targets = [stream.name for stream in beside(streams) if stream.role == "target"]
     listings = [list_items(config, tuple(least)) for config in configs]
     total = sum(_num_files(listing.table, least) for listing in listings)
     done = 0
@@ -187,7 +188,7 @@ def build_catalog(
         fps = resampled_fps(config, facts["fps"], native_fps)
         after_media = partial(report, start=done + len(table))
         followers, unfit = probe_followers(
-            config, table, facts, memo, fps=fps, min_frames=least, workers=workers, report=after_media
+            config, table, facts, memo, fps=fps, min_frames=least, targets=targets, workers=workers, report=after_media
         )
         assigned = assign(config, table, facts, [*listing.problems, *problems, *unfit], fps=fps, buckets=buckets)
         slow = slow_clips(assigned, facts, tuple(buckets), native_fps)
