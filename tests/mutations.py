@@ -42,6 +42,7 @@ MUTATIONS = (
     Mutation("an unknown key is taken", "config/base.py", 'extra="forbid"', 'extra="ignore"', "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
     Mutation("a key without effect is taken", "config/base.py", "if key in self.model_fields_set:", "if False:", "config/test_load.py::test_a_setting_that_cannot_take_effect_is_an_error"),
     Mutation("a saved configuration gives another run once a default has changed", "config/load.py", "elif name not in section.idle():", "elif name in section.model_fields_set:", "config/test_load.py::test_a_changed_default_does_not_change_a_saved_run"),
+    Mutation("a run with folders of masks cannot be saved", "config/load.py", " and all(isinstance(inner, Section) for inner in value.values())", "", "config/test_load.py::test_folders_and_columns_of_streams_are_dumped"),
     Mutation("an override is cut at a hash", "config/overrides.py", "    if types & TEXT:\n", "    if False:\n", "config/test_load.py::test_an_override_of_a_text_is_taken_as_it_is_given"),
     Mutation("a number with a leading zero is octal", "config/syntax.py", "    return int(text, {", "    return int(text, 0) if text else int(text, {", "config/test_load.py::test_plain_words_of_yaml_are_what_they_look_like"),
     Mutation("a file with a byte order mark has another first key", "config/syntax.py", 'encoding="utf-8-sig"', 'encoding="utf-8"', "config/test_load.py::test_a_byte_order_mark_does_not_matter"),
@@ -153,6 +154,13 @@ MUTATIONS = (
     # Objectives.
     Mutation("a run goes on with another loss", "training/same_run.py", 'before[-1].get("objective", code.digest) != code.digest', "False", "objectives/test_own.py::test_a_run_does_not_go_on_with_another_file"),
     Mutation("the base model answers with its adapter", "tuning/lora.py", "                layer.enable_adapters(False)", "                pass", "objectives/test_own.py::test_without_its_adapter_a_model_answers_as_the_base"),
+    Mutation("what a mask hides is learned", "objectives/masked.py", "self.family.mean(error * weight, noised)", "self.family.mean(error, noised)", "objectives/test_masked.py::test_where_the_mask_is_black_the_target_may_be_anything"),
+    Mutation("the more is masked the less is learned of the rest", "objectives/masked.py", " / total.clamp(min=torch.finfo(total.dtype).tiny)", "", "objectives/test_masked.py::test_how_much_is_masked_does_not_change_the_scale"),
+    Mutation("a black mask makes the loss undefined", "objectives/masked.py", ".clamp(min=torch.finfo(total.dtype).tiny)", "", "objectives/test_masked.py::test_an_all_black_mask_teaches_nothing"),
+    Mutation("a picture masks the first frame of a clip alone", "objectives/masked.py", "self.floor) * held(batch.media[MASK.name])", "self.floor) * batch.media[MASK.name].latents", "objectives/test_masked.py::test_a_mask_that_is_shorter_than_its_clip_holds_on"),
+    Mutation("an objective does not get the media that it names", "training/prepare.py", "streams_of(conditioning, objective)", "streams_of(conditioning)", "objectives/test_masked.py::test_an_objective_of_the_users_own_names_streams"),
+    Mutation("what is rejected is preferred", "objectives/preference.py", "-self.beta / 2", "self.beta / 2", "objectives/test_preference.py::test_the_loss_is_that_of_the_paper_in_velocities"),
+    Mutation("a rejected clip that is too short ends in zeros", "data/catalog/followers.py", "is_target & (own < needed)", "is_target & (own < 0)", "objectives/test_preference.py::test_a_rejected_clip_is_as_long_as_what_is_preferred"),
     # Control.
     Mutation("Control does not start as SFT", "conditioning/widen.py", "torch.cat([plain[:, :, :noisy], zeros, plain[:, :, noisy:]], dim=2)", "torch.cat([plain, zeros], dim=2)", "models/test_widening.py::test_before_training_control_changes_no_bit"),
     Mutation("a control in the wrong columns is trained to the end", "conditioning/verify.py", "int((shown == SHOWN).sum()) != batch.latents.numel() or bool((plain == SHOWN).any())", "False", "models/test_input_layout.py::test_a_wrong_layout_ends_the_run_before_its_first_step"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from finetrainers.batch import Batch as Batch, Prompt as Prompt, Text as Text
     from finetrainers.config import Config as Config, load_config as load_config
+    from finetrainers.data.streams import Stream as Stream
     from finetrainers.errors import (
         CheckpointError as CheckpointError,
         ConfigError as ConfigError,
@@ -58,6 +59,7 @@ __all__ = [
     "Request",
     "Result",
     "StorageError",
+    "Stream",
     "Text",
     "TextFacts",
     "TrainingFacts",
@@ -71,6 +73,7 @@ __all__ = [
 _PLACES = {
     "batch": ("Batch", "Prompt", "Text"),
     "config": ("Config", "load_config"),
+    "data.streams": ("Stream",),
     "errors": (
         "CheckpointError",
         "ConfigError",

@@ -387,6 +387,8 @@ def test_a_file_without_keys_names_what_is_required(load) -> None:
 
 INEFFECTIVE = {  # overrides that could not take effect -> what the message has to name
     ("objective.noise_levels=uniform", "objective.logit_std=1"): ["logit_std", "uniform", "logit_normal"],
+    ("objective.mask_floor=0.5",): ["mask_floor", "auto", "masked"],
+    ("objective.kind=masked", "objective.beta=1"): ["beta", "masked", "dpo"],
     ("objective.logit_mean=0",): ["logit_mean", "auto", "logit_normal"],
     ("objective.noise_levels=logit_normal", "objective.mode_scale=1"): ["mode_scale", "logit_normal", "mode"],
     ("optimizer.name=sgd", "optimizer.eps=1e-8"): ["eps", "sgd", "remove it"],
@@ -702,6 +704,13 @@ def test_what_is_dumped_loads_as_an_equal_configuration(tree, tmp_path_factory: 
     again = load_config(file)
     assert again == config
     assert dump_config(again) == dump_config(config)
+
+
+def test_folders_and_columns_of_streams_are_dumped(tmp_path: Path) -> None:
+    data = {**MINIMAL["data"][0], "folders": {"mask": "yes", "rejected": "b"}, "columns": {"control": "depth"}}
+    config = parse_config({**MINIMAL, "data": [data]})
+    (tmp_path / "dumped.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert load_config(tmp_path / "dumped.yaml") == config
 
 
 def test_a_dumped_configuration_has_every_default_written_out() -> None:

@@ -263,7 +263,7 @@ def test_a_file_without_an_objective_is_refused(base: Tree, tmp_path: Path, code
 
 @pytest.mark.parametrize("kind", ["huber", "huber.py", "huber.py:", "Huber"])
 def test_a_kind_is_auto_or_a_place_in_a_file(base: Tree, kind: str) -> None:
-    with pytest.raises(ConfigError, match=rf"objective\.kind: {kind!r} is neither auto nor file\.py:Name"):
+    with pytest.raises(ConfigError, match=rf"objective\.kind: {kind!r} is none of auto, masked, dpo, and no file\.py:Name"):
         config_of(merged(base, {"objective": {"kind": kind}}))
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from finetrainers.batch import Batch
+from finetrainers.data.streams import Stream
 from finetrainers.errors import ConfigError
 
 
@@ -32,6 +33,8 @@ class Predict(Protocol):
 class Objective(ABC):
     """What a model learns: the draws of a sample, and the loss that is made of them."""
 
+    streams: ClassVar[tuple[Stream, ...]] = ()
+    """What ``losses`` finds in ``batch.media`` besides what the denoiser is shown, such as a mask; by default nothing."""
     needs_base: ClassVar[bool] = False
     """Whether ``losses`` asks for ``predict.base``: then a tuning without one is refused before anything is loaded."""
 

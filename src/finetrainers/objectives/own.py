@@ -1,9 +1,10 @@
-"""Objectives of the user's own: another loss over what the family draws and answers."""
+"""Another loss over what the family draws and answers: the user's own, or a built-in one."""
 
 from typing import Self
 
 from torch import Tensor
 
+from finetrainers.config import ObjectiveConfig
 from finetrainers.objectives.base import Objective
 from finetrainers.objectives.flow import FlowMatching
 
@@ -14,6 +15,11 @@ class OwnObjective(Objective):
     def __init__(self, family: FlowMatching) -> None:
         """Hold the objective that the ``objective`` section gives the family: flow matching, or a diffusion."""
         self.family = family
+
+    @classmethod
+    def configured(cls, family: FlowMatching, config: ObjectiveConfig) -> Self:  # noqa: ARG003 - for keys of its own
+        """Make it with the keys of the ``objective`` section that are its own, if it has some."""
+        return cls(family)
 
     @property
     def noise_range(self) -> tuple[float, float]:

@@ -4,10 +4,13 @@ from dataclasses import replace
 from inspect import isabstract
 
 from finetrainers.config import Config
+from finetrainers.config.objective import KINDS
 from finetrainers.config.user_code import UserCode, read_user_code
+from finetrainers.data.streams import Stream
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
 from finetrainers.models.noise import NoiseLevels, ResolutionShift
+from finetrainers.objectives import OBJECTIVES
 from finetrainers.objectives.base import Objective
 from finetrainers.objectives.diffusion import Diffusion
 from finetrainers.objectives.flow import FlowMatching
@@ -22,8 +25,13 @@ def build_objective(config: Config, model: Model) -> Objective:
     Raises:
         ConfigError: If the family cannot do what is asked, or the user's own cannot be loaded.
     """
-    family, code = family_objective(config, model), read_objective(config)
-    return family if code is None else _own(code, family, config)
+    family, kind = family_objective(config, model), config.objective.kind
+    if kind == "auto":
+        return family
+    code = read_objective(config)
+    own = OBJECTIVES[kind] if code is None else _load(code)
+    _check_base(own, config)
+    return own.configured(family, config.objective)
 
 
 def read_objective(config: Config) -> UserCode | None:
@@ -33,28 +41,42 @@ def read_objective(config: Config) -> UserCode | None:
         ConfigError: If it cannot be read.
     """
     place = config.objective.kind
-    return None if place == "auto" else read_user_code(SETTING, place)
+    return None if place in KINDS else read_user_code(SETTING, place)
 
 
-def _own(code: UserCode, family: FlowMatching, config: Config) -> Objective:
-    """Make an objective of the user's own around the family's.
+def _load(code: UserCode) -> type[OwnObjective]:
+    """Load an objective of the user's own.
 
     Raises:
-        ConfigError: If the file has none of this name, or it asks for a base model that the tuning does not leave.
+        ConfigError: If the file has none of this name, or not a whole one.
     """
     own = code.load()
     if not (isinstance(own, type) and issubclass(own, OwnObjective)):
         raise ConfigError(f"{SETTING}: {code.file} has no OwnObjective {code.name!r}; define it, or name another one")
     if isabstract(own):
         raise ConfigError(f"{SETTING}: {code.file}: {code.name} has no losses; define losses(self, predict, batch)")
+    streams: object = own.streams
+    if not (isinstance(streams, tuple) and all(isinstance(stream, Stream) for stream in streams)):
+        raise ConfigError(
+            f"{SETTING}: {code.file}: {code.name}.streams is no tuple of Stream; write streams = (Stream(...),)"
+        )
+    return own
+
+
+def _check_base(own: type[OwnObjective], config: Config) -> None:
+    """Refuse an objective that compares with the base model where the tuning leaves none.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
     changing = [] if config.control is None else [f"{config.condition_key(config.control.kind)}.kind: {config.control.kind}"]
     changing += ["tuning.kind: full"] if config.tuning.kind == "full" else []
     if own.needs_base and changing:
+        name = config.objective.kind.rpartition(":")[2]
         raise ConfigError(
-            f"{SETTING}: {code.name} compares with the base model, of which {changing[-1]} "
+            f"{SETTING}: {name} compares with the base model, of which {changing[-1]} "
             "leaves nothing: it trains weights of the model itself; set an adapter alone, or another objective"
         )
-    return own(family)
 
 
 def family_objective(config: Config, model: Model) -> FlowMatching:

@@ -1,6 +1,6 @@
 """All that is known before the first step, without any weights: checks, data and order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from finetrainers.data.catalog.left_out import JOURNAL, read_journal
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
-from finetrainers.data.streams import streams_of
+from finetrainers.data.streams import Stream, streams_of
 from finetrainers.encoding.encoder import Encoder, StageProgress
 from finetrainers.files.marks import tag_cache
 from finetrainers.models import Model, Request
@@ -29,6 +29,7 @@ from finetrainers.training.checks import (
     check_streams,
     check_tuning,
 )
+from finetrainers.training.objective import build_objective
 from finetrainers.training.prepared import Prepared
 
 
@@ -47,17 +48,19 @@ def prepare(
         ConfigError: If a bucket, a prompt or the cache's size is impossible.
         DataError: Naming all bad samples.
     """
+    objective = build_objective(config, model)
     check_buckets(config, model)
     check_conditioning(config, model)
     check_computation(config, model)
     check_tuning(config, model)
     requests = _requests(config, model)
     conditioning, given_frames = build_conditioning(config.conditioning), build_given_frames(config, model)
-    check_streams(config, streams_of(conditioning))
-    check_mirrors(config, streams_of(conditioning))
+    streams = streams_of(conditioning, objective)
+    check_streams(config, streams)
+    check_mirrors(config, streams)
     tag_cache(config.cache.path, CONTENTS)
     memo = Memo(config.cache.path / MEMO_FILE)
-    catalog, held_out = _catalogs(config, model, conditioning, memo, progress=progress, warn=warn)
+    catalog, held_out = _catalogs(config, model, conditioning, streams, memo=memo, progress=progress, warn=warn)
     encoder = Encoder(
         model=model,
         cache=Cache(config.cache.path),
@@ -75,7 +78,7 @@ def prepare(
         latents_encoder,
         text_encoder,
         model.text_sees_image,
-        streams=streams_of(conditioning),
+        streams=streams,
         takes_image=model.takes_image,
         frame_step=model.adapter.grid.vae_frame_step,
     )
@@ -83,6 +86,7 @@ def prepare(
         model=model,
         conditioning=conditioning,
         given_frames=given_frames,
+        objective=objective,
         encoder=encoder,
         plan=plan,
         order=Order(config.seed, config.train.batch_size, catalog.groups()),
@@ -97,8 +101,9 @@ def _catalogs(
     config: Config,
     model: Model,
     conditioning: Conditioning,
-    memo: Memo,
+    streams: Sequence[Stream],
     *,
+    memo: Memo,
     progress: StageProgress,
     warn: Callable[[str], None],
 ) -> tuple[Catalog, Catalog | None]:
@@ -113,7 +118,7 @@ def _catalogs(
         memo=memo,
         workers=config.cache.workers,
         progress=probed,
-        streams=streams_of(conditioning),
+        streams=streams,
         # The index is 0 unless conditioning.frames is index.
         min_frames={name: 1 + selection.index * frame_step for name, selection in conditioning.frames.items()},
         native_fps=model.adapter.training.native_fps,

@@ -11,6 +11,7 @@ from finetrainers.data.order.plan import Plan
 from finetrainers.data.sources.items import Problem
 from finetrainers.encoding.encoder import Encoder
 from finetrainers.models import Model, Request
+from finetrainers.objectives.base import Objective
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Prepared:
     model: Model
     conditioning: Conditioning
     given_frames: GivenFrames
+    objective: Objective
     encoder: Encoder
     plan: Plan
     order: Order

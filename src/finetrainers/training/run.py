@@ -13,7 +13,6 @@ from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.checks import check_start
 from finetrainers.training.finish import Result as Result, finish
 from finetrainers.training.hub import check_hub
-from finetrainers.training.objective import build_objective
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.saving import Saver
@@ -66,8 +65,7 @@ class _Run:
         session = self.session
         with session.stage("planning"):
             self.model = open_model(self.config.model, self.config.memory)
-            self.objective = build_objective(self.config, self.model)
-            return prepare(
+            prepared = prepare(
                 self.config,
                 self.model,
                 session.device,
@@ -75,6 +73,8 @@ class _Run:
                 warn=session.warn,
                 lease=session.lease,
             )
+        self.objective = prepared.objective
+        return prepared
 
     def encode(self, prepared: Prepared, start: int, *, again: bool = False) -> tuple[Prepared, int]:
         """Encode what the steps from ``start`` will read; see ``encode_steps``, and ``encode_again`` for what was lost."""

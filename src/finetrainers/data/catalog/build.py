@@ -33,7 +33,8 @@ def build_dataset(
     least = {stream.name: min_frames.get(stream.name, 1) for stream in beside(streams) if not stream.has_own_size}
     facts, problems = look(table[MEDIA.name])
     fps = resampled_fps(config, facts["fps"], native_fps)
-    followers, unfit = probe_followers(config, table, facts, look, fps=fps, min_frames=least)
+    targets = [stream.name for stream in streams if stream.role == "target"]
+    followers, unfit = probe_followers(config, table, facts, look, fps=fps, min_frames=least, targets=targets)
     pictures, unusable = probe_pictures(table, facts, [stream for stream in streams if stream.has_own_size], look)
     assigned = assign(config, table, facts, [*listing.problems, *problems, *unfit, *unusable], fps=fps, buckets=buckets)
     slow = slow_clips(assigned, facts, tuple(buckets), native_fps)

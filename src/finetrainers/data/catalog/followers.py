@@ -3,7 +3,7 @@
 Shape letters: N items of a data set.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from finetrainers.config import DataConfig
+from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.data.catalog.dataset import Dataset
 from finetrainers.data.catalog.probe import Facts, Prober
 from finetrainers.data.media.view import View, count_frames, needed_frames
@@ -54,17 +55,19 @@ def probe_followers(
     *,
     fps: NDArray[np.float64],
     min_frames: Mapping[str, int],
+    targets: Collection[str] = (),
 ) -> tuple[dict[str, Followers], list[Problem]]:
     """Look at each file once; items of which one cannot be used lose their ``is_good``, and a problem says why.
 
     They are resampled as their media are, to ``fps`` [N], where 0 stands for their own frames. A file of fewer frames after
-    that than ``min_frames`` has for its stream has none of those that conditioning.frame_index shows.
+    that than ``min_frames`` has for its stream has none of those that conditioning.frame_index shows; one of ``targets``,
+    streams that the model learns from as from the media, has to be as long as these.
     """
     followers: dict[str, Followers] = {}
     problems: list[Problem] = []
     for name, least in min_frames.items():
         facts, unusable = look.each(table[name])
-        reasons = _why_unusable(config, media, facts, fps=fps, min_frames=least)
+        reasons = _why_unusable(config, media, facts, fps=fps, min_frames=least, is_target=name in targets)
         for row in np.flatnonzero(media["is_good"] & (~facts["is_good"] | (reasons != ""))).tolist():
             path = table[name][row].as_py()
             reason = about_file(name, path, unusable.get(path, reasons[row]))
@@ -102,7 +105,7 @@ def has_rate_of(media: Facts, follower: Facts, *, fps: float | NDArray[np.float6
 
 
 def _why_unusable(
-    config: DataConfig, media: Facts, follower: Facts, *, fps: NDArray[np.float64], min_frames: int
+    config: DataConfig, media: Facts, follower: Facts, *, fps: NDArray[np.float64], min_frames: int, is_target: bool
 ) -> NDArray[np.object_]:
     """Say for each item [N] why its file does not fit its media or is too short; empty where it can be used."""
     reasons = np.full(len(media), "", np.object_)
@@ -113,6 +116,9 @@ def _why_unusable(
                 f"has {own[row]} frames where the media have {frames[row]}, so that frame_sampling: {config.frame_sampling} "
                 "would choose others; make it as long, or set frame_sampling: start"
             )
+    needed = np.minimum(frames, max(count for count, _, _ in resolve_buckets(config.buckets)))
+    for row in np.flatnonzero(is_target & (own < needed)).tolist():
+        reasons[row] = f"has {own[row]} frames where the media have {frames[row]}; make it as long"
     for row in np.flatnonzero(own < min_frames).tolist():
         reasons[row] = (
             f"has {own[row]} frames, but the latent frame of conditioning.frame_index needs {min_frames}; "
