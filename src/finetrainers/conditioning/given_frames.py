@@ -83,29 +83,37 @@ def build_given_frames(config: Config, model: Model) -> GivenFrames:
     Raises:
         ConfigError: If the family or the task cannot.
     """
-    wanted, probability, key = (
-        config.given_frames.frames,
-        config.given_frames.probability,
-        config.condition_key("given_frames"),
-    )
+    _check(config, model)
+    frames, probability = config.given_frames.frames, config.given_frames.probability
     adapter, task = model.adapter, model.task
-    starts, gives_later = adapter.gives_first_frame(task), adapter.gives_later_frames(task)
     default, max_sigma = adapter.training.first_frame_probability, adapter.training.given_frame_max_sigma
-    is_asked = bool(probability) or wanted not in ("auto", "none")
-    if is_asked and default is None and not (starts or image_is_optional(adapter)):
-        key = f"{key}.{'probability' if probability else 'frames'}"
-        raise ConfigError(f"{key}: {adapter.name} takes one noise level for all frames; remove it")
-    if wanted in ("last", "first_and_last", "random") and not gives_later:
+    if frames == "none":
+        return GivenFrames(probability=0.0, max_sigma=max_sigma)
+    if frames == "auto":
+        frames = "first_and_last" if adapter.gives_later_frames(task) else "first"
+    if probability is None:
+        probability = 0.0 if default is None else default
+        probability = 1.0 if adapter.gives_first_frame(task) else probability
+    return GivenFrames(frames, probability, max_sigma)
+
+
+def _check(config: Config, model: Model) -> None:
+    """Refuse given frames that the family or the task cannot take.
+
+    Raises:
+        ConfigError: Naming the key and what to set instead.
+    """
+    frames, probability = config.given_frames.frames, config.given_frames.probability
+    adapter, task, key = model.adapter, model.task, config.condition_key("given_frames")
+    starts = adapter.gives_first_frame(task)
+    is_asked = bool(probability) or frames not in ("auto", "none")
+    if is_asked and adapter.training.first_frame_probability is None and not (starts or image_is_optional(adapter)):
+        wrong = "probability" if probability else "frames"
+        raise ConfigError(f"{key}.{wrong}: {adapter.name} takes one noise level for all frames; remove it")
+    if frames in ("last", "first_and_last", "random") and not adapter.gives_later_frames(task):
         way_out = "set model.task: first-last-frame-to-video"
         if not any(adapter.gives_later_frames(other) for other in adapter.tasks):
             way_out = "this model takes none but the first; set first or none"
-        raise ConfigError(f"{key}.frames: {wanted} is impossible in the task {task}; {way_out}")
-    if wanted == "none" and starts:
+        raise ConfigError(f"{key}.frames: {frames} is impossible in the task {task}; {way_out}")
+    if frames == "none" and starts:
         raise ConfigError(f"{key}.frames: none leaves the task {task} nothing to start from; set model.task")
-    if wanted == "none":
-        return GivenFrames(probability=0.0, max_sigma=max_sigma)
-    if probability is None:
-        probability = 1.0 if starts else 0.0 if default is None else default
-    if wanted == "auto":
-        wanted = "first_and_last" if gives_later else "first"
-    return GivenFrames(wanted, probability, max_sigma)
