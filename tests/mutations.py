@@ -158,6 +158,7 @@ MUTATIONS = (
     Mutation("the more is masked the less is learned of the rest", "objectives/masked.py", " / total.clamp(min=torch.finfo(total.dtype).tiny)", "", "objectives/test_masked.py::test_how_much_is_masked_does_not_change_the_scale"),
     Mutation("a black mask makes the loss undefined", "objectives/masked.py", ".clamp(min=torch.finfo(total.dtype).tiny)", "", "objectives/test_masked.py::test_an_all_black_mask_teaches_nothing"),
     Mutation("a picture masks the first frame of a clip alone", "objectives/masked.py", "self.floor) * held(batch.media[MASK.name])", "self.floor) * batch.media[MASK.name].latents", "objectives/test_masked.py::test_a_mask_that_is_shorter_than_its_clip_holds_on"),
+    Mutation("nobody hears of masks that are black all over", "encoding/encoder.py", "if not mean.any():", "if False:", "objectives/test_masked.py::test_masks_that_are_black_all_over_are_named"),
     Mutation("an objective does not get the media that it names", "training/prepare.py", "streams_of(conditioning, objective)", "streams_of(conditioning)", "objectives/test_masked.py::test_an_objective_of_the_users_own_names_streams"),
     Mutation("what is rejected is preferred", "objectives/preference.py", "-self.beta / 2", "self.beta / 2", "objectives/test_preference.py::test_the_loss_is_that_of_the_paper_in_velocities"),
     Mutation("a rejected clip that is too short ends in zeros", "data/catalog/followers.py", "is_target & (own < needed)", "is_target & (own < 0)", "objectives/test_preference.py::test_a_rejected_clip_is_as_long_as_what_is_preferred"),

@@ -10,7 +10,7 @@ from PIL import Image
 from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
 from torch import Tensor
 
-from finetrainers import Batch, ConfigError, DataError, OwnObjective, Predict, Prompt, Stream, train
+from finetrainers import Batch, ConfigError, DataError, OwnObjective, Predict, Prompt, Stream, encode, train
 from finetrainers.batch import Medium
 from finetrainers.config.objective import KINDS
 from finetrainers.models import open_model
@@ -172,6 +172,18 @@ def test_a_run_learns_and_measures_where_its_masks_are_white(base: Tree, tmp_pat
     for found, wanted in zip(run(masked(base, "half", **sections), tmp_path / "half"), plain, strict=True):
         assert 0 not in found
         assert found != pytest.approx(wanted, rel=1e-3)
+
+
+def test_masks_that_are_black_all_over_are_named(base: Tree, tmp_path: Path) -> None:
+    """One of four, where the other three are black by half."""
+    masks = write_masks(tmp_path / "masks", 4, "white", right="black")
+    Image.new("L", (64, 64)).save(masks / "02.png")
+    tree = masked(base, "half", cache={"path": str(tmp_path / "cache")}, train={"steps": 9})
+    tree["data"][0]["folders"] = {"mask": str(masks)}
+    del tree["validation"]
+    encode(config_of({**tree, "output_dir": str(tmp_path / "run")}))
+    warnings = [event["message"] for event in events_of(tmp_path / "run") if event["event"] == "warning"]
+    assert warnings == [f"1 items of mask show nothing but black; the first is of {masks}/02.png"]
 
 
 def test_what_black_counts_is_a_key(base: Tree) -> None:

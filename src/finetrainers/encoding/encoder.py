@@ -148,6 +148,7 @@ class Encoder:
         return [c for c, own in zip(captions, tokens, strict=True) if len(own) > self.model.max_length]
 
     def _fill_latents(self, jobs: Lazy[LatentsJob]) -> list[Failure]:
+        black: list[LatentsJob] = []
         failures: list[Failure] = []
         pipeline: Any = None
         report = self._reporter("encode media", len(jobs))
@@ -160,8 +161,12 @@ class Encoder:
             if is_encoded:
                 failures += self._encode_clips(pipeline, good)
             elif good:
-                self._store_cells(good)
+                black += self._store_cells(good)
             report(len(batch))
+        if black:
+            self.warn(
+                f"{len(black)} items of {black[0].stream.name} show nothing but black; the first is of {black[0].path}"
+            )
         del pipeline
         free_memory()
         return failures
@@ -208,12 +213,16 @@ class Encoder:
                 failures.append(Failure(job, reason))
         return failures
 
-    def _store_cells(self, clips: list[tuple[LatentsJob, Clip]]) -> None:
-        """Store clips of one size as they are, but for their size: that of latents."""
+    def _store_cells(self, clips: list[tuple[LatentsJob, Clip]]) -> list[LatentsJob]:
+        """Store clips of one size as they are, but for their size: that of latents. Return those that are black."""
+        black: list[LatentsJob] = []
         grid = self.model.adapter.grid
         for job, clip in clips:
             mean = cell_means(clip.pixels[None], step=grid.vae_step, frame_step=grid.vae_frame_step)[0]
             self.cache.write("latents", job.key, {"mean": mean}, {"fps": repr(clip.fps)})
+            if not mean.any():
+                black.append(job)
+        return black
 
 
 def free_memory() -> None:
