@@ -2,7 +2,8 @@
 
 from finetrainers.conditioning.base import Conditioning as Conditioning
 from finetrainers.conditioning.channel_concat import ChannelConcat
-from finetrainers.config import ChannelConcatConfig, ConditioningConfig, NoConditioning
+from finetrainers.conditioning.references import References
+from finetrainers.config import ChannelConcatConfig, ConditioningConfig, NoConditioning, ReferencesConfig
 
 
 def build_conditioning(config: ConditioningConfig) -> Conditioning:
@@ -16,3 +17,5 @@ def build_conditioning(config: ConditioningConfig) -> Conditioning:
             return Conditioning()
         case ChannelConcatConfig():
             return ChannelConcat(config)
+        case ReferencesConfig():
+            return References(config)

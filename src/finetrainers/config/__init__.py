@@ -5,6 +5,7 @@ from finetrainers.config.conditioning import (
     ChannelConcatConfig as ChannelConcatConfig,
     ConditioningConfig as ConditioningConfig,
     NoConditioning as NoConditioning,
+    ReferencesConfig as ReferencesConfig,
 )
 from finetrainers.config.data import (
     Bucket as Bucket,

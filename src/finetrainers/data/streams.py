@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from finetrainers.config import Bucket
 from finetrainers.data.media.signals import Signal
 from finetrainers.errors import ConfigError
 
@@ -31,6 +32,12 @@ class Stream:
     """The stream whose crop, window and mirror it shares; None for the media themselves."""
     signal: Signal | None = None
     """What is computed from the frames of the stream that it follows; None where it lies in files of its own."""
+    is_many: bool = False
+    """Whether items have one or several files of it, and not one; only of what follows nothing."""
+    sizes: tuple[Bucket, ...] = ()
+    """Possible sizes (1, height, width) of its pictures; only of what follows nothing."""
+    samples_posterior: bool = True
+    """Whether its latents are samples of the VAE's posterior where the family trains on those; else they are its mode."""
 
     @property
     def has_files(self) -> bool:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from finetrainers.batch import Text
 from finetrainers.conditioning import Conditioning, build_conditioning
-from finetrainers.config import Config, load_config
+from finetrainers.config import Config, ReferencesConfig, load_config
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.distributed.world import pick_device
 from finetrainers.errors import ConfigError
@@ -71,9 +71,8 @@ def _sample(
     check_attention("validate", config.attention.validation)
     size = resolve_buckets(config.data[0].buckets)[0]
     conditioning, takes_control = build_conditioning(config.conditioning), config.conditioning.takes_control
-    requests = [
-        make_request(prompt, f"prompt {n}", model, size, takes_control=takes_control) for n, prompt in enumerate(prompts, 1)
-    ]
+    shows = {"takes_control": takes_control, "takes_references": isinstance(config.conditioning, ReferencesConfig)}
+    requests = [make_request(prompt, f"prompt {n}", model, size, **shows) for n, prompt in enumerate(prompts, 1)]
     weights = None if use_base else find_weights(run, step)
     target = pick_device(device)
     folder = output or run / "samples"
@@ -94,8 +93,11 @@ def name_of(request: Request, config: Config, conditioning: Conditioning, weight
     """Name a file after all that decides what it shows: requests with one name would draw the same."""
     files = {**request.pictures, "control": request.control}
     pictures = {key: file and hash_file(Path(file)).hex() for key, file in files.items()}
+    asked = {**asdict(request), **pictures, "references": [hash_file(Path(file)).hex() for file in request.references]}
+    if not request.references:
+        del asked["references"]  # names of earlier versions stay
     facts: dict[str, Any] = {
-        "request": {**asdict(request), **pictures},
+        "request": asked,
         "config": config.model_dump(mode="json", include={"model", "conditioning", "memory", "attention"}),
         "weights": None if weights is None else (weights / MANIFEST).read_text(encoding="utf-8"),
     }

@@ -163,7 +163,7 @@ class ModelUnderTest:
 
     def _request(self, caption: str, clip: Tensor) -> Request:
         """Ask for a sample, given what the task gives of its pixels [K, P, Q, 3]."""
-        pictures = {}
+        pictures: dict[str, Any] = {}
         for name, frame in zip(self.given_pictures, (clip[0], clip[-1]), strict=False):
             pictures[name] = str(self._media.with_name(f"{name}.png"))
             Image.fromarray(frame.numpy()).save(pictures[name])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from finetrainers.conditioning import build_conditioning
-from finetrainers.config import ChannelConcatConfig, Config
+from finetrainers.config import ChannelConcatConfig, Config, ReferencesConfig
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.data.streams import Stream, beside
 from finetrainers.errors import ConfigError
@@ -77,6 +77,8 @@ def check_conditioning(config: Config, model: Model) -> None:
                 "control of its own; begin from the plain model, or remove conditioning"
             )
     match config.conditioning:
+        case ReferencesConfig() as references:
+            _check_references(references, model)
         case ChannelConcatConfig(frames="full"):
             return
         case ChannelConcatConfig() as control:
@@ -93,6 +95,28 @@ def check_conditioning(config: Config, model: Model) -> None:
                     f"conditioning.frame_index: {control.frame_index} is beyond the last latent frame of a bucket, "
                     f"which has {fewest}; the largest possible is {fewest - 1}"
                 )
+
+
+def _check_references(config: ReferencesConfig, model: Model) -> None:
+    """Refuse references that the model does not take, or not in these sizes.
+
+    Raises:
+        ConfigError: Naming the key and what to set instead.
+    """
+    adapter = model.adapter
+    if model.task not in adapter.pictures.reference_pipelines:
+        tasks = ", ".join(adapter.pictures.reference_pipelines)
+        way_out = f"set model.task to one of {tasks}" if tasks else "set none, or train a FLUX.1 model"
+        raise ConfigError(
+            f"conditioning.kind: references is impossible: {adapter.name} takes none in the task {model.task}; {way_out}"
+        )
+    for size in resolve_buckets(config.budget):
+        if size != adapter.grid.nearest(size):
+            unit = adapter.grid.vae_step * adapter.grid.patch
+            raise ConfigError(
+                f"conditioning.step: {config.step} makes references of {list(size[1:])} pixels, which are impossible for "
+                f"{adapter.name}; set a multiple of {unit}"
+            )
 
 
 def check_streams(config: Config, streams: Sequence[Stream]) -> None:

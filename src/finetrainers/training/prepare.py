@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from finetrainers.conditioning import Conditioning, build_conditioning
-from finetrainers.config import Config
+from finetrainers.config import Config, ReferencesConfig
 from finetrainers.data.cache.leases import Lease
 from finetrainers.data.cache.store import CONTENTS, MEMO_FILE, Cache
 from finetrainers.data.catalog.buckets import resolve_buckets
@@ -127,5 +127,8 @@ def _requests(config: Config, model: Model) -> tuple[Request, ...]:
     if config.validation.prompts is None:
         return ()
     first = resolve_buckets(config.data[0].buckets)[0]
-    takes_control = config.conditioning.takes_control
-    return tuple(read_prompts(config.validation.prompts, model, size=first, takes_control=takes_control))
+    shows = {
+        "takes_control": config.conditioning.takes_control,
+        "takes_references": isinstance(config.conditioning, ReferencesConfig),
+    }
+    return tuple(read_prompts(config.validation.prompts, model, size=first, **shows))
