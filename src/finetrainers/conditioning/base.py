@@ -22,6 +22,11 @@ class Conditioning:
     frames: Mapping[str, FrameSelection] = MappingProxyType({})
     """Which latent frames of a stream are shown, by its name; all of one that has none."""
 
+    @property
+    def takes_references(self) -> bool:
+        """Whether a prompt may name pictures to show at their own size."""
+        return any(stream.is_many for stream in self.streams)
+
     def prepare(self, denoiser: Any, adapter: ModelAdapter) -> None:
         """Change a denoiser, so that it takes ``model_input``; at first it must answer what it did."""
 

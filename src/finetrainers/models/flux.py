@@ -109,8 +109,10 @@ class Flux(ModelAdapter):
         return {**told, "hidden_states": hidden, "img_ids": ids}
 
     def sampling_arguments(self, request: Request) -> dict[str, Any]:
-        # Kontext's pipeline scales the size that it is asked for to this area.
-        return {"max_area": request.size[1] * request.size[2]} if request.references else {}
+        if not request.references:
+            return {}
+        # Else Kontext's pipeline scales what it draws to an area of 1024 x 1024, and the picture to one of its own sizes.
+        return {"max_area": request.size[1] * request.size[2], "_auto_resize": False}
 
 
 def pack(x: Tensor) -> Tensor:

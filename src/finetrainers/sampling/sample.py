@@ -15,7 +15,7 @@ from PIL import Image
 
 from finetrainers.batch import Text
 from finetrainers.conditioning import Conditioning, build_conditioning
-from finetrainers.config import Config, ReferencesConfig, load_config
+from finetrainers.config import Config, load_config
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.distributed.world import pick_device
 from finetrainers.errors import ConfigError
@@ -71,7 +71,7 @@ def _sample(
     check_attention("validate", config.attention.validation)
     size = resolve_buckets(config.data[0].buckets)[0]
     conditioning, takes_control = build_conditioning(config.conditioning), config.conditioning.takes_control
-    shows = {"takes_control": takes_control, "takes_references": isinstance(config.conditioning, ReferencesConfig)}
+    shows = {"takes_control": takes_control, "takes_references": conditioning.takes_references}
     requests = [make_request(prompt, f"prompt {n}", model, size, **shows) for n, prompt in enumerate(prompts, 1)]
     weights = None if use_base else find_weights(run, step)
     target = pick_device(device)

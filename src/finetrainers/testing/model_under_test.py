@@ -91,6 +91,12 @@ class ModelUnderTest:
         control = {"kind": "channel_concat", "signal": "gray", "mask": self.size[0] > 1}
         return replace(self, conditioning=control)
 
+    @cached_property
+    def referenced(self) -> "ModelUnderTest":
+        """The same model and samples, shown pictures of other sizes; only ``trainer`` is of use, for they lie in no file."""
+        unit = self.model.adapter.grid.vae_step * self.model.adapter.grid.patch
+        return replace(self, conditioning={"kind": "references", "pixels": 8 * unit**2, "step": unit})
+
     def picture(self, sample: int = 0) -> str:
         """Path of a sample's file."""
         return self.prepared.plan.job(sample, 0, view=0, caption=0).target.path

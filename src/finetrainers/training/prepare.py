@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from finetrainers.conditioning import Conditioning, build_conditioning
-from finetrainers.config import Config, ReferencesConfig
+from finetrainers.config import Config
 from finetrainers.data.cache.leases import Lease
 from finetrainers.data.cache.store import CONTENTS, MEMO_FILE, Cache
 from finetrainers.data.catalog.buckets import resolve_buckets
@@ -44,8 +44,8 @@ def prepare(
     check_conditioning(config, model)
     check_computation(config, model)
     check_tuning(config, model)
-    requests = _requests(config, model)
     conditioning = build_conditioning(config.conditioning)
+    requests = _requests(config, model, conditioning)
     check_streams(config, streams_of(conditioning))
     tag_cache(config.cache.path, CONTENTS)
     memo = Memo(config.cache.path / MEMO_FILE)
@@ -123,12 +123,9 @@ def _catalogs(
     return catalog, held_out
 
 
-def _requests(config: Config, model: Model) -> tuple[Request, ...]:
+def _requests(config: Config, model: Model, conditioning: Conditioning) -> tuple[Request, ...]:
     if config.validation.prompts is None:
         return ()
     first = resolve_buckets(config.data[0].buckets)[0]
-    shows = {
-        "takes_control": config.conditioning.takes_control,
-        "takes_references": isinstance(config.conditioning, ReferencesConfig),
-    }
+    shows = {"takes_control": config.conditioning.takes_control, "takes_references": conditioning.takes_references}
     return tuple(read_prompts(config.validation.prompts, model, size=first, **shows))
