@@ -194,5 +194,5 @@ def _check_references(files: Sequence[Path], where: str, *, takes_references: bo
             found = probe(file)
         except DataError as error:
             raise ConfigError(f"{where}: reference: {error}") from None
-        if found.num_frames != 1:
-            raise ConfigError(f"{where}: reference: {file} has {found.num_frames} frames; name a still picture")
+        if found.num_frames != 1 or found.fps:
+            raise ConfigError(f"{where}: reference: {file} is a video; name a still picture")

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from finetrainers.batch import Medium
-from finetrainers.config import Bucket, DataConfig
+from finetrainers.config import Bucket
 from finetrainers.data.catalog.buckets import assign_buckets
 from finetrainers.data.media.files import View, decode, probe
 from finetrainers.data.streams import Stream
@@ -23,13 +23,8 @@ from finetrainers.models import ModelAdapter
 from finetrainers.models.vae import encode_pixels
 
 
-def decode_reference(path: Path, sizes: Sequence[Bucket], data: DataConfig) -> Tensor:
-    """Decode a picture, [1, P, Q, 3] uint8, at the size of those that is nearest to its proportions.
-
-    Args:
-        path: The file.
-        sizes: Possible ones.
-        data: Whose ``resize`` holds: the picture is stretched, or cropped around the middle.
+def decode_reference(path: Path, sizes: Sequence[Bucket]) -> Tensor:
+    """Decode a picture, [1, P, Q, 3] uint8, at the size of those that is nearest to its proportions, cut around the middle.
 
     Raises:
         DataError: If it cannot be decoded.
@@ -47,7 +42,7 @@ def decode_reference(path: Path, sizes: Sequence[Bucket], data: DataConfig) -> T
         stride=1,
         window=0.0,
         chunk=0,
-        resize="stretch" if data.resize == "stretch" else "center_crop",
+        resize="center_crop",
         crop=(0.5, 0.5),
         flip=False,
     )

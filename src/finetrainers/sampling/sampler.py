@@ -166,8 +166,7 @@ class Sampler:
         """As ``_media``, of pictures that are shown at their own size."""
         if not request.references:
             return None, {}
-        assert self._data is not None  # given where there is a conditioning
-        pictures = [decode_reference(Path(file), stream.sizes, self._data) for file in request.references]
+        pictures = [decode_reference(Path(file), stream.sizes) for file in request.references]
         media = encode_references(pictures, stream, vae=self._components["vae"], adapter=self._model.adapter)
         placed = {name: picture.map(lambda tensor: tensor.to(self._device)) for name, picture in media.items()}
         return side_by_side(pictures, height=request.size[1]), placed

@@ -58,7 +58,7 @@ def check_references_are_shown_as_the_pipeline_shows_them(subject: ModelUnderTes
     for count, way in ((1, "the pipeline's own picture"), (1, "our sampler"), (2, "our sampler, two pictures")):
         request = Request("", subject.size, steps=2, seed=0, guidance=1.0, references=tuple(map(str, files[:count])))
         pipeline, told = sampler.pipeline(request), sampler.arguments(request, lambda _: text)
-        pictures = [decode_reference(file, stream.sizes, config.data[0]) for file in files[:count]]
+        pictures = [decode_reference(file, stream.sizes) for file in files[:count]]
         media = encode_references(pictures, stream, vae=components["vae"], adapter=model.adapter)
         hooked = media
         if way == "the pipeline's own picture":
@@ -73,7 +73,7 @@ def check_references_that_are_not_shown_change_nothing(subject: ModelUnderTest) 
     """Without references, and with those that are not shown, answers and losses are those of the plain model to the bit."""
     plain, referenced = subject.trainer(), subject.referenced.trainer()
     assert torch.equal(_answer(referenced, subject.batch), _answer(plain, subject.batch)), "none changes the answer"
-    hidden = _shown(subject, subject.batch, shown=(False, False))
+    hidden = show(subject, subject.batch, shown=(False, False))
     assert torch.equal(_answer(referenced, hidden), _answer(plain, subject.batch)), "one that is not shown is seen"
     assert torch.equal(referenced.micro_losses(hidden), plain.micro_losses(subject.batch))
     for tuning in (LORA, FULL):
@@ -85,10 +85,10 @@ def check_references_that_are_not_shown_change_nothing(subject: ModelUnderTest) 
 def check_references_of_a_batch_are_those_of_each_sample(subject: ModelUnderTest) -> None:
     """Samples with references and without stand in one batch, and each is answered as if it were alone."""
     trainer = subject.referenced.trainer()
-    both, neither = (_shown(subject, subject.batch, shown=(on, on)) for on in (True, False))
+    both, neither = (show(subject, subject.batch, shown=(on, on)) for on in (True, False))
     with_references, without = _answer(trainer, both), _answer(trainer, neither)
     for shown in ((True, False), (False, True)):
-        mixed = _answer(trainer, _shown(subject, subject.batch, shown=shown))
+        mixed = _answer(trainer, show(subject, subject.batch, shown=shown))
         for row, is_shown in enumerate(shown):
             expected = (with_references if is_shown else without)[row]
             torch.testing.assert_close(mixed[row], expected, rtol=1e-4, atol=1e-5)
@@ -111,7 +111,7 @@ def check_references_are_told_apart(subject: ModelUnderTest) -> None:
         "the first, mirrored": (first.flip(-1),),
         "the first twice": (first, first),
     }
-    answers = {what: _answer(trainer, _shown(subject, subject.batch, latents=own)) for what, own in shown.items()}
+    answers = {what: _answer(trainer, show(subject, subject.batch, latents=own)) for what, own in shown.items()}
     for what, answer in answers.items():
         for other, another in answers.items():
             close = torch.allclose(answer, another, rtol=1e-4, atol=1e-5)
@@ -121,7 +121,7 @@ def check_references_are_told_apart(subject: ModelUnderTest) -> None:
 @of_references
 def check_references_are_learned_from(subject: ModelUnderTest) -> None:
     """A reference changes loss and gradients, of LoRA and of all weights, and training with it changes the answer to it."""
-    shown = _shown(subject, subject.batch)
+    shown = show(subject, subject.batch)
     for tuning in (LORA, FULL):
         gradients, losses = [], []
         for batch in (shown, subject.batch):
@@ -157,7 +157,7 @@ def _latents(subject: ModelUnderTest, number: int) -> Tensor:
     return torch.randn(2, grid.channels, 1, rows * grid.patch, columns * grid.patch, generator=generator)
 
 
-def _shown(
+def show(
     subject: ModelUnderTest,
     batch: Batch,
     *,
