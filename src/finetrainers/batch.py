@@ -94,7 +94,7 @@ class Medium:
     mask: Tensor
     """[B, F] float32: 1 where a frame of it is shown, else 0."""
     num_shown: Tensor | None = None
-    """[B] int64: how many of its frames are shown; made of the mask. A length: it stays where the medium was made."""
+    """[B] int64: how many of its frames are shown; made of the mask. A length: it stays on the CPU, where media are made."""
 
     def __post_init__(self) -> None:
         if self.num_shown is None:
@@ -102,7 +102,7 @@ class Medium:
 
     @property
     def is_shown(self) -> Tensor:
-        """[B] bool on the CPU, if the medium was made there: samples that are shown a frame of it."""
+        """[B] bool: samples that are shown a frame of it. Known on the CPU, as ``num_shown``."""
         assert self.num_shown is not None
         return self.num_shown > 0
 

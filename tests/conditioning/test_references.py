@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from finetrainers.cli.commands import DONE, USER_ERROR, main
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import ReferencesConfig
 from finetrainers.data.catalog.buckets import resolve_buckets
-from finetrainers.models import open_model
+from finetrainers.models import Request, open_model
+from finetrainers.models.vae import encode_pixels, load_vae
 from finetrainers.sampling.references import decode_reference, side_by_side
+from finetrainers.sampling.sampler import Sampler
 from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
 from finetrainers.testing.references import show
 from finetrainers.training.build import build_trainer
@@ -33,6 +36,7 @@ from finetrainers.tuning import build_tuning
 
 REFERENCES = {"kind": "references", "pixels": 2048, "step": 16}
 """32 x 64 pixels, 64 x 32, and what is between."""
+CPU = torch.device("cpu")
 CALL = {"num_inference_steps": 2, "guidance_scale": 1.0, "seed": 5}
 
 
@@ -57,6 +61,13 @@ def run(kontext: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pixels(file: Path) -> Any:
     return np.asarray(Image.open(file)).astype(int)
+
+
+def decoded(vae: Any, latents: torch.Tensor) -> Any:
+    """The picture that a VAE makes of normalized latents [C, 1, H, W]."""
+    with torch.no_grad():
+        picture = vae.decode(latents[:, 0][None] / vae.config.scaling_factor + vae.config.shift_factor).sample[0]
+    return (picture / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).numpy() * 255
 
 
 def plain(kontext: Path, picture: Path | None, pipeline: Any = None) -> Any:
@@ -220,7 +231,7 @@ def test_the_lines_of_the_card_draw_what_our_sampler_draws(
     config = shown.config("run", tuning)
     own = build_tuning(config.tuning)
     objective = build_objective(config, subject.model)
-    trainer = build_trainer(config, subject.model, objective=objective, tuning=own, device=torch.device("cpu"))
+    trainer = build_trainer(config, subject.model, objective=objective, tuning=own, device=CPU)
     for _ in range(8):
         trainer.train_step(show(subject, subject.batch))
     with run_directory(config) as directory:
@@ -248,6 +259,40 @@ def test_the_lines_of_the_card_draw_what_our_sampler_draws(
     assert type(names["pipeline"]).__name__ == "FluxKontextPipeline"
     assert np.abs(np.asarray(names["image"]).astype(int) - ours).max() <= 1
     assert np.abs(base - ours).max() > 3
+
+
+class OneCaption(ModelUnderTest):
+    """Two pictures that no caption tells apart."""
+
+    captions = ("a dog", "a dog")
+
+
+def test_what_is_drawn_follows_the_reference(kontext: Path, tmp_path: Path) -> None:
+    """Of two references one asks for latents of 1 and the other for latents of -1; after training each draws its own."""
+    subject = OneCaption({"path": str(kontext), "max_sequence_length": 16}, (1, 64, 64), tmp_path)
+    shown = replace(subject, conditioning={**REFERENCES, "pixels": 4096})
+    config, adapter, vae = shown.config("run"), subject.model.adapter, load_vae(subject.model.pretrained, CPU)
+    conditioning = build_conditioning(config.conditioning)
+    files = [Path(job.target.path) for job in subject.prepared.plan.step(subject.prepared.order, 0)]
+    references = torch.cat([encode_pixels(vae, adapter, decode_reference(file, ((1, 64, 64),))[None])[0] for file in files])
+    latents = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1, 1).expand_as(subject.batch.latents)
+    batch = replace(subject.batch, latents=latents, media={"reference.0": Medium(references, torch.ones(2, 1))})
+    assert all(torch.equal(*tensor) for tensor in batch.prompt.text.values())
+
+    trainer, generator = shown.trainer(FULL), torch.Generator().manual_seed(0)
+    for _ in range(80):
+        noise, level = (torch.randn(shape, generator=generator) for shape in (latents.shape, (2, 1)))
+        trainer.train_step(replace(batch, noise=noise, sigma=level.sigmoid()))
+    trainer.denoiser.eval()
+
+    sampler = Sampler(subject.model, {"transformer": trainer.denoiser, "vae": vae}, CPU, conditioning, config.data[0])
+    text, wanted = subject.alone(0).prompt.text, [decoded(vae, own) for own in latents]
+    for sample, file in enumerate(files):
+        request = Request("a dog", (1, 64, 64), steps=12, seed=3, guidance=1.0, references=(str(file),))
+        with torch.no_grad():
+            drawn = pixels(sampler.draw(request, lambda _: text, tmp_path / f"drawn-{sample}"))
+        own, other = (np.abs((drawn - wanted[which]).mean((0, 1))).max() for which in (sample, 1 - sample))  # of colours
+        assert own < other / 3
 
 
 # -- from a folder of pairs -------------------------------------------------------------------------------------------

@@ -45,8 +45,7 @@ def read_prompts(
     for number, row in enumerate(rows, 1):
         where = f"{path}, prompt {number}"
         prompt = _beside(parse_prompt(row, where), path.parent)
-        shows = {"takes_control": takes_control, "takes_references": takes_references}
-        requests.append(_request(prompt, where, model, size, **shows))
+        requests.append(_request(prompt, where, model, size, takes_control=takes_control, takes_references=takes_references))
     return requests
 
 
@@ -64,8 +63,8 @@ def make_request(
     Raises:
         ConfigError: Beginning with ``where``.
     """
-    shows = {"takes_control": takes_control, "takes_references": takes_references}
-    return _request(parse_prompt(row, where), where, model, size, **shows)
+    prompt = parse_prompt(row, where)
+    return _request(prompt, where, model, size, takes_control=takes_control, takes_references=takes_references)
 
 
 def _beside(prompt: PromptConfig, folder: Path) -> PromptConfig:
@@ -97,7 +96,7 @@ def _request(
         raise ConfigError(
             f"{where}: {wanted} (frames, height, width) is impossible for this model; the nearest is {possible}"
         )
-    _check_family(prompt, where, model)
+    _check_family(prompt, where, model, takes_references=takes_references)
     _check_control(prompt.control, where, takes_control=takes_control)
     _check_references(prompt.reference, where, takes_references=takes_references)
     return Request(
@@ -151,8 +150,8 @@ def _split(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, **{name: [path.strip() for path in own if path.strip()] for name, own in paths.items()}}
 
 
-def _check_family(prompt: PromptConfig, where: str, model: Model) -> None:
-    adapter = model.adapter
+def _check_family(prompt: PromptConfig, where: str, model: Model, *, takes_references: bool) -> None:
+    adapter, way_out = model.adapter, "name it as reference" if takes_references else "remove it"
     if prompt.negative_prompt is not None and not adapter.text.has_negative_prompt:
         raise ConfigError(f"{where}: {adapter.name} takes no negative_prompt; remove it")
     is_optional = image_is_optional(adapter)
@@ -161,7 +160,7 @@ def _check_family(prompt: PromptConfig, where: str, model: Model) -> None:
         if file is None and key in needed and not is_optional:
             raise ConfigError(f"{where}: has no {key}, from which {model.task} starts; name a picture")
         if file is not None and key not in needed and not (key == "image" and is_optional):
-            raise ConfigError(f"{where}: {key}: {adapter.name} takes none in the task {model.task}; remove it")
+            raise ConfigError(f"{where}: {key}: {adapter.name} takes none in the task {model.task}; {way_out}")
         if file is not None and not file.is_file():
             raise ConfigError(f"{where}: {key}: there is no file {file}")
     if prompt.fps is not None and not adapter.grid.has_video:

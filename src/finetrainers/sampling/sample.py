@@ -94,8 +94,8 @@ def name_of(request: Request, config: Config, conditioning: Conditioning, weight
     files = {**request.pictures, "control": request.control}
     pictures = {key: file and hash_file(Path(file)).hex() for key, file in files.items()}
     asked = {**asdict(request), **pictures, "references": [hash_file(Path(file)).hex() for file in request.references]}
-    if not request.references:
-        del asked["references"]  # names of earlier versions stay
+    if not request.references:  # a request that could be made before there were any keeps its name
+        del asked["references"]
     facts: dict[str, Any] = {
         "request": asked,
         "config": config.model_dump(mode="json", include={"model", "conditioning", "memory", "attention"}),
