@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 import pytest
 import torch
@@ -31,8 +32,15 @@ def subjects(tiny: Callable[[str, str], Path], tmp_path_factory: pytest.TempPath
     return made
 
 
-@pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("name", CASES)
+OF_REFERENCES = [name for name in CHECKS if name.startswith("references_")]
+TAKES_REFERENCES = [name for name, case in CASES.items() if case.family == "flux"]
+"""On all others the checks of references are skipped."""
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [(name, check) for name in CASES for check in CHECKS if check not in OF_REFERENCES or name in TAKES_REFERENCES],
+)
 def test_contract(name: str, check: str, subjects: dict[str, ModelUnderTest]) -> None:
     CHECKS[check](subjects[name])
 
@@ -215,3 +223,13 @@ def test_an_adapter_that_shows_references_otherwise_does_not_pass(mistake: str, 
     vars(wrong)["referenced"] = referenced
     with pytest.raises(AssertionError):
         CHECKS[check](wrong)
+
+
+def test_a_family_without_references_is_not_asked_for_any(subjects: dict[str, ModelUnderTest]) -> None:
+    for name, subject in subjects.items():
+        takes = subject.model.task in subject.model.adapter.pictures.reference_pipelines
+        assert takes == (name in TAKES_REFERENCES)
+        if not takes:
+            for check in OF_REFERENCES:
+                with pytest.raises(SkipTest, match="takes no references in the task"):
+                    CHECKS[check](subject)
