@@ -143,7 +143,17 @@ MUTATIONS = (
     Mutation("each of several processes is a run of its own in one directory", "distributed/launch.py", "        if size > 1:\n", "        if False:\n", "training/test_run.py::test_one_of_several_processes_is_refused_before_anything_is_written"),
     # Models: they are told what their pipelines tell them.
     Mutation("latents are normalized otherwise than in the pipeline", "models/vae.py", "mean = ((mean - shift) * scale).to(vae.dtype)", "mean = (mean * scale - shift).to(vae.dtype)", "models/test_adapters.py::test_normalized_latents_go_back_to_the_picture_through_the_pipeline"),
-    Mutation("FLUX is told a rounded noise level", "models/flux.py", "timestep=sigma[:, 0],", "timestep=sigma[:, 0].mul(1000).round().div(1000),", EXACT),
+    Mutation("FLUX is told a rounded noise level", "models/flux.py", '"timestep": sigma[:, 0],', '"timestep": sigma[:, 0].mul(1000).round().div(1000),', EXACT),
+    # References.
+    Mutation("a reference has the coordinate of the picture that is drawn", "models/flux.py", "picture=number, like=ids", "picture=0, like=ids", EXACT),
+    Mutation("a sample sees references that it is not shown", "models/flux.py", "if shown[rows[0]] else ()", "if len(rows) else ()", CONTRACT),
+    Mutation("a step waits for the device to tell who sees references", "batch.py", ", change(self.num_shown))", ")", "conditioning/test_references.py::test_which_samples_see_their_references_stays_on_the_cpu"),
+    Mutation("the tenth reference comes before the second", "conditioning/references.py", 'int(name.rpartition(".")[2]) for', 'name.rpartition(".")[2] for', "conditioning/test_references.py::test_references_keep_their_order_beyond_ten"),
+    Mutation("a model that takes no references is found out after encoding", "training/checks.py", "if model.task not in adapter.pictures.reference_pipelines:", "if False:", "conditioning/test_references.py::test_a_model_that_takes_no_references_is_refused_before_anything_is_loaded"),
+    Mutation("what is drawn does not see its reference", "conditioning/references.py", "adapter.append_references(told, references) if references else told", "told", "conditioning/test_references.py::test_what_is_drawn_follows_the_reference"),
+    Mutation("a changed reference is not drawn anew", "sampling/sample.py", "[hash_file(Path(file)).hex() for file in request.references]", "list(request.references)", "sampling/test_sample.py::test_changed_references_are_drawn_anew"),
+    Mutation("the lines of the card draw another picture", "models/flux.py", '"_auto_resize": False', '"_auto_resize": True', "conditioning/test_references.py::test_the_lines_of_the_card_draw_what_our_sampler_draws"),
+    Mutation("a prompt's reference is drawn with at another size", "sampling/references.py", 'resize="center_crop"', 'resize="stretch"', "conditioning/test_references.py::test_a_picture_is_brought_to_the_nearest_size_and_cut_around_the_middle"),
     Mutation("LTX-Video is told one noise level for all frames", "models/ltx_video.py", "1000 * sigma.repeat_interleave(height * width, dim=1)", "1000 * sigma[:, :1].expand(-1, frames * height * width)", "models/test_adapters.py::test_ltx_takes_a_noise_level_for_each_frame"),
     Mutation("Wan starts from another frame", "models/wan.py", "((0, -1) if has_last else (0,))", "((0, 0) if has_last else (0,))", f"{EXACT}[wan 2.1-flf2v first-last-frame-to-video]"),
     Mutation("HunyuanVideo is told the given frame's noise level", "models/hunyuan_video.py", "timestep=1000 * sigma[:, -1]", "timestep=1000 * sigma[:, 0]", f"{EXACT}[hunyuan_video i2v image-to-video]"),

@@ -93,10 +93,23 @@ class Medium:
     """[B, C, F, H, W] float32; zero after the last frame of one that is shorter than its clip."""
     mask: Tensor
     """[B, F] float32: 1 where a frame of it is shown, else 0."""
+    num_shown: Tensor | None = None
+    """[B] int64: how many of its frames are shown; made of the mask. A length: it stays on the CPU, where media are made."""
+
+    def __post_init__(self) -> None:
+        if self.num_shown is None:
+            object.__setattr__(self, "num_shown", self.mask.sum(1).long())
+
+    @property
+    def is_shown(self) -> Tensor:
+        """[B] bool: samples that are shown a frame of it. Known on the CPU, as ``num_shown``."""
+        assert self.num_shown is not None
+        return self.num_shown > 0
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Medium":
-        """Apply a function to both tensors."""
-        return Medium(change(self.latents), change(self.mask))
+        """Apply a function to all tensors."""
+        assert self.num_shown is not None
+        return Medium(change(self.latents), change(self.mask), change(self.num_shown))
 
 
 @dataclass(frozen=True, slots=True)

@@ -287,11 +287,11 @@ def test_train_without_a_configuration_shows_what_it_takes(capsys) -> None:
 def test_models_lists_families_with_tasks_and_tuning(capsys) -> None:
     assert main(["models", "--json"]) == DONE
     families = {family["family"]: family for family in json.loads(capsys.readouterr().out)}
-    assert families["flux"]["tasks"] == ["text-to-image"]
-    assert families["flux"]["pipelines"] == {"text-to-image": "FluxPipeline"}
+    assert families["flux"]["tasks"] == ["text-to-image", "image-to-image"]
+    assert families["flux"]["pipelines"] == {"text-to-image": "FluxPipeline", "image-to-image": "FluxKontextPipeline"}
     assert families["ltx_video"]["tasks"] == ["text-to-video", "image-to-video", "first-last-frame-to-video"]
     assert set(families) == {"cogvideox", "cogview4", "flux", "hunyuan_video", "ltx_video", "wan"}
-    assert families["flux"]["variants"] == ["dev", "schnell"]
+    assert families["flux"]["variants"] == ["dev", "schnell", "kontext"]
     assert all(len(family["variants"]) > 0 for family in families.values())
     assert all(set(family["tuning"]) == set(kinds_of("tuning")) for family in families.values())
     assert all(set(family["conditioning"]) == set(kinds_of("conditioning")) for family in families.values())

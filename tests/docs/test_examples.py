@@ -29,6 +29,7 @@ from finetrainers.models import adapters, open_model
 from finetrainers.sampling.prompts import read_prompts
 from finetrainers.sampling.sampler import write_video
 from finetrainers.testing import CHECKS
+from finetrainers.testing.references import REFERENCE_CHECKS
 from finetrainers.training.checks import check_buckets, check_computation, check_conditioning
 from finetrainers.training.objective import build_objective
 
@@ -37,13 +38,15 @@ EXAMPLES = ROOT / "examples"
 CONFIGS = sorted(EXAMPLES.rglob("config.yaml"))
 SFT = [path for path in CONFIGS if path.is_relative_to(EXAMPLES / "training/sft")]
 CONTROL = [path for path in CONFIGS if path.is_relative_to(EXAMPLES / "training/control")]
-OF_FAMILIES = [*SFT, *CONTROL]
+EDIT = [path for path in CONFIGS if path.is_relative_to(EXAMPLES / "training/edit")]
+OF_FAMILIES = [*SFT, *CONTROL, *EDIT]
 CUSTOM = EXAMPLES / "custom_model"
 RELEASES = {
     "CogVideoX-2b": "2b",
     "CogVideoX-5b": "5b",
     "CogVideoX1.5-5B-I2V": "1.5-5b-i2v",
     "CogView4-6B": "6b",
+    "FLUX.1-Kontext-dev": "kontext",
     "FLUX.1-dev": "dev",
     "FLUX.1-schnell": "schnell",
     "HunyuanVideo": "t2v",
@@ -61,6 +64,11 @@ RELEASES = {
 
 def named(path: Path) -> str:
     return "-".join(path.parent.relative_to(EXAMPLES).parts[-3:]).removeprefix("sft-")
+
+
+def family_of(path: Path) -> str:
+    """Family of an example's model: its folder, or what the name of that begins with."""
+    return path.parts[-2].partition("_")[0] if path in EDIT else path.parts[-3]
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +98,10 @@ def test_example_configurations_are_valid(path: Path) -> None:
         places = {str(place) for data in config.data for place in (data.path, data.control_path) if place is not None}
         assert all(place.removesuffix("/train") in text for place in places)
         assert f"finetrainers sample {config.output_dir} --prompt" in text
+    if path in EDIT:
+        assert config.conditioning.kind == "references"
+        assert all(str(data.path) in text for data in config.data)
+        assert re.search(rf"finetrainers sample {config.output_dir} --prompt .* --reference", text)
 
 
 @pytest.mark.parametrize("path", OF_FAMILIES, ids=named)
@@ -113,9 +125,9 @@ def test_examples_are_explained_in_place(path: Path) -> None:
 @pytest.mark.parametrize("path", OF_FAMILIES, ids=named)
 def test_examples_ask_nothing_impossible_of_their_model(path: Path, tiny: Callable[[str, str], Path]) -> None:
     """Sizes, task, given frames and each prompt pass all checks that a run makes before it loads weights."""
-    config = stand_in(load_config(path), path.parts[-3], tiny)
+    config = stand_in(load_config(path), family_of(path), tiny)
     model = open_model(config.model)
-    assert model.adapter.name == path.parts[-3]
+    assert model.adapter.name == family_of(path)
     unlimited = (math.inf, math.inf, math.inf)  # a tiny model has fewer positions than the one that it stands for
     model.adapter.grid = replace(model.adapter.grid, largest=unlimited)
     check_buckets(config, model)
@@ -124,8 +136,10 @@ def test_examples_ask_nothing_impossible_of_their_model(path: Path, tiny: Callab
     build_objective(config, model)
     assert config.validation.prompts is not None
     bucket, prefix = config.data[0].buckets[0], config.data[0].caption_prefix
-    requests = read_prompts(config.validation.prompts, model, size=bucket, takes_control=path in CONTROL)
+    shows = {"takes_control": path in CONTROL, "takes_references": path in EDIT}
+    requests = read_prompts(config.validation.prompts, model, size=bucket, **shows)
     assert any(request.control is not None for request in requests) == (path in CONTROL)
+    assert any(request.references for request in requests) == (path in EDIT)
     for request in requests:
         assert request.size == bucket
         assert request.prompt.startswith(f"{prefix} " if prefix else "")
@@ -218,6 +232,7 @@ WRITE: dict[str, Callable[[Path, Path], dict[str, str]]] = {
     "control-cogview4-omni_edit": write_pairs,
     "control-wan-image_condition": write_clips,
     "control-flux-depth": write_photographs,
+    "training-edit-flux_kontext": lambda _, root: write_pairs(EXAMPLES / "training/control/cogview4/omni_edit", root),
 }
 """Writes data in the layout that an example trains on; answers the keys of its ``data`` that say where they are."""
 
@@ -240,17 +255,22 @@ def shortened(path: Path, model: Path, root: Path) -> dict[str, Any]:
         "loader": {"workers": 0},
         "cache": {"path": str(root / "cache"), "workers": 1},
     }
-    if path.parts[-3] == "flux":
+    if family_of(path) == "flux":
         changes["model"]["max_sequence_length"] = 16  # type: ignore[index]
+    if path in EDIT:
+        changes["conditioning"] = {"pixels": 2048, "step": 16}
     places = WRITE[named(path)](path.parent, root)
     data = {**tree["data"][0], **places, "buckets": [[9 if frames > 1 else 1, 64, 64]]}
     return {**merged(tree, changes), "data": [data]}
 
 
-@pytest.mark.parametrize("path", CONTROL, ids=named)
-def test_control_examples_train_and_draw(path: Path, tiny: Callable[[str, str], Path], tmp_path: Path) -> None:
-    config = load_config(path)
-    model = tiny(path.parts[-3], RELEASES[config.model.path.rpartition("/")[2]])
+JOINED_LATER = pytest.mark.skip(reason="the data half of references, which reads several files of an item, is joined later")
+
+
+@pytest.mark.parametrize("path", [*CONTROL, *(pytest.param(path, marks=JOINED_LATER) for path in EDIT)], ids=named)
+def test_control_and_edit_examples_train_and_draw(path: Path, tiny: Callable[[str, str], Path], tmp_path: Path) -> None:
+    config, key = load_config(path), "reference" if path in EDIT else "control"
+    model = tiny(family_of(path), RELEASES[config.model.path.rpartition("/")[2]])
     tree = shortened(path, model, tmp_path)
     result = finetrainers.train(config_of(tree))
     assert result.report["held_out_losses"][-1][0] == 2
@@ -261,7 +281,7 @@ def test_control_examples_train_and_draw(path: Path, tiny: Callable[[str, str], 
     files = [
         finetrainers.sample_run(tmp_path / "run", [{**prompt, **control}], device="cpu")[0]
         for prompt in prompts[:1]
-        for control in ({"control": str(tmp_path / "example" / prompt["control"])}, {"control": None})
+        for control in ({key: str(tmp_path / "example" / prompt[key])}, {key: None})
     ]
     assert files[0].read_bytes() != files[1].read_bytes()
 
@@ -275,7 +295,7 @@ def test_the_custom_model_passes_its_checks_outside_of_the_package(tmp_path: Pat
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path / "mine"), "."]
     done = subprocess.run(command, check=False, cwd=tmp_path / "mine", capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert f"{len(CHECKS)} passed" in done.stdout
+    assert f"{len(CHECKS) - len(REFERENCE_CHECKS)} passed, {len(REFERENCE_CHECKS)} skipped" in done.stdout  # it takes none
 
 
 def test_the_adapter_in_the_documentation_is_that_of_the_example() -> None:

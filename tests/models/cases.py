@@ -57,6 +57,9 @@ class Case:
     give: Callable[[Any, Tensor], Mapping[str, Any]] | None = None
     """From (pipeline, clip [1, K, P, Q, 3]) to the pipeline's arguments for the frames that it is given; by default the
     first and the last, as ``image`` and ``last_image``."""
+    references: Callable[[Any, Model, Tensor], tuple[Tensor, ...]] | None = None
+    """From (pipeline, model, clip [1, K, P, Q, 3]) to the latents of the references that ``give`` shows, each
+    [1, C, 1, H', W']."""
     given: tuple[int, ...] | None = None
     """Latent frames that are given, for families to whom later ones may be."""
     label: str = ""

@@ -1,16 +1,19 @@
 """The contract suite, over all families, variants and tasks; and over adapters that are wrong in one thing."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 import pytest
+import torch
 from cases import all_cases
 from torch import Tensor
 
 from finetrainers.batch import Prompt
+from finetrainers.models.flux import Flux
 from finetrainers.testing.contract import CHECKS, ModelUnderTest
 
 CASES = {name: case for name, case in all_cases().items() if not case.label}
@@ -29,8 +32,15 @@ def subjects(tiny: Callable[[str, str], Path], tmp_path_factory: pytest.TempPath
     return made
 
 
-@pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("name", CASES)
+OF_REFERENCES = [name for name in CHECKS if name.startswith("references_")]
+TAKES_REFERENCES = [name for name, case in CASES.items() if case.family == "flux"]
+"""On all others the checks of references are skipped."""
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [(name, check) for name in CASES for check in CHECKS if check not in OF_REFERENCES or name in TAKES_REFERENCES],
+)
 def test_contract(name: str, check: str, subjects: dict[str, ModelUnderTest]) -> None:
     CHECKS[check](subjects[name])
 
@@ -138,3 +148,88 @@ def test_a_wrong_adapter_does_not_pass(name: str, mistake: str, subjects: dict[s
     vars(wrong)["model"] = replace(subject.model, adapter=wrong_adapter)
     with pytest.raises(AssertionError, match=planted.finds):
         run(planted.checks, wrong)
+
+
+Change = Callable[[dict[str, Any], Mapping[str, Any], Sequence[Tensor]], dict[str, Any]]
+"""From (what the denoiser is called with, what it would be without references, these) to what it is called with."""
+
+
+def shows(change: Change) -> Callable[[Any], Mapping[str, Any]]:
+    """Let ``append_references`` show something else."""
+    right = Flux.append_references
+
+    def make(adapter: Any) -> Mapping[str, Any]:
+        def append(told: Mapping[str, Any], references: Sequence[Tensor]) -> dict[str, Any]:
+            return change(right(adapter, told, references), told, references)
+
+        return {"append_references": append}
+
+    return make
+
+
+def one_picture(called: dict[str, Any], told: Mapping[str, Any], references: Sequence[Tensor]) -> dict[str, Any]:
+    return {**called, "img_ids": called["img_ids"].clamp(max=torch.tensor([1.0, 99.0, 99.0]))}
+
+
+def drawn_picture(called: dict[str, Any], told: Mapping[str, Any], references: Sequence[Tensor]) -> dict[str, Any]:
+    return {**called, "img_ids": called["img_ids"] * torch.tensor([0.0, 1.0, 1.0])}
+
+
+def first_alone(called: dict[str, Any], told: Mapping[str, Any], references: Sequence[Tensor]) -> dict[str, Any]:
+    count = told["hidden_states"].shape[1] + sum(own.shape[-1] * own.shape[-2] // 4 for own in references[:1])
+    return {**called, "hidden_states": called["hidden_states"][:, :count], "img_ids": called["img_ids"][:count]}
+
+
+def first_row(called: dict[str, Any], told: Mapping[str, Any], references: Sequence[Tensor]) -> dict[str, Any]:
+    count, hidden = told["hidden_states"].shape[1], called["hidden_states"]
+    return {**called, "hidden_states": torch.cat([hidden[:, :count], hidden[:1, count:].expand(len(hidden), -1, -1)], 1)}
+
+
+def without_groups(adapter: Any) -> Mapping[str, Any]:
+    """Show all samples of a batch their references, or none."""
+    return {
+        "denoise": lambda denoiser, x, sigma, prompt: adapter.denoise(
+            denoiser, x, sigma, replace(prompt, has_references=None)
+        )
+    }
+
+
+REFERENCE_MISTAKES: dict[str, tuple[str, Callable[[Any], Mapping[str, Any]]]] = {
+    "all pictures have the coordinate of the first": ("references_are_told_apart", shows(one_picture)),
+    "pictures have the coordinate of the one that is drawn": (
+        "references_are_shown_as_the_pipeline_shows_them",
+        shows(drawn_picture),
+    ),
+    "only the first is shown": ("references_are_told_apart", shows(first_alone)),
+    "all samples see the pictures of the first": (
+        "references_of_a_batch_are_those_of_each_sample",
+        shows(first_row),
+    ),
+    "a sample sees pictures that are not shown": ("references_of_a_batch_are_those_of_each_sample", without_groups),
+    "no picture is shown": ("references_are_learned_from", shows(lambda called, told, references: dict(told))),
+}
+"""Adapters that show references otherwise, and the check that finds each."""
+
+
+@pytest.mark.parametrize("mistake", REFERENCE_MISTAKES)
+def test_an_adapter_that_shows_references_otherwise_does_not_pass(mistake: str, subjects: dict[str, ModelUnderTest]) -> None:
+    subject, (check, make) = subjects["flux kontext image-to-image"], REFERENCE_MISTAKES[mistake]
+    wrong_adapter = copy.copy(subject.model.adapter)
+    vars(wrong_adapter).update(make(subject.model.adapter))
+    model = replace(subject.model, adapter=wrong_adapter)
+    wrong = copy.copy(subject)
+    referenced = copy.copy(subject.referenced)
+    vars(referenced)["model"] = vars(wrong)["model"] = model
+    vars(wrong)["referenced"] = referenced
+    with pytest.raises(AssertionError):
+        CHECKS[check](wrong)
+
+
+def test_a_family_without_references_is_not_asked_for_any(subjects: dict[str, ModelUnderTest]) -> None:
+    for name, subject in subjects.items():
+        takes = subject.model.task in subject.model.adapter.pictures.reference_pipelines
+        assert takes == (name in TAKES_REFERENCES)
+        if not takes:
+            for check in OF_REFERENCES:
+                with pytest.raises(SkipTest, match="takes no references in the task"):
+                    CHECKS[check](subject)

@@ -42,7 +42,8 @@ def encode_case(case: Case, model: Any, pipeline: Any, clip: Tensor) -> Prompt:
     image = model.adapter.encode_image(pipeline, clip, task=case.task) if model.takes_image else {}
     frames = torch.arange(model.adapter.grid.latent_shape(case.size)[1])
     given = None if case.given is None else torch.isin(frames, torch.tensor(case.given, dtype=torch.long))[None]
-    return Prompt(text, torch.tensor([case.fps]), image, given)
+    references = () if case.references is None else case.references(pipeline, model, clip)
+    return Prompt(text, torch.tensor([case.fps]), image, given, references)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -147,12 +147,12 @@ def test_every_key_reaches_the_request(ltx: Model, tmp_path: Path) -> None:
     file = str(tmp_path / "a.png")
     row = {
         "prompt": "a cat", "image": file, "control": file, "height": 32, "width": 64, "num_frames": 17,
-        "num_inference_steps": 4, "guidance_scale": 2, "negative_prompt": "a dog", "fps": 8, "seed": 3,
+        "num_inference_steps": 4, "guidance_scale": 2, "negative_prompt": "a dog", "fps": 8, "seed": 3, "reference": file,
     }  # fmt: skip
     assert {*row, "last_image"} == set(KEYS)
-    assert make_request(row, "here", ltx, VIDEO_SIZE, takes_control=True) == Request(
+    assert make_request(row, "here", ltx, VIDEO_SIZE, takes_control=True, takes_references=True) == Request(
         prompt="a cat", size=(17, 32, 64), steps=4, seed=3, guidance=2.0, negative_prompt="a dog", fps=8.0,
-        image=file, control=file,
+        image=file, control=file, references=(file,),
     )  # fmt: skip
 
 
@@ -173,16 +173,18 @@ def test_common_synonyms_are_the_same_keys(ltx: Model, tmp_path: Path) -> None:
     file = str(tmp_path / "a.png")
     values = {
         "prompt": "a cat", "image": file, "control": file, "num_inference_steps": 4, "num_frames": 17, "guidance_scale": 2.0,
+        "reference": [file, file],
     }  # fmt: skip
     assert set(SYNONYMS.values()) == {*values, "last_image"}
-    expected = make_request(values, "here", ltx, VIDEO_SIZE, takes_control=True)
+    takes = {"takes_control": True, "takes_references": True}
+    expected = make_request(values, "here", ltx, VIDEO_SIZE, **takes)
     for name, key in SYNONYMS.items():
         if key in values:
             others = {known: value for known, value in values.items() if known != key}
             row = {**others, name: values[key]}
-            assert make_request(row, "here", ltx, VIDEO_SIZE, takes_control=True) == expected
+            assert make_request(row, "here", ltx, VIDEO_SIZE, **takes) == expected
             with pytest.raises(ConfigError, match=f"here: '{name}' and another key both give '{key}'"):
-                make_request({**values, name: values[key]}, "here", ltx, VIDEO_SIZE, takes_control=True)
+                make_request({**values, name: values[key]}, "here", ltx, VIDEO_SIZE, **takes)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +213,8 @@ def test_common_synonyms_are_the_same_keys(ltx: Model, tmp_path: Path) -> None:
         ({"prompt": "a", "negative_prompt": 5}, ["negative_prompt", "5", "not text"]),
         ({"prompt": "a", "image": 5}, ["image is 5", "not the path of a file"]),
         ({"prompt": "a", "control": ["a.png"]}, ["control is ['a.png']", "not the path of a file"]),
+        ({"prompt": "a", "reference": 5}, ["reference is 5", "not the path of a file"]),
+        ({"prompt": "a", "reference": ["a.png", 5]}, ["reference is 5", "not the path of a file"]),
         ({"prompt": "a", "height": -1}, ["height is -1", "from 0 to 1048576"]),
         ({"prompt": "a", "num_frames": 10**400}, ["num_frames is 1000", "from 0 to 1048576"]),
         ({"prompt": "a", "contrl_video": "a.mp4"}, ["'contrl_video'", "did you mean 'control_video'?"]),
@@ -329,3 +333,45 @@ def test_a_missing_image_is_named(ltx: Model, tmp_path: Path) -> None:
     assert refused({"prompt": "a", "image": tmp_path / "none.png"}, ltx, VIDEO_SIZE).endswith(
         f"image: there is no file {tmp_path / 'none.png'}"
     )
+
+
+# -- references -------------------------------------------------------------------------------------------------------
+
+
+REFERENCES = {
+    "json": (
+        '[{"prompt": "a", "reference": ["one.png", "two; three.png"]}, {"prompt": "a", "reference": "one.png"}]',
+        ".json",
+    ),
+    "csv": ("prompt,reference\na,one.png; two.png\na,one.png\n", ".csv"),
+    "csv, a synonym": ("prompt,reference_image\na,one.png;two.png;\na,one.png\n", ".csv"),
+}
+
+
+@pytest.mark.parametrize("form", REFERENCES)
+def test_references_are_found_beside_the_file_in_their_order(flux: Model, write, tmp_path: Path, form: str) -> None:
+    names = ["one.png", "two; three.png" if form == "json" else "two.png"]
+    for name in names:
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (
+        both,
+        first,
+    ) = read_prompts(write(*REFERENCES[form]), flux, size=IMAGE_SIZE, takes_references=True)
+    assert both.references == tuple(str(tmp_path / name) for name in names)
+    assert first.references == both.references[:1]
+
+
+def test_a_reference_that_cannot_be_shown_is_named(flux: Model, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "text.png").write_text("no picture")
+    gif = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    gif[0].save(tmp_path / "a.gif", save_all=True, append_images=gif[1:])
+    for name, takes, said in (
+        ("a.png", False, "the run shows no references"),
+        ("none.png", True, "there is no file"),
+        ("text.png", True, "not an image"),
+        ("a.gif", True, "is a video"),
+    ):
+        row = {"prompt": "a", "reference": [str(tmp_path / "a.png"), str(tmp_path / name)]}
+        with pytest.raises(ConfigError, match=f"here: reference: .*{said}"):
+            make_request(row, "here", flux, IMAGE_SIZE, takes_references=takes)

@@ -158,3 +158,21 @@ def test_a_changed_picture_is_drawn_anew(run: Path, tmp_path: Path, key: str) ->
         request = Request(prompt="a", size=(9, 64, 64), steps=1, seed=0, **{key: str(tmp_path / "given.png")})
         names.append(name_of(request, config, NO_CONTROL, None))
     assert names[0] == names[2] != names[1]
+
+
+def test_changed_references_are_drawn_anew(run: Path, tmp_path: Path) -> None:
+    """Their order counts, and without any a request has the name that it had before there were any."""
+    config = load_config(run / "config.yaml")
+    files = [tmp_path / "red.png", tmp_path / "blue.png"]
+    for file in files:
+        Image.new("RGB", (8, 8), file.stem).save(file)
+    copied = tmp_path / "copied.png"
+    copied.write_bytes(files[0].read_bytes())
+
+    def name(*references: Path) -> str:
+        request = Request(prompt="a", size=(1, 64, 64), steps=1, seed=0, references=tuple(map(str, references)))
+        return name_of(request, config, NO_CONTROL, None)
+
+    names = [name(*references) for references in ((), files[:1], files[1:], files, files[::-1])]
+    assert len(set(names)) == 5
+    assert name(copied, files[1]) == names[3]

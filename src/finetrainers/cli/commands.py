@@ -65,6 +65,12 @@ def _add_sample(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     sample.add_argument("--output", type=Path, help="folder for the files; by default RUN/samples")
     for name, sentence in FILES.items():
         sample.add_argument(f"--{name}", type=Path, help=sentence)
+    sample.add_argument(
+        "--reference",
+        type=Path,
+        action="append",
+        help="picture to show at its own size, such as one to edit; may be given several times (runs with references)",
+    )
     sample.add_argument("--negative-prompt", help="what not to draw")
     for name, sentence in (("height", "pixels"), ("width", "pixels"), ("num-frames", "frames of a video")):
         sample.add_argument(f"--{name}", type=int, help=f"{sentence}; by default as the first bucket of the run")
@@ -120,7 +126,7 @@ def run_sample(options: argparse.Namespace, _: list[str]) -> None:
     from finetrainers.sampling.sample import sample_run
     from finetrainers.training.signals import StopSignals
 
-    others = ("num_inference_steps", "guidance_scale", "negative_prompt", "fps", "seed", *FILES)
+    others = ("num_inference_steps", "guidance_scale", "negative_prompt", "fps", "seed", "reference", *FILES)
     names = [name.replace("-", "_") for name in ("height", "width", "num_frames", *others)]
     settings = {name: getattr(options, name) for name in names}
     with StopSignals(kept="what is drawn is kept", at_once="drawing").installed():

@@ -6,7 +6,8 @@ from finetrainers.conditioning.given_frames import (
     GivenFrames as GivenFrames,
     build_given_frames as build_given_frames,
 )
-from finetrainers.config import ChannelConcatConfig, ConditioningConfig
+from finetrainers.conditioning.references import References
+from finetrainers.config import ChannelConcatConfig, ConditioningConfig, ReferencesConfig
 from finetrainers.config.conditioning import conditions_of
 
 
@@ -22,4 +23,6 @@ def build_conditioning(config: ConditioningConfig) -> Conditioning:
         match condition:
             case ChannelConcatConfig():
                 return ChannelConcat(condition, key=key)
+            case ReferencesConfig():
+                return References(condition)
     return Conditioning()

@@ -8,6 +8,7 @@ from finetrainers.config.conditioning import (
     ConditioningConfig as ConditioningConfig,
     GivenFramesConfig as GivenFramesConfig,
     NoConditioning as NoConditioning,
+    ReferencesConfig as ReferencesConfig,
 )
 from finetrainers.config.data import (
     Bucket as Bucket,

@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from finetrainers.config.base import RefusedKeyError, Section
+from finetrainers.config.data import PixelBudget
 
 SIGNALS = ("identity", "gray", "blur", "downscale", "canny", "files")
 """Control signals that need no code of the user's."""
+MAX_REFERENCE_ASPECT = 7 / 3
+"""Largest ratio of sides of a reference: that of FLUX.1 Kontext's sizes."""
 
 
 class NoConditioning(Section):
@@ -94,6 +97,34 @@ class ChannelConcatConfig(Section):
         return idle
 
 
+class ReferencesConfig(Section):
+    """Condition on pictures at a size of their own, such as the one to edit: their tokens stand behind the noisy ones."""
+
+    kind: Literal["references"]
+    """Tokens of further pictures, in files beside the media: see ``data.N.columns.reference`` and ``folders.reference``."""
+    pixels: int = Field(default=1048576, ge=1)
+    """Pixels that a picture is brought to, about, whatever the size that is drawn; its proportions stay about the same. The
+    default is the area that FLUX.1 Kontext was trained with, and that its pipeline brings pictures to."""
+    step: int = Field(default=32, ge=1)
+    """Heights and widths of these pictures are multiples of this many pixels: a smaller step keeps proportions better, and
+    makes more sizes, of which a batch has one."""
+    probability: float = Field(default=1.0, gt=0, le=1)
+    """How often a sample is shown its pictures; else it learns to draw from the prompt alone."""
+
+    @property
+    def budget(self) -> PixelBudget:
+        """What sizes are made of."""
+        return PixelBudget(pixels=self.pixels, step=self.step, max_aspect=MAX_REFERENCE_ASPECT)
+
+    @model_validator(mode="after")
+    def _has_a_size(self) -> Self:
+        if self.pixels < self.step**2:
+            raise RefusedKeyError(
+                "pixels", f"{self.pixels} hold no size in steps of {self.step}; give {self.step**2} or more"
+            )
+        return self
+
+
 def _kind(value: object) -> object:
     """Kind of a condition, given as keys or as an object; none if it names none."""
     return value.get("kind", "none") if isinstance(value, dict) else getattr(value, "kind", None)
@@ -114,7 +145,8 @@ ALONE = ("channel_concat", "references")
 ConditionConfig = Annotated[
     Annotated[NoConditioning, Tag("none")]
     | Annotated[GivenFramesConfig, Tag("given_frames")]
-    | Annotated[ChannelConcatConfig, Tag("channel_concat")],
+    | Annotated[ChannelConcatConfig, Tag("channel_concat")]
+    | Annotated[ReferencesConfig, Tag("references")],
     Discriminator(_kind),
 ]
 

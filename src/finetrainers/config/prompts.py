@@ -32,6 +32,11 @@ class PromptConfig(Section):
         default=None, validation_alias=AliasChoices("control", "control_image", "control_video", "control_path")
     )
     """Image or video that the control is made of, in a run with one."""
+    reference: tuple[Path, ...] = Field(
+        default=(), validation_alias=AliasChoices("reference", "references", "reference_image", "reference_path")
+    )
+    """Picture to show at its own size, or a list of several, in a run with ``conditioning.kind: references``. In a table
+    they are separated by semicolons."""
     height: int | None = Field(default=None, ge=0, le=MAX_LENGTH)
     """Pixels; null takes the first bucket's. Which sizes are possible depends on the model."""
     width: int | None = Field(default=None, ge=0, le=MAX_LENGTH)
@@ -58,6 +63,11 @@ class PromptConfig(Section):
         if given.keys().isdisjoint(names) and any(row.get(name) == "" for name in names):
             given["prompt"] = ""
         return given
+
+    @field_validator("reference", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str | Path) else value
 
     @field_validator("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "fps", "seed", mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from finetrainers.config.conditioning import (
     ConditioningConfig,
     GivenFramesConfig,
     NoConditioning,
+    ReferencesConfig,
     check_together,
     conditions_of,
 )
@@ -185,6 +186,11 @@ class Config(Section):
     def control(self) -> ChannelConcatConfig | None:
         """The control, if there is one."""
         return self.condition(ChannelConcatConfig)
+
+    @property
+    def references(self) -> ReferencesConfig | None:
+        """The pictures that are shown at a size of their own, if there are any."""
+        return self.condition(ReferencesConfig)
 
     @property
     def given_frames(self) -> GivenFramesConfig:

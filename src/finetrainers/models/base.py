@@ -153,11 +153,25 @@ class ModelAdapter(ABC):
             x: [B, C + E, F, H, W] noisy latents, and directly behind them E channels of control: 0 without control. They go
                 into the denoiser as they are, before whatever channels the adapter adds for its task.
             sigma: [B, F] noise level of each latent frame; equal along F unless the first frame may be given in its place.
-            prompt: What text encoders made of the captions, the frame rates, and what ``encode_image`` made.
+            prompt: What text encoders made of the captions, the frame rates, what ``encode_image`` made, and references.
 
         Returns:
             [B, C, F, H, W], in the layout of the clean latents: without control channels.
         """
+
+    def append_references(self, told: Mapping[str, Any], references: Sequence[Tensor]) -> dict[str, Any]:
+        """Put pictures of their own size behind the noisy latents; for tasks of ``pictures.reference_pipelines``.
+
+        ``denoise`` calls it, and so do samplers whose pipeline is told of no picture, or of one alone.
+
+        Args:
+            told: What the denoiser would be called with, by the names of its arguments; any number of rows.
+            references: Latents of the pictures in their order, each [1, C, 1, H', W'], or with as many rows.
+
+        Returns:
+            What to call it with. Of its answer, the tokens of the noisy latents come first.
+        """
+        raise NotImplementedError
 
     def resolution_shift(self) -> ResolutionShift:
         """How noise levels shift with the resolution, as the family's pipeline reads its scheduler's config."""

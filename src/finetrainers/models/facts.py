@@ -80,6 +80,9 @@ class PictureFacts:
     """Pipeline class of each task that diffusers has for a denoiser whose input is widened for the latents of a control."""
     draws_control: bool = False
     """Whether these draw a control from the VAE's posterior, with the generator of the noise; else its mode is taken."""
+    reference_pipelines: Mapping[str, str] = field(default_factory=dict)
+    """Pipeline class that draws with references, of each task that takes pictures of their own size as further tokens:
+    ``append_references`` puts them there."""
 
 
 TABLES = {"latents": LatentFacts, "text": TextFacts, "training": TrainingFacts, "pictures": PictureFacts}

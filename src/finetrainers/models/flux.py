@@ -1,28 +1,33 @@
 """FLUX.1: packed 2x2 latents, T5 and CLIP prompts, optional guidance embedding.
 
+FLUX.1 Kontext [dev] is shown references: their tokens stand behind the noisy ones, and the first of their three rotary
+coordinates says which picture they are of.
+
 Shape letters as in ``finetrainers.batch``; N is the number of packed latent tokens, ``H/2 * W/2``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Prompt, Text
-from finetrainers.models import Grid, ModelAdapter, Settings, register_model
+from finetrainers.models import Grid, ModelAdapter, Request, Settings, register_model
 from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
 from finetrainers.models.noise import NoiseLevels
 
+KONTEXT_PIPELINE = "FluxKontextPipeline"
 NEUTRAL_GUIDANCE = 1.0
 """Guidance scale that the distilled model is told in training: the one at which guidance changes nothing."""
 
 
 @register_model("flux")
 class Flux(ModelAdapter):
-    """Black Forest Labs' FLUX.1 [dev] and [schnell]."""
+    """Black Forest Labs' FLUX.1 [dev], [schnell] and Kontext [dev]."""
 
-    pipelines = {"text-to-image": "FluxPipeline"}
+    pipelines = {"text-to-image": "FluxPipeline", "image-to-image": KONTEXT_PIPELINE}
     blocks = ("FluxTransformerBlock", "FluxSingleTransformerBlock")
     input_layer = "x_embedder"
     channel_dim = -1
@@ -40,7 +45,11 @@ class Flux(ModelAdapter):
         noise_levels=NoiseLevels("logit_normal"),  # rectified flow as in arXiv:2403.03206, on which FLUX.1 builds
         shift="scheduler",
     )
-    pictures = PictureFacts(control_pipelines={"text-to-image": "FluxControlPipeline"}, draws_control=True)
+    pictures = PictureFacts(
+        control_pipelines={"text-to-image": "FluxControlPipeline"},
+        draws_control=True,
+        reference_pipelines=dict.fromkeys(pipelines, KONTEXT_PIPELINE),
+    )
 
     @property
     def architecture(self) -> str:
@@ -60,21 +69,50 @@ class Flux(ModelAdapter):
         return pack(x[:, :, 0])
 
     def denoise(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
+        shown = prompt.has_references
+        if shown is None or shown.all() or not prompt.references:
+            return self._predict(denoiser, x, sigma, prompt)
+        groups = [rows for rows in (shown.nonzero()[:, 0], (~shown).nonzero()[:, 0]) if len(rows)]
+        answers = []
+        for rows in groups:  # attention knows no padding: each sample has the tokens that it would have alone
+            own = prompt.rows(rows)
+            own = replace(own, references=own.references if shown[rows[0]] else ())
+            answers.append(self._predict(denoiser, x[rows], sigma[rows], own))
+        return torch.cat(answers)[torch.cat(groups).argsort()]
+
+    def _predict(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
+        """Predict the velocity [B, C, 1, H, W] of rows that are all shown the references."""
         rows, columns = x.shape[-2] // 2, x.shape[-1] // 2
         guidance = None
         if denoiser.config.guidance_embeds:  # type: ignore[union-attr]  # as every model of diffusers has
             guidance = x.new_full((len(x),), NEUTRAL_GUIDANCE, dtype=torch.float32)
-        tokens: Tensor = denoiser(
-            hidden_states=self.arrange(x),
-            timestep=sigma[:, 0],  # FLUX scales by 1000 itself; rounding here would cost noise levels
-            guidance=guidance,
-            encoder_hidden_states=prompt.text["prompt_embeds"],
-            pooled_projections=prompt.text["pooled_prompt_embeds"],
-            img_ids=latent_ids(rows, columns, like=x),
-            txt_ids=x.new_zeros(prompt.text["prompt_embeds"].shape[1], 3),
-            return_dict=False,
-        )[0]
-        return unpack(tokens, rows, columns)[:, :, None]
+        told = {
+            "hidden_states": self.arrange(x),
+            "timestep": sigma[:, 0],  # FLUX scales by 1000 itself; rounding here would cost noise levels
+            "guidance": guidance,
+            "encoder_hidden_states": prompt.text["prompt_embeds"],
+            "pooled_projections": prompt.text["pooled_prompt_embeds"],
+            "img_ids": latent_ids(rows, columns, like=x),
+            "txt_ids": x.new_zeros(prompt.text["prompt_embeds"].shape[1], 3),
+            "return_dict": False,
+        }
+        tokens: Tensor = denoiser(**self.append_references(told, prompt.references))[0]
+        return unpack(tokens[:, : rows * columns], rows, columns)[:, :, None]
+
+    def append_references(self, told: Mapping[str, Any], references: Sequence[Tensor]) -> dict[str, Any]:
+        hidden, ids = told["hidden_states"], told["img_ids"]
+        for number, reference in enumerate(references, 1):
+            tokens = self.arrange(reference).to(hidden)
+            rows, columns = reference.shape[-2] // 2, reference.shape[-1] // 2
+            hidden = torch.cat([hidden, tokens.expand(len(hidden), -1, -1)], dim=1)
+            ids = torch.cat([ids, latent_ids(rows, columns, picture=number, like=ids)])
+        return {**told, "hidden_states": hidden, "img_ids": ids}
+
+    def sampling_arguments(self, request: Request) -> dict[str, Any]:
+        if not request.references:
+            return {}
+        # Else Kontext's pipeline scales what it draws to an area of 1024 x 1024, and the picture to one of its own sizes.
+        return {"max_area": request.size[1] * request.size[2], "_auto_resize": False}
 
 
 def pack(x: Tensor) -> Tensor:
@@ -90,7 +128,7 @@ def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
     return folded.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), -1, rows * 2, columns * 2)
 
 
-def latent_ids(rows: int, columns: int, *, like: Tensor) -> Tensor:
-    """Rotary coordinates [N, 3] of packed latents: (0, row, column)."""
-    grid = torch.cartesian_prod(torch.arange(1), torch.arange(rows), torch.arange(columns))
+def latent_ids(rows: int, columns: int, *, picture: int = 0, like: Tensor) -> Tensor:
+    """Rotary coordinates [N, 3] of packed latents: (picture, row, column), of which 0 is the one that is drawn."""
+    grid = torch.cartesian_prod(torch.tensor([picture]), torch.arange(rows), torch.arange(columns))
     return grid.to(device=like.device, dtype=like.dtype)

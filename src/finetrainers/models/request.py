@@ -23,6 +23,8 @@ class Request:
     """Path of the picture to end with, for tasks that take one."""
     control: str | None = None
     """Path of the image or video that the control signal is made of; None shows nothing of one."""
+    references: tuple[str, ...] = ()
+    """Paths of the pictures that the denoiser is shown at their own size, in their order."""
 
     @property
     def pictures(self) -> dict[str, str | None]:

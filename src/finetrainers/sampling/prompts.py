@@ -3,19 +3,29 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetrainers.config import PromptConfig
-from finetrainers.config.prompts import parse_prompt
+from finetrainers.config.prompts import parse_prompt, spellings
 from finetrainers.data.media.files import probe
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.models import Model, Request
 from finetrainers.models.base import image_is_optional
 
+SEPARATOR = ";"
+"""Between two references in a cell of a table."""
 
-def read_prompts(path: Path, model: Model, *, size: tuple[int, int, int], takes_control: bool = False) -> list[Request]:
+
+def read_prompts(
+    path: Path,
+    model: Model,
+    *,
+    size: tuple[int, int, int],
+    takes_control: bool = False,
+    takes_references: bool = False,
+) -> list[Request]:
     """Read a csv, json or jsonl file of prompts.
 
     Args:
@@ -23,6 +33,7 @@ def read_prompts(path: Path, model: Model, *, size: tuple[int, int, int], takes_
         model: Whose family and sizes the prompts have to fit.
         size: (frames, height, width) where a prompt names none.
         takes_control: Whether a prompt may name a control.
+        takes_references: Whether it may name references.
 
     Raises:
         ConfigError: If the file cannot be read, or naming the prompt and the key that are wrong.
@@ -34,28 +45,48 @@ def read_prompts(path: Path, model: Model, *, size: tuple[int, int, int], takes_
     for number, row in enumerate(rows, 1):
         where = f"{path}, prompt {number}"
         prompt = _beside(parse_prompt(row, where), path.parent)
-        requests.append(_request(prompt, where, model, size, takes_control=takes_control))
+        requests.append(_request(prompt, where, model, size, takes_control=takes_control, takes_references=takes_references))
     return requests
 
 
 def make_request(
-    row: Mapping[str, Any], where: str, model: Model, size: tuple[int, int, int], *, takes_control: bool = False
+    row: Mapping[str, Any],
+    where: str,
+    model: Model,
+    size: tuple[int, int, int],
+    *,
+    takes_control: bool = False,
+    takes_references: bool = False,
 ) -> Request:
     """Check one prompt, given as keys of PromptConfig with values.
 
     Raises:
         ConfigError: Beginning with ``where``.
     """
-    return _request(parse_prompt(row, where), where, model, size, takes_control=takes_control)
+    prompt = parse_prompt(row, where)
+    return _request(prompt, where, model, size, takes_control=takes_control, takes_references=takes_references)
 
 
 def _beside(prompt: PromptConfig, folder: Path) -> PromptConfig:
     """Find files beside the prompts file, where they are not found from the current folder."""
-    found = {key: folder / file for key, file in prompt if isinstance(file, Path) and not file.is_file()}
+    found: dict[str, Any] = {key: _found(file, folder) for key, file in prompt if isinstance(file, Path)}
+    found["reference"] = tuple(_found(file, folder) for file in prompt.reference)
     return prompt.model_copy(update=found)
 
 
-def _request(prompt: PromptConfig, where: str, model: Model, size: tuple[int, int, int], *, takes_control: bool) -> Request:
+def _found(file: Path, folder: Path) -> Path:
+    return file if file.is_file() else folder / file
+
+
+def _request(
+    prompt: PromptConfig,
+    where: str,
+    model: Model,
+    size: tuple[int, int, int],
+    *,
+    takes_control: bool,
+    takes_references: bool,
+) -> Request:
     """Check what depends on the model."""
     own = prompt.num_frames, prompt.height, prompt.width
     frames, height, width = (first if wanted is None else wanted for wanted, first in zip(own, size, strict=True))
@@ -65,8 +96,9 @@ def _request(prompt: PromptConfig, where: str, model: Model, size: tuple[int, in
         raise ConfigError(
             f"{where}: {wanted} (frames, height, width) is impossible for this model; the nearest is {possible}"
         )
-    _check_family(prompt, where, model)
+    _check_family(prompt, where, model, takes_references=takes_references)
     _check_control(prompt.control, where, takes_control=takes_control)
+    _check_references(prompt.reference, where, takes_references=takes_references)
     return Request(
         prompt=prompt.prompt,
         size=wanted,
@@ -78,6 +110,7 @@ def _request(prompt: PromptConfig, where: str, model: Model, size: tuple[int, in
         image=None if prompt.image is None else str(prompt.image),
         last_image=None if prompt.last_image is None else str(prompt.last_image),
         control=None if prompt.control is None else str(prompt.control),
+        references=tuple(map(str, prompt.reference)),
     )
 
 
@@ -86,7 +119,9 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
         text = path.read_text(encoding="utf-8-sig")
         match path.suffix.lower():
             case ".csv":
-                return list(csv.DictReader(io.StringIO(text, newline=""), restkey="beyond the last column"))
+                return [
+                    _split(row) for row in csv.DictReader(io.StringIO(text, newline=""), restkey="beyond the last column")
+                ]
             case ".jsonl":
                 return [json.loads(line) for line in text.split("\n") if line.strip()]
             case ".json":
@@ -109,8 +144,14 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
         raise ConfigError(f"validation.prompts: {path} is not valid JSON: {error}") from None
 
 
-def _check_family(prompt: PromptConfig, where: str, model: Model) -> None:
-    adapter = model.adapter
+def _split(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Make a list of the references in a row of a table, which has a semicolon between two of them."""
+    paths = {name: row[name].split(SEPARATOR) for name in spellings("reference") if row.get(name)}
+    return {**row, **{name: [path.strip() for path in own if path.strip()] for name, own in paths.items()}}
+
+
+def _check_family(prompt: PromptConfig, where: str, model: Model, *, takes_references: bool) -> None:
+    adapter, way_out = model.adapter, "name it as reference" if takes_references else "remove it"
     if prompt.negative_prompt is not None and not adapter.text.has_negative_prompt:
         raise ConfigError(f"{where}: {adapter.name} takes no negative_prompt; remove it")
     is_optional = image_is_optional(adapter)
@@ -119,7 +160,7 @@ def _check_family(prompt: PromptConfig, where: str, model: Model) -> None:
         if file is None and key in needed and not is_optional:
             raise ConfigError(f"{where}: has no {key}, from which {model.task} starts; name a picture")
         if file is not None and key not in needed and not (key == "image" and is_optional):
-            raise ConfigError(f"{where}: {key}: {adapter.name} takes none in the task {model.task}; remove it")
+            raise ConfigError(f"{where}: {key}: {adapter.name} takes none in the task {model.task}; {way_out}")
         if file is not None and not file.is_file():
             raise ConfigError(f"{where}: {key}: there is no file {file}")
     if prompt.fps is not None and not adapter.grid.has_video:
@@ -137,3 +178,20 @@ def _check_control(file: Path | None, where: str, *, takes_control: bool) -> Non
         probe(file)
     except DataError as error:
         raise ConfigError(f"{where}: control: {error}") from None
+
+
+def _check_references(files: Sequence[Path], where: str, *, takes_references: bool) -> None:
+    if files and not takes_references:
+        raise ConfigError(
+            f"{where}: reference: the run shows no references, and would not look at it; remove it, or train with "
+            "conditioning.kind: references"
+        )
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(f"{where}: reference: there is no file {file}")
+        try:
+            found = probe(file)
+        except DataError as error:
+            raise ConfigError(f"{where}: reference: {error}") from None
+        if found.num_frames != 1 or found.fps:
+            raise ConfigError(f"{where}: reference: {file} is a video; name a still picture")

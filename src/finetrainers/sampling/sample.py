@@ -70,10 +70,9 @@ def _sample(
     config, model = _open(run)
     check_attention("validate", config.attention.validation)
     size = resolve_buckets(config.data[0].buckets)[0]
-    conditioning, takes_control = build_conditioning(config.conditioning), config.control is not None
-    requests = [
-        make_request(prompt, f"prompt {n}", model, size, takes_control=takes_control) for n, prompt in enumerate(prompts, 1)
-    ]
+    conditioning = build_conditioning(config.conditioning)
+    shows = {"takes_control": config.control is not None, "takes_references": config.references is not None}
+    requests = [make_request(prompt, f"prompt {n}", model, size, **shows) for n, prompt in enumerate(prompts, 1)]
     weights = None if use_base else find_weights(run, step)
     target = pick_device(device)
     folder = output or run / "samples"
@@ -94,8 +93,11 @@ def name_of(request: Request, config: Config, conditioning: Conditioning, weight
     """Name a file after all that decides what it shows: requests with one name would draw the same."""
     files = {**request.pictures, "control": request.control}
     pictures = {key: file and hash_file(Path(file)).hex() for key, file in files.items()}
+    asked = {**asdict(request), **pictures, "references": [hash_file(Path(file)).hex() for file in request.references]}
+    if not request.references:  # a request that could be made before there were any keeps its name
+        del asked["references"]
     facts: dict[str, Any] = {
-        "request": {**asdict(request), **pictures},
+        "request": asked,
         "config": config.model_dump(mode="json", include={"model", "conditioning", "memory", "attention"}),
         "weights": None if weights is None else (weights / MANIFEST).read_text(encoding="utf-8"),
     }

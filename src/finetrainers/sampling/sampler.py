@@ -21,15 +21,22 @@ from finetrainers.config import DataConfig
 from finetrainers.data.catalog.rates import clip_fps
 from finetrainers.data.conditions import draw_latents, fill_frames, pad_mask
 from finetrainers.data.media.files import View, available_frames, decode, probe
+from finetrainers.data.streams import Stream
 from finetrainers.memory.compile import eager_modules
 from finetrainers.models import Model, Request
 from finetrainers.models.base import image_is_optional
 from finetrainers.models.vae import encode_pixels
+from finetrainers.sampling.references import decode_reference, encode_references, side_by_side
 
 
 def task_of(request: Request, model: Model) -> str:
-    """Return the task that a request is: models that take the first frame in its place draw with a picture or without."""
+    """Return the task that a request is: models that take the first frame in its place draw with a picture or without.
+
+    So do those that edit pictures.
+    """
     adapter, task = model.adapter, model.task
+    if task == "image-to-image" and not request.references and "text-to-image" in adapter.tasks:
+        return "text-to-image"
     if image_is_optional(adapter) and task in ("text-to-video", "image-to-video"):
         return "text-to-video" if request.image is None else "image-to-video"
     return task
@@ -59,9 +66,10 @@ class Sampler:
         self._device = device
 
     def pipeline(self, request: Request) -> Any:
-        """Make the pipeline of the request's task."""
-        model = self._model
-        return model.pretrained.pipeline(model.adapter.tasks[task_of(request, model)], self._components)
+        """Make the pipeline of the request's task, or that which draws with references."""
+        adapter, task = self._model.adapter, task_of(request, self._model)
+        pipelines = adapter.pictures.reference_pipelines if request.references else adapter.tasks
+        return self._model.pretrained.pipeline(pipelines[task], self._components)
 
     def arguments(self, request: Request, text: Callable[[str], Text]) -> dict[str, Any]:
         """All arguments of the pipeline's call but the output type."""
@@ -96,7 +104,7 @@ class Sampler:
             request: What to draw.
             text: Encodes a prompt.
             stem: Path of the file without its suffix.
-            with_control: Put what is shown of the control, if there is any, to the left of the picture.
+            with_control: Put what is shown of the control, or the references, if there are any, to the left of the picture.
         """
         arguments, denoisers = self.arguments(request, text), self._denoisers()
         pixels, media = self._media(request, arguments["generator"])
@@ -104,7 +112,7 @@ class Sampler:
             output = self.pipeline(request)(**arguments, output_type="pil", return_dict=False)[0][0]
         frames = output if isinstance(output, list) else [output]
         if with_control and pixels is not None:
-            frames = beside(pixels.numpy(), frames)
+            frames = beside(pixels, frames)
         if len(frames) == 1:
             file = stem.with_suffix(".png")
             frames[0].save(file)
@@ -129,12 +137,14 @@ class Sampler:
     def _denoisers(self) -> list[Any]:
         return [self._components[name] for name in self._model.denoisers.trained]
 
-    def _media(self, request: Request, generator: torch.Generator) -> tuple[Tensor | None, dict[str, Medium]]:
+    def _media(self, request: Request, generator: torch.Generator) -> tuple[NDArray[np.uint8] | None, dict[str, Medium]]:
         """Make what a request shows, by stream, and its pixels [K, P, Q, 3]; before the noise: it has the same generator."""
         adapter = self._model.adapter
         (stream,) = self._conditioning.streams or (None,)
         if stream is None:
             return None, {}
+        if stream.is_many:
+            return self._references(request, stream)
         channels, frames, height, width = adapter.grid.latent_shape(request.size)
         if request.control is None:
             nothing = Medium(torch.zeros(1, channels, frames, height, width), torch.zeros(1, frames))
@@ -151,7 +161,16 @@ class Sampler:
         latents = draw_latents(posterior, generator, padding=padding)
         mask = self._conditioning.frames[stream.name].for_sampling(frames - padding, mean.shape[2])
         control = Medium(fill_frames(latents, frames)[None], pad_mask(mask, padding))
-        return pixels, {stream.name: control.map(lambda tensor: tensor.to(self._device))}
+        return pixels.numpy(), {stream.name: control.map(lambda tensor: tensor.to(self._device))}
+
+    def _references(self, request: Request, stream: Stream) -> tuple[NDArray[np.uint8] | None, dict[str, Medium]]:
+        """As ``_media``, of pictures that are shown at their own size."""
+        if not request.references:
+            return None, {}
+        pictures = [decode_reference(Path(file), stream.sizes) for file in request.references]
+        media = encode_references(pictures, stream, vae=self._components["vae"], adapter=self._model.adapter)
+        placed = {name: picture.map(lambda tensor: tensor.to(self._device)) for name, picture in media.items()}
+        return side_by_side(pictures, height=request.size[1]), placed
 
 
 def decode_control(

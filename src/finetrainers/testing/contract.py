@@ -22,6 +22,7 @@ from finetrainers.sampling.sample import sample_run
 from finetrainers.testing.control import CONTROL_CHECKS, assert_equal_files
 from finetrainers.testing.model_under_test import CAPTIONS, FULL, LORA, STEPS, ModelUnderTest as ModelUnderTest
 from finetrainers.testing.pipeline import PIPELINE_CHECKS
+from finetrainers.testing.references import REFERENCE_CHECKS
 from finetrainers.training.checks import check_tuning
 from finetrainers.training.export import export_weights
 from finetrainers.training.run import train
@@ -249,6 +250,7 @@ CHECKS: Mapping[str, Callable[[ModelUnderTest], None]] = {
         check_a_resumed_run_is_the_same_run,
         *PIPELINE_CHECKS,
         *CONTROL_CHECKS,
+        *REFERENCE_CHECKS,
     )
 }
 """Every check by its name."""

@@ -92,6 +92,12 @@ class ModelUnderTest:
         control = {"kind": "channel_concat", "signal": "gray", "mask": self.size[0] > 1}
         return replace(self, conditioning=control)
 
+    @cached_property
+    def referenced(self) -> "ModelUnderTest":
+        """The same model and samples, shown pictures of other sizes; only ``trainer`` is of use, for they lie in no file."""
+        unit = self.model.adapter.grid.vae_step * self.model.adapter.grid.patch
+        return replace(self, conditioning={"kind": "references", "pixels": 8 * unit**2, "step": unit})
+
     def picture(self, sample: int = 0) -> str:
         """Path of a sample's file."""
         return self.prepared.plan.job(sample, 0, view=0, caption=0).target.path
@@ -169,7 +175,7 @@ class ModelUnderTest:
 
     def _request(self, caption: str, clip: Tensor) -> Request:
         """Ask for a sample, given what the task gives of its pixels [K, P, Q, 3]."""
-        pictures = {}
+        pictures: dict[str, Any] = {}
         for name, frame in zip(self.given_pictures, (clip[0], clip[-1]), strict=False):
             pictures[name] = str(self._media.with_name(f"{name}.png"))
             Image.fromarray(frame.numpy()).save(pictures[name])

@@ -6,7 +6,7 @@ denoiser and moves on by its scheduler. What it hands to the scheduler is what `
 Shape letters as in ``finetrainers.batch``; F' is the number of latent frames that a pipeline denoises, the last ones.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -27,21 +27,37 @@ LARGEST_DIFFERENCE = 1e-5
 @torch.no_grad()
 def check_denoise_answers_as_the_pipeline(subject: ModelUnderTest) -> None:
     """At each of its steps, ``denoise`` makes of the pipeline's latents what the pipeline hands to its scheduler."""
+    compared = sum(assert_answers_as_drawn(subject, drawn, way) for way, drawn in subject.drawn.items())
+    assert compared, "the pipeline's schedule has no noise level that is trained"
+
+
+@torch.no_grad()
+def assert_answers_as_drawn(subject: ModelUnderTest, drawn: Drawn, way: str, references: Sequence[Tensor] = ()) -> int:
+    """Compare what ``denoise`` makes of a pipeline's latents at each of its steps with what it hands to its scheduler.
+
+    Args:
+        subject: The model.
+        drawn: What the pipeline drew of the first step's first sample.
+        way: Words for how it did.
+        references: Latents of the pictures that it was shown, each [1, C, 1, H', W'].
+
+    Returns:
+        Number of steps that were compared.
+    """
     adapter, compared = subject.model.adapter, 0
     low, high = subject.model.denoisers.noise_range
-    for way, drawn in subject.drawn.items():
-        denoiser = subject.model.denoisers.join(drawn.components)
-        for step in drawn.steps:
-            level = _noise_level(step, adapter)
-            if not low <= level <= high:
-                continue  # another expert's
-            x, sigma, prompt, frames = _told(subject, drawn, step, level)
-            answer = adapter.denoise(denoiser, x, sigma, prompt)
-            expected = _as_latents(adapter, step.output, tuple(x.shape[1:]))
-            what = f"{way}: denoise at noise level {level:.3f}"
-            _assert_close(answer[:, :, frames], expected[:, :, frames], what, "what the pipeline hands to its scheduler")
-            compared += 1
-    assert compared, "the pipeline's schedule has no noise level that is trained"
+    denoiser = subject.model.denoisers.join(drawn.components)
+    for step in drawn.steps:
+        level = _noise_level(step, adapter)
+        if not low <= level <= high:
+            continue  # another expert's
+        x, sigma, prompt, frames = _told(subject, drawn, step, level)
+        answer = adapter.denoise(denoiser, x, sigma, replace(prompt, references=tuple(references)))
+        expected = _as_latents(adapter, step.output, tuple(x.shape[1:]))
+        what = f"{way}: denoise at noise level {level:.3f}"
+        _assert_close(answer[:, :, frames], expected[:, :, frames], what, "what the pipeline hands to its scheduler")
+        compared += 1
+    return compared
 
 
 @torch.no_grad()

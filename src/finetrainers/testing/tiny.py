@@ -15,6 +15,7 @@ from diffusers import (
     AutoencoderKL,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
+    FluxKontextPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
 )
@@ -82,6 +83,11 @@ def _flux_schnell() -> FluxPipeline:
     return _flux(FlowMatchEulerDiscreteScheduler(**FLUX_SCHEDULE), guidance_embeds=False)
 
 
+def _flux_kontext() -> FluxKontextPipeline:
+    """All of [dev], but for the weights."""
+    return FluxKontextPipeline(**{name: part for name, part in _flux_dev().components.items() if part is not None})
+
+
 def _flux(scheduler: FlowMatchEulerDiscreteScheduler, *, guidance_embeds: bool) -> FluxPipeline:
     """4 latent channels at 1/8 of the picture's size, packed 2x2 into 16."""
     vae = AutoencoderKL(
@@ -122,7 +128,7 @@ def _flux(scheduler: FlowMatchEulerDiscreteScheduler, *, guidance_embeds: bool) 
 FACTORIES: Mapping[str, Mapping[str, Callable[[], DiffusionPipeline]]] = {
     "cogvideox": COGVIDEOX,
     "cogview4": COGVIEW4,
-    "flux": {"dev": _flux_dev, "schnell": _flux_schnell},
+    "flux": {"dev": _flux_dev, "schnell": _flux_schnell, "kontext": _flux_kontext},
     "hunyuan_video": HUNYUAN_VIDEO,
     "ltx_video": LTX_VIDEO,
     "wan": WAN,

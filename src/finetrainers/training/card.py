@@ -1,12 +1,14 @@
 """The model card that is written beside exported weights."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetrainers.config import Config
+from finetrainers.config import Config, ReferencesConfig
+from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.files.whole import to_json, write_whole
-from finetrainers.models import Model
+from finetrainers.models import Model, Request
 from finetrainers.tuning import ExportFacts, Tuning
 
 CARD_FILE = "README.md"
@@ -42,20 +44,22 @@ def write_card(
     """Write README.md, the model card, into a directory of weights, for the repository that they are pushed to, if any."""
     from huggingface_hub import ModelCardData
 
-    base, name = config.model.path, base_name(config)
+    base, name, references = config.model.path, base_name(config), config.references
     is_local = Path(base).is_dir()
     metadata = ModelCardData(
         base_model=None if is_local else base,
         library_name="diffusers",
-        pipeline_tag=model.task,
+        pipeline_tag=model.task if references is None else "image-to-image",
         tags=[
             "diffusers-training",
             "finetrainers",
             model.adapter.name,
             config.tuning.kind,
             *([] if config.control is None else ["control"]),
+            *([] if references is None else ["references"]),
         ],
     )
+    example = "" if references is None else _editing_lines(config, model, references)
     losses = "".join(f"- held-out loss at step {step}: {float(loss):.5f}\n" for step, loss in facts["held_out_losses"])
     pictures = "".join(f"- [{name}](samples/{name})\n" for name in facts["samples"])
     text = CARD.format(
@@ -68,7 +72,7 @@ def write_card(
         num_samples=facts["num_samples"],
         conditioning=_conditioning_line(config),
         losses=losses,
-        snippet=_snippet(tuning, base if repo is None else name, repo or str(directory), exported),
+        snippet=_snippet(tuning, base if repo is None else name, repo or str(directory), exported, example),
         samples=f"\n## Samples\n\n{pictures}" if pictures else "",
     )
     card, text = directory / CARD_FILE, f"---\n{metadata.to_yaml()}\n---\n\n{text}"
@@ -79,6 +83,8 @@ def write_card(
 
 def _conditioning_line(config: Config) -> str:
     """Say what the model is conditioned on besides the prompt: whoever draws has to make the same."""
+    if config.references is not None:
+        return f"- conditioning: {', '.join(f'{name}: {to_json(value)}' for name, value in config.references)}\n"
     section = config.control
     if section is None:
         return ""
@@ -88,9 +94,24 @@ def _conditioning_line(config: Config) -> str:
     return f"- conditioning: {', '.join(f'{name}: {to_json(value)}' for name, value in facts.items())}\n"
 
 
-def _snippet(tuning: Tuning, base: str, weights: str, exported: Mapping[str, ExportFacts]) -> str:
+def _editing_lines(config: Config, model: Model, references: ReferencesConfig) -> str:
+    """Lines of Python that draw with a picture, at a size that the run had, and brought to one that its references had."""
+    _, height, width = size = resolve_buckets(config.data[0].buckets)[0]
+    own = resolve_buckets(references.budget)
+    _, rows, columns = min(own, key=lambda one: abs(math.log(one[1] * width / (one[2] * height))))
+    request = Request("TEXT", size, steps=1, seed=0, references=("FILE",))
+    told = {"height": height, "width": width, **model.adapter.sampling_arguments(request)}
+    arguments = ", ".join(f"{name}={value}" for name, value in told.items())
+    return (
+        "\nfrom diffusers.utils import load_image\n\n"
+        f'picture = load_image("FILE").resize(({columns}, {rows}))  # in this run about {references.pixels} pixels\n'
+        f'image = pipeline(prompt="TEXT", image=picture, {arguments}).images[0]\n'
+    )
+
+
+def _snippet(tuning: Tuning, base: str, weights: str, exported: Mapping[str, ExportFacts], example: str) -> str:
     """What to type to draw with the weights."""
     if any(own.drawing_class is None for own in exported.values()):
         command = "finetrainers sample RUN --prompt TEXT --control FILE"
         return f"diffusers has no pipeline for this control:\n\n```bash\n{command}\n```\n"
-    return f"```python\n{tuning.snippet(base, weights, exported)}```\n"
+    return f"```python\n{tuning.snippet(base, weights, exported)}{example}```\n"

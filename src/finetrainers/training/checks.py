@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from finetrainers.conditioning import build_conditioning
-from finetrainers.config import Config
+from finetrainers.config import Config, ReferencesConfig
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.data.streams import Stream, beside
 from finetrainers.errors import ConfigError
@@ -58,11 +58,13 @@ def check_start(config: Config) -> None:
 
 
 def check_conditioning(config: Config, model: Model) -> None:
-    """Refuse a control that the buckets have no frames for, or that the model has no place for.
+    """Refuse references that the model does not take, and a control that it or the buckets have no place for.
 
     Raises:
         ConfigError: Naming the key and what to set instead.
     """
+    if config.references is not None:
+        _check_references(config.references, model, config.condition_key("references"))
     control, key = config.control, config.condition_key("channel_concat")
     if control is None:
         return
@@ -93,6 +95,28 @@ def check_conditioning(config: Config, model: Model) -> None:
             f"{key}.frame_index: {control.frame_index} is beyond the last latent frame of a bucket, "
             f"which has {fewest}; the largest possible is {fewest - 1}"
         )
+
+
+def _check_references(config: ReferencesConfig, model: Model, key: str) -> None:
+    """Refuse references that the model does not take, or not in these sizes.
+
+    Raises:
+        ConfigError: Naming the key and what to set instead.
+    """
+    adapter = model.adapter
+    if model.task not in adapter.pictures.reference_pipelines:
+        tasks = ", ".join(adapter.pictures.reference_pipelines)
+        way_out = f"set model.task to one of {tasks}" if tasks else "set none, or train a FLUX.1 model"
+        raise ConfigError(
+            f"{key}.kind: references is impossible: {adapter.name} takes none in the task {model.task}; {way_out}"
+        )
+    for size in resolve_buckets(config.budget):
+        if size != adapter.grid.nearest(size):
+            unit = adapter.grid.vae_step * adapter.grid.patch
+            raise ConfigError(
+                f"{key}.step: {config.step} makes references of {list(size[1:])} pixels, which are impossible for "
+                f"{adapter.name}; set a multiple of {unit}"
+            )
 
 
 def check_streams(config: Config, streams: Sequence[Stream]) -> None:

@@ -142,4 +142,5 @@ def _requests(config: Config, model: Model) -> tuple[Request, ...]:
     if config.validation.prompts is None:
         return ()
     first = resolve_buckets(config.data[0].buckets)[0]
-    return tuple(read_prompts(config.validation.prompts, model, size=first, takes_control=config.control is not None))
+    shows = {"takes_control": config.control is not None, "takes_references": config.references is not None}
+    return tuple(read_prompts(config.validation.prompts, model, size=first, **shows))
