@@ -16,7 +16,8 @@ from runs import config_of, flux_tree, merged, write_pictures
 import finetrainers
 from finetrainers import ConfigError, sample_run
 from finetrainers.batch import Batch, Medium
-from finetrainers.cli.commands import DONE, USER_ERROR, main
+from finetrainers.cli.entry import main
+from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import ReferencesConfig
 from finetrainers.data.catalog.buckets import resolve_buckets

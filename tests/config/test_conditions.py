@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from finetrainers.cli.commands import main
+from finetrainers.cli.entry import main
 from finetrainers.config import ChannelConcatConfig, Config, GivenFramesConfig, NoConditioning, load_config, parse_config
 from finetrainers.config.conditioning import check_together
 from finetrainers.errors import ConfigError

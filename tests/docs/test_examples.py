@@ -264,10 +264,7 @@ def shortened(path: Path, model: Path, root: Path) -> dict[str, Any]:
     return {**merged(tree, changes), "data": [data]}
 
 
-JOINED_LATER = pytest.mark.skip(reason="the data half of references, which reads several files of an item, is joined later")
-
-
-@pytest.mark.parametrize("path", [*CONTROL, *(pytest.param(path, marks=JOINED_LATER) for path in EDIT)], ids=named)
+@pytest.mark.parametrize("path", [*CONTROL, *EDIT], ids=named)
 def test_control_and_edit_examples_train_and_draw(path: Path, tiny: Callable[[str, str], Path], tmp_path: Path) -> None:
     config, key = load_config(path), "reference" if path in EDIT else "control"
     model = tiny(family_of(path), RELEASES[config.model.path.rpartition("/")[2]])
