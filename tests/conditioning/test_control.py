@@ -605,7 +605,7 @@ def test_a_control_that_nobody_looks_at_is_refused(tiny_flux: Path, tmp_path: Pa
     prompts = tmp_path / "prompts.json"
     prompts.write_text(json.dumps([{"prompt": "a dog", "control": "media/00.png"}]))
     tree = flux_tree(tiny_flux, pictures, tmp_path, validation={"prompts": str(prompts)})
-    with pytest.raises(ConfigError, match="control: the run has conditioning.kind: none, and would not look at it"):
+    with pytest.raises(ConfigError, match="control: the run shows no control, and would not look at it"):
         finetrainers.train(config_of(tree))
     tree["conditioning"] = GRAY
     (tmp_path / "media" / "bad.png").write_bytes(b"no picture")

@@ -171,7 +171,7 @@ def _check_control(file: Path | None, where: str, *, takes_control: bool) -> Non
     if file is None:
         return
     if not takes_control:
-        raise ConfigError(f"{where}: control: the run has conditioning.kind: none, and would not look at it; remove it")
+        raise ConfigError(f"{where}: control: the run shows no control, and would not look at it; remove it")
     if not file.is_file():
         raise ConfigError(f"{where}: control: there is no file {file}")
     try:
