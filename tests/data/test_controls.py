@@ -169,8 +169,8 @@ def test_a_controls_folder_that_cannot_serve_is_an_error(tmp_path: Path) -> None
 def test_layouts_that_name_no_controls_say_what_to_set(tmp_path: Path, layout: str) -> None:
     write_layout(tmp_path, layout)
     assert error_of(tmp_path) == (
-        f"data.control_path: nothing in {tmp_path} names the controls that conditioning.signal: files needs; set it to the "
-        "folder of the controls, or list media and controls in a metadata file"
+        f"data.control_path: nothing in {tmp_path} names the control files that conditioning.signal: files needs; set it to "
+        "the folder of the control files, or list media and control files in a metadata file"
     )
     assert "data.control_column: 'depth' has no effect on the layout" in error_of(tmp_path, control_column="depth")
 

@@ -92,8 +92,8 @@ def test_a_list_is_refused_where_an_item_has_one_file(tmp_path: Path) -> None:
 def test_a_data_set_without_references_is_told_the_key(tmp_path: Path) -> None:
     write_layout(tmp_path, "sidecars", ("a.png",))
     expected = (
-        r"data\.folders\.reference: nothing in .* names the references that conditioning\.kind: references needs; set it to "
-        r"the folder of the references, or list media and references in a metadata file"
+        r"data\.folders\.reference: nothing in .* names the reference files that conditioning\.kind: references needs; "
+        r"set it to the folder of the reference files, or list media and reference files in a metadata file"
     )
     with pytest.raises(DataError, match=expected):
         listed(tmp_path)

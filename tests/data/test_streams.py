@@ -162,7 +162,7 @@ def test_an_item_without_a_file_of_a_stream_is_named_with_the_stream(tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"folders": {"control": "depth"}}, r"data\.folders\.mask: nothing in .* names the masks that the run needs"),
+        ({"folders": {"control": "depth"}}, r"data\.folders\.mask: nothing in .* names the mask files that the run needs"),
         ({"folders": {"control": "depth", "mask": "nowhere"}}, r"data\.folders\.mask: there is no folder 'nowhere'"),
         ({"control_path": "depth", "columns": {"mask": "m"}}, r"data\.columns: .* has no effect on the layout"),
     ],

@@ -223,7 +223,10 @@ def test_clips_with_given_frames_are_masked_by_pictures(tiny_ltx: Path, tmp_path
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
-        ({}, r"data\.folders\.mask: nothing in .* names the masks that .* needs; set it to the folder of the masks"),
+        (
+            {},
+            r"data\.folders\.mask: nothing in .* names the mask files that .* needs; set it to the folder of the mask files",
+        ),
         ({"mask": "nowhere"}, r"data\.folders\.mask: there is no folder 'nowhere'"),
         ({"control": "a", "mask": "b"}, r"data\.0\.folders\.control: a has no effect: this run reads only files of mask"),
     ],

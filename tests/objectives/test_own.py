@@ -141,7 +141,7 @@ def test_there_is_no_base_where_the_model_itself_is_trained(subject: ModelUnderT
     with pytest.raises(ConfigError, match=r"tuning\.kind: full trains the weights themselves.*set lora or lokr"):
         subject.trainer(FULL).predict.base(batch.noise, batch.sigma, batch)
     control = subject.controlled
-    with pytest.raises(ConfigError, match=r"conditioning\.kind: trains x_embedder itself.*set none"):
+    with pytest.raises(ConfigError, match=r"conditioning: channel_concat trains x_embedder itself.*remove it"):
         control.trainer().predict.base(control.batch.noise, control.batch.sigma, control.batch)
 
 

@@ -66,8 +66,8 @@ class AdapterTuning(Tuning):
 
         if self._full_modules:
             raise ConfigError(
-                f"conditioning: channel_concat trains {self._full_modules[0]} itself, which leaves nothing of the base model that the "
-                "objective compares with; remove it, or take another objective.kind"
+                f"conditioning: channel_concat trains {self._full_modules[0]} itself, which leaves nothing of the base "
+                "model that the objective compares with; remove it, or take another objective.kind"
             )
         layers = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
         try:

@@ -67,9 +67,10 @@ def _list_media(path: Path, config: DataConfig, columns: Sequence[str], many: Co
         return _from_metadata(metadata[0], config, columns, many)
     _refuse(config, "media_column", "caption_column", "control_column", "columns")
     for name in columns:
+        needed_by = NEEDED_BY.get(name, "the run")
         raise DataError(
-            f"data.{config.key_of_folder(name)}: nothing in {path} names the {name}s that {NEEDED_BY.get(name, 'the run')} "
-            f"needs; set it to the folder of the {name}s, or list media and {name}s in a metadata file"
+            f"data.{config.key_of_folder(name)}: nothing in {path} names the {name} files that {needed_by} needs; set it "
+            f"to the folder of the {name} files, or list media and {name} files in a metadata file"
         )
     return _from_lists(captions[0], media[0], config) if lists else list_sidecars(path, config)
 
