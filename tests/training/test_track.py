@@ -21,8 +21,7 @@ import pytest
 import torch
 
 import finetrainers
-from finetrainers.config import parse_config
-from finetrainers.config.run import TrackConfig
+from finetrainers.config import TrackConfig, parse_config
 from finetrainers.errors import ConfigError, NonFiniteError
 from finetrainers.training.console import Console
 from finetrainers.training.report import read_events
