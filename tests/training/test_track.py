@@ -391,7 +391,7 @@ def step_log(*, every: int = 1, stops: bool = True) -> tuple[Kept, Callable[[int
     log = StepLog(Tracker(kept), every=every, stops=stops)
 
     def take(step: int, taken: Metrics) -> None:
-        log(SimpleNamespace(device=torch.device("cpu"), num_skipped=7), replace(taken, step=step))
+        log(SimpleNamespace(device=torch.device("cpu"), update=SimpleNamespace(num_skipped=7)), replace(taken, step=step))
 
     return kept, take
 
