@@ -49,7 +49,7 @@ quickstart: $(QUICKSTART_STAMP)
 	@echo "make quickstart took $$(( $$(date +%s) - $(START) )) s, installation included"
 
 test: $(TEST_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGUMENTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGUMENTS)
 
 check: $(TEST_STAMP)
 	$(BIN)/ruff format --check

@@ -49,10 +49,10 @@ MUTATIONS = (
     Mutation("a seed that torch cannot take is found after encoding", "config/run.py", "ge=0, le=MAX_SEED", "ge=0", "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
     Mutation("the reference page lacks keys", "config/reference.py", "elif origin is dict:\n        yield", "elif origin is set:\n        yield", "config/test_reference.py::test_the_reference_lists_every_key_of_the_schema"),
     Mutation("an empty prompt is not drawn", "config/prompts.py", 'given["prompt"] = ""', "pass", "sampling/test_prompts.py::test_an_empty_prompt_is_one"),
-    Mutation("what cannot train is found after encoding", "training/prepare.py", "    check_tuning(config, model)\n", "", "training/test_training.py::test_what_could_not_train_is_refused_before_anything_is_encoded"),
+    Mutation("what cannot train is found after encoding", "training/prepare.py", ", check_tuning):", "):", "training/test_training.py::test_what_could_not_train_is_refused_before_anything_is_encoded"),
     # Batch size.
     Mutation("another micro-batch size trains something else", "optim/update.py", "1 / batch_size)", "1 / len(losses))", "training/test_training.py::test_micro_batches_change_only_rounding"),
-    Mutation("a batch size that does not divide is taken", "config/run.py", "if self.batch_size % self.micro_batch_size:", "if False:", "config/test_load.py::test_a_setting_that_cannot_take_effect_is_an_error"),
+    Mutation("a batch size that does not divide is taken", "config/train.py", "if self.batch_size % self.micro_batch_size:", "if False:", "config/test_load.py::test_a_setting_that_cannot_take_effect_is_an_error"),
     # Order.
     Mutation("the order does not depend on the seed", "data/order/order.py", "self._seed = seed", "self._seed = 0", "data/test_order.py::test_seeds_give_other_orders"),
     Mutation("a step mixes buckets", "data/order/order.py", "if group.bucket == b]", "if group.bucket <= b]", "data/test_order.py::test_every_step_takes_a_full_batch_of_one_bucket"),
@@ -125,7 +125,7 @@ MUTATIONS = (
     Mutation("what was bad once is bad for every later run", "training/directory.py", "(directory / JOURNAL).unlink(missing_ok=True)", "pass", "training/test_left_out_runs.py::test_a_new_run_in_the_folder_of_one_that_never_saved_tries_all_again"),
     Mutation("a sample that turns out bad moves what was trained on before", "data/catalog/left_out.py", " & (steps >= self.since[places])", "", "data/test_left_out.py::test_only_positions_of_what_is_left_out_change"),
     Mutation("a clip becomes a still in silence", "data/catalog/buckets.py", "& (fewest <= frames) ", "", "data/test_buckets.py::test_what_stays_video_is_assigned_as_if_there_were_no_image_buckets"),
-    Mutation("fast clips go into a model of another rate", "training/prepare.py", "        native_fps=model.adapter.training.native_fps,\n", "", "data/test_rates.py::test_a_run_of_a_model_of_16_frames_a_second_encodes_clips_of_30_at_16"),
+    Mutation("fast clips go into a model of another rate", "training/prepare.py", "        native_fps=adapter.training.native_fps,\n", "", "data/test_rates.py::test_a_run_of_a_model_of_16_frames_a_second_encodes_clips_of_30_at_16"),
     # Evidence.
     Mutation("held-out items are trained on, if another data set has them too", "data/catalog/split.py", "np.unique(np.concatenate([number[data.item] for number, data in zip(numbers, sets, strict=True)]))", "np.unique(numbers[0][sets[0].item])", "data/test_catalog.py::test_what_is_held_out_in_one_set_is_held_out_in_all"),
     Mutation("items of validation.data are trained on", "data/catalog/split.py", "data.only(~is_shared[data.item]), [", "data, [", "data/test_catalog.py::test_what_is_in_validation_data_is_not_trained_on"),

@@ -183,9 +183,11 @@ def test_norms_train_too_and_change_no_bit_at_first(dtype: str, tiny_flux: Path,
     beside = {name for name in trained if "lora" not in name}
     assert {"x_embedder.weight", "x_embedder.bias"} < beside
     assert {name.split(".")[-2] for name in beside} == {"x_embedder", "norm_q", "norm_k", "norm_added_q", "norm_added_k"}
-    before = {name: parameter.detach().clone() for name, parameter in trainer.denoiser.named_parameters() if name in beside}
+    with trainer.update.masters():
+        before = {name: trainer.denoiser.get_parameter(name).detach().clone() for name in beside}
     trainer.train_step(control.batch)
-    after = dict(trainer.denoiser.named_parameters())
+    with trainer.update.masters():
+        after = dict(trainer.denoiser.named_parameters())
     assert all(parameter.dtype == torch.float32 for parameter in before.values())
     assert all(not torch.equal(after[name], parameter) for name, parameter in before.items())
 

@@ -86,9 +86,13 @@ def tree(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 
 def test_a_compiled_run_is_the_run(tree: Tree, tmp_path: Path) -> None:
-    plain, compiled = run(tree, tmp_path / "plain"), run(tree, tmp_path / "compiled", compile=EAGER)
+    one_size = {"data": tree["data"][:1], "train": {"steps": 2}}
+    plain, compiled = (
+        run(merged(tree, one_size), tmp_path / name, compile={"kind": "none"} if name == "plain" else EAGER)
+        for name in ("plain", "compiled")
+    )
     assert curve(compiled, "loss", "grad_norm") == curve(plain, "loss", "grad_norm")
-    pictures = [Path(of) / "validation/step-000004/00.png" for of in (plain, compiled)]
+    pictures = [Path(of) / "validation/step-000002/00.png" for of in (plain, compiled)]
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
     assert counters["stats"]["unique_graphs"] > 0
 

@@ -21,8 +21,7 @@ import pytest
 import torch
 
 import finetrainers
-from finetrainers.config import parse_config
-from finetrainers.config.run import TrackConfig
+from finetrainers.config import TrackConfig, parse_config
 from finetrainers.errors import ConfigError, NonFiniteError
 from finetrainers.training.console import Console
 from finetrainers.training.report import read_events
@@ -392,7 +391,7 @@ def step_log(*, every: int = 1, stops: bool = True) -> tuple[Kept, Callable[[int
     log = StepLog(Tracker(kept), every=every, stops=stops)
 
     def take(step: int, taken: Metrics) -> None:
-        log(SimpleNamespace(device=torch.device("cpu"), num_skipped=7), replace(taken, step=step))
+        log(SimpleNamespace(device=torch.device("cpu"), update=SimpleNamespace(num_skipped=7)), replace(taken, step=step))
 
     return kept, take
 

@@ -1,6 +1,7 @@
 """Every section, every default, every check."""
 
 from finetrainers.config.base import Section as Section
+from finetrainers.config.checkpoint import CheckpointConfig as CheckpointConfig
 from finetrainers.config.compile import CompileConfig as CompileConfig
 from finetrainers.config.conditioning import (
     ChannelConcatConfig as ChannelConcatConfig,
@@ -28,15 +29,12 @@ from finetrainers.config.objective import ObjectiveConfig as ObjectiveConfig
 from finetrainers.config.optim import OptimizerConfig as OptimizerConfig, ScheduleConfig as ScheduleConfig
 from finetrainers.config.overrides import find_file as find_file
 from finetrainers.config.prompts import PromptConfig as PromptConfig
-from finetrainers.config.run import (
-    MAX_SEED as MAX_SEED,
-    CheckpointConfig as CheckpointConfig,
-    Config as Config,
-    TrainConfig as TrainConfig,
-    ValidationConfig as ValidationConfig,
-)
+from finetrainers.config.run import MAX_SEED as MAX_SEED, Config as Config
+from finetrainers.config.track import TrackConfig as TrackConfig
+from finetrainers.config.train import TrainConfig as TrainConfig
 from finetrainers.config.tuning import (
     FullConfig as FullConfig,
     LokrConfig as LokrConfig,
     LoraConfig as LoraConfig,
 )
+from finetrainers.config.validation import ValidationConfig as ValidationConfig

@@ -42,23 +42,8 @@ def write_card(
     repo: str | None,
 ) -> Path:
     """Write README.md, the model card, into a directory of weights, for the repository that they are pushed to, if any."""
-    from huggingface_hub import ModelCardData
-
     base, name, references = config.model.path, base_name(config), config.references
     is_local = Path(base).is_dir()
-    metadata = ModelCardData(
-        base_model=None if is_local else base,
-        library_name="diffusers",
-        pipeline_tag=model.task if references is None else "image-to-image",
-        tags=[
-            "diffusers-training",
-            "finetrainers",
-            model.adapter.name,
-            config.tuning.kind,
-            *([] if config.control is None else ["control"]),
-            *([] if references is None else ["references"]),
-        ],
-    )
     example = "" if references is None else _editing_lines(config, model, references)
     losses = "".join(f"- held-out loss at step {step}: {float(loss):.5f}\n" for step, loss in facts["held_out_losses"])
     pictures = "".join(f"- [{name}](samples/{name})\n" for name in facts["samples"])
@@ -75,10 +60,30 @@ def write_card(
         snippet=_snippet(tuning, base if repo is None else name, repo or str(directory), exported, example),
         samples=f"\n## Samples\n\n{pictures}" if pictures else "",
     )
-    card, text = directory / CARD_FILE, f"---\n{metadata.to_yaml()}\n---\n\n{text}"
+    card, text = directory / CARD_FILE, f"---\n{_metadata(config, model)}\n---\n\n{text}"
     if not card.is_file() or card.read_text(encoding="utf-8") != text:
         write_whole(card, text)
     return card
+
+
+def _metadata(config: Config, model: Model) -> str:
+    """What the Hub reads of a card, as YAML."""
+    from huggingface_hub import ModelCardData
+
+    base, conditions = config.model.path, {"control": config.control, "references": config.references}
+    metadata = ModelCardData(
+        base_model=None if Path(base).is_dir() else base,
+        library_name="diffusers",
+        pipeline_tag=model.task if config.references is None else "image-to-image",
+        tags=[
+            "diffusers-training",
+            "finetrainers",
+            model.adapter.name,
+            config.tuning.kind,
+            *(tag for tag, condition in conditions.items() if condition is not None),
+        ],
+    )
+    return str(metadata.to_yaml())
 
 
 def _conditioning_line(config: Config) -> str:

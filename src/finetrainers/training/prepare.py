@@ -49,39 +49,18 @@ def prepare(
         DataError: Naming all bad samples.
     """
     objective = build_objective(config, model)
-    check_buckets(config, model)
-    check_conditioning(config, model)
-    check_computation(config, model)
-    check_tuning(config, model)
+    for check in (check_buckets, check_conditioning, check_computation, check_tuning):
+        check(config, model)
     requests = _requests(config, model)
     conditioning, given_frames = build_conditioning(config.conditioning), build_given_frames(config, model)
     streams = streams_of(conditioning, objective)
     check_streams(config, streams)
     check_mirrors(config, streams)
     tag_cache(config.cache.path, CONTENTS)
-    memo = Memo(config.cache.path / MEMO_FILE)
-    catalog, held_out = _catalogs(config, model, conditioning, streams, memo=memo, progress=progress, warn=warn)
-    encoder = Encoder(
-        model=model,
-        cache=Cache(config.cache.path),
-        memo=memo,
-        config=config.cache,
-        device=device,
-        progress=progress,
-        warn=warn,
-        lease=lease,
-    )
-    latents_encoder, text_encoder = encoder.identities()
-    plan = Plan(
-        catalog,
-        config.seed,
-        latents_encoder,
-        text_encoder,
-        model.text_sees_image,
-        streams=streams,
-        takes_image=model.takes_image,
-        frame_step=model.adapter.grid.vae_frame_step,
-    )
+    cache, memo = Cache(config.cache.path), Memo(config.cache.path / MEMO_FILE)
+    encoder = Encoder(model, cache, memo, config.cache, device=device, progress=progress, warn=warn, lease=lease)
+    catalog, held_out = _catalogs(config, encoder, conditioning, streams)
+    plan = _plan(config, encoder, catalog, streams)
     prepared = Prepared(
         model=model,
         conditioning=conditioning,
@@ -97,32 +76,40 @@ def prepare(
     return prepared.without(read_journal(config.output_dir / JOURNAL))
 
 
+def _plan(config: Config, encoder: Encoder, catalog: Catalog, streams: Sequence[Stream]) -> Plan:
+    """Say what each step needs of the cache."""
+    latents_encoder, text_encoder = encoder.identities()
+    return Plan(
+        catalog,
+        config.seed,
+        latents_encoder,
+        text_encoder,
+        encoder.model.text_sees_image,
+        streams=tuple(streams),
+        takes_image=encoder.model.takes_image,
+        frame_step=encoder.model.adapter.grid.vae_frame_step,
+    )
+
+
 def _catalogs(
-    config: Config,
-    model: Model,
-    conditioning: Conditioning,
-    streams: Sequence[Stream],
-    *,
-    memo: Memo,
-    progress: StageProgress,
-    warn: Callable[[str], None],
+    config: Config, encoder: Encoder, conditioning: Conditioning, streams: Sequence[Stream]
 ) -> tuple[Catalog, Catalog | None]:
     """Look at what is trained on, and at what is held out: no content is on both sides."""
+    adapter = encoder.model.adapter
 
     def probed(done: int, total: int) -> None:
-        progress("probe media", done, total)
+        encoder.progress("probe media", done, total)
 
-    frame_step = model.adapter.grid.vae_frame_step
     build = partial(
         build_catalog,
-        memo=memo,
+        memo=encoder.memo,
         workers=config.cache.workers,
         progress=probed,
         streams=streams,
         # The index is 0 unless conditioning.frames is index.
-        min_frames={name: 1 + selection.index * frame_step for name, selection in conditioning.frames.items()},
-        native_fps=model.adapter.training.native_fps,
-        warn=warn,
+        min_frames={name: 1 + own.index * adapter.grid.vae_frame_step for name, own in conditioning.frames.items()},
+        native_fps=adapter.training.native_fps,
+        warn=encoder.warn,
     )
     catalog = build(config.data)
     if config.validation.held_out:
@@ -131,7 +118,7 @@ def _catalogs(
         held_out = build(config.validation.data)
         catalog, left_out = catalog.apart_from(held_out)
         for message in left_out:
-            warn(message)
+            encoder.warn(message)
     else:
         return catalog, None
     catalog.check_apart(held_out)

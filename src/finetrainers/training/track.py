@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from finetrainers.config import Config
-from finetrainers.config.run import TrackConfig
+from finetrainers.config import Config, TrackConfig
 from finetrainers.errors import ConfigError, NonFiniteError
 from finetrainers.memory.peak import peak_memory_gb
 from finetrainers.training.console import Console

@@ -1,0 +1,21 @@
+"""The ``checkpoint`` section: when the state of the run is saved."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetrainers.config.base import Section
+
+
+class CheckpointConfig(Section):
+    """When the state of the run is saved, and from where it goes on."""
+
+    every: int = Field(default=500, ge=1)
+    """Optimizer steps between checkpoints; the last step is always saved."""
+    keep: int = Field(default=2, ge=1)
+    """How many checkpoints are kept; an old one is removed only after the new one is whole."""
+    keep_weights: Literal["auto"] | Annotated[int, Field(ge=1)] | None = "auto"
+    """Of how many steps the exported weights are kept, null for all: the newest, as soon as they are whole. ``auto`` keeps
+    all adapters, which are small and worth comparing, and of weights of full rank as many as of checkpoints."""
+    resume: Literal["latest"] | Annotated[int, Field(ge=0)] = "latest"
+    """Where a run in an existing output_dir goes on: the latest whole checkpoint, or that of a step, which must exist."""

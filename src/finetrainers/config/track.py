@@ -1,0 +1,18 @@
+"""The ``track`` section: where numbers go."""
+
+from pydantic import Field
+
+from finetrainers.config.base import Section
+
+
+class TrackConfig(Section):
+    """Where numbers go besides events.jsonl, which is always written."""
+
+    every: int = Field(default=1, ge=1)
+    """Optimizer steps between step events."""
+    tensorboard: bool = False
+    """Write TensorBoard files into the run directory (extra: tensorboard)."""
+    wandb: str | None = None
+    """Weights & Biases project (extra: wandb)."""
+    trackio: str | None = None
+    """trackio project (extra: trackio)."""

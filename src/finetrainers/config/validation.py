@@ -1,0 +1,50 @@
+"""The ``validation`` section: samples and held-out loss."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from finetrainers.config.base import RefusedKeyError, Section
+from finetrainers.config.data import DataConfig
+
+
+class ValidationConfig(Section):
+    """Samples and held-out loss, at step 0, at intervals and at the end. They change nothing in training."""
+
+    every: int | None = Field(default=None, ge=1)
+    """Optimizer steps between validations; by default only at step 0 and at the end."""
+    prompts: Path | None = None
+    """File (csv, json or jsonl) of prompts to draw: prompt, and optionally image, last_image, control, height, width,
+    num_frames, num_inference_steps, guidance_scale, negative_prompt, fps, seed. An empty
+    prompt is drawn without a caption."""
+    held_out: float = Field(default=0.0, ge=0, lt=1)
+    """Part of all contents that is kept from training to measure the held-out loss on; at least one. Files with the same
+    bytes are one content: what is held out in one data set is held out in all."""
+    data: tuple[DataConfig, ...] = ()
+    """Data sets of their own to measure the held-out loss on, instead of ``held_out``. Items of ``data`` with the same
+    bytes are not trained on, and a warning counts them."""
+    noise_levels: int = Field(default=8, ge=1)
+    """Noise levels of the grid on which each held-out sample is measured."""
+    max_items: int = Field(default=64, ge=1)
+    """Largest number of held-out samples that are measured."""
+
+    def idle(self) -> Mapping[str, str]:
+        if self.held_out or self.data:
+            return {}
+        return dict.fromkeys(("noise_levels", "max_items"), "without held-out samples; give held_out or data, or remove it")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ValidationConfig":
+        if self.held_out and self.data:
+            raise ValueError("held_out and data both name the held-out samples: give one of them")
+        if self.every is not None and not (self.prompts or self.held_out or self.data):
+            raise ValueError("every has no effect: give prompts, held_out or data to validate with")
+        for index, data in enumerate(self.data):
+            for key, value in data.varying.items():
+                raise RefusedKeyError(
+                    f"data.{index}.{key}",
+                    f"{value} has no effect: held-out items are measured once, in their first view and with their first "
+                    "caption; remove it",
+                )
+        return self
