@@ -44,31 +44,35 @@ def unsynced() -> Iterator[None]:
         yield
 
 
+def made(family: str, directory: Path, variant: str | None = None) -> Path:
+    """Make a tiny pipeline; later garbage collections, of which each run has some, pass over what it has imported."""
+    from finetrainers.testing import make_tiny
+
+    make_tiny(family, directory, variant=variant)
+    gc.collect()
+    gc.freeze()
+    return directory
+
+
 @pytest.fixture(scope="session")
 def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """FLUX.1 [dev] in small. Shared by all tests: read it, never write into it."""
-    from finetrainers.testing import make_tiny
-
-    return make_tiny("flux", tmp_path_factory.mktemp("tiny") / "flux")
+    return made("flux", tmp_path_factory.mktemp("tiny") / "flux")
 
 
 @pytest.fixture(scope="session")
 def tiny_ltx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """LTX-Video in small. Shared by all tests: read it, never write into it."""
-    from finetrainers.testing import make_tiny
-
-    return make_tiny("ltx_video", tmp_path_factory.mktemp("tiny") / "ltx_video")
+    return made("ltx_video", tmp_path_factory.mktemp("tiny") / "ltx_video")
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
     """Any tiny pipeline by family and variant, each made once. Shared by all tests: read it, never write into it."""
-    from finetrainers.testing import make_tiny
-
     root = tmp_path_factory.mktemp("tinies")
 
     @cache
     def make(family: str, variant: str) -> Path:
-        return make_tiny(family, root / f"{family} {variant}", variant=variant)
+        return made(family, root / f"{family} {variant}", variant)
 
     return make

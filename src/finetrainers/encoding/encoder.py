@@ -148,6 +148,8 @@ class Encoder:
         return [c for c, own in zip(captions, tokens, strict=True) if len(own) > self.model.max_length]
 
     def _fill_latents(self, jobs: Lazy[LatentsJob]) -> list[Failure]:
+        if not jobs:
+            return []
         black: list[LatentsJob] = []
         failures: list[Failure] = []
         pipeline: Any = None
