@@ -6,6 +6,7 @@ import sys
 import tomllib
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from finetrainers.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from finetrainers.errors import ConfigError
-from finetrainers.optim.optimizers import EXTRAS, build_optimizer, check_optimizer, optimizer_eval_weights
+from finetrainers.optim.optimizers import EXTRAS, build_optimizer, check_optimizer, kernels_for, optimizer_eval_weights
 from finetrainers.optim.schedules import build_schedule, learning_rate
 from finetrainers.optim.update import Update
 from finetrainers.training.checkpoint import Checkpoints
@@ -82,6 +83,15 @@ def contents(trainer: Trainer) -> list[Tensor]:
     states = [dict(trainer.update.optimizer.state[p]) for p in trainer.denoiser.parameters()]
     state = [value for s in states for _, value in sorted(s.items()) if isinstance(value, Tensor)]
     return [p.detach() for p in trainer.denoiser.parameters()] + state
+
+
+def test_an_update_on_a_gpu_is_one_kernel_and_no_update_copies_all_parameters() -> None:
+    on_cpu, on_gpu = torch.zeros(1), SimpleNamespace(is_cuda=True)
+    assert kernels_for([on_cpu]) == kernels_for([on_gpu, on_cpu]) == {"foreach": False}  # type: ignore[list-item]
+    assert kernels_for([on_gpu]) == {"fused": True}  # type: ignore[list-item]
+    for name in ("adamw", "adam", "sgd"):
+        group = build_optimizer(config_of(name), [nn.Parameter(on_cpu)]).param_groups[0]
+        assert (group["foreach"], group["fused"]) == (False, None)
 
 
 def test_every_name_is_tried_here() -> None:

@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from runs import Tree, config_of, events_of, flux_tree, merged, write_pictures
+from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
 
 from finetrainers import Interrupted, train
 from finetrainers.cli.entry import main
 from finetrainers.cli.status import INTERRUPTED, STOPPED_AT_ONCE
 from finetrainers.config import dump_config
 from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.saving import SAVE_FILE
 from finetrainers.training.signals import STOPPING_SOON
+from finetrainers.training.trainer import Trainer
 
 PATIENCE_SECONDS = 600
 """What never takes that long may, on a machine that does other things."""
@@ -301,3 +303,27 @@ def test_a_signal_is_seen_between_held_out_noise_levels(base: Tree, tmp_path: Pa
     with pytest.raises(Interrupted, match="stopped by SIGTERM while validating"):
         train(config_of(merged(base, {"validation": held_out, "output_dir": str(tmp_path / "run")})))
     assert len(levels) == 2
+
+
+@pytest.mark.parametrize("way", ["SIGUSR1", "a file"])
+def test_a_run_saves_when_it_is_asked_to_and_goes_on(
+    way: str, base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for each request, checkpoint and weights; the numbers are those of a run that nobody asked."""
+    step = Trainer.train_step
+
+    def asking(self: Trainer, *arguments: Any, **options: Any) -> Any:
+        if self.step == 1 and way == "SIGUSR1":
+            os.kill(os.getpid(), signal.SIGUSR1)
+        elif self.step == 1:
+            (tmp_path / "asked" / SAVE_FILE).touch()
+        return step(self, *arguments, **options)
+
+    short = merged(base, {"train": {"steps": 4}, "checkpoint": {"every": 100, "keep": 5}})
+    plain = train(config_of(merged(short, {"output_dir": str(tmp_path / "plain")})))
+    monkeypatch.setattr(Trainer, "train_step", asking)
+    asked = train(config_of(merged(short, {"output_dir": str(tmp_path / "asked")})))
+    assert Checkpoints(tmp_path / "asked/checkpoints", keep=5).steps() == [2, 4]
+    assert sorted(folder.name for folder in (tmp_path / "asked/weights").iterdir()) == ["step-000002", "step-000004"]
+    assert not (tmp_path / "asked" / SAVE_FILE).exists()
+    assert curve(asked.output_dir, "loss", "grad_norm") == curve(plain.output_dir, "loss", "grad_norm")

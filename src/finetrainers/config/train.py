@@ -25,6 +25,9 @@ class TrainConfig(Section):
     count it in report.json."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Keep an exponential moving average of the trained weights with this decay; it is what is validated and exported."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """How exactly matrix products of float32 are computed: as they are, with TF32, or with bfloat16. What is bfloat16 by
+    ``model.dtype`` is not concerned."""
     device: str = "auto"
     """Device to train on: cpu, cuda, cuda:1 ...; ``auto`` takes cuda if there is one."""
 

@@ -1,12 +1,12 @@
 """Optimizers by name."""
 
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from finetrainers.config import OptimizerConfig, ScheduleConfig
@@ -43,15 +43,16 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
         ConfigError: If its package is not installed.
     """
     params = list(parameters)
+    kernels: dict[str, Any] = dict(kernels_for(params))
     decay: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     adam: dict[str, Any] = {**decay, "betas": (config.beta1, config.beta2), "eps": config.eps}
     match config.name:
         case "adamw":
-            return torch.optim.AdamW(params, **adam)
+            return torch.optim.AdamW(params, **adam, **kernels)
         case "adam":
-            return torch.optim.Adam(params, **adam)
+            return torch.optim.Adam(params, **adam, **kernels)
         case "sgd":
-            return torch.optim.SGD(params, momentum=config.beta1, **decay)
+            return torch.optim.SGD(params, momentum=config.beta1, **decay, **kernels)
         case "adafactor":
             return torch.optim.Adafactor(params, **decay)
         case "adamw_8bit":
@@ -63,6 +64,12 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
             optimizer.train()  # schedule-free weights differ between training and use
             optimizer.state.clear()  # train() leaves empty entries, which torch's checkpoints take for a finished state
             return cast("Optimizer", optimizer)
+
+
+def kernels_for(parameters: Sequence[Tensor]) -> dict[str, bool]:
+    """Choose torch's kernels: one for a whole update on a GPU, and nowhere the copy of all parameters that foreach makes."""
+    is_on_gpu = bool(parameters) and all(parameter.is_cuda for parameter in parameters)
+    return {"fused": True} if is_on_gpu else {"foreach": False}
 
 
 @contextmanager

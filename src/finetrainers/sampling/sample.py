@@ -24,6 +24,7 @@ from finetrainers.files.storage import storage_errors
 from finetrainers.files.whole import MANIFEST, damage, hash_file
 from finetrainers.memory.attention import attention, check_attention
 from finetrainers.memory.out_of_memory import out_of_memory_explained
+from finetrainers.memory.precision import matmul_precision
 from finetrainers.models import Model, Request, open_model
 from finetrainers.models.vae import load_vae
 from finetrainers.sampling.prompts import make_request
@@ -134,7 +135,7 @@ def _drawing(
         return model.encode_text(pipeline, [caption], images, device=device)
 
     sampler = Sampler(model, {name: pipeline.components[name] for name in drawing}, device, conditioning, config.data[0])
-    with torch.no_grad(), attention(config.attention.validation):
+    with torch.no_grad(), attention(config.attention.validation), matmul_precision(config.train.matmul_precision):
         yield lambda request, stem: sampler.draw(request, partial(encode, picture=request.image), stem)
 
 

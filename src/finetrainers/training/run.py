@@ -33,7 +33,7 @@ def train(config: Config) -> Result:
         NonFiniteError: If a loss or a gradient is not finite.
         CheckpointError: If a checkpoint cannot be written, or the one that is asked for is not there.
         StorageError: If the operating system refuses to read or write a file.
-        Interrupted: If SIGTERM, SIGUSR1, SIGHUP or Ctrl-C came; the state is saved.
+        Interrupted: If SIGTERM, SIGHUP or Ctrl-C came; the state is saved.
         StoppedAtOnceError: If Ctrl-C came a second time.
     """
     with open_session(config, kept="there is no checkpoint yet") as session:

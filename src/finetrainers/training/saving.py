@@ -13,6 +13,9 @@ from finetrainers.training.session import Session
 from finetrainers.training.trainer import Metrics, Trainer
 from finetrainers.tuning import Tuning
 
+SAVE_FILE = "save-now"
+"""File in the run directory that asks for a checkpoint after the step; it goes when that is written."""
+
 
 class Saver:
     """Writes checkpoints and, with each, the weights that belong to it."""
@@ -24,11 +27,15 @@ class Saver:
         """Step whose checkpoint was last written, or tried to be."""
 
     def __call__(self, trainer: Trainer, _: Metrics) -> None:
-        """Save where it is due, and stop where a signal has come."""
-        config = self._session.config
-        if trainer.step % config.checkpoint.every == 0 or trainer.step == config.train.steps:
+        """Save where it is due or asked for, and stop where a signal has come."""
+        config, signals = self._session.config, self._session.signals
+        request = config.output_dir / SAVE_FILE
+        is_due = trainer.step % config.checkpoint.every == 0 or trainer.step == config.train.steps
+        if is_due or signals.is_asked_to_save or request.is_file():
+            signals.is_asked_to_save = False
             self._save(trainer, weights=self._export(trainer))  # weights first: where there is a checkpoint, they are there
-        self._session.signals.raise_if_received(f"training, after step {trainer.step}")
+            request.unlink(missing_ok=True)
+        signals.raise_if_received(f"training, after step {trainer.step}")
 
     def keep(self, step: int) -> None:
         """Remember that a step's checkpoint is whole."""

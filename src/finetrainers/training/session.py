@@ -12,6 +12,7 @@ from finetrainers.distributed.world import pick_device
 from finetrainers.errors import Interrupted, StorageError
 from finetrainers.files.storage import storage_errors
 from finetrainers.memory.out_of_memory import Doing, out_of_memory_explained
+from finetrainers.memory.precision import matmul_precision
 from finetrainers.optim.optimizers import check_optimizer
 from finetrainers.training.directory import run_directory
 from finetrainers.training.paths import absolute, places
@@ -78,6 +79,7 @@ def open_session(config: Config, *, kept: str) -> Iterator[Session]:
         check_trackers(config.track)
         stack.enter_context(run_directory(config))
         stack.enter_context(signals.installed())
+        stack.enter_context(matmul_precision(config.train.matmul_precision))
         tracker = build_tracker(config)
         stack.callback(tracker.close)
         with _recorded_end(config, tracker), closing(Lease(config.cache.path)) as lease:

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop."""
+"""Signals that ask a run to stop, or to save."""
 
 import os
 import signal
@@ -9,8 +9,10 @@ from types import FrameType
 
 from finetrainers.errors import Interrupted, StoppedAtOnceError
 
-STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """Signals that stop a run: of job managers, of a terminal that is closed, and of Ctrl-C."""
+SAVING = signal.SIGUSR1
+"""Signal that lets a run save and go on."""
 
 
 STOPPING_SOON = "saving and stopping as soon as the step is done; Ctrl-C again stops at once"
@@ -22,6 +24,8 @@ class StopSignals:
     def __init__(self, *, kept: str, at_once: str | None = None) -> None:
         """Say what stays if a second Ctrl-C stops at once, and, where nothing has to be finished or saved, what is done."""
         self.received: str | None = None
+        self.is_asked_to_save = False
+        """Whether SAVING has come; who saves sets it back."""
         self.kept = kept
         self._at_once = at_once
         self._num_interrupts = 0
@@ -33,7 +37,7 @@ class StopSignals:
             yield
             return
         # Whoever ignores a signal, as nohup and shells in the background do, has a reason.
-        numbers = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+        numbers = [number for number in (*STOPPING, SAVING) if signal.getsignal(number) != signal.SIG_IGN]
         before = {number: signal.signal(number, self._receive) for number in numbers}
         try:
             yield
@@ -51,6 +55,9 @@ class StopSignals:
             raise Interrupted(f"stopped by {self.received} while {doing}; start the same command again to go on")
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if number == SAVING:
+            self.is_asked_to_save = True
+            return
         self._num_interrupts += number == signal.SIGINT
         if self._num_interrupts > 1:
             raise StoppedAtOnceError(f"stopped; {self.kept}")
