@@ -41,9 +41,6 @@ class Masked(OwnObjective):
         total = self.family.measured().mean(weight, noised)  # of all frames that count, whatever their noise levels do
         return self.family.mean(error * weight, noised) / total.clamp(min=torch.finfo(total.dtype).tiny)
 
-    def measured(self) -> Self:
-        return type(self)(self.family.measured(), floor=self.floor)
-
 
 def held(mask: Medium) -> Tensor:
     """Weights [B, 1, F, H, W]; the last frame of a mask that is shorter than its clip, such as a picture, holds on."""

@@ -1,5 +1,6 @@
 """Another loss over what the family draws and answers: the user's own, or a built-in one."""
 
+from copy import copy
 from typing import Self
 
 from torch import Tensor
@@ -33,4 +34,6 @@ class OwnObjective(Objective):
         return self.family.sigma(u, tokens=tokens)
 
     def measured(self) -> Self:
-        return type(self)(self.family.measured())
+        made = copy(self)  # with whatever keys of its own a subclass holds
+        made.family = self.family.measured()
+        return made

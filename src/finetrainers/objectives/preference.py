@@ -44,6 +44,3 @@ class Preference(OwnObjective):
         noised = self.family.noised(batch)
         base, model = (ask(noised.x, noised.sigma, batch) for ask in (predict.base, predict))
         return self.family.loss(model, noised) - self.family.loss(base, noised)
-
-    def measured(self) -> Self:
-        return type(self)(self.family.measured(), beta=self.beta)

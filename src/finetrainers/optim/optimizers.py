@@ -43,7 +43,7 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
         ConfigError: If its package is not installed.
     """
     params = list(parameters)
-    kernels: dict[str, Any] = dict(kernels_for(params))
+    kernels = kernels_for(params)
     decay: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     adam: dict[str, Any] = {**decay, "betas": (config.beta1, config.beta2), "eps": config.eps}
     match config.name:
@@ -66,7 +66,7 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
             return cast("Optimizer", optimizer)
 
 
-def kernels_for(parameters: Sequence[Tensor]) -> dict[str, bool]:
+def kernels_for(parameters: Sequence[Tensor]) -> dict[str, Any]:
     """Choose torch's kernels: one for a whole update on a GPU, and nowhere the copy of all parameters that foreach makes."""
     is_on_gpu = bool(parameters) and all(parameter.is_cuda for parameter in parameters)
     return {"fused": True} if is_on_gpu else {"foreach": False}

@@ -3,7 +3,6 @@
 Shape letters as in ``finetrainers.batch``; P and Q are pixel height and width.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ from torch import Tensor
 
 from finetrainers.batch import Medium
 from finetrainers.config import Bucket
-from finetrainers.data.catalog.buckets import assign_buckets
-from finetrainers.data.catalog.pictures import picture_view
+from finetrainers.data.catalog.pictures import nearest_sizes, picture_view
 from finetrainers.data.media.files import decode, probe
-from finetrainers.data.streams import Stream
+from finetrainers.data.streams import Stream, name_of_picture
 from finetrainers.models import ModelAdapter
 from finetrainers.models.vae import encode_pixels
 
@@ -31,8 +29,7 @@ def decode_reference(path: Path, sizes: Sequence[Bucket]) -> Tensor:
         DataError: If it cannot be decoded.
     """
     found = probe(path)
-    sides = (np.array([side]) for side in (found.height, found.width))
-    (chosen,) = assign_buckets(np.array([1]), *sides, buckets=sizes, max_upscale=math.inf)
+    (chosen,) = nearest_sizes(np.array([found.height]), np.array([found.width]), sizes)
     return decode(path, picture_view(sizes[chosen])).pixels
 
 
@@ -41,7 +38,7 @@ def encode_references(pictures: Sequence[Tensor], stream: Stream, *, vae: Any, a
     media = {}
     for number, pixels in enumerate(pictures):
         mode, _ = encode_pixels(vae, adapter, pixels[None])
-        media[f"{stream.name}.{number}"] = Medium(mode.float(), torch.ones(1, 1))
+        media[name_of_picture(stream.name, number)] = Medium(mode.float(), torch.ones(1, 1))
     return media
 
 

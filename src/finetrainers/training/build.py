@@ -1,6 +1,7 @@
 """Builds what a prepared run needs to train: the trainer and its batches."""
 
 from collections.abc import Generator
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -17,7 +18,7 @@ from finetrainers.optim.optimizers import build_optimizer
 from finetrainers.optim.schedules import build_schedule
 from finetrainers.optim.update import Update
 from finetrainers.training.prepared import Prepared
-from finetrainers.training.trainer import Trainer, nothing_explained
+from finetrainers.training.trainer import Trainer
 from finetrainers.tuning import Tuning
 from finetrainers.tuning.base import trained_parameters
 
@@ -54,7 +55,7 @@ def build_trainer(config: Config, model: Model, *, objective: Objective, tuning:
         device=device,
         dtype=model.dtype,
         attention=partial(attention, config.attention.train),
-        explained=nothing_explained if config.compile.kind == "none" else recompiles_explained,
+        explained=nullcontext if config.compile.kind == "none" else recompiles_explained,
         without_adapter=tuning.without_adapter,
     )
 

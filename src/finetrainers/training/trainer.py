@@ -47,11 +47,6 @@ class Metrics:
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
-def nothing_explained(_shape: Sequence[int]) -> AbstractContextManager[None]:
-    """Leave errors as they are."""
-    return nullcontext()
-
-
 AfterStep = Callable[["Trainer", Metrics], None]
 
 
@@ -74,7 +69,7 @@ class Trainer:
     dtype: torch.dtype = torch.float32
     """Of all computation."""
     attention: Callable[[], AbstractContextManager[None]] = nullcontext
-    explained: Callable[[Sequence[int]], AbstractContextManager[None]] = nothing_explained
+    explained: Callable[[Sequence[int]], AbstractContextManager[object]] = nullcontext
     """Says of an error in a forward pass, by the shape of its latents, what it means to the user."""
     predict: Predict = field(init=False)
     """Asks the denoiser as it is now."""

@@ -67,6 +67,12 @@ class Pictures:
         return items.dictionary.to_pylist(), items.indices.to_numpy().astype(np.int64)
 
 
+def nearest_sizes(height: NDArray[np.integer], width: NDArray[np.integer], sizes: Sequence[Bucket]) -> NDArray[np.int32]:
+    """Choose for pictures [M] the sizes of the nearest proportions, by index; -1 for what has no height or width."""
+    frames = np.ones(len(height), np.int64)
+    return assign_buckets(frames, height, width, buckets=sizes, max_upscale=ANY_UPSCALE)
+
+
 def picture_view(size: Bucket) -> View:
     """Show a picture as media are shown by default: scaled to cover the size, and cut to it around the middle."""
     frames, height, width = size
@@ -94,9 +100,7 @@ def probe_pictures(
     for stream in streams:
         offsets, files = _flat(table[stream.name])
         facts, unusable = look.each(files)
-        size = assign_buckets(
-            np.ones(len(files), np.int64), facts["height"], facts["width"], buckets=stream.sizes, max_upscale=ANY_UPSCALE
-        )
+        size = nearest_sizes(facts["height"], facts["width"], stream.sizes)
         own = Pictures(stream.sizes, offsets, facts["digest"], np.maximum(size, 0).astype(np.uint16))
         is_still = (facts["num_frames"] == 1) & (facts["fps"] == 0)
         owners, wrong = own.owners, dict[int, dict[str, None]]()
