@@ -19,9 +19,9 @@ from finetrainers.config.data import (
     PixelBudget as PixelBudget,
 )
 from finetrainers.config.load import dump_config as dump_config, load_config as load_config, parse_config as parse_config
+from finetrainers.config.memory import MemoryConfig as MemoryConfig
 from finetrainers.config.model import (
     ComponentConfig as ComponentConfig,
-    MemoryConfig as MemoryConfig,
     ModelConfig as ModelConfig,
     is_folder as is_folder,
 )

@@ -1,4 +1,4 @@
-"""The ``model``, ``attention`` and ``memory`` sections: what is trained from, and how it is computed."""
+"""The ``model`` section: what is trained from."""
 
 from pathlib import Path
 from typing import Literal
@@ -8,23 +8,6 @@ from pydantic import Field, model_validator
 from finetrainers.config.base import RefusedKeyError, Section
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-
-TRAINABLE_ATTENTION = (
-    "native",
-    "_native_math",
-    "_native_flash",
-    "_native_cudnn",
-    "_native_efficient",
-    "flex",
-    "flash",
-    "flash_hub",
-    "flash_varlen",
-    "flash_varlen_hub",
-    "_flash_3_hub",
-    "_flash_3_varlen_hub",
-    "xformers",
-)
-"""Attention backends of diffusers that have a backward pass; the others would train nothing, in silence."""
 
 
 def is_folder(path: str) -> bool:
@@ -85,21 +68,3 @@ class ModelConfig(Section):
             if revision is not None and is_folder(path):
                 raise RefusedKeyError(key, f"{revision!r} has no effect: {path} is a local folder; remove it")
         return self
-
-
-class AttentionConfig(Section):
-    """Which of diffusers' attention backends computes attention."""
-
-    train: Literal[TRAINABLE_ATTENTION] = "native"  # type: ignore[valid-type]  # the list is above, written once
-    """Backend in training; only those with a backward pass."""
-    validation: str = Field(default="native", alias="validate")  # pydantic keeps the name `validate` for itself
-    """Backend in validation; ones without a backward pass, such as sage_hub, may be used here."""
-
-
-class MemoryConfig(Section):
-    """What trades time for memory."""
-
-    vae_tiling: bool = False
-    """Encode and decode large frames in tiles."""
-    vae_slicing: bool = False
-    """Encode and decode the items of a batch one by one."""

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from pydantic import Field, model_validator
 
+from finetrainers.config.attention import AttentionConfig
 from finetrainers.config.base import RefusedKeyError, Section
 from finetrainers.config.checkpoint import CheckpointConfig
 from finetrainers.config.compile import CompileConfig
@@ -20,7 +21,8 @@ from finetrainers.config.conditioning import (
     conditions_of,
 )
 from finetrainers.config.data import CacheConfig, DataConfig, LoaderConfig
-from finetrainers.config.model import AttentionConfig, MemoryConfig, ModelConfig
+from finetrainers.config.memory import MemoryConfig
+from finetrainers.config.model import ModelConfig
 from finetrainers.config.objective import ObjectiveConfig
 from finetrainers.config.optim import OptimizerConfig, ScheduleConfig
 from finetrainers.config.parallel import ParallelConfig

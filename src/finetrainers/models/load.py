@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from finetrainers.models.base import ModelAdapter
 from finetrainers.models.experts import Denoisers, choose_experts
 from finetrainers.models.pretrained import DTYPES, Place, Pretrained
 from finetrainers.models.registry import adapter_of_pipeline, get_adapter, load_adapter
+from finetrainers.models.weights import Settle, Weights
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +44,10 @@ class Model:
         """Data type of what is trained from, and of all computation with it."""
         return self.pretrained.place(self.denoisers.trained[0]).dtype
 
-    def load_denoiser(self) -> Any:
-        """Load what is trained, as one module."""
-        return self.denoisers.join({name: self.pretrained.load(name) for name in self.denoisers.trained})
+    def load_denoiser(self, device: torch.device = CPU, *, weights: Weights = "stored", settle: Settle | None = None) -> Any:
+        """Load what is trained, as one module; see ``Pretrained.load_denoiser``."""
+        load = partial(self.pretrained.load_denoiser, device=device, weights=weights, settle=settle)
+        return self.denoisers.join({name: load(name) for name in self.denoisers.trained})
 
     @property
     def text_sees_image(self) -> bool:

@@ -15,6 +15,7 @@ from finetrainers.compat.tokenizers import FAITHFUL_CLASSES
 from finetrainers.config import ComponentConfig, MemoryConfig, ModelConfig
 from finetrainers.errors import ModelError
 from finetrainers.models.base import Settings
+from finetrainers.models.weights import Settle, Weights, fill_at_random, fill_from_files, leave_empty, make_shell
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -55,6 +56,17 @@ class Place:
             return Path(hf_hub_download(self.path, name, subfolder=self.subfolder or None, revision=self.revision))
         except (OSError, ValueError) as error:  # all of huggingface_hub's errors are one of these
             raise ModelError(f"{self.path} (revision {self.revision or 'main'}): {name} cannot be had: {error}") from error
+
+    def find(self, name: str) -> Path | None:
+        """Find a file of the component that it may lack."""
+        try:
+            return self.file(name)
+        except ModelError:
+            return None
+
+
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+"""File of a denoiser's weights; where they are in several files, an index of theirs has its name with .index.json."""
 
 
 def config_name(component: str) -> str:
@@ -119,7 +131,7 @@ class Pretrained:
         return loaded.eval().requires_grad_(False) if has_weights else loaded
 
     def shell(self, component: str) -> Any:
-        """Make a component of diffusers as its config has it, without weights, on the meta device.
+        """Make a component of diffusers as its config has it, without weights: parameters are on the meta device.
 
         Raises:
             ModelError: If the config does not fit its class.
@@ -127,10 +139,45 @@ class Pretrained:
         library, class_name = self._class_of(component)
         component_class = getattr(importlib.import_module(library), class_name)
         try:
-            with torch.device("meta"):
-                return component_class.from_config(self.settings(component)).eval().requires_grad_(False)
+            return make_shell(component_class, self.settings(component), self.place(component).dtype)
         except (TypeError, ValueError) as error:
             raise ModelError(f"{component}: {class_name} cannot be made from its config.json: {error}") from error
+
+    def load_denoiser(
+        self, component: str, device: torch.device, *, weights: Weights = "stored", settle: Settle | None = None
+    ) -> Any:
+        """Load a denoiser straight onto a device, one tensor at a time, in evaluation mode.
+
+        Args:
+            component: Its name.
+            device: Where its weights go; with ``weights="none"``, nothing goes anywhere.
+            weights: What it is filled with.
+            settle: Makes of its modules what is kept of them.
+
+        Raises:
+            ModelError: If it cannot be loaded.
+        """
+        shell = self.shell(component)
+        if weights == "none":
+            leave_empty(shell, settle)
+        elif weights == "random":
+            fill_at_random(shell, device, settle)
+        else:
+            fill_from_files(shell, self._weight_files(component), device, settle)
+        return shell
+
+    def _weight_files(self, component: str) -> list[Path]:
+        """The safetensors files of a denoiser, downloaded if they are on the Hub.
+
+        Raises:
+            ModelError: If it has none.
+        """
+        place = self.place(component)
+        index = place.find(f"{WEIGHTS_NAME}.index.json")
+        if index is not None:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            return [place.file(name) for name in names]
+        return [place.file(WEIGHTS_NAME)]
 
     def pipeline(self, class_name: str, components: Mapping[str, Any]) -> Any:
         """Make a pipeline of the given components, with the settings of its own that model_index.json has.

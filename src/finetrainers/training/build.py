@@ -13,6 +13,7 @@ from finetrainers.data.loader import Steps, load_steps
 from finetrainers.memory.attention import attention
 from finetrainers.memory.compile import compile_denoiser, recompiles_explained
 from finetrainers.models import Model
+from finetrainers.models.weights import Weights
 from finetrainers.objectives.base import Objective
 from finetrainers.optim.optimizers import build_optimizer
 from finetrainers.optim.schedules import build_schedule
@@ -23,9 +24,20 @@ from finetrainers.tuning import Tuning
 from finetrainers.tuning.base import trained_parameters
 
 
-def build_trainer(config: Config, model: Model, *, objective: Objective, tuning: Tuning, device: torch.device) -> Trainer:
-    """Load the denoiser and make everything that the loop needs. Order matters: what trains, then the optimizer."""
-    denoiser = model.load_denoiser()
+def build_trainer(
+    config: Config,
+    model: Model,
+    *,
+    objective: Objective,
+    tuning: Tuning,
+    device: torch.device,
+    weights: Weights = "stored",
+) -> Trainer:
+    """Load the denoiser and make all that the loop needs, in this order: weights, what trains, techniques, the update.
+
+    Adapters come after the weights: some begin from them.
+    """
+    denoiser = model.load_denoiser(device, weights=weights)
     conditioning = build_conditioning(config.conditioning)
     for name, part in model.denoisers.split(denoiser).items():
         conditioning.prepare(part, model.adapter)
@@ -33,7 +45,7 @@ def build_trainer(config: Config, model: Model, *, objective: Objective, tuning:
         tuning.apply(part, model.adapter, component=name, seed=config.seed, full_modules=full_modules)
         if config.train.gradient_checkpointing:
             part.enable_gradient_checkpointing()
-    denoiser.to(device)
+    denoiser.to(device)  # what was added
     for part in model.denoisers.split(denoiser).values():
         compile_denoiser(part, model.adapter.blocks, config.compile)
     update = Update(

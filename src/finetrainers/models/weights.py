@@ -1,0 +1,133 @@
+"""A component of diffusers as a shell without weights, and what fills it, tensor by tensor."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from finetrainers.errors import ModelError
+
+Weights = Literal["stored", "random", "none"]
+"""What a shell is filled with: the model's files, random numbers, or nothing: it stays on the meta device."""
+Settle = Callable[[nn.Module, str], None]
+"""Called with a component and the name of each of its modules that has parameters of its own, once they are on the device:
+what is stored otherwise than it was read, such as quantised, is made so here, and never exists twice."""
+RANDOM_DEVIATION = 0.02
+"""Standard deviation of random weights, as transformers are initialized with."""
+
+
+def make_shell(component_class: Any, settings: Any, dtype: torch.dtype) -> Any:
+    """Make a component as its config has it: parameters without memory on the meta device, buffers as they are computed.
+
+    Args:
+        component_class: One of diffusers' models.
+        settings: Its config.
+        dtype: Data type of its parameters, but for those that its class keeps in float32.
+    """
+    import accelerate
+    from diffusers.models.modeling_utils import no_init_weights
+
+    with _default_dtype(dtype), no_init_weights(), accelerate.init_empty_weights():
+        shell = component_class.from_config(settings).eval().requires_grad_(False)
+    kept = frozenset(shell._keep_in_fp32_modules or ())
+    for name, tensor in shell.state_dict(keep_vars=True).items():
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(torch.float32 if kept.intersection(name.split(".")) else dtype)
+    return shell
+
+
+def fill_from_files(shell: Any, files: Sequence[Path], device: torch.device, settle: Settle | None = None) -> None:
+    """Read a shell's weights from safetensors files: each tensor is read, cast, and put on the device before the next.
+
+    Raises:
+        ModelError: If tensors are missing or of other shapes.
+    """
+    wanted = shell.state_dict(keep_vars=True)
+    missing = dict.fromkeys(wanted)
+    left = _count_by_module(shell)
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118  # no mapping
+                if name not in wanted:
+                    continue  # what is not of the class, such as the decoder of another version
+                tensor = opened.get_tensor(name)
+                if tensor.shape != wanted[name].shape:
+                    raise ModelError(
+                        f"{file}: {name} has shape {list(tensor.shape)}, and {type(shell).__name__} of this config.json "
+                        f"takes {list(wanted[name].shape)}"
+                    )
+                missing.pop(name, None)
+                _put(shell, name, tensor.to(wanted[name].dtype), device)
+                _settle_if_whole(shell, name, left, settle)
+    if missing:
+        some = ", ".join(list(missing)[:3])
+        raise ModelError(f"{files[0].parent}: {len(missing)} tensors of {type(shell).__name__} are missing, such as {some}")
+    shell.to(device)  # buffers that are computed
+
+
+def fill_at_random(shell: Any, device: torch.device, settle: Settle | None = None) -> None:
+    """Fill a shell with normal numbers, the same on each device: for trials of speed and memory."""
+    left = _count_by_module(shell)
+    for number, (name, tensor) in enumerate(shell.state_dict(keep_vars=True).items()):
+        value = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        if tensor.is_floating_point() and isinstance(tensor, nn.Parameter):
+            value.normal_(0, RANDOM_DEVIATION, generator=torch.Generator(device).manual_seed(number))
+        else:
+            value.zero_()
+        _put(shell, name, value, device)
+        _settle_if_whole(shell, name, left, settle)
+    shell.to(device)
+
+
+def leave_empty(shell: Any, settle: Settle | None = None) -> None:
+    """Leave a shell on the meta device, with its buffers, as if it were filled."""
+    shell.to("meta")
+    if settle is not None:
+        for name in _count_by_module(shell):
+            settle(shell, name)
+
+
+def _put(shell: nn.Module, name: str, value: Tensor, device: torch.device) -> None:
+    """Give a shell one of its parameters or buffers."""
+    owner, _, own = name.rpartition(".")
+    module = shell.get_submodule(owner)
+    value = value.contiguous().to(device)
+    if own in module._parameters:
+        module._parameters[own] = nn.Parameter(value, requires_grad=False)
+    else:
+        module._buffers[own] = value
+
+
+def _count_by_module(shell: nn.Module) -> dict[str, int]:
+    """Modules by name that have parameters of their own, with how many tensors of them are saved."""
+    counts: dict[str, int] = {}
+    with_parameters = {name.rpartition(".")[0] for name, _ in shell.named_parameters()}
+    for name in shell.state_dict():
+        owner = name.rpartition(".")[0]
+        if owner in with_parameters:
+            counts[owner] = counts.get(owner, 0) + 1
+    return counts
+
+
+def _settle_if_whole(shell: nn.Module, name: str, left: dict[str, int], settle: Settle | None) -> None:
+    owner = name.rpartition(".")[0]
+    if owner not in left:
+        return
+    left[owner] -= 1
+    if not left[owner] and settle is not None:
+        settle(shell, owner)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """As diffusers loads: buffers that are computed from the config are made in the model's type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
