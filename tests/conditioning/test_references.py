@@ -272,7 +272,7 @@ def test_what_is_drawn_follows_the_reference(kontext: Path, tmp_path: Path) -> N
     """Of two references one asks for latents of 1 and the other for latents of -1; after training each draws its own."""
     subject = OneCaption({"path": str(kontext), "max_sequence_length": 16}, (1, 64, 64), tmp_path)
     shown = replace(subject, conditioning={**REFERENCES, "pixels": 4096})
-    config, adapter, vae = shown.config("run"), subject.model.adapter, load_vae(subject.model.pretrained, CPU)
+    config, adapter, vae = shown.config("run"), subject.model.adapter, load_vae(subject.model.pretrained)
     conditioning = build_conditioning(config.conditioning)
     files = [Path(job.target.path) for job in subject.prepared.plan.step(subject.prepared.order, 0)]
     references = torch.cat([encode_pixels(vae, adapter, decode_reference(file, ((1, 64, 64),))[None])[0] for file in files])

@@ -132,7 +132,7 @@ def test_jobs_are_made_only_when_they_are_looked_at() -> None:
 def make_encoder(root: Path, progress: Any) -> Encoder:
     """An encoder without a model: it can look into the cache only."""
     nothing: Any = None
-    return Encoder(nothing, Cache(root), nothing, CacheConfig(), torch.device("cpu"), progress, warn=lambda _: None)
+    return Encoder(nothing, Cache(root), nothing, CacheConfig(), nothing, progress, warn=lambda _: None)
 
 
 def test_the_cache_is_asked_once_for_each_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

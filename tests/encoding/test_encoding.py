@@ -36,11 +36,15 @@ class Counts:
 @contextmanager
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
     counts = Counts()
-    load, write = Pretrained.load, Cache.write
+    load, load_denoiser, write = Pretrained.load, Pretrained.load_denoiser, Cache.write
 
     def counting_load(self: Pretrained, component: str) -> Any:
         counts.loaded.append(component)
         return load(self, component)
+
+    def counting_load_denoiser(self: Pretrained, component: str, *rest: Any, **options: Any) -> Any:
+        counts.loaded.append(component)
+        return load_denoiser(self, component, *rest, **options)
 
     def counted(function: Any, names: list[str]) -> Any:
         def call(path: Any, *rest: Any) -> Any:
@@ -59,6 +63,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
 
     with monkeypatch.context() as patch:
         patch.setattr(Pretrained, "load", counting_load)
+        patch.setattr(Pretrained, "load_denoiser", counting_load_denoiser)
         patch.setattr(Cache, "write", counting_write)
         patch.setattr(encoding, "decode", counted(encoding.decode, counts.decoded))
         patch.setattr(look, "probe", counted(look.probe, counts.probed))

@@ -19,6 +19,7 @@ from finetrainers.data.cache.store import Cache
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.encoding.encoder import Encoder
 from finetrainers.errors import DataError
+from finetrainers.memory.residency import Residency
 from finetrainers.models import open_model
 from finetrainers.models.hunyuan_video import HunyuanVideo
 from finetrainers.sampling.sampler import write_video
@@ -193,7 +194,9 @@ def prepare_run(tree: Tree) -> Prepared:
 
 def identity_of_text(folder: Path, root: Path) -> str:
     model, nothing = open_model(ModelConfig(path=str(folder))), config_of_cache(root)
-    encoder = Encoder(model, Cache(root), Memo(root / "memo.sqlite"), nothing, torch.device("cpu"), print, warn=print)
+    encoder = Encoder(
+        model, Cache(root), Memo(root / "memo.sqlite"), nothing, Residency(model, torch.device("cpu")), print, warn=print
+    )
     return encoder.identities()[1]
 
 

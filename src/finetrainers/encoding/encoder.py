@@ -4,10 +4,10 @@ With ``cache.batch_size: 1``, the default, an interrupted run encodes the same b
 batches the last bits of an item depend on its row, since matrix products are blocked by rows.
 """
 
-import gc
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,8 +27,9 @@ from finetrainers.data.order.lazy import Lazy
 from finetrainers.encoding.cells import cell_means
 from finetrainers.encoding.decoding import ahead, decoded, in_batches, look
 from finetrainers.errors import ConfigError
+from finetrainers.memory.residency import Residency
 from finetrainers.models import Model
-from finetrainers.models.vae import encode_pixels, load_vae
+from finetrainers.models.vae import encode_pixels
 
 StageProgress = Callable[[str, int, int], None]
 """Called with (stage, items done, items in all)."""
@@ -48,7 +49,7 @@ class Encoder:
     cache: Cache
     memo: Memo
     config: CacheConfig
-    device: torch.device
+    residency: Residency
     progress: StageProgress
     warn: Callable[[str], None]
     """Takes what a user should know of, as a sentence."""
@@ -112,9 +113,12 @@ class Encoder:
     def _fill_texts(self, jobs: Lazy[TextJob]) -> list[Failure]:
         if not jobs:
             return []
-        model, pretrained = self.model, self.model.pretrained
-        components = {name: pretrained.load(name) for name in model.text_components}
-        pipeline = pretrained.pipeline(model.pipeline_class, components).to(self.device)
+        with self.residency.alone(*self.model.text_components) as components:
+            return self._encode_texts(jobs, components)
+
+    def _encode_texts(self, jobs: Lazy[TextJob], components: Mapping[str, Any]) -> list[Failure]:
+        model = self.model
+        pipeline = model.pretrained.pipeline(model.pipeline_class, components)
         report = self._reporter("encode text", len(jobs))
         cut: list[str] = []
         failures: list[Failure] = []
@@ -130,15 +134,13 @@ class Encoder:
                 f"{len(cut)} captions are longer than model.max_sequence_length ({self.model.max_length} tokens), "
                 f"and what is beyond is not seen; the first begins {cut[0][:60]!r}"
             )
-        del pipeline, components
-        free_memory()
         return failures
 
     def _encode_captions(self, pipeline: Any, jobs: list[tuple[TextJob, PIL.Image.Image | None]]) -> None:
         """Encode and store captions, with the images that the text encoder sees beside them."""
         captions, images = [job.caption for job, _ in jobs], [image for _, image in jobs]
         with torch.no_grad():  # outside of their __call__, pipelines record gradients
-            text = self.model.encode_text(pipeline, captions, images, device=self.device)
+            text = self.model.encode_text(pipeline, captions, images, device=self.residency.device)
         for row, (job, _) in enumerate(jobs):
             self.cache.write("text", job.key, {name: t[row].cpu() for name, t in text.items()}, {})
 
@@ -150,6 +152,10 @@ class Encoder:
     def _fill_latents(self, jobs: Lazy[LatentsJob]) -> list[Failure]:
         if not jobs:
             return []
+        with ExitStack() as loaded:
+            return self._encode_media(jobs, loaded)
+
+    def _encode_media(self, jobs: Lazy[LatentsJob], loaded: ExitStack) -> list[Failure]:
         black: list[LatentsJob] = []
         failures: list[Failure] = []
         pipeline: Any = None
@@ -159,7 +165,7 @@ class Encoder:
             failures += [clip for clip in clips if isinstance(clip, Failure)]
             is_encoded = bool(good) and good[0][0].stream.encoder == "vae"
             if is_encoded and pipeline is None:  # loaded only when there is something to encode
-                pipeline = self._load_image_pipeline()
+                pipeline = loaded.enter_context(self._image_pipeline())
             if is_encoded:
                 failures += self._encode_clips(pipeline, good)
             elif good:
@@ -169,8 +175,6 @@ class Encoder:
             self.warn(
                 f"{len(black)} items of {black[0].stream.name} show nothing but black; the first is of {black[0].path}"
             )
-        del pipeline
-        free_memory()
         return failures
 
     def _reporter(self, stage: str, total: int) -> Callable[[int], None]:
@@ -186,11 +190,12 @@ class Encoder:
 
         return report
 
-    def _load_image_pipeline(self) -> Any:
-        """Load the VAE, and what else the task needs for the frames that are given."""
+    @contextmanager
+    def _image_pipeline(self) -> Iterator[Any]:
+        """Have the VAE on the device, and what else the task needs for the frames that are given."""
         model = self.model
-        components = {"vae": load_vae(model.pretrained, self.device)}
-        return model.pretrained.pipeline(model.pipeline_class, components | model.load_image_components(self.device))
+        with self.residency.alone("vae", *model.image_components) as components:
+            yield model.pretrained.pipeline(model.pipeline_class, components)
 
     def _encode_clips(self, pipeline: Any, clips: list[tuple[LatentsJob, Clip]]) -> list[Failure]:
         """Encode and store clips of one size; return those that the VAE makes nothing finite of."""
@@ -225,10 +230,3 @@ class Encoder:
             if not mean.any():
                 black.append(job)
         return black
-
-
-def free_memory() -> None:
-    """Give back what was just dropped, so that the next model finds room."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -79,11 +79,6 @@ class Model:
         index = self.pretrained.index
         return tuple(name for name in components if index.get(name, [None])[0] is not None)
 
-    def load_image_components(self, device: torch.device) -> dict[str, Any]:
-        """Load ``image_components``; models among them go to the device."""
-        loaded = {name: self.pretrained.load(name) for name in self.image_components}
-        return {name: part.to(device) if isinstance(part, torch.nn.Module) else part for name, part in loaded.items()}
-
     @property
     def max_length(self) -> int:
         """T, prompt tokens."""

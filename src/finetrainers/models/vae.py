@@ -12,9 +12,9 @@ from finetrainers.models.base import ModelAdapter
 from finetrainers.models.pretrained import Pretrained
 
 
-def load_vae(pretrained: Pretrained, device: torch.device) -> Any:
-    """Load the VAE, with what ``memory`` asks for; it decodes latents of any data type in its own."""
-    vae = pretrained.load("vae").to(device)
+def load_vae(pretrained: Pretrained) -> Any:
+    """Load the VAE onto the host, with what ``memory`` asks for; it decodes latents of any data type in its own."""
+    vae = pretrained.load("vae")
     if pretrained.memory.vae_tiling:
         vae.enable_tiling()
     if pretrained.memory.vae_slicing:

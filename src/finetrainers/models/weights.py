@@ -43,30 +43,54 @@ def make_shell(component_class: Any, settings: Any, dtype: torch.dtype) -> Any:
 def fill_from_files(shell: Any, files: Sequence[Path], device: torch.device, settle: Settle | None = None) -> None:
     """Read a shell's weights from safetensors files: each tensor is read, cast, and put on the device before the next.
 
+    What the files have beside them, such as layers of another version, is passed over.
+
     Raises:
         ModelError: If tensors are missing or of other shapes.
     """
-    wanted = shell.state_dict(keep_vars=True)
-    missing = dict.fromkeys(wanted)
     left = _count_by_module(shell)
+    for name, tensor, own in _stored(shell, files):
+        _put(shell, name, tensor.to(own.dtype), device)
+        _settle_if_whole(shell, name, left, settle)
+    shell.to(device)  # buffers that are computed
+
+
+@torch.no_grad()
+def copy_from_files(module: Any, files: Sequence[Path]) -> None:
+    """Copy a module's weights from safetensors files, one tensor at a time.
+
+    Raises:
+        ModelError: If tensors are missing or of other shapes.
+    """
+    for _, tensor, own in _stored(module, files):
+        own.copy_(tensor)
+
+
+def _stored(module: Any, files: Sequence[Path]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Read all that a module saves: names, tensors on the host, and those that it has now.
+
+    Raises:
+        ModelError: If there is something missing, or of another shape.
+    """
+    wanted = module.state_dict(keep_vars=True)
+    missing = dict.fromkeys(wanted)
     for file in files:
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118  # no mapping
-                if name not in wanted:
-                    continue  # what is not of the class, such as the decoder of another version
+                if name not in missing:
+                    continue
                 tensor = opened.get_tensor(name)
                 if tensor.shape != wanted[name].shape:
                     raise ModelError(
-                        f"{file}: {name} has shape {list(tensor.shape)}, and {type(shell).__name__} of this config.json "
+                        f"{file}: {name} has shape {list(tensor.shape)}, and {type(module).__name__} of this config.json "
                         f"takes {list(wanted[name].shape)}"
                     )
-                missing.pop(name, None)
-                _put(shell, name, tensor.to(wanted[name].dtype), device)
-                _settle_if_whole(shell, name, left, settle)
+                del missing[name]
+                yield name, tensor, wanted[name]
     if missing:
         some = ", ".join(list(missing)[:3])
-        raise ModelError(f"{files[0].parent}: {len(missing)} tensors of {type(shell).__name__} are missing, such as {some}")
-    shell.to(device)  # buffers that are computed
+        where = files[0].parent if files else "no file"
+        raise ModelError(f"{where}: {len(missing)} tensors of {type(module).__name__} are missing, such as {some}")
 
 
 def fill_at_random(shell: Any, device: torch.device, settle: Settle | None = None) -> None:

@@ -3,10 +3,9 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from finetrainers.files.whole import MANIFEST, damage, hash_file
 from finetrainers.memory.attention import attention, check_attention
 from finetrainers.memory.out_of_memory import out_of_memory_explained
 from finetrainers.memory.precision import matmul_precision
+from finetrainers.memory.residency import Residency
 from finetrainers.models import Model, Request, open_model
-from finetrainers.models.vae import load_vae
 from finetrainers.sampling.prompts import make_request
 from finetrainers.sampling.sampler import Sampler
 from finetrainers.tuning import build_tuning
@@ -81,7 +80,7 @@ def _sample(
     missing = {stem: request for stem, request in zip(stems, requests, strict=True) if _drawn(stem) is None}
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
-        drawing = _drawing(config, model, conditioning, weights, target)
+        drawing = _drawing(config, model, conditioning, weights, device=target, requests=missing.values())
         explained = out_of_memory_explained(config, target, "sampling")
         with explained, drawing as draw, tempfile.TemporaryDirectory(dir=folder) as temporary:
             for stem, request in missing.items():
@@ -117,26 +116,43 @@ def _drawn(stem: Path) -> Path | None:
 
 @contextmanager
 def _drawing(
-    config: Config, model: Model, conditioning: Conditioning, weights: Path | None, device: torch.device
+    config: Config,
+    model: Model,
+    conditioning: Conditioning,
+    weights: Path | None,
+    *,
+    device: torch.device,
+    requests: Iterable[Request],
 ) -> Iterator[Callable[[Request, Path], Path]]:
-    """Load the whole pipeline, with the settings of the run; yield what draws one request."""
-    names = [name for name, value in model.pretrained.index.items() if isinstance(value, list) and value[0]]
-    components = {name: model.pretrained.load(name) for name in names if name != "vae"}
-    components["vae"] = load_vae(model.pretrained, device)
-    pipeline = model.pretrained.pipeline(model.pipeline_class, components).to(device)
-    for name in model.denoisers.trained:
-        conditioning.prepare(pipeline.components[name], model.adapter)
+    """Encode all prompts, then load what draws, with the settings of the run; yield what draws one request."""
+    residency = Residency(model, device, keeps=("vae", *model.image_components, *model.denoisers.frozen))
+    texts = _encode_prompts(model, residency, requests)
+    denoisers = {name: model.pretrained.load_denoiser(name, device) for name in model.denoisers.trained}
+    for denoiser in denoisers.values():
+        conditioning.prepare(denoiser, model.adapter)
     if weights is not None:
+        pipeline = model.pretrained.pipeline(model.pipeline_class, denoisers)
         build_tuning(config.tuning).load_exported(pipeline, weights)
-    drawing = (*model.denoisers.trained, *model.denoisers.frozen, "vae")
+        denoisers = {name: pipeline.components[name] for name in denoisers}
+    residency.adopt(denoisers)
+    computing = attention(config.attention.validation), matmul_precision(config.train.matmul_precision)
+    with torch.no_grad(), computing[0], computing[1], residency.drawing() as parts:
+        sampler = Sampler(model, parts, device, conditioning, config.data[0])
+        yield lambda request, stem: sampler.draw(request, lambda caption: texts[caption, request.image], stem)
 
-    def encode(caption: str, picture: str | None) -> Text:
-        images = [] if picture is None else [Image.open(picture).convert("RGB")]
-        return model.encode_text(pipeline, [caption], images, device=device)
 
-    sampler = Sampler(model, {name: pipeline.components[name] for name in drawing}, device, conditioning, config.data[0])
-    with torch.no_grad(), attention(config.attention.validation), matmul_precision(config.train.matmul_precision):
-        yield lambda request, stem: sampler.draw(request, partial(encode, picture=request.image), stem)
+def _encode_prompts(model: Model, residency: Residency, requests: Iterable[Request]) -> dict[tuple[str, str | None], Text]:
+    """Encode what requests ask for and what they ask to avoid, by caption and the picture beside it."""
+    texts: dict[tuple[str, str | None], Text] = {}
+    with torch.no_grad(), residency.alone(*model.text_components) as components:
+        pipeline = model.pretrained.pipeline(model.pipeline_class, components)
+        for request in requests:
+            images = [] if request.image is None else [Image.open(request.image).convert("RGB")]
+            negative = [request.negative_prompt or ""] if model.adapter.text.has_negative_prompt else []
+            for caption in (request.prompt, *negative):
+                text = model.encode_text(pipeline, [caption], images, device=residency.device)
+                texts[caption, request.image] = {name: tensor.cpu() for name, tensor in text.items()}
+    return texts
 
 
 def find_weights(run: Path, step: int | None) -> Path:

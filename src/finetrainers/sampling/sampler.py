@@ -62,7 +62,8 @@ class Sampler:
         self._model, self._data, self._interrupt = model, data, interrupt
         self._conditioning = Conditioning() if conditioning is None else conditioning
         self._components = {**components, "scheduler": model.pretrained.load("scheduler")}
-        self._components |= model.load_image_components(device)
+        missing = [name for name in model.image_components if name not in components]
+        self._components |= {name: model.pretrained.load(name) for name in missing}
         self._device = device
 
     def pipeline(self, request: Request) -> Any:

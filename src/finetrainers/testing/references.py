@@ -52,7 +52,7 @@ def check_references_are_shown_as_the_pipeline_shows_them(subject: ModelUnderTes
     files, model = _pictures(subject), subject.model
     clip, text = subject.pixels(), subject.alone(0).prompt.text
     named = [name for name, value in model.pretrained.index.items() if isinstance(value, list) and value[0]]
-    components = {name: model.pretrained.load(name) for name in named} | {"vae": load_vae(model.pretrained, CPU)}
+    components = {name: model.pretrained.load(name) for name in named} | {"vae": load_vae(model.pretrained)}
     denoisers = [components[name] for name in model.denoisers.trained]
     sampler = Sampler(model, components, CPU, conditioning, config.data[0])
     for count, way in ((1, "the pipeline's own picture"), (1, "our sampler"), (2, "our sampler, two pictures")):

@@ -19,6 +19,7 @@ from finetrainers.data.order.plan import Plan
 from finetrainers.data.streams import Stream, streams_of
 from finetrainers.encoding.encoder import Encoder, StageProgress
 from finetrainers.files.marks import tag_cache
+from finetrainers.memory.residency import Residency
 from finetrainers.models import Model, Request
 from finetrainers.sampling.prompts import read_prompts
 from finetrainers.training.checks import (
@@ -58,7 +59,8 @@ def prepare(
     check_mirrors(config, streams)
     tag_cache(config.cache.path, CONTENTS)
     cache, memo = Cache(config.cache.path), Memo(config.cache.path / MEMO_FILE)
-    encoder = Encoder(model, cache, memo, config.cache, device=device, progress=progress, warn=warn, lease=lease)
+    residency = Residency(model, device, keeps=_used_again(config, model, requests))
+    encoder = Encoder(model, cache, memo, config.cache, residency, progress=progress, warn=warn, lease=lease)
     catalog, held_out = _catalogs(config, encoder, conditioning, streams)
     plan = _plan(config, encoder, catalog, streams)
     prepared = Prepared(
@@ -131,3 +133,10 @@ def _requests(config: Config, model: Model) -> tuple[Request, ...]:
     first = resolve_buckets(config.data[0].buckets)[0]
     shows = {"takes_control": config.control is not None, "takes_references": config.references is not None}
     return tuple(read_prompts(config.validation.prompts, model, size=first, **shows))
+
+
+def _used_again(config: Config, model: Model, requests: Sequence[Request]) -> tuple[str, ...]:
+    """Components that are loaded once and parked on the host between uses: each validation draws, each window encodes."""
+    drawing = ("vae", *model.image_components, *model.denoisers.frozen) if requests else ()
+    encoding = ("vae", *model.image_components, *model.text_components) if config.cache.max_gb is not None else ()
+    return (*drawing, *encoding)

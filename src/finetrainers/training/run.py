@@ -73,7 +73,7 @@ class _Run:
                 warn=session.warn,
                 lease=session.lease,
             )
-        self.objective = prepared.objective
+        self.objective, self.residency = prepared.objective, prepared.encoder.residency
         return prepared
 
     def encode(self, prepared: Prepared, start: int, *, again: bool = False) -> tuple[Prepared, int]:
@@ -137,6 +137,7 @@ class _Run:
         config, device = self.config, self.session.device
         with self.session.memory("loading"):
             trainer = build_trainer(config, self.model, objective=self.objective, tuning=tuning, device=device)
+        self.residency.adopt(self.model.denoisers.split(trainer.denoiser))
         if resumed is not None:
             checkpoints.restore(trainer, resumed)
             rate = learning_rate(config.optimizer, config.schedule, step=resumed, steps=config.train.steps)

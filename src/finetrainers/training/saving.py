@@ -3,9 +3,9 @@
 from contextlib import suppress
 from pathlib import Path
 
-from finetrainers.encoding.encoder import free_memory
 from finetrainers.errors import CheckpointError, Interrupted
 from finetrainers.files.steps import step_directory
+from finetrainers.memory.residency import free_memory
 from finetrainers.models import Model
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.export import export_weights

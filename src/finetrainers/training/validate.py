@@ -18,12 +18,10 @@ from finetrainers.data.conditions import draw, draw_latents, make_media
 from finetrainers.data.loader import make_prompt, read_encoded
 from finetrainers.data.order.jobs import SampleJob
 from finetrainers.data.streams import MEDIA
-from finetrainers.encoding.encoder import free_memory
 from finetrainers.errors import MissingItemError
 from finetrainers.files.steps import step_directory
 from finetrainers.files.whole import to_json, whole_directory, write_whole
 from finetrainers.memory.attention import attention
-from finetrainers.models.vae import load_vae
 from finetrainers.objectives.base import losses_of
 from finetrainers.sampling.sampler import Sampler
 from finetrainers.training.prepared import Prepared
@@ -149,18 +147,13 @@ class Validator:
 
     def _draw(self, trainer: Trainer, directory: Path) -> list[Path]:
         model, device, data = self._prepared.model, trainer.device, self._session.config.data[0]
-        vae = load_vae(model.pretrained, device)
-        parts = model.denoisers.split(trainer.denoiser)
-        parts |= {name: model.pretrained.load(name).to(device) for name in model.denoisers.frozen}
-        drawing, own = {**parts, "vae": vae}, trainer.conditioning
-        sampler = Sampler(model, drawing, device, own, data, interrupt=self._interrupt)
         files = []
-        for number, request in enumerate(self._prepared.requests):
-            self._interrupt()
-            text = partial(self._text, picture=request.image)
-            files.append(sampler.draw(request, text, directory / f"{number:02d}", with_control=True))
-        del vae, sampler, parts
-        free_memory()
+        with self._prepared.encoder.residency.drawing() as parts:
+            sampler = Sampler(model, parts, device, trainer.conditioning, data, interrupt=self._interrupt)
+            for number, request in enumerate(self._prepared.requests):
+                self._interrupt()
+                text = partial(self._text, picture=request.image)
+                files.append(sampler.draw(request, text, directory / f"{number:02d}", with_control=True))
         return files
 
     def _text(self, caption: str, picture: str | None) -> Text:

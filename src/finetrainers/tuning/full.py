@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from finetrainers.config import FullConfig
-from finetrainers.errors import ConfigError
+from finetrainers.errors import ConfigError, ModelError
 from finetrainers.models import ModelAdapter
+from finetrainers.models.weights import copy_from_files
 from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, trained_parameters
 
 
@@ -74,16 +76,14 @@ class FullTuning(Tuning):
 
 
 def _load(denoiser: Any, folder: Path) -> None:
-    """Put exported weights into a denoiser.
+    """Put exported weights into a denoiser, one tensor at a time.
 
     Raises:
         ConfigError: If they are of another model.
     """
     try:
-        # Not the pickles that diffusers would take where there is no safetensors.
-        saved = type(denoiser).from_pretrained(folder, torch_dtype=denoiser.dtype, use_safetensors=True).state_dict()
-        denoiser.load_state_dict(saved)
-    except (OSError, ValueError, RuntimeError) as error:
+        copy_from_files(denoiser, sorted(folder.glob("*.safetensors")))
+    except (OSError, SafetensorError, ModelError) as error:
         raise ConfigError(
             f"tuning.start_from: {folder} does not fit ({str(error).splitlines()[0]}); name weights of the same model, "
             "tuning and conditioning"

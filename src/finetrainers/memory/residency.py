@@ -1,0 +1,152 @@
+"""Which components of a model are on the device. Nothing else moves a module between device and host."""
+
+import gc
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetrainers.models import Model
+from finetrainers.models.vae import load_vae
+
+
+class Residency:
+    """Loads the components of a model, lets those that work be on the device alone, and parks the others on the host.
+
+    Text encoders, the VAE, image encoders and further experts never sit beside the denoiser that trains: it makes way for
+    them, and comes back after.
+    """
+
+    def __init__(self, model: Model, device: torch.device, *, keeps: Collection[str] = ()) -> None:
+        """Begin with nothing on the device; components named in ``keeps`` are loaded once, all others whenever they work."""
+        self._model, self.device, self._keeps = model, device, frozenset(keeps)
+        self._loaded: dict[str, Any] = {}
+        self._parked: dict[str, frozenset[str]] = {}
+        # Of what is on the host: the names of the tensors that it has on the device when it works.
+        self._home: frozenset[str] = frozenset()
+
+    @property
+    def on_device(self) -> frozenset[str]:
+        """Components that are on the device now."""
+        return frozenset(self._loaded) - frozenset(self._parked)
+
+    def adopt(self, denoisers: Mapping[str, nn.Module]) -> None:
+        """Take what trains or draws, by its components' names: on the device, and there whenever nothing else works."""
+        self._loaded |= denoisers
+        self._home = frozenset(denoisers)
+
+    @contextmanager
+    def alone(self, *names: str) -> Iterator[dict[str, Any]]:
+        """Have components on the device, and nothing else, while the body runs; yield them by name."""
+        if self.on_device.issuperset(names):
+            yield {name: self._loaded[name] for name in names}  # the body of another that has them
+            return
+        self._let_be(names)
+        try:
+            yield {name: self._loaded[name] for name in names}
+        finally:
+            self._let_be(self._home)
+
+    @contextmanager
+    def drawing(self) -> Iterator[dict[str, Any]]:
+        """Yield all that draws, by component: each is on the device alone while it is asked, and the denoisers otherwise."""
+        model = self._model
+        denoisers, trained = (*model.denoisers.trained, *model.denoisers.frozen), self._home
+        others = ("vae", *model.image_components)
+        for name in (*model.denoisers.frozen, *others):
+            self._load(name)
+        with ExitStack() as stack:
+            stack.callback(self._forget)
+            stack.callback(self._return_to, trained)
+            for name in denoisers if model.denoisers.frozen else ():
+                hook = self._loaded[name].register_forward_pre_hook(lambda *_, name=name: self._return_to({name}))
+                stack.callback(hook.remove)
+            yield {name: self._loaded[name] for name in (*denoisers, *others)}
+
+    def _return_to(self, names: Collection[str]) -> None:
+        """Let other denoisers be those that are on the device while nothing else works."""
+        if self._home != frozenset(names):
+            self._home = frozenset(names)
+            self._let_be(names)
+
+    def _let_be(self, names: Collection[str]) -> None:
+        """Let these be on the device and no others: first make room, then bring."""
+        for name in self.on_device.difference(names):
+            self._parked[name] = _to_host(self._loaded[name], self.device)
+        self._forget(names)
+        for name in names:
+            self._load(name)
+            if name in self._parked:
+                _to_device(self._loaded[name], self._parked.pop(name), self.device)
+
+    def _forget(self, but: Collection[str] = ()) -> None:
+        """Drop what is on the host and not kept."""
+        used = {*but, *self._home, *self._keeps, *self._model.denoisers.trained}
+        dropped = self._parked.keys() - used
+        for name in dropped:
+            del self._parked[name], self._loaded[name]
+        if dropped:
+            free_memory()
+
+    def _load(self, name: str) -> None:
+        """Load a component onto the host, if it is not loaded."""
+        if name in self._loaded:
+            return
+        component = load_vae(self._model.pretrained) if name == "vae" else self._model.pretrained.load(name)
+        if name == "vae":
+            component.encode, component.decode = (self._visited(name, own) for own in (component.encode, component.decode))
+        elif name in self._model.image_components and isinstance(component, nn.Module):
+            component.forward = self._visited(name, component.forward)
+        self._loaded[name] = component
+        self._parked[name] = frozenset(_tensors(component))
+
+    def _visited(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A method of one component, which has the device for itself while it runs."""
+
+        @wraps(function)
+        def visited(*arguments: Any, **named: Any) -> Any:
+            with self.alone(name):
+                placed = [a.to(self.device) if isinstance(a, Tensor) else a for a in arguments]
+                return function(*placed, **named)
+
+        return visited
+
+
+def _to_host(component: Any, device: torch.device) -> frozenset[str]:
+    """Move to the host what a component has on the device; return the names of what that was.
+
+    Parameters stay the objects that they are, which optimizers hold.
+    """
+    own = {name: tensor for name, tensor in _tensors(component).items() if tensor.device.type == device.type}
+    _move(component, own.values(), torch.device("cpu"))
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return frozenset(own)
+
+
+def _to_device(component: Any, names: Collection[str], device: torch.device) -> None:
+    """Move to the device what a component had there."""
+    _move(component, [tensor for name, tensor in _tensors(component).items() if name in names], device)
+
+
+def _move(component: Any, tensors: Iterable[Tensor], device: torch.device) -> None:
+    chosen = {id(tensor) for tensor in tensors if tensor.device.type != device.type}
+    if chosen:
+        nn.Module._apply(component, lambda tensor: tensor.to(device) if id(tensor) in chosen else tensor)
+
+
+def _tensors(component: Any) -> dict[str, Tensor]:
+    """Parameters and buffers of a component by name; a tokenizer has none."""
+    if not isinstance(component, nn.Module):
+        return {}
+    return {**dict(component.named_parameters()), **dict(component.named_buffers())}
+
+
+def free_memory() -> None:
+    """Give back what was just dropped, so that the next model finds room."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,119 @@
+"""A denoiser is filled tensor by tensor: to the bits that diffusers loads, and nothing exists twice."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from finetrainers.config import ModelConfig
+from finetrainers.errors import ModelError
+from finetrainers.models import Model, open_model
+from finetrainers.testing.tiny import FACTORIES
+
+CPU = torch.device("cpu")
+FILE = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def copied(tiny: Callable[[str, str], Path], tmp_path: Path) -> Path:
+    """FLUX.1 in small, in a folder of the test's own."""
+    return Path(shutil.copytree(tiny("flux", "dev"), tmp_path / "flux"))
+
+
+def opened(folder: Path, dtype: str = "bfloat16") -> Model:
+    return open_model(ModelConfig(path=str(folder), dtype=dtype))
+
+
+def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters and buffers, those that are not saved as well."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FACTORIES)
+def test_a_filled_shell_is_what_diffusers_loads(tiny: Callable[[str, str], Path], family: str, dtype: str) -> None:
+    """To the bit, with types and buffers: also those that Wan keeps in float32."""
+    model = opened(tiny(family, next(iter(FACTORIES[family]))), dtype)
+    (name, *_) = model.denoisers.trained
+    own, theirs = model.pretrained.load_denoiser(name, CPU), model.pretrained.load(name)
+    assert type(own) is type(theirs)
+    assert not own.training
+    found, wanted = tensors_of(own), tensors_of(theirs)
+    assert found.keys() == wanted.keys()
+    for key, tensor in wanted.items():
+        assert found[key].dtype == tensor.dtype, key
+        assert torch.equal(found[key], tensor), key
+    assert not any(p.requires_grad for p in own.parameters())
+
+
+def test_weights_in_several_files_are_those_of_one(copied: Path) -> None:
+    whole = opened(copied).load_denoiser().state_dict()
+    folder = copied / "transformer"
+    stored = load_file(folder / FILE)
+    halves = {f"part-{n}.safetensors": list(stored)[n::2] for n in range(2)}
+    for file, names in halves.items():
+        save_file({name: stored[name] for name in names}, folder / file)
+    (folder / FILE).unlink()
+    index = {"weight_map": {name: file for file, names in halves.items() for name in names}}
+    (folder / f"{FILE}.index.json").write_text(json.dumps(index))
+    parts = opened(copied).load_denoiser().state_dict()
+    assert parts.keys() == whole.keys()
+    assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())
+
+
+def test_what_is_missing_or_of_another_shape_is_named(copied: Path) -> None:
+    file = copied / "transformer" / FILE
+    stored = load_file(file)
+    name = "proj_out.weight"
+    save_file({key: tensor for key, tensor in stored.items() if key != name}, file)
+    with pytest.raises(ModelError, match=r"1 tensors of FluxTransformer2DModel are missing, such as proj_out\.weight"):
+        opened(copied).load_denoiser()
+    save_file({**stored, name: stored[name][:, :-1].contiguous()}, file)
+    with pytest.raises(ModelError, match=r"proj_out\.weight has shape .* takes"):
+        opened(copied).load_denoiser()
+    save_file({**stored, "of.another.version": torch.zeros(3)}, file)
+    assert opened(copied).load_denoiser().dtype == torch.bfloat16
+
+
+def test_weights_settle_one_module_after_the_other(tiny: Callable[[str, str], Path]) -> None:
+    """What is made of a module is made before the next is read: of the layers to come, none has any memory."""
+    model = opened(tiny("flux", "dev"))
+    settled: list[str] = []
+
+    def settle(root: nn.Module, name: str) -> None:
+        own = root.get_submodule(name)
+        assert not any(p.is_meta for p in own.parameters(recurse=False)), f"{name} is not whole"
+        settled.append(name)
+        later = {n for n, _ in root.named_modules()} - set(settled)
+        filled = [n for n in later for p in root.get_submodule(n).parameters(recurse=False) if not p.is_meta]
+        assert len(set(filled)) <= 1, f"{filled} are filled before {name} has settled"  # one whose bias has come
+        own.weight = nn.Parameter(own.weight.detach().clone() * 0 + len(settled), requires_grad=False)
+
+    denoiser = model.load_denoiser(settle=settle)
+    with_weights = {name for name, m in denoiser.named_modules() if list(m.parameters(recurse=False))}
+    assert sorted(settled) == sorted(with_weights)
+    assert all(bool((denoiser.get_submodule(name).weight == n).all()) for n, name in enumerate(settled, 1) if n < 100)
+
+
+@pytest.mark.parametrize("family", FACTORIES)
+def test_without_files_a_denoiser_is_random_or_nothing(
+    tiny: Callable[[str, str], Path], tmp_path: Path, family: str
+) -> None:
+    """Config files are enough; random weights are the same each time, and a shell takes no memory at all."""
+    source = tiny(family, next(iter(FACTORIES[family])))
+    shutil.copytree(source, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    model = opened(tmp_path / "bare")
+    first, second = (model.load_denoiser(weights="random").state_dict() for _ in range(2))
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
+    assert all(bool(tensor.isfinite().all()) for tensor in first.values())
+    wanted = tensors_of(opened(source).load_denoiser())
+    empty = tensors_of(model.load_denoiser(torch.device("meta"), weights="none"))
+    assert {name: (t.shape, t.dtype) for name, t in empty.items()} == {n: (t.shape, t.dtype) for n, t in wanted.items()}
+    assert all(tensor.is_meta for tensor in empty.values())
+    with pytest.raises(ModelError, match=r"diffusion_pytorch_model\.safetensors"):
+        model.load_denoiser()
