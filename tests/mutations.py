@@ -200,6 +200,13 @@ MUTATIONS = (
     Mutation("a fact outside of its table is left unread", "models/base.py", "refuse_moved(cls.__name__, dir(cls))", "pass", "models/test_facts.py::test_a_name_outside_of_its_table_is_refused_with_the_new_place"),
     Mutation("a fact outside of its table is left unread if an instance sets it", "models/base.py", "refuse_moved(type(self).__name__, [name])", "pass", "models/test_facts.py::test_a_name_that_an_instance_sets_is_refused"),
     Mutation("a typing error in a table trains something else", "models/facts.py", "if value not in known:", "if False:", "models/test_facts.py::test_a_table_takes_no_value_that_nothing_would_read"),
+    Mutation("what made way for an encoder does not come back", "memory/residency.py", "finally:\n            self._let_be(self._home)", "finally:\n            pass", "memory/test_residency.py::test_encoders_are_never_beside_the_denoiser"),
+    Mutation("the VAE decodes beside the denoiser", "memory/residency.py", "for name in self.on_device.difference(names):", "for name in ():", "memory/test_residency.py::test_encoders_are_never_beside_the_denoiser"),
+    Mutation("the VAE is loaded for each validation", "training/prepare.py", "drawing = (\"vae\", ", "drawing = (", "memory/test_residency.py::test_encoders_are_never_beside_the_denoiser"),
+    Mutation("an expert that does not train is loaded for each validation", "training/prepare.py", ", *model.denoisers.frozen) if requests", ") if requests", "memory/test_residency.py::test_of_two_experts_the_one_that_draws_is_alone"),
+    Mutation("blocks that wait on the host come along to the device", "memory/residency.py", "if name in names], device)", "], device)", "memory/test_residency.py::test_only_what_was_on_the_device_comes_back"),
+    Mutation("what a class keeps in float32 is loaded in bfloat16", "models/weights.py", "torch.float32 if kept.intersection(name.split(\".\")) else dtype", "dtype", "models/test_weights.py::test_a_filled_shell_is_what_diffusers_loads"),
+    Mutation("a tensor that the files lack stays without memory", "models/weights.py", "    if missing:\n        some", "    if False:\n        some", "models/test_weights.py::test_what_is_missing_or_of_another_shape_is_named"),
 )  # fmt: skip
 
 

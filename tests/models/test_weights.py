@@ -2,8 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch import nn
 from finetrainers.config import ModelConfig
 from finetrainers.errors import ModelError
 from finetrainers.models import Model, open_model
+from finetrainers.models.weights import _stored
 from finetrainers.testing.tiny import FACTORIES
 
 CPU = torch.device("cpu")
@@ -98,6 +101,24 @@ def test_weights_settle_one_module_after_the_other(tiny: Callable[[str, str], Pa
     with_weights = {name for name, m in denoiser.named_modules() if list(m.parameters(recurse=False))}
     assert sorted(settled) == sorted(with_weights)
     assert all(bool((denoiser.get_submodule(name).weight == n).all()) for n, name in enumerate(settled, 1) if n < 100)
+
+
+def test_no_tensor_outlives_its_turn(tiny: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is read in float32 for a bfloat16 model, one tensor is there at a time."""
+    read: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    def stored(*rest: Any) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        nonlocal most
+        for name, tensor, own in _stored(*rest):
+            read.append(weakref.ref(tensor))
+            most = max(most, sum(own() is not None for own in read))
+            yield name, tensor, own
+
+    monkeypatch.setattr("finetrainers.models.weights._stored", stored)
+    opened(tiny("flux", "dev")).load_denoiser()
+    assert len(read) > 20
+    assert most <= 2, "the one that is read, and the one before it, whose name is still held"
 
 
 @pytest.mark.parametrize("family", FACTORIES)

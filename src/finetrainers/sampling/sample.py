@@ -131,7 +131,8 @@ def _drawing(
     for denoiser in denoisers.values():
         conditioning.prepare(denoiser, model.adapter)
     if weights is not None:
-        pipeline = model.pretrained.pipeline(model.pipeline_class, denoisers)
+        shells = {name: model.pretrained.shell(name) for name in model.denoisers.frozen}  # pipelines ask for their configs
+        pipeline = model.pretrained.pipeline(model.pipeline_class, {**shells, **denoisers})
         build_tuning(config.tuning).load_exported(pipeline, weights)
         denoisers = {name: pipeline.components[name] for name in denoisers}
     residency.adopt(denoisers)
