@@ -286,7 +286,10 @@ def test_hooks_of_a_draw_are_gone_after_it(base: Tree, tmp_path: Path, monkeypat
     assert not [layer for layer in seen[0].denoiser.modules() if layer._forward_pre_hooks]
 
 
-def test_a_signal_is_seen_between_held_out_noise_levels(base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_is_seen_between_held_out_noise_levels(
+    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     from finetrainers.training.trainer import Denoising
 
     predict, levels = Denoising.__call__, []
@@ -294,18 +297,18 @@ def test_a_signal_is_seen_between_held_out_noise_levels(base: Tree, tmp_path: Pa
     def signalled(self: Any, *rest: Any) -> Any:
         levels.append(0)
         if len(levels) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.Signals[name])
         return predict(self, *rest)
 
     monkeypatch.setattr(Denoising, "__call__", signalled)
     other = write_pictures(tmp_path / "held-out", 4, seed=1)
     held_out = {"data": [{"path": str(other), "buckets": [[1, 64, 64]]}], "noise_levels": 50}
-    with pytest.raises(Interrupted, match="stopped by SIGTERM while validating"):
+    with pytest.raises(Interrupted, match=f"stopped by {name} while validating"):
         train(config_of(merged(base, {"validation": held_out, "output_dir": str(tmp_path / "run")})))
     assert len(levels) == 2
 
 
-@pytest.mark.parametrize("way", ["SIGUSR1", "a file"])
+@pytest.mark.parametrize("way", ["SIGUSR2", "a file"])
 def test_a_run_saves_when_it_is_asked_to_and_goes_on(
     way: str, base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,8 +316,8 @@ def test_a_run_saves_when_it_is_asked_to_and_goes_on(
     step = Trainer.train_step
 
     def asking(self: Trainer, *arguments: Any, **options: Any) -> Any:
-        if self.step == 1 and way == "SIGUSR1":
-            os.kill(os.getpid(), signal.SIGUSR1)
+        if self.step == 1 and way == "SIGUSR2":
+            os.kill(os.getpid(), signal.SIGUSR2)
         elif self.step == 1:
             (tmp_path / "asked" / SAVE_FILE).touch()
         return step(self, *arguments, **options)

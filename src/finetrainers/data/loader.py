@@ -166,5 +166,5 @@ class _Told(Dataset[Batch | Exception]):
 
 def _leave_signals_to_the_main_process(_worker: int) -> None:
     """Let the workers live while the run saves: job managers send their signals to all processes of a group."""
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

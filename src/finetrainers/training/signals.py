@@ -9,9 +9,10 @@ from types import FrameType
 
 from finetrainers.errors import Interrupted, StoppedAtOnceError
 
-STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-"""Signals that stop a run: of job managers, of a terminal that is closed, and of Ctrl-C."""
-SAVING = signal.SIGUSR1
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+"""Signals that stop a run: of job managers, which send SIGUSR1 before the time is up, of a terminal that is closed, and of
+Ctrl-C."""
+SAVING = signal.SIGUSR2
 """Signal that lets a run save and go on."""
 
 
