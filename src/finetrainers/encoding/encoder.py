@@ -27,6 +27,7 @@ from finetrainers.data.order.lazy import Lazy
 from finetrainers.encoding.cells import cell_means
 from finetrainers.encoding.decoding import ahead, decoded, in_batches, look
 from finetrainers.errors import ConfigError
+from finetrainers.memory.quantize.compress import compress_text_encoders
 from finetrainers.models import Model
 from finetrainers.models.vae import encode_pixels, load_vae
 
@@ -73,6 +74,8 @@ class Encoder:
         encoders: list[object] = [*own, *(self._identity(name) for name in self.model.text_components)]
         if settings := adapter.text_settings(self.model.task):
             encoders.append(dict(settings))
+        if (weights := self.model.pretrained.memory.text_encoder_weights) != "none":
+            encoders.append(f"weights in {weights}")
         return latents, make_key("text", adapter.name, self.model.max_length, *encoders)
 
     def fill(self, latents: Sequence[LatentsJob], texts: Sequence[TextJob]) -> list[Failure]:
@@ -114,6 +117,7 @@ class Encoder:
             return []
         model, pretrained = self.model, self.model.pretrained
         components = {name: pretrained.load(name) for name in model.text_components}
+        compress_text_encoders(components.values(), pretrained.memory.text_encoder_weights, self.device)
         pipeline = pretrained.pipeline(model.pipeline_class, components).to(self.device)
         report = self._reporter("encode text", len(jobs))
         cut: list[str] = []

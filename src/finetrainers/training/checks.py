@@ -11,6 +11,7 @@ from finetrainers.data.streams import Stream, beside
 from finetrainers.errors import ConfigError
 from finetrainers.memory.attention import check_attention
 from finetrainers.memory.compile import check_compile
+from finetrainers.memory.quantize.formats import check_format
 from finetrainers.models import Model
 from finetrainers.models.base import Settings
 from finetrainers.tuning import build_tuning
@@ -196,6 +197,8 @@ def check_computation(config: Config, model: Model) -> None:
             f"{model.adapter.text.max_length} tokens, not {model.max_length}; remove it"
         )
     check_compile(config.compile)
+    check_format("memory.weights", config.memory.weights)
+    check_format("memory.text_encoder_weights", config.memory.text_encoder_weights)
     for key, backend in (("train", config.attention.train), ("validate", config.attention.validation)):
         check_attention(key, backend)
         if backend != "native" and not model.adapter.dispatches_attention:
