@@ -1,7 +1,7 @@
-"""What of a model rests in fewer bits: linear layers of its repeated blocks, each compressed as soon as it is on the device."""
+"""What of a model rests in fewer bits: linear layers of its blocks, each compressed as soon as it is on the device."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -46,7 +46,7 @@ def compress_text_encoders(components: Iterable[Any], kind: str, device: torch.d
                 encoder.set_submodule(name, CompressedLinear(layer.to(device), kind))
 
 
-def _is_plain_linear(layer: nn.Module) -> bool:
+def _is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
     return type(layer) is nn.Linear
 
 

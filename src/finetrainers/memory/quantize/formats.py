@@ -62,7 +62,7 @@ class Scaled(Format):
 
     def compress(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
         torchao = import_quietly("torchao.quantization")
-        layer = nn.Linear(*weight.shape[::-1], bias=False, device="meta")
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
         layer.weight = nn.Parameter(weight, requires_grad=False)
         config = getattr(torchao, self._config)
         torchao.quantize_(layer, config(granularity=torchao.PerRow(), set_inductor_config=False, version=2))
@@ -71,7 +71,9 @@ class Scaled(Format):
 
     def decompress(self, numbers: Tensor, scales: Tensor | None, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         assert scales is not None
-        return numbers.to(dtype).mul_(scales)  # exact in dtype, and rounded once
+        if numbers.dtype == torch.int8:
+            return torch.mul(numbers, scales, out=torch.empty(shape, dtype=dtype, device=numbers.device))  # one kernel
+        return numbers.to(dtype).mul_(scales)  # exact in dtype, and rounded once; float8 is multiplied by nothing else
 
 
 class NormalFloat(Format):
