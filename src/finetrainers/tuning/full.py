@@ -13,6 +13,7 @@ from finetrainers.config import FullConfig
 from finetrainers.errors import ConfigError
 from finetrainers.models import ModelAdapter
 from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, trained_parameters
+from finetrainers.tuning.qat import rounded_layers, save_quantized, train_rounded
 
 
 class FullTuning(Tuning):
@@ -21,12 +22,15 @@ class FullTuning(Tuning):
     def __init__(self, config: FullConfig) -> None:
         self._pattern = config.modules
         self._start = config.start_from
+        self._qat = config.qat
 
     def apply(
         self, denoiser: Any, adapter: ModelAdapter, *, component: str, seed: int, full_modules: Sequence[str] = ()
     ) -> None:
         if self._start is not None:
             _load(denoiser, self._start / component)
+        if self._qat != "none":
+            train_rounded(denoiser, self._qat, adapter.blocks)
         for name, parameter in denoiser.named_parameters():
             parameter.requires_grad_(self._pattern is None or re.search(self._pattern, name) is not None)
         if not trained_parameters(denoiser):
@@ -50,7 +54,10 @@ class FullTuning(Tuning):
         with torch.device("meta"):
             shell = type(denoiser).from_config(exported_config(denoiser, facts))
         shell.load_state_dict(state, assign=True)
-        shell.save_pretrained(directory / facts.component)
+        if self._qat == "none":
+            shell.save_pretrained(directory / facts.component)
+        else:
+            save_quantized(shell, directory / facts.component, kind=self._qat, layers=rounded_layers(denoiser))
 
     def load_exported(self, pipeline: Any, directory: Path) -> None:
         for name in (file.parent.name for file in directory.glob("*/config.json")):
@@ -81,8 +88,10 @@ def _load(denoiser: Any, folder: Path) -> None:
     """
     try:
         # Not the pickles that diffusers would take where there is no safetensors.
-        saved = type(denoiser).from_pretrained(folder, torch_dtype=denoiser.dtype, use_safetensors=True).state_dict()
-        denoiser.load_state_dict(saved)
+        saved = type(denoiser).from_pretrained(folder, torch_dtype=denoiser.dtype, use_safetensors=True)
+        if "quantization_config" in saved.config:
+            saved.dequantize()
+        denoiser.load_state_dict(saved.state_dict())
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"tuning.start_from: {folder} does not fit ({str(error).splitlines()[0]}); name weights of the same model, "

@@ -1,12 +1,13 @@
 """What of a model rests in fewer bits: linear layers of its blocks, each compressed as soon as it is on the device."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import nn
 
 from finetrainers.memory.quantize.layer import CompressedLinear
+from finetrainers.models.blocks import is_linear_in_block
 from finetrainers.models.weights import Settle
 
 
@@ -23,8 +24,9 @@ def compressing(kind: str, blocks: Sequence[str]) -> Settle | None:
         return None
 
     def settle(root: nn.Module, name: str) -> None:
-        layer = root.get_submodule(name)
-        if _is_plain_linear(layer) and _is_inside(root, name, blocks) and not _is_kept(root, name):
+        if is_linear_in_block(root, name, blocks) and not _is_kept(root, name):
+            layer = root.get_submodule(name)
+            assert isinstance(layer, nn.Linear)
             root.set_submodule(name, CompressedLinear(layer, kind))
 
     return settle
@@ -42,17 +44,8 @@ def compress_text_encoders(components: Iterable[Any], kind: str, device: torch.d
         lists = [name for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)]
         for name, layer in list(encoder.named_modules()):
             is_inside = any(name.startswith(f"{own}.") for own in lists)
-            if _is_plain_linear(layer) and is_inside and layer.weight.dtype == encoder.dtype:
+            if type(layer) is nn.Linear and is_inside and layer.weight.dtype == encoder.dtype:
                 encoder.set_submodule(name, CompressedLinear(layer.to(device), kind))
-
-
-def _is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
-    return type(layer) is nn.Linear
-
-
-def _is_inside(root: nn.Module, name: str, blocks: Sequence[str]) -> bool:
-    parts = name.split(".")
-    return any(type(root.get_submodule(".".join(parts[:count]))).__name__ in blocks for count in range(1, len(parts)))
 
 
 def _is_kept(root: Any, name: str) -> bool:

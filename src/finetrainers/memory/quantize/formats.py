@@ -3,18 +3,13 @@
 Shape letters: a weight is [O, I], outputs and inputs of a linear layer; N is O times I.
 """
 
-import importlib
-import logging
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from finetrainers.errors import ConfigError
+from finetrainers.compat.packages import import_quietly, require
 
 BLOCK = 64
 """Weights that share one scale in nf4."""
@@ -112,32 +107,5 @@ def check_format(key: str, name: str) -> None:
         ConfigError: With the command that installs it.
     """
     package = None if name == "none" else FORMATS[name].package
-    if package is None:
-        return
-    try:
-        import_quietly(package)
-    except ImportError:
-        raise ConfigError(
-            f"{key}: {name} needs the package {package}: pip install 'finetrainers[{package}]', or set fp8_e4m3, "
-            "which needs none"
-        ) from None
-
-
-def import_quietly(package: str) -> Any:
-    """Import an optional package without what it says of kernels that this machine has no use for."""
-    with _silence("torchao", "bitsandbytes", "torch.utils._pytree"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return importlib.import_module(package)
-
-
-@contextmanager
-def _silence(*names: str) -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+    if package is not None:
+        require(package, key=key, value=name, way_out="set fp8_e4m3, which needs none")
