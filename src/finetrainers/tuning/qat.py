@@ -30,8 +30,9 @@ def train_rounded(denoiser: nn.Module, kind: str, blocks: Sequence[str]) -> None
         blocks: Class names of its repeated blocks.
     """
     step = 1 if kind == "int8" else GROUP
-    names = [name for name, _ in denoiser.named_modules() if is_linear_in_block(denoiser, name, blocks)]
-    _change(denoiser, kind, "prepare", {name for name in names if denoiser.get_submodule(name).in_features % step == 0})
+    layers = {name: layer for name, layer in denoiser.named_modules() if is_linear_in_block(denoiser, name, blocks)}
+    whole = {name for name, layer in layers.items() if isinstance(layer, nn.Linear) and layer.in_features % step == 0}
+    _change(denoiser, kind, "prepare", whole)
 
 
 def rounded_layers(denoiser: nn.Module) -> frozenset[str]:
@@ -55,14 +56,14 @@ def save_quantized(denoiser: Any, directory: Path, *, kind: str, layers: Set[str
 
 def _format(kind: str) -> Any:
     torchao = import_quietly("torchao.quantization")
-    group = torchao.PerGroup(GROUP)
+    group, int4 = torchao.PerGroup(GROUP), torch.int4  # type: ignore[attr-defined]  # torch's own stubs lack it
     match kind:
         case "int8":
             return torchao.IntxWeightOnlyConfig(weight_dtype=torch.int8, granularity=torchao.PerAxis(0))
         case "int4":
-            return torchao.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=group)
+            return torchao.IntxWeightOnlyConfig(weight_dtype=int4, granularity=group)
         case _:
-            return torchao.Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=group)
+            return torchao.Int8DynamicActivationIntxWeightConfig(weight_dtype=int4, weight_granularity=group)
 
 
 def _change(denoiser: nn.Module, kind: str, step: str, layers: Set[str]) -> None:
