@@ -50,6 +50,18 @@ MUTATIONS = (
     Mutation("the reference page lacks keys", "config/reference.py", "elif origin is dict:\n        yield", "elif origin is set:\n        yield", "config/test_reference.py::test_the_reference_lists_every_key_of_the_schema"),
     Mutation("an empty prompt is not drawn", "config/prompts.py", 'given["prompt"] = ""', "pass", "sampling/test_prompts.py::test_an_empty_prompt_is_one"),
     Mutation("what cannot train is found after encoding", "training/prepare.py", ", check_tuning):", "):", "training/test_training.py::test_what_could_not_train_is_refused_before_anything_is_encoded"),
+    # Weights in fewer bits.
+    Mutation('a weight at rest loses its scale', 'memory/quantize/formats.py', 'return numbers.to(dtype).mul_(scales)', 'return numbers.to(dtype)', 'memory/test_quantize.py::test_each_family_trains_on_weights_at_rest'),
+    Mutation('large weights become NaN in fp8', 'memory/quantize/formats.py', 'weight.clamp(-largest, largest)', 'weight', 'memory/test_quantize.py::test_a_number_beyond_the_format_becomes_its_largest_and_not_nan'),
+    Mutation('nf4 mixes up blocks of narrow layers', 'memory/quantize/formats.py', '"nf4", [1, count], dtype)', '"nf4", [count // shape[1], shape[1]], dtype)', 'memory/test_quantize.py::test_a_weight_comes_back_up_to_the_rounding_of_its_format'),
+    Mutation('graphs keep weights at rest whole', 'memory/quantize/layer.py', '_product(*told) if torch.compiler.is_compiling() else _Product', '_Product.apply(*told) if torch.compiler.is_compiling() else _Product', 'memory/test_quantize.py::test_a_graph_keeps_nothing_in_full_precision_either'),
+    Mutation('the backward pass keeps weights at rest whole', 'memory/quantize/layer.py', '    ctx.save_for_backward(numbers, scales)', '    ctx.save_for_backward(numbers.float(), scales)', 'memory/test_quantize.py::test_nothing_in_full_precision_is_kept_for_the_backward_pass'),
+    Mutation('what a class keeps in float32 is quantised', 'memory/quantize/compress.py', ' and not _is_kept(root, name):', ':', 'memory/test_quantize.py::test_what_the_class_keeps_in_float32_does_not_rest'),
+    Mutation('a model is loaded whole before its weights are compressed', 'models/weights.py', '    if not left[owner] and settle is not None:', '    if not left[owner] and settle is not None and not any(left.values()):', 'memory/test_quantize.py::test_loading_never_holds_a_second_layer_in_full'),
+    Mutation("captions of quantised encoders are taken from others' cache", 'encoding/encoder.py', 'encoders.append(f"weights in {weights}")', 'pass', 'memory/test_quantize.py::test_captions_are_encoded_anew_by_encoders_at_rest_and_media_are_not'),
+    Mutation('weights that train are compressed', 'config/run.py', 'if self.memory.weights != "none" and self.tuning.kind == "full":', 'if False:', 'memory/test_quantize.py::test_weights_that_train_do_not_rest'),
+    Mutation("a run goes on from another base", "config/run.py", '"memory.weights",\n    "memory.text', '"memory.text', "memory/test_quantize.py::test_a_run_draws_saves_resumes_bit_for_bit_and_exports"),
+    Mutation('full rank does not round in training what it will export rounded', 'tuning/full.py', '        if self._qat != "none":\n', '        if False:\n', 'tuning/test_qat.py::test_plain_diffusers_loads_the_quantised_model_and_it_answers_as_what_was_trained'),
     # Batch size.
     Mutation("another micro-batch size trains something else", "optim/update.py", "1 / batch_size)", "1 / len(losses))", "training/test_training.py::test_micro_batches_change_only_rounding"),
     Mutation("a batch size that does not divide is taken", "config/train.py", "if self.batch_size % self.micro_batch_size:", "if False:", "config/test_load.py::test_a_setting_that_cannot_take_effect_is_an_error"),

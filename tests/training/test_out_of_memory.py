@@ -23,7 +23,7 @@ BEST: Tree = {
     "tuning": {"rank": 1},
     "optimizer": {"name": "adamw_8bit"},
     "train": {"micro_batch_size": 1, "gradient_checkpointing": True},
-    "memory": {"vae_tiling": True},
+    "memory": {"vae_tiling": True, "weights": "nf4", "text_encoder_weights": "nf4"},
 }
 
 
@@ -54,9 +54,10 @@ def keys(doing: Any, changes: Tree) -> list[str]:
 
 
 def test_each_stage_names_what_takes_its_memory() -> None:
-    trained = ["optimizer.name", "tuning.rank"]
+    trained = ["memory.weights", "optimizer.name", "tuning.rank"]
     assert keys("training", {}) == ["train.micro_batch_size", "train.gradient_checkpointing", "data.0.buckets", *trained]
-    assert keys("encoding", {"cache": {"batch_size": 2}}) == ["cache.batch_size", "memory.vae_tiling", "data.0.buckets"]
+    encoding = ["cache.batch_size", "memory.vae_tiling", "data.0.buckets", "memory.text_encoder_weights"]
+    assert keys("encoding", {"cache": {"batch_size": 2}}) == encoding
     assert keys("validating", {"validation": {"prompts": "p.json"}}) == ["memory.vae_tiling", "validation.prompts", *trained]
     assert keys("loading", {"model": {"dtype": "float32"}}) == [*trained, "model.dtype"]
     assert keys("training", {"tuning": {"kind": "full"}, "train": {"ema_decay": 0.9}})[-2:] == [
@@ -83,6 +84,7 @@ def test_the_message_has_present_values_and_what_a_run_that_goes_on_may_change()
         "  train.gradient_checkpointing: false -> true",
         "What helps in a new run, with another output_dir:",
         "  data.0.buckets: [[49, 512, 768]] -> smaller or shorter ones",
+        "  memory.weights: none -> int8",
         "  optimizer.name: adamw -> adamw_8bit",
         "  tuning.rank: 64 -> a lower one",
     ]

@@ -138,6 +138,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _compressed_weights_are_frozen(self) -> "Config":
+        if self.memory.weights != "none" and self.tuning.kind == "full":
+            raise RefusedKeyError(
+                "memory.weights",
+                f"{self.memory.weights} is for frozen weights, and tuning.kind: full trains them; set tuning.kind: lora or "
+                "lokr, or remove it",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> "Config":
         if self.train.steps and self.schedule.warmup_steps >= self.train.steps:
             raise ValueError(
@@ -158,6 +168,8 @@ FIXED = (
     "schedule",
     "train.batch_size",
     "train.ema_decay",
+    "memory.weights",
+    "memory.text_encoder_weights",
     "validation.held_out",
     "validation.data",
 )

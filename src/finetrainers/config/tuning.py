@@ -82,6 +82,9 @@ class FullConfig(Section):
     """The weights themselves."""
     modules: RegularExpression | None = None
     """Regular expression for the names of the parameters that are trained; by default all of them."""
+    qat: Literal["none", "int8", "int4", "int8_int4"] = "none"
+    """Train the linear layers of the blocks for quantisation (QAT, extra torchao), and export the quantised model: int8 has
+    a scale for each row, int4 for 32 weights, and int8_int4 computes with activations of 8 bits and weights of 4."""
     start_from: Path | None = None
     """Folder of weights that an earlier run of this kind has exported, to begin from, such as run/weights/step-000500."""
 

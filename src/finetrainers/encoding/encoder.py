@@ -74,6 +74,8 @@ class Encoder:
         encoders: list[object] = [*own, *(self._identity(name) for name in self.model.text_components)]
         if settings := adapter.text_settings(self.model.task):
             encoders.append(dict(settings))
+        if (weights := self.model.pretrained.memory.text_encoder_weights) != "none":
+            encoders.append(f"weights in {weights}")
         return latents, make_key("text", adapter.name, self.model.max_length, *encoders)
 
     def fill(self, latents: Sequence[LatentsJob], texts: Sequence[TextJob]) -> list[Failure]:

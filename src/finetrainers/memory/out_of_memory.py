@@ -17,6 +17,8 @@ MARKS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_F
 """What torch says of a device or a host that has no more, where the class of the error does not."""
 LARGE_STATE = ("adamw", "adam", "sgd", "prodigy", "adamw_schedule_free")
 """Optimizers whose state is larger than that of adamw_8bit."""
+SMALLER = {"none": "int8", "fp8_e4m3": "nf4", "fp8_e5m2": "nf4", "fp8_scaled": "nf4", "int8": "nf4"}
+"""The format of weights at rest to try next, by what is set."""
 
 Doing = Literal["loading", "encoding", "training", "validating", "sampling"]
 
@@ -81,10 +83,20 @@ def helpful(config: Config, doing: Doing) -> Iterator[Setting]:
     if doing in ("training", "encoding"):
         for index, data in enumerate(config.data):
             yield Setting(f"data.{index}.buckets", data.model_dump(mode="json")["buckets"], "smaller or shorter ones")
+    yield from _frozen(config, doing)
     if doing in ("loading", "training", "validating"):
         yield from _trained(config)
     if config.model.dtype == "float32":
         yield Setting("model.dtype", "float32", "bfloat16")
+
+
+def _frozen(config: Config, doing: Doing) -> Iterator[Setting]:
+    """Formats in which weights that do not train take less memory."""
+    memory = config.memory
+    if doing == "encoding" and memory.text_encoder_weights != "nf4":
+        yield Setting("memory.text_encoder_weights", memory.text_encoder_weights, SMALLER[memory.text_encoder_weights])
+    if doing in ("loading", "training", "validating") and config.tuning.kind != "full" and memory.weights != "nf4":
+        yield Setting("memory.weights", memory.weights, SMALLER[memory.weights])
 
 
 def _trained(config: Config) -> Iterator[Setting]:

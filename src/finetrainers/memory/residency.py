@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetrainers.memory.quantize.compress import compress_text_encoders
 from finetrainers.models import Model
 from finetrainers.models.vae import load_vae
 
@@ -96,6 +97,8 @@ class Residency:
         if name in self._loaded:
             return
         component = load_vae(self._model.pretrained) if name == "vae" else self._model.pretrained.load(name)
+        if name in self._model.text_components:  # layer by layer on its way to the device, which is free by now
+            compress_text_encoders([component], self._model.pretrained.memory.text_encoder_weights, self.device)
         if name == "vae":
             component.encode, component.decode = (self._visited(name, own) for own in (component.encode, component.decode))
         elif name in self._model.image_components and isinstance(component, nn.Module):

@@ -12,6 +12,7 @@ from finetrainers.config import Config
 from finetrainers.data.loader import Steps, load_steps
 from finetrainers.memory.attention import attention
 from finetrainers.memory.compile import compile_denoiser, recompiles_explained
+from finetrainers.memory.quantize.compress import compressing
 from finetrainers.models import Model
 from finetrainers.models.weights import Weights
 from finetrainers.objectives.base import Objective
@@ -37,7 +38,8 @@ def build_trainer(
 
     Adapters come after the weights: some begin from them.
     """
-    denoiser = model.load_denoiser(device, weights=weights)
+    settle = compressing(config.memory.weights, model.adapter.blocks)
+    denoiser = model.load_denoiser(device, weights=weights, settle=settle)
     conditioning = build_conditioning(config.conditioning)
     for name, part in model.denoisers.split(denoiser).items():
         conditioning.prepare(part, model.adapter)

@@ -4,13 +4,15 @@ from collections.abc import Sequence
 
 import torch
 
+from finetrainers.compat.packages import require
 from finetrainers.conditioning import build_conditioning
-from finetrainers.config import Config, ReferencesConfig
+from finetrainers.config import Config, FullConfig, ReferencesConfig
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.data.streams import Stream, beside
 from finetrainers.errors import ConfigError
 from finetrainers.memory.attention import check_attention
 from finetrainers.memory.compile import check_compile
+from finetrainers.memory.quantize.formats import check_format
 from finetrainers.models import Model
 from finetrainers.models.base import Settings
 from finetrainers.tuning import build_tuning
@@ -196,6 +198,10 @@ def check_computation(config: Config, model: Model) -> None:
             f"{model.adapter.text.max_length} tokens, not {model.max_length}; remove it"
         )
     check_compile(config.compile)
+    if isinstance(config.tuning, FullConfig) and config.tuning.qat != "none":
+        require("torchao", key="tuning.qat", value=config.tuning.qat, way_out="remove it")
+    check_format("memory.weights", config.memory.weights)
+    check_format("memory.text_encoder_weights", config.memory.text_encoder_weights)
     for key, backend in (("train", config.attention.train), ("validate", config.attention.validation)):
         check_attention(key, backend)
         if backend != "native" and not model.adapter.dispatches_attention:

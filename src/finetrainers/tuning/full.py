@@ -1,5 +1,6 @@
 """Full-rank tuning: the weights themselves."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ from finetrainers.errors import ConfigError, ModelError
 from finetrainers.models import ModelAdapter
 from finetrainers.models.weights import copy_from_files
 from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, trained_parameters
+from finetrainers.tuning.qat import rounded_layers, save_quantized, train_rounded
 
 
 class FullTuning(Tuning):
@@ -23,12 +25,15 @@ class FullTuning(Tuning):
     def __init__(self, config: FullConfig) -> None:
         self._pattern = config.modules
         self._start = config.start_from
+        self._qat = config.qat
 
     def apply(
         self, denoiser: Any, adapter: ModelAdapter, *, component: str, seed: int, full_modules: Sequence[str] = ()
     ) -> None:
         if self._start is not None:
             _load(denoiser, self._start / component)
+        if self._qat != "none":
+            train_rounded(denoiser, self._qat, adapter.blocks)
         for name, parameter in denoiser.named_parameters():
             parameter.requires_grad_(self._pattern is None or re.search(self._pattern, name) is not None)
         if not trained_parameters(denoiser):
@@ -52,7 +57,10 @@ class FullTuning(Tuning):
         with torch.device("meta"):
             shell = type(denoiser).from_config(exported_config(denoiser, facts))
         shell.load_state_dict(state, assign=True)
-        shell.save_pretrained(directory / facts.component)
+        if self._qat == "none":
+            shell.save_pretrained(directory / facts.component)
+        else:
+            save_quantized(shell, directory / facts.component, kind=self._qat, layers=rounded_layers(denoiser))
 
     def load_exported(self, pipeline: Any, directory: Path) -> None:
         for name in (file.parent.name for file in directory.glob("*/config.json")):
@@ -82,8 +90,13 @@ def _load(denoiser: Any, folder: Path) -> None:
         ConfigError: If they are of another model.
     """
     try:
-        copy_from_files(denoiser, sorted(folder.glob("*.safetensors")))
-    except (OSError, SafetensorError, ModelError) as error:
+        if "quantization_config" in json.loads((folder / "config.json").read_text()):
+            saved = type(denoiser).from_pretrained(folder, torch_dtype=denoiser.dtype, use_safetensors=True)
+            saved.dequantize()
+            denoiser.load_state_dict(saved.state_dict())
+        else:
+            copy_from_files(denoiser, sorted(folder.glob("*.safetensors")))
+    except (OSError, ValueError, RuntimeError, SafetensorError, ModelError) as error:
         raise ConfigError(
             f"tuning.start_from: {folder} does not fit ({str(error).splitlines()[0]}); name weights of the same model, "
             "tuning and conditioning"

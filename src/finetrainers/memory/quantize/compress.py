@@ -1,0 +1,52 @@
+"""What of a model rests in fewer bits: linear layers of its blocks, each compressed as soon as it is on the device."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetrainers.memory.quantize.layer import CompressedLinear
+from finetrainers.models.blocks import is_linear_in_block
+from finetrainers.models.weights import Settle
+
+
+def compressing(kind: str, blocks: Sequence[str]) -> Settle | None:
+    """Return what compresses a denoiser's layers while it is loaded, or None if they stay as they are.
+
+    Norms, embeddings, the projections in and out, and what its class keeps in float32 stay.
+
+    Args:
+        kind: As ``memory.weights`` says.
+        blocks: Class names of its repeated blocks.
+    """
+    if kind == "none":
+        return None
+
+    def settle(root: nn.Module, name: str) -> None:
+        if is_linear_in_block(root, name, blocks) and not _is_kept(root, name):
+            layer = root.get_submodule(name)
+            assert isinstance(layer, nn.Linear)
+            root.set_submodule(name, CompressedLinear(layer, kind))
+
+    return settle
+
+
+def compress_text_encoders(components: Iterable[Any], kind: str, device: torch.device) -> None:
+    """Compress the linear layers inside of the blocks of text encoders on a device, one by one; tokenizers stay as they are.
+
+    Blocks of transformers' models are those in lists: embeddings, heads and projections behind them are in none. Of each
+    model, layers of another type than the others' stay: those that its class keeps in float32.
+    """
+    for encoder in components:
+        if kind == "none" or not isinstance(encoder, nn.Module):
+            continue
+        lists = [name for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)]
+        for name, layer in list(encoder.named_modules()):
+            is_inside = any(name.startswith(f"{own}.") for own in lists)
+            if type(layer) is nn.Linear and is_inside and layer.weight.dtype == encoder.dtype:
+                encoder.set_submodule(name, CompressedLinear(layer.to(device), kind))
+
+
+def _is_kept(root: Any, name: str) -> bool:
+    return not frozenset(root._keep_in_fp32_modules or ()).isdisjoint(name.split("."))
