@@ -138,6 +138,19 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _memory_fits_the_rest(self) -> "Config":
+        is_checkpointing = self.train.gradient_checkpointing
+        for key, reason in self.memory.impossible(is_checkpointing=is_checkpointing, compiled=self.compile.kind):
+            raise RefusedKeyError(f"memory.{key}", f"{getattr(self.memory, key)} {reason}")
+        if self.memory.resident_blocks != "all" and self.tuning.kind == "full" and self.optimizer.name.endswith("8bit"):
+            raise RefusedKeyError(
+                "memory.resident_blocks",
+                f"{self.memory.resident_blocks} keeps what tuning.kind: full trains on the host, where optimizer.name: "
+                f"{self.optimizer.name} does not compute; set another optimizer, or all",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> "Config":
         if self.train.steps and self.schedule.warmup_steps >= self.train.steps:
             raise ValueError(

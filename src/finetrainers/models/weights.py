@@ -66,7 +66,7 @@ def fill_from_files(shell: Any, files: Sequence[Path], device: torch.device, set
     if missing:
         some = ", ".join(list(missing)[:3])
         raise ModelError(f"{files[0].parent}: {len(missing)} tensors of {type(shell).__name__} are missing, such as {some}")
-    shell.to(device)  # buffers that are computed
+    _move_buffers(shell, device)
 
 
 def fill_at_random(shell: Any, device: torch.device, settle: Settle | None = None) -> None:
@@ -80,7 +80,7 @@ def fill_at_random(shell: Any, device: torch.device, settle: Settle | None = Non
             value.zero_()
         _put(shell, name, value, device)
         _settle_if_whole(shell, name, left, settle)
-    shell.to(device)
+    _move_buffers(shell, device)
 
 
 def leave_empty(shell: Any, settle: Settle | None = None) -> None:
@@ -100,6 +100,12 @@ def _put(shell: nn.Module, name: str, value: Tensor, device: torch.device) -> No
         module._parameters[own] = nn.Parameter(value, requires_grad=False)
     else:
         module._buffers[own] = value
+
+
+def _move_buffers(shell: nn.Module, device: torch.device) -> None:
+    """Move what is computed from the config; parameters are where they were put, or settled."""
+    for module in shell.modules():
+        module._buffers.update({name: None if own is None else own.to(device) for name, own in module._buffers.items()})
 
 
 def _count_by_module(shell: nn.Module) -> dict[str, int]:
