@@ -30,7 +30,7 @@ class MemoryConfig(Section):
     turn, in the forward and again in the backward pass."""
 
     def impossible(self, *, is_checkpointing: bool, compiled: str) -> Iterator[tuple[str, str]]:
-        """Keys that cannot stand beside train.gradient_checkpointing and compile.kind, each with the reason and the way out."""
+        """Keys that cannot stand beside train.gradient_checkpointing and compile.kind, with the reason and the way out."""
         without = "without train.gradient_checkpointing: true; set it, or remove this key"
         with_full = "with compile.kind: full: copies from and to the host are no part of a graph; set regional, or"
         if not is_checkpointing:
@@ -43,7 +43,10 @@ class MemoryConfig(Section):
             if self.resident_blocks != "all":
                 yield "resident_blocks", f"would free nothing, since autograd keeps all weights that have come, {without}"
         if compiled != "none" and self.checkpoint_keep != "nothing":
-            yield "checkpoint_keep", f"is impossible with compile.kind: {compiled}, which hides attention; set none, or nothing"
+            yield (
+                "checkpoint_keep",
+                f"is impossible with compile.kind: {compiled}, which hides attention; set none, or nothing",
+            )
         if compiled == "full" and self.activations == "host":
             yield "activations", f"is impossible {with_full} device"
         if compiled == "full" and self.resident_blocks != "all":
@@ -54,7 +57,7 @@ class MemoryConfig(Section):
         if self.resident_blocks != "all" and self.checkpoint_every > 1:
             raise RefusedKeyError(
                 "checkpoint_every",
-                f"{self.checkpoint_every} is impossible with resident_blocks: {self.resident_blocks}: autograd would keep the "
-                "weights of blocks that are not computed again; set 1, or resident_blocks: all",
+                f"{self.checkpoint_every} is impossible with resident_blocks: {self.resident_blocks}: autograd would keep "
+                "the weights of blocks that are not computed again; set 1, or resident_blocks: all",
             )
         return self

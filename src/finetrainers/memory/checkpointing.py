@@ -32,7 +32,9 @@ def named_blocks(denoiser: nn.Module, blocks: Sequence[str]) -> dict[str, nn.Mod
 class Checkpointing:
     """What diffusers calls with a block and its arguments, in their order, where a gradient is wanted."""
 
-    def __init__(self, skipped: Sequence[nn.Module] = (), *, keeps_attention: bool = False, given: Given | None = None) -> None:
+    def __init__(
+        self, skipped: Sequence[nn.Module] = (), *, keeps_attention: bool = False, given: Given | None = None
+    ) -> None:
         """Say what is left out.
 
         Args:
@@ -99,16 +101,9 @@ class KeptAttention:
 def enable_checkpointing(
     denoiser: Any, blocks: Sequence[str], *, every: int = 1, keeps_attention: bool = False, given: Given | None = None
 ) -> None:
-    """Let a denoiser of diffusers compute blocks again in the backward pass: each, or of ``every`` so many the first.
-
-    Raises:
-        ConfigError: If it has too few blocks.
-    """
+    """Let a denoiser of diffusers compute blocks again in the backward pass: each, or of ``every`` so many the first."""
     if every == 1 and not keeps_attention and given is None:
         denoiser.enable_gradient_checkpointing()
         return
-    own = list(named_blocks(denoiser, blocks).values())
-    if every > max(len(own), 1):
-        raise ConfigError(f"memory.checkpoint_every: {every} is more than the {len(own)} blocks of {type(denoiser).__name__}")
-    skipped = [block for number, block in enumerate(own) if number % every]
+    skipped = [block for number, block in enumerate(named_blocks(denoiser, blocks).values()) if number % every]
     denoiser.enable_gradient_checkpointing(Checkpointing(skipped, keeps_attention=keeps_attention, given=given))

@@ -33,8 +33,7 @@ class Link:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        is_cuda = device.type == "cuda"
-        self._up, self._down = (torch.cuda.Stream(device), torch.cuda.Stream(device)) if is_cuda else (None, None)
+        self._up, self._down = (torch.cuda.Stream(device) if device.type == "cuda" else None for _ in range(2))
 
     def new_host(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Make a tensor on the host, of which the device can copy while it computes."""
@@ -47,7 +46,7 @@ class Link:
         return self._copied(tensor, self.new_host(tensor.shape, tensor.dtype), self._down)
 
     def to_device(self, tensor: Tensor, stride: Sequence[int]) -> OnItsWay:
-        """Copy a tensor of the host into memory that belongs to what the device computes, and so may be dropped at any time."""
+        """Copy a tensor of the host into memory of what the device computes; once waited for, it may be dropped."""
         copy = torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=self.device)
         return self._copied(tensor, copy, self._up)
 

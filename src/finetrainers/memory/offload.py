@@ -35,9 +35,9 @@ class ActivationOffload:
     Tensors that all blocks are given, such as the prompt, stay: the denoiser itself keeps them through its forward pass.
     """
 
-    def __init__(self, device: torch.device, *, min_bytes: int = MIN_BYTES) -> None:
+    def __init__(self, device: torch.device, *, min_bytes: int | None = None) -> None:
         self._link = Link(device)
-        self._min_bytes = min_bytes
+        self._min_bytes = MIN_BYTES if min_bytes is None else min_bytes
         self._given: tuple[weakref.ref[Tensor], ...] = ()
         self._last: list[_Kept] = []
 
@@ -58,9 +58,7 @@ class ActivationOffload:
             kept.given = None
         self._last = []
 
-    def _pack(
-        self, tensor: Tensor, shared: set[int], before: tuple[weakref.ref[_Kept], ...]
-    ) -> Tensor | _Kept:
+    def _pack(self, tensor: Tensor, shared: set[int], before: tuple[weakref.ref[_Kept], ...]) -> Tensor | _Kept:
         # Not the size of the tensor: a small view keeps the whole memory that it is a part of.
         is_small = tensor.untyped_storage().nbytes() < self._min_bytes
         if is_small or isinstance(tensor, torch.nn.Parameter) or _memory_of(tensor) in shared:
@@ -91,4 +89,4 @@ class ActivationOffload:
 
 def _memory_of(tensor: Tensor) -> int:
     """Tell memories apart; addresses do not on the meta device."""
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)

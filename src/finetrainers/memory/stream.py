@@ -2,13 +2,12 @@
 
 A block's tensors lie side by side in one piece of host memory, so that one copy brings them. While the block is called, its
 modules hold tensors of the device; else they hold those of the host, by which weights are saved, exported and updated.
-Autograd keeps the tensors of the device for as long as the backward pass of the block needs them, and the modules of no block
-keep any: that is why blocks have to be checkpointed, so that only the backward pass makes autograd keep something.
+Autograd keeps what it saves of the device's tensors for as long as the backward pass of the block needs it, whatever the
+modules hold. That is why blocks have to be checkpointed: else it would keep all from the forward pass on.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +20,8 @@ AHEAD = 2
 """Blocks that are on their way to the device while one is computed."""
 ALIGNMENT_BYTES = 256
 """Of each tensor within its piece of memory: as torch's allocator aligns, since kernels depend on it."""
+CACHE_LINE_BYTES = 64
+"""On a CPU, products round by where in a line their factors begin: streamed weights begin where they did."""
 
 
 def streamed(count: int, resident: int) -> list[int]:
@@ -102,7 +103,7 @@ class _HostBlock:
             slot.held[slot.name] = tensor
 
     def _views(self, memory: Tensor) -> list[Tensor]:
-        return [memory[s.start : s.end].view(s.dtype).as_strided(s.shape, s.stride) for s in self._spans]
+        return [memory[own.start : own.end].view(own.dtype).as_strided(own.shape, own.stride) for own in self._spans]
 
 
 def _slots(block: nn.Module, *, is_trained_too: bool) -> Iterator[_Slot]:
@@ -117,7 +118,8 @@ def _spans(plain: Sequence[Tensor]) -> Iterator[_Span]:
     start = 0
     for tensor in plain:
         dense = tensor if _is_dense(tensor) else tensor.contiguous()
-        start += tensor.data_ptr() % 64 if tensor.device.type == "cpu" else 0
+        if tensor.device.type == "cpu":
+            start += tensor.data_ptr() % CACHE_LINE_BYTES
         end = start + dense.nbytes
         yield _Span(start, end, dense.shape, dense.stride(), dense.dtype)
         start = -(-end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
@@ -135,9 +137,7 @@ def _without_memory(tensor: Tensor) -> Tensor:
 
 
 def _arrived(host: Tensor, plain: Iterator[Tensor]) -> Tensor:
-    if not host.requires_grad:
-        return made_of(host, plain)
-    arrived: Tensor = _Arrive.apply(host, next(plain))  # type: ignore[no-untyped-call]
+    arrived: Tensor = _Arrive.apply(host, next(plain)) if host.requires_grad else made_of(host, plain)  # type: ignore[no-untyped-call]
     return arrived
 
 
@@ -150,7 +150,7 @@ class _Arrive(torch.autograd.Function):
         return copy.view_as(copy)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient.to(ctx.device), None
 
 
@@ -205,7 +205,7 @@ class BlockStream:
         ahead = list(range(number + 1, min(number + AHEAD, last) + 1))
         if torch.is_grad_enabled():
             turn = [last + last + 1 - step for step in range(number + 1, number + AHEAD + 1) if step > last]
-            ahead += [step for step in turn if 0 <= step and step not in ahead]
+            ahead += [step for step in turn if step >= 0 and step not in ahead]
         return ahead
 
     def _drop_all_but(self, wanted: Sequence[int]) -> None:
@@ -216,26 +216,25 @@ class BlockStream:
 class Streamed:
     """A block whose weights come for each call, which is around what is compiled and within what is checkpointed."""
 
-    _turns: tuple[BlockStream, int]
+    _turns: tuple[BlockStream, int] | None
+    """What brings them, and its number there; None for a block that stays, and shares what is compiled."""
 
     def bring(self) -> None:
         """See to it that the weights are on the device before anything that is computed next."""
-        stream, number = self._turns
-        stream.bring(number)
+        if self._turns is not None:
+            stream, number = self._turns
+            stream.bring(number)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # as nn.Module's
-        stream, number = self._turns
-        with stream.turn(number):
+        with nullcontext() if self._turns is None else self._turns[0].turn(self._turns[1]):
             return super().__call__(*args, **kwargs)  # type: ignore[misc]  # of the block
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Leave what is streamed where it is, wherever the denoiser is moved to."""
-        stream, number = self._turns
-        with stream.without(number):
+        with nullcontext() if self._turns is None else self._turns[0].without(self._turns[1]):
             return super()._apply(fn, recurse)  # type: ignore[misc]
 
 
-@cache
 def _streamed_class(block_class: type[nn.Module]) -> type[nn.Module]:
     """Derive from the class of a block, as torch's fully_shard does; the name stays, by which blocks are found."""
     return type(block_class.__name__, (Streamed, block_class), {"__module__": block_class.__module__})
@@ -256,8 +255,9 @@ def stream_blocks(
     link = Link(device)
     chosen = [blocks[number] for number in streamed(len(blocks), resident)]
     stream = BlockStream([_HostBlock(block, link, is_trained_too=is_trained_too) for block in chosen], link)
-    for number, block in enumerate(chosen):
-        block.__class__ = _streamed_class(type(block))
+    classes = {block_class: _streamed_class(block_class) for block_class in dict.fromkeys(type(block) for block in blocks)}
+    for block in blocks:
+        block.__class__ = classes[type(block)]
         assert isinstance(block, Streamed)
-        block._turns = stream, number
+        block._turns = (stream, chosen.index(block)) if block in chosen else None
     return stream

@@ -1,4 +1,4 @@
-"""What is done to a denoiser so that it takes less memory or time, in one order: each technique is outside of those after it."""
+"""What is done to a denoiser so that it takes less memory or time, in one order."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from finetrainers.config import Config
+from finetrainers.config import Config, MemoryConfig
 from finetrainers.errors import ConfigError
 from finetrainers.memory.checkpointing import enable_checkpointing, named_blocks
 from finetrainers.memory.compile import compile_denoiser
@@ -28,6 +28,7 @@ def prepare(denoiser: Any, blocks: Sequence[str], config: Config, device: torch.
         ConfigError: If it has too few blocks.
     """
     memory = config.memory
+    check_blocks(denoiser, blocks, memory)
     if config.train.gradient_checkpointing:
         enable_checkpointing(
             denoiser,
@@ -37,24 +38,24 @@ def prepare(denoiser: Any, blocks: Sequence[str], config: Config, device: torch.
             given=ActivationOffload(device) if memory.activations == "host" else None,
         )
     if memory.resident_blocks != "all":
-        check_resident(denoiser, blocks, memory.resident_blocks)
         own = list(named_blocks(denoiser, blocks).values())
         stream_blocks(own, device, resident=memory.resident_blocks, is_trained_too=config.tuning.kind == "full")
     denoiser.to(device)  # what was added
     compile_denoiser(denoiser, blocks, config.compile)
 
 
-def check_resident(denoiser: nn.Module, blocks: Sequence[str], resident: int) -> None:
-    """Refuse to keep more blocks than there are.
+def check_blocks(denoiser: nn.Module, blocks: Sequence[str], memory: MemoryConfig) -> None:
+    """Refuse numbers of blocks that a denoiser does not have; its weights are not looked at.
 
     Raises:
         ConfigError: Naming how many there are.
     """
     count = len(named_blocks(denoiser, blocks))
-    if resident >= count:
-        raise ConfigError(
-            f"memory.resident_blocks: {resident} streams nothing: {type(denoiser).__name__} has {count} blocks; set all, or fewer"
-        )
+    has = f"{type(denoiser).__name__} has {count} blocks"
+    if memory.checkpoint_every > max(count, 1):
+        raise ConfigError(f"memory.checkpoint_every: {memory.checkpoint_every} is too many, since {has}")
+    if memory.resident_blocks != "all" and memory.resident_blocks >= count:
+        raise ConfigError(f"memory.resident_blocks: {memory.resident_blocks} streams none, since {has}; set all, or fewer")
 
 
 class ToHost:
@@ -76,7 +77,7 @@ class ToHost:
             for own, parameter in held.items():
                 if parameter is not None:
                     plain = iter([inner.to(HOST) for inner in plain_tensors(parameter)])
-                    held[own] = made_of(parameter, plain)  # type: ignore[assignment]  # a parameter, as it is made of one
+                    held[own] = made_of(parameter, plain)
 
     def _prefixes_of(self, root: nn.Module) -> tuple[str, ...]:
         if root not in self._prefixes:

@@ -11,6 +11,7 @@ from finetrainers.data.streams import Stream, beside
 from finetrainers.errors import ConfigError
 from finetrainers.memory.attention import check_attention
 from finetrainers.memory.compile import check_compile
+from finetrainers.memory.techniques import check_blocks
 from finetrainers.models import Model
 from finetrainers.models.base import Settings
 from finetrainers.tuning import build_tuning
@@ -151,7 +152,7 @@ def check_mirrors(config: Config, streams: Sequence[Stream]) -> None:
 
 
 def check_tuning(config: Config, model: Model) -> None:
-    """Refuse targets, modules and norms that the denoiser has none of, by a try without weights.
+    """Refuse targets, modules, norms and blocks that the denoiser has none of, by a try without weights.
 
     Raises:
         ConfigError: Naming the key and what there is.
@@ -165,6 +166,7 @@ def check_tuning(config: Config, model: Model) -> None:
             continue
         tried.append(settings)
         shell = model.pretrained.shell(name)
+        check_blocks(shell, model.adapter.blocks, config.memory)
         conditioning.prepare(shell, model.adapter)
         full_modules = conditioning.trained_modules(shell, model.adapter)
         tuning.apply(shell, model.adapter, component=name, seed=config.seed, full_modules=full_modules)
