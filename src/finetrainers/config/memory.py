@@ -1,8 +1,11 @@
 """The ``memory`` section: what trades time for memory."""
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from finetrainers.config.base import Section
+from pydantic import Field, model_validator
+
+from finetrainers.config.base import RefusedKeyError, Section
 
 WeightFormat = Literal["none", "fp8_e4m3", "fp8_e5m2", "fp8_scaled", "int8", "nf4"]
 """What frozen weights rest in."""
@@ -21,3 +24,49 @@ class MemoryConfig(Section):
     (extra bitsandbytes). 8 bits take half of the memory of bfloat16, nf4 less than a third."""
     text_encoder_weights: WeightFormat = "none"
     """As memory.weights, for text encoders while captions are encoded; encoded captions depend on it."""
+
+    checkpoint_every: int = Field(default=1, ge=1)
+    """With train.gradient_checkpointing, how many blocks there are to each that is computed again: 1 is every block, 2 every
+    second. The others keep their activations, which takes more memory and less time."""
+    checkpoint_keep: Literal["nothing", "attention"] = "nothing"
+    """What a block that is computed again keeps besides its inputs: nothing, or the outputs of attention, which is then
+    computed once. Each output is as large as the block's input."""
+    activations: Literal["device", "host"] = "device"
+    """Where the inputs of blocks that are computed again wait for the backward pass: on the device, or in host memory, from
+    which they come back one block ahead."""
+    resident_blocks: Literal["all"] | Annotated[int, Field(ge=0)] = "all"
+    """Blocks whose weights stay on the device. Those of all others are in host memory, and come two blocks ahead of their
+    turn, in the forward and again in the backward pass."""
+
+    def impossible(self, *, is_checkpointing: bool, compiled: str) -> Iterator[tuple[str, str]]:
+        """Keys that cannot stand beside train.gradient_checkpointing and compile.kind, with the reason and the way out."""
+        without = "without train.gradient_checkpointing: true; set it, or remove this key"
+        with_full = "with compile.kind: full: copies from and to the host are no part of a graph; set regional, or"
+        if not is_checkpointing:
+            if self.checkpoint_every > 1:
+                yield "checkpoint_every", f"has no effect {without}"
+            if self.checkpoint_keep != "nothing":
+                yield "checkpoint_keep", f"has no effect {without}"
+            if self.activations == "host":
+                yield "activations", f"has no effect {without}"
+            if self.resident_blocks != "all":
+                yield "resident_blocks", f"would free nothing, since autograd keeps all weights that have come, {without}"
+        if compiled != "none" and self.checkpoint_keep != "nothing":
+            yield (
+                "checkpoint_keep",
+                f"is impossible with compile.kind: {compiled}, which hides attention; set none, or nothing",
+            )
+        if compiled == "full" and self.activations == "host":
+            yield "activations", f"is impossible {with_full} device"
+        if compiled == "full" and self.resident_blocks != "all":
+            yield "resident_blocks", f"is impossible {with_full} all"
+
+    @model_validator(mode="after")
+    def _streamed_blocks_are_recomputed(self) -> "MemoryConfig":
+        if self.resident_blocks != "all" and self.checkpoint_every > 1:
+            raise RefusedKeyError(
+                "checkpoint_every",
+                f"{self.checkpoint_every} is impossible with resident_blocks: {self.resident_blocks}: autograd would keep "
+                "the weights of blocks that are not computed again; set 1, or resident_blocks: all",
+            )
+        return self

@@ -32,6 +32,8 @@ from finetrainers.config.tuning import FullConfig, LoraConfig, TuningConfig
 from finetrainers.config.validation import ValidationConfig
 
 AnySection = TypeVar("AnySection", bound=Section)
+DEVICE_ONLY = ("adamw_8bit", "adamw_4bit", "adamw_fp8")
+"""Optimizers whose kernels are the device's alone."""
 MAX_SEED = 2**63 - 1
 """Largest seed that torch's generators take, as the configuration and prompts name it."""
 
@@ -144,6 +146,19 @@ class Config(Section):
                 "memory.weights",
                 f"{self.memory.weights} is for frozen weights, and tuning.kind: full trains them; set tuning.kind: lora or "
                 "lokr, or remove it",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _memory_fits_the_rest(self) -> "Config":
+        is_checkpointing = self.train.gradient_checkpointing
+        for key, reason in self.memory.impossible(is_checkpointing=is_checkpointing, compiled=self.compile.kind):
+            raise RefusedKeyError(f"memory.{key}", f"{getattr(self.memory, key)} {reason}")
+        if self.memory.resident_blocks != "all" and self.tuning.kind == "full" and self.optimizer.name in DEVICE_ONLY:
+            raise RefusedKeyError(
+                "memory.resident_blocks",
+                f"{self.memory.resident_blocks} keeps what tuning.kind: full trains on the host, where optimizer.name: "
+                f"{self.optimizer.name} does not compute; set another optimizer, or all",
             )
         return self
 

@@ -52,7 +52,7 @@ def fill_from_files(shell: Any, files: Sequence[Path], device: torch.device, set
     for name, tensor, own in _stored(shell, files):
         _put(shell, name, tensor.to(own.dtype), device)
         _settle_if_whole(shell, name, left, settle)
-    shell.to(device)  # buffers that are computed
+    _move_buffers(shell, device)
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def fill_at_random(shell: Any, device: torch.device, settle: Settle | None = Non
             value.zero_()
         _put(shell, name, value, device)
         _settle_if_whole(shell, name, left, settle)
-    shell.to(device)
+    _move_buffers(shell, device)
 
 
 def leave_empty(shell: Any, settle: Settle | None = None) -> None:
@@ -124,6 +124,12 @@ def _put(shell: nn.Module, name: str, value: Tensor, device: torch.device) -> No
         module._parameters[own] = nn.Parameter(value, requires_grad=False)
     else:
         module._buffers[own] = value
+
+
+def _move_buffers(shell: nn.Module, device: torch.device) -> None:
+    """Move what is computed from the config; parameters are where they were put, or settled."""
+    for module in shell.modules():
+        module._buffers.update({name: None if own is None else own.to(device) for name, own in module._buffers.items()})
 
 
 def _count_by_module(shell: nn.Module) -> dict[str, int]:

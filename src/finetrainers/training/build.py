@@ -11,8 +11,9 @@ from finetrainers.conditioning import build_conditioning
 from finetrainers.config import Config
 from finetrainers.data.loader import Steps, load_steps
 from finetrainers.memory.attention import attention
-from finetrainers.memory.compile import compile_denoiser, recompiles_explained
+from finetrainers.memory.compile import recompiles_explained
 from finetrainers.memory.quantize.compress import compressing
+from finetrainers.memory.techniques import ToHost, prepare
 from finetrainers.models import Model
 from finetrainers.models.weights import Weights
 from finetrainers.objectives.base import Objective
@@ -38,18 +39,17 @@ def build_trainer(
 
     Adapters come after the weights: some begin from them.
     """
-    settle = compressing(config.memory.weights, model.adapter.blocks)
+    blocks, resident = model.adapter.blocks, config.memory.resident_blocks
+    settle = compressing(config.memory.weights, blocks)
+    if resident != "all" and weights != "none":
+        settle = ToHost(blocks, resident, settle)
     denoiser = model.load_denoiser(device, weights=weights, settle=settle)
     conditioning = build_conditioning(config.conditioning)
     for name, part in model.denoisers.split(denoiser).items():
         conditioning.prepare(part, model.adapter)
         full_modules = conditioning.trained_modules(part, model.adapter)
         tuning.apply(part, model.adapter, component=name, seed=config.seed, full_modules=full_modules)
-        if config.train.gradient_checkpointing:
-            part.enable_gradient_checkpointing()
-    denoiser.to(device)  # what was added
-    for part in model.denoisers.split(denoiser).values():
-        compile_denoiser(part, model.adapter.blocks, config.compile)
+        prepare(part, blocks, config, device)
     update = Update(
         denoiser,
         trained_parameters(denoiser),

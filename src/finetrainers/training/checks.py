@@ -13,6 +13,7 @@ from finetrainers.errors import ConfigError
 from finetrainers.memory.attention import check_attention
 from finetrainers.memory.compile import check_compile
 from finetrainers.memory.quantize.formats import check_format
+from finetrainers.memory.techniques import check_blocks
 from finetrainers.models import Model
 from finetrainers.models.base import Settings
 from finetrainers.tuning import build_tuning
@@ -153,7 +154,7 @@ def check_mirrors(config: Config, streams: Sequence[Stream]) -> None:
 
 
 def check_tuning(config: Config, model: Model) -> None:
-    """Refuse targets, modules and norms that the denoiser has none of, by a try without weights.
+    """Refuse targets, modules, norms and blocks that the denoiser has none of, by a try without weights.
 
     Raises:
         ConfigError: Naming the key and what there is.
@@ -167,6 +168,7 @@ def check_tuning(config: Config, model: Model) -> None:
             continue
         tried.append(settings)
         shell = model.pretrained.shell(name)
+        check_blocks(shell, model.adapter.blocks, config.memory)
         conditioning.prepare(shell, model.adapter)
         full_modules = conditioning.trained_modules(shell, model.adapter)
         tuning.apply(shell, model.adapter, component=name, seed=config.seed, full_modules=full_modules)

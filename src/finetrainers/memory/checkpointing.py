@@ -1,0 +1,109 @@
+"""Gradient checkpointing: which blocks of a denoiser are computed again in the backward pass, and what they keep."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from torch import nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    SelectiveCheckpointContext,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+from finetrainers.errors import ConfigError
+from finetrainers.memory.stream import Streamed
+
+Contexts = tuple[AbstractContextManager[object], AbstractContextManager[object]]
+"""In which a block is computed, and computed again."""
+Given = Callable[[Sequence[object]], AbstractContextManager[object]]
+"""Makes a context in which torch saves what a block is given, by its arguments."""
+ATTENTION = re.compile(r"attention|flash_attn|flash_fwd|fmha|sage")
+"""Part of the names of all operators that compute attention: torch's, and those of packages that register theirs."""
+
+
+def named_blocks(denoiser: nn.Module, blocks: Sequence[str]) -> dict[str, nn.Module]:
+    """Find the repeated blocks of a denoiser by the names of their classes, in the order of its modules."""
+    return {name: module for name, module in denoiser.named_modules() if type(module).__name__ in blocks}
+
+
+class Checkpointing:
+    """What diffusers calls with a block and its arguments, in their order, where a gradient is wanted."""
+
+    def __init__(
+        self, skipped: Sequence[nn.Module] = (), *, keeps_attention: bool = False, given: Given | None = None
+    ) -> None:
+        """Say what is left out.
+
+        Args:
+            skipped: Blocks that are computed once, and keep all activations.
+            keeps_attention: Whether outputs of attention are kept, and so not computed again.
+            given: Where what blocks are given is kept, if not on the device.
+        """
+        self._skipped = {id(block) for block in skipped}
+        self._keeps_attention = keeps_attention
+        self._given = given
+
+    def __call__(self, block: nn.Module, *args: Any) -> Any:  # what blocks take and return is their own affair
+        """Compute a block."""
+        if id(block) in self._skipped:
+            return block(*args)
+        with nullcontext() if self._given is None else self._given(args):
+            if not self._keeps_attention:
+                return checkpoint(block.__call__, *args, use_reentrant=False)
+            kept = KeptAttention(block)
+            outputs = checkpoint(block.__call__, *args, use_reentrant=False, context_fn=kept.contexts)
+        kept.check()
+        return outputs
+
+
+class KeptAttention:
+    """Keeps the outputs of attention of one call of a block."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self._block = block
+        self._count = 0
+
+    def contexts(self) -> Contexts:
+        """Make the contexts that torch's checkpoint asks for."""
+        forward, again = create_selective_checkpoint_contexts(self._policy)
+        return self._prepared(forward), self._prepared(again)
+
+    @contextmanager
+    def _prepared(self, mode: AbstractContextManager[object]) -> Iterator[None]:
+        # Before the mode: it counts operators, and when weights arrive differs from one pass to the other.
+        if isinstance(self._block, Streamed):
+            self._block.bring()
+        with mode:
+            yield
+
+    def _policy(self, context: SelectiveCheckpointContext, operator: Any, *args: Any, **options: Any) -> CheckpointPolicy:
+        if ATTENTION.search(str(operator)) is None:
+            return CheckpointPolicy.PREFER_RECOMPUTE
+        self._count += not context.is_recompute
+        return CheckpointPolicy.MUST_SAVE
+
+    def check(self) -> None:
+        """Refuse to keep what cannot be seen.
+
+        Raises:
+            ConfigError: If the block has no operator of attention.
+        """
+        if not self._count:
+            raise ConfigError(
+                f"memory.checkpoint_keep: attention has no effect: torch sees no operator of attention in "
+                f"{type(self._block).__name__}, whose backend computes it in smaller steps; set nothing, or attention.train"
+            )
+
+
+def enable_checkpointing(
+    denoiser: Any, blocks: Sequence[str], *, every: int = 1, keeps_attention: bool = False, given: Given | None = None
+) -> None:
+    """Let a denoiser of diffusers compute blocks again in the backward pass: each, or of ``every`` so many the first."""
+    if every == 1 and not keeps_attention and given is None:
+        denoiser.enable_gradient_checkpointing()
+        return
+    skipped = [block for number, block in enumerate(named_blocks(denoiser, blocks).values()) if number % every]
+    denoiser.enable_gradient_checkpointing(Checkpointing(skipped, keeps_attention=keeps_attention, given=given))

@@ -1,0 +1,87 @@
+"""What is done to a denoiser so that it takes less memory or time, in one order."""
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from finetrainers.config import Config, MemoryConfig
+from finetrainers.errors import ConfigError
+from finetrainers.memory.checkpointing import enable_checkpointing, named_blocks
+from finetrainers.memory.compile import compile_denoiser
+from finetrainers.memory.inner import made_of, plain_tensors
+from finetrainers.memory.offload import ActivationOffload
+from finetrainers.memory.stream import stream_blocks, streamed
+from finetrainers.models.weights import Settle
+
+HOST = torch.device("cpu")
+
+
+def prepare(denoiser: Any, blocks: Sequence[str], config: Config, device: torch.device) -> None:
+    """Prepare a denoiser whose weights are there, and of which it is said what trains: it is on the device afterwards.
+
+    In this order: checkpointing, activations on the host, blocks streamed, all else to the device, compile.
+
+    Raises:
+        ConfigError: If it has too few blocks.
+    """
+    memory = config.memory
+    check_blocks(denoiser, blocks, memory)
+    if config.train.gradient_checkpointing:
+        enable_checkpointing(
+            denoiser,
+            blocks,
+            every=memory.checkpoint_every,
+            keeps_attention=memory.checkpoint_keep == "attention",
+            given=ActivationOffload(device) if memory.activations == "host" else None,
+        )
+    if memory.resident_blocks != "all":
+        own = list(named_blocks(denoiser, blocks).values())
+        stream_blocks(own, device, resident=memory.resident_blocks, is_trained_too=config.tuning.kind == "full")
+    denoiser.to(device)  # what was added
+    compile_denoiser(denoiser, blocks, config.compile)
+
+
+def check_blocks(denoiser: nn.Module, blocks: Sequence[str], memory: MemoryConfig) -> None:
+    """Refuse numbers of blocks that a denoiser does not have; its weights are not looked at.
+
+    Raises:
+        ConfigError: Naming how many there are.
+    """
+    count = len(named_blocks(denoiser, blocks))
+    has = f"{type(denoiser).__name__} has {count} blocks"
+    if memory.checkpoint_every > max(count, 1):
+        raise ConfigError(f"memory.checkpoint_every: {memory.checkpoint_every} is too many, since {has}")
+    if memory.resident_blocks != "all" and memory.resident_blocks >= count:
+        raise ConfigError(f"memory.resident_blocks: {memory.resident_blocks} streams none, since {has}; set all, or fewer")
+
+
+class ToHost:
+    """Takes weights of blocks that will be streamed to the host while a denoiser is filled, module by module.
+
+    So the device never holds all blocks, and what is quantised is so there before it leaves.
+    """
+
+    def __init__(self, blocks: Sequence[str], resident: int, settle: Settle | None = None) -> None:
+        self._blocks, self._resident, self._settle = tuple(blocks), resident, settle
+        self._prefixes: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+
+    def __call__(self, root: nn.Module, name: str) -> None:
+        """Settle one module."""
+        if self._settle is not None:
+            self._settle(root, name)
+        if f"{name}.".startswith(self._prefixes_of(root)):
+            held = root.get_submodule(name)._parameters
+            for own, parameter in held.items():
+                if parameter is not None:
+                    plain = iter([inner.to(HOST) for inner in plain_tensors(parameter)])
+                    held[own] = made_of(parameter, plain)
+
+    def _prefixes_of(self, root: nn.Module) -> tuple[str, ...]:
+        if root not in self._prefixes:
+            names = list(named_blocks(root, self._blocks))
+            moving = streamed(len(names), self._resident) if self._resident < len(names) else []
+            self._prefixes[root] = tuple(f"{names[number]}." for number in moving)
+        return self._prefixes[root]

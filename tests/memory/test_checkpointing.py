@@ -1,0 +1,114 @@
+"""Which blocks are computed again in the backward pass, and what they keep: the same bits in each way."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from blocks import CHECKPOINTED, FAMILIES, AttentionCount, assert_equal, backward, blocks_of, forwards_counted, found_with
+from runs import config_of, flux_tree
+from torch import nn
+
+from finetrainers.errors import ConfigError
+from finetrainers.memory.checkpointing import Checkpointing
+from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
+from finetrainers.training.checks import check_tuning
+
+Subjects = Callable[[str], ModelUnderTest]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_second_block_is_computed_again_and_gradients_are_the_same(family: str, subject_of: Subjects) -> None:
+    subject = subject_of(family)
+    trainer = subject.trainer(LORA, train=CHECKPOINTED, memory={"checkpoint_every": 2})
+    with forwards_counted(blocks_of(trainer)) as counts:
+        found = backward(trainer, subject)
+    calls = counts[1]  # of the denoiser: some families are asked row by row
+    assert counts == [calls if number % 2 else 2 * calls for number in range(len(counts))]
+    assert_equal(found, found_with(subject, LORA))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kept_attention_is_computed_once_and_gradients_are_the_same(family: str, subject_of: Subjects) -> None:
+    subject = subject_of(family)
+    numbers = []
+    for sections in ({}, {"train": CHECKPOINTED}, {"train": CHECKPOINTED, "memory": {"checkpoint_keep": "attention"}}):
+        trainer: Any = subject.trainer(FULL, **sections)
+        with AttentionCount() as attention, forwards_counted(blocks_of(trainer)) as counts:
+            found = backward(trainer, subject)
+        numbers.append((attention.count, sum(counts)))
+        if not sections:
+            expected = found
+    assert_equal(found, expected)
+    (once, blocks), (twice, again), kept = numbers
+    assert twice > once > 0
+    assert again == 2 * blocks
+    assert kept == (once, again)
+
+
+class NoAttention(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.softmax(-1) @ x
+
+
+def test_attention_that_cannot_be_seen_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"memory\.checkpoint_keep: attention has no effect: .*in NoAttention"):
+        Checkpointing(keeps_attention=True)(NoAttention(), torch.ones(2, 2, requires_grad=True))
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"memory": {"checkpoint_every": 2}}, r"memory\.checkpoint_every: 2 has no effect without train\.gradient_check"),
+        ({"memory": {"checkpoint_keep": "attention"}}, r"memory\.checkpoint_keep: attention has no effect without train"),
+        ({"memory": {"activations": "host"}}, r"memory\.activations: host has no effect without train\.gradient_check"),
+        ({"memory": {"resident_blocks": 0}}, r"memory\.resident_blocks: 0 would free nothing, since autograd keeps"),
+        (
+            {"train": CHECKPOINTED, "memory": {"checkpoint_keep": "attention"}, "compile": {"kind": "regional"}},
+            r"memory\.checkpoint_keep: attention is impossible with compile\.kind: regional",
+        ),
+        (
+            {"train": CHECKPOINTED, "memory": {"activations": "host"}, "compile": {"kind": "full"}},
+            r"memory\.activations: host is impossible with compile\.kind: full: .*set regional, or device",
+        ),
+        (
+            {"train": CHECKPOINTED, "memory": {"resident_blocks": 0}, "compile": {"kind": "full"}},
+            r"memory\.resident_blocks: 0 is impossible with compile\.kind: full: .*set regional, or all",
+        ),
+        (
+            {"train": CHECKPOINTED, "memory": {"resident_blocks": 0, "checkpoint_every": 2}},
+            r"memory\.checkpoint_every: 2 is impossible with resident_blocks: 0",
+        ),
+        (
+            {
+                "train": CHECKPOINTED,
+                "memory": {"resident_blocks": 0},
+                "tuning": {"kind": "full"},
+                "optimizer": {"name": "adamw_8bit"},
+            },
+            r"memory\.resident_blocks: 0 keeps what tuning\.kind: full trains on the host, where optimizer\.name: adamw_8",
+        ),
+    ],
+)
+def test_what_has_no_effect_or_cannot_go_together_is_refused(sections: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config_of(flux_tree(tmp_path, tmp_path, tmp_path, **sections))
+
+
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    [
+        ({"checkpoint_every": 5}, r"memory\.checkpoint_every: 5 is too many, since FluxTransformer2DModel has 4 blocks"),
+        (
+            {"resident_blocks": 4},
+            r"memory\.resident_blocks: 4 streams none, since FluxTransformer2DModel has 4 blocks; set all",
+        ),
+    ],
+)
+def test_more_blocks_than_there_are_are_refused_before_weights_are_read(
+    memory: dict[str, Any], message: str, subject_of: Subjects
+) -> None:
+    subject = subject_of("flux")
+    with pytest.raises(ConfigError, match=message):
+        check_tuning(subject.config("run", train=CHECKPOINTED, memory=memory), subject.model)
