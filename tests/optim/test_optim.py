@@ -104,8 +104,9 @@ def test_every_name_is_tried_here() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_optimizer_lowers_a_quadratic(name: str) -> None:
-    trainer = trainer_with(name, total=300)
-    losses = take_steps(trainer, 300)
+    steps = 100 if name in ("adamw_4bit", "adamw_fp8", "muon") else 300  # not compiled, they take longer
+    trainer = trainer_with(name, total=steps)
+    losses = take_steps(trainer, steps)
     with optimizer_eval_weights(trainer.update.optimizer):
         assert quadratic(trainer.denoiser, 1000).item() < 0.5 * losses[0]
 
