@@ -26,7 +26,7 @@ UNFIT = {
     ),
     "has a learning rate of its own; take prodigy, or another": ("a2grad", "ranger21"),
     "keeps what no checkpoint can hold, so that a run could not go on": (
-        "adashift", "aggmo", "asgd", "conda", "gravity", "kron", "madgrad", "magma", "rose", "scalableshampoo", "spam",
+        "adashift", "aggmo", "asgd", "conda", "gravity", "kron", "madgrad", "magma", "rose", "sara", "scalableshampoo", "spam",
         "stablespam",
     ),
 }  # fmt: skip
