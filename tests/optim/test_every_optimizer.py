@@ -1,4 +1,4 @@
-"""Every optimizer and every way to step, for LoRA and full rank in bfloat16: trains, and goes on from a checkpoint to the bit."""
+"""Every optimizer and way to step, LoRA and full rank in bfloat16: trains, and goes on from a checkpoint to the bit."""
 
 import math
 from collections.abc import Iterator

@@ -57,13 +57,18 @@ class OptimizerConfig(Section):
         if name in known or (name.startswith(REGISTRY) and name != REGISTRY):
             return name
         close = get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}, and {REGISTRY}NAME"
-        raise ValueError(f"there is no optimizer {name!r}; {hint}")
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"there is no optimizer {name!r}; {hint}known: {', '.join(map(repr, known))} and {REGISTRY}NAME")
 
     @property
     def is_of_registry(self) -> bool:
         """Whether the package pytorch_optimizer has it."""
         return self.name.startswith(REGISTRY)
+
+    @property
+    def registered_name(self) -> str:
+        """Its name there, or none."""
+        return self.name.removeprefix(REGISTRY).lower() if self.is_of_registry else ""
 
     def idle(self) -> Mapping[str, str]:
         name = "pytorch_optimizer" if self.is_of_registry else self.name
@@ -80,8 +85,9 @@ class OptimizerConfig(Section):
 
     @model_validator(mode="after")
     def _has_own_lr(self) -> "OptimizerConfig":
-        if self.name == "prodigy" and "lr" not in self.model_fields_set:
-            raise RefusedKeyError("lr", f"the default, {self.lr}, is far too low for name: prodigy; give one, usually 1")
+        is_found = self.name == "prodigy" or self.registered_name.startswith(("dadapt", "prodigy"))
+        if is_found and "lr" not in self.model_fields_set:
+            raise RefusedKeyError("lr", f"the default, {self.lr}, is far too low for name: {self.name}; give one, usually 1")
         return self
 
     @model_validator(mode="after")
@@ -95,9 +101,8 @@ class OptimizerConfig(Section):
             raise RefusedKeyError(
                 "masters", f"{self.masters} saves nothing with state: cpu, where masters take none of the device's memory"
             )
-        short = self.name.removeprefix(REGISTRY).lower()
         for key, value, is_asked in (("in_backward", "true", self.in_backward), ("masters", self.masters, is_rounded)):
-            if is_asked and (self.name == "prodigy" or (self.is_of_registry and short not in ONE_BY_ONE)):
+            if is_asked and (self.name == "prodigy" or (self.is_of_registry and self.registered_name not in ONE_BY_ONE)):
                 raise RefusedKeyError(
                     key, f"{value} steps weights one by one, and {self.name} is not known to allow that; take another name"
                 )

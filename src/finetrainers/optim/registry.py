@@ -26,8 +26,8 @@ UNFIT = {
     ),
     "has a learning rate of its own; take prodigy, or another": ("a2grad", "ranger21"),
     "keeps what no checkpoint can hold, so that a run could not go on": (
-        "adashift", "aggmo", "asgd", "conda", "gravity", "kron", "madgrad", "magma", "rose", "sara", "scalableshampoo", "spam",
-        "stablespam",
+        "adashift", "aggmo", "asgd", "conda", "gravity", "kron", "madgrad", "magma", "rose", "sara", "scalableshampoo",
+        "spam", "stablespam",
     ),
 }  # fmt: skip
 """Why names of the registry are refused."""
@@ -46,7 +46,7 @@ def registered(config: OptimizerConfig) -> tuple[Callable[..., Optimizer], dict[
         raise ConfigError(
             f"optimizer.name: {config.name} needs the package {EXTRA}: pip install 'finetrainers[{EXTRA}]'"
         ) from None
-    name, known = config.name.removeprefix(REGISTRY).lower(), pytorch_optimizer.get_supported_optimizers()
+    name, known = config.registered_name, pytorch_optimizer.get_supported_optimizers()
     if name not in known:
         close = get_close_matches(name, known, n=1)
         hint = f"did you mean {REGISTRY}{close[0]}?" if close else "its documentation lists them"
