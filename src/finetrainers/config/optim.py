@@ -17,7 +17,7 @@ ONE_BY_ONE = (
     "adabelief", "adan", "ademamix", "adopt", "came", "laprop", "lion", "mars", "radam", "soap", "stableadamw", "tiger",
 )  # fmt: skip
 """Names of the registry whose update of a weight depends on that weight alone."""
-Option = bool | int | float | str | tuple[float, ...]
+Option = str | bool | int | float | tuple[float, ...]
 
 
 class OptimizerConfig(Section):
