@@ -45,7 +45,7 @@ class OptimizerConfig(Section):
     in the mean, which takes 4 bytes less a weight."""
     state: Literal["device", "cpu"] = "device"
     """Where masters, gradients and the optimizer's state are, and steps are taken: cpu takes none of the device's memory for
-    them, and up to 16 bytes a weight of the host's."""
+    them, and 18 bytes a weight of the host's with adamw."""
     in_backward: bool = False
     """Step each weight as soon as its gradient is there, and free that. Needs train.clip_norm: .inf and a batch_size of one
     micro-batch."""
