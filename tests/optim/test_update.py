@@ -34,6 +34,7 @@ def descend(update: Update, layer: nn.Module, x: torch.Tensor) -> None:
     update.backward(layer(x)[:, 0].float(), batch_size=1)
     update.step(is_finite=True)
     update.drop_gradients()
+    update.is_whole = True
 
 
 def test_small_updates_add_up_below_the_spacing_of_bfloat16() -> None:

@@ -1,5 +1,6 @@
 """Full memory: one message that names what was held and what helps, and never what is already at its best."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ TREE: Tree = {
 }
 BEST: Tree = {
     "tuning": {"rank": 1},
-    "optimizer": {"name": "adamw_8bit"},
+    "optimizer": {"name": "adamw_8bit", "state": "cpu"},
     "train": {"micro_batch_size": 1, "gradient_checkpointing": True},
     "memory": {"vae_tiling": True, "weights": "nf4", "text_encoder_weights": "nf4"},
 }
@@ -54,7 +55,7 @@ def keys(doing: Any, changes: Tree) -> list[str]:
 
 
 def test_each_stage_names_what_takes_its_memory() -> None:
-    trained = ["memory.weights", "optimizer.name", "tuning.rank"]
+    trained = ["memory.weights", "optimizer.name", "optimizer.state", "tuning.rank"]
     assert keys("training", {}) == ["train.micro_batch_size", "train.gradient_checkpointing", "data.0.buckets", *trained]
     encoding = ["cache.batch_size", "memory.vae_tiling", "data.0.buckets", "memory.text_encoder_weights"]
     assert keys("encoding", {"cache": {"batch_size": 2}}) == encoding
@@ -64,6 +65,22 @@ def test_each_stage_names_what_takes_its_memory() -> None:
         "tuning.kind",
         "train.ema_decay",
     ]
+
+
+def test_full_rank_is_told_what_masters_and_gradients_take() -> None:
+    """Each key where it can have an effect, and none that the optimizer or the others would refuse."""
+
+    def told(**changes: Any) -> list[str]:
+        found = keys("loading", merged({"tuning": {"kind": "full"}}, changes))
+        return [key.removeprefix("optimizer.") for key in found if key.startswith("optimizer.")]
+
+    assert told() == ["name", "masters", "in_backward", "state"]
+    assert told(optimizer={"masters": "stochastic_rounding"}) == ["name", "in_backward"]
+    assert told(train={"clip_norm": math.inf}, optimizer={"in_backward": True}) == ["name", "masters"]
+    assert told(train={"micro_batch_size": 1}) == ["name", "masters", "state"]
+    assert told(model={"dtype": "float32"}) == ["name", "in_backward", "state"]
+    assert told(optimizer={"name": "prodigy", "lr": 1.0}) == ["name", "state"]
+    assert told(optimizer={"name": "adamw_4bit", "state": "cpu"}) == []
 
 
 def test_no_key_is_named_that_is_at_its_best() -> None:
@@ -86,6 +103,7 @@ def test_the_message_has_present_values_and_what_a_run_that_goes_on_may_change()
         "  data.0.buckets: [[49, 512, 768]] -> smaller or shorter ones",
         "  memory.weights: none -> int8",
         "  optimizer.name: adamw -> adamw_8bit",
+        "  optimizer.state: device -> cpu",
         "  tuning.rank: 64 -> a lower one",
     ]
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import re
 import shutil
@@ -475,6 +476,23 @@ def test_a_step_that_is_not_finite_can_be_skipped_and_is_counted(
     assert result.report["skipped_steps"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())
     assert any("[9]" in e["message"] for e in events_of(tmp_path / "run") if e["event"] == "warning")
+
+
+@pytest.mark.parametrize("every", [2, 100])
+def test_a_step_inside_backward_that_is_not_finite_is_not_saved(
+    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    """It has moved what was finite, here all: the checkpoint before it stays, though one is due at its number."""
+    sections: Tree = {"optimizer": {"in_backward": True}, "train": {"clip_norm": math.inf}, "checkpoint": {"every": every}}
+    with monkeypatch.context() as patch:
+        patch.setattr("finetrainers.training.trainer.Trainer.micro_losses", Bound(HiddenPoison(9)))
+        with pytest.raises(NonFiniteError, match="step 3: the loss is not finite"):
+            run(base, tmp_path / "run", **sections)
+    assert Checkpoints(tmp_path / "run" / "checkpoints", keep=9).steps() == ([2] if every == 2 else [])
+    run(base, tmp_path / "run", **sections)
+    whole = run(base, tmp_path / "whole", train={"clip_norm": math.inf})
+    assert curve(tmp_path / "run", *LOSSES) == curve(whole, *LOSSES)
+    assert same_weights(tmp_path / "run", whole)
 
 
 def test_any_attention_backend_trains_with_gradient_checkpointing(base: Tree, tmp_path: Path) -> None:

@@ -26,7 +26,11 @@ from finetrainers.config.model import (
     is_folder as is_folder,
 )
 from finetrainers.config.objective import ObjectiveConfig as ObjectiveConfig
-from finetrainers.config.optim import OptimizerConfig as OptimizerConfig, ScheduleConfig as ScheduleConfig
+from finetrainers.config.optim import (
+    REGISTRY as REGISTRY,
+    OptimizerConfig as OptimizerConfig,
+    ScheduleConfig as ScheduleConfig,
+)
 from finetrainers.config.overrides import find_file as find_file
 from finetrainers.config.prompts import PromptConfig as PromptConfig
 from finetrainers.config.run import MAX_SEED as MAX_SEED, Config as Config

@@ -64,7 +64,7 @@ def _drop_idle(tree: Tree, section: Section) -> Tree:
             kept[key] = _drop_idle(tree[key], value)
         elif isinstance(value, tuple) and value and isinstance(value[0], Section):
             kept[key] = [_drop_idle(t, v) for t, v in zip(tree[key], value, strict=True)]
-        elif isinstance(value, dict) and all(isinstance(inner, Section) for inner in value.values()):
+        elif isinstance(value, dict) and value and all(isinstance(inner, Section) for inner in value.values()):
             kept[key] = {k: _drop_idle(tree[key][k], v) for k, v in value.items()}
         elif name not in section.idle():
             kept[key] = tree[key]

@@ -1,19 +1,32 @@
 """The ``optimizer`` and ``schedule`` sections: what turns gradients into updates."""
 
 from collections.abc import Mapping
-from typing import Literal
+from difflib import get_close_matches
+from typing import Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from finetrainers.config.base import RefusedKeyError, Section
+
+OwnOptimizer = Literal[
+    "adamw", "adam", "sgd", "adamw_8bit", "adamw_4bit", "adamw_fp8", "adafactor", "muon", "prodigy", "adamw_schedule_free"
+]
+REGISTRY = "pytorch_optimizer:"
+"""Begins the names of optimizers that the package of this name knows."""
+ONE_BY_ONE = (
+    "adabelief", "adan", "ademamix", "adopt", "came", "laprop", "lion", "mars", "radam", "soap", "stableadamw", "tiger",
+)  # fmt: skip
+"""Names of the registry whose update of a weight depends on that weight alone."""
+Option = str | bool | int | float | tuple[float, ...]
 
 
 class OptimizerConfig(Section):
     """What turns gradients into updates."""
 
-    name: Literal["adamw", "adam", "sgd", "adamw_8bit", "adafactor", "prodigy", "adamw_schedule_free"] = "adamw"
-    """Optimizer. adamw_8bit needs the extra bitsandbytes, prodigy prodigyopt, and
-    adamw_schedule_free schedulefree."""
+    name: OwnOptimizer | str = "adamw"
+    """Optimizer. adamw_8bit needs the extra bitsandbytes, adamw_4bit and adamw_fp8 torchao, prodigy prodigyopt,
+    adamw_schedule_free schedulefree; pytorch_optimizer:lion and so on, any of that package, need the extra
+    pytorch-optimizer."""
     lr: float = Field(default=5e-5, gt=0)
     """Peak learning rate; for prodigy a factor, usually 1, which has to be given."""
     weight_decay: float = Field(default=1e-4, ge=0)
@@ -24,15 +37,79 @@ class OptimizerConfig(Section):
     """Decay of the mean of squared gradients. Not for sgd and adafactor."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the denominator. Not for sgd and adafactor."""
+    options: dict[str, Option] = {}
+    """Further arguments of muon (momentum, nesterov, ns_steps) and of what pytorch_optimizer knows, such as
+    {betas: [0.95, 0.98]}; each has to be one of its arguments."""
+    masters: Literal["float32", "stochastic_rounding"] = "float32"
+    """What lets weights of bfloat16 take small updates: a copy in float32, or none and rounding up or down at random, right
+    in the mean, which takes 4 bytes less a weight."""
+    state: Literal["device", "cpu"] = "device"
+    """Where masters, gradients and the optimizer's state are, and steps are taken: cpu takes none of the device's memory for
+    them, and 18 bytes a weight of the host's with adamw."""
+    in_backward: bool = False
+    """Step each weight as soon as its gradient is there, and free that. Needs train.clip_norm: .inf and a batch_size of one
+    micro-batch."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        known = get_args(OwnOptimizer)
+        if name in known or (name.startswith(REGISTRY) and name != REGISTRY):
+            return name
+        close = get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"there is no optimizer {name!r}; {hint}known: {', '.join(map(repr, known))} and {REGISTRY}NAME")
+
+    @property
+    def is_of_registry(self) -> bool:
+        """Whether the package pytorch_optimizer has it."""
+        return self.name.startswith(REGISTRY)
+
+    @property
+    def registered_name(self) -> str:
+        """Its name there, or none."""
+        return self.name.removeprefix(REGISTRY).lower() if self.is_of_registry else ""
 
     def idle(self) -> Mapping[str, str]:
-        unread = {"sgd": ("beta2", "eps"), "adafactor": ("beta1", "beta2", "eps")}.get(self.name, ())
-        return dict.fromkeys(unread, f"with name: {self.name}; remove it")
+        name = "pytorch_optimizer" if self.is_of_registry else self.name
+        unread = {
+            "sgd": ("beta2", "eps"),
+            "adafactor": ("beta1", "beta2", "eps"),
+            "pytorch_optimizer": ("beta1", "beta2", "eps"),
+        }.get(name, ())
+        way_out = "give what its constructor takes in options, or remove it" if self.is_of_registry else "remove it"
+        found = dict.fromkeys(unread, f"with name: {self.name}; {way_out}")
+        if name not in ("muon", "pytorch_optimizer"):
+            found["options"] = f"with name: {self.name}; remove it"
+        return found
 
     @model_validator(mode="after")
     def _has_own_lr(self) -> "OptimizerConfig":
-        if self.name == "prodigy" and "lr" not in self.model_fields_set:
-            raise RefusedKeyError("lr", f"the default, {self.lr}, is far too low for name: prodigy; give one, usually 1")
+        is_found = self.name == "prodigy" or self.registered_name.startswith(("dadapt", "prodigy"))
+        if is_found and "lr" not in self.model_fields_set:
+            raise RefusedKeyError("lr", f"the default, {self.lr}, is far too low for name: {self.name}; give one, usually 1")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_as_it_can(self) -> "OptimizerConfig":
+        is_rounded = self.masters == "stochastic_rounding"
+        if self.state == "cpu" and self.in_backward:
+            raise RefusedKeyError(
+                "in_backward", "true saves nothing with state: cpu, which leaves no gradient on the device"
+            )
+        if self.state == "cpu" and is_rounded:
+            raise RefusedKeyError(
+                "masters", f"{self.masters} saves nothing with state: cpu, where masters take none of the device's memory"
+            )
+        for key, value, is_asked in (("in_backward", "true", self.in_backward), ("masters", self.masters, is_rounded)):
+            if is_asked and (self.name == "prodigy" or (self.is_of_registry and self.registered_name not in ONE_BY_ONE)):
+                raise RefusedKeyError(
+                    key, f"{value} steps weights one by one, and {self.name} is not known to allow that; take another name"
+                )
+        if is_rounded and self.name == "adamw_schedule_free":
+            raise RefusedKeyError(
+                "masters", f"{self.masters} would round the second set of weights that {self.name} keeps; set float32"
+            )
         return self
 
 

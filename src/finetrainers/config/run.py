@@ -1,5 +1,6 @@
 """The whole configuration of a run. Defaults live in these sections and nowhere else."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -159,6 +160,29 @@ class Config(Section):
                 "memory.resident_blocks",
                 f"{self.memory.resident_blocks} keeps what tuning.kind: full trains on the host, where optimizer.name: "
                 f"{self.optimizer.name} does not compute; set another optimizer, or all",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_can_step_so(self) -> "Config":
+        train, optimizer = self.train, self.optimizer
+        if optimizer.in_backward and not math.isinf(train.clip_norm):
+            raise RefusedKeyError(
+                "optimizer.in_backward",
+                "true steps weights before the norm of the whole gradient is known, and train.clip_norm: "
+                f"{train.clip_norm} clips it; set train.clip_norm: .inf, or remove in_backward",
+            )
+        if optimizer.in_backward and train.batch_size != train.micro_batch_size:
+            raise RefusedKeyError(
+                "optimizer.in_backward",
+                f"true steps in each backward pass, and train.batch_size: {train.batch_size} takes "
+                f"{train.batch_size // train.micro_batch_size} of them; set train.micro_batch_size: {train.batch_size}, "
+                "or remove in_backward",
+            )
+        if optimizer.masters == "stochastic_rounding" and self.model.dtype != "bfloat16":
+            raise RefusedKeyError(
+                "optimizer.masters",
+                f"{optimizer.masters} is for weights of bfloat16, and model.dtype is {self.model.dtype}; remove it",
             )
         return self
 

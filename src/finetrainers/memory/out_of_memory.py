@@ -8,14 +8,14 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from finetrainers.config import Config, FullConfig
+from finetrainers.config import Config, FullConfig, OptimizerConfig
 from finetrainers.config.run import FIXED
 from finetrainers.errors import ConfigError
 from finetrainers.memory.peak import peak_memory_gb
 
 MARKS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 """What torch says of a device or a host that has no more, where the class of the error does not."""
-LARGE_STATE = ("adamw", "adam", "sgd", "prodigy", "adamw_schedule_free")
+LARGE_STATE = ("adamw", "adam", "sgd", "muon", "prodigy", "adamw_schedule_free")
 """Optimizers whose state is larger than that of adamw_8bit."""
 SMALLER = {"none": "int8", "fp8_e4m3": "nf4", "fp8_e5m2": "nf4", "fp8_scaled": "nf4", "int8": "nf4"}
 """The format of weights at rest to try next, by what is set."""
@@ -101,14 +101,40 @@ def _frozen(config: Config, doing: Doing) -> Iterator[Setting]:
 
 def _trained(config: Config) -> Iterator[Setting]:
     """Settings by which trained weights and what belongs to them take memory."""
-    if config.optimizer.name in LARGE_STATE:
-        yield Setting("optimizer.name", config.optimizer.name, "adamw_8bit")
+    optimizer = config.optimizer
+    if optimizer.state == "device":
+        if optimizer.name in LARGE_STATE:
+            yield Setting("optimizer.name", optimizer.name, "adamw_8bit")
+        if isinstance(config.tuning, FullConfig):
+            yield from _full_rank(config)
+        if _is_possible(optimizer, state="cpu"):
+            yield Setting("optimizer.state", "device", "cpu")
     if isinstance(config.tuning, FullConfig):
         yield Setting("tuning.kind", "full", "lora")
     elif config.tuning.rank > 1:
         yield Setting("tuning.rank", config.tuning.rank, "a lower one")
     if config.train.ema_decay is not None:
         yield Setting("train.ema_decay", config.train.ema_decay, "none")
+
+
+def _full_rank(config: Config) -> Iterator[Setting]:
+    """Settings by which masters and gradients take memory, where all weights have them."""
+    optimizer, train = config.optimizer, config.train
+    is_narrow, is_rounded = config.model.dtype == "bfloat16", optimizer.masters == "stochastic_rounding"
+    if is_narrow and not is_rounded and _is_possible(optimizer, masters="stochastic_rounding"):
+        yield Setting("optimizer.masters", optimizer.masters, "stochastic_rounding")
+    is_one_pass = train.batch_size == train.micro_batch_size
+    if is_one_pass and not optimizer.in_backward and _is_possible(optimizer, in_backward=True):
+        yield Setting("optimizer.in_backward", "false", "true, with train.clip_norm: .inf")
+
+
+def _is_possible(optimizer: OptimizerConfig, **changes: object) -> bool:
+    """Whether the optimizer takes a setting beside its others."""
+    try:
+        OptimizerConfig.model_validate({**optimizer.model_dump(exclude_unset=True), **changes})
+    except ValueError:
+        return False
+    return True
 
 
 def _is_fixed(key: str) -> bool:

@@ -1,6 +1,5 @@
 """Optimizers by name."""
 
-import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -9,11 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from finetrainers.compat.quiet import import_quietly
 from finetrainers.config import OptimizerConfig, ScheduleConfig
 from finetrainers.errors import ConfigError
+from finetrainers.optim.low_bit import low_bit_adamw
+from finetrainers.optim.muon import MuonWithAdamW
+from finetrainers.optim.registry import check_options, registered
 from finetrainers.optim.schedules import POLYNOMIAL_END_LR
 
-EXTRAS = {"adamw_8bit": "bitsandbytes", "prodigy": "prodigyopt", "adamw_schedule_free": "schedulefree"}
+EXTRAS = {
+    "adamw_8bit": "bitsandbytes",
+    "adamw_4bit": "torchao",
+    "adamw_fp8": "torchao",
+    "prodigy": "prodigyopt",
+    "adamw_schedule_free": "schedulefree",
+}
 """Optimizers of optional packages; the extra of finetrainers has the package's name."""
 
 
@@ -23,8 +32,12 @@ def check_optimizer(config: OptimizerConfig, schedule: ScheduleConfig) -> None:
     Raises:
         ConfigError: With the command that installs the package, or the key to change.
     """
-    if config.name in EXTRAS:
+    if config.is_of_registry:
+        registered(config)
+    elif config.name in EXTRAS:
         _optional(config.name)
+    elif config.name == "muon":
+        check_options(config, torch.optim.Muon, given=("adjust_lr_fn", "eps"))
     if config.name == "adamw_schedule_free" and schedule.name != "constant":
         raise ConfigError(
             f"schedule.name: {schedule.name} works against optimizer.name: adamw_schedule_free, which needs none; "
@@ -40,12 +53,15 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
     """Make an optimizer over float32 parameters.
 
     Raises:
-        ConfigError: If its package is not installed.
+        ConfigError: If its package is not installed, or does not take its options.
     """
     params = list(parameters)
-    kernels = kernels_for(params)
+    kernels = kernels_for(params, is_on_host=config.state == "cpu")
     decay: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     adam: dict[str, Any] = {**decay, "betas": (config.beta1, config.beta2), "eps": config.eps}
+    if config.is_of_registry:
+        make, settings = registered(config)
+        return make(params, **settings)
     match config.name:
         case "adamw":
             return torch.optim.AdamW(params, **adam, **kernels)
@@ -55,21 +71,30 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
             return torch.optim.SGD(params, momentum=config.beta1, **decay, **kernels)
         case "adafactor":
             return torch.optim.Adafactor(params, **decay)
+        case "muon":
+            return MuonWithAdamW(params, muon={**decay, **config.options}, adamw={**adam, **kernels})
+    return _of_a_package(config.name, params, adam)
+
+
+def _of_a_package(name: str, params: list[nn.Parameter], adam: dict[str, Any]) -> Optimizer:
+    package = _optional(name)
+    match name:
         case "adamw_8bit":
-            return cast("Optimizer", _optional(config.name).optim.AdamW8bit(params, **adam))
+            return cast("Optimizer", package.optim.AdamW8bit(params, **adam))
         case "prodigy":
-            return cast("Optimizer", _optional(config.name).Prodigy(params, **adam))
+            return cast("Optimizer", package.Prodigy(params, **adam))
         case "adamw_schedule_free":
-            optimizer = _optional(config.name).AdamWScheduleFree(params, **adam)
-            optimizer.train()  # schedule-free weights differ between training and use
-            optimizer.state.clear()  # train() leaves empty entries, which torch's checkpoints take for a finished state
-            return cast("Optimizer", optimizer)
+            optimizer: Optimizer = package.AdamWScheduleFree(params, **adam)
+            optimizer.train()  # type: ignore[attr-defined]  # schedule-free weights differ between training and use
+            optimizer.state.clear()  # train() leaves empty entries, which are no state
+            return optimizer
+    return low_bit_adamw(name, params, **adam)
 
 
-def kernels_for(parameters: Sequence[Tensor]) -> dict[str, Any]:
-    """Choose torch's kernels: one for a whole update on a GPU, and nowhere the copy of all parameters that foreach makes."""
+def kernels_for(parameters: Sequence[Tensor], *, is_on_host: bool = False) -> dict[str, Any]:
+    """Choose torch's kernels: fused on a GPU and for states on the host, and nowhere foreach's copy of all parameters."""
     is_on_gpu = bool(parameters) and all(parameter.is_cuda for parameter in parameters)
-    return {"fused": True} if is_on_gpu else {"foreach": False}
+    return {"fused": True} if is_on_gpu or is_on_host else {"foreach": False}
 
 
 @contextmanager
@@ -93,7 +118,7 @@ def optimizer_eval_weights(optimizer: Optimizer) -> Iterator[None]:
 def _optional(name: str) -> Any:
     package = EXTRAS[name]
     try:
-        return importlib.import_module(package)
+        return import_quietly(package)
     except ImportError:
         raise ConfigError(
             f"optimizer.name: {name} needs the package {package}: pip install 'finetrainers[{package}]'"

@@ -3,7 +3,7 @@
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -39,5 +39,8 @@ def learning_rate(optimizer: OptimizerConfig, schedule: ScheduleConfig, *, step:
 def set_learning_rate(schedule: LRScheduler, rate: float) -> None:
     """Let the next step have a rate, in place of that which a restored schedule and optimizer have brought."""
     for group in schedule.optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):  # torchao's, so that nothing is compiled again
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
     schedule._last_lr = [rate for _ in schedule.optimizer.param_groups]

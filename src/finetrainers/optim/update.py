@@ -1,7 +1,7 @@
 """From losses to new weights: precision, accumulation, clipping, the finite check and averages."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from finetrainers.optim.alone import only, split_groups, unless_broken
+from finetrainers.optim.kept import HostMaster, Kept, Master, Rounded, expect_gradient
 from finetrainers.optim.optimizers import optimizer_eval_weights
+from finetrainers.optim.state import load_optimizer_state, no_learning_rate, optimizer_state
+
+CLIP_EPS = 1e-6
+"""As in torch's clip_grad_norm_."""
 
 MakeOptimizer = Callable[[Sequence[nn.Parameter]], Optimizer]
 MakeSchedule = Callable[[Optimizer], LRScheduler]
@@ -22,7 +28,7 @@ class Update:
     The denoiser computes with weights of the type that it was loaded in. Where that is narrower than float32, each weight
     that trains has a float32 master: gradients of all micro-batches add up there, the optimizer steps there, and the weight
     is its master, rounded. So updates of a small learning rate do not round to nothing, and training computes what sampling
-    does.
+    does. Without masters, a weight is rounded stochastically after each step.
     """
 
     def __init__(
@@ -34,17 +40,44 @@ class Update:
         make_schedule: MakeSchedule,
         clip_norm: float,
         ema_decay: float | None = None,
+        rounding_seed: int | None = None,
+        is_on_host: bool = False,
+        is_in_backward: bool = False,
     ) -> None:
-        """Take the weights that train, by their names in the denoiser, and make what they are updated by."""
+        """Take the weights that train, by their names in the denoiser, and make what they are updated by.
+
+        Args:
+            denoiser: Has the weights, and is asked with them.
+            weights: All that trains.
+            make_optimizer: Given float32 parameters.
+            make_schedule: Of the optimizer's learning rate.
+            clip_norm: Largest norm of the gradient; inf clips nothing.
+            ema_decay: Of averages of the weights.
+            rounding_seed: Narrow weights have no masters, and are rounded by draws of this seed.
+            is_on_host: Masters, gradients and the optimizer's state are in the host's memory, and it takes the steps.
+            is_in_backward: Each weight is stepped as soon as its gradient is there, which is then freed.
+        """
         self._denoiser = denoiser
         self._clip_norm = clip_norm
-        self._masters = {name: _master_of(weight) for name, weight in weights.items()}
-        self._rounded = {name: weight for name, weight in weights.items() if self._masters[name] is not weight}
-        for name, weight in self._rounded.items():
-            weight.register_post_accumulate_grad_hook(partial(_hand_over_gradient, self._masters[name]))
-        self.parameters = list(self._masters.values())
-        """What the optimizer steps: float32."""
-        self.optimizer = make_optimizer(self.parameters)
+        self._rounding_seed = rounding_seed
+        self.is_in_backward = is_in_backward
+        """Whether ``backward`` takes the step."""
+        self._kept = _keep(weights, rounds=rounding_seed is not None, is_on_host=is_on_host)
+        self.parameters = [kept.exact for kept in self._kept]
+        """What is trained, as exactly as it is kept: in float32, unless weights are rounded stochastically."""
+        self.optimizer = make_optimizer([kept.stepped for kept in self._kept])
+        is_alone = is_in_backward or rounding_seed is not None
+        self._groups = split_groups(self.optimizer) if is_alone else {}
+        self._norms: dict[str, Tensor] = {}
+        """Of the gradients that this backward pass has stepped with."""
+        self._factor: Tensor | None = None
+        """By what the whole gradient is multiplied where weights are stepped one by one."""
+        self._begun: set[str] = set()
+        """Names of weights that were stepped in the backward pass before."""
+        for kept in self._kept:
+            expect_gradient(kept)
+            if is_in_backward:
+                kept.weight.register_post_accumulate_grad_hook(partial(self._step_in_backward, kept))
         self.schedule = make_schedule(self.optimizer)
         self.ema = _make_ema(self.parameters, ema_decay)
         """diffusers' EMAModel over the parameters, or None."""
@@ -55,11 +88,24 @@ class Update:
 
     def backward(self, losses: Tensor, *, batch_size: int) -> None:
         """Add the gradient of the losses [b] of one micro-batch, as a part of the mean over a whole batch."""
+        self.is_whole = self.is_whole and not self.is_in_backward
         losses.backward(losses.new_full(losses.shape, 1 / batch_size))
 
     def clip(self) -> Tensor:
         """Clip the gradient of the whole batch; return its norm before that, still on the device."""
-        return nn.utils.clip_grad_norm_(self.parameters, self._clip_norm)
+        device = self._kept[0].weight.device
+        for kept in self._kept:
+            kept.settle()
+        if not self._groups:
+            return nn.utils.clip_grad_norm_(self.parameters, self._clip_norm).to(device)
+        for kept in self._kept:
+            if kept.gradient is not None:
+                self._norms[kept.name] = _norm(kept.gradient)
+        norms = [self._norms[kept.name] for kept in self._kept if kept.name in self._norms]  # in their order, to the bit
+        norm = _norm(torch.stack(norms)) if norms else torch.zeros((), device=device)
+        self._factor = (self._clip_norm / (norm + CLIP_EPS)).clamp(max=1.0)
+        self._norms = {}
+        return norm
 
     def step(self, *, is_finite: bool) -> None:
         """Change what is trained, unless the step is not finite, and go on in the schedule.
@@ -68,8 +114,7 @@ class Update:
         """
         self.is_whole = False
         if is_finite:
-            self.optimizer.step()
-            self.round()
+            self._step()
             if self.ema is not None:
                 self.ema.step(self.parameters)
         else:
@@ -77,21 +122,19 @@ class Update:
         self.schedule.step()
 
     def drop_gradients(self) -> None:
-        """Free the gradients."""
-        self.optimizer.zero_grad(set_to_none=True)
-        for weight in self._rounded.values():
-            weight.grad = None  # left where a backward pass was cut off
+        """Free the gradients, those too that a backward pass has left that was cut off."""
+        for kept in self._kept:
+            kept.drop_gradient()
 
     def round(self) -> None:
         """Let the denoiser compute with what the masters are now."""
-        with torch.no_grad():
-            for name, weight in self._rounded.items():
-                weight.copy_(self._masters[name])
+        for kept in self._kept:
+            kept.show()
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Put the weights that are meant for use (averaged ones, if there are) in the place of those that train."""
-        self.is_whole = False  # until those that train are back
+        was_whole, self.is_whole = self.is_whole, False  # until those that train are back
         with ExitStack() as stack:
             stack.callback(self.round)  # the last of all
             stack.enter_context(optimizer_eval_weights(self.optimizer))
@@ -105,33 +148,89 @@ class Update:
             yield
         finally:
             back.close()
-            self.is_whole = True
+            self.is_whole = was_whole
 
     @contextmanager
     def masters(self) -> Iterator[None]:
         """Let the denoiser hold the masters themselves, to be saved or restored; it is not asked meanwhile."""
-        for name in self._rounded:
-            _set_parameter(self._denoiser, name, self._masters[name])
+        away = [kept for kept in self._kept if kept.exact is not kept.weight]
+        for kept in away:
+            _set_parameter(self._denoiser, kept.name, kept.exact)
         try:
             yield
         finally:
-            for name, weight in self._rounded.items():
-                _set_parameter(self._denoiser, name, weight)
+            for kept in away:
+                _set_parameter(self._denoiser, kept.name, kept.weight)
             self.round()
 
+    def optimizer_state(self) -> dict[str, Any]:
+        """Return the optimizer's state by the names of the weights, as files know it."""
+        return optimizer_state(self.optimizer, {kept.stepped: kept.name for kept in self._kept})
 
-def _master_of(weight: nn.Parameter) -> nn.Parameter:
-    return weight if weight.dtype == torch.float32 else nn.Parameter(weight.detach().float())
+    def load_optimizer_state(self, saved: Mapping[str, Any]) -> None:
+        """Put the optimizer's state back.
+
+        Raises:
+            ValueError: If it is that of other weights.
+        """
+        load_optimizer_state(self.optimizer, {kept.stepped: kept.name for kept in self._kept}, saved)
+
+    def begin_state(self) -> None:
+        """Let the optimizer make all the state that it will ever have, by a step that changes no weight."""
+        with no_learning_rate(self.optimizer):
+            for kept in self._kept:
+                kept.weight.grad = torch.zeros_like(kept.weight)
+                kept.receive(kept.weight)
+                kept.settle()
+                if self._groups:
+                    self._step_alone(kept)
+            if not self._groups:
+                self.optimizer.step()
+        self.drop_gradients()
+
+    def _step(self) -> None:
+        """Step all weights, unless the backward pass has."""
+        if not self._groups:
+            self.optimizer.step()
+            self.round()
+        elif not self.is_in_backward:
+            for kept in self._kept:
+                if kept.gradient is not None:
+                    self._step_alone(kept, factor=self._factor)
+
+    def _step_in_backward(self, kept: Kept, _: nn.Parameter) -> None:
+        """Step one weight, unless its gradient is not finite, and free that."""
+        assert kept.gradient is not None
+        self._norms[kept.name] = norm = _norm(kept.gradient)
+        is_finite = norm.isfinite()
+        if kept.name in self._begun or self.optimizer.state.get(kept.stepped):
+            self._step_alone(kept, is_finite=is_finite)
+        elif is_finite.is_meta or bool(is_finite):  # waits for the device, once: there is no state yet to go back to
+            self._step_alone(kept)
+            self._begun.add(kept.name)
+        kept.drop_gradient()
+
+    @torch.no_grad()
+    def _step_alone(self, kept: Kept, *, factor: Tensor | None = None, is_finite: Tensor | None = None) -> None:
+        guard = nullcontext() if is_finite is None else unless_broken(self.optimizer, kept.stepped, is_finite)
+        seed = (self._rounding_seed, "rounding", self.schedule.last_epoch)
+        with kept.in_float32(*seed, factor=factor), only(self.optimizer, self._groups[kept.stepped]), guard:
+            self.optimizer.step()
 
 
-def _hand_over_gradient(master: nn.Parameter, weight: nn.Parameter) -> None:
-    """Add the gradient of one backward pass to the master's, in float32."""
-    assert weight.grad is not None
-    if master.grad is None:
-        master.grad = weight.grad.float()
-    else:
-        master.grad += weight.grad
-    weight.grad = None
+def _keep(weights: Mapping[str, nn.Parameter], *, rounds: bool, is_on_host: bool) -> list[Kept]:
+    """Decide for each weight how it is kept."""
+    device = next(iter(weights.values())).device
+    if is_on_host:
+        stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        return [HostMaster(name, weight, stream) for name, weight in weights.items()]
+    narrow = Rounded if rounds else Master
+    return [(Kept if weight.dtype == torch.float32 else narrow)(name, weight) for name, weight in weights.items()]
+
+
+def _norm(gradient: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(gradient, dtype=torch.float32)
+    return norm
 
 
 def _set_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
@@ -144,4 +243,6 @@ def _make_ema(parameters: Sequence[nn.Parameter], decay: float | None) -> Any:
         return None
     from diffusers.training_utils import EMAModel
 
-    return EMAModel(parameters, decay=decay)
+    ema = EMAModel(parameters, decay=decay)
+    ema.shadow_params = [average.float() for average in ema.shadow_params]  # else it would not move in bfloat16
+    return ema

@@ -57,6 +57,9 @@ def build_trainer(
         make_schedule=partial(build_schedule, config.schedule, steps=config.train.steps),
         clip_norm=config.train.clip_norm,
         ema_decay=config.train.ema_decay,
+        rounding_seed=config.seed if config.optimizer.masters == "stochastic_rounding" else None,
+        is_on_host=config.optimizer.state == "cpu",
+        is_in_backward=config.optimizer.in_backward,
     )
     return Trainer(
         config=config.train,

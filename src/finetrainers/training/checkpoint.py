@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 
 from finetrainers.errors import CheckpointError
 from finetrainers.files.steps import step_directory, step_folders
@@ -128,18 +128,14 @@ class Checkpoints:
         """
         directory = step_directory(self.root, step)
         _refuse_pickles(directory)
+        trainer.update.begin_state()  # to have a place for all that the checkpoint has
         with trainer.update.masters():
             saved, own = read_state(directory), _state(trainer)
             _check_fit(own, saved, directory)
             try:
                 state = load_into(own, saved)
-                set_state_dict(
-                    trainer.denoiser,
-                    trainer.update.optimizer,
-                    model_state_dict=state["model"],
-                    optim_state_dict=state["optimizer"],
-                    options=OPTIONS,
-                )
+                set_model_state_dict(trainer.denoiser, state["model"], options=OPTIONS)
+                trainer.update.load_optimizer_state(state["optimizer"])
             except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
                 raise CheckpointError(f"{directory} does not fit this configuration ({error}). {WAY_BACK}") from error
         update = trainer.update
@@ -160,10 +156,9 @@ def _refuse_pickles(directory: Path) -> None:
 
 def _state(trainer: Trainer) -> dict[str, Any]:
     update = trainer.update
-    model, optimizer = get_state_dict(trainer.denoiser, update.optimizer, options=OPTIONS)
     state: dict[str, Any] = {
-        "model": model,
-        "optimizer": optimizer,
+        "model": get_model_state_dict(trainer.denoiser, options=OPTIONS),
+        "optimizer": update.optimizer_state(),
         "schedule": update.schedule.state_dict(),
         "step": trainer.step,
         "num_skipped": update.num_skipped,

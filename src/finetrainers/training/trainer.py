@@ -92,7 +92,7 @@ class Trainer:
             metrics = self.train_step(batch, data_seconds=time.perf_counter() - start)
             is_taken = self._is_taken(metrics)
             self.step += is_taken
-            self.update.is_whole = True
+            self.update.is_whole = is_taken or not self.update.is_in_backward  # which has stepped what is finite
             for callback in self.after_step:
                 callback(self, metrics)
             if not is_taken:

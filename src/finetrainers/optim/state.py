@@ -1,0 +1,107 @@
+"""The state of an optimizer by the names of its parameters, as a tree of plain tensors and values."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Names = Mapping[nn.Parameter, str]
+Tree = Any  # what optimizers hold: checked where it is written
+LOW_BIT = ("OptimState4bit", "OptimState8bit", "OptimStateFp8")
+"""Tensors of torchao that are made of several: no file knows them, so they are taken apart."""
+
+
+def optimizer_state(optimizer: Optimizer, names: Names) -> dict[str, Tree]:
+    """Return state and parameter groups with names in place of the parameters; tensors are the optimizer's own."""
+    return {
+        "state": {name: apart(optimizer.state[p]) for p, name in names.items() if optimizer.state.get(p)},
+        "param_groups": [{**group, "params": [names[p] for p in group["params"]]} for group in optimizer.param_groups],
+    }
+
+
+def load_optimizer_state(optimizer: Optimizer, names: Names, saved: Mapping[str, Tree]) -> None:
+    """Put a state back that ``optimizer_state`` has returned, its tensors on the devices on which they belong.
+
+    Not by ``Optimizer.load_state_dict``: it turns what was kept in few bits into the type of the parameter.
+
+    Raises:
+        ValueError: If parameters or their groups are not the same.
+    """
+    own = [[names[p] for p in group["params"]] for group in optimizer.param_groups]
+    found = [group["params"] for group in saved["param_groups"]]
+    if own != found:
+        raise ValueError("the groups of the optimizer's parameters differ")
+    parameters = {name: parameter for parameter, name in names.items()}
+    optimizer.state.clear()
+    for name, entries in saved["state"].items():
+        optimizer.state[parameters[name]] = _together(entries)
+    for group, entries in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        group.update({key: _together(value) for key, value in entries.items() if key != "params"})
+
+
+@contextmanager
+def no_learning_rate(optimizer: Optimizer) -> Iterator[None]:
+    """Let a step change no weight."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = torch.zeros_like(rate) if isinstance(rate, Tensor) else 0.0
+    try:
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+
+def apart(value: Tree) -> Tree:
+    """Take tensors apart that are made of others."""
+    match value:
+        case Tensor() if type(value).__name__ in LOW_BIT:
+            made: Any = value
+            names, facts = made.__tensor_flatten__()  # torch's protocol of such tensors
+            plain = [str(fact) if isinstance(fact, torch.dtype) else _listed(fact) for fact in facts]
+            return {"made_of": type(value).__name__, **{name: getattr(value, name) for name in names}, "facts": plain}
+        case Mapping():
+            return {key: apart(item) for key, item in value.items()}
+        case list() | tuple():
+            items = [apart(item) for item in value]
+            return items if isinstance(value, list) else tuple(items)
+    return value
+
+
+def _together(value: Tree) -> Tree:
+    """Undo ``apart``."""
+    match value:
+        case {"made_of": str(kind), "facts": list(facts), **parts} if kind in LOW_BIT:
+            from torchao.optim import subclass_4bit, subclass_8bit, subclass_fp8
+
+            modules = (subclass_4bit, subclass_8bit, subclass_fp8)
+            known = {name: getattr(module, name) for name in LOW_BIT for module in modules if name in vars(module)}
+            *others, dtype = facts
+            others = [torch.Size(fact) if isinstance(fact, list) else fact for fact in others]
+            return known[kind](*parts.values(), *others, getattr(torch, dtype.removeprefix("torch.")))
+        case Mapping():
+            return {key: _together(item) for key, item in value.items()}
+        case list() | tuple():
+            items = [_together(item) for item in value]
+            return items if isinstance(value, list) else tuple(items)
+    return value
+
+
+def tensors_of(tree: Tree, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the plain tensors of a state, with their places; float8 as bytes, which more operations take."""
+    match apart(tree):
+        case Tensor() as tensor:
+            yield path, tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor
+        case Mapping() as entries:
+            for key, item in entries.items():
+                yield from tensors_of(item, f"{path}/{key}")
+        case list() | tuple() as items:
+            for index, item in enumerate(items):
+                yield from tensors_of(item, f"{path}/{index}")
+
+
+def _listed(fact: object) -> object:
+    return list(fact) if isinstance(fact, tuple) else fact
