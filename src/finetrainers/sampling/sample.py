@@ -22,7 +22,7 @@ from finetrainers.errors import ConfigError
 from finetrainers.files.steps import step_directory, step_folders
 from finetrainers.files.storage import storage_errors
 from finetrainers.files.whole import MANIFEST, damage, hash_file
-from finetrainers.memory.attention import attention, check_attention
+from finetrainers.memory.attention import attention_within, check_attention, settled_in
 from finetrainers.memory.out_of_memory import out_of_memory_explained
 from finetrainers.memory.precision import matmul_precision
 from finetrainers.models import Model, Request, open_model
@@ -69,7 +69,7 @@ def _sample(
     device: str,
 ) -> list[Path]:
     config, model = _open(run)
-    check_attention("validate", config.attention.validation)
+    check_attention("validate", config.attention.validation, is_dispatched=model.adapter.dispatches_attention)
     size = resolve_buckets(config.data[0].buckets)[0]
     conditioning = build_conditioning(config.conditioning)
     shows = {"takes_control": config.control is not None, "takes_references": config.references is not None}
@@ -135,7 +135,10 @@ def _drawing(
         return model.encode_text(pipeline, [caption], images, device=device)
 
     sampler = Sampler(model, {name: pipeline.components[name] for name in drawing}, device, conditioning, config.data[0])
-    with torch.no_grad(), attention(config.attention.validation), matmul_precision(config.train.matmul_precision):
+    denoisers = [pipeline.components[name] for name in (*model.denoisers.trained, *model.denoisers.frozen)]
+    backend = settled_in(config, "validate", device)
+    attention = attention_within(denoisers, backend, is_dispatched=model.adapter.dispatches_attention)
+    with torch.no_grad(), attention, matmul_precision(config.train.matmul_precision):
         yield lambda request, stem: sampler.draw(request, partial(encode, picture=request.image), stem)
 
 

@@ -10,8 +10,8 @@ from finetrainers.batch import Batch
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import Config
 from finetrainers.data.loader import Steps, load_steps
-from finetrainers.memory.attention import attention
-from finetrainers.memory.compile import compile_denoiser, recompiles_explained
+from finetrainers.memory.attention import attention, attention_within
+from finetrainers.memory.compile import compile_denoiser, recompiles_explained, sizes_are_fixed
 from finetrainers.models import Model
 from finetrainers.models.weights import Weights
 from finetrainers.objectives.base import Objective
@@ -46,7 +46,8 @@ def build_trainer(
         if config.train.gradient_checkpointing:
             part.enable_gradient_checkpointing()
     denoiser.to(device)  # what was added
-    for part in model.denoisers.split(denoiser).values():
+    parts = list(model.denoisers.split(denoiser).values())
+    for part in parts:
         compile_denoiser(part, model.adapter.blocks, config.compile)
     update = Update(
         denoiser,
@@ -56,6 +57,7 @@ def build_trainer(
         clip_norm=config.train.clip_norm,
         ema_decay=config.train.ema_decay,
     )
+    is_dispatched = model.adapter.dispatches_attention
     return Trainer(
         config=config.train,
         seed=config.seed,
@@ -66,7 +68,11 @@ def build_trainer(
         update=update,
         device=device,
         dtype=model.dtype,
-        attention=partial(attention, config.attention.train),
+        attention=partial(attention, config.attention.train, is_dispatched=is_dispatched),
+        attention_in_validation=partial(
+            attention_within, parts, config.attention.validation, is_dispatched=is_dispatched
+        ),
+        trims_prompts=not sizes_are_fixed(config.compile),
         explained=nullcontext if config.compile.kind == "none" else recompiles_explained,
         without_adapter=tuning.without_adapter,
     )
