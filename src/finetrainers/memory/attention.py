@@ -30,10 +30,15 @@ MASKLESS = (
     "_flash_3",
     "_flash_3_hub",
     "_native_flash",
+    "_native_xla",
     "aiter_fa2_hub",
     "sage",
     "sage_hub",
     "sage_blackwell_hub",
+    "_sage_qk_int8_pv_fp8_cuda",
+    "_sage_qk_int8_pv_fp8_cuda_sm90",
+    "_sage_qk_int8_pv_fp16_cuda",
+    "_sage_qk_int8_pv_fp16_triton",
 )
 """Backends of diffusers that raise in the first forward pass if they are given a mask."""
 

@@ -97,7 +97,9 @@ class Tensors:
 
 def _written(mask: Tensor, values: Tensor) -> Tensor:
     """Write values into a mask that may be expanded, and return it."""
-    own = mask.as_strided([1 if step == 0 else size for size, step in zip(mask.shape, mask.stride(), strict=True)], mask.stride())
+    own = mask.as_strided(
+        [1 if step == 0 else size for size, step in zip(mask.shape, mask.stride(), strict=True)], mask.stride()
+    )
     own.copy_(values[tuple(slice(0, size) for size in own.shape)])
     return mask
 

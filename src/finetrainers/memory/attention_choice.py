@@ -25,6 +25,8 @@ FORWARD_CANDIDATES = ("_flash_3", "flash_4_hub")
 """Exact, but without a backward pass. Those that round further (sage) have to be named."""
 MAX_SECONDS = 180.0
 """Time that one backend may take, the download of its kernel included."""
+START_SECONDS = 120.0
+"""Time that a process may take besides, before the first of them."""
 WAIT_SECONDS = 0.1
 BACKENDS = "finetrainers.memory.attention_trial:backend_of"
 
@@ -139,7 +141,7 @@ def _run(asked: Path, answers: Path, errors: Path, *, max_seconds: float, interr
             command, env=environment, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True
         )
     try:
-        size, deadline = 0, time.monotonic() + max_seconds
+        size, deadline = 0, time.monotonic() + START_SECONDS + max_seconds
         while process.poll() is None:
             interrupt()
             if answers.stat().st_size != size:

@@ -54,7 +54,9 @@ class WrongAnswerError(Exception):
     """A backend computes something else than attention."""
 
 
-def milliseconds(compute: Compute, calls: Sequence[tuple[Call, int]], device: torch.device, *, needs_backward: bool) -> float:
+def milliseconds(
+    compute: Compute, calls: Sequence[tuple[Call, int]], device: torch.device, *, needs_backward: bool
+) -> float:
     """Check a backend on each call, and measure how long all of them take, each as often as it is counted.
 
     Raises:
@@ -108,7 +110,9 @@ def relative_error(call: Call, tensors: Tensors, found: Sequence[Tensor]) -> flo
         for index, (own, right) in enumerate(zip(found, reference, strict=True)):
             differences[index] += float((own[places[index]].double() - right).square().sum())
             norms[index] += float(right.double().square().sum())
-    return max((difference / norm) ** 0.5 if norm else difference for difference, norm in zip(differences, norms, strict=True))
+    return max(
+        (difference / norm) ** 0.5 if norm else difference for difference, norm in zip(differences, norms, strict=True)
+    )
 
 
 def _reference(call: Call, t: Tensors, *, needs_backward: bool) -> Iterator[tuple[tuple[Any, Any], list[Tensor]]]:

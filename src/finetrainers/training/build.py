@@ -69,9 +69,7 @@ def build_trainer(
         device=device,
         dtype=model.dtype,
         attention=partial(attention, config.attention.train, is_dispatched=is_dispatched),
-        attention_in_validation=partial(
-            attention_within, parts, config.attention.validation, is_dispatched=is_dispatched
-        ),
+        attention_in_validation=partial(attention_within, parts, config.attention.validation, is_dispatched=is_dispatched),
         trims_prompts=not sizes_are_fixed(config.compile),
         explained=nullcontext if config.compile.kind == "none" else recompiles_explained,
         without_adapter=tuning.without_adapter,
