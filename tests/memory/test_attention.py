@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,18 @@ from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pic
 from torch.nn.functional import scaled_dot_product_attention
 
 import finetrainers
+from finetrainers.batch import Text
+from finetrainers.config import ModelConfig
 from finetrainers.config.attention import TRAINABLE_ATTENTION
 from finetrainers.errors import ConfigError
 from finetrainers.memory.attention import KERNELS, MASKLESS, attention, attention_within, check_attention, settled_in
 from finetrainers.memory.attention_calls import Call, Layout, record_calls
 from finetrainers.memory.attention_choice import Trial, candidates, fastest, try_backends
 from finetrainers.memory.attention_trial import TOLERANCES, WrongAnswerError, backend_of, milliseconds
+from finetrainers.models import open_model
+from finetrainers.models.facts import TextFacts
+from finetrainers.models.padding import trim_padding
+from finetrainers.training.checks import check_computation
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -57,7 +64,17 @@ def test_right_backends_pass(name: str, needs_backward: bool) -> None:
         assert milliseconds(backend_of(backend), [(CALLS[name], 3)], CPU, needs_backward=needs_backward) > 0
 
 
-@pytest.mark.parametrize("fake, call", [("wrong", "self"), ("wrong_backward", "self"), ("undefined", "self"), ("without_mask", "bool mask"), ("without_mask", "mask of numbers"), ("wrong", "bfloat16")])  # fmt: skip
+WRONG = [
+    ("wrong", "self"),
+    ("wrong", "bfloat16"),
+    ("wrong_backward", "self"),
+    ("undefined", "self"),
+    ("without_mask", "bool mask"),
+    ("without_mask", "mask of numbers"),
+]
+
+
+@pytest.mark.parametrize(("fake", "call"), WRONG)
 def test_wrong_backends_do_not_pass(fake: str, call: str) -> None:
     with pytest.raises(WrongAnswerError, match=r"wrong by .*, where 0\.0"):
         milliseconds(fake_attention.find(fake), [(CALLS["self"], 1), (CALLS[call], 1)], CPU, needs_backward=True)
@@ -145,7 +162,7 @@ def test_trials_can_be_interrupted() -> None:
 
 
 def test_every_backend_of_diffusers_is_known() -> None:
-    """Those without a backward pass, and those for other devices, are not taken in training; new ones have to be looked at."""
+    """Those without a backward pass, or for other devices, are not taken in training; new ones have to be looked at."""
     from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry as Registry
 
     forward_only = {"_flash_3", "_flash_varlen_3", "flash_4_hub", "aiter_fa2_hub", "_native_npu", "_native_xla"}
@@ -190,13 +207,13 @@ def test_a_kernel_is_chosen_within_the_denoiser_alone() -> None:
         def forward(self, name: str) -> None:
             seen[name] = torch.backends.cuda.flash_sdp_enabled()
             if name == "fails":
-                raise ValueError
+                raise ZeroDivisionError
 
     denoiser, vae = Asking(), Asking()
     with attention_within([denoiser], "_native_math", is_dispatched=False):
         denoiser("denoiser")
         vae("vae")
-        with pytest.raises(ValueError):
+        with pytest.raises(ZeroDivisionError):
             denoiser("fails")
         vae("vae after an error")
     denoiser("after")
@@ -215,11 +232,52 @@ def test_a_choice_is_undone(is_dispatched: bool, monkeypatch: pytest.MonkeyPatch
 
     before = state()
     for backend in ("auto", "native", *KERNELS):
-        with pytest.raises(KeyError), attention(backend, is_dispatched=is_dispatched):
+        with suppress(KeyError), attention(backend, is_dispatched=is_dispatched):
             if is_dispatched:
                 assert Registry.get_active_backend()[0] == Name("native" if backend == "auto" else backend)
             raise KeyError
         assert state() == before
+
+
+def test_backends_without_masks_are_refused_where_there_are_masks(tiny_ltx: Path, tmp_path: Path) -> None:
+    model = open_model(ModelConfig(path=str(tiny_ltx), dtype="float32"))
+
+    def check(micro_batch_size: int = 1, **sections: Any) -> None:
+        train = {"batch_size": 2, "micro_batch_size": micro_batch_size}
+        tree = flux_tree(tiny_ltx, tmp_path, tmp_path, train=train, **sections)
+        check_computation(config_of(tree), model)
+
+    check(attention={"train": "_native_flash"})  # one prompt has no padding left
+    check(attention={"train": "_native_flash"}, compile={"kind": "regional", "dynamic": True})
+    refused = r"attention\.train: '_native_flash' takes no mask, and ltx_video masks the padding of prompts"
+    with pytest.raises(ConfigError, match=rf"{refused} where those of a micro-batch .* set train\.micro_batch_size: 1"):
+        check(2, attention={"train": "_native_flash"})
+    with pytest.raises(ConfigError, match=rf"{refused}, which compile\.kind: regional keeps .* set compile\.dynamic: true"):
+        check(attention={"train": "_native_flash"}, compile={"kind": "regional"})
+    with pytest.raises(ConfigError, match=r"attention\.validate: '_native_flash' takes no mask.* set auto"):
+        check(attention={"validate": "_native_flash"})
+
+
+def test_prompts_are_cut_to_the_longest() -> None:
+    facts, embeds = TextFacts(mask="mask"), torch.randn(2, 5, 3)
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+
+    def trim(rows: slice, mask: torch.Tensor) -> Text:
+        return trim_padding({"prompt_embeds": embeds[rows], "mask": mask[rows], "pooled": embeds[rows, 0]}, facts)
+
+    both = trim(slice(0, 2), mask)
+    assert torch.equal(both["prompt_embeds"], embeds[:, :3])
+    assert torch.equal(both["mask"], mask[:, :3])
+    assert torch.equal(both["pooled"], embeds[:, 0])
+    alone = trim(slice(0, 1), mask)
+    assert torch.equal(alone["prompt_embeds"], embeds[:1, :2])
+    assert alone.keys() == {"prompt_embeds", "pooled"}
+    hole = trim(slice(0, 1), torch.tensor([[1, 0, 1, 0, 0]]))
+    assert torch.equal(hole["mask"], torch.tensor([[1, 0, 1]]))
+    nothing = mask * torch.tensor([[1], [0]])  # what is shown no token sees them all
+    assert trim(slice(0, 2), nothing)["prompt_embeds"].shape == embeds.shape
+    assert trim(slice(0, 2), mask.to("meta"))["mask"].shape == mask.shape  # nobody asks a device
+    assert trim_padding({"prompt_embeds": embeds}, TextFacts())["prompt_embeds"] is embeds
 
 
 # Runs.

@@ -21,7 +21,7 @@ KERNELS = {
     "_native_efficient": "EFFICIENT_ATTENTION",
     "_native_cudnn": "CUDNN_ATTENTION",
 }
-"""Backends that are one of the kernels of torch's own attention, by the kernel's name in ``torch.nn.attention.SDPBackend``."""
+"""Backends that are one kernel of torch's own attention, and its name in ``torch.nn.attention.SDPBackend``."""
 
 MASKLESS = (
     "flash",
@@ -76,21 +76,23 @@ def attention(backend: str, *, is_dispatched: bool = True) -> AbstractContextMan
 
     Args:
         backend: One of diffusers' backends.
-        is_dispatched: Whether diffusers lets it compute the attention of the denoiser; if not, it is a kernel of torch's own,
-            and computes all attention in the body.
+        is_dispatched: Whether diffusers lets it compute the attention of the denoiser; if not, it is a kernel of torch's
+            own, and computes all attention in the body.
     """
     name = NATIVE if backend == AUTO else backend
     if is_dispatched:
         from diffusers.models.attention_dispatch import attention_backend
 
-        return attention_backend(name)
+        scope: AbstractContextManager[None] = attention_backend(name)
+        return scope
     return nullcontext() if name == NATIVE else _kernel(name)
 
 
 def _kernel(name: str) -> AbstractContextManager[None]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    return sdpa_kernel([getattr(SDPBackend, KERNELS[name])])
+    scope: AbstractContextManager[None] = sdpa_kernel([getattr(SDPBackend, KERNELS[name])])
+    return scope
 
 
 @contextmanager

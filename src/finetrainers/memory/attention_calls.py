@@ -123,12 +123,12 @@ class _Recorder(TorchFunctionMode):
         return answer
 
 
-def _asked(
+def _asked(  # noqa: PLR0917  # as torch's own
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
+    dropout_p: float = 0.0,  # noqa: ARG001
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,

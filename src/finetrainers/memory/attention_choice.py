@@ -135,7 +135,7 @@ def try_backends(
 def _run(asked: Path, answers: Path, errors: Path, *, max_seconds: float, interrupt: Callable[[], None]) -> str:
     """Run one process of trials to its end, and say how it ended; it is killed if a backend takes too long."""
     command = [sys.executable, "-m", "finetrainers.memory.attention_trial", str(asked), str(answers)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
     with errors.open("w") as stderr:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True

@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,14 @@ def _run(compute: Compute, call: Call, tensors: Tensors, *, needs_backward: bool
     """Return the answer, and the gradients of queries, keys and values if they are needed."""
     leaves = [part.detach().requires_grad_(needs_backward) for part in (tensors.query, tensors.key, tensors.value)]
     with torch.set_grad_enabled(needs_backward):
-        answer = compute(call, Tensors(*leaves, tensors.mask, tensors.gradient))
+        answer = compute(call, replace(tensors, query=leaves[0], key=leaves[1], value=leaves[2]))
     gradients = torch.autograd.grad(answer, leaves, tensors.gradient) if needs_backward else ()
     return [answer.detach(), *gradients]
 
 
 def _timed(run: Callable[[], object], device: torch.device) -> float:
     """Milliseconds that something takes, in the median."""
-    found = []
+    found: list[float] = []
     for _ in range(NUM_TIMED):
         if device.type == "cuda":
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -99,7 +100,7 @@ def _timed(run: Callable[[], object], device: torch.device) -> float:
             began = time.perf_counter()
             run()
             found.append(1000 * (time.perf_counter() - began))
-    return statistics.median(found)
+    return float(statistics.median(found))
 
 
 def relative_error(call: Call, tensors: Tensors, found: Sequence[Tensor]) -> float:
@@ -184,7 +185,7 @@ def main(asked: Path, answers: Path) -> None:
             tell(backend=backend)
             try:
                 taken = milliseconds(find(backend), calls, device, needs_backward=tree["needs_backward"])
-            except Exception as error:  # whatever it is that a kernel raises: it is not taken, and the others are tried
+            except Exception as error:  # noqa: BLE001  # whatever a kernel raises: it is not taken, and the others are tried
                 lines = str(error).strip().splitlines() or [""]
                 tell(backend=backend, milliseconds=None, reason=f"{type(error).__name__}: {lines[0]}")
                 if not is_well(device):

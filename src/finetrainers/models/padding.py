@@ -1,4 +1,4 @@
-"""The padding of prompts: what is cut off before a batch goes to the device, and attention without a mask where none is left.
+"""The padding of prompts: cut off before a batch goes to the device; where none is left, attention takes no mask.
 
 Shape letters as in ``finetrainers.batch``.
 """

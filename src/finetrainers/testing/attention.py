@@ -63,7 +63,7 @@ def _calls(trainer: Trainer, micro: Batch) -> Counter[Call]:
 
 
 def _pass(trainer: Trainer, micro: Batch) -> tuple[int, dict[str, Tensor]]:
-    """Count the attentions that the flash kernel computes; return the loss and the gradients of a LoRA that is made random."""
+    """Count the attentions that the flash kernel computes; return loss and gradients of a LoRA that is made random."""
     parameters, generator = trained_parameters(trainer.denoiser), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in parameters.values():
@@ -87,7 +87,7 @@ class _Flash(TorchDispatchMode):
     """Counts forward passes of torch's flash kernel."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:

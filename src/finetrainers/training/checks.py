@@ -201,11 +201,11 @@ def _check_attention(config: Config, adapter: ModelAdapter) -> None:
     Raises:
         ConfigError: Naming the key and what to set instead.
     """
-    for key, backend in (("train", config.attention.train), ("validate", config.attention.validation)):
-        check_attention(key, backend, is_dispatched=adapter.dispatches_attention)
+    train, validate = config.attention.train, config.attention.validation
+    check_attention("train", train, is_dispatched=adapter.dispatches_attention)
+    check_attention("validate", validate, is_dispatched=adapter.dispatches_attention)
     if not adapter.masks_attention:
         return
-    train, validate = config.attention.train, config.attention.validation
     why = f"takes no mask, and {adapter.name} masks the padding of prompts"
     if validate in MASKLESS:
         raise ConfigError(
@@ -223,5 +223,5 @@ def _check_attention(config: Config, adapter: ModelAdapter) -> None:
     if config.train.micro_batch_size > 1:
         raise ConfigError(
             f"attention.train: {train!r} {why} where those of a micro-batch differ in length; set "
-            "train.micro_batch_size: 1, or attention.train: auto, native, or a backend of varying lengths such as flash_varlen"
+            "train.micro_batch_size: 1, or attention.train: auto, native, or one of varying lengths such as flash_varlen"
         )
