@@ -1,6 +1,7 @@
 """Attention backends: which are known, how the fastest right one is found, and what a run does with it."""
 
 import inspect
+import json
 import sys
 from collections import Counter
 from contextlib import suppress
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fake_attention
+import jsonschema
 import pytest
 import torch
 from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
@@ -338,6 +340,10 @@ def test_auto_takes_the_fastest_and_a_resumed_run_keeps_it(tree: Tree, tmp_path:
         ("train", "_native_math"),
         ("validate", "_native_math"),
     ]
+    schema = json.loads((Path(finetrainers.__file__).parent / "training/events.schema.json").read_text())
+    for event in events:
+        jsonschema.Draft202012Validator(schema).validate(event)
+        assert event.keys() == schema["properties"].keys() | schema["$defs"]["attention"]["properties"].keys()
     assert [trial["backend"] for trial in events[0]["trials"]] == ["native", "_native_flash", "_native_math"]
     parts = run(tree, tmp_path / "parts", train={"steps": 1})
     run(tree, parts)
