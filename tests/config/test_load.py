@@ -741,7 +741,7 @@ def test_folders_and_columns_of_streams_are_dumped(tmp_path: Path) -> None:
 def test_a_dumped_configuration_has_every_default_written_out() -> None:
     tree = yaml.safe_load(dump_config(parse_config(MINIMAL)))
     assert tree["train"]["steps"] == 1000
-    assert tree["attention"] == {"train": "native", "validate": "native"}
+    assert tree["attention"] == {"train": "auto", "validate": "auto"}
     assert {"beta1", "beta2", "eps"} <= tree["optimizer"].keys()
     assert "logit_std" not in tree["objective"]  # it would be refused beside noise_levels: auto
 

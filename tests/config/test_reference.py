@@ -135,7 +135,7 @@ def test_the_reference_lists_every_key_of_the_schema() -> None:
         ("data.N.buckets", "list of [int >= 1, int >= 1, int >= 1] at least 1 | section", None, ""),
         ("data.N.buckets.frames", "list of int >= 1", "[1]", "at least 1"),
         ("model.components.NAME.dtype", "float32 | bfloat16 | float16 | null", "null", ""),
-        ("attention.validate", "str", "native", ""),
+        ("attention.validate", "str", "auto", ""),
         ("parallel.shard", "1", "1", ""),
     ],
 )

@@ -103,7 +103,7 @@ def test_settings_of_the_run_hold(run: Path, tmp_path: Path, monkeypatch: pytest
     from finetrainers.sampling.sampler import Sampler
 
     seen: list[Any] = []
-    drawn, backend_in_use = Sampler.draw, sample.attention
+    drawn, backend_in_use = Sampler.draw, sample.attention_within
 
     def spy(self: Sampler, *arguments: Any) -> Path:
         vae = self._components["vae"]
@@ -111,20 +111,20 @@ def test_settings_of_the_run_hold(run: Path, tmp_path: Path, monkeypatch: pytest
         return drawn(self, *arguments)
 
     @contextmanager
-    def attention(backend: str) -> Any:
+    def attention(denoisers: Any, backend: str, *, is_dispatched: bool) -> Any:
         seen.append(backend)
-        with backend_in_use(backend):
+        with backend_in_use(denoisers, backend, is_dispatched=is_dispatched):
             yield
 
     monkeypatch.setattr(Sampler, "draw", spy)
-    monkeypatch.setattr(sample, "attention", attention)
+    monkeypatch.setattr(sample, "attention_within", attention)
     copy = tmp_path / "run"
     copy.mkdir()
     (copy / "weights").symlink_to(run / "weights")
     plain = load_config(run / "config.yaml")
     overrides = ["memory.vae_tiling=true", "memory.vae_slicing=true", "attention.validate=_native_math"]
     (copy / "config.yaml").write_text(dump_config(load_config(run / "config.yaml", overrides)))
-    assert plain.attention.validation == "native"
+    assert plain.attention.validation == "auto"
     draw(run, tmp_path / "plain", {})
     draw(copy, tmp_path / "set", {})
     assert seen == ["native", (False, False), "_native_math", (True, True)]

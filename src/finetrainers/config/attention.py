@@ -23,11 +23,15 @@ TRAINABLE_ATTENTION = (
 )
 """Attention backends of diffusers that have a backward pass; the others would train nothing, in silence."""
 
+AUTO = "auto"
+
 
 class AttentionConfig(Section):
     """Which of diffusers' attention backends computes attention."""
 
-    train: Literal[TRAINABLE_ATTENTION] = "native"  # type: ignore[valid-type]  # the list is above, written once
-    """Backend in training; only those with a backward pass."""
-    validation: str = Field(default="native", alias="validate")  # pydantic keeps the name `validate` for itself
-    """Backend in validation; ones without a backward pass, such as sage_hub, may be used here."""
+    train: Literal[(AUTO, *TRAINABLE_ATTENTION)] = AUTO  # type: ignore[valid-type]  # the list is above, written once
+    """Backend in training; only those with a backward pass. With auto, those that can run here are tried on a GPU before
+    training, at the run's own sizes, and the fastest right one is taken; on a CPU it is native."""
+    validation: str = Field(default=AUTO, alias="validate")  # pydantic keeps the name `validate` for itself
+    """Backend in validation and sampling; ones without a backward pass, such as sage_hub, may be used here. With auto, as in
+    training, but without those that round more than the data type does."""

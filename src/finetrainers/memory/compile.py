@@ -66,6 +66,11 @@ def recompiles_explained(shape: Sequence[int]) -> Iterator[None]:
         ) from error
 
 
+def sizes_are_fixed(config: CompileConfig) -> bool:
+    """Whether each size makes a graph of its own, so that there should be few of them."""
+    return config.kind != "none" and not config.dynamic
+
+
 def is_compiled(module: nn.Module) -> bool:
     """Whether calls of a module run compiled code, in which hooks of its parts would be traced."""
     return module._compiled_call_impl is not None

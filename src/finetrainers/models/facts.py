@@ -43,6 +43,11 @@ class TextFacts:
     """Most prompt tokens that the family's pipeline takes; None where it takes any number."""
     has_negative_prompt: bool = True
     """Whether the pipeline is guided away from a negative prompt, which is empty by default."""
+    mask: str | None = None
+    """Name of the mask [B, T] in what ``encode_prompt`` returns, if ``denoise`` does without the tokens that it hides and,
+    where it hides none, without the mask: in training, prompts are then cut to the longest of their micro-batch."""
+    padded: tuple[str, ...] = ("prompt_embeds",)
+    """Names of what has as many tokens as the mask, [B, T, D]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

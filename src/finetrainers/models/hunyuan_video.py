@@ -15,6 +15,7 @@ from finetrainers.batch import Image, Prompt, Text
 from finetrainers.models import Grid, ModelAdapter, Request, Settings, register_model
 from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
 from finetrainers.models.noise import NoiseLevels
+from finetrainers.models.padding import let_prompts_be_whole
 from finetrainers.models.vae import encode_video, scale_pixels
 
 NEUTRAL_GUIDANCE = 1.0
@@ -51,6 +52,7 @@ class HunyuanVideo(ModelAdapter):
         components=("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "image_processor"),
         max_length=256,
         has_negative_prompt=False,  # guidance is distilled into the model
+        mask="prompt_attention_mask",
     )
     training = TrainingFacts(
         noise_levels=NoiseLevels("logit_normal"),  # the authors' --flow-snr-type
@@ -108,14 +110,16 @@ class HunyuanVideo(ModelAdapter):
         return {"image_latents": latents}
 
     def denoise(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
-        guidance = None
+        guidance, mask = None, prompt.text.get("prompt_attention_mask")
+        if mask is None:
+            let_prompts_be_whole(denoiser, self.blocks)
         if denoiser.config.guidance_embeds:  # type: ignore[union-attr]  # as every model of diffusers has
             guidance = x.new_full((len(x),), 1000 * NEUTRAL_GUIDANCE, dtype=torch.float32)
         velocity: Tensor = denoiser(
             hidden_states=self.arrange(self._with_image(x, prompt.image)),
             timestep=1000 * sigma[:, -1],  # of the frames that are not given
             encoder_hidden_states=prompt.text["prompt_embeds"],
-            encoder_attention_mask=prompt.text["prompt_attention_mask"],
+            encoder_attention_mask=mask,
             pooled_projections=prompt.text["pooled_prompt_embeds"],
             guidance=guidance,
             return_dict=False,

@@ -45,7 +45,7 @@ class LTXVideo(ModelAdapter):
     default_fps = 25.0
 
     latents = LatentFacts(statistics="buffers")
-    text = TextFacts(max_length=128)
+    text = TextFacts(max_length=128, mask="prompt_attention_mask")
     training = TrainingFacts(
         noise_levels=NoiseLevels("logit_normal"),  # arXiv:2501.00103, section 2.4
         shift="resolution",
@@ -120,7 +120,7 @@ class LTXVideo(ModelAdapter):
             hidden_states=self.arrange(x),
             encoder_hidden_states=prompt.text["prompt_embeds"],
             timestep=1000 * sigma.repeat_interleave(height * width, dim=1),
-            encoder_attention_mask=prompt.text["prompt_attention_mask"],
+            encoder_attention_mask=prompt.text.get("prompt_attention_mask"),
             **self._places(prompt.fps, later.to(x.device), (frames, height, width)),
             return_dict=False,
         )[0]

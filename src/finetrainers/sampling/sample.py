@@ -4,7 +4,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from finetrainers.errors import ConfigError
 from finetrainers.files.steps import step_directory, step_folders
 from finetrainers.files.storage import storage_errors
 from finetrainers.files.whole import MANIFEST, damage, hash_file
-from finetrainers.memory.attention import attention, check_attention
+from finetrainers.memory.attention import attention_within, check_attention, settled_in
 from finetrainers.memory.out_of_memory import out_of_memory_explained
 from finetrainers.memory.precision import matmul_precision
 from finetrainers.memory.residency import Residency
@@ -68,7 +68,7 @@ def _sample(
     device: str,
 ) -> list[Path]:
     config, model = _open(run)
-    check_attention("validate", config.attention.validation)
+    check_attention("validate", config.attention.validation, is_dispatched=model.adapter.dispatches_attention)
     size = resolve_buckets(config.data[0].buckets)[0]
     conditioning = build_conditioning(config.conditioning)
     shows = {"takes_control": config.control is not None, "takes_references": config.references is not None}
@@ -136,8 +136,15 @@ def _drawing(
         build_tuning(config.tuning).load_exported(pipeline, weights)
         denoisers = {name: pipeline.components[name] for name in denoisers}
     residency.adopt(denoisers)
-    computing = attention(config.attention.validation), matmul_precision(config.train.matmul_precision)
-    with torch.no_grad(), computing[0], computing[1], residency.drawing() as parts:
+    backend, is_dispatched = settled_in(config, "validate", device), model.adapter.dispatches_attention
+    with (
+        torch.no_grad(),
+        matmul_precision(config.train.matmul_precision),
+        residency.drawing() as parts,
+        ExitStack() as stack,
+    ):
+        drawing = [parts[name] for name in (*model.denoisers.trained, *model.denoisers.frozen)]
+        stack.enter_context(attention_within(drawing, backend, is_dispatched=is_dispatched))
         sampler = Sampler(model, parts, device, conditioning, config.data[0])
         yield lambda request, stem: sampler.draw(request, lambda caption: texts[caption, request.image], stem)
 

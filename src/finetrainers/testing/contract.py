@@ -19,6 +19,7 @@ from torch import Tensor
 from finetrainers.batch import Batch
 from finetrainers.objectives.base import Predict
 from finetrainers.sampling.sample import sample_run
+from finetrainers.testing.attention import ATTENTION_CHECKS
 from finetrainers.testing.control import CONTROL_CHECKS, assert_equal_files
 from finetrainers.testing.model_under_test import CAPTIONS, FULL, LORA, STEPS, ModelUnderTest as ModelUnderTest
 from finetrainers.testing.pipeline import PIPELINE_CHECKS
@@ -249,6 +250,7 @@ CHECKS: Mapping[str, Callable[[ModelUnderTest], None]] = {
         check_exported_weights_load_in_plain_diffusers,
         check_a_resumed_run_is_the_same_run,
         *PIPELINE_CHECKS,
+        *ATTENTION_CHECKS,
         *CONTROL_CHECKS,
         *REFERENCE_CHECKS,
     )

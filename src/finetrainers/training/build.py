@@ -10,8 +10,8 @@ from finetrainers.batch import Batch
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import Config
 from finetrainers.data.loader import Steps, load_steps
-from finetrainers.memory.attention import attention
-from finetrainers.memory.compile import recompiles_explained
+from finetrainers.memory.attention import attention, attention_within
+from finetrainers.memory.compile import recompiles_explained, sizes_are_fixed
 from finetrainers.memory.quantize.compress import compressing
 from finetrainers.memory.techniques import ToHost, prepare
 from finetrainers.models import Model
@@ -50,6 +50,7 @@ def build_trainer(
         full_modules = conditioning.trained_modules(part, model.adapter)
         tuning.apply(part, model.adapter, component=name, seed=config.seed, full_modules=full_modules)
         prepare(part, blocks, config, device)
+    parts = list(model.denoisers.split(denoiser).values())
     update = Update(
         denoiser,
         trained_parameters(denoiser),
@@ -61,6 +62,7 @@ def build_trainer(
         is_on_host=config.optimizer.state == "cpu",
         is_in_backward=config.optimizer.in_backward,
     )
+    is_dispatched = model.adapter.dispatches_attention
     return Trainer(
         config=config.train,
         seed=config.seed,
@@ -71,7 +73,9 @@ def build_trainer(
         update=update,
         device=device,
         dtype=model.dtype,
-        attention=partial(attention, config.attention.train),
+        attention=partial(attention, config.attention.train, is_dispatched=is_dispatched),
+        attention_in_validation=partial(attention_within, parts, config.attention.validation, is_dispatched=is_dispatched),
+        trims_prompts=not sizes_are_fixed(config.compile),
         explained=nullcontext if config.compile.kind == "none" else recompiles_explained,
         without_adapter=tuning.without_adapter,
     )

@@ -10,17 +10,13 @@ from finetrainers.config import Config, FullConfig, ReferencesConfig
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.data.streams import Stream, beside
 from finetrainers.errors import ConfigError
-from finetrainers.memory.attention import check_attention
-from finetrainers.memory.compile import check_compile
+from finetrainers.memory.attention import MASKLESS, check_attention
+from finetrainers.memory.compile import check_compile, sizes_are_fixed
 from finetrainers.memory.quantize.formats import check_format
 from finetrainers.memory.techniques import check_blocks
 from finetrainers.models import Model
-from finetrainers.models.base import Settings
+from finetrainers.models.base import ModelAdapter, Settings
 from finetrainers.tuning import build_tuning
-
-MASKLESS = ("flash", "flash_hub", "_flash_3", "_flash_3_hub", "_native_flash", "sage", "sage_hub")
-"""Backends of diffusers that raise in the first forward pass if they are given a mask."""
-
 
 FROM_FRAMES = ("image-to-video", "first-last-frame-to-video")
 """Tasks that are given frames of a clip and make the others: a single image has no others."""
@@ -204,15 +200,36 @@ def check_computation(config: Config, model: Model) -> None:
         require("torchao", key="tuning.qat", value=config.tuning.qat, way_out="remove it")
     check_format("memory.weights", config.memory.weights)
     check_format("memory.text_encoder_weights", config.memory.text_encoder_weights)
-    for key, backend in (("train", config.attention.train), ("validate", config.attention.validation)):
-        check_attention(key, backend)
-        if backend != "native" and not model.adapter.dispatches_attention:
-            raise ConfigError(
-                f"attention.{key}: {backend!r} would change nothing, since diffusers computes the attention of "
-                f"{model.adapter.name} with torch's own; set native"
-            )
-        if backend in MASKLESS and model.adapter.masks_attention:
-            raise ConfigError(
-                f"attention.{key}: {backend!r} takes no mask, and {model.adapter.name} masks the padding of prompts; "
-                "set native, or a backend of varying lengths such as flash_varlen"
-            )
+    _check_attention(config, model.adapter)
+
+
+def _check_attention(config: Config, adapter: ModelAdapter) -> None:
+    """Refuse attention backends that are not there, that would not be asked, or that take no mask where there is one.
+
+    Raises:
+        ConfigError: Naming the key and what to set instead.
+    """
+    train, validate = config.attention.train, config.attention.validation
+    check_attention("train", train, is_dispatched=adapter.dispatches_attention)
+    check_attention("validate", validate, is_dispatched=adapter.dispatches_attention)
+    if not adapter.masks_attention:
+        return
+    why = f"takes no mask, and {adapter.name} masks the padding of prompts"
+    if validate in MASKLESS:
+        raise ConfigError(
+            f"attention.validate: {validate!r} {why}; set auto, native, or a backend of varying lengths such as flash_varlen"
+        )
+    if train not in MASKLESS:
+        return
+    if adapter.text.mask is None:
+        raise ConfigError(f"attention.train: {train!r} {why}; set auto, native, or a backend of varying lengths")
+    if sizes_are_fixed(config.compile):
+        raise ConfigError(
+            f"attention.train: {train!r} {why}, which compile.kind: {config.compile.kind} keeps at one length; "
+            "set compile.dynamic: true, or attention.train: auto or native"
+        )
+    if config.train.micro_batch_size > 1:
+        raise ConfigError(
+            f"attention.train: {train!r} {why} where those of a micro-batch differ in length; set "
+            "train.micro_batch_size: 1, or attention.train: auto, native, or one of varying lengths such as flash_varlen"
+        )

@@ -58,6 +58,11 @@ class Console:
             case "run":
                 for line in bucket_lines(event["buckets"]):
                     self._print(line)
+            case "attention":
+                for trial in event["trials"]:
+                    told = f"{trial['milliseconds']:.2f} ms" if trial["reason"] is None else trial["reason"]
+                    self._print(f"attention.{event['key']}: {trial['backend']}: {told}")
+                self._print(f"attention.{event['key']}: {event['backend']} is taken")
             case "stage":
                 self._print(f"{event['stage']}: {event['seconds']:.1f} s")
             case "warning":  # an error is raised, and told by whoever catches it

@@ -8,6 +8,7 @@ from finetrainers.errors import ConfigError, MissingItemError, StoppedAtOnceErro
 from finetrainers.models import open_model
 from finetrainers.optim.schedules import learning_rate, set_learning_rate
 from finetrainers.training.announce import announce, announce_miss, announce_replaced
+from finetrainers.training.attention import settle_attention
 from finetrainers.training.build import build_batches, build_steps, build_trainer
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.checks import check_start
@@ -94,6 +95,8 @@ class _Run:
         # A checkpoint holds all that trains: what the run began from may be gone.
         fresh = {} if resumed is None else {"start_from": None}
         tuning = build_tuning(config.tuning.model_copy(update=fresh))
+        # Before anything is loaded, while the device is empty: trials have processes of their own on it.
+        self.attention = settle_attention(session, prepared, range(resumed or 0, stop), is_resumed=resumed is not None)
         with session.stage("loading"):
             trainer = self._load(checkpoints, tuning, resumed)
         if config.control is not None and trainer.step < stop:
@@ -134,7 +137,7 @@ class _Run:
 
     def _load(self, checkpoints: Checkpoints, tuning: Tuning, resumed: int | None) -> Trainer:
         """Load what trains, as the model's authors left it or as a checkpoint has it."""
-        config, device = self.config, self.session.device
+        config, device = self.config.model_copy(update={"attention": self.attention}), self.session.device
         with self.session.memory("loading"):
             trainer = build_trainer(config, self.model, objective=self.objective, tuning=tuning, device=device)
         self.residency.adopt(self.model.denoisers.split(trainer.denoiser))

@@ -15,6 +15,7 @@ from finetrainers.config import TrainConfig
 from finetrainers.data.order.draws import seed_of
 from finetrainers.errors import NonFiniteError
 from finetrainers.models import ModelAdapter
+from finetrainers.models.padding import trim_padding
 from finetrainers.objectives.base import Objective, Predict, losses_of
 from finetrainers.optim.update import Update
 
@@ -69,6 +70,9 @@ class Trainer:
     dtype: torch.dtype = torch.float32
     """Of all computation."""
     attention: Callable[[], AbstractContextManager[None]] = nullcontext
+    attention_in_validation: Callable[[], AbstractContextManager[None]] = nullcontext
+    trims_prompts: bool = True
+    """Whether prompts are cut to the longest of their micro-batch, where the family masks the rest."""
     explained: Callable[[Sequence[int]], AbstractContextManager[object]] = nullcontext
     """Says of an error in a forward pass, by the shape of its latents, what it means to the user."""
     predict: Predict = field(init=False)
@@ -132,9 +136,15 @@ class Trainer:
         """Add the gradient of one micro-batch; return the detached loss of each of its samples."""
         # Dropout draws belong to the step, so that a resumed run needs no saved state and validation disturbs none.
         seed_device(self.device, seed_of(self.seed, "dropout", self.step, index) >> 1)
-        losses = self.micro_losses(micro.to(self.device))
+        losses = self.micro_losses(self.on_device(micro))
         self.update.backward(losses, batch_size=self.config.batch_size)
         return losses.detach()
+
+    def on_device(self, micro: Batch) -> Batch:
+        """Copy a micro-batch to the device; the padding of its prompts is cut off before, where lengths are known."""
+        if self.trims_prompts:
+            micro = replace(micro, prompt=replace(micro.prompt, text=trim_padding(micro.prompt.text, self.adapter.text)))
+        return micro.to(self.device)
 
     def micro_losses(self, batch: Batch) -> Tensor:
         """Loss of each sample, shape [B], in float32."""

@@ -21,7 +21,6 @@ from finetrainers.data.streams import MEDIA
 from finetrainers.errors import MissingItemError
 from finetrainers.files.steps import step_directory
 from finetrainers.files.whole import to_json, whole_directory, write_whole
-from finetrainers.memory.attention import attention
 from finetrainers.objectives.base import losses_of
 from finetrainers.sampling.sampler import Sampler
 from finetrainers.training.prepared import Prepared
@@ -132,8 +131,8 @@ class Validator:
 
     def _validate(self, trainer: Trainer, directory: Path) -> None:
         fields: dict[str, Any] = {"step": trainer.step}
-        requests, backend = self._prepared.requests, self._session.config.attention.validation
-        with whole_directory(directory) as temporary, eval_weights(trainer), torch.no_grad(), attention(backend):
+        requests, attention = self._prepared.requests, trainer.attention_in_validation()
+        with whole_directory(directory) as temporary, eval_weights(trainer), torch.no_grad(), attention:
             if self._held_out is not None:
                 loss = self._held_out.measure(trainer, self._interrupt)
                 fields |= {"held_out_loss": loss.overall, "held_out_bins": loss.bins, "held_out_samples": loss.num_samples}

@@ -1,0 +1,156 @@
+"""What a denoiser asks of attention: sizes, strides, data type and mask of each call, without computing anything.
+
+Shape letters: B batch, H heads, S tokens of the queries, T tokens of keys and values, D width of a head.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from finetrainers.memory.attention import attention
+
+HIDDEN = -10000.0
+"""What masks of numbers add where a token is hidden."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a tensor lies in memory."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Layout":
+        """Read it off a tensor."""
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        return cls(dtype, tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset()))
+
+    def make(self, fill: Callable[..., Tensor], device: torch.device) -> Tensor:
+        """Make a tensor that lies so, of what ``fill`` makes of a number of values."""
+        extent = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        values = fill(self.offset + extent, dtype=getattr(torch, self.dtype), device=device)
+        return values.as_strided(self.shape, self.stride, self.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of attention, as torch's own is given it: [B, H, S, D] and twice [B, H, T, D]."""
+
+    query: Layout
+    key: Layout
+    value: Layout
+    mask: Layout | None
+    """Of what broadcasts to [B, H, S, T]."""
+    scale: float | None
+    is_causal: bool
+    enable_gqa: bool
+    is_dispatched: bool
+    """Whether the call comes through diffusers' dispatcher."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Make plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> "Call":
+        """Read what ``to_json`` has made."""
+        layouts: dict[str, Any] = {}
+        for name in ("query", "key", "value", "mask"):
+            own = tree[name]
+            layouts[name] = own and Layout(own["dtype"], tuple(own["shape"]), tuple(own["stride"]), own["offset"])
+        return cls(**{**tree, **layouts})
+
+    def make(self, device: torch.device) -> "Tensors":
+        """Make random tensors that lie as those of the call; the mask hides the last quarter of the keys."""
+        query, key, value = (part.make(torch.randn, device) for part in (self.query, self.key, self.value))
+        batch, heads, tokens, _ = self.query.shape
+        gradient = torch.randn(batch, tokens, heads, self.value.shape[-1], dtype=query.dtype, device=device)
+        mask = None
+        if self.mask is not None:
+            is_bool = self.mask.dtype == "bool"
+            mask = self.mask.make(torch.ones if is_bool else torch.zeros, device)
+            hidden = torch.arange(mask.shape[-1], device=device) >= mask.shape[-1] - mask.shape[-1] // 4
+            # Of the mask's own strides: those of what is computed from it may be others.
+            mask = _written(mask, mask & ~hidden if is_bool else mask + HIDDEN * hidden.to(mask.dtype))
+        return Tensors(query, key, value, mask, gradient.transpose(1, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """What a call is made with."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    gradient: Tensor
+    """[B, H, S, D] of the answer, as it comes back from what follows: heads beside their widths."""
+
+
+def _written(mask: Tensor, values: Tensor) -> Tensor:
+    """Write values into a mask that may be expanded, and return it."""
+    own = mask.as_strided(
+        [1 if step == 0 else size for size, step in zip(mask.shape, mask.stride(), strict=True)], mask.stride()
+    )
+    own.copy_(values[tuple(slice(0, size) for size in own.shape)])
+    return mask
+
+
+class _Recorder(TorchFunctionMode):
+    """Keeps what torch's attention is asked where a choice of backend reaches, and answers with empty tensors."""
+
+    def __init__(self, *, is_dispatched: bool) -> None:
+        super().__init__()
+        self.calls: Counter[Call] = Counter()
+        self._is_dispatched = is_dispatched
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if func is not torch.nn.functional.scaled_dot_product_attention:
+            return func(*args, **named)
+        call, answer = _asked(*args, **named, is_dispatched=self._is_dispatched)
+        # The choice is the math kernel: it reaches the calls that find no other.
+        if not torch.backends.cuda.flash_sdp_enabled():
+            self.calls[call] += 1
+        return answer
+
+
+def _asked(  # noqa: PLR0917  # as torch's own
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,  # noqa: ARG001
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *,
+    is_dispatched: bool,
+) -> tuple[Call, Tensor]:
+    """Describe a call of torch's attention, and make what takes the place of its answer."""
+    layouts = (Layout.of(query), Layout.of(key), Layout.of(value))
+    mask = None if attn_mask is None else Layout.of(attn_mask)
+    call = Call(*layouts, mask, scale, is_causal, enable_gqa, is_dispatched)
+    batch, heads, tokens, _ = query.shape
+    return call, query.new_empty(batch, tokens, heads, value.shape[-1]).transpose(1, 2)
+
+
+def record_calls(forward: Callable[[], object], *, is_dispatched: bool) -> Counter[Call]:
+    """Run a forward pass, on the meta device if that will do, and count the calls of attention that a backend would compute.
+
+    Args:
+        forward: The pass.
+        is_dispatched: Whether diffusers lets a backend compute the attention of the denoiser.
+    """
+    recorder = _Recorder(is_dispatched=is_dispatched)
+    with torch.no_grad(), attention("_native_math", is_dispatched=is_dispatched), recorder:
+        forward()
+    return recorder.calls
