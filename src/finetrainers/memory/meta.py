@@ -5,7 +5,7 @@ Nothing is computed on it, and nothing is stored: only shapes are.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,11 +23,15 @@ class Shapes:
     """
 
     def __init__(self) -> None:
-        self._makes_new: dict[Any, bool] = {}
+        self._kinds: dict[Any, Literal["makes", "writes", "other"]] = {}
         self._layouts: dict[Any, tuple[Any, Any, torch.dtype] | None] = {}
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Run an operation."""
+        """Run an operation; one that only writes has nothing to do."""
+        if func not in self._kinds:
+            self._kinds[func] = _kind(func)
+        if self._kinds[func] == "writes" and args[0].is_meta:
+            return args[0]
         key = self._key(func, args, kwargs)
         layout = None if key is None else self._layouts.get(key)
         if layout is not None:
@@ -40,19 +44,22 @@ class Shapes:
 
     def _key(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What the shape of a result is known by; None where it cannot be."""
-        if func not in self._makes_new:
-            self._makes_new[func] = makes_new(func)
-        if not self._makes_new[func]:
+        if self._kinds[func] != "makes":
             return None
         shapes = _shapes(args), _shapes(kwargs.values())
         return None if None in shapes else (func, tuple(kwargs), shapes)
 
 
-def makes_new(func: Any) -> bool:
-    """Whether an operation makes one tensor, and neither changes another nor shares its memory."""
+def _kind(func: Any) -> Literal["makes", "writes", "other"]:
+    """Whether an operation makes one tensor and does nothing else, or writes into its first argument and answers that."""
     returns, arguments = func._schema.returns, func._schema.arguments
-    is_one = len(returns) == 1 and str(returns[0].type) == "Tensor"
-    return is_one and not any(own.alias_info for own in (*arguments, *returns))
+    if len(returns) != 1 or str(returns[0].type) != "Tensor" or torch.Tag.inplace_view in func.tags:
+        return "other"
+    shared = [own.name for own in arguments if own.alias_info is not None]
+    if not shared and returns[0].alias_info is None:
+        return "makes"
+    is_first = shared == [arguments[0].name] and arguments[0].alias_info.is_write
+    return "writes" if is_first and returns[0].alias_info is not None else "other"
 
 
 def _layout(result: Any) -> tuple[Any, Any, torch.dtype] | None:

@@ -34,9 +34,8 @@ def predict_step(config: Config, model: Model, bucket: Bucket) -> StepCost:
 
     Not counted: what a CUDA context and libraries hold, and what kernels allocate inside.
     """
-    with torch.random.fork_rng(devices=[]), fused_attention(), Meter() as meter:
-        trainer = build_meta_trainer(config, model)
-        return measure_steps(trainer, meter, config, model, bucket)
+    with torch.random.fork_rng(devices=[]):
+        return measure_steps(build_meta_trainer(config, model), config, model, bucket)
 
 
 def build_meta_trainer(config: Config, model: Model) -> Trainer:
@@ -45,17 +44,18 @@ def build_meta_trainer(config: Config, model: Model) -> Trainer:
     return build_trainer(config, model, objective=build_objective(config, model), tuning=tuning, device=META, weights="none")
 
 
-def measure_steps(trainer: Trainer, meter: Meter, config: Config, model: Model, bucket: Bucket) -> StepCost:
+def measure_steps(trainer: Trainer, config: Config, model: Model, bucket: Bucket) -> StepCost:
     """Take two steps of a trainer on the meta device, and count the second."""
     batch = synthetic_batch(config, model, bucket, config.train.batch_size, device=torch.device("cpu"))
     trainer.denoiser.train()
-    update = trainer.update
+    update, meter = trainer.update, Meter()
     meter.label("weights", [*trainer.denoiser.parameters(), *trainer.denoiser.buffers()])
     meter.label("masters", update.parameters)
     meter.label("trained", [own for own in trainer.denoiser.parameters() if own.requires_grad])
     for _ in range(2):
         meter.reset()
-        trainer.train_step(batch)
+        with fused_attention(), meter:
+            trainer.train_step(batch)
         states = [
             own for state in update.optimizer.state.values() for own in state.values() if isinstance(own, torch.Tensor)
         ]
