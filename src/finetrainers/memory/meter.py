@@ -54,7 +54,7 @@ class Meter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._live: dict[int, _Storage] = {}
         """What is in memory, by its address."""
         self._events: list[tuple[_Storage, int]] = []
@@ -126,9 +126,9 @@ class Meter(TorchDispatchMode):
 
 def plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
     """Tensors that have memory: the tensor itself, or those that it is made of, such as numbers and scales."""
-    if not is_traceable_wrapper_subclass(tensor):
+    made_of: Any = tensor
+    if not is_traceable_wrapper_subclass(made_of):
         yield tensor
         return
-    names, _ = tensor.__tensor_flatten__()
-    for name in names:
-        yield from plain_tensors(getattr(tensor, name))
+    for name in made_of.__tensor_flatten__()[0]:
+        yield from plain_tensors(getattr(made_of, name))
