@@ -5,6 +5,7 @@ Nothing is computed on it, and nothing is stored: only shapes are.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -101,6 +102,12 @@ def body_of(func: Any) -> Callable[..., Any] | None:
 
     body: Callable[..., Any] = OPDEFS[func._schema.name]._init_fn
     return body
+
+
+@cache
+def is_composite(func: Any) -> bool:
+    """Whether an operation is others, of which torch sees none on its way: elsewhere they come one by one."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
 @contextmanager

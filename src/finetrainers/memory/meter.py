@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from finetrainers.memory.meta import Shapes, answer, body_of
+from finetrainers.memory.meta import Shapes, answer, body_of, is_composite
 
 Category = Literal["weights", "trained", "masters", "states", "gradients", "activations", "temporaries", "host"]
 CATEGORIES: tuple[Category, ...] = ("weights", "trained", "masters", "states", "gradients", "activations", "temporaries")
@@ -97,6 +97,9 @@ class Meter(TorchDispatchMode):
         if body is not None:
             with self:
                 return body(*args, **kwargs)
+        if is_composite(func):  # inside such a body
+            with self:
+                return func.decompose(*args, **kwargs)
         result = self._shapes.run(func, args, kwargs)
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:

@@ -26,6 +26,11 @@ class Published:
     model: Mapping[str, Any] = field(default_factory=dict)
     """Keys of a run's ``model`` section with which it was measured."""
 
+    @property
+    def is_image(self) -> bool:
+        """Whether it draws images, and no videos."""
+        return bool(self.vae["_class_name"] == "AutoencoderKL")
+
 
 PUBLISHED: Mapping[str, Published] = {
     "LTX-Video 2B": Published(

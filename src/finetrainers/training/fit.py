@@ -13,7 +13,7 @@ from finetrainers.distributed.world import pick_device
 from finetrainers.errors import ConfigError, FinetrainersError
 from finetrainers.models import Model, open_model
 from finetrainers.training.checkpoint import Checkpoints
-from finetrainers.training.checks import check_computation, check_tuning
+from finetrainers.training.checks import check_computation
 from finetrainers.training.cost import StepCost, predict_step
 
 USABLE = 0.9
@@ -127,7 +127,6 @@ def try_sets(config: Config, model: Model, sets: Sequence[Techniques]) -> Iterat
         try:
             chosen = with_techniques(config, techniques)
             check_computation(chosen, model)
-            check_tuning(chosen, model)
             cost = predict_largest(chosen, model)
         except FinetrainersError as error:
             yield Trial(techniques, None, None, str(error).splitlines()[-1].strip())
