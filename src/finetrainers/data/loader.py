@@ -64,7 +64,7 @@ class Steps(Dataset[Batch]):
 
     def _make(self, jobs: list[SampleJob]) -> Batch:
         return make_batch(
-            jobs,
+            [job.position for job in jobs],
             [read_encoded(self.cache, job) for job in jobs],
             seed=self.plan.seed,
             objective=self.objective,
@@ -76,8 +76,8 @@ class Steps(Dataset[Batch]):
 
 
 def make_batch(
-    jobs: list[SampleJob],
-    samples: list[Encoded],
+    positions: Sequence[int],
+    samples: Sequence[Encoded],
     *,
     seed: int,
     objective: Draws,
@@ -89,7 +89,7 @@ def make_batch(
     """Stack samples of one bucket and make their draws, on the CPU and in float32.
 
     Args:
-        jobs: Of the samples.
+        positions: Of the samples: the n of "the n-th sample that training sees".
         samples: As the cache has them.
         seed: Of all draws.
         objective: Says at which noise levels.
@@ -98,23 +98,22 @@ def make_batch(
         padding: Latent frames that are put before those of the clip.
         selections: Which frames of a stream are shown, by its name.
     """
-    positions = torch.tensor([job.position for job in jobs])
-    generators = (sample_generator(seed, job.position, "posterior") for job in jobs)
+    generators = (sample_generator(seed, position, "posterior") for position in positions)
     latents = torch.stack(
         [draw_latents(s.media[MEDIA.name], g, padding=padding) for s, g in zip(samples, generators, strict=True)]
     )
-    noise = [torch.randn(latents.shape[1:], generator=sample_generator(seed, job.position, "noise")) for job in jobs]
-    frames = latents.shape[2]
-    level = objective.sigma(draw(objective.draws, positions, seed=seed), tokens=tokens)
-    given = given_frames.at(level, draw(given_frames.draws(frames), positions, seed=seed), frames=frames)
+    noise = [torch.randn(latents.shape[1:], generator=sample_generator(seed, position, "noise")) for position in positions]
+    frames, places = latents.shape[2], torch.tensor(positions)
+    level = objective.sigma(draw(objective.draws, places, seed=seed), tokens=tokens)
+    given = given_frames.at(level, draw(given_frames.draws(frames), places, seed=seed), frames=frames)
     return Batch(
-        positions=positions,
+        positions=places,
         latents=latents,
         noise=torch.stack(noise),
         sigma=given.sigma,
         loss_mask=given.loss_mask,
         prompt=make_prompt(samples, given=given.mask),
-        media=make_media(samples, positions, seed=seed, selections=selections, frames=frames, padding=padding),
+        media=make_media(samples, places, seed=seed, selections=selections, frames=frames, padding=padding),
     )
 
 

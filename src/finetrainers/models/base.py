@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Image, Prompt, Text
+from finetrainers.errors import ModelError
 from finetrainers.models.experts import Expert
 from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts, refuse_moved
 from finetrainers.models.grid import Grid
@@ -98,6 +99,20 @@ class ModelAdapter(ABC):
 
     def experts(self) -> Mapping[str, Expert]:
         """Denoisers by name (high_noise, low_noise), from the noisiest range down; empty where there is one for all."""
+        return {}
+
+    def blank_text(self, length: int) -> Text:
+        """Make what ``encode_prompt`` makes of one caption of ``length`` tokens, of zeros: each [T, D] or [D].
+
+        For trials of speed and memory, which load no encoders.
+
+        Raises:
+            ModelError: If the adapter does not say; trials are refused then, and nothing else is.
+        """
+        raise ModelError(f"{self.name}: the adapter has no blank_text, without which no step can be tried without data")
+
+    def blank_image(self, shape: tuple[int, ...], task: str) -> Image:
+        """Make what ``encode_image`` makes of one clip with latents of a shape (C, F, H, W), of zeros: each [...]."""
         return {}
 
     def text_sees_image(self, task: str) -> bool:

@@ -86,6 +86,13 @@ class CogVideoX(ModelAdapter):
         )
         return {"prompt_embeds": embeds}
 
+    def blank_text(self, length: int) -> Text:
+        return {"prompt_embeds": torch.zeros(length, self.settings["text_embed_dim"])}
+
+    def blank_image(self, shape: tuple[int, ...], task: str) -> Image:
+        channels, _, *sides = shape
+        return {"image_latents": torch.zeros(channels, 1, *sides)} if task in self.pictures.image_tasks else {}
+
     def encode_image(self, pipeline: Any, pixels: Tensor, *, task: str) -> Image:
         vae = pipeline.vae
         pictures = scale_pixels(pixels[:, :1]).to(vae.device, vae.dtype)

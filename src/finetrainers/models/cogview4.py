@@ -60,6 +60,9 @@ class CogView4(ModelAdapter):
         ]
         return {"prompt_embeds": stack_padded(embeds), LENGTH: torch.tensor([len(tokens) for tokens in embeds])}
 
+    def blank_text(self, length: int) -> Text:
+        return {"prompt_embeds": torch.zeros(length, self.settings["text_embed_dim"]), LENGTH: torch.tensor(length)}
+
     def sampling_text(self, text: Text) -> Text:
         return {"prompt_embeds": text["prompt_embeds"][:, : int(text[LENGTH][0])]}
 

@@ -65,6 +65,10 @@ class Flux(ModelAdapter):
         )
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
+    def blank_text(self, length: int) -> Text:
+        widths = self.settings["joint_attention_dim"], self.settings["pooled_projection_dim"]
+        return {"prompt_embeds": torch.zeros(length, widths[0]), "pooled_prompt_embeds": torch.zeros(widths[1])}
+
     def arrange(self, x: Tensor) -> Tensor:
         return pack(x[:, :, 0])
 

@@ -24,8 +24,10 @@ NEUTRAL_GUIDANCE = 1.0
 TEXT_NAMES = ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask")
 """What the pipelines' ``encode_prompt`` returns, in its order."""
 
+IMAGE_TOKENS = 576
+"""Tokens that LLaVA makes of a picture."""
 IMAGE_TOKEN_STEP = {"latent_concat": 2, "token_replace": 4}
-"""Every how many of LLaVA's 576 image tokens the denoiser sees, as the pipeline chooses it."""
+"""Every how many of them the denoiser sees, as the pipeline chooses it."""
 
 
 @register_model("hunyuan_video")
@@ -85,6 +87,13 @@ class HunyuanVideo(ModelAdapter):
         encoded = pipeline.encode_prompt(list(captions), max_sequence_length=max_length, device=device)
         return dict(zip(TEXT_NAMES, encoded, strict=True))
 
+    def blank_text(self, length: int) -> Text:
+        if self.condition is not None:  # behind what is seen of the picture
+            length += IMAGE_TOKENS // IMAGE_TOKEN_STEP[self.condition]
+        widths = self.settings["text_embed_dim"], self.settings["pooled_projection_dim"]
+        blank = torch.zeros(length, widths[0]), torch.zeros(widths[1]), torch.ones(length, dtype=torch.long)
+        return dict(zip(TEXT_NAMES, blank, strict=True))
+
     def text_sees_image(self, task: str) -> bool:
         return task == "image-to-video"
 
@@ -103,6 +112,10 @@ class HunyuanVideo(ModelAdapter):
 
     def gives_first_frame(self, task: str) -> bool:
         return task == "image-to-video" and self.condition == "token_replace"
+
+    def blank_image(self, shape: tuple[int, ...], task: str) -> Image:
+        channels, _, *sides = shape
+        return {"image_latents": torch.zeros(channels, 1, *sides)} if task in self.pictures.image_tasks else {}
 
     def encode_image(self, pipeline: Any, pixels: Tensor, *, task: str) -> Image:
         # Alone: the VAE's norms look at all frames, so that the clip's first latent frame is another.

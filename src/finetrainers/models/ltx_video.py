@@ -91,6 +91,13 @@ class LTXVideo(ModelAdapter):
         )
         return {"prompt_embeds": embeds, "prompt_attention_mask": mask}
 
+    def blank_text(self, length: int) -> Text:
+        embeds = torch.zeros(length, self.settings["caption_channels"])
+        return {"prompt_embeds": embeds, "prompt_attention_mask": torch.ones(length, dtype=torch.bool)}
+
+    def blank_image(self, shape: tuple[int, ...], task: str) -> Image:
+        return {"keyframes": torch.zeros(shape)} if task in self.pictures.image_tasks else {}
+
     def encode_image(self, pipeline: Any, pixels: Tensor, *, task: str) -> Image:
         """Latents of the pixel frame that ends each latent frame, encoded alone: "keyframes", [B, C, F, H, W]."""
         frames = scale_pixels(pixels)[:, :, :: self.grid.vae_frame_step].split(1, dim=2)

@@ -19,6 +19,8 @@ from finetrainers.models.noise import NoiseLevels
 FIRST, FIRST_AND_LAST = "image-to-video", "first-last-frame-to-video"
 SPATIAL_STEP, FRAME_STEP = 8, 4
 """Compression of the VAE of 2.1, whose config does not name it."""
+CLIP_TOKENS = 257
+"""Tokens that the image encoder of 2.1 makes of a picture."""
 TI2V_FPS = 24.0
 """Frame rate of TI2V-5B; all others have 16."""
 
@@ -95,6 +97,21 @@ class Wan(ModelAdapter):
             list(captions), do_classifier_free_guidance=False, max_sequence_length=max_length, device=device
         )
         return {"prompt_embeds": embeds}
+
+    def blank_text(self, length: int) -> Text:
+        return {"prompt_embeds": torch.zeros(length, self.settings["text_dim"])}
+
+    def blank_image(self, shape: tuple[int, ...], task: str) -> Image:
+        if task not in self.pictures.image_tasks:
+            return {}
+        _, frames, height, width = shape
+        blank = {"condition": torch.zeros(self.settings["in_channels"] - self.grid.channels, frames, height, width)}
+        if self.has_clip:
+            pictures = 2 if task == FIRST_AND_LAST else 1
+            positions = self.settings.get("pos_embed_seq_len")
+            tokens = CLIP_TOKENS if positions is None else positions // pictures
+            blank["embeds"] = torch.zeros(pictures, tokens, self.settings["image_dim"])
+        return blank
 
     def encode_image(self, pipeline: Any, pixels: Tensor, *, task: str) -> Image:
         """Make ``condition`` [B, 4 + C, F, H, W], mask and latents, and ``embeds`` [B, 1 or 2, T, D] of models with CLIP."""

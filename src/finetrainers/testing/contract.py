@@ -24,6 +24,7 @@ from finetrainers.testing.control import CONTROL_CHECKS, assert_equal_files
 from finetrainers.testing.model_under_test import CAPTIONS, FULL, LORA, STEPS, ModelUnderTest as ModelUnderTest
 from finetrainers.testing.pipeline import PIPELINE_CHECKS
 from finetrainers.testing.references import REFERENCE_CHECKS
+from finetrainers.testing.trials import TRIAL_CHECKS
 from finetrainers.training.checks import check_tuning
 from finetrainers.training.export import export_weights
 from finetrainers.training.run import train
@@ -253,6 +254,7 @@ CHECKS: Mapping[str, Callable[[ModelUnderTest], None]] = {
         *ATTENTION_CHECKS,
         *CONTROL_CHECKS,
         *REFERENCE_CHECKS,
+        *TRIAL_CHECKS,
     )
 }
 """Every check by its name."""

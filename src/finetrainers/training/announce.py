@@ -1,5 +1,7 @@
 """What a run says before it trains, and of what turns out while it does."""
 
+from collections.abc import Sequence
+
 from finetrainers.data.catalog.left_out import JOURNAL
 from finetrainers.data.catalog.occupancy import about_empty, occupancy
 from finetrainers.errors import MissingItemError
@@ -10,7 +12,7 @@ from finetrainers.training.report import read_events
 from finetrainers.training.session import Session
 
 
-def announce(session: Session, prepared: Prepared, *, resumed: int | None) -> None:
+def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitting: Sequence[str] = ()) -> None:
     """Write the ``run`` event, and warn of what may not be what the user expects."""
     config, order, fingerprint = session.config, prepared.order, prepared.plan.fingerprint()
     code = read_objective(config)
@@ -31,6 +33,7 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None) -> No
         epochs=order.epoch_of(max(0, config.train.steps - 1)) + 1,
         device=str(session.device),
         **({} if code is None else {"objective": code.digest}),
+        **({"memory": list(fitting)} if fitting else {}),
         buckets=occupancy(prepared.plan.catalog, held_out, [job.bucket for job in prepared.held_out]),
     )
     for message in _about_data(session, prepared):

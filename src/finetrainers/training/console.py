@@ -56,7 +56,7 @@ class Console:
                 shown = "" if loss is None else f" held-out loss {loss:.5f}"
                 self._print(f"validation at step {event['step']}:{shown} {event['directory']}")
             case "run":
-                for line in bucket_lines(event["buckets"]):
+                for line in [*event.get("memory", ()), *bucket_lines(event["buckets"])]:
                     self._print(line)
             case "attention":
                 for trial in event["trials"]:

@@ -1,6 +1,7 @@
 """The composition root: builds a run from a configuration. The only file that knows every part."""
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 
 from finetrainers.config import Config
@@ -13,6 +14,7 @@ from finetrainers.training.build import build_batches, build_steps, build_traine
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.checks import check_start
 from finetrainers.training.finish import Result as Result, finish
+from finetrainers.training.fit import as_recorded, fit
 from finetrainers.training.hub import check_hub
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
@@ -37,8 +39,9 @@ def train(config: Config) -> Result:
         Interrupted: If SIGTERM, SIGHUP or Ctrl-C came; the state is saved.
         StoppedAtOnceError: If Ctrl-C came a second time.
     """
-    with open_session(config, kept="there is no checkpoint yet") as session:
-        return _Run(session).train()
+    fitted = fit(config)
+    with open_session(fitted.config, kept="there is no checkpoint yet") as session:
+        return _Run(session, fitted.lines()).train()
 
 
 def encode(config: Config) -> None:
@@ -48,7 +51,7 @@ def encode(config: Config) -> None:
         ConfigError: As ``train`` does.
         DataError: Naming all bad samples.
     """
-    with open_session(config, kept="the cache keeps what is done") as session:
+    with open_session(as_recorded(config), kept="the cache keeps what is done") as session:
         run = _Run(session)
         with session.stage("encoding"):
             run.encode(run.prepare(), 0)
@@ -58,8 +61,9 @@ def encode(config: Config) -> None:
 class _Run:
     """One call of ``train`` or ``encode``."""
 
-    def __init__(self, session: Session) -> None:
-        self.session, self.config = session, session.config
+    def __init__(self, session: Session, fitting: Sequence[str] = ()) -> None:
+        """Take the lines that say how techniques were chosen, if they were."""
+        self.session, self.config, self.fitting = session, session.config, fitting
 
     def prepare(self) -> Prepared:
         """Plan the run."""
@@ -91,7 +95,7 @@ class _Run:
         prepared = self.prepare()
         with session.stage("encoding"):
             prepared, stop = self.encode(prepared, resumed or 0)
-        announce(session, prepared, resumed=resumed)
+        announce(session, prepared, resumed=resumed, fitting=self.fitting)
         # A checkpoint holds all that trains: what the run began from may be gone.
         fresh = {} if resumed is None else {"start_from": None}
         tuning = build_tuning(config.tuning.model_copy(update=fresh))

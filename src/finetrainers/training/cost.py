@@ -1,0 +1,83 @@
+"""What one optimizer step will take, counted before a weight is read."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from finetrainers.config import Bucket, Config
+from finetrainers.config.attention import AttentionConfig
+from finetrainers.config.compile import CompileConfig
+from finetrainers.memory.meta import META, fused_attention
+from finetrainers.memory.meter import Meter, Usage
+from finetrainers.models import Model
+from finetrainers.training.build import build_trainer
+from finetrainers.training.objective import build_objective
+from finetrainers.training.synthetic import synthetic_batch
+from finetrainers.training.trainer import Trainer
+from finetrainers.tuning import build_tuning
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """What one optimizer step takes."""
+
+    usage: Usage
+    num_trained: int
+    """Weights that train."""
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most bytes that are in memory at once."""
+        return self.usage.peak_bytes
+
+
+def predict_step(config: Config, model: Model, bucket: Bucket) -> StepCost:
+    """Take two steps of a run's own trainer on the meta device; the second has all that the first has made.
+
+    Not counted: what a CUDA context and libraries hold, and what kernels allocate inside.
+    """
+    # Compiled code and attention's libraries know no meta device; both take less, or as much.
+    plain = {"compile": CompileConfig(), "attention": AttentionConfig(train="native")}
+    config = config.model_copy(update=plain)
+    with torch.random.fork_rng(devices=[]):
+        return measure_steps(build_meta_trainer(config, model), config, model, bucket)
+
+
+def build_meta_trainer(config: Config, model: Model) -> Trainer:
+    """Build a run's trainer without any memory."""
+    tuning = build_tuning(config.tuning.model_copy(update={"start_from": None}))
+    return build_trainer(config, model, objective=build_objective(config, model), tuning=tuning, device=META, weights="none")
+
+
+def measure_steps(trainer: Trainer, config: Config, model: Model, bucket: Bucket) -> StepCost:
+    """Take two steps of a trainer on the meta device, and count the second."""
+    train = config.train
+    rows = min(train.batch_size, 2 * train.micro_batch_size)  # the second micro-batch has gradients beside it, as all others
+    batch = synthetic_batch(config, model, bucket, rows, device=torch.device("cpu"))
+    trainer.denoiser.train()
+    update, meter = trainer.update, Meter()
+    meter.label("weights", [*trainer.denoiser.parameters(), *trainer.denoiser.buffers()])
+    meter.label("masters", update.parameters)
+    meter.label("trained", [own for own in trainer.denoiser.parameters() if own.requires_grad])
+    update.optimizer.register_step_pre_hook(lambda *_: meter.label("gradients", _gradients(update.parameters)))
+    for _ in range(2):
+        meter.reset()
+        with fused_attention(), meter:
+            trainer.train_step(batch)
+        meter.label("states", _tensors(update.optimizer.state.values()))
+    usage = meter.usage()
+    usage = replace(usage, flop=usage.flop * train.batch_size // rows)
+    return StepCost(usage, sum(own.numel() for own in update.parameters))
+
+
+def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [own.grad for own in parameters if own.grad is not None]
+
+
+def _tensors(states: Iterable[Mapping[str, Any]]) -> list[Tensor]:
+    """Find what an optimizer keeps of each parameter."""
+    return [own for own in tree_leaves([list(state.values()) for state in states]) if isinstance(own, Tensor)]

@@ -1,0 +1,214 @@
+"""``memory.preset: auto``: the fastest set of techniques with which a step fits into the memory that there is."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+
+from finetrainers.config import Config, load_config, parse_config
+from finetrainers.data.catalog.buckets import resolve_buckets
+from finetrainers.distributed.world import pick_device
+from finetrainers.errors import ConfigError, FinetrainersError
+from finetrainers.models import Model, open_model
+from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.checks import check_computation
+from finetrainers.training.cost import StepCost, predict_step
+
+USABLE = 0.9
+"""Share of the budget that a step may be counted to take. The rest is for what is not counted: the CUDA context (0.5 GB),
+workspaces of libraries and kernels, and gaps between the pieces of memory that torch's allocator holds."""
+
+Techniques = Mapping[str, Any]  # values by keys of the configuration, as a file has them
+CHECKPOINTING: Techniques = {"train.gradient_checkpointing": True}
+INT8: Techniques = {**CHECKPOINTING, "memory.weights": "int8"}
+SETS: Sequence[Techniques] = (
+    {"train.gradient_checkpointing": False},
+    {**CHECKPOINTING, "memory.checkpoint_every": 4},
+    {**CHECKPOINTING, "memory.checkpoint_every": 2},
+    CHECKPOINTING,
+    {**CHECKPOINTING, "memory.activations": "host"},
+    INT8,
+    {**INT8, "memory.activations": "host"},
+    {**CHECKPOINTING, "memory.resident_blocks": Fraction(1, 2)},
+    {**CHECKPOINTING, "memory.activations": "host", "memory.resident_blocks": Fraction(1, 2)},
+    {**INT8, "memory.activations": "host", "memory.resident_blocks": Fraction(1, 2)},
+    {**CHECKPOINTING, "memory.activations": "host", "memory.resident_blocks": 0},
+    {**INT8, "memory.activations": "host", "memory.resident_blocks": 0},
+)
+"""What is tried, the fastest first; a fraction is that of the denoiser's blocks. All but int8 compute what a run without
+them computes; int8 rounds the frozen weights, so that losses differ a little. What decides how a run learns is left to the
+user: the optimizer, what trains, batches and buckets, and formats that round more."""
+KEYS = tuple(dict.fromkeys(key for own in SETS for key in own))
+"""All keys that may be chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What became of one set."""
+
+    techniques: Techniques
+    """Of the set, those that the user has not settled."""
+    config: Config | None
+    """The run with them."""
+    peak_bytes: int | None
+    reason: str = ""
+    """Why the set is impossible, where it is."""
+
+    @property
+    def title(self) -> str:
+        """Say the techniques in one line."""
+        return ", ".join(f"{key}: {_written(value)}" for key, value in self.techniques.items()) or "as it is written"
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A run whose techniques are settled."""
+
+    config: Config
+    trials: tuple[Trial, ...] = ()
+    """What was tried, the chosen one last; nothing where nothing was to be chosen."""
+
+    def lines(self) -> list[str]:
+        """Table of what was tried."""
+        return trial_lines(self.trials) if self.trials else []
+
+
+def fit(config: Config) -> Fitted:
+    """Settle the techniques of a run with ``memory.preset: auto``; those of a run that goes on stay what they were.
+
+    Raises:
+        ConfigError: If nothing fits, or if nobody says how much there is.
+    """
+    if config.memory.preset == "none":
+        return Fitted(config)
+    limit, before = USABLE * budget_bytes(config), _recorded(config)
+    model, trials = open_model(config.model), []
+    for trial in try_sets(config, model, SETS if before is None else (before,)):
+        trials.append(trial)
+        if trial.config is not None and trial.peak_bytes is not None and trial.peak_bytes <= limit:
+            return Fitted(trial.config, tuple(trials))
+    raise ConfigError(_refusal(config, trials, is_recorded=before is not None))
+
+
+def as_recorded(config: Config) -> Config:
+    """Settle the techniques of a run that goes on, where nothing is trained; those of one that does not are left open."""
+    before = _recorded(config) if config.memory.preset == "auto" else None
+    if before is None:
+        return config
+    return with_techniques(config, {key: value for key, value in before.items() if not _is_given(config, key)})
+
+
+def budget_bytes(config: Config) -> int:
+    """Memory that a run may count on.
+
+    Raises:
+        ConfigError: If nobody says.
+    """
+    if config.memory.budget is not None:
+        return config.memory.budget
+    device = pick_device(config.train.device)
+    if device.type != "cuda":
+        raise ConfigError(
+            f"memory.budget: preset: auto does not know how much memory {device} may give; set a budget, such as 24GB"
+        )
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def try_sets(config: Config, model: Model, sets: Sequence[Techniques]) -> Iterator[Trial]:
+    """Count the step of a run's largest bucket with one set after the other; what comes to the same is tried once."""
+    tried: list[Techniques] = []
+    for wanted in sets:
+        techniques = {key: _in_blocks(value, model) for key, value in wanted.items() if not _is_given(config, key)}
+        if techniques in tried:
+            continue
+        tried.append(techniques)
+        try:
+            chosen = with_techniques(config, techniques)
+            check_computation(chosen, model)
+            cost = predict_largest(chosen, model)
+        except FinetrainersError as error:
+            yield Trial(techniques, None, None, str(error).splitlines()[-1].strip())
+        else:
+            yield Trial(techniques, chosen, cost.peak_bytes)
+
+
+def with_techniques(config: Config, techniques: Techniques) -> Config:
+    """Write techniques into a configuration, in which nothing is left to be chosen.
+
+    Raises:
+        ConfigError: If they cannot stand beside what is there.
+    """
+    tree = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    for key, value in techniques.items():
+        section, _, name = key.partition(".")
+        tree.setdefault(section, {})[name] = value
+    tree.setdefault("memory", {})["preset"] = "none"
+    tree["memory"].pop("budget", None)
+    return parse_config(tree)
+
+
+def predict_largest(config: Config, model: Model) -> StepCost:
+    """Count the step of the bucket that has most tokens."""
+    buckets = [bucket for data in config.data for bucket in resolve_buckets(data.buckets)]
+    return predict_step(config, model, max(buckets, key=model.adapter.grid.num_tokens))
+
+
+def trial_lines(trials: Sequence[Trial]) -> list[str]:
+    """One line a set: what it takes, or why it is impossible."""
+    shown = [
+        f"{trial.peak_bytes / 1e9:7.1f} GB  {trial.title}"
+        if trial.peak_bytes is not None
+        else f"{trial.title}: {trial.reason}"
+        for trial in trials
+    ]
+    return [f"memory.preset: auto counted {len(shown)} sets of techniques, and takes the last:", *shown]
+
+
+def _recorded(config: Config) -> Techniques | None:
+    """What a run that goes on was begun with; None where there is nothing to go on with."""
+    file = config.output_dir / "config.yaml"
+    if not Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep).steps() or not file.exists():
+        return None
+    tree = load_config(file).model_dump(mode="json", by_alias=True)
+    found = {key: tree[key.partition(".")[0]].get(key.partition(".")[2]) for key in KEYS}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _is_given(config: Config, key: str) -> bool:
+    """Whether the user has written a key."""
+    section, _, name = key.partition(".")
+    return name in getattr(config, section).model_fields_set
+
+
+def _in_blocks(value: Any, model: Model) -> Any:
+    """Turn a share of the blocks into a number of them."""
+    if not isinstance(value, Fraction):
+        return value
+    shell = model.pretrained.shell(model.denoisers.trained[0])
+    return int(value * sum(type(module).__name__ in model.adapter.blocks for module in shell.modules()))
+
+
+def _written(value: Any) -> str:
+    """Write a value as a file has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _refusal(config: Config, trials: Sequence[Trial], *, is_recorded: bool) -> str:
+    """Say that nothing fits, and what would be the smallest."""
+    possible = [(trial.peak_bytes, trial.title) for trial in trials if trial.peak_bytes is not None]
+    budget = budget_bytes(config) / 1e9
+    counted = f"a step may take {USABLE * budget:.1f} GB of {budget:.1f} GB"
+    if not possible:
+        return f"memory.preset: no set of techniques is possible for auto: {trials[-1].title}: {trials[-1].reason}"
+    least, title = min(possible)
+    if is_recorded:
+        return (
+            f"memory.budget: {counted}, and the run in {config.output_dir} goes on with what was chosen when it began: that "
+            f"takes {least / 1e9:.1f} GB ({title}); raise the budget, or set preset: none and these keys yourself"
+        )
+    return (
+        f"memory.budget: {counted}, and the smallest that preset: auto finds takes {least / 1e9:.1f} GB ({title}); "
+        "raise it, or set smaller data.0.buckets, a lower tuning.rank or a smaller model"
+    )

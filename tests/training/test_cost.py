@@ -1,0 +1,79 @@
+"""What a step is counted to take: as a GPU has measured it, and as arithmetic has it."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import config_of, flux_tree, merged
+
+from finetrainers.models import open_model
+from finetrainers.training.cost import StepCost, predict_step
+from finetrainers.training.synthetic import synthetic_batch
+
+BUCKET = (1, 64, 64)
+
+
+@pytest.fixture(scope="module")
+def table() -> Any:
+    """The script that makes the tables of the documentation."""
+    file = Path(__file__).parents[2] / "scripts" / "memory_table.py"
+    specification = importlib.util.spec_from_file_location("memory_table", file)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["memory_table"] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["LTX-Video 2B", "CogView4 6B"])
+def test_a_step_of_a_real_size_takes_what_a_gpu_has_measured(name: str, table: Any) -> None:
+    counted = table.earlier_cost(name, torch.float32).peak_bytes / 2**30
+    assert counted == pytest.approx(table.MEASURED[name][0], rel=0.05)
+
+
+def cost(tiny_flux: Path, tmp_path: Path, **sections: Any) -> StepCost:
+    config = config_of(merged(flux_tree(tiny_flux, tmp_path, tmp_path, **sections), {"model": {"dtype": "bfloat16"}}))
+    return predict_step(config, open_model(config.model), BUCKET)
+
+
+def test_full_rank_holds_weights_masters_gradients_and_two_states_at_once(tiny_flux: Path, tmp_path: Path) -> None:
+    counted = cost(tiny_flux, tmp_path, tuning={"kind": "full"}, train={"batch_size": 1, "micro_batch_size": 1})
+    peak, number = counted.usage.peak, counted.num_trained
+    assert peak["weights"] < number // 100  # buffers
+    for category, bytes_each in (("trained", 2), ("masters", 4), ("gradients", 4), ("states", 8)):
+        rounding = 1.2 if category == "trained" else 1.1  # many are small, and each takes a whole block
+        assert bytes_each * number * 0.99 < peak[category] < rounding * bytes_each * number, category  # type: ignore[index]
+
+
+def test_checkpointing_takes_less_and_computes_more(tiny_flux: Path, tmp_path: Path) -> None:
+    plain = cost(tiny_flux, tmp_path)
+    checkpointed = cost(tiny_flux, tmp_path, train={"gradient_checkpointing": True})
+    assert checkpointed.usage.peak["activations"] < 0.7 * plain.usage.peak["activations"]
+    assert 1.2 * plain.usage.flop < checkpointed.usage.flop < 1.6 * plain.usage.flop
+
+
+def test_accumulation_takes_the_memory_of_a_micro_batch_and_all_operations(tiny_flux: Path, tmp_path: Path) -> None:
+    one = cost(tiny_flux, tmp_path, train={"batch_size": 1, "micro_batch_size": 1})
+    eight = cost(tiny_flux, tmp_path, train={"batch_size": 8, "micro_batch_size": 1})
+    assert eight.usage.flop == 8 * one.usage.flop
+    assert eight.usage.peak["activations"] == pytest.approx(one.usage.peak["activations"], rel=0.01)
+
+
+def test_counting_draws_from_no_generator(tiny_flux: Path, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    cost(tiny_flux, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_synthetic_batches_are_the_same_each_time_and_lie_where_they_are_asked_for(tiny_flux: Path, tmp_path: Path) -> None:
+    config = config_of(flux_tree(tiny_flux, tmp_path, tmp_path))
+    model = open_model(config.model)
+    batches = [synthetic_batch(config, model, BUCKET, 3, device=torch.device("cpu")) for _ in range(2)]
+    assert torch.equal(batches[0].latents, batches[1].latents)
+    assert torch.equal(batches[0].sigma, batches[1].sigma)
+    assert not torch.equal(batches[0].latents[0], batches[0].latents[1])
+    assert synthetic_batch(config, model, BUCKET, 3, device=torch.device("meta")).latents.is_meta

@@ -1,0 +1,109 @@
+"""memory.preset: auto takes the fastest set of techniques that fits, and says what it has found."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import config_of, events_of, flux_tree, merged, write_pictures
+
+import finetrainers
+from finetrainers.config import Config, load_config
+from finetrainers.errors import ConfigError
+from finetrainers.models import open_model
+from finetrainers.training.fit import SETS, USABLE, Trial, as_recorded, fit, try_sets
+
+Tree = dict[str, Any]
+CHECKPOINTING = "train.gradient_checkpointing"
+
+
+@pytest.fixture(scope="module")
+def tree(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    root = tmp_path_factory.mktemp("fit")
+    return flux_tree(tiny_flux, write_pictures(root / "data", 4), root, train={"steps": 1})
+
+
+@pytest.fixture(scope="module")
+def trials(tree: Tree) -> list[Trial]:
+    config = config_of(tree)
+    return list(try_sets(config, open_model(config.model), SETS))
+
+
+def with_budget(tree: Tree, budget: object, **sections: Any) -> Config:
+    return config_of(merged(tree, {"memory": {"preset": "auto", "budget": budget}, **sections}))
+
+
+def peak_of(trials: list[Trial], techniques: Mapping[str, Any]) -> int:
+    (peak,) = (trial.peak_bytes for trial in trials if trial.techniques == techniques)
+    assert peak is not None
+    return peak
+
+
+def test_sizes_are_read_with_their_units(tree: Tree) -> None:
+    read = {"24GB": 24 * 10**9, "24 GiB": 24 * 2**30, "1.5MB": 1_500_000, 1000: 1000, "1000": 1000}
+    assert [with_budget(tree, written).memory.budget for written in read] == list(read.values())
+    for wrong in ("24Gb", "GB", "-1GB", "0GB", 0):
+        with pytest.raises(ConfigError, match="memory.budget"):
+            with_budget(tree, wrong)
+
+
+def test_a_budget_without_a_preset_is_refused(tree: Tree) -> None:
+    with pytest.raises(ConfigError, match=r"memory\.budget: 1000 has no effect without preset: auto"):
+        config_of(merged(tree, {"memory": {"budget": 1000}}))
+
+
+def test_a_cpu_has_no_memory_of_its_own_to_count_on(tree: Tree) -> None:
+    with pytest.raises(ConfigError, match="memory.budget: preset: auto does not know how much memory cpu may give"):
+        fit(with_budget(tree, None))
+
+
+def test_without_a_preset_nothing_is_chosen(tree: Tree) -> None:
+    config = config_of(tree)
+    fitted = fit(config)
+    assert fitted.config is config
+    assert fitted.lines() == []
+
+
+def test_each_set_is_counted_or_has_a_reason(trials: list[Trial]) -> None:
+    assert all((trial.peak_bytes is None) == bool(trial.reason) for trial in trials)
+    assert len(trials) == len(SETS)
+    assert peak_of(trials, {CHECKPOINTING: True}) < peak_of(trials, {CHECKPOINTING: False})
+
+
+def test_the_fastest_that_fits_is_taken(tree: Tree, trials: list[Trial]) -> None:
+    peak = peak_of(trials, {CHECKPOINTING: False})
+    for budget, is_checkpointed in ((peak / USABLE + 1, False), (peak / USABLE - 1, True)):
+        fitted = fit(with_budget(tree, round(budget)))
+        assert fitted.config.train.gradient_checkpointing == is_checkpointed
+        assert fitted.config.memory.preset == "none"
+        assert CHECKPOINTING in fitted.lines()[-1]
+
+
+def test_where_nothing_fits_the_smallest_is_named(tree: Tree, trials: list[Trial]) -> None:
+    smallest = min(trial.peak_bytes for trial in trials if trial.peak_bytes is not None)
+    with pytest.raises(ConfigError, match=f"the smallest that preset: auto finds takes {smallest / 1e9:.1f} GB"):
+        fit(with_budget(tree, 1000))
+
+
+def test_what_the_user_has_written_stays(tree: Tree, trials: list[Trial]) -> None:
+    train = {"gradient_checkpointing": False}
+    fitted = fit(with_budget(tree, "1GB", train=train))
+    assert fitted.config.train.gradient_checkpointing is False
+    assert CHECKPOINTING not in fitted.trials[-1].techniques
+    with pytest.raises(ConfigError, match=r"takes \S+ GB \(as it is written\)"):
+        fit(with_budget(tree, peak_of(trials, {CHECKPOINTING: False}), train=train))
+
+
+def test_a_run_goes_on_with_what_it_began_with(tree: Tree, trials: list[Trial], tmp_path: Path) -> None:
+    tree = merged(tree, {"output_dir": str(tmp_path / "run")})
+    tight = round(peak_of(trials, {CHECKPOINTING: False}) / USABLE) - 1
+    finetrainers.train(with_budget(tree, tight))
+    saved = load_config(tmp_path / "run/config.yaml")
+    assert saved.train.gradient_checkpointing
+    assert saved.memory.preset == "none"
+    (begun,) = (event for event in events_of(tmp_path / "run") if event["event"] == "run")
+    assert CHECKPOINTING in begun["memory"][-1]
+    for config in (fit(with_budget(tree, "1GB")).config, as_recorded(with_budget(tree, "1GB"))):
+        assert config.train.gradient_checkpointing  # although it would fit without
+    with pytest.raises(ConfigError, match="goes on with what was chosen when it began"):
+        fit(with_budget(tree, 1000))
