@@ -1,5 +1,7 @@
 """kill -9 at any moment: started again, a run ends with the weights of the one that nobody killed, bit for bit."""
 
+import multiprocessing
+import multiprocessing.context
 import os
 import random
 import signal
@@ -12,39 +14,53 @@ from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pic
 from safetensors.torch import load_file
 
 from finetrainers import train
+from finetrainers.testing.device import device_of_runs
 
 NUM_KILLS = 20
+PATIENCE_SECONDS = 120
 
 
 def weights_of(directory: Path) -> dict[str, torch.Tensor]:
     return load_file(directory / "weights" / "step-000040" / "pytorch_lora_weights.safetensors")
 
 
-def start(tree: Tree) -> int:
-    """Run in a child that is forked from here, where everything is imported: a kill costs no imports."""
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        with Path(tree["output_dir"]).with_suffix(".log").open("a") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
-            train(config_of(tree))
-            status = 0
-    finally:
-        os._exit(status)
+class Child:
+    """A run in a process of its own: not forked from here, where threads and perhaps a GPU are in use."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._process = context().Process(target=run_in_child, args=(tree,))
+        self._process.start()
+
+    def wait(self, seconds: float) -> int | None:
+        """Wait for its end; its exit status, or None if it is still running after that time."""
+        self._process.join(seconds)
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """Kill it, and wait until it is gone."""
+        self._process.kill()
+        assert self.wait(PATIENCE_SECONDS) in (-signal.SIGKILL, 0)  # 0: it was quicker
 
 
-def wait(child: int, seconds: float) -> int | None:
-    """Wait for a child's end; its status, or None if it is still running after that time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return status
-        time.sleep(0.001)
-    return None
+def context() -> multiprocessing.context.BaseContext:
+    """How children begin: from a process that has imported all and used nothing; with a GPU, from nothing at all."""
+    if device_of_runs() != "cpu":
+        return multiprocessing.get_context("spawn")
+    own = multiprocessing.get_context("forkserver")
+    own.set_forkserver_preload(["finetrainers.training.run", "finetrainers.testing.tiny", "peft"])
+    return own
+
+
+def run_in_child(tree: Tree) -> None:
+    """Train; what is said goes into a file beside the run."""
+    multiprocessing.set_start_method("fork", force=True)  # of its own processes, as where it was started by a shell
+    os.fsync = lambda _: None  # as in all tests
+    with Path(tree["output_dir"]).with_suffix(".log").open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        if device_of_runs() != "cpu":
+            torch.use_deterministic_algorithms(True)
+        train(config_of(tree))
 
 
 @pytest.mark.slow
@@ -54,18 +70,17 @@ def test_killed_at_twenty_moments_it_ends_with_the_same_weights(tiny_flux: Path,
     tree = flux_tree(tiny_flux, data, tmp_path, train={"steps": 40, "ema_decay": 0.9}, checkpoint={"every": 2, "keep": 2})
     whole = merged(tree, {"output_dir": str(tmp_path / "whole"), "cache": {"path": str(tmp_path / "whole-cache")}})
     began = time.monotonic()
-    assert wait(start(whole), 3600) == 0
+    assert Child(whole).wait(3600) == 0
     duration = time.monotonic() - began
     chance = random.Random(4)
     kills = 0
     resumed_from: set[int | None] = set()
     while True:
-        child = start(tree)
+        child = Child(tree)
         patience = chance.uniform(0.05, 0.8 * duration) if kills < NUM_KILLS else 300
-        status = wait(child, patience)
+        status = child.wait(patience)
         if status is None:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            child.kill()
             kills += 1
             continue
         assert status == 0, (tmp_path / "run.log").read_text()[-2000:]
@@ -84,14 +99,15 @@ def test_a_killed_run_can_be_started_again_at_once(tiny_flux: Path, tmp_path: Pa
     """Its loader workers outlive it by seconds; they must not hold its directory."""
     data = write_pictures(tmp_path / "data", 4)
     tree = flux_tree(tiny_flux, data, tmp_path, train={"steps": 200}, loader={"workers": 1}, checkpoint={"every": 5})
-    child = start(tree)
+    child = Child(tree)
     checkpoints = tmp_path / "run" / "checkpoints"
     while not list(checkpoints.glob("step-*")):
-        assert wait(child, 0.05) is None, (tmp_path / "run.log").read_text()[-2000:]
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+        assert child.wait(0.05) is None, (tmp_path / "run.log").read_text()[-2000:]
+    child.kill()
     steps = max(int(folder.name.removeprefix("step-")) for folder in checkpoints.glob("step-*"))
-    assert wait(start(merged(tree, {"train": {"steps": steps + 1}})), 120) == 0, (tmp_path / "run.log").read_text()[-2000:]
+    assert Child(merged(tree, {"train": {"steps": steps + 1}})).wait(PATIENCE_SECONDS) == 0, (
+        tmp_path / "run.log"
+    ).read_text()[-2000:]
 
 
 def check(root: Path) -> None:

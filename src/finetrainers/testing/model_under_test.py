@@ -18,6 +18,7 @@ from finetrainers.data.media.files import decode
 from finetrainers.models import Model, Request, open_model
 from finetrainers.objectives.base import Objective
 from finetrainers.sampling.sampler import Sampler, write_video
+from finetrainers.testing.device import device_of_runs
 from finetrainers.testing.drawn import Drawn, record_drawing, take_modes
 from finetrainers.training.build import build_batches, build_steps, build_trainer
 from finetrainers.training.objective import build_objective
@@ -61,7 +62,7 @@ class ModelUnderTest:
             "conditioning": self.conditioning,
             "tuning": dict(tuning),
             "optimizer": {"lr": 0.02},
-            "train": {"steps": STEPS, "batch_size": 2, "micro_batch_size": 2, "device": "cpu"},
+            "train": {"steps": STEPS, "batch_size": 2, "micro_batch_size": 2, "device": device_of_runs()},
             "loader": {"workers": 0},
             "cache": {"path": str(self.folder / "cache"), "workers": 1},
         }

@@ -3,19 +3,14 @@
 import statistics
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from finetrainers.config import Bucket, CompileConfig, Config, MemoryConfig, OptimizerConfig, ScheduleConfig
+from finetrainers.config import Bucket, CompileConfig, Config, OptimizerConfig, ScheduleConfig
 from finetrainers.config.attention import AttentionConfig
 from finetrainers.models import Model, open_model
 from finetrainers.training.bench.clock import Moments
 from finetrainers.training.bench.figures import Product
-from finetrainers.training.build import build_trainer
-from finetrainers.training.objective import build_objective
-from finetrainers.training.synthetic import synthetic_batch
-from finetrainers.tuning import build_tuning
+from finetrainers.training.cost import predict_step
 
-META = torch.device("meta")
 GPU_SIZE, CPU_SIZE = 8192, 512
 """Rows and columns of the matrices that are multiplied."""
 REPEATS = 10
@@ -37,33 +32,24 @@ def measure_product(device: torch.device, dtype: torch.dtype) -> Product:
 
 
 def step_tflop(config: Config, model: Model, bucket: Bucket) -> float:
-    """Count the operations of matrix products in one optimizer step, in 10^12, on the meta device.
+    """Count the operations of one optimizer step, in 10^12, by those of one micro-batch on the meta device.
 
-    What trades time for memory, but for gradient checkpointing, changes nothing of them: it is left out.
+    How kernels are made and what is done with gradients changes nothing of them: it is left out.
     """
-    config, model = _bare(config), _with_one_expert(config, model)
-    objective, tuning = build_objective(config, model), build_tuning(config.tuning)
-    trainer = build_trainer(config, model, objective=objective, tuning=tuning, device=META, weights="none")
-    trainer.denoiser.train()
-    size = config.train.micro_batch_size
-    batch = synthetic_batch(config, model, bucket, size, device=META)
-    with FlopCounterMode(display=False) as counter:
-        trainer.update.backward(trainer.micro_losses(batch), batch_size=config.train.batch_size)
-    of_one: int = counter.get_total_flops()
-    return of_one * (config.train.batch_size // size) / 1e12
+    micro_batches = config.train.batch_size // config.train.micro_batch_size
+    return micro_batches * predict_step(_bare(config), _with_one_expert(config, model), bucket).usage.flop / 1e12
 
 
 def _bare(config: Config) -> Config:
-    """Leave out what does not change the operations, and may not exist on the meta device."""
+    """Leave out what changes nothing of the operations, and all micro-batches but one."""
+    one = {"batch_size": config.train.micro_batch_size, "ema_decay": None}
     return config.model_copy(
         update={
             "attention": AttentionConfig(),
             "compile": CompileConfig(),
-            "memory": MemoryConfig(),
             "optimizer": OptimizerConfig(),
             "schedule": ScheduleConfig(),
-            "train": config.train.model_copy(update={"ema_decay": None}),
-            "tuning": config.tuning.model_copy(update={"start_from": None}),
+            "train": config.train.model_copy(update=one),
         }
     )
 
