@@ -2,6 +2,7 @@
 #
 #   make quickstart   fine-tune a tiny model and see what it learned, on any machine
 #   make test         run the tests
+#   make test-gpu     run them on a GPU
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,14 +15,17 @@ TEST_STAMP := $(VENV)/.installed-test
 TEST_EXTRAS := dev,docs,tensorboard,wandb,trackio,prodigyopt,schedulefree,bitsandbytes,torchao,pytorch-optimizer,canny
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST_ARGUMENTS ?=
+# Processes that test on one GPU at a time: each holds half a GiB of it besides what it tests.
+GPU_WORKERS ?= 8
 BENCH_ARGUMENTS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test check docs bench mutations clean
+.PHONY: help quickstart test test-gpu check docs bench mutations clean
 
 help:
 	@echo "make quickstart  fine-tune a tiny model, and see and measure what it learned (a few minutes, no GPU)"
 	@echo "make test        run the tests"
+	@echo "make test-gpu    run the tests on a GPU, those that need one included; an error where there is none"
 	@echo "make check       all that CI runs: format, lint, types, import layers, tests, docs"
 	@echo "make docs        build the documentation into site/"
 	@echo "make bench       run the benchmarks; BENCH_ARGUMENTS=--quick: in small, to see that they run"
@@ -50,6 +54,9 @@ quickstart: $(QUICKSTART_STAMP)
 
 test: $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGUMENTS)
+
+test-gpu: $(TEST_STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(GPU_WORKERS) --dist worksteal --device cuda -m "gpu or not slow" $(PYTEST_ARGUMENTS)
 
 check: $(TEST_STAMP)
 	$(BIN)/ruff format --check

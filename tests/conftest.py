@@ -1,4 +1,4 @@
-"""What all tests share: no network, few threads, and tiny pipelines made once per session."""
+"""What all tests share: no network, few threads, a device, and tiny pipelines made once per session."""
 
 import gc
 import os
@@ -31,9 +31,46 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take the device of all runs."""
+    parser.addoption("--device", default="cpu", help="device on which runs of tests train: cpu, cuda, cuda:1 ...")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the device, and what makes CUDA compute the same bits again; both hold for the processes that tests start, too."""
+    device = config.getoption("--device")
+    os.environ["FINETRAINERS_TEST_DEVICE"] = device
+    if not device.startswith("cuda"):
+        return
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # before the first product
+    import torch
+
+    if not torch.cuda.is_available():
+        raise pytest.UsageError(f"--device {device}: torch finds no CUDA device here, and nothing would be tested on one")
+    torch.use_deterministic_algorithms(True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, a minute or two for one fixture: at the end, the other core would wait for it."""
+    """Begin with what takes longest, a minute or two for one fixture: at the end, the other core would wait for it.
+
+    Tests that need more GPUs than there are are skipped.
+    """
     items.sort(key=lambda item: item.path.name != "test_floor.py")
+    for item in items:
+        wanted = num_gpus(item)
+        if wanted:
+            import torch
+
+            if torch.cuda.device_count() < wanted:
+                item.add_marker(pytest.mark.skip(reason=f"needs {wanted} CUDA device{'s' * (wanted > 1)}"))
+
+
+def num_gpus(item: pytest.Item) -> int:
+    """How many GPUs a test needs."""
+    several = item.get_closest_marker("multi_gpu")
+    if several is not None:
+        return int(several.args[0])
+    return int(item.get_closest_marker("gpu") is not None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -237,6 +237,16 @@ MUTATIONS = (
     Mutation("of two conditions of one kind one is ignored", "config/conditioning.py", "if kind == condition.kind:", "if False:", "config/test_conditions.py::test_a_wrong_condition_is_named_as_it_is_written"),
     Mutation("two conditions that exclude each other are taken", "config/conditioning.py", "if {kind, condition.kind} <= {*ALONE}:", "if False:", "config/test_conditions.py::test_a_control_in_channels_and_references_exclude_each_other"),
     Mutation("a message names another key than the user wrote", "config/conditioning.py", 'f"conditioning.{number}": condition', 'f"conditioning.{number + 1}": condition', "config/test_conditions.py::test_checks_beside_other_sections_name_the_place_in_the_list"),
+    # Benchmarks.
+    Mutation("phases of a step overlap", "training/bench/clock.py", "        self._last = now\n", "", "training/test_bench.py::test_phases_add_up_to_the_step_and_leave_no_trace"),
+    Mutation("a trainer goes on being timed", "training/bench/clock.py", "del trainer.micro_losses, trainer.update.backward", "pass", "training/test_bench.py::test_phases_add_up_to_the_step_and_leave_no_trace"),
+    Mutation("operations of one micro-batch are told of a step", "training/bench/operations.py", "return micro_batches * ", "return ", "training/test_bench.py::test_operations_are_those_of_all_micro_batches_and_of_what_is_computed_again"),
+    Mutation("a bench with random weights downloads the model", "training/bench/run.py", 'return "random" if self.has_random_weights else "stored"', 'return "stored"', "training/test_bench.py::test_random_weights_need_the_configs_of_a_model_and_nothing_else"),
+    Mutation("a bucket of two data sets is measured twice", "training/bench/run.py", "sizes = dict.fromkeys(", "sizes = list(", "training/test_bench.py::test_every_bucket_of_every_data_set_is_measured_once"),
+    Mutation("a set that fails ends a comparison", "training/bench/compare.py", "return SetResult(name=own.name, overrides=own.set, reason=str(error))", "raise", "training/test_bench.py::test_a_set_that_fails_is_a_row_and_the_others_go_on"),
+    Mutation("a comparison of which nothing ran is a success", "cli/bench.py", "else USER_ERROR", "else DONE", "training/test_bench.py::test_a_comparison_of_which_nothing_ran_is_an_error"),
+    Mutation("tests on a GPU pass where there is none", "../tests/conftest.py", "if not torch.cuda.is_available():", "if False:", "testing/test_device.py::test_without_cuda_a_test_on_it_is_an_error_and_says_so"),
+    Mutation("an averaged run trains its averages", "optim/update.py", "self.ema.step(self.parameters)", "self.ema.step(self.parameters), self.ema.copy_to(self.parameters)", "memory/test_techniques.py::test_it_trains_and_computes_what_it_does_without"),
     # Tables of facts.
     Mutation("a fact of a model outside of its table is ignored", "models/base.py", "        refuse_moved(cls.__name__, dir(cls))\n", "", "models/test_facts.py::test_a_name_outside_of_its_table_is_refused_with_the_new_place"),
     Mutation("a fact outside of its table is left unread", "models/base.py", "refuse_moved(cls.__name__, dir(cls))", "pass", "models/test_facts.py::test_a_name_outside_of_its_table_is_refused_with_the_new_place"),

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from finetrainers.config import Config, parse_config
+from finetrainers.testing.device import device_of_runs
 
 Tree = dict[str, Any]
 
@@ -33,7 +34,7 @@ def flux_tree(model: Path, data: Path, root: Path, **sections: Any) -> Tree:
         "data": [{"path": str(data), "buckets": [[1, 64, 64]]}],
         "tuning": {"kind": "lora", "rank": 4, "alpha": 8},
         "optimizer": {"lr": 1e-3},
-        "train": {"steps": 4, "batch_size": 4, "micro_batch_size": 4, "device": "cpu"},
+        "train": {"steps": 4, "batch_size": 4, "micro_batch_size": 4, "device": device_of_runs()},
         "loader": {"workers": 0},
         "cache": {"path": str(root / "cache"), "workers": 1},
     }

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from finetrainers.cli.bench import add_bench
 from finetrainers.cli.cache import add_cache
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.errors import ConfigError
@@ -31,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=sentence, add_help=False, allow_abbrev=False)
         command.set_defaults(run=run_config_command)
+    add_bench(commands)
     _add_sample(commands)
     add_quickstart(commands).set_defaults(run=run_quickstart)
     models = commands.add_parser("models", help="list families, tasks and tuning kinds")

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    takes_overrides = words[:1] in (["train"], ["encode"])  # which argparse would take apart
+    takes_overrides = words[:1] in (["train"], ["encode"], ["bench"])  # which argparse would take apart
     options = build_parser().parse_args(words[:1] if takes_overrides else words)
     try:
         with storage_errors():

@@ -18,6 +18,7 @@ from finetrainers.data.media.files import decode
 from finetrainers.models import Model, Request, open_model
 from finetrainers.objectives.base import Objective
 from finetrainers.sampling.sampler import Sampler, write_video
+from finetrainers.testing.device import device_of_runs
 from finetrainers.testing.drawn import Drawn, record_drawing, take_modes
 from finetrainers.training.build import build_batches, build_steps, build_trainer
 from finetrainers.training.objective import build_objective
@@ -50,6 +51,8 @@ class ModelUnderTest:
     """Receives the samples, the cache and the runs."""
     conditioning: Mapping[str, Any] | Sequence[Mapping[str, Any]] = field(default_factory=dict)
     """The ``conditioning`` section of its runs."""
+    device: str = field(default_factory=device_of_runs)
+    """Where its runs train; what is compared with a pipeline is computed on the CPU."""
     captions: ClassVar[tuple[str, ...]] = CAPTIONS
 
     def config(self, name: str, tuning: Mapping[str, Any] = LORA, **sections: Any) -> Config:
@@ -61,7 +64,7 @@ class ModelUnderTest:
             "conditioning": self.conditioning,
             "tuning": dict(tuning),
             "optimizer": {"lr": 0.02},
-            "train": {"steps": STEPS, "batch_size": 2, "micro_batch_size": 2, "device": "cpu"},
+            "train": {"steps": STEPS, "batch_size": 2, "micro_batch_size": 2, "device": self.device},
             "loader": {"workers": 0},
             "cache": {"path": str(self.folder / "cache"), "workers": 1},
         }
