@@ -74,8 +74,9 @@ class FullTuning(Tuning):
         dtype, pipeline_class = facts.dtype, facts.drawing_class
         loads = [f'{c} = AutoModel.from_pretrained("{weights}", subfolder="{c}", torch_dtype={dtype})\n' for c in components]
         given = ", ".join(f"{component}={component}" for component in components)
+        needs = "" if self._qat == "none" else "# The weights are quantised: pip install torchao\n"
         return (
-            "import torch\n"
+            f"{needs}import torch\n"
             f"from diffusers import AutoModel, {pipeline_class}\n\n"
             f"{''.join(loads)}"
             # Not DiffusionPipeline: without a word, it drops what is given in place of Wan's optional components.
