@@ -96,9 +96,12 @@ def name_of(request: Request, config: Config, conditioning: Conditioning, weight
     asked = {**asdict(request), **pictures, "references": [hash_file(Path(file)).hex() for file in request.references]}
     if not request.references:  # a request that could be made before there were any keeps its name
         del asked["references"]
+    drawn = {"vae_tiling", "vae_slicing"} | ({"text_encoder_weights"} & config.memory.model_fields_set)
     facts: dict[str, Any] = {
         "request": asked,
-        "config": config.model_dump(mode="json", include={"model", "conditioning", "memory", "attention"}),
+        "config": config.model_dump(
+            mode="json", include={"model": True, "conditioning": True, "memory": drawn, "attention": True}
+        ),
         "weights": None if weights is None else (weights / MANIFEST).read_text(encoding="utf-8"),
     }
     for stream in conditioning.streams:
