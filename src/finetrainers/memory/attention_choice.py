@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,31 +104,32 @@ def try_backends(
         interrupt: Called again and again; may raise.
     """
     trials: list[Trial] = []
-    left = list(backends)
-    with tempfile.TemporaryDirectory(prefix="finetrainers-attention-") as folder:
-        asked, answers, errors = (Path(folder) / name for name in ("asked.json", "answers.jsonl", "errors.txt"))
-        while left:
-            tree = {
-                "device": str(device),
-                "calls": [(call.to_json(), count) for call, count in calls.items()],
-                "backends": left,
-                "needs_backward": needs_backward,
-                "backends_of": backends_of,
-            }
-            asked.write_text(json.dumps(tree), encoding="utf-8")
-            answers.write_text("")
-            end = _run(asked, answers, errors, max_seconds=max_seconds, interrupt=interrupt)
-            told = list(_read(answers))
-            done = [Trial(**line) for line in told if len(line) > 1]
-            begun = [line["backend"] for line in told if len(line) == 1]
-            trials += done
-            left = left[len(done) :]
-            if len(begun) > len(done):
-                trials.append(Trial(left.pop(0), None, end))
-            elif left and not begun:  # the process did not get as far as the first
-                last = errors.read_text(errors="replace").strip().splitlines()[-1:]
-                trials += [Trial(name, None, " ".join([end, *last])) for name in left]
-                break
+    asked = {
+        "device": str(device),
+        "calls": [(call.to_json(), count) for call, count in calls.items()],
+        "needs_backward": needs_backward,
+        "backends_of": backends_of,
+    }
+    while left := list(backends[len(trials) :]):
+        with tempfile.TemporaryDirectory(prefix="finetrainers-attention-") as folder:
+            trials += _try(Path(folder), {**asked, "backends": left}, max_seconds=max_seconds, interrupt=interrupt)
+    return trials
+
+
+def _try(folder: Path, tree: Mapping[str, Any], *, max_seconds: float, interrupt: Callable[[], None]) -> list[Trial]:
+    """Try backends in one process, as far as it gets: at least one."""
+    asked, answers, errors = (folder / name for name in ("asked.json", "answers.jsonl", "errors.txt"))
+    asked.write_text(json.dumps(tree), encoding="utf-8")
+    answers.write_text("")
+    end = _run(asked, answers, errors, max_seconds=max_seconds, interrupt=interrupt)
+    told = list(_read(answers))
+    trials = [Trial(**line) for line in told if len(line) > 1]
+    left = tree["backends"][len(trials) :]
+    if len(told) > 2 * len(trials):  # it had begun with one more
+        trials.append(Trial(left[0], None, end))
+    elif not told:  # the process did not get as far as the first
+        last = errors.read_text(errors="replace").strip().splitlines()[-1:]
+        trials += [Trial(name, None, " ".join([end, *last])) for name in left]
     return trials
 
 
