@@ -18,7 +18,7 @@ from finetrainers.config import CompileConfig
 from finetrainers.memory import techniques
 from finetrainers.memory.checkpointing import named_blocks
 from finetrainers.memory.compile import compile_denoiser
-from finetrainers.memory.stream import AHEAD, BlockStream, Streamed, resident_for, stream_blocks, streamed
+from finetrainers.memory.stream import AHEAD, BlockStream, Streamed, stream_blocks, streamed
 from finetrainers.memory.techniques import ToHost
 from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
 from finetrainers.training.trainer import Trainer
@@ -154,14 +154,6 @@ def test_blocks_that_stay_lie_evenly_among_those_that_move(resident: int) -> Non
     assert len(moving) == 6 - resident
     gaps = {after - before for before, after in zip(moving, moving[1:], strict=False)}
     assert not gaps or max(gaps) - min(gaps) <= 1
-
-
-def test_as_many_blocks_stay_as_the_budget_has_room_for() -> None:
-    sizes = [10] * 6
-    assert resident_for(100, sizes, others=40) == 6
-    assert resident_for(99, sizes, others=40) == 2  # and three are on their way
-    assert resident_for(70, sizes, others=40) == 0
-    assert resident_for(0, sizes, others=40) == 0
 
 
 def test_on_the_meta_device_few_blocks_have_memory() -> None:

@@ -11,7 +11,7 @@ import finetrainers
 from finetrainers.config import Config, load_config
 from finetrainers.errors import ConfigError
 from finetrainers.models import open_model
-from finetrainers.training.fit import SETS, USABLE, Trial, as_recorded, fit, try_sets
+from finetrainers.training.fit import BLOCKS, SETS, USABLE, Trial, as_recorded, fit, try_sets
 
 Tree = dict[str, Any]
 CHECKPOINTING = "train.gradient_checkpointing"
@@ -48,12 +48,14 @@ def test_sizes_are_read_with_their_units(tree: Tree) -> None:
 
 
 def test_a_budget_without_a_preset_is_refused(tree: Tree) -> None:
-    with pytest.raises(ConfigError, match=r"memory\.budget: 1000 has no effect without preset: auto"):
+    with pytest.raises(
+        ConfigError, match=r"memory\.budget: 1000 has no effect without preset: auto or resident_blocks: auto"
+    ):
         config_of(merged(tree, {"memory": {"budget": 1000}}))
 
 
 def test_a_cpu_has_no_memory_of_its_own_to_count_on(tree: Tree) -> None:
-    with pytest.raises(ConfigError, match="memory.budget: preset: auto does not know how much memory cpu may give"):
+    with pytest.raises(ConfigError, match="memory.budget: auto does not know how much memory cpu may give"):
         fit(with_budget(tree, None))
 
 
@@ -107,3 +109,29 @@ def test_a_run_goes_on_with_what_it_began_with(tree: Tree, trials: list[Trial], 
         assert config.train.gradient_checkpointing  # although it would fit without
     with pytest.raises(ConfigError, match="goes on with what was chosen when it began"):
         fit(with_budget(tree, 1000))
+
+
+def test_as_many_blocks_stay_as_fit(tree: Tree, tmp_path: Path) -> None:
+    """The most whose step is counted to fit; a run that goes on keeps their number."""
+    tree = merged(tree, {"output_dir": str(tmp_path / "run"), "train": {"gradient_checkpointing": True}})
+    config = config_of(tree)
+    streamed, whole = (
+        trial.peak_bytes or 0 for trial in try_sets(config, open_model(config.model), [{BLOCKS: 0}, {BLOCKS: "all"}])
+    )
+    assert 0 < streamed < whole  # of four blocks, three are on the device or on their way: to stream fewer saves nothing
+
+    def automatic(budget: float) -> Config:
+        return config_of(merged(tree, {"memory": {"resident_blocks": "auto", "budget": round(budget)}}))
+
+    for expected, peak in ((0, streamed), (0, whole - 1), ("all", whole)):
+        fitted = fit(automatic(peak / USABLE + 0.5))
+        assert fitted.config.memory.resident_blocks == expected
+        assert fitted.trials[-1].techniques == {BLOCKS: expected}
+    with pytest.raises(ConfigError, match=r"memory\.budget: .*the smallest .* finds takes .* \(memory.resident_blocks: 0\)"):
+        fit(automatic(streamed / USABLE - 1000))
+    finetrainers.train(automatic(streamed / USABLE + 1))
+    assert load_config(tmp_path / "run/config.yaml").memory.resident_blocks == 0
+    for goes_on in (fit(automatic(1e12)).config, as_recorded(automatic(1e12))):
+        assert goes_on.memory.resident_blocks == 0
+    with pytest.raises(ConfigError, match=r"resident_blocks: auto has no effect beside preset: auto"):
+        config_of(merged(tree, {"memory": {"resident_blocks": "auto", "preset": "auto", "budget": "1GB"}}))

@@ -35,8 +35,8 @@ class MemoryConfig(Section):
     one set of techniques after the other, the fastest first, and takes the first that fits in the budget. Keys that are
     written stay as they are."""
     budget: Annotated[int, Field(ge=1), BeforeValidator(_bytes)] | None = None
-    """Memory of the device that ``preset: auto`` may count on, such as 24GB or 24GiB (1 GB is 10^9 bytes); by default all
-    that a GPU has."""
+    """Memory of the device that ``preset: auto`` and ``resident_blocks: auto`` may count on, such as 24GB or 24GiB (1 GB is
+    10^9 bytes); by default all that a GPU has."""
     vae_tiling: bool = False
     """Encode and decode large frames in tiles."""
     vae_slicing: bool = False
@@ -57,9 +57,9 @@ class MemoryConfig(Section):
     activations: Literal["device", "host"] = "device"
     """Where the inputs of blocks that are computed again wait for the backward pass: on the device, or in host memory, from
     which they come back one block ahead."""
-    resident_blocks: Literal["all"] | Annotated[int, Field(ge=0)] = "all"
-    """Blocks whose weights stay on the device. Those of all others are in host memory, and come two blocks ahead of their
-    turn, in the forward and again in the backward pass."""
+    resident_blocks: Literal["all", "auto"] | Annotated[int, Field(ge=0)] = "all"
+    """Blocks whose weights stay on the device; ``auto`` counts how many can within ``budget``. Those of all others are in
+    host memory, and come two blocks ahead of their turn, in the forward and again in the backward pass."""
 
     def impossible(self, *, is_checkpointing: bool, compiled: str) -> Iterator[tuple[str, str]]:
         """Keys that cannot stand beside train.gradient_checkpointing and compile.kind, with the reason and the way out."""
@@ -94,5 +94,13 @@ class MemoryConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_chooses(self) -> "MemoryConfig":
+        if self.preset == "auto" and self.resident_blocks == "auto":
+            raise RefusedKeyError("resident_blocks", "auto has no effect beside preset: auto, which chooses it; remove it")
+        return self
+
     def idle(self) -> Mapping[str, str]:
-        return {} if self.preset == "auto" else {"budget": "without preset: auto; set it, or remove it"}
+        if "auto" in (self.preset, self.resident_blocks):
+            return {}
+        return {"budget": "without preset: auto or resident_blocks: auto; set one of them, or remove it"}

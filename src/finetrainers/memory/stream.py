@@ -30,24 +30,6 @@ def streamed(count: int, resident: int) -> list[int]:
     return [number for number in range(count) if (number + 1) * moving // count > number * moving // count]
 
 
-def resident_for(budget_bytes: int, block_bytes: Sequence[int], others: int) -> int:
-    """Count the blocks that can stay within a budget.
-
-    Args:
-        budget_bytes: Of the device.
-        block_bytes: Frozen weights of each block.
-        others: All else that is on the device at the peak, in bytes.
-    """
-    count = len(block_bytes)
-    for resident in range(count, -1, -1):
-        moving = set(streamed(count, resident))
-        staying = sum(size for number, size in enumerate(block_bytes) if number not in moving)
-        at_once = (1 + AHEAD) * max((block_bytes[number] for number in moving), default=0)
-        if others + staying + at_once <= budget_bytes:
-            return resident
-    return 0
-
-
 class _Slot(NamedTuple):
     """A parameter or a buffer of a block."""
 

@@ -38,6 +38,7 @@ def prepare(denoiser: Any, blocks: Sequence[str], config: Config, device: torch.
             given=ActivationOffload(device) if memory.activations == "host" else None,
         )
     if memory.resident_blocks != "all":
+        assert memory.resident_blocks != "auto", "a number is settled before anything is built"
         own = list(named_blocks(denoiser, blocks).values())
         stream_blocks(own, device, resident=memory.resident_blocks, is_trained_too=config.tuning.kind == "full")
     denoiser.to(device)  # what was added
@@ -54,7 +55,7 @@ def check_blocks(denoiser: nn.Module, blocks: Sequence[str], memory: MemoryConfi
     has = f"{type(denoiser).__name__} has {count} blocks"
     if memory.checkpoint_every > max(count, 1):
         raise ConfigError(f"memory.checkpoint_every: {memory.checkpoint_every} is too many, since {has}")
-    if memory.resident_blocks != "all" and memory.resident_blocks >= count:
+    if isinstance(memory.resident_blocks, int) and memory.resident_blocks >= count:
         raise ConfigError(f"memory.resident_blocks: {memory.resident_blocks} streams none, since {has}; set all, or fewer")
 
 

@@ -189,5 +189,5 @@ def _open(run: Path) -> tuple[Config, Model]:
     file = run / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"{run} is no run directory: it has no config.yaml")
-    config = load_config(file)
+    config = load_config(file).model_copy(update={"output_dir": run})  # it may have been moved
     return config, open_model(config.model, config.memory)

@@ -41,7 +41,7 @@ def build_trainer(
     """
     blocks, resident = model.adapter.blocks, config.memory.resident_blocks
     settle = compressing(config.memory.weights, blocks)
-    if resident != "all" and weights != "none":
+    if isinstance(resident, int) and weights != "none":
         settle = ToHost(blocks, resident, settle)
     denoiser = model.load_denoiser(device, weights=weights, settle=settle)
     conditioning = build_conditioning(config.conditioning)

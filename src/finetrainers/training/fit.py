@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from finetrainers.config import Config, load_config, parse_config
+from finetrainers.config import Config, MemoryConfig, load_config, parse_config
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.distributed.world import pick_device
 from finetrainers.errors import ConfigError, FinetrainersError
@@ -40,6 +40,7 @@ SETS: Sequence[Techniques] = (
 """What is tried, the fastest first; a fraction is that of the denoiser's blocks. All but int8 compute what a run without
 them computes; int8 rounds the frozen weights, so that losses differ a little. What decides how a run learns is left to the
 user: the optimizer, what trains, batches and buckets, and formats that round more."""
+BLOCKS = "memory.resident_blocks"
 KEYS = tuple(dict.fromkeys(key for own in SETS for key in own))
 """All keys that may be chosen."""
 
@@ -78,9 +79,13 @@ class Fitted:
 def fit(config: Config) -> Fitted:
     """Settle the techniques of a run with ``memory.preset: auto``; those of a run that goes on stay what they were.
 
+    Likewise the number of blocks that stay on the device, with ``memory.resident_blocks: auto``.
+
     Raises:
         ConfigError: If nothing fits, or if nobody says how much there is.
     """
+    if config.memory.resident_blocks == "auto":
+        return _fit_blocks(config)
     if config.memory.preset == "none":
         return Fitted(config)
     limit, before = USABLE * budget_bytes(config), _recorded(config)
@@ -92,11 +97,56 @@ def fit(config: Config) -> Fitted:
     raise ConfigError(_refusal(config, trials, is_recorded=before is not None))
 
 
+def _fit_blocks(config: Config) -> Fitted:
+    """Let as many blocks stay on the device as fit: all, or the largest number, halving the range of those in question.
+
+    Raises:
+        ConfigError: If not even a step fits whose blocks are all streamed.
+    """
+    limit, before, model = USABLE * budget_bytes(config), _recorded(config), open_model(config.model)
+    trials: list[Trial] = []
+
+    def fits(resident: int | str) -> bool:
+        (trial,) = try_sets(_with_open_blocks(config), model, [{BLOCKS: resident}])
+        trials.append(trial)
+        return trial.peak_bytes is not None and trial.peak_bytes <= limit
+
+    if before is not None:
+        if fits(before[BLOCKS]):
+            return Fitted(_config_of(trials[-1]), tuple(trials))
+        raise ConfigError(_refusal(config, trials, is_recorded=True))
+    if fits("all"):
+        return Fitted(_config_of(trials[-1]), tuple(trials))
+    low, high = -1, _in_blocks(Fraction(1), model) - 1  # so many as low do fit, more than high do not
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    if low < 0:
+        raise ConfigError(_refusal(config, trials, is_recorded=False))
+    chosen = next(trial for trial in trials if trial.techniques == {BLOCKS: low})
+    trials = [*(trial for trial in trials if trial is not chosen), chosen]
+    return Fitted(_config_of(chosen), tuple(trials))
+
+
+def _with_open_blocks(config: Config) -> Config:
+    """Leave open how many blocks stay, and by which budget."""
+    memory = {name: getattr(config.memory, name) for name in config.memory.model_fields_set - {"resident_blocks", "budget"}}
+    return config.model_copy(update={"memory": MemoryConfig(**memory)})
+
+
+def _config_of(trial: Trial) -> Config:
+    assert trial.config is not None
+    return trial.config
+
+
 def as_recorded(config: Config) -> Config:
     """Settle the techniques of a run that goes on, where nothing is trained; those of one that does not are left open."""
-    before = _recorded(config) if config.memory.preset == "auto" else None
+    is_open = "auto" in (config.memory.preset, config.memory.resident_blocks)
+    before = _recorded(config) if is_open else None
     if before is None:
         return config
+    if config.memory.resident_blocks == "auto":
+        return with_techniques(_with_open_blocks(config), {BLOCKS: before[BLOCKS]})
     return with_techniques(config, {key: value for key, value in before.items() if not _is_given(config, key)})
 
 
@@ -110,9 +160,7 @@ def budget_bytes(config: Config) -> int:
         return config.memory.budget
     device = pick_device(config.train.device)
     if device.type != "cuda":
-        raise ConfigError(
-            f"memory.budget: preset: auto does not know how much memory {device} may give; set a budget, such as 24GB"
-        )
+        raise ConfigError(f"memory.budget: auto does not know how much memory {device} may give; set a budget, such as 24GB")
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
@@ -163,7 +211,7 @@ def trial_lines(trials: Sequence[Trial]) -> list[str]:
         else f"{trial.title}: {trial.reason}"
         for trial in trials
     ]
-    return [f"memory.preset: auto counted {len(shown)} sets of techniques, and takes the last:", *shown]
+    return [f"memory: auto counted {len(shown)} sets of techniques, and takes the last:", *shown]
 
 
 def _recorded(config: Config) -> Techniques | None:
