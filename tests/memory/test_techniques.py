@@ -115,10 +115,11 @@ def computed(made: tuple[Config, Trainer], subject: ModelUnderTest, technique: T
         if technique.compares == "weights":
             trainer.train_step(subject.batch)
             trainer.train_step(subject.batch)
-            return {name: own.detach().clone() for name, own in weights.items()}
+            return {name: own.detach().float().clone() for name, own in weights.items()}
         losses = trainer.micro_losses(subject.batch)
         trainer.update.backward(losses, batch_size=config.train.batch_size)
-    found = {name: own.grad.clone() for name, own in weights.items() if own.grad is not None}
+    stepped = zip(weights, trainer.update.parameters, strict=True)
+    found = {name: own.grad.float().clone() for name, own in stepped if own.grad is not None}
     trainer.update.drop_gradients()
     return found
 
@@ -147,7 +148,7 @@ def test_a_run_saves_goes_on_to_the_bit_exports_and_draws(name: str, family: str
     """One step and one more, against two at once; each draws a picture at its end, for encoders of video repeat no bits."""
     technique, subject = TECHNIQUES[name], plain.subject(family)
     prompts = tmp_path / "prompts.json"
-    prompts.write_text(f'[{{"prompt": "{CAPTIONS[0]}", "num_inference_steps": 1, "num_frames": 1}}]')
+    prompts.write_text(f'[{{"prompt": "{CAPTIONS[0]}", "num_inference_steps": 2, "num_frames": 1}}]')
 
     def run(folder: str, steps: int) -> Any:
         sections = {**technique.sections, "validation": {"prompts": str(prompts)}}
