@@ -23,7 +23,7 @@ BEST: Tree = {
     "tuning": {"rank": 1},
     "optimizer": {"name": "adamw_8bit"},
     "train": {"micro_batch_size": 1, "gradient_checkpointing": True},
-    "memory": {"vae_tiling": True},
+    "memory": {"vae_tiling": True, "activations": "host", "resident_blocks": 0},
 }
 
 
@@ -63,6 +63,14 @@ def test_each_stage_names_what_takes_its_memory() -> None:
         "tuning.kind",
         "train.ema_decay",
     ]
+
+
+def test_where_blocks_are_computed_again_they_can_keep_less_and_come_from_the_host() -> None:
+    memory = {"checkpoint_every": 2, "checkpoint_keep": "attention"}
+    changes = {"train": {"micro_batch_size": 1, "gradient_checkpointing": True}, "memory": memory}
+    own = ["memory.checkpoint_every", "memory.checkpoint_keep", "memory.activations", "memory.resident_blocks"]
+    assert keys("training", changes)[:5] == [*own, "data.0.buckets"]
+    assert keys("validating", changes)[:2] == ["memory.resident_blocks", "memory.vae_tiling"]
 
 
 def test_no_key_is_named_that_is_at_its_best() -> None:
