@@ -202,7 +202,8 @@ MUTATIONS = (
     Mutation("a typing error in a table trains something else", "models/facts.py", "if value not in known:", "if False:", "models/test_facts.py::test_a_table_takes_no_value_that_nothing_would_read"),
     # Blocks.
     Mutation("blocks that should be left are computed again", "memory/checkpointing.py", "if number % every]", "if number % every > every]", "memory/test_checkpointing.py::test_every_second_block_is_computed_again_and_gradients_are_the_same"),
-    Mutation("attention that is kept is computed again", "memory/checkpointing.py", "return CheckpointPolicy.MUST_SAVE", "return CheckpointPolicy.PREFER_RECOMPUTE", "memory/test_checkpointing.py::test_kept_attention_is_computed_once_and_gradients_are_the_same"),
+    Mutation("attention that is kept is computed again", "memory/checkpointing.py", "else CheckpointPolicy.MUST_SAVE", "else CheckpointPolicy.PREFER_RECOMPUTE", "memory/test_checkpointing.py::test_kept_attention_is_computed_once_and_gradients_are_the_same"),
+    Mutation("compiled blocks compute attention again that is kept", "memory/checkpointing.py", "use_reentrant=False, context_fn=contexts)", "use_reentrant=False)", "memory/test_checkpointing.py::test_attention_is_kept_in_compiled_blocks_too"),
     Mutation("to keep attention that nobody sees is silently nothing", "memory/checkpointing.py", "        kept.check()\n", "", "memory/test_checkpointing.py::test_attention_that_cannot_be_seen_is_refused"),
     Mutation("a key of blocks without effect is taken", "config/memory.py", "if not is_checkpointing:", "if False:", "memory/test_checkpointing.py::test_what_has_no_effect_or_cannot_go_together_is_refused"),
     Mutation("blocks of which there are none stay", "memory/techniques.py", "memory.resident_blocks >= count", "memory.resident_blocks > count", "memory/test_checkpointing.py::test_more_blocks_than_there_are_are_refused_before_weights_are_read"),
