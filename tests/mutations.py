@@ -259,6 +259,25 @@ MUTATIONS = (
     Mutation("blocks that wait on the host come along to the device", "memory/residency.py", "if name in names], device)", "], device)", "memory/test_residency.py::test_only_what_was_on_the_device_comes_back"),
     Mutation("what a class keeps in float32 is loaded in bfloat16", "models/weights.py", "torch.float32 if kept.intersection(name.split(\".\")) else dtype", "dtype", "models/test_weights.py::test_a_filled_shell_is_what_diffusers_loads"),
     Mutation("a tensor that the files lack stays without memory", "models/weights.py", "    if missing:\n        some", "    if False:\n        some", "models/test_weights.py::test_what_is_missing_or_of_another_shape_is_named"),
+    # Blocks.
+    Mutation("blocks that should be left are computed again", "memory/checkpointing.py", "if number % every]", "if number % every > every]", "memory/test_checkpointing.py::test_every_second_block_is_computed_again_and_gradients_are_the_same"),
+    Mutation("attention that is kept is computed again", "memory/checkpointing.py", "else CheckpointPolicy.MUST_SAVE", "else CheckpointPolicy.PREFER_RECOMPUTE", "memory/test_checkpointing.py::test_kept_attention_is_computed_once_and_gradients_are_the_same"),
+    Mutation("compiled blocks compute attention again that is kept", "memory/checkpointing.py", "use_reentrant=False, context_fn=contexts)", "use_reentrant=False)", "memory/test_checkpointing.py::test_attention_is_kept_in_compiled_blocks_too"),
+    Mutation("to keep attention that nobody sees is silently nothing", "memory/checkpointing.py", "        kept.check()\n", "", "memory/test_checkpointing.py::test_attention_that_cannot_be_seen_is_refused"),
+    Mutation("a key of blocks without effect is taken", "config/memory.py", "if not is_checkpointing:", "if False:", "memory/test_checkpointing.py::test_what_has_no_effect_or_cannot_go_together_is_refused"),
+    Mutation("blocks of which there are none stay", "memory/techniques.py", "memory.resident_blocks >= count", "memory.resident_blocks > count", "memory/test_checkpointing.py::test_more_blocks_than_there_are_are_refused_before_weights_are_read"),
+    Mutation("what is on the host stays on the device too", "memory/offload.py", "            kept.given = None\n", "", "memory/test_offload.py::test_gradients_are_the_same_and_between_blocks_nothing_is_left"),
+    Mutation("a small view keeps a large tensor on the device", "memory/offload.py", "tensor.untyped_storage().nbytes() <", "tensor.nbytes <", "memory/test_offload.py::test_a_small_view_of_a_large_tensor_goes_and_what_all_blocks_share_stays"),
+    Mutation("what all blocks share goes to the host for each", "memory/offload.py", " or _memory_of(tensor) in shared", "", "memory/test_offload.py::test_a_small_view_of_a_large_tensor_goes_and_what_all_blocks_share_stays"),
+    Mutation("what waited comes back too late to hide", "memory/offload.py", "earlier.back = self._bring(earlier)", "pass", "memory/test_offload.py::test_the_arguments_of_the_block_before_come_ahead"),
+    Mutation("what waited comes back with other strides", "memory/offload.py", "given.shape, given.stride(), given", "given.shape, given.contiguous().stride(), given", "memory/test_offload.py::test_what_comes_back_lies_as_it_lay"),
+    Mutation("a block computes with the weights of the host", "memory/stream.py", "host.hold(host.tensors(self._copies[number].wait()))", "self._copies[number].wait()", "memory/test_stream.py::test_blocks_come_two_ahead_of_their_turn_up_and_down"),
+    Mutation("streamed blocks come only when they are due", "memory/stream.py", "wanted = [number, *self._next(number)]", "wanted = [number]", "memory/test_stream.py::test_blocks_come_two_ahead_of_their_turn_up_and_down"),
+    Mutation("validation leaves blocks on the device", "memory/stream.py", "        if torch.is_grad_enabled():\n", "        if True:\n", "memory/test_stream.py::test_blocks_come_two_ahead_of_their_turn_up_and_down"),
+    Mutation("streamed blocks follow the denoiser to the device", "memory/stream.py", "self._turns[0].without(self._turns[1])", "nullcontext()", "memory/test_stream.py::test_an_adapter_stays_on_the_device_and_the_denoiser_can_be_moved"),
+    Mutation("streamed weights make other bits", "memory/stream.py", "start += tensor.data_ptr() % CACHE_LINE_BYTES", "pass", "memory/test_stream.py::test_streamed_weights_make_the_same_losses_and_gradients"),
+    Mutation("blocks that stay and blocks that move are compiled twice", "memory/stream.py", "    for block in blocks:\n        block.__class__", "    for block in blocks:\n        block._turns = None\n    for block in chosen:\n        block.__class__", "memory/test_stream.py::test_compiled_blocks_are_streamed_and_share_one_graph_with_those_that_stay"),
+    Mutation("the device holds all blocks while they are read", "memory/techniques.py", 'if f"{name}.".startswith(self._prefixes_of(root)):', "if False:", "memory/test_stream.py::test_while_weights_are_read_those_that_will_be_streamed_leave_the_device"),
 )  # fmt: skip
 
 

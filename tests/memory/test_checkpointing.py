@@ -9,7 +9,9 @@ import torch
 from blocks import CHECKPOINTED, FAMILIES, AttentionCount, assert_equal, backward, blocks_of, forwards_counted, found_with
 from runs import config_of, flux_tree
 from torch import nn
+from torch._dynamo.utils import counters
 
+from finetrainers.config import CompileConfig
 from finetrainers.errors import ConfigError
 from finetrainers.memory.checkpointing import Checkpointing
 from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
@@ -47,6 +49,46 @@ def test_kept_attention_is_computed_once_and_gradients_are_the_same(family: str,
     assert kept == (once, again)
 
 
+class Attention(nn.Module):
+    """A block with attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q = self.layer(x).unflatten(-1, (2, 4)).transpose(1, 2)
+        return x + nn.functional.scaled_dot_product_attention(q, q, q).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, tracing
+def test_attention_is_kept_in_compiled_blocks_too() -> None:
+    """With one graph for all blocks; nothing but the input, the attention's outputs and the weights is kept."""
+    torch._dynamo.reset()
+    counters.clear()
+    blocks = [Attention() for _ in range(3)]
+    compiled = CompileConfig(kind="regional", backend="aot_eager")
+    found, kept = [], 0
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += 1
+        return tensor
+
+    for run in (Checkpointing(), Checkpointing(keeps_attention=True, compiled=compiled)):
+        kept = 0
+        first = x = torch.ones(2, 5, 8, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            for block in blocks:
+                x = run(block, x)
+        x.square().sum().backward()
+        found.append((x.detach(), first.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    assert kept == 3 * (1 + 2 + 2)
+
+
 class NoAttention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.softmax(-1) @ x
@@ -65,8 +107,24 @@ def test_attention_that_cannot_be_seen_is_refused() -> None:
         ({"memory": {"activations": "host"}}, r"memory\.activations: host has no effect without train\.gradient_check"),
         ({"memory": {"resident_blocks": 0}}, r"memory\.resident_blocks: 0 would free nothing, since autograd keeps"),
         (
-            {"train": CHECKPOINTED, "memory": {"checkpoint_keep": "attention"}, "compile": {"kind": "regional"}},
-            r"memory\.checkpoint_keep: attention is impossible with compile\.kind: regional",
+            {"train": CHECKPOINTED, "memory": {"checkpoint_keep": "attention"}, "compile": {"kind": "full"}},
+            r"memory\.checkpoint_keep: attention is impossible with compile\.kind: full, .*set regional, or nothing",
+        ),
+        (
+            {
+                "train": CHECKPOINTED,
+                "memory": {"checkpoint_keep": "attention", "activations": "host"},
+                "compile": {"kind": "regional"},
+            },
+            r"memory\.activations: host is impossible with compile\.kind: regional and checkpoint_keep: attention",
+        ),
+        (
+            {
+                "train": CHECKPOINTED,
+                "memory": {"checkpoint_keep": "attention", "resident_blocks": 1},
+                "compile": {"kind": "regional"},
+            },
+            r"memory\.resident_blocks: 1 is impossible with compile\.kind: regional and checkpoint_keep: attention",
         ),
         (
             {"train": CHECKPOINTED, "memory": {"activations": "host"}, "compile": {"kind": "full"}},

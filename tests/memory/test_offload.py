@@ -1,5 +1,6 @@
 """What blocks are given waits on the host: the same bits, and nothing large stays on the device between two blocks."""
 
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -99,6 +100,21 @@ def test_a_small_view_of_a_large_tensor_goes_and_what_all_blocks_share_stays() -
     # Those of the last block have not left yet.
     assert Counter(link.copies) == {("to device", large): 3, ("to device", small): 2, ("to device", prompt): 1}
     assert first.grad is not None
+
+
+def test_the_arguments_of_the_block_before_come_ahead() -> None:
+    """While one block goes backward, those of the block before are on their way."""
+    waiting = ActivationOffload(CPU, min_bytes=0)
+    kept: list[Any] = []
+    for _ in range(3):
+        with waiting(()):
+            before = tuple(weakref.ref(own) for own in kept[-1:])
+            kept.append(waiting._pack(torch.ones(3), set(), before))
+    waiting(())
+    waiting._unpack(kept[2])
+    assert [own.back is not None for own in kept] == [False, True, False]
+    waiting._unpack(kept[1])
+    assert [own.back is not None for own in kept] == [True, False, False]
 
 
 def test_what_comes_back_lies_as_it_lay() -> None:

@@ -24,7 +24,13 @@ BEST: Tree = {
     "tuning": {"rank": 1},
     "optimizer": {"name": "adamw_8bit", "state": "cpu"},
     "train": {"micro_batch_size": 1, "gradient_checkpointing": True},
-    "memory": {"vae_tiling": True, "weights": "nf4", "text_encoder_weights": "nf4"},
+    "memory": {
+        "vae_tiling": True,
+        "weights": "nf4",
+        "text_encoder_weights": "nf4",
+        "activations": "host",
+        "resident_blocks": 0,
+    },
 }
 
 
@@ -81,6 +87,14 @@ def test_full_rank_is_told_what_masters_and_gradients_take() -> None:
     assert told(model={"dtype": "float32"}) == ["name", "in_backward", "state"]
     assert told(optimizer={"name": "prodigy", "lr": 1.0}) == ["name", "state"]
     assert told(optimizer={"name": "adamw_4bit", "state": "cpu"}) == []
+
+
+def test_where_blocks_are_computed_again_they_can_keep_less_and_come_from_the_host() -> None:
+    memory = {"checkpoint_every": 2, "checkpoint_keep": "attention"}
+    changes = {"train": {"micro_batch_size": 1, "gradient_checkpointing": True}, "memory": memory}
+    own = ["memory.checkpoint_every", "memory.checkpoint_keep", "memory.activations", "memory.resident_blocks"]
+    assert keys("training", changes)[:5] == [*own, "data.0.buckets"]
+    assert keys("validating", changes)[:2] == ["memory.resident_blocks", "memory.vae_tiling"]
 
 
 def test_no_key_is_named_that_is_at_its_best() -> None:

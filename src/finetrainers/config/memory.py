@@ -64,7 +64,6 @@ class MemoryConfig(Section):
     def impossible(self, *, is_checkpointing: bool, compiled: str) -> Iterator[tuple[str, str]]:
         """Keys that cannot stand beside train.gradient_checkpointing and compile.kind, with the reason and the way out."""
         without = "without train.gradient_checkpointing: true; set it, or remove this key"
-        with_full = "with compile.kind: full: copies from and to the host are no part of a graph; set regional, or"
         if not is_checkpointing:
             if self.checkpoint_every > 1:
                 yield "checkpoint_every", f"has no effect {without}"
@@ -74,11 +73,20 @@ class MemoryConfig(Section):
                 yield "activations", f"has no effect {without}"
             if self.resident_blocks != "all":
                 yield "resident_blocks", f"would free nothing, since autograd keeps all weights that have come, {without}"
-        if compiled != "none" and self.checkpoint_keep != "nothing":
-            yield (
-                "checkpoint_keep",
-                f"is impossible with compile.kind: {compiled}, which hides attention; set none, or nothing",
+        yield from self._beside_compile(compiled)
+
+    def _beside_compile(self, compiled: str) -> Iterator[tuple[str, str]]:
+        with_full = "with compile.kind: full: copies from and to the host are no part of a graph; set regional, or"
+        if compiled == "full" and self.checkpoint_keep != "nothing":
+            yield "checkpoint_keep", "is impossible with compile.kind: full, which hides attention; set regional, or nothing"
+        if compiled == "regional" and self.checkpoint_keep != "nothing":
+            in_graph = (
+                "with compile.kind: regional and checkpoint_keep: attention, whose graphs keep what they need themselves"
             )
+            if self.activations == "host":
+                yield "activations", f"is impossible {in_graph}; set device, or checkpoint_keep: nothing"
+            if self.resident_blocks != "all":
+                yield "resident_blocks", f"is impossible {in_graph}; set all, or checkpoint_keep: nothing"
         if compiled == "full" and self.activations == "host":
             yield "activations", f"is impossible {with_full} device"
         if compiled == "full" and self.resident_blocks != "all":

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -13,6 +15,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from finetrainers.config import CompileConfig
 from finetrainers.errors import ConfigError
 from finetrainers.memory.stream import Streamed
 
@@ -33,7 +36,12 @@ class Checkpointing:
     """What diffusers calls with a block and its arguments, in their order, where a gradient is wanted."""
 
     def __init__(
-        self, skipped: Sequence[nn.Module] = (), *, keeps_attention: bool = False, given: Given | None = None
+        self,
+        skipped: Sequence[nn.Module] = (),
+        *,
+        keeps_attention: bool = False,
+        given: Given | None = None,
+        compiled: CompileConfig | None = None,
     ) -> None:
         """Say what is left out.
 
@@ -41,10 +49,14 @@ class Checkpointing:
             skipped: Blocks that are computed once, and keep all activations.
             keeps_attention: Whether outputs of attention are kept, and so not computed again.
             given: Where what blocks are given is kept, if not on the device.
+            compiled: How blocks are compiled that keep attention: with what computes them again, else it would not be seen.
         """
         self._skipped = {id(block) for block in skipped}
         self._keeps_attention = keeps_attention
         self._given = given
+        self._compiled: Any = None  # as torch.compile returns it
+        if compiled is not None:
+            self._compiled = torch.compile(_keep_attention, dynamic=compiled.dynamic, backend=compiled.backend)
 
     def __call__(self, block: nn.Module, *args: Any) -> Any:  # what blocks take and return is their own affair
         """Compute a block."""
@@ -53,10 +65,22 @@ class Checkpointing:
         with nullcontext() if self._given is None else self._given(args):
             if not self._keeps_attention:
                 return checkpoint(block.__call__, *args, use_reentrant=False)
+            if self._compiled is not None:
+                return self._compiled(block, *args)
             kept = KeptAttention(block)
             outputs = checkpoint(block.__call__, *args, use_reentrant=False, context_fn=kept.contexts)
         kept.check()
         return outputs
+
+
+def _keep(context: SelectiveCheckpointContext, operator: Any, *args: Any, **options: Any) -> CheckpointPolicy:  # noqa: ARG001
+    return CheckpointPolicy.PREFER_RECOMPUTE if ATTENTION.search(str(operator)) is None else CheckpointPolicy.MUST_SAVE
+
+
+def _keep_attention(block: nn.Module, *args: Any) -> Any:
+    """Compute a block within a graph. Not by its call, which may be compiled for itself."""
+    contexts = partial(create_selective_checkpoint_contexts, _keep)
+    return checkpoint(block.forward, *args, use_reentrant=False, context_fn=contexts)
 
 
 class KeptAttention:
@@ -80,10 +104,9 @@ class KeptAttention:
             yield
 
     def _policy(self, context: SelectiveCheckpointContext, operator: Any, *args: Any, **options: Any) -> CheckpointPolicy:
-        if ATTENTION.search(str(operator)) is None:
-            return CheckpointPolicy.PREFER_RECOMPUTE
-        self._count += not context.is_recompute
-        return CheckpointPolicy.MUST_SAVE
+        policy = _keep(context, operator, *args, **options)
+        self._count += policy is CheckpointPolicy.MUST_SAVE
+        return policy
 
     def check(self) -> None:
         """Refuse to keep what cannot be seen.
@@ -99,11 +122,18 @@ class KeptAttention:
 
 
 def enable_checkpointing(
-    denoiser: Any, blocks: Sequence[str], *, every: int = 1, keeps_attention: bool = False, given: Given | None = None
+    denoiser: Any,
+    blocks: Sequence[str],
+    *,
+    every: int = 1,
+    keeps_attention: bool = False,
+    given: Given | None = None,
+    compiled: CompileConfig | None = None,
 ) -> None:
     """Let a denoiser of diffusers compute blocks again in the backward pass: each, or of ``every`` so many the first."""
     if every == 1 and not keeps_attention and given is None:
         denoiser.enable_gradient_checkpointing()
         return
     skipped = [block for number, block in enumerate(named_blocks(denoiser, blocks).values()) if number % every]
-    denoiser.enable_gradient_checkpointing(Checkpointing(skipped, keeps_attention=keeps_attention, given=given))
+    run = Checkpointing(skipped, keeps_attention=keeps_attention, given=given, compiled=compiled)
+    denoiser.enable_gradient_checkpointing(run)

@@ -74,6 +74,7 @@ def helpful(config: Config, doing: Doing) -> Iterator[Setting]:
         yield Setting("train.micro_batch_size", train.micro_batch_size, "1")
     if doing == "training" and not train.gradient_checkpointing:
         yield Setting("train.gradient_checkpointing", "false", "true")
+    yield from _recomputed(config, doing)
     if doing == "encoding" and config.cache.batch_size > 1:
         yield Setting("cache.batch_size", config.cache.batch_size, "1")
     if doing in ("encoding", "validating", "sampling") and not memory.vae_tiling:
@@ -97,6 +98,22 @@ def _frozen(config: Config, doing: Doing) -> Iterator[Setting]:
         yield Setting("memory.text_encoder_weights", memory.text_encoder_weights, SMALLER[memory.text_encoder_weights])
     if doing in ("loading", "training", "validating") and config.tuning.kind != "full" and memory.weights != "nf4":
         yield Setting("memory.weights", memory.weights, SMALLER[memory.weights])
+
+
+def _recomputed(config: Config, doing: Doing) -> Iterator[Setting]:
+    """Settings of blocks that are computed again: what they keep, and whether that and their weights are on the host."""
+    memory, can_copy = config.memory, config.compile.kind != "full"
+    if not config.train.gradient_checkpointing:
+        return
+    if doing == "training" and memory.checkpoint_every > 1:
+        yield Setting("memory.checkpoint_every", memory.checkpoint_every, "1")
+    if doing == "training" and memory.checkpoint_keep != "nothing":
+        yield Setting("memory.checkpoint_keep", memory.checkpoint_keep, "nothing")
+    if doing == "training" and memory.activations == "device" and can_copy:
+        yield Setting("memory.activations", "device", "host")
+    if doing in ("loading", "training", "validating") and memory.resident_blocks != 0 and can_copy:
+        fewer = "a number of blocks that stay" if memory.resident_blocks == "all" else "fewer"
+        yield Setting("memory.resident_blocks", memory.resident_blocks, fewer)
 
 
 def _trained(config: Config) -> Iterator[Setting]:

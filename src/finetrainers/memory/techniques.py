@@ -36,6 +36,7 @@ def prepare(denoiser: Any, blocks: Sequence[str], config: Config, device: torch.
             every=memory.checkpoint_every,
             keeps_attention=memory.checkpoint_keep == "attention",
             given=ActivationOffload(device) if memory.activations == "host" else None,
+            compiled=config.compile if config.compile.kind == "regional" else None,
         )
     if memory.resident_blocks != "all":
         assert memory.resident_blocks != "auto", "a number is settled before anything is built"

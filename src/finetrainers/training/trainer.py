@@ -111,7 +111,7 @@ class Trainer:
         sample_losses = torch.cat(losses)
         norm = self.update.clip()
         # The step's one wait for the device, before the update: one that is not finite could not be taken back.
-        loss, grad_norm = torch.stack([sample_losses.mean(), norm]).tolist()
+        loss, grad_norm = torch.stack([sample_losses.mean(), norm.to(sample_losses.device)]).tolist()
         metrics = Metrics(
             step=self.step + 1,
             loss=loss,
