@@ -103,7 +103,9 @@ def test_a_step_inside_backward_is_the_same_step(subject: ModelUnderTest, name: 
 
 @pytest.mark.parametrize("tuning", TUNINGS)
 def test_rounded_weights_are_the_same_inside_backward(subject: ModelUnderTest, tuning: str) -> None:
-    plain, inside = (trainer_of(subject, tuning, **ROUNDED, in_backward=value) for value in (False, True))
+    """Where blocks are computed again in the backward pass, too."""
+    train = {**FREE, "gradient_checkpointing": True}
+    plain, inside = (trainer_of(subject, tuning, train=train, **ROUNDED, in_backward=value) for value in (False, True))
     assert take_steps(plain, subject, stop=3) == take_steps(inside, subject, stop=3)
     assert_equal(plain, inside)
 

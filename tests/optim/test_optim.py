@@ -111,6 +111,19 @@ def test_each_optimizer_lowers_a_quadratic(name: str) -> None:
         assert quadratic(trainer.denoiser, 1000).item() < 0.5 * losses[0]
 
 
+def test_checkpoints_of_8_bit_states_of_earlier_versions_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, begun = (trainer_with("adamw_8bit", seed=seed) for seed in (0, 1))
+    take_steps(whole, 5)
+    today = whole.update.optimizer_state()
+    nested = {name: {"__bnb_optimizer_quant_state__": own} for name, own in today["state"].items()}
+    with monkeypatch.context() as patch:
+        patch.setattr(whole.update, "optimizer_state", lambda: {**today, "state": nested})
+        Checkpoints(tmp_path, keep=1).save(whole)
+    Checkpoints(tmp_path, keep=1).restore(begun, 5)
+    assert take_steps(begun, 10) == take_steps(whole, 10)
+    assert all(torch.equal(a, b) for a, b in zip(contents(whole), contents(begun), strict=True))
+
+
 @pytest.mark.parametrize("warmup", [0, 2])
 @pytest.mark.parametrize("name", NAMES)
 def test_five_steps_a_checkpoint_and_five_more_are_ten_steps(name: str, warmup: int, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 Names = Mapping[nn.Parameter, str]
 Tree = Any  # what optimizers hold: checked where it is written
+NESTED_8_BIT = "__bnb_optimizer_quant_state__"
 LOW_BIT = ("OptimState4bit", "OptimState8bit", "OptimStateFp8")
 """Tensors of torchao that are made of several: no file knows them, so they are taken apart."""
 
@@ -20,6 +21,15 @@ def optimizer_state(optimizer: Optimizer, names: Names) -> dict[str, Tree]:
         "state": {name: apart(optimizer.state[p]) for p, name in names.items() if optimizer.state.get(p)},
         "param_groups": [{**group, "params": [names[p] for p in group["params"]]} for group in optimizer.param_groups],
     }
+
+
+def as_of_today(saved: Mapping[str, Tree]) -> dict[str, Tree]:
+    """Return the state of an earlier version in today's form: bitsandbytes used to put its own into a dict."""
+    states = saved["state"].items()
+    flat = {name: {**own, **own.get(NESTED_8_BIT, {})} for name, own in states}
+    for entries in flat.values():
+        entries.pop(NESTED_8_BIT, None)
+    return {**saved, "state": flat}
 
 
 def load_optimizer_state(optimizer: Optimizer, names: Names, saved: Mapping[str, Tree]) -> None:

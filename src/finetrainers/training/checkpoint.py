@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from finetrainers.errors import CheckpointError
 from finetrainers.files.steps import step_directory, step_folders
 from finetrainers.files.whole import MANIFEST, damage, hash_file, whole_directory, write_whole
+from finetrainers.optim.state import as_of_today
 from finetrainers.training.state import SavedTensor, leaves, load_into, read_state, write_state
 from finetrainers.training.trainer import Trainer
 
@@ -131,6 +132,7 @@ class Checkpoints:
         trainer.update.begin_state()  # to have a place for all that the checkpoint has
         with trainer.update.masters():
             saved, own = read_state(directory), _state(trainer)
+            saved["optimizer"] = as_of_today(saved["optimizer"])
             _check_fit(own, saved, directory)
             try:
                 state = load_into(own, saved)

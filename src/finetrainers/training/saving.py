@@ -31,7 +31,7 @@ class Saver:
         config, signals = self._session.config, self._session.signals
         request = config.output_dir / SAVE_FILE
         is_due = trainer.step % config.checkpoint.every == 0 or trainer.step == config.train.steps
-        if trainer.update.is_whole and (is_due or signals.is_asked_to_save or request.is_file()):
+        if is_due or signals.is_asked_to_save or request.is_file():
             signals.is_asked_to_save = False
             self._save(trainer, weights=self._export(trainer))  # weights first: where there is a checkpoint, they are there
             request.unlink(missing_ok=True)
