@@ -200,6 +200,12 @@ MUTATIONS = (
     Mutation("a fact outside of its table is left unread", "models/base.py", "refuse_moved(cls.__name__, dir(cls))", "pass", "models/test_facts.py::test_a_name_outside_of_its_table_is_refused_with_the_new_place"),
     Mutation("a fact outside of its table is left unread if an instance sets it", "models/base.py", "refuse_moved(type(self).__name__, [name])", "pass", "models/test_facts.py::test_a_name_that_an_instance_sets_is_refused"),
     Mutation("a typing error in a table trains something else", "models/facts.py", "if value not in known:", "if False:", "models/test_facts.py::test_a_table_takes_no_value_that_nothing_would_read"),
+    # Memory that is counted.
+    Mutation("attention is counted as a product of all tokens with all", "memory/meta.py", '_attention, "AutogradMeta")', '_attention, "AutogradXLA")', "memory/test_meter.py::test_attention_makes_no_product_of_all_tokens_with_all"),
+    Mutation("memory that is freed stays counted", "memory/meter.py", "(storage, -storage.num_bytes)", "(storage, 0)", "memory/test_meter.py::test_the_peak_is_what_is_in_memory_at_once"),
+    Mutation("gradients are not told from other memory", "training/cost.py", 'meter.label("gradients", ', 'meter.label("states", ', "training/test_cost.py::test_full_rank_holds_weights_masters_gradients_and_two_states_at_once"),
+    Mutation("a set of techniques is taken that does not fit", "training/fit.py", " and trial.peak_bytes <= limit", "", "training/test_fit.py::test_the_fastest_that_fits_is_taken"),
+    Mutation("a run that goes on is fitted anew", "training/fit.py", "SETS if before is None else (before,)", "SETS", "training/test_fit.py::test_a_run_goes_on_with_what_it_began_with"),
 )  # fmt: skip
 
 
