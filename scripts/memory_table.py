@@ -54,6 +54,11 @@ ROWS: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = (
     ("LoRA", LORA, {}),
     ("LoRA, int8 weights", LORA, {"memory.weights": "int8"}),
     ("LoRA, nf4 weights", LORA, {"memory.weights": "nf4"}),
+    (
+        "LoRA, nf4, Adam of 8 bits without masters",
+        LORA,
+        {"memory.weights": "nf4", "optimizer.name": "adamw_8bit", "optimizer.masters": "stochastic_rounding"},
+    ),
     ("LoRA, nf4, inputs of blocks on the host", LORA, {"memory.weights": "nf4", "memory.activations": "host"}),
     (
         "LoRA, int8, streamed, inputs on the host",
@@ -69,7 +74,7 @@ ROWS: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = (
             "optimizer.name": "adamw_8bit",
             "optimizer.masters": "stochastic_rounding",
             "optimizer.in_backward": True,
-            "train.clip_norm": "inf",
+            "train.clip_norm": float("inf"),
         },
     ),
     (

@@ -277,6 +277,12 @@ MUTATIONS = (
     Mutation("streamed weights make other bits", "memory/stream.py", "start += tensor.data_ptr() % CACHE_LINE_BYTES", "pass", "memory/test_stream.py::test_streamed_weights_make_the_same_losses_and_gradients"),
     Mutation("blocks that stay and blocks that move are compiled twice", "memory/stream.py", "    for block in blocks:\n        block.__class__", "    for block in blocks:\n        block._turns = None\n    for block in chosen:\n        block.__class__", "memory/test_stream.py::test_compiled_blocks_are_streamed_and_share_one_graph_with_those_that_stay"),
     Mutation("the device holds all blocks while they are read", "memory/techniques.py", 'if f"{name}.".startswith(self._prefixes_of(root)):', "if False:", "memory/test_stream.py::test_while_weights_are_read_those_that_will_be_streamed_leave_the_device"),
+    # Memory that is counted.
+    Mutation("attention is counted as a product of all tokens with all", "memory/meta.py", '_attention, "AutogradMeta")', '_attention, "AutogradXLA")', "memory/test_meter.py::test_attention_makes_no_product_of_all_tokens_with_all"),
+    Mutation("memory that is freed stays counted", "memory/meter.py", "(storage, -storage.num_bytes)", "(storage, 0)", "memory/test_meter.py::test_the_peak_is_what_is_in_memory_at_once"),
+    Mutation("gradients are not told from other memory", "training/cost.py", 'meter.label("gradients", ', 'meter.label("states", ', "training/test_cost.py::test_full_rank_holds_weights_masters_gradients_and_two_states_at_once"),
+    Mutation("a set of techniques is taken that does not fit", "training/fit.py", " and trial.peak_bytes <= limit", "", "training/test_fit.py::test_the_fastest_that_fits_is_taken"),
+    Mutation("a run that goes on is fitted anew", "training/fit.py", "SETS if before is None else (before,)", "SETS", "training/test_fit.py::test_a_run_goes_on_with_what_it_began_with"),
 )  # fmt: skip
 
 

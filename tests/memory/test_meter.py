@@ -42,7 +42,7 @@ def test_what_is_there_before_counts_as_what_it_is_said_to_be() -> None:
     with meter:
         answer = weight * 2
     assert meter.usage().peak == dict.fromkeys(meter.usage().peak, 0) | {"weights": 4 * KIB, "activations": 4 * KIB}
-    meter.label("host", [weight])
+    meter.move("weights", to="host")
     del answer
     assert meter.usage().peak_bytes == 4 * KIB
 

@@ -1,5 +1,6 @@
 """memory.preset: auto takes the fastest set of techniques that fits, and says what it has found."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,10 @@ def test_where_nothing_fits_the_smallest_is_named(tree: Tree, trials: list[Trial
 
 
 def test_what_the_user_has_written_stays(tree: Tree, trials: list[Trial]) -> None:
-    train = {"gradient_checkpointing": False}
+    train = {"gradient_checkpointing": False, "clip_norm": math.inf}
     fitted = fit(with_budget(tree, "1GB", train=train))
     assert fitted.config.train.gradient_checkpointing is False
+    assert fitted.config.train.clip_norm == math.inf
     assert CHECKPOINTING not in fitted.trials[-1].techniques
     with pytest.raises(ConfigError, match=r"takes \S+ GB \(as it is written\)"):
         fit(with_budget(tree, peak_of(trials, {CHECKPOINTING: False}), train=train))

@@ -68,6 +68,12 @@ class Meter(TorchDispatchMode):
             if tensor.is_meta:
                 self._see(tensor).category = category
 
+    def move(self, category: Category, *, to: Category) -> None:
+        """Count all of one category as of another."""
+        for storage, _ in self._events:
+            if storage.category == category:
+                storage.category = to
+
     def usage(self) -> Usage:
         """What was counted since the last ``reset``, or since the beginning."""
         now: Counter[Category] = Counter()
@@ -104,6 +110,8 @@ class Meter(TorchDispatchMode):
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
             self._flop += formula(*args, **kwargs, out_val=result)
+        if args and result is args[0]:  # written: nothing new
+            return result
         for made in (result,) if isinstance(result, Tensor) else tree_leaves(result):
             if isinstance(made, Tensor) and made.is_meta:
                 self._see(made)

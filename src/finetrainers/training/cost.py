@@ -63,15 +63,26 @@ def measure_steps(trainer: Trainer, config: Config, model: Model, bucket: Bucket
     meter.label("weights", [*trainer.denoiser.parameters(), *trainer.denoiser.buffers()])
     meter.label("masters", update.parameters)
     meter.label("trained", [own for own in trainer.denoiser.parameters() if own.requires_grad])
+    if update.ema is not None:
+        meter.label("states", update.ema.shadow_params)
     update.optimizer.register_step_pre_hook(lambda *_: meter.label("gradients", _gradients(update.parameters)))
     for _ in range(2):
         meter.reset()
         with fused_attention(), meter:
             trainer.train_step(batch)
         meter.label("states", _tensors(update.optimizer.state.values()))
+    if _is_updated_on_host(config):
+        masters = [own for own in update.parameters if own.dtype == torch.float32]
+        meter.label("host", [*masters, *_tensors(update.optimizer.state.values())])
+        meter.move("gradients", to="host")
     usage = meter.usage()
     usage = replace(usage, flop=usage.flop * train.batch_size // rows)
     return StepCost(usage, sum(own.numel() for own in update.parameters))
+
+
+def _is_updated_on_host(config: Config) -> bool:
+    """Whether masters, gradients and the optimizer's state take none of the device's memory."""
+    return config.optimizer.model_dump().get("state") == "cpu"
 
 
 def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -188,7 +188,7 @@ def with_techniques(config: Config, techniques: Techniques) -> Config:
     Raises:
         ConfigError: If they cannot stand beside what is there.
     """
-    tree = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    tree = config.model_dump(by_alias=True, exclude_unset=True)  # not as JSON, which has no infinity
     for key, value in techniques.items():
         section, _, name = key.partition(".")
         tree.setdefault(section, {})[name] = value
