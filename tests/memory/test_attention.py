@@ -395,11 +395,7 @@ def test_backends_without_a_backward_pass_measure(tree: Tree, tmp_path: Path) ->
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-HAS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
 @pytest.mark.gpu
-@HAS_GPU
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("is_dispatched", [True, False])
 @pytest.mark.parametrize("key", ["train", "validate"])
@@ -419,7 +415,6 @@ def test_on_a_gpu_something_works(key: Any, is_dispatched: bool, dtype: str) -> 
 
 
 @pytest.mark.gpu
-@HAS_GPU
 def test_on_a_gpu_auto_trains(tree: Tree, tmp_path: Path) -> None:
     directory = run(merged(tree, MEASURED), tmp_path / "run", model={"dtype": "bfloat16"}, train={"device": "cuda"})
     assert {event["key"] for event in events_of(directory) if event["event"] == "attention"} == {"train", "validate"}

@@ -246,7 +246,6 @@ def test_float32_weights_have_masters_on_the_host_too() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_step_on_the_host_trains_what_is_on_the_device(dtype: torch.dtype) -> None:
     layers, plain = two_layers(dtype).cuda(), two_layers(dtype).cuda()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from finetrainers.batch import Text
+from finetrainers.compat.packages import import_quietly
 from finetrainers.config import MemoryConfig, ModelConfig
 from finetrainers.errors import ConfigError
 from finetrainers.models.base import ModelAdapter
@@ -93,6 +94,7 @@ def open_model(config: ModelConfig, memory: MemoryConfig | None = None) -> Model
         ConfigError: If family, task or a component's name does not exist.
         ModelError: If the model is not there or not in diffusers layout.
     """
+    import_quietly("diffusers.quantizers")  # which import torchao and bitsandbytes, where they are installed
     index_file = Place(config.path, config.revision, "", DTYPES[config.dtype]).file("model_index.json")
     pretrained = Pretrained(config, json.loads(index_file.read_text()), MemoryConfig() if memory is None else memory)
     for component in config.components:

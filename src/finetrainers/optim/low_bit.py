@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from finetrainers.compat.quiet import import_quietly
+from finetrainers.compat.packages import import_quietly
 
 CLASSES = {"adamw_4bit": "AdamW4bit", "adamw_fp8": "AdamWFp8"}
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from finetrainers.compat.quiet import import_quietly
+from finetrainers.compat.packages import import_quietly
 from finetrainers.config import OptimizerConfig, ScheduleConfig
 from finetrainers.errors import ConfigError
 from finetrainers.optim.low_bit import low_bit_adamw

@@ -71,18 +71,13 @@ def measure_steps(trainer: Trainer, config: Config, model: Model, bucket: Bucket
         with fused_attention(), meter:
             trainer.train_step(batch)
         meter.label("states", _tensors(update.optimizer.state.values()))
-    if _is_updated_on_host(config):
+    if config.optimizer.state == "cpu":  # what takes none of the device's memory
         masters = [own for own in update.parameters if own.dtype == torch.float32]
         meter.label("host", [*masters, *_tensors(update.optimizer.state.values())])
         meter.move("gradients", to="host")
     usage = meter.usage()
     usage = replace(usage, flop=usage.flop * train.batch_size // rows)
     return StepCost(usage, sum(own.numel() for own in update.parameters))
-
-
-def _is_updated_on_host(config: Config) -> bool:
-    """Whether masters, gradients and the optimizer's state take none of the device's memory."""
-    return config.optimizer.model_dump().get("state") == "cpu"
 
 
 def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
