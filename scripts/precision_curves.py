@@ -51,7 +51,7 @@ def main() -> None:
     }
     print(json.dumps(figures, indent=1))
     if options.figure is not None:
-        draw({key: curve for key, curve in runs.items()}).save(options.figure)
+        draw(runs).save(options.figure)
 
 
 def trained(options: argparse.Namespace, dtype: str, seed: int) -> Curve:
@@ -76,8 +76,9 @@ def trained(options: argparse.Namespace, dtype: str, seed: int) -> Curve:
 
 
 def draw(runs: dict[tuple[str, int], Curve]) -> Image.Image:
-    """Draw held-out loss over steps, one line a run."""
-    steps = max(step for curve in runs.values() for step, _ in curve)
+    """Draw held-out loss over steps, one line a run, from the second measurement on: the first is that of no training."""
+    runs = {key: curve[1:] for key, curve in runs.items()}
+    first, steps = (pick(step for curve in runs.values() for step, _ in curve) for pick in (min, max))
     losses = [loss for curve in runs.values() for _, loss in curve]
     low, high = min(losses), max(losses)
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
@@ -86,7 +87,7 @@ def draw(runs: dict[tuple[str, int], Curve]) -> Image.Image:
     for (dtype, _), curve in runs.items():
         points = [
             (
-                MARGIN + step / steps * (WIDTH - 2 * MARGIN),
+                MARGIN + (step - first) / (steps - first) * (WIDTH - 2 * MARGIN),
                 HEIGHT - MARGIN - (loss - low) / (high - low) * (HEIGHT - 2 * MARGIN),
             )
             for step, loss in curve
@@ -97,7 +98,8 @@ def draw(runs: dict[tuple[str, int], Curve]) -> Image.Image:
         canvas.text((WIDTH - MARGIN - 160, MARGIN + 10 + 16 * number), f"computed in {dtype}", fill=colour)
     for loss, y in ((high, MARGIN), (low, HEIGHT - MARGIN)):
         canvas.text((10, y - 6), f"{loss:.3f}", fill="black")
-    canvas.text((WIDTH - MARGIN - 40, HEIGHT - MARGIN + 8), f"step {steps}", fill="black")
+    for step, x in ((first, MARGIN), (steps, WIDTH - MARGIN - 40)):
+        canvas.text((x, HEIGHT - MARGIN + 8), f"step {step}", fill="black")
     return image
 
 
