@@ -105,7 +105,7 @@ class PlainUpdate(Update):
         self.optimizer = build_optimizer(config.optimizer, list(weights.values()))
         self.parameters = list(weights.values())
         self.schedule = build_schedule(config.schedule, self.optimizer, steps=config.train.steps)
-        self._clip_norm = config.train.clip_norm
+        self._clip_norm, self.ema, self.is_in_backward, self.is_whole = config.train.clip_norm, None, False, True
 
     def clip(self) -> torch.Tensor:
         return nn.utils.clip_grad_norm_(self.parameters, self._clip_norm)
