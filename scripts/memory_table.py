@@ -68,6 +68,17 @@ ROWS: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = (
         LORA,
         {"memory.weights": "int8", "memory.activations": "host", "memory.resident_blocks": 0},
     ),
+    (
+        "LoRA, int8, the same, Adam of 8 bits without masters",
+        LORA,
+        {
+            "memory.weights": "int8",
+            "memory.activations": "host",
+            "memory.resident_blocks": 0,
+            "optimizer.name": "adamw_8bit",
+            "optimizer.masters": "stochastic_rounding",
+        },
+    ),
     ("full rank", FULL, {}),
     ("full rank, no masters", FULL, {"optimizer.masters": "stochastic_rounding"}),
     (
