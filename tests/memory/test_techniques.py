@@ -36,6 +36,8 @@ class Technique:
     sections: Sections
     tolerance: float = 0.0
     """Largest difference from the plain run, as a part of the largest value of each tensor; 0 is to the bit."""
+    tolerance_of: Mapping[str, float] = field(default_factory=dict)
+    """That of some families."""
     compares: Literal["gradients", "weights"] = "gradients"
     """What of the two runs is compared: gradients, or weights after two steps, where gradients do not outlive the step or
     where it is the step that is another."""
@@ -54,7 +56,9 @@ TECHNIQUES: Mapping[str, Technique] = {
     "every second block": Technique({"train": CHECKPOINTED, "memory": {"checkpoint_every": 2}}),
     "attention kept": Technique({"train": CHECKPOINTED, "memory": {"checkpoint_keep": "attention"}}),
     "inputs on the host": Technique({"train": CHECKPOINTED, "memory": {"activations": "host"}}),
-    "streamed": Technique({"train": CHECKPOINTED, "memory": {"resident_blocks": 0}}),
+    "streamed": Technique(  # CogView4 asks a layer twice: what two rows make of its weights is summed in another order
+        {"train": CHECKPOINTED, "memory": {"resident_blocks": 0}}, tolerance_of={"cogview4": 1e-6}
+    ),
     "steps inside backward": Technique(
         {"train": UNCLIPPED, "optimizer": {"in_backward": True}}, compares="weights", plain={"train": UNCLIPPED}
     ),
@@ -102,9 +106,15 @@ TOGETHER: Mapping[str, tuple[str, Technique]] = {
 """What users take together, each with one family."""
 EAGER = {"compile": {"kind": "regional", "backend": "aot_eager"}, "train": CHECKPOINTED}
 COMPILED: Mapping[str, tuple[str, Technique]] = {  # sums of another order
-    "streamed, compiled": ("wan", Technique({**EAGER, "memory": {"resident_blocks": 0}}, tolerance=1e-6)),
-    "small LoRA, compiled": ("ltx_video", Technique({**SMALL, **EAGER}, 1e-6, plain={"memory": INT8}, tunings=(LORA,))),
-    "inputs on the host, compiled": ("cogview4", Technique({**EAGER, "memory": {"activations": "host"}}, tolerance=1e-6)),
+    "streamed, compiled": ("wan", Technique({**EAGER, "memory": {"resident_blocks": 0}}, tolerance=1e-6, tunings=(FULL,))),
+    "small LoRA, compiled": (
+        "ltx_video",
+        Technique({**SMALL, **EAGER}, tolerance=1e-6, plain={"memory": INT8}, tunings=(LORA,)),
+    ),
+    "inputs on the host, compiled": (
+        "cogview4",
+        Technique({**EAGER, "memory": {"activations": "host"}}, tolerance=1e-6, tunings=(LORA,)),
+    ),
 }
 ALONE = [(family, own) for own in TECHNIQUES.items() for family in FAMILIES]
 COMBINED = [(family, (name, own)) for name, (family, own) in {**TOGETHER, **COMPILED}.items()]
@@ -201,7 +211,7 @@ def test_it_trains_and_computes_what_it_does_without(
     found = computed(made, subject, technique)
     assert found.keys() == expected.keys() != set()
     for weight, value in expected.items():
-        most = float(value.abs().max()) * technique.tolerance
+        most = float(value.abs().max()) * technique.tolerance_of.get(family, technique.tolerance)
         torch.testing.assert_close(found[weight], value, rtol=0, atol=most, msg=lambda text, of=weight: f"{of}: {text}")
     trainer = made[1]
     with trainer.update.masters():
