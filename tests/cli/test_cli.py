@@ -221,7 +221,7 @@ def test_an_error_of_ours_has_a_traceback_and_status_1(config_file, tmp_path) ->
         from finetrainers import cli
         def fail(config):
             raise RuntimeError("a defect")
-        cli.quiet_libraries = lambda: None
+        cli.commands.quiet_libraries = lambda: None
         sys.modules["finetrainers.training.run"] = types.SimpleNamespace(train=fail, encode=fail)
         raise SystemExit(cli.main(["train", {str(config_file)!r}]))
     """
@@ -319,6 +319,12 @@ def kinds_of(section: str) -> list[str]:
 
     found = dict.fromkeys(places(schema["properties"][section]))  # alone, and again as an item of a list
     return [schema["$defs"][place.rpartition("/")[2]]["properties"]["kind"]["const"] for place in found]
+
+
+def test_optional_packages_say_nothing_of_themselves(tmp_path: Path) -> None:
+    """torchao and bitsandbytes, of kernels that this machine has no use for, where diffusers imports them."""
+    result = run_python("-m", "finetrainers", "models", "tiny", "flux", str(tmp_path / "flux"))
+    assert (result.returncode, result.stderr) == (DONE, "")
 
 
 def test_models_tiny_writes_a_pipeline(tmp_path: Path, capsys) -> None:

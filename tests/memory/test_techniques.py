@@ -1,10 +1,11 @@
 """The table of families and techniques: in each cell a denoiser trains, and computes what it does without the technique.
 
 A technique is one line of ``TECHNIQUES``. Beside its cells, each has a run of one family, which saves, goes on to the bit,
-exports and draws. torch.compile has its cells in test_compile.py.
+exports and draws. What is taken together is tried with one family. torch.compile has its cells in test_compile.py, the
+formats of memory.weights have theirs in test_quantize.py.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +36,8 @@ class Technique:
     sections: Sections
     tolerance: float = 0.0
     """Largest difference from the plain run, as a part of the largest value of each tensor; 0 is to the bit."""
+    tolerance_of: Mapping[str, float] = field(default_factory=dict)
+    """That of some families."""
     compares: Literal["gradients", "weights"] = "gradients"
     """What of the two runs is compared: gradients, or weights after two steps, where gradients do not outlive the step or
     where it is the step that is another."""
@@ -43,11 +46,30 @@ class Technique:
     tunings: tuple[Mapping[str, Any], ...] = (LORA, FULL)
 
 
-CHECKPOINTING = {"gradient_checkpointing": True}
+CHECKPOINTED = {"gradient_checkpointing": True}
+UNCLIPPED = {"clip_norm": float("inf")}
+SGD, HALF, INT8 = {"name": "sgd"}, {"dtype": "bfloat16"}, {"weights": "int8"}
 TECHNIQUES: Mapping[str, Technique] = {
-    "checkpointing": Technique({"train": CHECKPOINTING}),
+    "checkpointing": Technique({"train": CHECKPOINTED}),
     "average": Technique({"train": {"ema_decay": 0.9}}, compares="weights"),
     "precision of products": Technique({"train": {"matmul_precision": "high"}}),  # on a CPU the same products
+    "every second block": Technique({"train": CHECKPOINTED, "memory": {"checkpoint_every": 2}}),
+    "attention kept": Technique({"train": CHECKPOINTED, "memory": {"checkpoint_keep": "attention"}}),
+    "inputs on the host": Technique({"train": CHECKPOINTED, "memory": {"activations": "host"}}),
+    "streamed": Technique(  # CogView4 asks a layer twice: what two rows make of its weights is summed in another order
+        {"train": CHECKPOINTED, "memory": {"resident_blocks": 0}}, tolerance_of={"cogview4": 1e-6}
+    ),
+    "steps inside backward": Technique(
+        {"train": UNCLIPPED, "optimizer": {"in_backward": True}}, compares="weights", plain={"train": UNCLIPPED}
+    ),
+    "states on the host": Technique({"optimizer": {"state": "cpu"}}, compares="weights", tolerance=1e-3),
+    "rounded at random": Technique(
+        {"model": HALF, "optimizer": {**SGD, "masters": "stochastic_rounding"}},
+        compares="weights",
+        plain={"model": HALF, "optimizer": SGD},
+        tolerance=2**-6,
+    ),
+    "8-bit states": Technique({"optimizer": {"name": "adamw_8bit"}}),
 }
 """By name; a run's family is the next one in turn, so that all have some."""
 FAMILIES: Mapping[str, tuple[str, tuple[int, int, int]]] = {
@@ -58,8 +80,62 @@ FAMILIES: Mapping[str, tuple[str, tuple[int, int, int]]] = {
     "ltx_video": ("0.9.0", (9, 64, 64)),
     "wan": ("2.1-t2v", (9, 64, 64)),
 }
-CELLS = [(family, name, own["kind"]) for family in FAMILIES for name in TECHNIQUES for own in TECHNIQUES[name].tunings]
-RUNS = [(name, list(FAMILIES)[number % len(FAMILIES)]) for number, name in enumerate(TECHNIQUES)]
+SMALL = {"memory": {**INT8, "activations": "host", "resident_blocks": 0}, "train": CHECKPOINTED}
+ROUNDED = {"model": HALF, "optimizer": {"name": "adamw_8bit", "masters": "stochastic_rounding"}, "train": UNCLIPPED}
+TOGETHER: Mapping[str, tuple[str, Technique]] = {
+    "small LoRA": ("flux", Technique(SMALL, plain={"memory": INT8}, tunings=(LORA,))),
+    "full rank on the host": (
+        "wan",
+        Technique(
+            {"train": CHECKPOINTED, "memory": {"resident_blocks": 0}, "optimizer": {"state": "cpu"}},
+            compares="weights",
+            tolerance=1e-3,
+            tunings=(FULL,),
+        ),
+    ),
+    "small full rank": (
+        "ltx_video",
+        Technique(
+            {**ROUNDED, "optimizer": {**ROUNDED["optimizer"], "in_backward": True}},
+            compares="weights",
+            plain=ROUNDED,
+            tunings=(FULL,),
+        ),
+    ),
+}
+"""What users take together, each with one family."""
+EAGER = {"compile": {"kind": "regional", "backend": "aot_eager"}, "train": CHECKPOINTED}
+COMPILED: Mapping[str, tuple[str, Technique]] = {  # sums of another order
+    "streamed, compiled": ("wan", Technique({**EAGER, "memory": {"resident_blocks": 0}}, tolerance=1e-6, tunings=(FULL,))),
+    "small LoRA, compiled": (
+        "ltx_video",
+        Technique({**SMALL, **EAGER}, tolerance=1e-6, plain={"memory": INT8}, tunings=(LORA,)),
+    ),
+    "inputs on the host, compiled": (
+        "cogview4",
+        Technique({**EAGER, "memory": {"activations": "host"}}, tolerance=1e-6, tunings=(LORA,)),
+    ),
+}
+ALONE = [(family, own) for own in TECHNIQUES.items() for family in FAMILIES]
+COMBINED = [(family, (name, own)) for name, (family, own) in {**TOGETHER, **COMPILED}.items()]
+CELLS = [
+    pytest.param(family, own, tuning, id=f"{family}-{name}-{tuning['kind']}")
+    for family, (name, own) in ALONE + COMBINED
+    for tuning in own.tunings
+]
+RUNS = [
+    *(pytest.param(own, list(FAMILIES)[number % 6], id=name) for number, (name, own) in enumerate(TECHNIQUES.items())),
+    *(pytest.param(own, family, id=name) for name, (family, own) in TOGETHER.items()),
+]
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """Let no test find what another has compiled."""
+    names = ("recompile_limit", "accumulated_recompile_limit", "fail_on_recompile_limit_hit")
+    with torch._dynamo.config.patch({name: getattr(torch._dynamo.config, name) for name in names}):
+        yield
+    torch._dynamo.reset()
 
 
 class Plain:
@@ -124,16 +200,18 @@ def computed(made: tuple[Config, Trainer], subject: ModelUnderTest, technique: T
     return found
 
 
-@pytest.mark.parametrize(("family", "name", "kind"), CELLS)
-def test_it_trains_and_computes_what_it_does_without(family: str, name: str, kind: str, plain: Plain) -> None:
-    technique, subject = TECHNIQUES[name], plain.subject(family)
-    tuning = next(own for own in technique.tunings if own["kind"] == kind)
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, tracing
+@pytest.mark.parametrize(("family", "technique", "tuning"), CELLS)
+def test_it_trains_and_computes_what_it_does_without(
+    family: str, technique: Technique, tuning: Mapping[str, Any], plain: Plain
+) -> None:
+    subject = plain.subject(family)
     expected = plain.computed(family, tuning, technique)
     made = trainer_of(subject, tuning, technique)
     found = computed(made, subject, technique)
     assert found.keys() == expected.keys() != set()
     for weight, value in expected.items():
-        most = float(value.abs().max()) * technique.tolerance
+        most = float(value.abs().max()) * technique.tolerance_of.get(family, technique.tolerance)
         torch.testing.assert_close(found[weight], value, rtol=0, atol=most, msg=lambda text, of=weight: f"{of}: {text}")
     trainer = made[1]
     with trainer.update.masters():
@@ -143,17 +221,19 @@ def test_it_trains_and_computes_what_it_does_without(family: str, name: str, kin
     assert any(not torch.equal(own, before[weight]) for weight, own in weights.items())
 
 
-@pytest.mark.parametrize(("name", "family"), RUNS)
-def test_a_run_saves_goes_on_to_the_bit_exports_and_draws(name: str, family: str, plain: Plain, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("technique", "family"), RUNS)
+def test_a_run_saves_goes_on_to_the_bit_exports_and_draws(
+    technique: Technique, family: str, plain: Plain, tmp_path: Path
+) -> None:
     """One step and one more, against two at once; each draws a picture at its end, for encoders of video repeat no bits."""
-    technique, subject = TECHNIQUES[name], plain.subject(family)
+    subject = plain.subject(family)
     prompts = tmp_path / "prompts.json"
     prompts.write_text(f'[{{"prompt": "{CAPTIONS[0]}", "num_inference_steps": 2, "num_frames": 1}}]')
 
     def run(folder: str, steps: int) -> Any:
         sections = {**technique.sections, "validation": {"prompts": str(prompts)}}
         own = {**technique.sections.get("train", {}), "steps": steps}
-        return train(subject.config(f"{name} {folder}", technique.tunings[0], **{**sections, "train": own}))
+        return train(subject.config(f"{tmp_path.name} {folder}", technique.tunings[0], **{**sections, "train": own}))
 
     whole = run("whole", 2)
     run("parts", 1)

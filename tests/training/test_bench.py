@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +20,11 @@ from finetrainers.cli.entry import main
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.config import Config, load_config
 from finetrainers.errors import ConfigError
+from finetrainers.memory.attention_calls import Call
+from finetrainers.memory.attention_choice import Trial
 from finetrainers.models import open_model
-from finetrainers.training.bench import clock, compare as comparing, run as running
+from finetrainers.training import fit as fitting
+from finetrainers.training.bench import clock, compare as comparing, run as running, settle
 from finetrainers.training.bench.clock import Moments, phases_timed
 from finetrainers.training.bench.compare import BUILT_IN, compare, read_sets
 from finetrainers.training.bench.figures import Comparison, Product, Result, SetResult
@@ -125,6 +129,36 @@ def test_every_bucket_of_every_data_set_is_measured_once(
     result = bench(config, Measuring(steps=1, warmup=1, has_random_weights=True, say=quiet))
     assert [own.bucket for own in result.buckets] == [(1, 64, 64), (1, 64, 96), (1, 96, 64)]
     assert [line.split()[0] for line in result_table(result).splitlines()[3:]] == ["bucket", "1x64x64", "1x64x96", "1x96x64"]
+
+
+def test_what_is_left_to_auto_is_settled_and_nothing_is_kept(
+    flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the largest bucket; whatever there is of a run in output_dir is not looked at."""
+    tried: list[tuple[Counter[Call], tuple[str, ...]]] = []
+
+    def try_none(calls: Counter[Call], names: tuple[str, ...], **_: Any) -> list[Trial]:
+        tried.append((calls, names))
+        return [Trial(name, float(name == "native")) for name in names]
+
+    monkeypatch.setattr(settle, "candidates", lambda *_, **__: ("native", "_native_math"))
+    monkeypatch.setattr(settle, "try_backends", try_none)
+    monkeypatch.setattr(fitting, "_recorded", lambda _: pytest.fail("a bench goes on with no run"))
+    monkeypatch.setattr(running, "step_tflop", lambda *_: 1.0)
+    said: list[str] = []
+    data = [{"path": "a", "buckets": [[1, 64, 64], [1, 64, 96]]}]
+    tree = tree_of(flux, tmp_path, data=data, train={"gradient_checkpointing": True})
+    config = config_of(merged(tree, {"memory": {"preset": "auto", "budget": "1GB"}}))
+    result = bench(config, Measuring(steps=1, warmup=1, has_random_weights=True, say=said.append))
+    assert (result.config["attention"]["train"], result.config["memory"]["preset"]) == ("_native_math", "none")
+    ((calls, names),) = tried
+    assert names == ("native", "_native_math")
+    assert {(call.query.shape[0], call.query.shape[2]) for call in calls} == {(1, 16 + 24)}
+    config = config_of(merged(tree, {"memory": {"resident_blocks": "auto", "budget": "1GB"}}))
+    assert settle.settle_memory(config, said.append).memory.resident_blocks == "all"
+    assert any("memory: auto counted" in line for line in said)
+    assert "attention.train: auto takes _native_math; native: 1.00 ms; _native_math: 0.00 ms" in said
+    assert not (tmp_path / "run").exists()
 
 
 # -- what the figures mean --------------------------------------------------------------------------------------------
@@ -348,7 +382,9 @@ def test_sets_are_built_in_or_of_a_file(tmp_path: Path) -> None:
 
 
 def test_built_in_sets_are_changes_that_a_configuration_can_have(flux: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree_of(flux, tmp_path)))
+    """With a batch of one micro-batch and weights in bfloat16, as in examples/bench."""
+    tree = merged(tree_of(flux, tmp_path, train={"batch_size": 1}), {"model": {"dtype": "bfloat16"}})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
     for name, overrides in BUILT_IN.items():
         changed = load_config(tmp_path / "config.yaml", overrides)
         assert (changed == load_config(tmp_path / "config.yaml")) == (name == "plain")

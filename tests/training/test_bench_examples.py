@@ -1,8 +1,10 @@
 """The configurations that the page on benchmarks names: for the models that a script writes, and without network."""
 
 import importlib.util
+import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -11,9 +13,11 @@ import pytest
 from finetrainers.cli.bench import bench_parser
 from finetrainers.config import load_config
 from finetrainers.config.overrides import find_file
+from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.models import open_model
-from finetrainers.training.bench.compare import read_sets
-from finetrainers.training.checks import check_buckets, check_computation
+from finetrainers.training.bench.compare import BUILT_IN, read_sets
+from finetrainers.training.bench.operations import step_tflop
+from finetrainers.training.checks import check_buckets, check_computation, check_tuning
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "examples/bench").glob("*.yaml"))
@@ -56,6 +60,38 @@ def test_it_asks_nothing_impossible_of_its_model(path: Path, models: Path, monke
     model = open_model(config.model)
     check_buckets(config, model)
     check_computation(config, model)
+
+
+@pytest.fixture(scope="module")
+def shallow(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with one block of a kind, in the folder that the configurations name: all else has its published size."""
+    root = tmp_path_factory.mktemp("shallow")
+    shutil.copytree(models, root / "bench-models")
+    for file in root.glob("bench-models/*/transformer/config.json"):
+        settings = json.loads(file.read_text())
+        depths = [key for key in ("num_layers", "num_single_layers", "num_refiner_layers") if key in settings]
+        file.write_text(json.dumps({**settings, **dict.fromkeys(depths, 1)}))
+    return root
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_step_of_it_is_planned_at_its_size(path: Path, shallow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What trains is found, and the operations are counted: more of them at full rank than with a LoRA."""
+    monkeypatch.chdir(shallow)
+    counted = []
+    for overrides in ([], ["tuning={kind: full}"]):
+        config = load_config(path, overrides)
+        model = open_model(config.model, config.memory)
+        check_tuning(config, model)
+        (size,) = resolve_buckets(config.data[0].buckets)
+        counted.append(step_tflop(config, model, size))
+    assert 0 < counted[0] < counted[1]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_built_in_sets_can_be_compared_with_it(path: Path) -> None:
+    for overrides in BUILT_IN.values():
+        load_config(path, overrides)
 
 
 def test_each_command_on_the_page_can_be_given() -> None:

@@ -115,6 +115,9 @@ def quiet_libraries() -> None:
     """Keep log lines and progress bars of the libraries below from drowning our own; the environment can ask for them."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    from finetrainers.compat.packages import import_quietly
+
+    import_quietly("diffusers.quantizers")  # the first of diffusers that imports torchao and bitsandbytes, if they are there
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

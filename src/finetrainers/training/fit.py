@@ -76,19 +76,23 @@ class Fitted:
         return trial_lines(self.trials) if self.trials else []
 
 
-def fit(config: Config) -> Fitted:
+def fit(config: Config, *, is_new: bool = False) -> Fitted:
     """Settle the techniques of a run with ``memory.preset: auto``; those of a run that goes on stay what they were.
 
     Likewise the number of blocks that stay on the device, with ``memory.resident_blocks: auto``.
 
+    Args:
+        config: Of the run.
+        is_new: Whether it goes on with nothing, whatever there is in ``output_dir``.
+
     Raises:
         ConfigError: If nothing fits, or if nobody says how much there is.
     """
-    if config.memory.resident_blocks == "auto":
-        return _fit_blocks(config)
-    if config.memory.preset == "none":
+    if "auto" not in (config.memory.preset, config.memory.resident_blocks):
         return Fitted(config)
-    limit, before = USABLE * budget_bytes(config), _recorded(config)
+    limit, before = USABLE * budget_bytes(config), None if is_new else _recorded(config)
+    if config.memory.resident_blocks == "auto":
+        return _fit_blocks(config, limit, before)
     model, trials = open_model(config.model), []
     for trial in try_sets(config, model, SETS if before is None else (before,)):
         trials.append(trial)
@@ -97,13 +101,13 @@ def fit(config: Config) -> Fitted:
     raise ConfigError(_refusal(config, trials, is_recorded=before is not None))
 
 
-def _fit_blocks(config: Config) -> Fitted:
+def _fit_blocks(config: Config, limit: float, before: Techniques | None) -> Fitted:
     """Let as many blocks stay on the device as fit: all, or the largest number, halving the range of those in question.
 
     Raises:
         ConfigError: If not even a step fits whose blocks are all streamed.
     """
-    limit, before, model = USABLE * budget_bytes(config), _recorded(config), open_model(config.model)
+    model = open_model(config.model)
     trials: list[Trial] = []
 
     def fits(resident: int | str) -> bool:

@@ -15,12 +15,29 @@ from finetrainers.config.syntax import parse_yaml, to_plain
 from finetrainers.errors import ConfigError
 from finetrainers.training.bench.figures import Comparison, Result, SetResult
 
+CHECKPOINTING, INT8, COMPILE = "train.gradient_checkpointing=true", "memory.weights=int8", "compile.kind=regional"
+HOST, STREAMED = "memory.activations=host", "memory.resident_blocks=0"
 BUILT_IN: Mapping[str, tuple[str, ...]] = {
     "plain": (),
-    "checkpointing": ("train.gradient_checkpointing=true",),
-    "compile": ("compile.kind=regional",),
-    "compile+checkpointing": ("compile.kind=regional", "train.gradient_checkpointing=true"),
+    "checkpointing": (CHECKPOINTING,),
+    "every-second-block": (CHECKPOINTING, "memory.checkpoint_every=2"),
+    "attention-kept": (CHECKPOINTING, "memory.checkpoint_keep=attention"),
+    "inputs-on-host": (CHECKPOINTING, HOST),
+    "streamed": (CHECKPOINTING, STREAMED),
+    "streamed+inputs-on-host": (CHECKPOINTING, STREAMED, HOST),
+    "fp8_e4m3": ("memory.weights=fp8_e4m3",),
+    "fp8_scaled": ("memory.weights=fp8_scaled",),
+    "int8": (INT8,),
+    "nf4": ("memory.weights=nf4",),
+    "int8+streamed+inputs-on-host": (CHECKPOINTING, INT8, STREAMED, HOST),
+    "compile": (COMPILE,),
+    "compile+checkpointing": (COMPILE, CHECKPOINTING),
+    "compile+int8": (COMPILE, INT8),
+    "compile+streamed": (COMPILE, CHECKPOINTING, STREAMED),
     "adamw_8bit": ("optimizer.name=adamw_8bit",),
+    "state-on-host": ("optimizer.state=cpu",),
+    "step-in-backward": ("optimizer.in_backward=true", "train.clip_norm=.inf"),
+    "stochastic-rounding": ("optimizer.masters=stochastic_rounding",),
     "tf32": ("train.matmul_precision=high",),
 }
 """Sets that need no file, by name."""

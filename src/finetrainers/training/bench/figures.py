@@ -87,7 +87,7 @@ class Result(Figures):
     warmup: int
     """Steps before them."""
     config: Mapping[str, Any]
-    """The whole configuration, defaults included."""
+    """The whole configuration, defaults included, and what was left to auto as it was settled."""
     product: Product
     buckets: tuple[BucketFigures, ...]
 

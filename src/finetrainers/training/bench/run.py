@@ -24,6 +24,7 @@ from finetrainers.optim.optimizers import check_optimizer
 from finetrainers.training.bench.clock import Moments, phases_timed
 from finetrainers.training.bench.figures import BucketFigures, Memory, Product, Result, Seconds
 from finetrainers.training.bench.operations import measure_product, step_tflop
+from finetrainers.training.bench.settle import settle_attention, settle_memory
 from finetrainers.training.build import build_trainer
 from finetrainers.training.checks import (
     check_buckets,
@@ -67,10 +68,12 @@ def bench(config: Config, measuring: Measuring) -> Result:
     refuse_further_processes()
     check_optimizer(config.optimizer, config.schedule)
     check_start(config)
+    config = settle_memory(config, measuring.say)
     device = pick_device(config.train.device)
     model = open_model(config.model, config.memory)
     for check in (check_buckets, check_conditioning, check_computation, check_tuning):
         check(config, model)
+    config = settle_attention(config, model, device, measuring.say)
     with matmul_precision(config.train.matmul_precision):
         product = measure_product(device, model.dtype)
         measuring.say(f"{model.adapter.name} on {_name(device)}: {measuring.weights} weights")
