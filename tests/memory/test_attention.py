@@ -402,6 +402,21 @@ def test_the_largest_batch_decides(tree: Tree, tmp_path: Path, tried: list[Any])
     assert {call.query.shape[2] for call in calls} == {16 + 24}  # tokens of the prompt, and of the larger picture
 
 
+def test_a_choice_holds_for_prompts_of_other_lengths_too(
+    tiny_ltx: Path, tmp_path: Path, tried: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts of one micro-batch that happen to be as long as each other need no mask, and the next ones do."""
+    monkeypatch.setattr("finetrainers.training.attention.candidates", lambda *_, **__: ("native", "_native_math"))
+    data = write_pictures(tmp_path / "data", 2, size=(64, 64))
+    for file in data.glob("*.txt"):
+        file.write_text("of one length")
+    tree = flux_tree(tiny_ltx, data, tmp_path, train={"steps": 1, "batch_size": 2, "micro_batch_size": 2})
+    tree["model"] = {"path": str(tiny_ltx), "dtype": "float32"}
+    run(tree, tmp_path / "run")
+    ((calls, _, _),) = tried
+    assert any(call.mask is not None for call in calls)
+
+
 def test_on_a_cpu_auto_is_native_without_a_word(tree: Tree, tmp_path: Path) -> None:
     auto, native = run(tree, tmp_path / "auto"), run(tree, tmp_path / "native", attention={"train": "native"})
     assert curve(auto, "loss", "grad_norm") == curve(native, "loss", "grad_norm")
