@@ -116,6 +116,24 @@ def test_stored_weights_are_those_of_the_model(flux: Path, tiny_flux: Path, tmp_
         bench(config_of(tree_of(flux, tmp_path)), once)
 
 
+@pytest.mark.parametrize(
+    ("memory", "key", "chosen"),
+    [
+        ({"resident_blocks": "auto", "budget": "1GB"}, "resident_blocks", "all"),
+        ({"preset": "auto", "budget": "1GB"}, "preset", "none"),
+    ],
+)
+def test_what_is_left_to_auto_is_settled_as_in_a_run(
+    memory: Tree, key: str, chosen: str, flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    config = config_of(tree_of(flux, tmp_path, memory=memory, train={"gradient_checkpointing": True}))
+    monkeypatch.setattr(running, "step_tflop", lambda *_: 1.0)
+    result = bench(config, Measuring(steps=1, warmup=1, has_random_weights=True, say=told.append))
+    assert result.config["memory"][key] == chosen
+    assert told[0].startswith("memory: auto counted 1 sets")
+
+
 def test_every_bucket_of_every_data_set_is_measured_once(
     flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

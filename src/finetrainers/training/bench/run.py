@@ -32,6 +32,7 @@ from finetrainers.training.checks import (
     check_start,
     check_tuning,
 )
+from finetrainers.training.fit import fit
 from finetrainers.training.objective import build_objective
 from finetrainers.training.synthetic import synthetic_batch
 from finetrainers.training.trainer import Metrics, Trainer
@@ -67,6 +68,7 @@ def bench(config: Config, measuring: Measuring) -> Result:
     refuse_further_processes()
     check_optimizer(config.optimizer, config.schedule)
     check_start(config)
+    config = _fitted(config, measuring)
     device = pick_device(config.train.device)
     model = open_model(config.model, config.memory)
     for check in (check_buckets, check_conditioning, check_computation, check_tuning):
@@ -90,6 +92,14 @@ def bench(config: Config, measuring: Measuring) -> Result:
         product=product,
         buckets=buckets,
     )
+
+
+def _fitted(config: Config, measuring: Measuring) -> Config:
+    """Settle the techniques that are left to auto, as the run would."""
+    fitted = fit(config)
+    for line in fitted.lines():
+        measuring.say(line)
+    return fitted.config
 
 
 def _load(config: Config, model: Model, device: torch.device, measuring: Measuring) -> Trainer:
