@@ -18,7 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from finetrainers.cli.entry import main
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.config import Config, load_config
+from finetrainers.config.attention import AttentionConfig
 from finetrainers.errors import ConfigError
+from finetrainers.memory.attention_choice import Trial
 from finetrainers.models import open_model
 from finetrainers.training.bench import clock, compare as comparing, run as running
 from finetrainers.training.bench.clock import Moments, phases_timed
@@ -132,6 +134,29 @@ def test_what_is_left_to_auto_is_settled_as_in_a_run(
     result = bench(config, Measuring(steps=1, warmup=1, has_random_weights=True, say=told.append))
     assert result.config["memory"][key] == chosen
     assert told[0].startswith("memory: auto counted 1 sets")
+
+
+def test_the_backend_of_attention_is_the_one_that_a_run_would_take(
+    flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def tried(calls: Any, names: Any, **_: Any) -> list[Trial]:
+        asked.append({call.query.shape[2] for call in calls})
+        return [Trial("native", 2.0), Trial("_native_math", 1.0)]
+
+    monkeypatch.setattr(running, "candidates", lambda *_, **__: ("native", "_native_math"))
+    monkeypatch.setattr(running, "try_backends", tried)
+    monkeypatch.setattr(running, "step_tflop", lambda *_: 1.0)
+    told: list[str] = []
+    config = config_of(tree_of(flux, tmp_path, data=[{"path": "none", "buckets": [[1, 64, 64], [1, 64, 96]]}]))
+    once = Measuring(steps=1, warmup=1, has_random_weights=True, say=told.append)
+    assert bench(config, once).config["attention"]["train"] == "_native_math"
+    assert asked == [{16 + 24}]  # tokens of the prompt, and of the larger picture
+    assert told[:2] == ["attention.train: native: 2.00 ms", "attention.train: _native_math: 1.00 ms"]
+    named = config.model_copy(update={"attention": AttentionConfig(train="_native_flash")})
+    assert bench(named, once).config["attention"]["train"] == "_native_flash"
+    assert len(asked) == 1
 
 
 def test_every_bucket_of_every_data_set_is_measured_once(

@@ -101,19 +101,20 @@ def _try(session: Session, key: Key, calls: Counter[Call], names: tuple[str, ...
 
 def _record(session: Session, prepared: Prepared, steps: range) -> dict[Key, Counter[Call]]:
     """Count the calls of attention in a micro-batch, and of one sample as the held-out loss measures it; on no device."""
-    trainer = _build_on_meta(session.config, prepared.model, prepared.objective)
+    trainer = build_on_meta(session.config, prepared.model, prepared.objective)
     ahead = build_steps(prepared, prepared.objective)
     largest = max(steps[:STEPS_AHEAD], key=lambda step: ahead.tokens[ahead.plan.step(ahead.order, step)[0].bucket])
     micro = trainer.on_device(ahead[largest].split(session.config.train.micro_batch_size)[0])
     alone = ahead.sample(largest, 0).to(META)
-    return {"train": _calls_of(trainer, micro), "validate": _calls_of(trainer, alone)}
+    return {"train": calls_of(trainer, micro), "validate": calls_of(trainer, alone)}
 
 
-def _calls_of(trainer: Trainer, batch: Batch) -> Counter[Call]:
+def calls_of(trainer: Trainer, batch: Batch) -> Counter[Call]:
+    """Count the calls of attention that a backend can be chosen for, of a trainer and a batch on the meta device."""
     return record_calls(lambda: trainer.micro_losses(batch), is_dispatched=trainer.adapter.dispatches_attention)
 
 
-def _build_on_meta(config: Config, model: Model, objective: Objective) -> Trainer:
+def build_on_meta(config: Config, model: Model, objective: Objective) -> Trainer:
     """Build the denoiser without weights, with all that decides what attention is asked, and nothing else."""
     plain = config.model_copy(
         update={

@@ -13,14 +13,17 @@ import torch
 import finetrainers
 from finetrainers.batch import Batch
 from finetrainers.config import Bucket, Config
+from finetrainers.config.attention import AUTO, AttentionConfig
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.distributed.launch import refuse_further_processes
 from finetrainers.distributed.world import pick_device
+from finetrainers.memory.attention_choice import candidates, fastest, try_backends
 from finetrainers.memory.out_of_memory import out_of_memory_explained
 from finetrainers.memory.peak import peak_memory_gb
 from finetrainers.memory.precision import matmul_precision
 from finetrainers.models import Model, open_model
 from finetrainers.optim.optimizers import check_optimizer
+from finetrainers.training.attention import build_on_meta, calls_of
 from finetrainers.training.bench.clock import Moments, phases_timed
 from finetrainers.training.bench.figures import BucketFigures, Memory, Product, Result, Seconds
 from finetrainers.training.bench.operations import measure_product, step_tflop
@@ -73,11 +76,12 @@ def bench(config: Config, measuring: Measuring) -> Result:
     model = open_model(config.model, config.memory)
     for check in (check_buckets, check_conditioning, check_computation, check_tuning):
         check(config, model)
+    config = _with_attention(config, model, device, measuring)
     with matmul_precision(config.train.matmul_precision):
         product = measure_product(device, model.dtype)
         measuring.say(f"{model.adapter.name} on {_name(device)}: {measuring.weights} weights")
         trainer = _load(config, model, device, measuring)
-        sizes = dict.fromkeys(size for data in config.data for size in resolve_buckets(data.buckets))
+        sizes = _sizes(config)
         with out_of_memory_explained(config, device, "training"):
             buckets = tuple(_Bucket(config, model, trainer, size).figures(measuring, product) for size in sizes)
     return Result(
@@ -100,6 +104,26 @@ def _fitted(config: Config, measuring: Measuring) -> Config:
     for line in fitted.lines():
         measuring.say(line)
     return fitted.config
+
+
+def _sizes(config: Config) -> list[Bucket]:
+    """All buckets of all data sets, each once."""
+    return list(dict.fromkeys(size for data in config.data for size in resolve_buckets(data.buckets)))
+
+
+def _with_attention(config: Config, model: Model, device: torch.device, measuring: Measuring) -> Config:
+    """Choose the backend that is left to auto as the run would, at its largest bucket, while the device is empty."""
+    names = candidates("train", device, is_dispatched=model.adapter.dispatches_attention)
+    if config.attention.train != AUTO or len(names) == 1:
+        return config
+    largest = max(_sizes(config), key=model.adapter.grid.num_tokens)
+    trainer = build_on_meta(config, model, build_objective(config, model))
+    batch = synthetic_batch(config, model, largest, config.train.micro_batch_size, device=CPU)
+    trials = try_backends(calls_of(trainer, trainer.on_device(batch)), names, device=device, needs_backward=True)
+    for trial in trials:
+        measuring.say(f"attention.train: {trial}")
+    chosen = AttentionConfig(train=fastest(trials, "train"), validate=config.attention.validation)
+    return config.model_copy(update={"attention": chosen})
 
 
 def _load(config: Config, model: Model, device: torch.device, measuring: Measuring) -> Trainer:
