@@ -119,7 +119,7 @@ MUTATIONS = (
     Mutation("gradients of micro-batches are rounded to bfloat16", "optim/kept.py", "self.stepped.grad += weight.grad", "self.stepped.grad = (self.stepped.grad + weight.grad).bfloat16().float()", "optim/test_update.py::test_gradients_of_micro_batches_add_up_in_float32"),
     Mutation("a checkpoint holds rounded weights", "optim/update.py", "            _set_parameter(self._denoiser, kept.name, kept.exact)", "            pass", "optim/test_update.py::test_masters_stand_in_the_model_only_while_they_are_saved"),
     Mutation("one graph too many goes on without compiling", "memory/compile.py", "settings.fail_on_recompile_limit_hit = True", "pass", "memory/test_compile.py::test_one_graph_too_many_ends_the_run_and_names_the_size"),
-    Mutation("a closed terminal ends the run without saving", "training/signals.py", "signal.SIGTERM, signal.SIGHUP, ", "signal.SIGTERM, ", "training/test_stop.py::test_a_closed_terminal_saves"),
+    Mutation("a closed terminal ends the run without saving", "training/signals.py", "signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)", "signal.SIGUSR1, signal.SIGINT)", "training/test_stop.py::test_a_closed_terminal_saves"),
     Mutation("the first Ctrl-C stops without saving", "training/signals.py", "if self._num_interrupts > 1:", "if self._num_interrupts > 0:", "training/test_stop.py::test_the_first_ctrl_c_saves_checkpoint_and_weights"),
     Mutation("a stop leaves no weights to draw with", "training/saving.py", "            self._export(trainer)\n        except", "            pass\n        except", "training/test_stop.py::test_the_first_ctrl_c_saves_checkpoint_and_weights"),
     # Attention.
@@ -241,7 +241,7 @@ MUTATIONS = (
     Mutation("a trainer goes on being timed", "training/bench/clock.py", "del trainer.micro_losses, trainer.update.backward", "pass", "training/test_bench.py::test_phases_add_up_to_the_step_and_leave_no_trace"),
     Mutation("operations of one micro-batch are told of a step", "training/bench/operations.py", "return micro_batches * ", "return ", "training/test_bench.py::test_operations_are_those_of_all_micro_batches_and_of_what_is_computed_again"),
     Mutation("a bench with random weights downloads the model", "training/bench/run.py", 'return "random" if self.has_random_weights else "stored"', 'return "stored"', "training/test_bench.py::test_random_weights_need_the_configs_of_a_model_and_nothing_else"),
-    Mutation("a bucket of two data sets is measured twice", "training/bench/run.py", "sizes = dict.fromkeys(", "sizes = list(", "training/test_bench.py::test_every_bucket_of_every_data_set_is_measured_once"),
+    Mutation("a bucket of two data sets is measured twice", "training/bench/run.py", "list(dict.fromkeys(size for", "list(list(size for", "training/test_bench.py::test_every_bucket_of_every_data_set_is_measured_once"),
     Mutation("a set that fails ends a comparison", "training/bench/compare.py", "return SetResult(name=own.name, overrides=own.set, reason=str(error))", "raise", "training/test_bench.py::test_a_set_that_fails_is_a_row_and_the_others_go_on"),
     Mutation("a comparison of which nothing ran is a success", "cli/bench.py", "else USER_ERROR", "else DONE", "training/test_bench.py::test_a_comparison_of_which_nothing_ran_is_an_error"),
     Mutation("tests on a GPU pass where there is none", "../tests/conftest.py", "if not torch.cuda.is_available():", "if False:", "testing/test_device.py::test_without_cuda_a_test_on_it_is_an_error_and_says_so"),
@@ -281,7 +281,7 @@ MUTATIONS = (
     Mutation("attention is counted as a product of all tokens with all", "memory/meta.py", '_attention, "AutogradMeta")', '_attention, "AutogradXLA")', "memory/test_meter.py::test_attention_makes_no_product_of_all_tokens_with_all"),
     Mutation("memory that is freed stays counted", "memory/meter.py", "(storage, -storage.num_bytes)", "(storage, 0)", "memory/test_meter.py::test_the_peak_is_what_is_in_memory_at_once"),
     Mutation("gradients are not told from other memory", "training/cost.py", 'meter.label("gradients", ', 'meter.label("states", ', "training/test_cost.py::test_full_rank_holds_weights_masters_gradients_and_two_states_at_once"),
-    Mutation("a set of techniques is taken that does not fit", "training/fit.py", " and trial.peak_bytes <= limit", "", "training/test_fit.py::test_the_fastest_that_fits_is_taken"),
+    Mutation("a set of techniques is taken that does not fit", "training/fit.py", " and trial.peak_bytes <= limit:", ":", "training/test_fit.py::test_the_fastest_that_fits_is_taken"),
     Mutation("a run that goes on is fitted anew", "training/fit.py", "SETS if before is None else (before,)", "SETS", "training/test_fit.py::test_a_run_goes_on_with_what_it_began_with"),
 )  # fmt: skip
 
