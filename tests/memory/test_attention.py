@@ -21,6 +21,7 @@ from finetrainers.batch import Text
 from finetrainers.config import ModelConfig
 from finetrainers.config.attention import TRAINABLE_ATTENTION
 from finetrainers.errors import ConfigError
+from finetrainers.memory import attention_trial
 from finetrainers.memory.attention import KERNELS, MASKLESS, attention, attention_within, check_attention, settled_in
 from finetrainers.memory.attention_calls import Call, Layout, record_calls
 from finetrainers.memory.attention_choice import Trial, candidates, fastest, try_backends
@@ -89,6 +90,30 @@ def test_a_wrong_gradient_does_not_matter_where_there_is_no_backward_pass() -> N
 def test_calls_are_weighted_by_their_number() -> None:
     few, many = (milliseconds(fake_attention.slow, [(CALLS["self"], n)], CPU, needs_backward=False) for n in (1, 4))
     assert 40 < few < many / 2
+
+
+def test_times_are_those_of_the_device_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events belong to a stream: that of another GPU would tell nothing of this one."""
+    recorded: list[object] = []
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: object = None) -> None:
+            recorded.append(stream)
+
+        def synchronize(self) -> None:
+            pass
+
+        def elapsed_time(self, _: object) -> float:
+            return 1.0
+
+    second = torch.device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    assert attention_trial._timed(lambda: None, second) == 1.0
+    assert set(recorded) == {"stream of cuda:1"}
 
 
 def test_the_tolerances_are_far_from_right_and_from_wrong() -> None:
@@ -375,6 +400,21 @@ def test_the_largest_batch_decides(tree: Tree, tmp_path: Path, tried: list[Any])
     run(tree, tmp_path / "run", data=sets, train={"steps": 6})
     ((calls, _, _),) = tried
     assert {call.query.shape[2] for call in calls} == {16 + 24}  # tokens of the prompt, and of the larger picture
+
+
+def test_a_choice_holds_for_prompts_of_other_lengths_too(
+    tiny_ltx: Path, tmp_path: Path, tried: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts of one micro-batch that happen to be as long as each other need no mask, and the next ones do."""
+    monkeypatch.setattr("finetrainers.training.attention.candidates", lambda *_, **__: ("native", "_native_math"))
+    data = write_pictures(tmp_path / "data", 2, size=(64, 64))
+    for file in data.glob("*.txt"):
+        file.write_text("of one length")
+    tree = flux_tree(tiny_ltx, data, tmp_path, train={"steps": 1, "batch_size": 2, "micro_batch_size": 2})
+    tree["model"] = {"path": str(tiny_ltx), "dtype": "float32"}
+    run(tree, tmp_path / "run")
+    ((calls, _, _),) = tried
+    assert any(call.mask is not None for call in calls)
 
 
 def test_on_a_cpu_auto_is_native_without_a_word(tree: Tree, tmp_path: Path) -> None:

@@ -216,6 +216,42 @@ def _of_first(update: Update, key: str) -> list[float] | None:
     return value.flatten().tolist() if isinstance(value, Tensor) else None
 
 
+# -- where blocks are streamed, what trains of them is on the host, and all else on the device -----------------------------
+
+TWO_PLACES: dict[str, dict[str, Any]] = {
+    "rounded": {"rounding_seed": 0, "clip_norm": 0.01},
+    "inside backward": {"is_in_backward": True},
+    "on the host": {"is_on_host": True, "clip_norm": 0.01},
+}
+
+
+def test_norms_of_weights_in_two_places_are_one_norm() -> None:
+    layers = nn.Sequential(nn.Linear(8, 8, device="meta"), nn.Linear(8, 1))
+    update = update_of(layers, is_in_backward=True)
+    for parameter in layers.parameters():
+        update.backward(parameter.sum()[None], batch_size=1)
+    assert update.clip().is_meta
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("how", TWO_PLACES)
+def test_weights_in_two_places_are_stepped_together(how: str) -> None:
+    layers, plain = two_layers(torch.bfloat16), two_layers(torch.bfloat16)
+    layers[0].cuda()
+    plain.cuda()
+    updates = [update_of(module, **TWO_PLACES[how]) for module in (layers, plain)]
+    for update, module in zip(updates, (layers, plain), strict=True):
+        for parameter in module.parameters():
+            update.backward(parameter.float().square().sum()[None], batch_size=1)
+    norms = [update.clip() for update in updates]
+    torch.testing.assert_close(*norms)
+    for update in updates:
+        update.step(is_finite=True)
+        update.drop_gradients()
+    for one, other in zip(layers.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.cuda(), other, rtol=2 * UNIT, atol=1e-3)
+
+
 # -- on the host ------------------------------------------------------------------------------------------------------
 
 

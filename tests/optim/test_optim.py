@@ -18,7 +18,7 @@ from finetrainers.config.optim import OwnOptimizer
 from finetrainers.errors import ConfigError
 from finetrainers.optim.optimizers import EXTRAS, build_optimizer, check_optimizer, kernels_for, optimizer_eval_weights
 from finetrainers.optim.schedules import build_schedule, learning_rate
-from finetrainers.optim.state import tensors_of
+from finetrainers.optim.state import load_optimizer_state, optimizer_state, tensors_of
 from finetrainers.optim.update import Update
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.trainer import Trainer
@@ -196,6 +196,18 @@ def test_the_extras_are_those_of_the_package() -> None:
     for package in EXTRAS.values():
         assert [r.split(">")[0] for r in project["optional-dependencies"][package]] == [package]
         assert importlib.util.find_spec(package) is not None
+
+
+def test_a_state_of_another_machine_brings_its_numbers_and_not_its_kernels() -> None:
+    """Earlier versions left kernels to torch; with the state of fused ones, its other kernels wait at each weight."""
+    weights = {name: nn.Parameter(torch.ones(2, 2)) for name in ("one", "other")}
+    optimizer = build_optimizer(OptimizerConfig(name="adamw", lr=0.5), weights.values())
+    names = {weight: name for name, weight in weights.items()}
+    saved = optimizer_state(optimizer, names)
+    saved["param_groups"][0] |= {"foreach": None, "fused": True, "lr": 0.25}
+    load_optimizer_state(optimizer, names, saved)
+    (group,) = optimizer.param_groups
+    assert (group["foreach"], group["fused"], group["lr"]) == (False, None, 0.25)
 
 
 def test_the_other_optimizers_need_no_package(monkeypatch) -> None:

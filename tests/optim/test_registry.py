@@ -104,6 +104,28 @@ def test_unknown_names_and_arguments_are_refused_with_the_nearest() -> None:
     assert refused("muon", options={"nesterow": True}).endswith("muon takes no such argument; did you mean 'nesterov'?")
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("muon", {"nesterov": "no"}, "optimizer.options.nesterov: 'no' is neither true nor false; write one of them"),
+        (
+            "muon",
+            {"momentum": -1.0},
+            "optimizer.options: {'momentum': -1.0} is not what muon takes: momentum should be >= 0",
+        ),
+        ("muon", {"ns_coefficients": [1.0]}, "optimizer.options: {'ns_coefficients': (1.0,)} is not what muon takes: "),
+        (
+            "pytorch_optimizer:lion",
+            {"betas": [0.9, 2]},
+            "is not what pytorch_optimizer:lion takes: beta2 must be in the range",
+        ),
+        ("pytorch_optimizer:lion", {"betas": "x"}, "optimizer.options: {'betas': 'x'} is not what pytorch_optimizer:lion"),
+    ],
+)
+def test_values_that_an_optimizer_does_not_take_are_refused(name: str, options: dict[str, Any], message: str) -> None:
+    assert message in refused(name, options=options)
+
+
 def test_options_reach_the_optimizer() -> None:
     config = OptimizerConfig(name="pytorch_optimizer:lion", lr=0.5, options={"betas": [0.95, 0.98]})
     (group,) = build_optimizer(config, [nn.Parameter(torch.zeros(3))]).param_groups

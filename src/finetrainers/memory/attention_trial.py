@@ -91,9 +91,10 @@ def _timed(run: Callable[[], object], device: torch.device) -> float:
     for _ in range(NUM_TIMED):
         if device.type == "cuda":
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
+            stream = torch.cuda.current_stream(device)  # of this device, which need not be the current one
+            start.record(stream)
             run()
-            end.record()
+            end.record(stream)
             end.synchronize()
             found.append(start.elapsed_time(end))
         else:

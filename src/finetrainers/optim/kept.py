@@ -38,7 +38,7 @@ class Kept:
     def in_float32(self, *_: object, factor: Tensor | None = None) -> Iterator[None]:
         """Let ``stepped`` and its gradient be there in float32 while it is stepped alone, and keep what comes of it."""
         if factor is not None and self.stepped.grad is not None:
-            self.stepped.grad.mul_(factor)
+            self.stepped.grad.mul_(factor.to(self.stepped.device))  # streamed weights are on the host
         yield
         self.show()
 
@@ -162,7 +162,8 @@ class Rounded(Kept):
         """Step in float32, and round by draws of the seed."""
         assert self._gradient is not None
         self.stepped.data = self.weight.detach().float()
-        self.stepped.grad = self._gradient.float() if factor is None else self._gradient.float() * factor
+        there = None if factor is None else factor.to(self.weight.device)  # streamed weights are on the host
+        self.stepped.grad = self._gradient.float() if there is None else self._gradient.float() * there
         self._gradient = None
         yield
         value = self.stepped.detach()

@@ -38,6 +38,8 @@ def check_optimizer(config: OptimizerConfig, schedule: ScheduleConfig) -> None:
         _optional(config.name)
     elif config.name == "muon":
         check_options(config, torch.optim.Muon, given=("adjust_lr_fn", "eps"))
+    if config.options:
+        _try_options(config)
     if config.name == "adamw_schedule_free" and schedule.name != "constant":
         raise ConfigError(
             f"schedule.name: {schedule.name} works against optimizer.name: adamw_schedule_free, which needs none; "
@@ -47,6 +49,21 @@ def check_optimizer(config: OptimizerConfig, schedule: ScheduleConfig) -> None:
         raise ConfigError(
             f"optimizer.lr: {config.lr} is not above {POLYNOMIAL_END_LR}, where schedule.name: polynomial ends; use linear"
         )
+
+
+def _try_options(config: OptimizerConfig) -> None:
+    """Take one step of a small matrix: packages say no by whatever their code raises, some of it in the first step.
+
+    Raises:
+        ConfigError: With what the optimizer says of its options.
+    """
+    matrix = nn.Parameter(torch.ones(4, 4))
+    matrix.grad = torch.ones(4, 4)
+    try:
+        build_optimizer(config, [matrix]).step()
+    except Exception as error:  # of whatever kind: it is the options' fault, since defaults do step
+        said = str(error).splitlines()[:1] or [type(error).__name__]
+        raise ConfigError(f"optimizer.options: {config.options} is not what {config.name} takes: {said[0]}") from error
 
 
 def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:

@@ -76,6 +76,12 @@ def check_options(config: OptimizerConfig, made: Callable[..., Optimizer], *, gi
             close = get_close_matches(key, open_to, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(open_to)}"
             raise ConfigError(f"optimizer.options.{key}: {config.name} takes no such argument; {hint}")
+    switches = [p.name for p in parameters if isinstance(p.default, bool)]
+    for key in config.options.keys() & switches:
+        if not isinstance(config.options[key], bool):  # text such as no would be taken for true
+            raise ConfigError(
+                f"optimizer.options.{key}: {config.options[key]!r} is neither true nor false; write one of them"
+            )
     for key in OWN_KEYS:
         if key not in taken and key in config.model_fields_set:
             raise ConfigError(f"optimizer.{key}: has no effect with name: {config.name}, which takes none; remove it")

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 Names = Mapping[nn.Parameter, str]
+KERNELS = ("foreach", "fused")
+"""Entries of parameter groups that say which of torch's kernels step: the machine decides, not the one that saved."""
 Tree = Any  # what optimizers hold: checked where it is written
 NESTED_8_BIT = "__bnb_optimizer_quant_state__"
 LOW_BIT = ("OptimState4bit", "OptimState8bit", "OptimStateFp8")
@@ -49,7 +51,7 @@ def load_optimizer_state(optimizer: Optimizer, names: Names, saved: Mapping[str,
     for name, entries in saved["state"].items():
         optimizer.state[parameters[name]] = _together(entries)
     for group, entries in zip(optimizer.param_groups, saved["param_groups"], strict=True):
-        group.update({key: _together(value) for key, value in entries.items() if key != "params"})
+        group.update({key: _together(value) for key, value in entries.items() if key not in ("params", *KERNELS)})
 
 
 @contextmanager

@@ -101,7 +101,8 @@ class Update:
         for kept in self._kept:
             if kept.gradient is not None:
                 self._norms[kept.name] = _norm(kept.gradient)
-        norms = [self._norms[kept.name] for kept in self._kept if kept.name in self._norms]  # in their order, to the bit
+        # In their order, to the bit; those of streamed weights are on the host.
+        norms = [self._norms[kept.name].to(device) for kept in self._kept if kept.name in self._norms]
         norm = _norm(torch.stack(norms)) if norms else torch.zeros((), device=device)
         self._factor = (self._clip_norm / (norm + CLIP_EPS)).clamp(max=1.0)
         self._norms = {}
@@ -220,10 +221,10 @@ class Update:
 
 def _keep(weights: Mapping[str, nn.Parameter], *, rounds: bool, is_on_host: bool) -> list[Kept]:
     """Decide for each weight how it is kept."""
-    device = next(iter(weights.values())).device
     if is_on_host:
-        stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        return [HostMaster(name, weight, stream) for name, weight in weights.items()]
+        devices = {weight.device for weight in weights.values() if weight.is_cuda}  # streamed weights are on the host
+        streams = {device: torch.cuda.Stream(device) for device in devices}
+        return [HostMaster(name, weight, streams.get(weight.device)) for name, weight in weights.items()]
     narrow = Rounded if rounds else Master
     return [(Kept if weight.dtype == torch.float32 else narrow)(name, weight) for name, weight in weights.items()]
 

@@ -59,6 +59,9 @@ def settle_attention(session: Session, prepared: Prepared, steps: range, *, is_r
         if len(names) == 1:  # nothing to choose
             named[key] = names[0]
             continue
+        if is_resumed and not settled:  # a run of a version that tried nothing
+            named[key] = NATIVE
+            continue
         kept = _kept(session, settled, key, is_dispatched=is_dispatched)
         if kept is None:
             calls = calls or _record(session, prepared, steps)
@@ -110,7 +113,7 @@ def _record(session: Session, prepared: Prepared, steps: range) -> dict[Key, Cou
 
 
 def calls_of(trainer: Trainer, batch: Batch) -> Counter[Call]:
-    """Count the calls of attention that a batch makes."""
+    """Count the calls of attention that a backend can be chosen for, of a trainer and a batch on the meta device."""
     return record_calls(lambda: trainer.micro_losses(batch), is_dispatched=trainer.adapter.dispatches_attention)
 
 
@@ -128,5 +131,6 @@ def build_on_meta(config: Config, model: Model, objective: Objective) -> Trainer
     tuning = build_tuning(plain.tuning)
     trainer = build_trainer(plain, model, objective=objective, tuning=tuning, device=META, weights="none")
     trainer.denoiser = next(iter(model.denoisers.split(trainer.denoiser).values()))  # experts are asked alike
-    trainer.trims_prompts = not sizes_are_fixed(config.compile)
+    # Of several prompts, only some are all of one length: a backend has to take the mask of the others.
+    trainer.trims_prompts = config.train.micro_batch_size == 1 and not sizes_are_fixed(config.compile)
     return trainer
