@@ -13,7 +13,7 @@ from finetrainers.distributed.world import pick_device
 from finetrainers.errors import ConfigError, FinetrainersError
 from finetrainers.models import Model, open_model
 from finetrainers.training.checkpoint import Checkpoints
-from finetrainers.training.checks import check_computation
+from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_tuning
 from finetrainers.training.cost import StepCost, predict_step
 
 USABLE = 0.9
@@ -88,13 +88,21 @@ def fit(config: Config) -> Fitted:
         return _fit_blocks(config)
     if config.memory.preset == "none":
         return Fitted(config)
-    limit, before = USABLE * budget_bytes(config), _recorded(config)
-    model, trials = open_model(config.model), []
+    limit, before, model = USABLE * budget_bytes(config), _recorded(config), _open(config)
+    trials: list[Trial] = []
     for trial in try_sets(config, model, SETS if before is None else (before,)):
         trials.append(trial)
         if trial.config is not None and trial.peak_bytes is not None and trial.peak_bytes <= limit:
             return Fitted(trial.config, tuple(trials))
     raise ConfigError(_refusal(config, trials, is_recorded=before is not None))
+
+
+def _open(config: Config) -> Model:
+    """Open the model of a run, and refuse what no techniques make possible."""
+    model = open_model(config.model)
+    for check in (check_buckets, check_conditioning, check_tuning):
+        check(config, model)
+    return model
 
 
 def _fit_blocks(config: Config) -> Fitted:
@@ -103,7 +111,7 @@ def _fit_blocks(config: Config) -> Fitted:
     Raises:
         ConfigError: If not even a step fits whose blocks are all streamed.
     """
-    limit, before, model = USABLE * budget_bytes(config), _recorded(config), open_model(config.model)
+    limit, before, model = USABLE * budget_bytes(config), _recorded(config), _open(config)
     trials: list[Trial] = []
 
     def fits(resident: int | str) -> bool:
