@@ -254,6 +254,7 @@ MUTATIONS = (
     Mutation("a fact outside of its table is left unread if an instance sets it", "models/base.py", "refuse_moved(type(self).__name__, [name])", "pass", "models/test_facts.py::test_a_name_that_an_instance_sets_is_refused"),
     Mutation("a typing error in a table trains something else", "models/facts.py", "if value not in known:", "if False:", "models/test_facts.py::test_a_table_takes_no_value_that_nothing_would_read"),
     Mutation("what made way for an encoder does not come back", "memory/residency.py", "finally:\n            self._let_be(self._home)", "finally:\n            pass", "memory/test_residency.py::test_encoders_are_never_beside_the_denoiser"),
+    Mutation("an expert that only draws is whole on the device", "training/prepare.py", ", experts=config.memory)", ")", "memory/test_residency.py::test_an_expert_that_draws_is_no_larger_than_the_one_that_trains"),
     Mutation("the VAE decodes beside the denoiser", "memory/residency.py", "for name in self.on_device.difference(names):", "for name in ():", "memory/test_residency.py::test_encoders_are_never_beside_the_denoiser"),
     Mutation("the VAE is loaded for each validation", "training/prepare.py", "drawing = (\"vae\", ", "drawing = (", "memory/test_residency.py::test_encoders_are_never_beside_the_denoiser"),
     Mutation("an expert that does not train is loaded for each validation", "training/prepare.py", ", *model.denoisers.frozen) if requests", ") if requests", "memory/test_residency.py::test_of_two_experts_the_one_that_draws_is_alone"),
