@@ -170,3 +170,12 @@ def test_more_blocks_than_there_are_are_refused_before_weights_are_read(
     subject = subject_of("flux")
     with pytest.raises(ConfigError, match=message):
         check_tuning(subject.config("run", train=CHECKPOINTED, memory=memory), subject.model)
+
+
+def test_within_a_graph_hooks_of_a_block_are_run_too() -> None:
+    """By one, HunyuanVideo's blocks are told of no mask where prompts are whole."""
+    block, x = nn.Linear(2, 2), torch.ones(1, 2)
+    block.register_forward_pre_hook(lambda _, args: (2 * args[0],))
+    compiled = CompileConfig(kind="regional", backend="aot_eager")
+    answer = Checkpointing(keeps_attention=True, compiled=compiled)(block, x)
+    assert torch.equal(answer, nn.functional.linear(2 * x, block.weight, block.bias))

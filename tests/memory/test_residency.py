@@ -15,7 +15,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from finetrainers import train
 from finetrainers.data.cache.store import Cache
+from finetrainers.memory.quantize.layer import CompressedLinear
 from finetrainers.memory.residency import Residency, _to_device, _to_host
+from finetrainers.memory.stream import Streamed
 from finetrainers.models.pretrained import Pretrained
 from finetrainers.sampling.sample import sample_run
 from finetrainers.testing.model_under_test import LORA, ModelUnderTest
@@ -46,7 +48,7 @@ class Seen:
 
 @contextmanager
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
-    seen, begin, load = Seen(), Residency.__init__, Pretrained.load
+    seen, begin, load, load_denoiser = Seen(), Residency.__init__, Pretrained.load, Pretrained.load_denoiser
 
     def beginning(self: Residency, *rest: Any, **named: Any) -> None:
         begin(self, *rest, **named)
@@ -56,10 +58,15 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
         seen.loads[component] += 1
         return load(self, component)
 
+    def loading_denoiser(self: Pretrained, component: str, *rest: Any, **named: Any) -> Any:
+        seen.loads[component] += 1
+        return load_denoiser(self, component, *rest, **named)
+
     hook = register_module_forward_pre_hook(seen.look)
     with monkeypatch.context() as patch:
         patch.setattr(Residency, "__init__", beginning)
         patch.setattr(Pretrained, "load", loading)
+        patch.setattr(Pretrained, "load_denoiser", loading_denoiser)
         try:
             yield seen
         finally:
@@ -134,6 +141,32 @@ def test_of_two_experts_the_one_that_draws_is_alone(
         assert all(other not in present for present in seen.beside[name]), f"{other} beside {name}"
     assert seen.loads["transformer"] == 1, "once for three validations"
     assert seen.residencies[0].on_device == {"transformer_2"}
+
+
+def test_an_expert_that_draws_is_no_larger_than_the_one_that_trains(
+    tiny: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It rests in the same format, and as many of its blocks stay on the device."""
+    section = {"path": str(tiny("wan", "2.2-t2v-a14b")), "max_sequence_length": 16, "expert": "low_noise"}
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps([{"prompt": "one", "num_inference_steps": 3}]))
+    sections = {
+        "train": {"steps": 1, "gradient_checkpointing": True},
+        "validation": {"prompts": str(prompts)},
+        "memory": {"weights": "fp8_e4m3", "resident_blocks": 0},
+    }
+    subject = ModelUnderTest(section, (5, 32, 32), tmp_path)
+    with watched(monkeypatch) as seen:
+        train(subject.config("run", LORA, **sections))
+    (residency,) = seen.residencies
+    kept = residency._loaded
+    for name in ("transformer", "transformer_2"):
+        resting = [module.numbers.dtype for module in kept[name].modules() if isinstance(module, CompressedLinear)]
+        assert set(resting) == {torch.float8_e4m3fn}
+        blocks = [module for module in kept[name].modules() if isinstance(module, Streamed)]
+        assert blocks
+        assert all(block._turns is not None for block in blocks)
+    assert_alone(seen, "transformer", "transformer_2")
 
 
 def test_only_what_was_on_the_device_comes_back() -> None:

@@ -1,6 +1,8 @@
 """Stochastic rounding, steps inside backward, and masters on the host: what each of them promises."""
 
 import math
+import time
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -250,6 +252,26 @@ def test_weights_in_two_places_are_stepped_together(how: str) -> None:
         update.drop_gradients()
     for one, other in zip(layers.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one.cuda(), other, rtol=2 * UNIT, atol=1e-3)
+
+
+def test_weights_of_two_threads_are_stepped_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autograd hands over gradients of weights on the host and of those on a device in different threads."""
+    layers = nn.ModuleDict({name: ones(dtype=torch.float32) for name in ("host", "device")})
+    update = update_of(layers, is_in_backward=True, optimizer={"lr": 0.25})
+    groups, step = list(update.optimizer.param_groups), update.optimizer.step
+
+    def slow() -> None:
+        time.sleep(0.05)
+        step()
+
+    monkeypatch.setattr(update.optimizer, "step", slow)
+    threads = [Thread(target=backward, args=(update, layer, torch.ones(1, 4))) for layer in layers.values()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [own.tolist() for own in layers.parameters()] == [[[0.75] * 4]] * 2
+    assert list(map(id, update.optimizer.param_groups)) == list(map(id, groups))
 
 
 # -- on the host ------------------------------------------------------------------------------------------------------

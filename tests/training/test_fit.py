@@ -94,8 +94,9 @@ def test_what_the_user_has_written_stays(tree: Tree, trials: list[Trial]) -> Non
     assert fitted.config.train.gradient_checkpointing is False
     assert fitted.config.train.clip_norm == math.inf
     assert CHECKPOINTING not in fitted.trials[-1].techniques
+    memory = {"preset": "auto", "budget": peak_of(trials, {CHECKPOINTING: False}), "weights": "none"}
     with pytest.raises(ConfigError, match=r"takes \S+ GB \(as it is written\)"):
-        fit(with_budget(tree, peak_of(trials, {CHECKPOINTING: False}), train=train))
+        fit(config_of(merged(tree, {"memory": memory, "train": train})))
 
 
 def test_a_run_goes_on_with_what_it_began_with(tree: Tree, trials: list[Trial], tmp_path: Path) -> None:
@@ -137,3 +138,26 @@ def test_as_many_blocks_stay_as_fit(tree: Tree, tmp_path: Path) -> None:
         assert goes_on.memory.resident_blocks == 0
     with pytest.raises(ConfigError, match=r"resident_blocks: auto has no effect beside preset: auto"):
         config_of(merged(tree, {"memory": {"resident_blocks": "auto", "preset": "auto", "budget": "1GB"}}))
+
+
+@pytest.mark.parametrize("auto", [{"preset": "auto"}, {"resident_blocks": "auto"}])
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"data": [{"buckets": [[9, 64, 64]]}]}, "data.0.buckets: [9, 64, 64] is impossible"),
+        ({"tuning": {"targets": ["nothing"]}}, "tuning.targets: no layer's name ends in"),
+    ],
+)
+def test_what_no_techniques_make_possible_is_refused_as_without_them(
+    auto: Tree, sections: Tree, message: str, tree: Tree
+) -> None:
+    """Nothing impossible is counted, which would end in an error of torch."""
+    if "data" in sections:
+        sections = {"data": [{**tree["data"][0], **sections["data"][0]}]}
+    with pytest.raises(ConfigError) as found:
+        fit(
+            config_of(
+                merged(tree, {"memory": {**auto, "budget": "1GB"}, "train": {"gradient_checkpointing": True}, **sections})
+            )
+        )
+    assert str(found.value).startswith(message)

@@ -78,9 +78,9 @@ def _keep(context: SelectiveCheckpointContext, operator: Any, *args: Any, **opti
 
 
 def _keep_attention(block: nn.Module, *args: Any) -> Any:
-    """Compute a block within a graph. Not by its call, which may be compiled for itself."""
+    """Compute a block within a graph, its hooks included. Not by its call, which may be compiled for itself."""
     contexts = partial(create_selective_checkpoint_contexts, _keep)
-    return checkpoint(block.forward, *args, use_reentrant=False, context_fn=contexts)
+    return checkpoint(block._call_impl, *args, use_reentrant=False, context_fn=contexts)
 
 
 class KeptAttention:

@@ -9,7 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetrainers.memory.quantize.compress import compress_text_encoders
+from finetrainers.config import MemoryConfig
+from finetrainers.memory.checkpointing import named_blocks
+from finetrainers.memory.quantize.compress import compress_text_encoders, compressing
+from finetrainers.memory.stream import stream_blocks
+from finetrainers.memory.techniques import ToHost
 from finetrainers.models import Model
 from finetrainers.models.vae import load_vae
 
@@ -21,9 +25,19 @@ class Residency:
     them, and comes back after.
     """
 
-    def __init__(self, model: Model, device: torch.device, *, keeps: Collection[str] = ()) -> None:
-        """Begin with nothing on the device; components named in ``keeps`` are loaded once, all others whenever they work."""
+    def __init__(
+        self, model: Model, device: torch.device, *, keeps: Collection[str] = (), experts: MemoryConfig | None = None
+    ) -> None:
+        """Begin with nothing on the device.
+
+        Args:
+            model: Whose components they are.
+            device: Where they work.
+            keeps: Components that are loaded once; all others are whenever they work.
+            experts: Says how weights of further experts rest and which of their blocks stay on the device; plainly if None.
+        """
         self._model, self.device, self._keeps = model, device, frozenset(keeps)
+        self._experts = MemoryConfig() if experts is None else experts
         self._loaded: dict[str, Any] = {}
         self._parked: dict[str, frozenset[str]] = {}
         # Of what is on the host: the names of the tensors that it has on the device when it works.
@@ -96,7 +110,10 @@ class Residency:
         """Load a component onto the host, if it is not loaded."""
         if name in self._loaded:
             return
-        component = load_vae(self._model.pretrained) if name == "vae" else self._model.pretrained.load(name)
+        if name in self._model.denoisers.frozen:
+            component = self._load_expert(name)
+        else:
+            component = load_vae(self._model.pretrained) if name == "vae" else self._model.pretrained.load(name)
         if name in self._model.text_components:  # layer by layer on its way to the device, which is free by now
             compress_text_encoders([component], self._model.pretrained.memory.text_encoder_weights, self.device)
         if name == "vae":
@@ -105,6 +122,16 @@ class Residency:
             component.forward = self._visited(name, component.forward)
         self._loaded[name] = component
         self._parked[name] = frozenset(_tensors(component))
+
+    def _load_expert(self, name: str) -> Any:
+        """Load an expert onto the host by way of the device, where it will take no more than one that trains."""
+        blocks, resident = self._model.adapter.blocks, self._experts.resident_blocks
+        settle = ToHost(blocks, 0, compressing(self._experts.weights, blocks))
+        expert = self._model.pretrained.load_denoiser(name, self.device, settle=settle)
+        _to_host(expert, self.device)
+        if isinstance(resident, int):
+            stream_blocks(list(named_blocks(expert, blocks).values()), self.device, resident=resident)
+        return expert
 
     def _visited(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """A method of one component, which has the device for itself while it runs."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import torch
@@ -72,6 +73,7 @@ class Update:
         """Of the gradients that this backward pass has stepped with."""
         self._factor: Tensor | None = None
         """By what the whole gradient is multiplied where weights are stepped one by one."""
+        self._one_by_one = Lock()
         self._begun: set[str] = set()
         """Names of weights that were stepped in the backward pass before."""
         for kept in self._kept:
@@ -215,7 +217,9 @@ class Update:
     def _step_alone(self, kept: Kept, *, factor: Tensor | None = None, is_finite: Tensor | None = None) -> None:
         guard = nullcontext() if is_finite is None else unless_broken(self.optimizer, kept.stepped, is_finite)
         seed = (self._rounding_seed, "rounding", self.schedule.last_epoch)
-        with kept.in_float32(*seed, factor=factor), only(self.optimizer, self._groups[kept.stepped]), guard:
+        alone = only(self.optimizer, self._groups[kept.stepped])
+        # Autograd hands over gradients of streamed weights in a thread of the host's, and all others in one of the device's.
+        with self._one_by_one, kept.in_float32(*seed, factor=factor), alone, guard:
             self.optimizer.step()
 
 

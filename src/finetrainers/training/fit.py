@@ -13,7 +13,7 @@ from finetrainers.distributed.world import pick_device
 from finetrainers.errors import ConfigError, FinetrainersError
 from finetrainers.models import Model, open_model
 from finetrainers.training.checkpoint import Checkpoints
-from finetrainers.training.checks import check_computation
+from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_tuning
 from finetrainers.training.cost import StepCost, predict_step
 
 USABLE = 0.9
@@ -93,12 +93,20 @@ def fit(config: Config, *, is_new: bool = False) -> Fitted:
     limit, before = USABLE * budget_bytes(config), None if is_new else _recorded(config)
     if config.memory.resident_blocks == "auto":
         return _fit_blocks(config, limit, before)
-    model, trials = open_model(config.model), []
+    model, trials = _open(config), []
     for trial in try_sets(config, model, SETS if before is None else (before,)):
         trials.append(trial)
         if trial.config is not None and trial.peak_bytes is not None and trial.peak_bytes <= limit:
             return Fitted(trial.config, tuple(trials))
     raise ConfigError(_refusal(config, trials, is_recorded=before is not None))
+
+
+def _open(config: Config) -> Model:
+    """Open the model of a run, and refuse what no techniques make possible."""
+    model = open_model(config.model)
+    for check in (check_buckets, check_conditioning, check_tuning):
+        check(config, model)
+    return model
 
 
 def _fit_blocks(config: Config, limit: float, before: Techniques | None) -> Fitted:
@@ -107,7 +115,7 @@ def _fit_blocks(config: Config, limit: float, before: Techniques | None) -> Fitt
     Raises:
         ConfigError: If not even a step fits whose blocks are all streamed.
     """
-    model = open_model(config.model)
+    model = _open(config)
     trials: list[Trial] = []
 
     def fits(resident: int | str) -> bool:

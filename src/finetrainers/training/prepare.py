@@ -59,7 +59,7 @@ def prepare(
     check_mirrors(config, streams)
     tag_cache(config.cache.path, CONTENTS)
     cache, memo = Cache(config.cache.path), Memo(config.cache.path / MEMO_FILE)
-    residency = Residency(model, device, keeps=_used_again(config, model, requests))
+    residency = Residency(model, device, keeps=_used_again(config, model, requests), experts=config.memory)
     encoder = Encoder(model, cache, memo, config.cache, residency, progress=progress, warn=warn, lease=lease)
     catalog, held_out = _catalogs(config, encoder, conditioning, streams)
     plan = _plan(config, encoder, catalog, streams)
