@@ -119,7 +119,7 @@ MUTATIONS = (
     Mutation("gradients of micro-batches are rounded to bfloat16", "optim/kept.py", "self.stepped.grad += weight.grad", "self.stepped.grad = (self.stepped.grad + weight.grad).bfloat16().float()", "optim/test_update.py::test_gradients_of_micro_batches_add_up_in_float32"),
     Mutation("a checkpoint holds rounded weights", "optim/update.py", "            _set_parameter(self._denoiser, kept.name, kept.exact)", "            pass", "optim/test_update.py::test_masters_stand_in_the_model_only_while_they_are_saved"),
     Mutation("one graph too many goes on without compiling", "memory/compile.py", "settings.fail_on_recompile_limit_hit = True", "pass", "memory/test_compile.py::test_one_graph_too_many_ends_the_run_and_names_the_size"),
-    Mutation("a closed terminal ends the run without saving", "training/signals.py", "signal.SIGTERM, signal.SIGHUP, ", "signal.SIGTERM, ", "training/test_stop.py::test_a_closed_terminal_saves"),
+    Mutation("a closed terminal ends the run without saving", "training/signals.py", "signal.SIGUSR1, signal.SIGHUP, ", "signal.SIGUSR1, ", "training/test_stop.py::test_a_closed_terminal_saves"),
     Mutation("the first Ctrl-C stops without saving", "training/signals.py", "if self._num_interrupts > 1:", "if self._num_interrupts > 0:", "training/test_stop.py::test_the_first_ctrl_c_saves_checkpoint_and_weights"),
     Mutation("a stop leaves no weights to draw with", "training/saving.py", "            self._export(trainer)\n        except", "            pass\n        except", "training/test_stop.py::test_the_first_ctrl_c_saves_checkpoint_and_weights"),
     # Attention.
@@ -286,7 +286,7 @@ MUTATIONS = (
     Mutation("attention is counted as a product of all tokens with all", "memory/meta.py", '_attention, "AutogradMeta")', '_attention, "AutogradXLA")', "memory/test_meter.py::test_attention_makes_no_product_of_all_tokens_with_all"),
     Mutation("memory that is freed stays counted", "memory/meter.py", "(storage, -storage.num_bytes)", "(storage, 0)", "memory/test_meter.py::test_the_peak_is_what_is_in_memory_at_once"),
     Mutation("gradients are not told from other memory", "training/cost.py", 'meter.label("gradients", ', 'meter.label("states", ', "training/test_cost.py::test_full_rank_holds_weights_masters_gradients_and_two_states_at_once"),
-    Mutation("a set of techniques is taken that does not fit", "training/fit.py", " and trial.peak_bytes <= limit", "", "training/test_fit.py::test_the_fastest_that_fits_is_taken"),
+    Mutation("a set of techniques is taken that does not fit", "training/fit.py", "is not None and trial.peak_bytes is not None and trial.peak_bytes <= limit", "is not None", "training/test_fit.py::test_the_fastest_that_fits_is_taken"),
     Mutation("a run that goes on is fitted anew", "training/fit.py", "SETS if before is None else (before,)", "SETS", "training/test_fit.py::test_a_run_goes_on_with_what_it_began_with"),
 )  # fmt: skip
 
