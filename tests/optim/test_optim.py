@@ -90,9 +90,9 @@ def contents(trainer: Trainer) -> list[Tensor]:
 
 
 def test_an_update_on_a_gpu_is_one_kernel_and_no_update_copies_all_parameters() -> None:
-    on_cpu, on_gpu = torch.zeros(1), SimpleNamespace(is_cuda=True)
-    assert kernels_for([on_cpu]) == kernels_for([on_gpu, on_cpu]) == {"foreach": False}  # type: ignore[list-item]
-    assert kernels_for([on_gpu]) == {"fused": True}  # type: ignore[list-item]
+    on_cpu, on_gpu, on_meta = torch.zeros(1), SimpleNamespace(is_cuda=True, is_meta=False), torch.zeros(1, device="meta")
+    assert kernels_for([on_cpu]) == kernels_for([on_meta]) == {"foreach": False}
+    assert kernels_for([on_gpu]) == kernels_for([on_gpu, on_cpu]) == {"fused": True}  # type: ignore[list-item]
     for name in ("adamw", "adam", "sgd"):
         group = build_optimizer(config_of(name), [nn.Parameter(on_cpu)]).param_groups[0]
         assert (group["foreach"], group["fused"]) == (False, None)

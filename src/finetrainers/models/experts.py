@@ -62,14 +62,16 @@ class Experts(nn.Module):
         """Hold experts, from the noisiest down, under their names; each takes over at its first time step."""
         super().__init__()
         self._first_timesteps = tuple(first_timesteps)
+        self._num_turns = 0
         for name, part in parts.items():
             self.add_module(name, part)
 
     def forward(self, *, timestep: Tensor, **told: Any) -> tuple[Tensor]:
         """Answer rows at time steps [B]; all other tensors are [B, ...], too. An expert without rows is not called."""
-        first_expert = next(self.children())
-        if timestep.is_meta:  # without noise levels: experts are alike
-            return (first_expert(timestep=timestep, **told)[0],)
+        if timestep.is_meta:  # nothing is known of noise levels: by turns
+            experts = list(self.children())
+            self._num_turns += 1
+            return (experts[self._num_turns % len(experts)](timestep=timestep, **told)[0],)
         rows, answers = [], []
         is_left = torch.ones_like(timestep, dtype=torch.bool)
         for part, first in zip(self.children(), self._first_timesteps, strict=True):

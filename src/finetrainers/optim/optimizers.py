@@ -110,8 +110,8 @@ def _of_a_package(name: str, params: list[nn.Parameter], adam: dict[str, Any]) -
 
 def kernels_for(parameters: Sequence[Tensor], *, is_on_host: bool = False) -> dict[str, Any]:
     """Choose torch's kernels: fused on a GPU and for states on the host, and nowhere foreach's copy of all parameters."""
-    is_on_gpu = bool(parameters) and all(parameter.is_cuda for parameter in parameters)
-    has_kernels = is_on_gpu or (is_on_host and not any(parameter.is_meta for parameter in parameters))
+    is_on_gpu = any(parameter.is_cuda for parameter in parameters)  # what is streamed beside it is on the host
+    has_kernels = (is_on_gpu or is_on_host) and not any(parameter.is_meta for parameter in parameters)
     return {"fused": True} if has_kernels else {"foreach": False}
 
 

@@ -130,14 +130,16 @@ def _drawing(
     """Encode all prompts, then load what draws, with the settings of the run; yield what draws one request."""
     residency = Residency(model, device, keeps=("vae", *model.image_components, *model.denoisers.frozen))
     texts = _encode_prompts(model, residency, requests)
-    denoisers = {name: model.pretrained.load_denoiser(name, device) for name in model.denoisers.trained}
+    is_replaced = weights is not None and config.tuning.kind == "full"  # then the device has room for one of both
+    place = torch.device("cpu") if is_replaced else device
+    denoisers = {name: model.pretrained.load_denoiser(name, place) for name in model.denoisers.trained}
     for denoiser in denoisers.values():
         conditioning.prepare(denoiser, model.adapter)
     if weights is not None:
         shells = {name: model.pretrained.shell(name) for name in model.denoisers.frozen}  # pipelines ask for their configs
         pipeline = model.pretrained.pipeline(model.pipeline_class, {**shells, **denoisers})
         build_tuning(config.tuning).load_exported(pipeline, weights)
-        denoisers = {name: pipeline.components[name] for name in denoisers}
+        denoisers = {name: pipeline.components[name].to(device) for name in denoisers}
     residency.adopt(denoisers)
     backend, is_dispatched = settled_in(config, "validate", device), model.adapter.dispatches_attention
     with (

@@ -176,7 +176,7 @@ def check_computation(config: Config, model: Model) -> None:
     Raises:
         ConfigError: Naming the key and what to set instead.
     """
-    for denoiser in model.denoisers.trained:
+    for denoiser in (*model.denoisers.trained, *model.denoisers.frozen):
         dtype = model.pretrained.place(denoiser).dtype
         if dtype == torch.float16:
             raise ConfigError(
