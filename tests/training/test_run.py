@@ -209,6 +209,11 @@ FIXED_CHANGES = {  # of each key in FIXED: the change, and how the message names
     "schedule": ({"schedule__warmup_steps": 5}, "schedule.warmup_steps: 0 -> 5"),
     "train.batch_size": ({"train__batch_size": 2}, "train.batch_size: 1 -> 2"),
     "train.ema_decay": ({"train__ema_decay": 0.9}, "train.ema_decay: null -> 0.9"),
+    "memory.weights": ({"memory__weights": "fp8_e4m3"}, "memory.weights: 'none' -> 'fp8_e4m3'"),
+    "memory.text_encoder_weights": (
+        {"memory__text_encoder_weights": "fp8_e5m2"},
+        "memory.text_encoder_weights: 'none' -> 'fp8_e5m2'",
+    ),
     "validation.held_out": ({"validation__held_out": 0.2}, "validation.held_out: 0.1 -> 0.2"),
     "validation.data": ({"validation": {"data": [DATA]}}, "validation.data: [] -> [{"),
 }
