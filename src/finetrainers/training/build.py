@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
+from torch import nn
 
 from finetrainers.batch import Batch
 from finetrainers.conditioning import build_conditioning
@@ -51,7 +52,28 @@ def build_trainer(
         tuning.apply(part, model.adapter, component=name, seed=config.seed, full_modules=full_modules)
         prepare(part, blocks, config, device)
     parts = list(model.denoisers.split(denoiser).values())
-    update = Update(
+    is_dispatched = model.adapter.dispatches_attention
+    return Trainer(
+        config=config.train,
+        seed=config.seed,
+        adapter=model.adapter,
+        denoiser=denoiser,
+        conditioning=conditioning,
+        objective=objective,
+        update=_make_update(config, denoiser),
+        device=device,
+        dtype=model.dtype,
+        attention=partial(attention, config.attention.train, is_dispatched=is_dispatched),
+        attention_in_validation=partial(attention_within, parts, config.attention.validation, is_dispatched=is_dispatched),
+        trims_prompts=not sizes_are_fixed(config.compile),
+        explained=nullcontext if config.compile.kind == "none" else recompiles_explained,
+        without_adapter=tuning.without_adapter,
+    )
+
+
+def _make_update(config: Config, denoiser: nn.Module) -> Update:
+    """Make what changes the weights that train."""
+    return Update(
         denoiser,
         trained_parameters(denoiser),
         make_optimizer=partial(build_optimizer, config.optimizer),
@@ -61,23 +83,6 @@ def build_trainer(
         rounding_seed=config.seed if config.optimizer.masters == "stochastic_rounding" else None,
         is_on_host=config.optimizer.state == "cpu",
         is_in_backward=config.optimizer.in_backward,
-    )
-    is_dispatched = model.adapter.dispatches_attention
-    return Trainer(
-        config=config.train,
-        seed=config.seed,
-        adapter=model.adapter,
-        denoiser=denoiser,
-        conditioning=conditioning,
-        objective=objective,
-        update=update,
-        device=device,
-        dtype=model.dtype,
-        attention=partial(attention, config.attention.train, is_dispatched=is_dispatched),
-        attention_in_validation=partial(attention_within, parts, config.attention.validation, is_dispatched=is_dispatched),
-        trims_prompts=not sizes_are_fixed(config.compile),
-        explained=nullcontext if config.compile.kind == "none" else recompiles_explained,
-        without_adapter=tuning.without_adapter,
     )
 
 
