@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from finetrainers.memory.checkpointing import ATTENTION, named_blocks
+from finetrainers.memory.checkpointing import ATTENTION
+from finetrainers.models.blocks import named_blocks
 from finetrainers.testing.model_under_test import ModelUnderTest
 from finetrainers.training.trainer import Trainer
 

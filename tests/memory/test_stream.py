@@ -16,10 +16,10 @@ from torch.utils.checkpoint import checkpoint
 import finetrainers
 from finetrainers.config import CompileConfig
 from finetrainers.memory import techniques
-from finetrainers.memory.checkpointing import named_blocks
 from finetrainers.memory.compile import compile_denoiser
 from finetrainers.memory.stream import AHEAD, BlockStream, Streamed, stream_blocks, streamed
 from finetrainers.memory.techniques import ToHost
+from finetrainers.models.blocks import named_blocks
 from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
 from finetrainers.training.trainer import Trainer
 

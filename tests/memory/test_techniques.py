@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from blocks import CHECKPOINTED, FAMILIES
 from runs import curve
 from torch import Tensor
 
@@ -46,7 +47,6 @@ class Technique:
     tunings: tuple[Mapping[str, Any], ...] = (LORA, FULL)
 
 
-CHECKPOINTED = {"gradient_checkpointing": True}
 UNCLIPPED = {"clip_norm": float("inf")}
 SGD, HALF, INT8 = {"name": "sgd"}, {"dtype": "bfloat16"}, {"weights": "int8"}
 TECHNIQUES: Mapping[str, Technique] = {
@@ -72,14 +72,6 @@ TECHNIQUES: Mapping[str, Technique] = {
     "8-bit states": Technique({"optimizer": {"name": "adamw_8bit"}}),
 }
 """By name; a run's family is the next one in turn, so that all have some."""
-FAMILIES: Mapping[str, tuple[str, tuple[int, int, int]]] = {
-    "cogvideox": ("5b", (9, 64, 64)),
-    "cogview4": ("6b", (1, 64, 64)),
-    "flux": ("dev", (1, 64, 64)),
-    "hunyuan_video": ("t2v", (9, 64, 64)),
-    "ltx_video": ("0.9.0", (9, 64, 64)),
-    "wan": ("2.1-t2v", (9, 64, 64)),
-}
 SMALL = {"memory": {**INT8, "activations": "host", "resident_blocks": 0}, "train": CHECKPOINTED}
 ROUNDED = {"model": HALF, "optimizer": {"name": "adamw_8bit", "masters": "stochastic_rounding"}, "train": UNCLIPPED}
 TOGETHER: Mapping[str, tuple[str, Technique]] = {

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import (
 from finetrainers.config import CompileConfig
 from finetrainers.errors import ConfigError
 from finetrainers.memory.stream import Streamed
+from finetrainers.models.blocks import named_blocks
 
 Contexts = tuple[AbstractContextManager[object], AbstractContextManager[object]]
 """In which a block is computed, and computed again."""
@@ -25,11 +26,6 @@ Given = Callable[[Sequence[object]], AbstractContextManager[object]]
 """Makes a context in which torch saves what a block is given, by its arguments."""
 ATTENTION = re.compile(r"attention|flash_attn|flash_fwd|fmha|sage")
 """Part of the names of all operators that compute attention: torch's, and those of packages that register theirs."""
-
-
-def named_blocks(denoiser: nn.Module, blocks: Sequence[str]) -> dict[str, nn.Module]:
-    """Find the repeated blocks of a denoiser by the names of their classes, in the order of its modules."""
-    return {name: module for name, module in denoiser.named_modules() if type(module).__name__ in blocks}
 
 
 class Checkpointing:

@@ -9,6 +9,7 @@ from torch import nn
 
 from finetrainers.config import CompileConfig
 from finetrainers.errors import ConfigError
+from finetrainers.models.blocks import named_blocks
 
 
 def check_compile(config: CompileConfig) -> None:
@@ -37,7 +38,7 @@ def compile_denoiser(denoiser: nn.Module, blocks: Sequence[str], config: Compile
     """
     if config.kind == "none":
         return
-    parts = [denoiser] if config.kind == "full" else [m for m in denoiser.modules() if type(m).__name__ in blocks]
+    parts = [denoiser] if config.kind == "full" else list(named_blocks(denoiser, blocks).values())
     if not parts:
         raise ConfigError(
             f"compile.kind: {type(denoiser).__name__} has no blocks named {', '.join(blocks)}, which its adapter states; "

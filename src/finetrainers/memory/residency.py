@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.config import MemoryConfig
-from finetrainers.memory.checkpointing import named_blocks
 from finetrainers.memory.quantize.compress import compress_text_encoders, compressing
 from finetrainers.memory.stream import stream_blocks
 from finetrainers.memory.techniques import ToHost
 from finetrainers.models import Model
+from finetrainers.models.blocks import named_blocks
 from finetrainers.models.vae import load_vae
 
 

@@ -9,11 +9,12 @@ from torch import nn
 
 from finetrainers.config import Config, MemoryConfig
 from finetrainers.errors import ConfigError
-from finetrainers.memory.checkpointing import enable_checkpointing, named_blocks
+from finetrainers.memory.checkpointing import enable_checkpointing
 from finetrainers.memory.compile import compile_denoiser
 from finetrainers.memory.inner import made_of, plain_tensors
 from finetrainers.memory.offload import ActivationOffload
 from finetrainers.memory.stream import stream_blocks, streamed
+from finetrainers.models.blocks import named_blocks
 from finetrainers.models.weights import Settle
 
 HOST = torch.device("cpu")

@@ -5,6 +5,11 @@ from collections.abc import Sequence
 from torch import nn
 
 
+def named_blocks(denoiser: nn.Module, blocks: Sequence[str]) -> dict[str, nn.Module]:
+    """Find the repeated blocks of a denoiser by the names of their classes, in the order of its modules."""
+    return {name: module for name, module in denoiser.named_modules() if type(module).__name__ in blocks}
+
+
 def is_linear_in_block(root: nn.Module, name: str, blocks: Sequence[str]) -> bool:
     """Whether a module of this name is a plain linear layer inside of a block.
 

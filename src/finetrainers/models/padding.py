@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from finetrainers.batch import Text
+from finetrainers.models.blocks import named_blocks
 from finetrainers.models.facts import TextFacts
 
 MASK = 3
@@ -64,6 +65,5 @@ def let_prompts_be_whole(denoiser: nn.Module, blocks: Sequence[str]) -> None:
         return
     prompts = WholePrompts()
     denoiser.register_forward_pre_hook(prompts.tell_denoiser, with_kwargs=True)
-    for module in denoiser.modules():
-        if type(module).__name__ in blocks:
-            module.register_forward_pre_hook(prompts.tell_block, with_kwargs=True)
+    for block in named_blocks(denoiser, blocks).values():
+        block.register_forward_pre_hook(prompts.tell_block, with_kwargs=True)

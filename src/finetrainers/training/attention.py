@@ -130,7 +130,6 @@ def build_on_meta(config: Config, model: Model, objective: Objective) -> Trainer
     )
     tuning = build_tuning(plain.tuning)
     trainer = build_trainer(plain, model, objective=objective, tuning=tuning, device=META, weights="none")
-    trainer.denoiser = next(iter(model.denoisers.split(trainer.denoiser).values()))  # experts are asked alike
     # Of several prompts, only some are all of one length: a backend has to take the mask of the others.
     trainer.trims_prompts = config.train.micro_batch_size == 1 and not sizes_are_fixed(config.compile)
     return trainer

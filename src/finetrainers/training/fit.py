@@ -12,6 +12,7 @@ from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.distributed.world import pick_device
 from finetrainers.errors import ConfigError, FinetrainersError
 from finetrainers.models import Model, open_model
+from finetrainers.models.blocks import named_blocks
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_tuning
 from finetrainers.training.cost import StepCost, predict_step
@@ -247,7 +248,7 @@ def _in_blocks(value: Any, model: Model) -> Any:
     if not isinstance(value, Fraction):
         return value
     shell = model.pretrained.shell(model.denoisers.trained[0])
-    return int(value * sum(type(module).__name__ in model.adapter.blocks for module in shell.modules()))
+    return int(value * len(named_blocks(shell, model.adapter.blocks)))
 
 
 def _written(value: Any) -> str:

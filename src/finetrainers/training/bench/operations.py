@@ -6,7 +6,7 @@ import torch
 
 from finetrainers.config import Bucket, CompileConfig, Config, OptimizerConfig, ScheduleConfig
 from finetrainers.config.attention import AttentionConfig
-from finetrainers.models import Model, open_model
+from finetrainers.models import Model
 from finetrainers.training.bench.clock import Moments
 from finetrainers.training.bench.figures import Product
 from finetrainers.training.cost import predict_step
@@ -37,7 +37,7 @@ def step_tflop(config: Config, model: Model, bucket: Bucket) -> float:
     How kernels are made and what is done with gradients changes nothing of them: it is left out.
     """
     micro_batches = config.train.batch_size // config.train.micro_batch_size
-    return micro_batches * predict_step(_bare(config), _with_one_expert(config, model), bucket).usage.flop / 1e12
+    return micro_batches * predict_step(_bare(config), model, bucket).usage.flop / 1e12
 
 
 def _bare(config: Config) -> Config:
@@ -52,11 +52,3 @@ def _bare(config: Config) -> Config:
             "train": config.train.model_copy(update=one),
         }
     )
-
-
-def _with_one_expert(config: Config, model: Model) -> Model:
-    """Of experts, which of them answers a row depends on its noise level; all have one shape."""
-    if len(model.denoisers.trained) == 1:
-        return model
-    first = next(iter(model.adapter.experts()))
-    return open_model(config.model.model_copy(update={"expert": first}), config.memory)
