@@ -53,7 +53,7 @@ quickstart: $(QUICKSTART_STAMP)
 	@echo "make quickstart took $$(( $$(date +%s) - $(START) )) s, installation included"
 
 test: $(TEST_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGUMENTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not distributed" $(PYTEST_ARGUMENTS)
 
 test-gpu: $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(GPU_WORKERS) --dist worksteal --device cuda -m "gpu or not slow" $(PYTEST_ARGUMENTS)

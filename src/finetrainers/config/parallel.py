@@ -1,16 +1,22 @@
-"""The ``parallel`` section: how many devices share the work."""
+"""The ``parallel`` section: how devices share the work."""
 
 from typing import Literal
+
+from pydantic import Field
 
 from finetrainers.config.base import Section
 
 
 class ParallelConfig(Section):
-    """How many devices share the work. This version trains on one."""
+    """How devices share the work: as many as the launcher started processes; sizes that are not given follow from it."""
 
-    replicate: Literal[1] = 1
-    """Copies of the model (DDP)."""
-    shard: Literal[1] = 1
-    """Devices that share one copy's weights (FSDP2)."""
-    context: Literal[1] = 1
-    """Devices that share one sample's tokens (context parallelism)."""
+    replicate: int | None = Field(default=None, ge=1)
+    """Copies of the model, each trained on other samples (DDP; HSDP together with ``shard``). By default as many as there
+    are devices for."""
+    shard: int | None = Field(default=None, ge=1)
+    """Devices that share the weights of one copy, and train on other samples too (FSDP2). By default 1, or what
+    ``replicate`` leaves."""
+    context: int | None = Field(default=None, ge=1)
+    """Devices that share the tokens of one sample (context parallelism). By default 1, or what the other two leave."""
+    context_kind: Literal["ulysses", "ring"] = "ulysses"
+    """How they do: by attention heads, or by passing keys and values around (CUDA only)."""

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -54,9 +54,11 @@ class Steps(Dataset[Batch]):
     """Latent frames that are put before those of a clip of each bucket."""
     selections: Mapping[str, FrameSelection]
     """Which frames of a stream are shown, by its name."""
+    rows: slice = field(default_factory=lambda: slice(None))
+    """Samples of each step that are read here; other processes read the others."""
 
     def __getitem__(self, step: int) -> Batch:
-        return self._make(self.plan.step(self.order, step))
+        return self._make(self.plan.step(self.order, step)[self.rows])
 
     def sample(self, step: int, row: int) -> Batch:
         """One sample of a step, alone: nothing of it is ever stacked with the others."""

@@ -1,20 +1,179 @@
-"""Which device a process trains on."""
+"""The processes of a run, one a device: which this one is, and what they do together. Nothing else asks for a rank."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
+from finetrainers.config.parallel import ParallelConfig
+from finetrainers.distributed.launch import Launch, read_launch
+from finetrainers.distributed.layout import Layout, settle_layout
+from finetrainers.distributed.talk import Talk
 from finetrainers.errors import ConfigError
 
+Value = TypeVar("Value")
+AXES = ("replicate", "shard", "context")
+BUCKET_BYTES = 1 << 26
+"""Of what is added up at once: bounds what is held beside the tensors themselves."""
+MEETING_TIME = timedelta(minutes=10)
+"""For all processes to be there."""
 
-def pick_device(name: str) -> torch.device:
-    """Turn ``train.device`` into a device.
+
+@dataclass(frozen=True)
+class World:
+    """All processes of a run, seen from one of them. Alone it costs nothing."""
+
+    device: torch.device
+    launch: Launch = field(default_factory=Launch)
+    layout: Layout = field(default_factory=Layout)
+    mesh: DeviceMesh | None = None
+    """With the axes replicate, shard and context; None alone."""
+    talk: Talk = field(default_factory=lambda: Talk(0, 1))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that holds the run directory."""
+        return self.launch.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there are no others."""
+        return self.launch.size == 1
+
+    @property
+    def name(self) -> str:
+        """Of this process, in logs."""
+        return f"rank-{self.launch.rank}"
+
+    @property
+    def data_rank(self) -> int:
+        """Which of the groups of processes with samples of their own this one is of."""
+        return self.launch.rank // self.layout.context
+
+    @property
+    def context_rank(self) -> int:
+        """Which part of its samples' tokens this process has."""
+        return self.launch.rank % self.layout.context
+
+    def rows(self, batch_size: int) -> slice:
+        """Samples of an optimizer step that this process takes."""
+        own = batch_size // self.layout.data_size
+        return slice(self.data_rank * own, (self.data_rank + 1) * own)
+
+    def first(self, do: Callable[[], Value]) -> Value:
+        """Let the first process do something, and all have what comes of it, be it an error."""
+        return self.talk.first(do)
+
+    def lead(self) -> AbstractContextManager[None]:
+        """Let the first process run the body before the others do; if it fails, they do not begin."""
+        return self.talk.lead()
+
+    def together(self) -> AbstractContextManager[None]:
+        """Let an error in the body of any process be one of all of them, as soon as they are through it."""
+        return self.talk.together()
+
+    def agree(self, is_so: bool) -> bool:
+        """Whether any process says so."""
+        return any(self.talk.gather(is_so))
+
+    @torch.no_grad()
+    def sums(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their sums over all processes: bit for bit the same in each of them."""
+        if self.is_alone:
+            return
+        for bucket in _buckets(tensors):
+            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            distributed.all_reduce(flat)
+            for tensor, total in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+                tensor.copy_(total.view_as(tensor))
+
+
+def alone(device: torch.device | None = None) -> World:
+    """Return the world of one process."""
+    return World(torch.device("cpu") if device is None else device)
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Group tensors of one type on one device, in their order."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        alike = not bucket or (bucket[0].dtype, bucket[0].device) == (tensor.dtype, tensor.device)
+        if not alike or sum(each.nbytes for each in bucket) > BUCKET_BYTES:
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
+
+
+@contextmanager
+def join(config: ParallelConfig, device: str) -> Iterator[World]:
+    """Meet the other processes of this run, if it was launched with some, and part from them at the end.
+
+    Args:
+        config: How they share the work.
+        device: ``train.device``.
+
+    Raises:
+        ConfigError: If the sizes are impossible, or if there is no device for this process.
+    """
+    launch = read_launch(os.environ)
+    layout = settle_layout(config, launch.size)
+    own = pick_device(device, launch)
+    if launch.size == 1:
+        yield alone(own)
+        return
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
+    os.environ |= {"MASTER_ADDR": launch.address, "MASTER_PORT": str(launch.port)}
+    try:
+        store, _, _ = next(rendezvous("env://", launch.rank, launch.size, timeout=MEETING_TIME))
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo",
+            store=PrefixStore("collectives", store),
+            rank=launch.rank,
+            world_size=launch.size,
+        )
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"parallel: process {launch.rank} of {launch.size} cannot meet the others at {launch.address}:{launch.port} "
+            f"({str(error).splitlines()[0]}); see that MASTER_ADDR and MASTER_PORT name the first host and a free port"
+        ) from error
+    try:
+        mesh = init_device_mesh(own.type, (layout.replicate, layout.shard, layout.context), mesh_dim_names=AXES)
+        talk = Talk(launch.rank, launch.size, PrefixStore("talk", store))
+        yield World(own, launch, layout, mesh, talk)
+    finally:
+        distributed.destroy_process_group()
+
+
+def pick_device(name: str, launch: Launch = Launch()) -> torch.device:  # noqa: B008 - frozen
+    """Turn ``train.device`` into a device; of several processes of a host, each has its own.
 
     Raises:
         ConfigError: If there is no such device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if launch.size > 1 and device.type == "cuda":
+            if ":" in name:
+                raise ConfigError(f"train.device: {name} is one device, and there are {launch.size} processes; set cuda")
+            count = torch.cuda.device_count()
+            if launch.local_rank >= count:
+                raise ConfigError(
+                    f"train.device: this host has {count} CUDA devices, and more processes; start as many, or set cpu"
+                )
+            device = torch.device("cuda", launch.local_rank)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"train.device: {name!r} cannot be used: {str(error).splitlines()[0]}") from None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from finetrainers.distributed.world import World, alone
 from finetrainers.optim.alone import only, split_groups, unless_broken
 from finetrainers.optim.kept import HostMaster, Kept, Master, Rounded, expect_gradient
 from finetrainers.optim.optimizers import optimizer_eval_weights
@@ -44,6 +45,7 @@ class Update:
         rounding_seed: int | None = None,
         is_on_host: bool = False,
         is_in_backward: bool = False,
+        world: World | None = None,
     ) -> None:
         """Take the weights that train, by their names in the denoiser, and make what they are updated by.
 
@@ -57,8 +59,10 @@ class Update:
             rounding_seed: Narrow weights have no masters, and are rounded by draws of this seed.
             is_on_host: Masters, gradients and the optimizer's state are in the host's memory, and it takes the steps.
             is_in_backward: Each weight is stepped as soon as its gradient is there, which is then freed.
+            world: Processes that each see other samples, or other tokens of the same; None alone.
         """
         self._denoiser = denoiser
+        self._world = alone() if world is None else world
         self._clip_norm = clip_norm
         self._rounding_seed = rounding_seed
         self.is_in_backward = is_in_backward
@@ -93,22 +97,40 @@ class Update:
         self.is_whole = self.is_whole and not self.is_in_backward
         losses.backward(losses.new_full(losses.shape, 1 / batch_size))
 
-    def clip(self) -> Tensor:
-        """Clip the gradient of the whole batch; return its norm before that, still on the device."""
-        device = self._kept[0].weight.device
+    def reduce(self, figures: Tensor) -> tuple[Tensor, Tensor]:
+        """Add up over all processes the gradients of the whole batch, and figures that each has for its own samples.
+
+        Args:
+            figures: [n] float32, on the device.
+
+        Returns:
+            The sums [n], and the norm of the whole gradient; both are on the device, and nobody has waited for them.
+        """
         for kept in self._kept:
             kept.settle()
+        self._world.sums([kept.gradient for kept in self._kept if kept.gradient is not None])
+        self._world.sums([figures])
+        return figures, self._norm().to(figures.device)
+
+    def clip(self, norm: Tensor) -> None:
+        """Clip the gradient of the whole batch, which has this norm."""
+        if self._groups:
+            self._factor = (self._clip_norm / (norm + CLIP_EPS)).clamp(max=1.0)
+        else:
+            nn.utils.clip_grads_with_norm_(self.parameters, self._clip_norm, norm)
+
+    def _norm(self) -> Tensor:
+        """Norm of the gradients that are in this process."""
         if not self._groups:
-            return nn.utils.clip_grad_norm_(self.parameters, self._clip_norm).to(device)
+            return nn.utils.get_total_norm([kept.gradient for kept in self._kept if kept.gradient is not None])
+        device = self._kept[0].weight.device
         for kept in self._kept:
             if kept.gradient is not None:
                 self._norms[kept.name] = _norm(kept.gradient)
         # In their order, to the bit; those of streamed weights are on the host.
         norms = [self._norms[kept.name].to(device) for kept in self._kept if kept.name in self._norms]
-        norm = _norm(torch.stack(norms)) if norms else torch.zeros((), device=device)
-        self._factor = (self._clip_norm / (norm + CLIP_EPS)).clamp(max=1.0)
         self._norms = {}
-        return norm
+        return _norm(torch.stack(norms)) if norms else torch.zeros((), device=device)
 
     def step(self, *, is_finite: bool) -> None:
         """Change what is trained, unless the step is not finite, and go on in the schedule.

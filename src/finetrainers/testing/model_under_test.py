@@ -15,6 +15,7 @@ from finetrainers.batch import Batch
 from finetrainers.conditioning import GivenFrames, build_given_frames
 from finetrainers.config import Config, parse_config
 from finetrainers.data.media.files import decode
+from finetrainers.distributed.world import alone
 from finetrainers.models import Model, Request, open_model
 from finetrainers.objectives.base import Objective
 from finetrainers.sampling.sampler import Sampler, write_video
@@ -144,8 +145,8 @@ class ModelUnderTest:
     @cached_property
     def batch(self) -> Batch:
         """The first step's batch: both samples."""
-        config, device = self.config("run"), torch.device("cpu")
-        return next(build_batches(config, self.prepared, objective=self.objective, device=device, start=0, stop=1))
+        config = self.config("run")
+        return next(build_batches(config, self.prepared, objective=self.objective, world=alone(), start=0, stop=1))
 
     def alone(self, row: int) -> Batch:
         """Make a batch of one sample of the first step: nothing in it was ever stacked with the other."""

@@ -11,6 +11,7 @@ from finetrainers.batch import Batch
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import Config
 from finetrainers.data.loader import Steps, load_steps
+from finetrainers.distributed.world import World, alone
 from finetrainers.memory.attention import attention, attention_within
 from finetrainers.memory.compile import recompiles_explained, sizes_are_fixed
 from finetrainers.memory.quantize.compress import compressing
@@ -35,11 +36,13 @@ def build_trainer(
     tuning: Tuning,
     device: torch.device,
     weights: Weights = "stored",
+    world: World | None = None,
 ) -> Trainer:
     """Load the denoiser and make all that the loop needs, in this order: weights, what trains, techniques, the update.
 
     Adapters come after the weights: some begin from them.
     """
+    world = alone(device) if world is None else world
     blocks, resident = model.adapter.blocks, config.memory.resident_blocks
     settle = compressing(config.memory.weights, blocks)
     if isinstance(resident, int) and weights != "none":
@@ -60,8 +63,9 @@ def build_trainer(
         denoiser=denoiser,
         conditioning=conditioning,
         objective=objective,
-        update=_make_update(config, denoiser),
+        update=_make_update(config, denoiser, world),
         device=device,
+        world=world,
         dtype=model.dtype,
         attention=partial(attention, config.attention.train, is_dispatched=is_dispatched),
         attention_in_validation=partial(attention_within, parts, config.attention.validation, is_dispatched=is_dispatched),
@@ -71,7 +75,7 @@ def build_trainer(
     )
 
 
-def _make_update(config: Config, denoiser: nn.Module) -> Update:
+def _make_update(config: Config, denoiser: nn.Module, world: World) -> Update:
     """Make what changes the weights that train."""
     return Update(
         denoiser,
@@ -83,18 +87,20 @@ def _make_update(config: Config, denoiser: nn.Module) -> Update:
         rounding_seed=config.seed if config.optimizer.masters == "stochastic_rounding" else None,
         is_on_host=config.optimizer.state == "cpu",
         is_in_backward=config.optimizer.in_backward,
+        world=world,
     )
 
 
 def build_batches(
-    config: Config, prepared: Prepared, *, objective: Objective, device: torch.device, start: int, stop: int
+    config: Config, prepared: Prepared, *, objective: Objective, world: World, start: int, stop: int
 ) -> Generator[Batch]:
-    """Make the batches of the optimizer steps from ``start`` to ``stop``, prepared ahead."""
-    return load_steps(build_steps(prepared, objective), config.loader, start=start, stop=stop, pin=device.type == "cuda")
+    """Make this process's batches of the optimizer steps from ``start`` to ``stop``, prepared ahead."""
+    steps = build_steps(prepared, objective, rows=world.rows(config.train.batch_size))
+    return load_steps(steps, config.loader, start=start, stop=stop, pin=world.device.type == "cuda")
 
 
-def build_steps(prepared: Prepared, objective: Objective) -> Steps:
-    """Make what reads the batch of any optimizer step."""
+def build_steps(prepared: Prepared, objective: Objective, rows: slice = slice(None)) -> Steps:
+    """Make what reads the batch of any optimizer step, or some of its rows."""
     grid, catalog = prepared.model.adapter.grid, prepared.plan.catalog
     return Steps(
         plan=prepared.plan,
@@ -105,4 +111,5 @@ def build_steps(prepared: Prepared, objective: Objective) -> Steps:
         tokens={bucket: grid.num_tokens(bucket) for bucket in catalog.buckets},
         padding={bucket: grid.num_padding_frames(bucket[0]) for bucket in catalog.buckets},
         selections=prepared.conditioning.frames,
+        rows=rows,
     )

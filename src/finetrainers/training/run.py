@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from finetrainers.config import Config
+from finetrainers.distributed.world import join
 from finetrainers.errors import ConfigError, MissingItemError, StoppedAtOnceError
 from finetrainers.models import open_model
 from finetrainers.optim.schedules import learning_rate, set_learning_rate
@@ -39,9 +40,10 @@ def train(config: Config) -> Result:
         Interrupted: If SIGTERM, SIGHUP or Ctrl-C came; the state is saved.
         StoppedAtOnceError: If Ctrl-C came a second time.
     """
-    fitted = fit(config)
-    with open_session(fitted.config, kept="there is no checkpoint yet") as session:
-        return _Run(session, fitted.lines()).train()
+    with join(config.parallel, config.train.device) as world:
+        fitted = world.first(lambda: fit(config))
+        with open_session(fitted.config, world, kept="there is no checkpoint yet") as session:
+            return _Run(session, fitted.lines()).train()
 
 
 def encode(config: Config) -> None:
@@ -51,7 +53,10 @@ def encode(config: Config) -> None:
         ConfigError: As ``train`` does.
         DataError: Naming all bad samples.
     """
-    with open_session(as_recorded(config), kept="the cache keeps what is done") as session:
+    with (
+        join(config.parallel, config.train.device) as world,
+        open_session(as_recorded(config), world, kept="the cache keeps what is done") as session,
+    ):
         run = _Run(session)
         with session.stage("encoding"):
             run.encode(run.prepare(), 0)
@@ -68,7 +73,7 @@ class _Run:
     def prepare(self) -> Prepared:
         """Plan the run."""
         session = self.session
-        with session.stage("planning"):
+        with session.stage("planning"), session.world.lead():  # which remembers what the others look at, too
             self.model = open_model(self.config.model, self.config.memory)
             prepared = prepare(
                 self.config,
@@ -83,25 +88,27 @@ class _Run:
 
     def encode(self, prepared: Prepared, start: int, *, again: bool = False) -> tuple[Prepared, int]:
         """Encode what the steps from ``start`` will read; see ``encode_steps``, and ``encode_again`` for what was lost."""
-        with self.session.memory("encoding"):
+        with self.session.memory("encoding"), self.session.world.lead():
             return (encode_again if again else encode_steps)(prepared, self.config, start)
 
     def train(self) -> Result:
         """Plan, encode, build, and train window by window."""
         config, session = self.config, self.session
-        repo = check_hub(config) if config.push_to_hub else None
+        world = session.world
+        repo = world.first(lambda: check_hub(config)) if config.push_to_hub else None
         checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep)
-        resumed = self._find_start(checkpoints)
+        resumed = world.first(lambda: self._find_start(checkpoints))
         prepared = self.prepare()
         with session.stage("encoding"):
             prepared, stop = self.encode(prepared, resumed or 0)
-        announce(session, prepared, resumed=resumed, fitting=self.fitting)
+        world.first(lambda: announce(session, prepared, resumed=resumed, fitting=self.fitting))
         # A checkpoint holds all that trains: what the run began from may be gone.
         fresh = {} if resumed is None else {"start_from": None}
         tuning = build_tuning(config.tuning.model_copy(update=fresh))
         # Before anything is loaded, while the device is empty: trials have processes of their own on it.
-        self.attention = settle_attention(session, prepared, range(resumed or 0, stop), is_resumed=resumed is not None)
-        with session.stage("loading"):
+        steps = range(resumed or 0, stop)
+        self.attention = world.first(lambda: settle_attention(session, prepared, steps, is_resumed=resumed is not None))
+        with session.stage("loading"), world.together():
             trainer = self._load(checkpoints, tuning, resumed)
         if config.control is not None and trainer.step < stop:
             self._verify_control(trainer, prepared)
@@ -119,7 +126,8 @@ class _Run:
                 saver.rescue(trainer, error)
             raise
         weights = saver.finished_weights(trainer)
-        return finish(session, trainer, prepared, tuning=tuning, weights=weights, repo=repo)
+        done = prepared
+        return world.first(lambda: finish(session, trainer, done, tuning=tuning, weights=weights, repo=repo))
 
     def _find_start(self, checkpoints: Checkpoints) -> int | None:
         """Find the step from which a run goes on, if there is one, and set aside what came after it.
@@ -141,9 +149,12 @@ class _Run:
 
     def _load(self, checkpoints: Checkpoints, tuning: Tuning, resumed: int | None) -> Trainer:
         """Load what trains, as the model's authors left it or as a checkpoint has it."""
-        config, device = self.config.model_copy(update={"attention": self.attention}), self.session.device
+        config, world = self.config.model_copy(update={"attention": self.attention}), self.session.world
         with self.session.memory("loading"):
-            trainer = build_trainer(config, self.model, objective=self.objective, tuning=tuning, device=device)
+            trainer = build_trainer(
+                config, self.model, objective=self.objective, tuning=tuning, device=world.device, world=world
+            )
+        trainer.asked = self.session.asked
         self.residency.adopt(self.model.denoisers.split(trainer.denoiser))
         if resumed is not None:
             checkpoints.restore(trainer, resumed)
@@ -175,8 +186,8 @@ class _Run:
             announce_replaced(self.session, before, prepared, range(trainer.step, stop))
 
     def _train_window(self, trainer: Trainer, prepared: Prepared, stop: int) -> None:
-        device, objective = self.session.device, self.objective
-        batches = build_batches(self.config, prepared, objective=objective, device=device, start=trainer.step, stop=stop)
+        world, objective = self.session.world, self.objective
+        batches = build_batches(self.config, prepared, objective=objective, world=world, start=trainer.step, stop=stop)
         with closing(batches), self.session.memory("training"):
             trainer.run(batches, stop=stop)
 

@@ -3,18 +3,15 @@
 from contextlib import suppress
 from pathlib import Path
 
-from finetrainers.errors import CheckpointError, Interrupted
+from finetrainers.errors import CheckpointError, Interrupted, NonFiniteError
 from finetrainers.files.steps import step_directory
 from finetrainers.memory.residency import free_memory
 from finetrainers.models import Model
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.export import export_weights
-from finetrainers.training.session import Session
+from finetrainers.training.session import SAVE_FILE, Session
 from finetrainers.training.trainer import Metrics, Trainer
 from finetrainers.tuning import Tuning
-
-SAVE_FILE = "save-now"
-"""File in the run directory that asks for a checkpoint after the step; it goes when that is written."""
 
 
 class Saver:
@@ -26,16 +23,17 @@ class Saver:
         self._last = 0
         """Step whose checkpoint was last written, or tried to be."""
 
-    def __call__(self, trainer: Trainer, _: Metrics) -> None:
-        """Save where it is due or asked for, and stop where a signal has come."""
+    def __call__(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Save where it is due or asked for, and stop where a signal has come to any process."""
         config, signals = self._session.config, self._session.signals
-        request = config.output_dir / SAVE_FILE
         is_due = trainer.step % config.checkpoint.every == 0 or trainer.step == config.train.steps
-        if is_due or signals.is_asked_to_save or request.is_file():
+        if is_due or metrics.asked.save:
             signals.is_asked_to_save = False
             self._save(trainer, weights=self._export(trainer))  # weights first: where there is a checkpoint, they are there
-            request.unlink(missing_ok=True)
-        signals.raise_if_received(f"training, after step {trainer.step}")
+            if metrics.asked.save and self._session.world.is_first:
+                (config.output_dir / SAVE_FILE).unlink(missing_ok=True)
+        if metrics.asked.stop:
+            signals.stop(f"training, after step {trainer.step}")
 
     def keep(self, step: int) -> None:
         """Remember that a step's checkpoint is whole."""
@@ -44,7 +42,7 @@ class Saver:
     def finished_weights(self, trainer: Trainer) -> Path:
         """Return the folder of the weights that were exported last; all but a run of 0 steps has written them."""
         weights = step_directory(self._session.config.output_dir / "weights", trainer.step)
-        if not self._checkpoints.vouches_for(weights, trainer.step):
+        if not self._session.world.first(lambda: self._checkpoints.vouches_for(weights, trainer.step)):
             self._export(trainer)
         return weights
 
@@ -55,7 +53,8 @@ class Saver:
             CheckpointError: If a signal asked for it and it cannot be done. Another error stays the one that is raised.
         """
         step, messages = trainer.step, []
-        if step == self._last:
+        is_of_all = self._session.world.is_alone or isinstance(error, Interrupted | NonFiniteError)
+        if step == self._last or not is_of_all:  # nobody can save what others have a part of
             return
         try:
             if not trainer.update.is_whole:
@@ -76,9 +75,10 @@ class Saver:
 
     def _save(self, trainer: Trainer, *, weights: Path | None = None) -> None:
         self._last = trainer.step
-        directory = self._checkpoints.save(trainer, weights=weights)
+        directory = self._session.world.first(lambda: self._checkpoints.save(trainer, weights=weights))
         self.keep(trainer.step)
         self._session.emit("checkpoint", step=trainer.step, directory=str(directory))
 
     def _export(self, trainer: Trainer) -> Path:
-        return export_weights(trainer, self._session.config, self._model, self._tuning)
+        config = self._session.config
+        return self._session.world.first(lambda: export_weights(trainer, config, self._model, self._tuning))

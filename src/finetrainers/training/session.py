@@ -7,8 +7,8 @@ from typing import Any
 
 from finetrainers.config import Config
 from finetrainers.data.cache.leases import Lease
-from finetrainers.distributed.launch import refuse_further_processes
-from finetrainers.distributed.world import pick_device
+from finetrainers.distributed.layout import check_batch
+from finetrainers.distributed.world import World
 from finetrainers.errors import Interrupted, StorageError
 from finetrainers.files.storage import storage_errors
 from finetrainers.memory.out_of_memory import Doing, out_of_memory_explained
@@ -17,18 +17,23 @@ from finetrainers.optim.optimizers import check_optimizer
 from finetrainers.training.directory import run_directory
 from finetrainers.training.paths import absolute, places
 from finetrainers.training.signals import StopSignals
-from finetrainers.training.track import Tracker, build_tracker, check_trackers
+from finetrainers.training.track import Tracker, build_tracker, check_trackers, log_tracker
+from finetrainers.training.trainer import Asked
+
+SAVE_FILE = "save-now"
+"""File in the run directory that asks for a checkpoint after the step; it goes when that is written."""
 
 
 class Session:
-    """One process that holds a run's directory."""
+    """One process of a run; the first of them holds the run's directory."""
 
-    def __init__(self, config: Config, tracker: Tracker, signals: StopSignals, lease: Lease) -> None:
+    def __init__(self, config: Config, world: World, tracker: Tracker, signals: StopSignals, lease: Lease) -> None:
         self.config = config
+        self.world = world
         self.tracker = tracker
         self.signals = signals
         self.lease = lease
-        self.device = pick_device(config.train.device)
+        self.device = world.device
         self.seconds: dict[str, float] = {}
         """Of each stage."""
 
@@ -57,33 +62,39 @@ class Session:
         self.emit("progress", stage=stage, done=done, total=total)
         self.signals.raise_if_received(stage)
 
+    def asked(self) -> Asked:
+        """Say what this process is asked for; of the file in the run directory the first one tells."""
+        has_file = self.world.is_first and (self.config.output_dir / SAVE_FILE).is_file()
+        return Asked(self.signals.received is not None, self.signals.is_asked_to_save or has_file)
+
     def memory(self, doing: Doing) -> AbstractContextManager[None]:
         """Explain an error of full memory in what is done in its context."""
         return out_of_memory_explained(self.config, self.device, doing)
 
 
 @contextmanager
-def open_session(config: Config, *, kept: str) -> Iterator[Session]:
+def open_session(config: Config, world: World, *, kept: str) -> Iterator[Session]:
     """Hold the run directory, listen for signals, and record how the run ends.
 
     Args:
         config: Of the run, with paths as the user gave them.
+        world: All processes of the run: the first holds its directory, and they begin together or not at all.
         kept: What is kept where the run is stopped at once, as a sentence.
     """
-    refuse_further_processes()
     config = absolute(config)
+    check_batch(world.layout, batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
     signals = StopSignals(kept=kept)
     with ExitStack() as stack:
         stack.enter_context(storage_errors(places(config)))
         check_optimizer(config.optimizer, config.schedule)
         check_trackers(config.track)
-        stack.enter_context(run_directory(config))
+        world.first(lambda: stack.enter_context(run_directory(config)))
         stack.enter_context(signals.installed())
         stack.enter_context(matmul_precision(config.train.matmul_precision))
-        tracker = build_tracker(config)
+        tracker = build_tracker(config) if world.is_first else log_tracker(config.output_dir / "logs" / f"{world.name}.log")
         stack.callback(tracker.close)
         with _recorded_end(config, tracker), closing(Lease(config.cache.path)) as lease:
-            yield Session(config, tracker, signals, lease)
+            yield Session(config, world, tracker, signals, lease)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 from finetrainers.errors import Interrupted, StoppedAtOnceError
 
@@ -53,7 +54,16 @@ class StopSignals:
             Interrupted: Which becomes exit status 3.
         """
         if self.received is not None:
-            raise Interrupted(f"stopped by {self.received} while {doing}; start the same command again to go on")
+            self.stop(doing)
+
+    def stop(self, doing: str) -> NoReturn:
+        """Stop here, since a signal has come to this process or to another one of the run.
+
+        Raises:
+            Interrupted: Which becomes exit status 3.
+        """
+        received = "a signal to another process" if self.received is None else self.received
+        raise Interrupted(f"stopped by {received} while {doing}; start the same command again to go on")
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if number == SAVING:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +50,11 @@ def build_tracker(config: Config) -> Tracker:
         if project is not None:
             sinks.append(RunTracker(module, project, config))
     return Tracker(*sinks)
+
+
+def log_tracker(file: Path) -> Tracker:
+    """Make the tracker of a process that is not the first: what it has to say is in a file of its own."""
+    return Tracker(EventLog(file))
 
 
 def check_trackers(track: TrackConfig) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,19 @@ from finetrainers.batch import Batch, cast_floats
 from finetrainers.conditioning import Conditioning
 from finetrainers.config import TrainConfig
 from finetrainers.data.order.draws import seed_of
+from finetrainers.distributed.world import World, alone
 from finetrainers.errors import NonFiniteError
 from finetrainers.models import ModelAdapter
 from finetrainers.models.padding import trim_padding
 from finetrainers.objectives.base import Objective, Predict, losses_of
 from finetrainers.optim.update import Update
+
+
+class Asked(NamedTuple):
+    """What a process, or any of them, is asked for."""
+
+    stop: bool = False
+    save: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,8 @@ class Metrics:
     """Time that the step waited for its batch."""
     began: float
     """When the step asked for its batch, by time.perf_counter()."""
+    asked: Asked
+    """What any of the processes was asked for before the step was done."""
 
     @property
     def is_finite(self) -> bool:
@@ -75,6 +86,10 @@ class Trainer:
     """Whether prompts are cut to the longest of their micro-batch, where the family masks the rest."""
     explained: Callable[[Sequence[int]], AbstractContextManager[object]] = nullcontext
     """Says of an error in a forward pass, by the shape of its latents, what it means to the user."""
+    world: World = field(default_factory=alone)
+    """Processes that each take some of the samples."""
+    asked: Callable[[], Asked] = Asked
+    """Says what this process is asked for."""
     predict: Predict = field(init=False)
     """Asks the denoiser as it is now."""
     step: int = 0
@@ -105,23 +120,29 @@ class Trainer:
     def train_step(self, batch: Batch, *, data_seconds: float = 0.0) -> Metrics:
         """One optimizer step over a whole batch, taken in micro-batches; the weights see only what is finite."""
         start = time.perf_counter()
+        count = len(batch.positions) * self.world.layout.data_size
+        rows = self.world.rows(count)
         with self.attention():  # the backward pass too: gradient checkpointing computes attention again in it
             micros = batch.split(self.config.micro_batch_size)
-            losses = [self._backward(micro, index) for index, micro in enumerate(micros)]
-        sample_losses = torch.cat(losses)
-        norm = self.update.clip()
+            first = rows.start // self.config.micro_batch_size
+            losses = [self._backward(micro, index) for index, micro in enumerate(micros, first)]
+        own = torch.cat(losses)
+        figures, norm = self.update.reduce(self._figures(own, rows, count))
+        self.update.clip(norm)
+        sample_losses, asked = figures[:count], figures[count:]
         # The step's one wait for the device, before the update: one that is not finite could not be taken back.
-        loss, grad_norm = torch.stack([sample_losses.mean(), norm.to(sample_losses.device)]).tolist()
+        loss, grad_norm, *flags = torch.cat([sample_losses.mean()[None], norm[None], asked]).tolist()
         metrics = Metrics(
             step=self.step + 1,
             loss=loss,
             sample_losses=sample_losses,
             grad_norm=grad_norm,
-            positions=batch.positions,
+            positions=batch.positions if self.world.is_alone else torch.arange(count) + batch.positions[0] - rows.start,
             lr=float(self.update.schedule.get_last_lr()[0]),
-            num_tokens=len(batch.positions) * self.adapter.grid.tokens_of_latents(tuple(batch.latents.shape[2:])),
+            num_tokens=count * self.adapter.grid.tokens_of_latents(tuple(batch.latents.shape[2:])),
             data_seconds=data_seconds,
             began=start - data_seconds,
+            asked=Asked(*(flag > 0 for flag in flags)),
         )
         if self._is_taken(metrics):
             self.update.step(is_finite=metrics.is_finite)
@@ -132,8 +153,21 @@ class Trainer:
         """Whether a step counts, be it without an update."""
         return metrics.is_finite or self.config.non_finite == "skip"
 
+    def _figures(self, losses: Tensor, rows: slice, count: int) -> Tensor:
+        """What is added up over the processes: losses of all samples, 0 here for those of others, and what is asked for."""
+        figures = losses.new_zeros(count + len(Asked._fields))
+        if self.world.context_rank == 0:  # the others have the same samples
+            figures[rows] = losses
+        figures[-len(Asked._fields) :] = figures.new_tensor(self.asked())
+        return figures
+
     def _backward(self, micro: Batch, index: int) -> Tensor:
-        """Add the gradient of one micro-batch; return the detached loss of each of its samples."""
+        """Add the gradient of one micro-batch; return the detached loss of each of its samples.
+
+        Args:
+            micro: Samples of this process.
+            index: Of the micro-batch, among those of all processes.
+        """
         # Dropout draws belong to the step, so that a resumed run needs no saved state and validation disturbs none.
         seed_device(self.device, seed_of(self.seed, "dropout", self.step, index) >> 1)
         losses = self.micro_losses(self.on_device(micro))

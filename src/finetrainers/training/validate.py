@@ -110,7 +110,7 @@ class Validator:
         directory = step_directory(self._directory, trainer.step)
         if is_due and (self._prepared.requests or self._held_out) and not directory.exists():
             with self._session.memory("validating"):
-                self.validate(trainer, directory)
+                self._session.world.first(lambda: self.validate(trainer, directory))
 
     def validate(self, trainer: Trainer, directory: Path) -> None:
         """Draw and measure with the weights that would be exported now.

@@ -1,0 +1,20 @@
+"""Imported by the process from which those of ``ranks`` are forked; each of them would take ten seconds for it."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from finetrainers.cli.commands import quiet_libraries  # noqa: E402
+
+quiet_libraries()
+
+import diffusers  # noqa: E402
+
+import finetrainers.testing  # noqa: E402
+import finetrainers.training.run  # noqa: E402, F401
+
+for name in ("FluxPipeline", "LTXPipeline", "WanPipeline", "HunyuanVideoPipeline", "CogVideoXPipeline", "CogView4Pipeline"):
+    getattr(diffusers, name)  # which imports it
+os.fsync = lambda _: None  # as in all tests: nobody waits for the disk
