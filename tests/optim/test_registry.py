@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from updates import clip
 
 from finetrainers.config import OptimizerConfig, ScheduleConfig
 from finetrainers.config.optim import ONE_BY_ONE, REGISTRY
@@ -45,7 +46,7 @@ def take_steps(update: Update, module: nn.Module, steps: range) -> None:
     for step in steps:
         x = torch.randn(8, 32, generator=torch.Generator().manual_seed(step))
         update.backward((module(x).flatten(1) - x[:, :3]).square().mean(1), batch_size=8)
-        update.clip()
+        clip(update)
         update.step(is_finite=True)
         update.drop_gradients()
 

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from updates import clip
 
 from finetrainers.config import OptimizerConfig, ScheduleConfig
 from finetrainers.optim.optimizers import build_optimizer
@@ -59,7 +60,7 @@ def test_gradients_of_micro_batches_add_up_in_float32() -> None:
     assert master.grad is not None
     assert master.grad.tolist() == [[1 + 2.0**-7] * 4]
     assert layer.weight.grad is None
-    assert float(update.clip()) == pytest.approx(2 * (1 + 2.0**-7))
+    assert float(clip(update)) == pytest.approx(2 * (1 + 2.0**-7))
 
 
 def test_weights_in_float32_are_their_own_masters() -> None:
@@ -74,7 +75,7 @@ def test_a_step_that_is_not_finite_changes_no_weight_and_no_average(dtype: torch
     descend(update, layer, torch.ones(1, 4, dtype=dtype))
     before = [layer.weight.clone(), update.parameters[0].detach().clone(), update.ema.shadow_params[0].clone()]
     update.backward(layer(torch.full((1, 4), torch.inf, dtype=dtype))[:, 0].float(), batch_size=1)
-    assert not torch.isfinite(update.clip())
+    assert not torch.isfinite(clip(update))
     update.step(is_finite=False)
     update.drop_gradients()
     after = [layer.weight, update.parameters[0].detach(), update.ema.shadow_params[0]]

@@ -27,12 +27,13 @@ class Saver:
         """Save where it is due or asked for, and stop where a signal has come to any process."""
         config, signals = self._session.config, self._session.signals
         is_due = trainer.step % config.checkpoint.every == 0 or trainer.step == config.train.steps
-        if is_due or metrics.asked.save:
+        asked = self._session.asked() if self._session.world.is_alone else metrics.asked  # what all know of
+        if is_due or asked.save:
             signals.is_asked_to_save = False
             self._save(trainer, weights=self._export(trainer))  # weights first: where there is a checkpoint, they are there
-            if metrics.asked.save and self._session.world.is_first:
+            if asked.save and self._session.world.is_first:
                 (config.output_dir / SAVE_FILE).unlink(missing_ok=True)
-        if metrics.asked.stop:
+        if asked.stop:
             signals.stop(f"training, after step {trainer.step}")
 
     def keep(self, step: int) -> None:
