@@ -39,6 +39,10 @@ class ContextPlan:
     counted: int | None = None
     """Place among a block's arguments of a number of leading tokens: each process is told that of its own part."""
 
+    def takes(self, kind: ContextKind) -> bool:
+        """Whether keys can be passed around: not beside those of a prompt that each process has."""
+        return kind == "ulysses" or self.prompt is None
+
 
 def share_tokens(
     denoiser: nn.Module, plan: ContextPlan | None, blocks: Sequence[str], world: World, kind: ContextKind = "ulysses"
@@ -60,8 +64,10 @@ def share_tokens(
     size = world.layout.context
     if size == 1:
         return
-    if plan is None:
-        raise ConfigError(f"parallel.context: {size} is impossible for {type(denoiser).__name__}: its adapter has no plan")
+    if plan is None or not plan.takes(kind):
+        raise ConfigError(
+            f"parallel.context_kind: {kind} is impossible for {type(denoiser).__name__}: its adapter has no plan"
+        )
     assert world.mesh is not None, "there are several processes"
     part = Part(world.mesh["context"].get_group(), world.context_rank, size)
     own = [module for module in denoiser.modules() if type(module).__name__ in blocks]
@@ -94,7 +100,9 @@ def _let_dispatcher_exchange(denoiser: nn.Module, unshared: Sequence[str], world
     size = world.layout.context
     own = ContextParallelConfig(**{"ulysses_degree" if kind == "ulysses" else "ring_degree": size})
     assert world.mesh is not None, "there are several processes"
-    own._flattened_mesh = own._ulysses_mesh = own._ring_mesh = world.mesh["context"]
+    # What its setup does, for which a mesh has two axes: one of them would have groups of a single process.
+    own._rank, own._world_size, own._device = world.launch.rank, world.launch.size, world.device
+    own._mesh = own._flattened_mesh = own._ulysses_mesh = own._ring_mesh = world.mesh["context"]
     own._ulysses_local_rank = own._ring_local_rank = world.context_rank
     config = ParallelConfig(context_parallel_config=own)
     for name, module in denoiser.named_modules():
