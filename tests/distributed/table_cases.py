@@ -1,0 +1,104 @@
+"""The rows of the table of layouts: every family, LoRA and full rank, and what a run can have besides."""
+
+import json
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from runs import write_pictures
+
+from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
+
+sys.path.append(str(Path(__file__).parents[1] / "models"))
+from cases import all_cases  # noqa: E402
+
+Tree = dict[str, Any]
+STEPS = 10
+FIRSTS = {
+    "flux": "flux dev text-to-image",
+    "ltx_video": "ltx_video 0.9.0 text-to-video",
+    "wan": "wan 2.1-t2v text-to-video",
+    "hunyuan_video": "hunyuan_video t2v text-to-video",
+    "cogvideox": "cogvideox 5b text-to-video",
+    "cogview4": "cogview4 6b text-to-image",
+}
+"""A case of each family that is shown nothing but a prompt."""
+GIVEN = (
+    "ltx_video 0.9.0 image-to-video",
+    "ltx_video 0.9.5 first-last-frame-to-video",
+    "wan 2.1-i2v image-to-video",
+    "wan 2.1-flf2v first-last-frame-to-video",
+    "wan 2.2-ti2v-5b image-to-video",
+    "hunyuan_video i2v image-to-video",
+    "hunyuan_video i2v-33ch image-to-video",
+    "cogvideox 5b-i2v image-to-video",
+)
+"""Tasks with given frames, in each way that there is."""
+EXPERTS = ()
+"""Two transformers, each for some noise levels."""
+KONTEXT = "flux kontext image-to-image"
+EIGHT_BITS = {"optimizer": {"name": "adamw_8bit"}, "train": {"ema_decay": 0.5}}
+SUBSET = ("flux, LoRA", "wan, full, EMA, 8-bit states", "ltx_video, LoRA, control")
+"""Rows that `make test` has time for: one of each kind."""
+
+
+def make_trees(tiny: Callable[[str, str], Path], root: Path, names: Collection[str] = ()) -> dict[str, Tree]:
+    """The configuration of each row, or of some, without its layout."""
+    rows = dict(_rows(tiny, root))
+    return {name: make() for name, make in rows.items() if not names or name in names}
+
+
+def _rows(tiny: Callable[[str, str], Path], root: Path) -> Iterator[tuple[str, Callable[[], Tree]]]:
+    """Names of rows, and what makes them: tiny models take their time."""
+    cases = all_cases()
+
+    @cache
+    def subject_of(name: str) -> ModelUnderTest:
+        case, folder = cases[name], root / name
+        folder.mkdir()
+        return ModelUnderTest(case.section(tiny(case.family, case.variant)), case.size, folder, device="cpu")
+
+    for family, name in FIRSTS.items():
+        yield f"{family}, LoRA", lambda name=name: tree_of(subject_of(name), LORA)
+        yield f"{family}, full", lambda name=name: tree_of(subject_of(name), FULL)
+        yield f"{family}, LoRA, control", lambda name=name: tree_of(subject_of(name).controlled, LORA)
+    for name in (*GIVEN, *EXPERTS):
+        yield f"{name}, LoRA", lambda name=name: tree_of(subject_of(name), LORA)
+    for name in EXPERTS:
+        yield f"{name}, full", lambda name=name: tree_of(subject_of(name), FULL)
+    for family in ("flux", "wan"):
+        for kind, tuning in (("LoRA", LORA), ("full", FULL)):
+            yield (
+                f"{family}, {kind}, EMA, 8-bit states",
+                lambda family=family, tuning=tuning: tree_of(subject_of(FIRSTS[family]), tuning, **EIGHT_BITS),
+            )
+    yield "flux, LoRA, references", lambda: _with_references(subject_of(KONTEXT))
+
+
+def _with_references(subject: ModelUnderTest) -> Tree:
+    data = [{"path": str(_write_pairs(subject.folder)), "buckets": [list(subject.size)]}]
+    references = {"kind": "references", "pixels": 2048, "step": 16, "probability": 0.7}
+    return tree_of(subject, LORA, data=data, conditioning=references)
+
+
+def tree_of(subject: ModelUnderTest, tuning: Mapping[str, Any], **sections: Any) -> Tree:
+    """A run of four samples a step, each a micro-batch of its own where one process has them all."""
+    train = {"steps": STEPS, "batch_size": 4, "micro_batch_size": 1, **sections.pop("train", {})}
+    optimizer = {"lr": 1e-3, **sections.pop("optimizer", {})}
+    config = subject.config("run", tuning, train=train, optimizer=optimizer, **sections)
+    tree: Tree = config.model_dump(mode="json", exclude_unset=True)
+    return tree
+
+
+def _write_pairs(folder: Path) -> Path:
+    """Pictures with one or two others that they were made of."""
+    media = write_pictures(folder / "pairs", 4)
+    write_pictures(folder / "before", 4, size=(40, 80), seed=20)
+    rows = [
+        {"file_name": f"{n:02d}.png", "text": f"edit {n}", "reference": [f"../before/{m:02d}.png" for m in range(n % 2, 2)]}
+        for n in range(4)
+    ]
+    (media / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return media
