@@ -245,9 +245,9 @@ def test_the_last_weights_are_written_once(base: Tree, tmp_path: Path, monkeypat
 
     exports, export = [], AdapterTuning.export
 
-    def counted(self, denoiser, directory, facts):
+    def counted(self, denoiser, tensors, directory, facts):
         exports.append(directory)
-        export(self, denoiser, directory, facts)
+        export(self, denoiser, tensors, directory, facts)
 
     monkeypatch.setattr(AdapterTuning, "export", counted)
     directory = Path(run(base, tmp_path / "run", checkpoint={"every": 2}))

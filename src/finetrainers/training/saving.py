@@ -101,13 +101,16 @@ class Saver:
         """Stage the state, and write it: the weights first, so that where there is a checkpoint, they are there."""
         began = time.perf_counter()
         self._settle()
-        self._last = step = trainer.step
+        step, before = trainer.step, self._last
         config, checkpoints, tuning = self._session.config, self._checkpoints, self._tuning
         weights = stage_weights(trainer, config, self._model, tuning) if with_weights else None
+        self._last = step
         staged = checkpoints.stage(trainer, copies=in_background)
 
         def write() -> None:
+            self._last = before  # what has no checkpoint because its weights cannot be written can still have one
             folder = None if weights is None else checkpoints.talk.first(lambda: write_weights(weights, config, tuning))
+            self._last = step
             checkpoints.write(staged, weights=folder)
             self.keep(step)
 
