@@ -1,18 +1,23 @@
 """The state of a run on the disk: every bit and every type comes back, and what is read runs nothing."""
 
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
+from finetrainers.distributed.parts import Box
 from finetrainers.errors import CheckpointError
-from finetrainers.training import state as module
-from finetrainers.training.state import load_into, read_state, write_state
+from finetrainers.training import staging as module
+from finetrainers.training.staging import combined, stage, write_state
+from finetrainers.training.state import load_into, read_state
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
 
@@ -88,8 +93,9 @@ def test_what_no_file_can_hold_is_an_error(value: object, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "text",
     [
-        "", "[]", '{"version": 2, "state": {"dict": {}}}', '{"version": 1}', '{"version": 1, "state": {"code": "1"}}',
+        "", "[]", '{"version": 3, "state": {"dict": {}}}', '{"version": 1}', '{"version": 1, "state": {"code": "1"}}',
         '{"version": 1, "state": {"tensor": 1, "file": "x"}}',
+        '{"version": 2, "pieces": {"/x": [[0, [0], [1]]]}, "state": {"tensor": "/x", "shape": [1], "dtype": "torch.int8"}}',
     ],
 )  # fmt: skip
 def test_what_is_no_state_is_an_error(text: str, tmp_path: Path) -> None:
@@ -108,9 +114,38 @@ def mesh(monkeypatch: pytest.MonkeyPatch) -> Any:
     torch.distributed.destroy_process_group()
 
 
-def test_a_tensor_of_which_others_have_parts_is_refused(mesh: Any, tmp_path: Path) -> None:
-    part = DTensor.from_local(torch.ones(3), mesh, [Shard(0)])
-    with pytest.raises(CheckpointError, match="/model/x: this process has a part of the tensor only"):
-        write_state({"model": {"x": part}}, tmp_path)
+def test_a_part_is_not_taken_for_the_whole(mesh: Any, tmp_path: Path) -> None:
+    part = DTensor.from_local(torch.ones(3), mesh, [Shard(0)], shape=torch.Size([3]), stride=(1,))
+    state = stage({"model": {"x": part}})
+    report = state.write(tmp_path)
+    state.sizes["/model/x"] = 7  # of which other processes should have told
+    with pytest.raises(CheckpointError, match="/model/x: the processes have 3 of its 7 numbers"):
+        combined(state, [report])
+    with pytest.raises(CheckpointError, match="/x: a tensor that is spread over processes as Partial has no parts"):
+        stage({"x": DTensor.from_local(torch.ones(3), mesh, [Partial()])})
     whole = DTensor.from_local(torch.ones(3), mesh, [Replicate()])
     assert torch.equal(there_and_back({"x": whole}, tmp_path)["x"], torch.ones(3))
+
+
+def test_a_checkpoint_of_version_1_is_read(tmp_path: Path) -> None:
+    save_file({"/x": torch.arange(6.0).view(2, 3)}, tmp_path / "state-00000.safetensors")
+    leaf = {"tensor": "/x", "file": "state-00000.safetensors", "shape": [2, 3], "dtype": "torch.float32"}
+    (tmp_path / "state.json").write_text(json.dumps({"version": 1, "state": {"dict": {"x": leaf, "betas": {"tuple": [1]}}}}))
+    back = load_into({"x": torch.zeros(2, 3)}, read_state(tmp_path))
+    assert back["x"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert back["betas"] == (1,)
+
+
+@pytest.mark.parametrize("box", [Box((0, 0), (5, 3)), Box((1, 0), (3, 3)), Box((2, 1), (1, 2)), Box((4, 2), (0, 1))], ids=str)
+def test_any_box_is_read_from_the_pieces_that_have_some_of_it(box: Box, tmp_path: Path) -> None:
+    whole, pieces = torch.arange(15.0).view(5, 3), {}
+    for number, (at, size) in enumerate([((0, 0), (2, 2)), ((0, 2), (2, 1)), ((2, 0), (3, 3))]):
+        save_file({"/x": whole[Box(at, size).slices_in(Box((0, 0), (5, 3)))].contiguous()}, tmp_path / str(number))
+        pieces[number] = [number, at, size]
+    leaf = {"tensor": "/x", "shape": [5, 3], "dtype": "torch.float32"}
+    tree = {"version": 2, "files": ["0", "1", "2"], "pieces": {"/x": [*pieces.values()]}, "state": {"dict": {"x": leaf}}}
+    (tmp_path / "state.json").write_text(json.dumps(tree))
+    saved = read_state(tmp_path)["x"]
+    assert torch.equal(saved.read(box), whole[box.slices_in(Box((0, 0), (5, 3)))])
+    with pytest.raises(ValueError, match="/x: 6 of 15 numbers are in none of the files"):
+        replace(saved, pieces=saved.pieces[-1:]).read()

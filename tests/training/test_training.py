@@ -245,9 +245,9 @@ def test_the_last_weights_are_written_once(base: Tree, tmp_path: Path, monkeypat
 
     exports, export = [], AdapterTuning.export
 
-    def counted(self, denoiser, directory, facts):
+    def counted(self, denoiser, tensors, directory, facts):
         exports.append(directory)
-        export(self, denoiser, directory, facts)
+        export(self, denoiser, tensors, directory, facts)
 
     monkeypatch.setattr(AdapterTuning, "export", counted)
     directory = Path(run(base, tmp_path / "run", checkpoint={"every": 2}))
@@ -603,29 +603,34 @@ def test_a_signal_while_validating_saves_the_trained_weights(
     assert same_weights(tmp_path / "stopped", whole)
 
 
+@pytest.mark.parametrize("background, seen", [(False, 2), (True, 3)])
 def test_weights_that_cannot_be_written_are_a_clear_error(
-    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, background: bool, seen: int
 ) -> None:
-    """A full disk in the export: nothing half-written; where there is room for the checkpoint, its steps are kept."""
+    """A full disk in the export: nothing half-written; where there is room for the checkpoint, its steps are kept.
+
+    Beside training, the next step is taken before it is seen.
+    """
     from safetensors import SafetensorError
 
     from finetrainers.tuning.lora import AdapterTuning
 
     export = AdapterTuning.export
 
-    def full(self: Any, denoiser: Any, directory: Path, facts: Any) -> None:
-        export(self, denoiser, directory, facts)
+    def full(self: Any, denoiser: Any, tensors: Any, directory: Path, facts: Any) -> None:
+        export(self, denoiser, tensors, directory, facts)
         if directory.name == ".step-000002.tmp":
             raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(AdapterTuning, "export", full)
     with pytest.raises(CheckpointError, match="the weights cannot be written: .*No space left"):
-        run(base, tmp_path / "run", checkpoint={"every": 1})
-    assert Checkpoints(tmp_path / "run" / "checkpoints", keep=1).find("latest") == 2
-    assert [folder.name for folder in (tmp_path / "run" / "weights").iterdir()] == ["step-000001"]
+        run(base, tmp_path / "run", checkpoint={"every": 1, "background": background})
+    assert Checkpoints(tmp_path / "run" / "checkpoints", keep=1).find("latest") == seen
+    weights = sorted(folder.name for folder in (tmp_path / "run" / "weights").iterdir())
+    assert weights == (["step-000001", "step-000003"] if background else ["step-000001"])
     said = [event["message"] for event in events_of(tmp_path / "run") if event["event"] == "warning"]
-    assert said[0] == "the checkpoint of step 2 is saved: the same command goes on from there"
-    assert re.match(r"the weights of step 2 cannot be saved \(.*; the checkpoint of step 2 is kept$", said[1])
+    assert said[0] == f"the checkpoint of step {seen} is saved: the same command goes on from there"
+    assert background or re.match(r"the weights of step 2 cannot be saved \(.*; the checkpoint of step 2 is kept$", said[1])
 
 
 def test_the_report_is_of_this_run_alone(base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -865,9 +870,9 @@ def test_a_state_between_two_steps_is_never_saved(
 def test_a_save_that_fails_does_not_hide_the_error_that_led_to_it(
     base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = Checkpoints.save
+    save = Checkpoints.stage
     monkeypatch.setattr("finetrainers.training.trainer.Trainer.micro_losses", Bound(Poison(13)))
-    monkeypatch.setattr(Checkpoints, "save", Breaks(save, 2, error=CheckpointError("the disk is full")))
+    monkeypatch.setattr(Checkpoints, "stage", Breaks(save, 2, error=CheckpointError("the disk is full")))
     with pytest.raises(NonFiniteError, match="step 4"):
         run(base, tmp_path / "run", checkpoint={"every": 2})
     assert Checkpoints(tmp_path / "run" / "checkpoints", keep=1).steps() == [2]
@@ -878,7 +883,7 @@ def test_a_save_that_fails_does_not_hide_the_error_that_led_to_it(
 def test_a_checkpoint_that_could_not_be_written_is_not_tried_again(
     base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Checkpoints, "save", Breaks(Checkpoints.save, 1, error=CheckpointError("the disk is full")))
+    monkeypatch.setattr(Checkpoints, "stage", Breaks(Checkpoints.stage, 1, error=CheckpointError("the disk is full")))
     with pytest.raises(CheckpointError, match="the disk is full"):
         run(base, tmp_path / "run", checkpoint={"every": 2})
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))

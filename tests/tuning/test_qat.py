@@ -68,7 +68,8 @@ def test_plain_diffusers_loads_the_quantised_model_and_it_answers_as_what_was_tr
     assert all(not torch.equal(one, other) for one, other in zip(before, trainer.update.parameters, strict=True))
     own = build_tuning(subject.config("run", tuning).tuning)
     with trainer.update.masters():
-        own.export(trainer.denoiser, tmp_path, export_facts(trainer, subject.model)["transformer"])
+        facts = export_facts(trainer, subject.model)["transformer"]
+        own.export(trainer.denoiser, dict(own.exported(trainer.denoiser, facts)), tmp_path, facts)
     assert not [file for file in tmp_path.rglob("*") if file.suffix in (".bin", ".pt", ".pth")]
     loaded = type(trainer.denoiser).from_pretrained(tmp_path / "transformer", torch_dtype=torch.bfloat16)
     assert quantized(loaded) == quantized(trainer.denoiser) != set()

@@ -14,6 +14,9 @@ class CheckpointConfig(Section):
     """Optimizer steps between checkpoints; the last step is always saved."""
     keep: int = Field(default=2, ge=1)
     """How many checkpoints are kept; an old one is removed only after the new one is whole."""
+    background: bool = True
+    """Write beside the training steps: training stands still only while the state is copied into the host's memory, which
+    holds it until it is written. Without it, training waits for the disk, and no copy is made."""
     keep_weights: Literal["auto"] | Annotated[int, Field(ge=1)] | None = "auto"
     """Of how many steps the exported weights are kept, null for all: the newest, as soon as they are whole. ``auto`` keeps
     all adapters, which are small and worth comparing, and of weights of full rank as many as of checkpoints."""

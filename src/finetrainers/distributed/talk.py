@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from torch.distributed import DistStoreError
-from torch.distributed.distributed_c10d import Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from finetrainers.errors import FinetrainersError
 
@@ -23,6 +23,12 @@ class Talk:
         """Take part; without a store, alone."""
         self._rank, self._size, self._store = rank, size, store
         self._count = 0
+
+    def branch(self, name: str) -> "Talk":
+        """Return another conversation of the same processes, which a thread beside the main one can hold."""
+        if self._store is None:
+            return Talk(self._rank, self._size)
+        return Talk(self._rank, self._size, PrefixStore(name, self._store.clone()))  # whose waits hold up no other's
 
     def gather(self, value: Value) -> list[Value]:
         """Return the values of all processes, by rank."""

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 BLOCK_BYTES = 1 << 20
 DIGEST_BYTES = 16
 MANIFEST = "manifest.json"
+Facts = dict[str, dict[str, object]]
+"""Size and hash of files, by their names in a directory."""
 HEADER_START = 8
 """Bytes of a safetensors file before its header: they hold its length."""
 
@@ -26,30 +28,57 @@ def whole_directory(directory: Path) -> Iterator[Path]:
     A manifest with the size and hash of each file is written last. An existing directory is replaced: it is moved aside
     whole, and removed once the new one is in its place. If the body fails, nothing is left behind.
     """
-    temporary, aside = (directory.with_name(f".{directory.name}.{suffix}") for suffix in ("tmp", "old"))
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary = begin_directory(directory)
     try:
         yield temporary
-        manifest = {
-            str(file.relative_to(temporary)): _facts(file) for file in sorted(temporary.rglob("*")) if file.is_file()
-        }
-        write_whole(temporary / MANIFEST, json.dumps({"version": 1, "files": manifest}, indent=1))
-        share_mode(temporary, of=temporary / MANIFEST)
-        for folder in {temporary, *(f for f in temporary.rglob("*") if f.is_dir())}:
-            _sync(folder)
-        if directory.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-            directory.rename(aside)
-        temporary.rename(directory)
-        _sync(directory.parent)
-        shutil.rmtree(aside, ignore_errors=True)
+        finish_directory(directory, file_facts(temporary))
     except BaseException as error:
-        _name(error, directory)
-        shutil.rmtree(temporary, ignore_errors=True)
-        if aside.exists() and not directory.exists():
-            aside.rename(directory)
+        name_path(error, directory)
+        drop_directory(directory)
         raise
+
+
+def begin_directory(directory: Path) -> Path:
+    """Make the temporary directory of one that is to be whole, and empty."""
+    temporary, _ = _beside(directory)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def file_facts(temporary: Path, files: Iterable[Path] | None = None) -> Facts:
+    """Flush files of a temporary directory to the disk, by default all of them, and say what a manifest says of them."""
+    found = sorted(temporary.rglob("*")) if files is None else files
+    return {str(file.relative_to(temporary)): _facts(file) for file in found if file.is_file()}
+
+
+def finish_directory(directory: Path, facts: Facts) -> None:
+    """Write the manifest of a temporary directory whose files are on the disk, and let it take its place."""
+    temporary, aside = _beside(directory)
+    write_whole(temporary / MANIFEST, json.dumps({"version": 1, "files": facts}, indent=1))
+    share_mode(temporary, of=temporary / MANIFEST)
+    for folder in {temporary, *(f for f in temporary.rglob("*") if f.is_dir())}:
+        _sync(folder)
+    if directory.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        directory.rename(aside)
+    temporary.rename(directory)
+    _sync(directory.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def drop_directory(directory: Path) -> None:
+    """Remove the temporary directory of one that cannot be whole; what was there before is there again."""
+    temporary, aside = _beside(directory)
+    shutil.rmtree(temporary, ignore_errors=True)
+    if aside.exists() and not directory.exists():
+        aside.rename(directory)
+
+
+def _beside(directory: Path) -> tuple[Path, Path]:
+    """Where a directory is made, and where the one before it goes meanwhile."""
+    temporary, aside = (directory.with_name(f".{directory.name}.{suffix}") for suffix in ("tmp", "old"))
+    return temporary, aside
 
 
 def share_mode(directory: Path, *, of: Path) -> None:
@@ -70,13 +99,13 @@ def write_whole(file: Path, text: str) -> None:
             os.fsync(out.fileno())
         temporary.replace(file)
     except OSError as error:
-        _name(error, file)
+        name_path(error, file)
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
 
 
-def _name(error: BaseException, path: Path) -> None:
+def name_path(error: BaseException, path: Path) -> None:
     """Say in an error of the operating system what was written, if it names no file: that of a full disk does not."""
     if isinstance(error, OSError) and error.errno is not None and error.filename is None:
         error.filename = str(path)

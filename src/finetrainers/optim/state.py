@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+
+from finetrainers.distributed.parts import Part, part_of, with_part
 
 Names = Mapping[nn.Parameter, str]
 KERNELS = ("foreach", "fused")
@@ -49,9 +52,9 @@ def load_optimizer_state(optimizer: Optimizer, names: Names, saved: Mapping[str,
     parameters = {name: parameter for parameter, name in names.items()}
     optimizer.state.clear()
     for name, entries in saved["state"].items():
-        optimizer.state[parameters[name]] = _together(entries)
+        optimizer.state[parameters[name]] = {key: _together(value, parameters[name]) for key, value in entries.items()}
     for group, entries in zip(optimizer.param_groups, saved["param_groups"], strict=True):
-        group.update({key: _together(value) for key, value in entries.items() if key not in ("params", *KERNELS)})
+        group.update({key: _together(value, None) for key, value in entries.items() if key not in ("params", *KERNELS)})
 
 
 @contextmanager
@@ -70,6 +73,8 @@ def no_learning_rate(optimizer: Optimizer) -> Iterator[None]:
 def apart(value: Tree) -> Tree:
     """Take tensors apart that are made of others."""
     match value:
+        case DTensor() if type(value.to_local()).__name__ in LOW_BIT:
+            return part_of(value, apart(value.to_local()))
         case Tensor() if type(value).__name__ in LOW_BIT:
             made: Any = value
             names, facts = made.__tensor_flatten__()  # torch's protocol of such tensors
@@ -83,9 +88,12 @@ def apart(value: Tree) -> Tree:
     return value
 
 
-def _together(value: Tree) -> Tree:
-    """Undo ``apart``."""
+def _together(value: Tree, parameter: nn.Parameter | None) -> Tree:
+    """Undo ``apart`` for the state of a parameter."""
     match value:
+        case Part(value=inner):
+            assert isinstance(parameter, DTensor), "parts are of sharded parameters"
+            return with_part(parameter, _together(inner, None))
         case {"made_of": str(kind), "facts": list(facts), **parts} if kind in LOW_BIT:
             from torchao.optim import subclass_4bit, subclass_8bit, subclass_fp8
 
@@ -95,9 +103,9 @@ def _together(value: Tree) -> Tree:
             others = [torch.Size(fact) if isinstance(fact, list) else fact for fact in others]
             return known[kind](*parts.values(), *others, getattr(torch, dtype.removeprefix("torch.")))
         case Mapping():
-            return {key: _together(item) for key, item in value.items()}
+            return {key: _together(item, parameter) for key, item in value.items()}
         case list() | tuple():
-            items = [_together(item) for item in value]
+            items = [_together(item, parameter) for item in value]
             return items if isinstance(value, list) else tuple(items)
     return value
 
@@ -105,6 +113,8 @@ def _together(value: Tree) -> Tree:
 def tensors_of(tree: Tree, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield the plain tensors of a state, with their places; float8 as bytes, which more operations take."""
     match apart(tree):
+        case Part(value=inner):
+            yield from tensors_of(inner, path)
         case Tensor() as tensor:
             yield path, tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor
         case Mapping() as entries:

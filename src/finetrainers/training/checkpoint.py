@@ -3,22 +3,35 @@
 import json
 import shutil
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch import Tensor, nn
 
+from finetrainers.distributed.launch import Launch
+from finetrainers.distributed.talk import Talk
+from finetrainers.distributed.world import World
 from finetrainers.errors import CheckpointError
 from finetrainers.files.steps import step_directory, step_folders
-from finetrainers.files.whole import MANIFEST, damage, hash_file, whole_directory, write_whole
+from finetrainers.files.whole import (
+    MANIFEST,
+    begin_directory,
+    damage,
+    drop_directory,
+    file_facts,
+    finish_directory,
+    hash_file,
+    name_path,
+    write_whole,
+)
 from finetrainers.optim.state import as_of_today
-from finetrainers.training.state import SavedTensor, leaves, load_into, read_state, write_state
+from finetrainers.training.staging import Report, Staged, combined, stage
+from finetrainers.training.state import STATE_FILE, SavedTensor, leaves, load_into, read_state
 from finetrainers.training.trainer import Trainer
-
-OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)  # frozen weights are not in a checkpoint
-
 
 WEIGHTS_FILE = "weights.json"
 """Says, beside a state, which exported weights are of this state."""
@@ -31,34 +44,98 @@ OLD_STATE = "state/.metadata"
 WAY_BACK = "Was model, tuning or optimizer changed? Change it back, or take another output_dir"
 
 
+@dataclass(frozen=True, slots=True)
+class StagedCheckpoint:
+    """What this process will write of a checkpoint."""
+
+    step: int
+    state: Staged
+
+
 class Checkpoints:
     """The checkpoints of a run: folders step-000500 and so on, each whole or ignored."""
 
-    def __init__(self, root: Path, *, keep: int) -> None:
+    def __init__(self, root: Path, *, keep: int, world: World | None = None) -> None:
+        """Name the folder; the processes of the world have one together.
+
+        Args:
+            root: Holds the checkpoints.
+            keep: How many of them.
+            world: The processes that each write what they have; None alone.
+        """
         self.root = root
         self._keep = keep
+        self._launch = Launch() if world is None else world.launch
+        self.talk = Talk(0, 1) if world is None else world.talk.branch("checkpoints")
+        """Of those who write, be it beside training."""
 
     def save(self, trainer: Trainer, *, weights: Path | None = None) -> Path:
-        """Write the trainer's state, then remove the oldest beyond the number to keep; ``weights`` are exported from it.
+        """Stage and write at once; see there."""
+        return self.write(self.stage(trainer, copies=False), weights=weights)
+
+    def stage(self, trainer: Trainer, *, copies: bool = True) -> StagedCheckpoint:
+        """Take from the trainer's state what this process has to write: from there on, training may go on.
+
+        Args:
+            trainer: Whose state it is.
+            copies: Into the host's memory; else the state is read where it is, and has to stay as it is until it is written.
+        """
+        with trainer.update.masters():
+            rank, size = self._launch.rank, self._launch.size
+            return StagedCheckpoint(trainer.step, stage(_state(trainer), rank=rank, size=size, copies=copies))
+
+    def write(self, staged: StagedCheckpoint, *, weights: Path | None = None) -> Path:
+        """Write a checkpoint, then remove the oldest beyond the number to keep; all processes do, each its part.
+
+        The first makes the folder, and gives it its name once all have told the hashes of what they wrote.
+
+        Args:
+            staged: Of this process.
+            weights: Folder of those that were exported from it.
 
         Raises:
             CheckpointError: If it cannot be written, such as to a full disk; earlier checkpoints are as they were.
         """
-        directory = step_directory(self.root, trainer.step)
+        directory = step_directory(self.root, staged.step)
         try:
-            with whole_directory(directory) as temporary:
-                with trainer.update.masters():
-                    write_state(_state(trainer), temporary)
-                if weights is not None:
-                    write_whole(temporary / WEIGHTS_FILE, json.dumps({MANIFEST: hash_file(weights / MANIFEST).hex()}))
-        except (OSError, SafetensorError) as error:
+            temporary = self.talk.first(lambda: begin_directory(directory))
+            report: Report | None = None
+            with self.talk.together():
+                report = staged.state.write(temporary)
+            assert report is not None
+            reports = self.talk.gather(report)
+            self.talk.first(lambda: self._finish(staged, reports, weights))
+        except BaseException as error:
+            if self._launch.rank == 0:
+                drop_directory(directory)
+            if not isinstance(error, OSError | SafetensorError):
+                raise
+            name_path(error, directory)
             raise CheckpointError(
                 f"{directory}: the checkpoint cannot be written ({error}); earlier ones are as they were. "
                 "Make room, or mend what the message names, and start the run again"
             ) from error
+        return directory
+
+    def _finish(self, staged: StagedCheckpoint, reports: Sequence[Report], weights: Path | None) -> None:
+        """Make a checkpoint whole of what all have written."""
+        directory = step_directory(self.root, staged.step)
+        temporary = directory.with_name(f".{directory.name}.tmp")
+        facts = {name: fact for report in reports for name, fact in report.facts.items()}
+        for name, fact in facts.items():
+            if not (temporary / name).is_file() or (temporary / name).stat().st_size != fact["bytes"]:
+                raise CheckpointError(
+                    f"output_dir: {temporary / name} was written by another process, and is not there for the first one; name "
+                    "a folder on a file system that all hosts share"
+                )
+        extra = [temporary / STATE_FILE]
+        write_whole(extra[0], combined(staged.state, reports))
+        if weights is not None:
+            extra.append(temporary / WEIGHTS_FILE)
+            write_whole(extra[1], json.dumps({MANIFEST: hash_file(weights / MANIFEST).hex()}))
+        finish_directory(directory, dict(sorted({**facts, **file_facts(temporary, extra)}.items())))
         for step in self.steps()[: -self._keep]:
             shutil.rmtree(step_directory(self.root, step))
-        return directory
 
     def vouches_for(self, weights: Path, step: int) -> bool:
         """Whether exported weights are whole, and of the state that the checkpoint of this step holds."""
@@ -136,14 +213,16 @@ class Checkpoints:
             _check_fit(own, saved, directory)
             try:
                 state = load_into(own, saved)
-                set_model_state_dict(trainer.denoiser, state["model"], options=OPTIONS)
+                _put_back(own["model"], state["model"])
                 trainer.update.load_optimizer_state(state["optimizer"])
             except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
                 raise CheckpointError(f"{directory} does not fit this configuration ({error}). {WAY_BACK}") from error
         update = trainer.update
         update.schedule.load_state_dict(state["schedule"])
         if update.ema is not None:
+            averages = state["ema"].pop("shadow_params")  # apart from the rest, of which it makes copies
             update.ema.load_state_dict(state["ema"])
+            update.ema.shadow_params = averages
         trainer.step, update.num_skipped = state["step"], state["num_skipped"]
 
 
@@ -159,7 +238,7 @@ def _refuse_pickles(directory: Path) -> None:
 def _state(trainer: Trainer) -> dict[str, Any]:
     update = trainer.update
     state: dict[str, Any] = {
-        "model": get_model_state_dict(trainer.denoiser, options=OPTIONS),
+        "model": _trained(trainer.denoiser),
         "optimizer": update.optimizer_state(),
         "schedule": update.schedule.state_dict(),
         "step": trainer.step,
@@ -168,6 +247,20 @@ def _state(trainer: Trainer) -> dict[str, Any]:
     if update.ema is not None:
         state["ema"] = update.ema.state_dict()
     return state
+
+
+def _trained(denoiser: nn.Module) -> dict[str, Tensor]:
+    """Return what trains and buffers by their names, themselves; frozen weights are not in a checkpoint."""
+    tensors = denoiser.state_dict(keep_vars=True).items()
+    return {name: tensor for name, tensor in tensors if not isinstance(tensor, nn.Parameter) or tensor.requires_grad}
+
+
+@torch.no_grad()
+def _put_back(own: dict[str, Tensor], loaded: dict[str, Tensor]) -> None:
+    """Copy the weights that could not be read into their places, since others begin there."""
+    for name, tensor in loaded.items():
+        if tensor is not own[name]:
+            own[name].copy_(tensor)
 
 
 def _check_fit(own: dict[str, Any], saved: dict[str, Any], directory: Path) -> None:

@@ -1,12 +1,16 @@
 """The weights that a run leaves, in diffusers' layout."""
 
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from finetrainers.config import Config
 from finetrainers.data.catalog.buckets import resolve_buckets
@@ -15,30 +19,74 @@ from finetrainers.files.steps import step_directory, step_folders
 from finetrainers.files.whole import MANIFEST, whole_directory
 from finetrainers.models import Model
 from finetrainers.training.card import CARD_FILE, base_name
-from finetrainers.training.state import whole_tensor
+from finetrainers.training.staging import copied, to_host
 from finetrainers.training.trainer import Trainer
 from finetrainers.training.validate import eval_weights
 from finetrainers.tuning import ExportFacts, Tuning
 
 
+@dataclass(frozen=True, slots=True)
+class StagedComponent:
+    """Weights of a component that are meant for use."""
+
+    part: nn.Module
+    """The component itself."""
+    tensors: Mapping[str, Tensor]
+    """In the host's memory, apart from those that train; none in a process that writes none."""
+    facts: ExportFacts
+
+
+@dataclass(frozen=True, slots=True)
+class StagedWeights:
+    """Weights that are meant for use, as they are to be written."""
+
+    step: int
+    components: Sequence[StagedComponent]
+    events: Sequence[torch.cuda.Event]
+    """After which the copies are there."""
+
+
 def export_weights(trainer: Trainer, config: Config, model: Model, tuning: Tuning) -> Path:
-    """Write the weights that are meant for use into weights/step-000500, in diffusers' layout.
+    """Stage the weights that are meant for use and write them at once, in a run of one process."""
+    return write_weights(stage_weights(trainer, config, model, tuning), config, tuning)
+
+
+def stage_weights(trainer: Trainer, config: Config, model: Model, tuning: Tuning) -> StagedWeights:
+    """Copy the weights that are meant for use: all processes do it together, and the first has them then.
+
+    One tensor at a time is gathered from those that have parts of it.
+    """
+    facts, metadata = export_facts(trainer, model), file_metadata(config, model, step=trainer.step)
+    components, devices = [], []
+    with eval_weights(trainer), trainer.update.masters(), torch.no_grad():
+        for component, part in model.denoisers.split(trainer.denoiser).items():
+            own = replace(facts[component], metadata={**metadata, "finetrainers.component": component})
+            tensors = {}
+            for name, tensor in tuning.exported(part, own):
+                full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor  # all do, in this order
+                if trainer.world.is_first:
+                    tensors[name] = to_host(full)
+                    devices.append(full.new_empty(0))
+            components.append(StagedComponent(part, tensors, own))
+        events = copied(devices)
+    return StagedWeights(trainer.step, components, events)
+
+
+def write_weights(staged: StagedWeights, config: Config, tuning: Tuning) -> Path:
+    """Write weights into weights/step-000500, in diffusers' layout; the first process does, be it beside training.
 
     Then those of the oldest steps beyond ``checkpoint.keep_weights`` are removed.
 
     Raises:
         CheckpointError: If they cannot be written.
     """
-    directory = step_directory(config.output_dir / "weights", trainer.step)
-    facts, metadata = export_facts(trainer, model), file_metadata(config, model, step=trainer.step)
-    for name, parameter in trainer.denoiser.named_parameters():
-        if parameter.requires_grad:
-            whole_tensor(name, parameter)
+    directory = step_directory(config.output_dir / "weights", staged.step)
+    for event in staged.events:
+        event.synchronize()
     try:
-        with whole_directory(directory) as temporary, eval_weights(trainer), trainer.update.masters():
-            for component, part in model.denoisers.split(trainer.denoiser).items():
-                own = replace(facts[component], metadata={**metadata, "finetrainers.component": component})
-                tuning.export(part, temporary, own)
+        with whole_directory(directory) as temporary:
+            for component in staged.components:
+                tuning.export(component.part, component.tensors, temporary, component.facts)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{directory}: the weights cannot be written: {error}; make room or mend it, and start the run again"

@@ -97,7 +97,7 @@ class _Run:
         config, session = self.config, self.session
         world = session.world
         repo = world.first(lambda: check_hub(config)) if config.push_to_hub else None
-        checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep)
+        checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep, world=world)
         resumed = world.first(lambda: self._find_start(checkpoints))
         prepared = self.prepare()
         with session.stage("encoding"):

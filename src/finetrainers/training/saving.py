@@ -1,5 +1,7 @@
 """When a run is saved: where it is due, and where an error or a signal ends it."""
 
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -7,32 +9,41 @@ from finetrainers.errors import CheckpointError, Interrupted, NonFiniteError
 from finetrainers.files.steps import step_directory
 from finetrainers.memory.residency import free_memory
 from finetrainers.models import Model
+from finetrainers.training.background import Background
 from finetrainers.training.checkpoint import Checkpoints
-from finetrainers.training.export import export_weights
+from finetrainers.training.export import stage_weights, write_weights
 from finetrainers.training.session import SAVE_FILE, Session
 from finetrainers.training.trainer import Metrics, Trainer
 from finetrainers.tuning import Tuning
 
 
 class Saver:
-    """Writes checkpoints and, with each, the weights that belong to it."""
+    """Writes checkpoints and, with each, the weights that belong to it: staged in the step, written beside the next ones."""
 
     def __init__(self, session: Session, checkpoints: Checkpoints, model: Model, tuning: Tuning) -> None:
         self._session, self._checkpoints = session, checkpoints
         self._model, self._tuning = model, tuning
         self._last = 0
         """Step whose checkpoint was last written, or tried to be."""
+        self._background = Background()
+        self._tell: Callable[[], None] | None = None
+        """Says that what is being written is on the disk; None if nothing is."""
+        self._failure: Exception | None = None
+        """Error of a write, which all processes have."""
+        session.is_writing = lambda: self._background.is_busy
 
     def __call__(self, trainer: Trainer, metrics: Metrics) -> None:
         """Save where it is due or asked for, and stop where a signal has come to any process."""
         config, signals = self._session.config, self._session.signals
-        is_due = trainer.step % config.checkpoint.every == 0 or trainer.step == config.train.steps
         asked = self._session.asked() if self._session.world.is_alone else metrics.asked  # what all know of
-        if is_due or asked.save:
+        if not asked.is_writing:  # in none of the processes: so all of them tell of it after the same step
+            self._settle()
+        is_last = trainer.step == config.train.steps
+        if trainer.step % config.checkpoint.every == 0 or is_last or asked.save:
             signals.is_asked_to_save = False
-            self._save(trainer, weights=self._export(trainer))  # weights first: where there is a checkpoint, they are there
-            if asked.save and self._session.world.is_first:
-                (config.output_dir / SAVE_FILE).unlink(missing_ok=True)
+            self._save(trainer, with_weights=True, in_background=config.checkpoint.background, asked=asked.save)
+        if asked.stop or is_last:
+            self._settle()
         if asked.stop:
             signals.stop(f"training, after step {trainer.step}")
 
@@ -42,6 +53,7 @@ class Saver:
 
     def finished_weights(self, trainer: Trainer) -> Path:
         """Return the folder of the weights that were exported last; all but a run of 0 steps has written them."""
+        self._settle()
         weights = step_directory(self._session.config.output_dir / "weights", trainer.step)
         if not self._session.world.first(lambda: self._checkpoints.vouches_for(weights, trainer.step)):
             self._export(trainer)
@@ -53,33 +65,86 @@ class Saver:
         Raises:
             CheckpointError: If a signal asked for it and it cannot be done. Another error stays the one that is raised.
         """
-        step, messages = trainer.step, []
-        is_of_all = self._session.world.is_alone or isinstance(error, Interrupted | NonFiniteError)
-        if step == self._last or not is_of_all:  # nobody can save what others have a part of
+        messages: list[str] = []
+        is_agreed = error is self._failure or isinstance(error, Interrupted | NonFiniteError)
+        if not (self._session.world.is_alone or is_agreed):  # nobody can save what others have a part of
             return
+        step, last = trainer.step, self._last
+        try:
+            self._settle()
+        except Exception as failure:  # noqa: BLE001 - the error before it is the one that is raised
+            messages.append(f"the state of step {last} cannot be saved ({failure}); {self._session.signals.kept}")
+        if step != last:
+            messages += self._rescue(trainer, is_stop=isinstance(error, Interrupted))
+        with suppress(Exception):  # to tell it must not hide the error, which is raised next
+            for message in messages:
+                self._session.warn(message, step=step)
+
+    def _rescue(self, trainer: Trainer, *, is_stop: bool) -> list[str]:
+        """Save state and weights; say what came of it, of which the message of a signal says the first."""
+        step, messages = trainer.step, []
         try:
             if not trainer.update.is_whole:
                 raise CheckpointError("an update was cut off in the middle")
             trainer.update.drop_gradients()
             free_memory()  # of which there may be none left
-            self._save(trainer)
+            self._save(trainer, with_weights=False, in_background=False)
             messages.append(f"the checkpoint of step {step} is saved: the same command goes on from there")
             self._export(trainer)
         except Exception as failure:
-            if isinstance(error, Interrupted) and not messages:
+            if is_stop and not messages:
                 raise
             what = "weights" if messages else "state"
             messages.append(f"the {what} of step {step} cannot be saved ({failure}); {self._session.signals.kept}")
-        with suppress(Exception):  # to tell it must not hide the error, which is raised next
-            for message in messages[isinstance(error, Interrupted) :]:  # the signal's own message says the first
-                self._session.warn(message, step=step)
+        return messages[is_stop:]
 
-    def _save(self, trainer: Trainer, *, weights: Path | None = None) -> None:
-        self._last = trainer.step
-        directory = self._session.world.first(lambda: self._checkpoints.save(trainer, weights=weights))
-        self.keep(trainer.step)
-        self._session.emit("checkpoint", step=trainer.step, directory=str(directory))
+    def _save(self, trainer: Trainer, *, with_weights: bool, in_background: bool, asked: bool = False) -> None:
+        """Stage the state, and write it: the weights first, so that where there is a checkpoint, they are there."""
+        began = time.perf_counter()
+        self._settle()
+        step, before = trainer.step, self._last
+        config, checkpoints, tuning = self._session.config, self._checkpoints, self._tuning
+        weights = stage_weights(trainer, config, self._model, tuning) if with_weights else None
+        self._last = step
+        staged = checkpoints.stage(trainer, copies=in_background)
 
-    def _export(self, trainer: Trainer) -> Path:
-        config = self._session.config
-        return self._session.world.first(lambda: export_weights(trainer, config, self._model, self._tuning))
+        def write() -> None:
+            self._last = before  # what has no checkpoint because its weights cannot be written can still have one
+            folder = None if weights is None else checkpoints.talk.first(lambda: write_weights(weights, config, tuning))
+            self._last = step
+            checkpoints.write(staged, weights=folder)
+            self.keep(step)
+
+        def tell() -> None:
+            directory = step_directory(checkpoints.root, step)
+            self._session.emit("checkpoint", step=step, directory=str(directory), stall_seconds=stall_seconds)
+            if asked and self._session.world.is_first:
+                (config.output_dir / SAVE_FILE).unlink(missing_ok=True)
+
+        self._background.start(write)
+        if not in_background:
+            self._background.join()
+        stall_seconds = time.perf_counter() - began
+        self._tell = tell
+        if not in_background:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Wait until what is being written is on the disk, and tell of it.
+
+        Raises:
+            CheckpointError: If it could not be written.
+        """
+        tell, self._tell = self._tell, None
+        try:
+            self._background.wait()
+        except Exception as error:
+            self._failure = error
+            raise
+        if tell is not None:
+            tell()
+
+    def _export(self, trainer: Trainer) -> None:
+        config, tuning = self._session.config, self._tuning
+        weights = stage_weights(trainer, config, self._model, tuning)
+        self._session.world.first(lambda: write_weights(weights, config, tuning))

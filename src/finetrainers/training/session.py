@@ -1,7 +1,7 @@
 """What the parts of one call of ``train`` or ``encode`` share: where they tell, what stops them, and how long they took."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from typing import Any
 
@@ -36,6 +36,8 @@ class Session:
         self.device = world.device
         self.seconds: dict[str, float] = {}
         """Of each stage."""
+        self.is_writing: Callable[[], bool] = lambda: False
+        """Whether this process is still writing a checkpoint."""
 
     def emit(self, event: str, **fields: Any) -> None:
         """Write one event; ``fields`` are plain values."""
@@ -64,8 +66,9 @@ class Session:
 
     def asked(self) -> Asked:
         """Say what this process is asked for; of the file in the run directory the first one tells."""
-        has_file = self.world.is_first and (self.config.output_dir / SAVE_FILE).is_file()
-        return Asked(self.signals.received is not None, self.signals.is_asked_to_save or has_file)
+        is_writing = self.is_writing()
+        has_file = self.world.is_first and not is_writing and (self.config.output_dir / SAVE_FILE).is_file()
+        return Asked(self.signals.received is not None, self.signals.is_asked_to_save or has_file, is_writing)
 
     def memory(self, doing: Doing) -> AbstractContextManager[None]:
         """Explain an error of full memory in what is done in its context."""

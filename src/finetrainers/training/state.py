@@ -1,109 +1,90 @@
 """The state of a run on the disk: tensors in safetensors, all else in JSON. To read it runs no code, whoever wrote it.
 
 A tree is made of dicts with text for keys, lists, tuples, tensors, and plain values. JSON writes the shortest digits that
-give a float back to the bit.
+give a float back to the bit. A tensor is in one piece or in many, written by as many processes: whoever reads it takes the
+box that it needs, from whichever pieces have some of it.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from finetrainers.distributed.parts import Box, Part, own_part, whole, with_part
 from finetrainers.errors import CheckpointError
 
 Tree = Any  # what optimizers and schedules hold: checked when it is written
-VERSION = 1
+VERSION = 2
+VERSIONS = (1, 2)
+"""Those that are read; version 1 has whole tensors only."""
 STATE_FILE = "state.json"
-MAX_FILE_BYTES = 1 << 30
-"""Size from which a further file is begun: bounds what is held in the host's memory beside the state itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a tensor, under the tensor's name in a file."""
+
+    file: str
+    box: Box | None
+    """None: all of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SavedTensor:
     """A tensor on the disk."""
 
+    name: str
     shape: tuple[int, ...]
     dtype: str
-    read: Callable[[], Tensor]
+    pieces: tuple[Piece, ...]
+    open: Callable[[str], Any]  # safetensors has no types
+
+    def read(self, box: Box | None = None) -> Tensor:
+        """Read what a box of it holds, by default all; from no more of the files than that.
+
+        Raises:
+            ValueError: If the files do not have it.
+        """
+        box = whole(self.shape) if box is None else box
+        made = torch.empty(box.shape, dtype=getattr(torch, self.dtype.removeprefix("torch.")))
+        left = box.num_elements
+        for piece in self.pieces:
+            place = whole(self.shape) if piece.box is None else piece.box
+            shared = place.shared(box)
+            if shared is not None:
+                made[shared.slices_in(box)] = self._cut(piece.file, place, shared)
+                left -= shared.num_elements
+        if left:
+            raise ValueError(f"{self.name}: {left} of {box.num_elements} numbers are in none of the files")
+        return made
+
+    def _cut(self, file: str, place: Box, wanted: Box) -> Tensor:
+        found = self.open(file).get_slice(self.name)
+        if tuple(found.get_shape()) != place.shape:
+            raise ValueError(f"{file}: {self.name} has the shape {found.get_shape()}, not {list(place.shape)}")
+        if place == wanted:
+            tensor: Tensor = self.open(file).get_tensor(self.name)
+        else:
+            tensor = found[wanted.slices_in(place)]
+        if str(tensor.dtype) != self.dtype:
+            raise ValueError(f"{file}: {self.name} has the type {tensor.dtype}, not {self.dtype}")
+        return tensor
 
 
-def write_state(state: Mapping[str, Tree], directory: Path) -> None:
-    """Write a tree into a directory.
+@dataclass(frozen=True, slots=True)
+class SavedParts:
+    """Trees on the disk, each of what one process has of a tensor and bound to that part of it."""
 
-    Raises:
-        CheckpointError: If it holds what cannot be written whole.
-    """
-    files = _TensorFiles(directory)
-    text = json.dumps({"version": VERSION, "state": _encode(state, "", files)})
-    files.flush()
-    (directory / STATE_FILE).write_text(text, encoding="utf-8")
-
-
-@dataclass(slots=True)
-class _TensorFiles:
-    """Takes tensors one by one, and writes some of them at a time."""
-
-    directory: Path
-    count: int = 0
-    """Files that are written."""
-    waiting: dict[str, Tensor] = field(default_factory=dict)
-    """Of the next file, on the CPU."""
-
-    def add(self, name: str, tensor: Tensor) -> dict[str, Tree]:
-        """Take a tensor; say where it will be."""
-        # A copy: tensors may share memory, which safetensors refuses, and are restored as tensors of their own.
-        kept = whole_tensor(name, tensor).detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        if self.waiting and sum(t.nbytes for t in self.waiting.values()) + kept.nbytes > MAX_FILE_BYTES:
-            self.flush()
-        self.waiting[name] = kept
-        return {"tensor": name, "file": self._name(), "shape": list(kept.shape), "dtype": str(kept.dtype)}
-
-    def flush(self) -> None:
-        """Write what waits."""
-        if self.waiting:
-            save_file(self.waiting, self.directory / self._name())
-            self.waiting, self.count = {}, self.count + 1
-
-    def _name(self) -> str:
-        return f"state-{self.count:05d}.safetensors"
-
-
-def whole_tensor(name: str, tensor: Tensor) -> Tensor:
-    """Return a tensor as it is here, if all of it is.
-
-    Raises:
-        CheckpointError: If other processes have parts of it, or if it is of a kind that files do not know.
-    """
-    if isinstance(tensor, DTensor):
-        if not all(placement.is_replicate() for placement in tensor.placements):
-            raise CheckpointError(f"{name}: this process has a part of the tensor only; it cannot be saved as the whole")
-        tensor = tensor.to_local()
-    if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
-        raise CheckpointError(f"{name}: a tensor of type {type(tensor).__name__} cannot be saved")
-    return tensor
-
-
-def _encode(value: Tree, name: str, files: _TensorFiles) -> Tree:
-    """Turn a tree into what JSON knows: dicts, tuples and tensors are objects that say what they are."""
-    match value:
-        case Tensor():
-            return files.add(name, value)
-        case None | bool() | int() | float() | str():
-            return value
-        case list() | tuple():
-            items = [_encode(item, f"{name}/{index}", files) for index, item in enumerate(value)]
-            return items if isinstance(value, list) else {"tuple": items}
-        case Mapping() if all(isinstance(key, str) and "/" not in key for key in value):
-            return {"dict": {key: _encode(item, f"{name}/{key}", files) for key, item in value.items()}}
-    raise CheckpointError(f"{name}: {type(value).__name__} cannot be saved in a checkpoint")
+    shape: tuple[int, ...]
+    """Of the whole."""
+    parts: Mapping[Box, Tree]
 
 
 def read_state(directory: Path) -> dict[str, Tree]:
@@ -112,40 +93,56 @@ def read_state(directory: Path) -> dict[str, Tree]:
     Raises:
         CheckpointError: If it is not what ``write_state`` writes.
     """
-    opened: dict[str, Any] = {}  # safetensors has no types
 
-    def read(file: str, name: str) -> Tensor:
-        if file not in opened:
-            opened[file] = safe_open(directory / file, framework="pt")
-        tensor: Tensor = opened[file].get_tensor(name)
-        return tensor
+    @cache
+    def opened(file: str) -> Any:
+        return safe_open(directory / file, framework="pt")
 
     try:
         contents = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
-        if contents["version"] != VERSION:
+        if contents["version"] not in VERSIONS:
             raise CheckpointError(
                 f"{directory}: the checkpoint has version {contents['version']}, and this version of finetrainers reads "
                 f"{VERSION}; go on with the version that wrote it, or take another output_dir"
             )
-        state: dict[str, Tree] = _decode(contents["state"], read)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        reader = _Reader(opened, contents.get("files", []), contents.get("pieces", {}), contents.get("parts", {}))
+        state: dict[str, Tree] = reader.decode(contents["state"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise CheckpointError(f"{directory}: the checkpoint cannot be read ({error})") from error
     return state
 
 
-def _decode(value: Tree, read: Callable[[str, str], Tensor]) -> Tree:
-    match value:
-        case {"tensor": str(name), "file": str(file), "shape": list(shape), "dtype": str(dtype)}:
-            return SavedTensor(tuple(shape), dtype, partial(read, file, name))
-        case {"tuple": list(items)}:
-            return tuple(_decode(item, read) for item in items)
-        case {"dict": dict(items)}:
-            return {key: _decode(item, read) for key, item in items.items()}
-        case list():
-            return [_decode(item, read) for item in value]
-        case dict():
-            raise ValueError(f"{STATE_FILE} holds an unknown object with {', '.join(value)}")
-    return value
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Turns what JSON knows into a tree."""
+
+    open: Callable[[str], Any]
+    files: list[str]
+    pieces: Mapping[str, list[tuple[int, list[int], list[int]]]]
+    """By the name of the tensor: number of the file, offset and shape."""
+    parts: Mapping[str, list[tuple[list[int], list[int], Tree]]]
+    """By the name of what is bound to them: offset, shape, and the tree."""
+
+    def decode(self, value: Tree) -> Tree:
+        match value:
+            case {"tensor": str(name), "file": str(file), "shape": list(shape), "dtype": str(dtype)}:
+                return SavedTensor(name, tuple(shape), dtype, (Piece(file, None),), self.open)
+            case {"tensor": str(name), "shape": list(shape), "dtype": str(dtype)}:
+                found = self.pieces.get(name, [])
+                pieces = tuple(Piece(self.files[number], Box(tuple(at), tuple(size))) for number, at, size in found)
+                return SavedTensor(name, tuple(shape), dtype, pieces, self.open)
+            case {"parts": str(name), "shape": list(shape)}:
+                parts = {Box(tuple(at), tuple(size)): self.decode(tree) for at, size, tree in self.parts[name]}
+                return SavedParts(tuple(shape), parts)
+            case {"tuple": list(items)}:
+                return tuple(self.decode(item) for item in items)
+            case {"dict": dict(items)}:
+                return {key: self.decode(item) for key, item in items.items()}
+            case list():
+                return [self.decode(item) for item in value]
+            case dict():
+                raise ValueError(f"{STATE_FILE} holds an unknown object with {', '.join(value)}")
+        return value
 
 
 def leaves(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tree]]:
@@ -154,7 +151,7 @@ def leaves(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
         case Mapping():
             for key, item in tree.items():
                 yield from leaves(item, (*path, key))
-        case list() | tuple() if any(isinstance(item, Mapping | Tensor | SavedTensor) for item in tree):
+        case list() | tuple() if any(isinstance(item, Mapping | Tensor | SavedTensor | SavedParts | Part) for item in tree):
             for index, item in enumerate(tree):
                 yield from leaves(item, (*path, str(index)))
         case _:
@@ -164,29 +161,58 @@ def leaves(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 def load_into(state: Mapping[str, Tree], saved: Mapping[str, Tree]) -> dict[str, Tree]:
     """Return the saved tree with its tensors read into those of ``state``, as far as these have the same form.
 
-    So a device holds no second copy of them.
+    So a device holds no second copy of them, and of sharded tensors a process reads its own part alone.
+
+    Raises:
+        ValueError: If a part does not fit.
     """
-    places = {path: leaf for path, leaf in leaves(state) if isinstance(leaf, Tensor)}
-    used: set[int] = set()
-
-    def place(path: tuple[str, ...], tensor: SavedTensor) -> Tensor:
-        own = places.get(path)
-        if own is None:
-            return tensor.read().clone()
-        is_free = own.untyped_storage().data_ptr() not in used  # else another would be overwritten
-        if not (is_free and tuple(own.shape) == tensor.shape and str(own.dtype) == tensor.dtype):
-            return tensor.read().to(own.device, copy=True)
-        used.add(own.untyped_storage().data_ptr())
-        return own.copy_(tensor.read())
-
     with torch.no_grad():
-        loaded: dict[str, Tree] = _replaced(saved, (), place)
+        loaded: dict[str, Tree] = _replaced(saved, (), _Places(dict(leaves(state))).put)
     return loaded
 
 
-def _replaced(tree: Tree, path: tuple[str, ...], place: Callable[[tuple[str, ...], SavedTensor], Tensor]) -> Tree:
+class _Places:
+    """Where tensors are read into."""
+
+    def __init__(self, own: Mapping[tuple[str, ...], Tree]) -> None:
+        self._own = own
+        self._used: set[int] = set()
+
+    def put(self, path: tuple[str, ...], saved: SavedTensor | SavedParts) -> Tree:
+        own = self._own.get(path)
+        if isinstance(saved, SavedParts):
+            return _own_of(saved, own, ".".join(path))
+        if not isinstance(own, Tensor):
+            return saved.read()
+        if isinstance(own, DTensor) and tuple(own.shape) != saved.shape:
+            raise ValueError(f"{'.'.join(path)} has the shape {list(saved.shape)}, and is spread as {list(own.shape)}")
+        box, local = own_part(own)
+        is_alike = tuple(own.shape) == saved.shape and str(own.dtype) == saved.dtype
+        if is_alike and local.untyped_storage().data_ptr() not in self._used:  # else another would be overwritten
+            self._used.add(local.untyped_storage().data_ptr() if local.numel() else 0)
+            local.copy_(saved.read(box))
+            return own
+        if isinstance(own, DTensor):
+            return with_part(own, saved.read(box).to(local.device))
+        return saved.read().to(own.device)
+
+
+def _own_of(saved: SavedParts, own: Tree, name: str) -> Part:
+    """Take the part that is as large as what this process has."""
+    if isinstance(own, Part) and not own.box.num_elements:
+        return own
+    if not isinstance(own, Part) or own.box not in saved.parts:
+        raise ValueError(
+            f"{name} is kept in blocks of few bits, which end where the parts of {len(saved.parts)} processes do; go on with "
+            "the layout that saved it, or take an optimizer whose states are not in few bits"
+        )
+    read = _replaced(saved.parts[own.box], (), lambda _, tensor: tensor.read())
+    return Part(own.box, own.shape, read)
+
+
+def _replaced(tree: Tree, path: tuple[str, ...], place: Callable[[tuple[str, ...], Any], Tree]) -> Tree:
     match tree:
-        case SavedTensor():
+        case SavedTensor() | SavedParts():
             return place(path, tree)
         case Mapping():
             return {key: _replaced(item, (*path, key), place) for key, item in tree.items()}

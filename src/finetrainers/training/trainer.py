@@ -28,6 +28,8 @@ class Asked(NamedTuple):
 
     stop: bool = False
     save: bool = False
+    is_writing: bool = False
+    """Whether a checkpoint is still being written."""
 
 
 @dataclass(frozen=True, slots=True)

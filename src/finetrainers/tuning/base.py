@@ -1,7 +1,7 @@
 """What every kind of tuning does."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,8 +47,19 @@ class Tuning(ABC):
         """
 
     @abstractmethod
-    def export(self, denoiser: Any, directory: Path, facts: "ExportFacts") -> None:
-        """Write the weights of a pipeline's component into a directory, so that the pipeline's class loads them."""
+    def exported(self, denoiser: Any, facts: "ExportFacts") -> Iterator[tuple[str, Tensor]]:
+        """Yield what is exported of a pipeline's component, in the type that it is exported in; sharded as it is there."""
+
+    @abstractmethod
+    def export(self, denoiser: Any, tensors: Mapping[str, Tensor], directory: Path, facts: "ExportFacts") -> None:
+        """Write what ``exported`` yields into a directory, so that the pipeline's class loads it.
+
+        Args:
+            denoiser: The component, of which only the config and names are read: it may train meanwhile.
+            tensors: On the CPU, whole and apart from the component's own.
+            directory: Receives the files.
+            facts: What there is to know of the component.
+        """
 
     @abstractmethod
     def load_exported(self, pipeline: Any, directory: Path) -> None:

@@ -33,11 +33,11 @@ def load_layers(pipeline: Any, directory: Path) -> None:
 
 
 def adapter_state(denoiser: Any) -> dict[str, torch.Tensor]:
-    """The adapter's own tensors, on the CPU."""
+    """The adapter's own tensors, by their names in a file."""
     from peft import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(denoiser, adapter_name=ADAPTER_NAME)
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    return {name: tensor.detach() for name, tensor in state.items()}
 
 
 def adapter_settings(file: Path) -> dict[str, Any]:

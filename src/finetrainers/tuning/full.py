@@ -2,14 +2,14 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from finetrainers.config import FullConfig
 from finetrainers.errors import ConfigError, ModelError
@@ -48,15 +48,15 @@ class FullTuning(Tuning):
             "compares with; set lora or lokr, or take another objective.kind"
         )
 
-    def export(self, denoiser: Any, directory: Path, facts: ExportFacts) -> None:
+    def exported(self, denoiser: Any, facts: ExportFacts) -> Iterator[tuple[str, Tensor]]:
         kept = _kept_in_float32(denoiser)
-        state = {
-            name: tensor.detach().to("cpu", torch.float32 if kept.intersection(name.split(".")) else facts.dtype, copy=True)
-            for name, tensor in denoiser.state_dict().items()
-        }
+        for name, tensor in denoiser.state_dict().items():
+            yield name, tensor.detach().to(torch.float32 if kept.intersection(name.split(".")) else facts.dtype)
+
+    def export(self, denoiser: Any, tensors: Mapping[str, Tensor], directory: Path, facts: ExportFacts) -> None:
         with torch.device("meta"):
             shell = type(denoiser).from_config(exported_config(denoiser, facts))
-        shell.load_state_dict(state, assign=True)
+        shell.load_state_dict(dict(tensors), assign=True)
         if self._qat == "none":
             shell.save_pretrained(directory / facts.component)
         else:

@@ -1,20 +1,23 @@
 """Kronecker adapters through peft."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from finetrainers.files.whole import to_json
 from finetrainers.tuning.base import ExportFacts, write_tensors
-from finetrainers.tuning.exported import FILE, SECOND, SECOND_FILE, SETTINGS, adapter_state, file_of, load_layers
+from finetrainers.tuning.exported import FILE, SECOND, SECOND_FILE, SETTINGS, file_of, load_layers
 from finetrainers.tuning.lora import AdapterTuning
 
 
 class LokrTuning(AdapterTuning):
     """Kronecker adapters: pipelines refuse to load them, the denoiser itself does not (diffusers 0.42)."""
 
-    def _export_adapter(self, denoiser: Any, directory: Path, facts: ExportFacts) -> None:
+    def _export_adapter(self, denoiser: Any, adapter: Mapping[str, Tensor], directory: Path, facts: ExportFacts) -> None:
         metadata = {**facts.metadata, SETTINGS: to_json(self._loading_settings(denoiser))}
-        write_tensors(directory / file_of(facts.component), adapter_state(denoiser), metadata)
+        write_tensors(directory / file_of(facts.component), adapter, metadata)
 
     def load_exported(self, pipeline: Any, directory: Path) -> None:
         for component, file in ((pipeline.transformer_name, FILE), (SECOND, SECOND_FILE)):

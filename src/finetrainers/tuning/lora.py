@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from finetrainers.config import LokrConfig, LoraConfig
 from finetrainers.errors import ConfigError
@@ -78,26 +78,31 @@ class AdapterTuning(Tuning):
             for layer in layers:
                 layer.enable_adapters(True)
 
-    def export(self, denoiser: Any, directory: Path, facts: ExportFacts) -> None:
-        self._export_adapter(denoiser, directory, facts)
-        layers = {name: p.detach().cpu() for name, p in self._full_layers(denoiser).items()}
+    def exported(self, denoiser: Any, facts: ExportFacts) -> Iterator[tuple[str, Tensor]]:
+        yield from adapter_state(denoiser).items()
+        yield from ((name, parameter.detach()) for name, parameter in self._full_layers(denoiser).items())
+
+    def export(self, denoiser: Any, tensors: Mapping[str, Tensor], directory: Path, facts: ExportFacts) -> None:
+        layers = {name: tensors[name] for name in self._full_layers(denoiser)}
+        adapter = {name: tensor for name, tensor in tensors.items() if name not in layers}
+        self._export_adapter(denoiser, adapter, directory, facts)
         if layers:
             (directory / facts.component).mkdir(parents=True)
             write_tensors(directory / facts.component / LAYERS_FILE, layers, facts.metadata)
             settings = to_json(exported_config(denoiser, facts), indent=2)
             write_whole(directory / facts.component / "config.json", settings)
 
-    def _export_adapter(self, denoiser: Any, directory: Path, facts: ExportFacts) -> None:
+    def _export_adapter(self, denoiser: Any, adapter: Mapping[str, Tensor], directory: Path, facts: ExportFacts) -> None:
         import diffusers
 
         pipeline_class = getattr(diffusers, facts.pipeline_class)
         name = pipeline_class.transformer_name
         settings = {f"{name}.{key}": value for key, value in self._loading_settings(denoiser).items()}
 
-        def write(tensors: Mapping[str, torch.Tensor], file: str) -> None:
+        def write(tensors: Mapping[str, Tensor], file: str) -> None:
             write_tensors(Path(file), tensors, {**facts.metadata, SETTINGS: to_json(settings)})
 
-        layers = {f"{name}_lora_layers": adapter_state(denoiser)}
+        layers = {f"{name}_lora_layers": dict(adapter)}
         pipeline_class.save_lora_weights(directory, weight_name=file_of(facts.component), save_function=write, **layers)
 
     def _loading_settings(self, denoiser: Any) -> dict[str, Any]:
