@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 import finetrainers.data.order.distinct as distinct_module
-from finetrainers.config import CacheConfig, DataConfig
+from finetrainers.config import DataConfig
 from finetrainers.data.cache.store import Cache, make_key
 from finetrainers.data.catalog.catalog import Catalog, Dataset
 from finetrainers.data.order.choices import NO_CAPTION
@@ -19,7 +19,8 @@ from finetrainers.data.order.lazy import Joined, Lazy
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
 from finetrainers.data.streams import MEDIA
-from finetrainers.encoding.encoder import Encoder
+from finetrainers.distributed.board import Place
+from finetrainers.encoding.shares import missing, reporter
 
 
 def make_set(name: str, random: np.random.Generator, *, num_items: int, **config: Any) -> Dataset:
@@ -129,39 +130,33 @@ def test_jobs_are_made_only_when_they_are_looked_at() -> None:
         joined[1002]
 
 
-def make_encoder(root: Path, progress: Any) -> Encoder:
-    """An encoder without a model: it can look into the cache only."""
-    nothing: Any = None
-    return Encoder(nothing, Cache(root), nothing, CacheConfig(), nothing, progress, warn=lambda _: None)
-
-
 def test_the_cache_is_asked_once_for_each_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often a caption comes; what is missing keeps the order of first use."""
     texts = [TextJob(make_key(i % 7), str(i % 7)) for i in range(100)]
-    encoder = make_encoder(tmp_path, None)
+    cache = Cache(tmp_path)
     for job in texts[:7:3]:
-        encoder.cache.write("text", job.key, {"x": torch.zeros(1)}, {})
+        cache.write("text", job.key, {"x": torch.zeros(1)}, {})
     asked: list[str] = []
     has = Cache.has
     monkeypatch.setattr(Cache, "has", lambda self, kind, key: asked.append(key) or has(self, kind, key))
-    assert [job.caption for job in encoder._missing("text", texts)] == ["1", "2", "4", "5"]
+    assert [job.caption for job in missing(cache, "text", texts)] == ["1", "2", "4", "5"]
     assert asked == [job.key for job in texts[:7]]
 
 
 def test_keys_that_were_forgotten_are_still_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetrainers.encoding.encoder.SEEN_SLOTS", 1)
+    monkeypatch.setattr("finetrainers.encoding.shares.SEEN_SLOTS", 1)
     texts = [TextJob(make_key(i % 7), str(i % 7)) for i in range(100)]
-    assert [job.caption for job in make_encoder(tmp_path, None)._missing("text", texts)] == list("0123456")
+    assert [job.caption for job in missing(Cache(tmp_path), "text", texts)] == list("0123456")
 
 
-def test_progress_is_told_once_a_second_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_told_once_a_second_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(0.3 * tick for tick in range(10_000))
-    monkeypatch.setattr("finetrainers.encoding.encoder.time.monotonic", lambda: next(clock))
-    told: list[tuple[str, int, int]] = []
-    report = make_encoder(tmp_path, lambda *event: told.append(event))._reporter("encode text", 50)
+    monkeypatch.setattr("finetrainers.encoding.shares.time.monotonic", lambda: next(clock))
+    told: list[tuple[int, int]] = []
+    report = reporter(lambda *event: told.append(event), 50, Place(), "encode text")
     for _ in range(50):
         report(1)
-    assert told[0] == ("encode text", 1, 50)
-    assert told[-1] == ("encode text", 50, 50)
+    assert told[0] == (1, 50)
+    assert told[-1] == (50, 50)
     assert 8 < len(told) < 20
     assert len(set(told)) == len(told)

@@ -15,6 +15,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from finetrainers.config.parallel import ParallelConfig
+from finetrainers.distributed.board import Board, LeftToOthersError, Place
 from finetrainers.distributed.launch import Launch, read_launch
 from finetrainers.distributed.layout import Layout, settle_layout
 from finetrainers.distributed.talk import Talk
@@ -38,6 +39,9 @@ class World:
     mesh: DeviceMesh | None = None
     """With the axes replicate, shard and context; None alone."""
     talk: Talk = field(default_factory=lambda: Talk(0, 1))
+    replica: Talk = field(default_factory=lambda: Talk(0, 1))
+    """Among the processes that hold one copy of the weights together: they ask it in step, or not at all."""
+    board: Board = field(default_factory=Board)
 
     @property
     def is_first(self) -> bool:
@@ -77,6 +81,29 @@ class World:
         if layout.replicate == 1:
             return init_device_mesh(self.device.type, (sharing,), mesh_dim_names=("fsdp",))
         return init_device_mesh(self.device.type, (layout.replicate, sharing), mesh_dim_names=("replicate", "fsdp"))
+    @property
+    def num_replicas(self) -> int:
+        """Copies of the weights, each of one process or of several: what needs no gradient is divided among them."""
+        return self.layout.replicate
+
+    @property
+    def replica_index(self) -> int:
+        """Which of them this process has, or has a part of."""
+        return self.launch.rank // self._replica_size
+
+    @property
+    def is_first_of_replica(self) -> bool:
+        """Whether this process is the one that writes what its copy makes."""
+        return self.launch.rank % self._replica_size == 0
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether others have to ask their part of a copy whenever this process does."""
+        return self._replica_size > 1
+
+    @property
+    def _replica_size(self) -> int:
+        return self.layout.shard * self.layout.context
 
     def rows(self, batch_size: int) -> slice:
         """Samples of an optimizer step that this process takes."""
@@ -94,6 +121,22 @@ class World:
     def together(self) -> AbstractContextManager[None]:
         """Let an error in the body of any process be one of all of them, as soon as they are through it."""
         return self.talk.together()
+
+    @contextmanager
+    def apart(self) -> Iterator[Place]:
+        """Let each process do a part of some work at its own pace; at the end an error of any is one of all of them.
+
+        Who calls ``Place.look`` now and then in the body leaves it soon after another process has failed.
+        """
+        place = Place(self.launch.rank, self.launch.size, f"work {self.board.number()}", self.board)
+        with self.together():
+            try:
+                yield place
+            except LeftToOthersError:
+                pass  # whose error is raised
+            except Exception:
+                place.fail()
+                raise
 
     def agree(self, is_so: bool) -> bool:
         """Whether any process says so."""
@@ -165,7 +208,9 @@ def join(config: ParallelConfig, device: str) -> Iterator[World]:
     try:
         mesh = init_device_mesh(own.type, (layout.replicate, layout.shard, layout.context), mesh_dim_names=AXES)
         talk = Talk(launch.rank, launch.size, PrefixStore("talk", store))
-        yield World(own, launch, layout, mesh, talk)
+        index, place = divmod(launch.rank, layout.shard * layout.context)
+        replica = Talk(place, layout.shard * layout.context, PrefixStore(f"replica/{index}", store))
+        yield World(own, launch, layout, mesh, talk, replica, Board(PrefixStore("board", store)))
     finally:
         distributed.destroy_process_group()
 

@@ -15,11 +15,12 @@ from finetrainers.data.media.files import decode, why_unreadable
 from finetrainers.data.media.signals import Signal
 from finetrainers.data.media.view import Clip
 from finetrainers.data.order.jobs import Failure, LatentsJob, TextJob
-from finetrainers.data.order.lazy import Lazy
 from finetrainers.errors import ConfigError, DataError
 
 T = TypeVar("T")
 Result = TypeVar("Result")
+Take = Callable[[Sequence[T]], list[T]]
+"""Chooses of a batch what this process is to do, as soon as the batch is its turn."""
 
 DECODED_BATCHES_AHEAD = 2
 """Batches of decoded pixels that wait for the encoder: bounds the memory."""
@@ -27,12 +28,26 @@ JOBS_AT_ONCE = 4096
 """Media whose jobs are made and sorted by shape in one go: bounds the memory."""
 
 
-def decoded(jobs: Lazy[LatentsJob], config: CacheConfig) -> Iterator[tuple[list[LatentsJob], list[Clip | Failure]]]:
-    """Yield batches of one size, role and encoder with their pixels, decoded ahead."""
-    blocks = (sorted(block, key=_shape) for block in in_batches(jobs, JOBS_AT_ONCE))
+def decoded(
+    jobs: Sequence[LatentsJob], config: CacheConfig, take: Take[LatentsJob], *, largest_first: bool = False
+) -> Iterator[tuple[list[LatentsJob], list[Clip | Failure]]]:
+    """Yield batches of one size, role and encoder and their pixels, decoded ahead; ``take`` says what of each is wanted."""
+    blocks = (sorted(block, key=_shape, reverse=largest_first) for block in in_batches(jobs, JOBS_AT_ONCE))
     by_shape = (list(group) for block in blocks for _, group in itertools.groupby(block, key=_shape))
     batches = (batch for group in by_shape for batch in in_batches(group, config.batch_size))
-    return ahead(batches, _decode, config)
+    return ahead(taken(batches, take), _decode, config)
+
+
+def looked_at(
+    jobs: Sequence[TextJob], config: CacheConfig, take: Take[TextJob]
+) -> Iterator[tuple[list[TextJob], list[PIL.Image.Image | Failure | None]]]:
+    """Yield batches of captions with the images that the text encoder sees beside them, as ``decoded`` does."""
+    return ahead(taken(in_batches(jobs, config.batch_size), take), look, config)
+
+
+def taken(batches: Iterator[list[T]], take: Take[T]) -> Iterator[list[T]]:
+    """Choose of batches what is wanted, one batch after the other as they are asked for."""
+    return (chosen for batch in batches if (chosen := take(batch)))
 
 
 def ahead(
@@ -60,9 +75,9 @@ def _decode(job: LatentsJob) -> Clip | Failure:
     try:
         clip = decode(Path(job.path), job.view)
     except DataError as error:
-        return Failure(job, str(error).removeprefix(f"{job.path}: "))
+        return Failure.of(job, str(error).removeprefix(f"{job.path}: "))
     except OSError as error:
-        return Failure(job, why_unreadable(error))
+        return Failure.of(job, why_unreadable(error))
     return replace(clip, pixels=_apply(job.stream.transform, clip, job.path))
 
 

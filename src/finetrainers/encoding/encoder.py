@@ -4,28 +4,30 @@ With ``cache.batch_size: 1``, the default, an interrupted run encodes the same b
 batches the last bits of an item depend on its row, since matrix products are blocked by rows.
 """
 
-import time
-from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
 import PIL.Image
 import torch
 
 from finetrainers.batch import Image
 from finetrainers.config import CacheConfig
+from finetrainers.data.cache.claims import Claims
 from finetrainers.data.cache.leases import Lease
-from finetrainers.data.cache.store import IMAGE, Cache, Kind, make_key
+from finetrainers.data.cache.store import IMAGE, Cache, Kind
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.media.view import Clip
 from finetrainers.data.order.jobs import Failure, LatentsJob, TextJob
 from finetrainers.data.order.lazy import Lazy
+from finetrainers.distributed.board import Place
+from finetrainers.distributed.world import World, alone
 from finetrainers.encoding.cells import cell_means
-from finetrainers.encoding.decoding import ahead, decoded, in_batches, look
+from finetrainers.encoding.decoding import decoded, looked_at
+from finetrainers.encoding.identity import identities
+from finetrainers.encoding.shares import Share, missing, reporter
 from finetrainers.errors import ConfigError
 from finetrainers.memory.residency import Residency
 from finetrainers.models import Model
@@ -36,9 +38,26 @@ StageProgress = Callable[[str, int, int], None]
 
 Job = TypeVar("Job", LatentsJob, TextJob)
 
-SEEN_SLOTS = 1 << 20
-"""Keys that are remembered while the cache is searched; one that is forgotten costs another look at the disk."""
-SECONDS_BETWEEN_REPORTS = 1.0
+
+@dataclass(slots=True)
+class Found:
+    """What was found while items were encoded."""
+
+    failures: list[Failure] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+    """Captions that are longer than what is seen of them."""
+    black: list[tuple[str, str]] = field(default_factory=list)
+    """Names of streams, and paths, of items that show nothing."""
+
+    @classmethod
+    def joined(cls, parts: Sequence["Found"]) -> "Found":
+        """Put together what several processes have found."""
+        together = cls()
+        for part in parts:
+            together.failures += part.failures
+            together.cut += part.cut
+            together.black += part.black
+        return together
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,88 +74,104 @@ class Encoder:
     """Takes what a user should know of, as a sentence."""
     lease: Lease | None = None
     """Keeps what the run needs from being removed by others."""
+    world: World = field(default_factory=alone)
+    """Processes that fill the cache together."""
 
     def identities(self) -> tuple[str, str]:
-        """Identify the VAE and the text encoders by their weights and settings; no weights are loaded.
-
-        Local weights are hashed once and remembered; those from the Hub are known by repository and commit.
-        """
-        adapter = self.model.adapter
-        own = self._user_code()
-        image: list[object] = list(own)
-        if self.model.takes_image:
-            image += [adapter.name, self.model.task, *map(self._identity, self.model.image_components)]
-        vae = adapter.latents
-        facts = vae.samples_posterior, adapter.grid.frame_patch, vae.statistics, vae.is_image_vae
-        if adapter.grid.frame_patch > 1:
-            image.append("without padding")  # items of earlier versions had it
-        latents = make_key("vae", self._identity("vae"), self.model.pretrained.memory.vae_tiling, *facts, *image)
-        encoders: list[object] = [*own, *(self._identity(name) for name in self.model.text_components)]
-        if settings := adapter.text_settings(self.model.task):
-            encoders.append(dict(settings))
-        if (weights := self.model.pretrained.memory.text_encoder_weights) != "none":
-            encoders.append(f"weights in {weights}")
-        return latents, make_key("text", adapter.name, self.model.max_length, *encoders)
+        """Identify the VAE and the text encoders by their weights and settings; no weights are loaded."""
+        return identities(self.model, self.memo)
 
     def fill(self, latents: Sequence[LatentsJob], texts: Sequence[TextJob]) -> list[Failure]:
-        """Encode what the cache lacks; return what could not be decoded or encoded."""
-        failures = self._fill_texts(self._missing("text", texts))
-        return failures + self._fill_latents(self._missing("latents", latents))
+        """Encode what the cache lacks, in this process alone; return what could not be decoded or encoded."""
+        found = self._fill(missing(self.cache, "latents", latents), missing(self.cache, "text", texts), Place())
+        self._warn(found)
+        return found.failures
 
-    def _user_code(self) -> list[str]:
-        """Identify an adapter that is a file of the user's: what it encodes changes as the file does."""
-        place = self.model.pretrained.config.adapter
-        return [] if place is None else [self.memo.digest(Path(place.rpartition(":")[0]).expanduser()).hex()]
+    def fill_together(self, latents: Sequence[LatentsJob], texts: Sequence[TextJob]) -> list[Failure]:
+        """As ``fill``, by all processes of the run, each of which encodes some; all of them return what any of them found.
 
-    def _identity(self, component: str) -> str:
-        pretrained = self.model.pretrained
-        place = pretrained.place(component)
-        if not place.is_local:
-            return f"{place.path}@{pretrained.commit(component)}/{place.subfolder} {place.dtype}"
-        return make_key(
-            *((file.name, self.memo.digest(file).hex()) for file in pretrained.files(component)), str(place.dtype)
-        )
+        They wait for each other before and after, and not meanwhile: what a process that dies had begun, others encode.
+        """
+        world = self.world
+        if world.is_alone:
+            return self.fill(latents, texts)
+        with world.together():
+            lacking = missing(self.cache, "latents", latents), missing(self.cache, "text", texts)
+        found = Found()
+        with world.apart() as place:
+            found = self._fill(*lacking, place)
+        every = world.talk.gather(found)
+        if world.is_first:
+            self._warn(Found.joined(every))
+        return Found.joined(every).failures
 
-    def _missing(self, kind: Kind, jobs: Sequence[Job]) -> Lazy[Job]:
-        """Jobs whose items the cache lacks, each key once, in the order of first use."""
-        seen, keys, places = array("Q", bytes(8 * SEEN_SLOTS)), array("Q"), array("q")
-        for place, job in enumerate(jobs):
-            key = int(job.key[:16], 16)
-            if seen[key % SEEN_SLOTS] == key:
-                continue
-            seen[key % SEEN_SLOTS] = key
-            if not self.cache.has(kind, job.key):
-                keys.append(key)
-                places.append(place)
-        _, first = np.unique(np.array(keys, np.uint64), return_index=True)
-        chosen = np.array(places, np.int64)[np.sort(first)]
-        return Lazy(lambda index: jobs[int(chosen[index])], len(chosen))
+    def _fill(self, latents: Lazy[LatentsJob], texts: Lazy[TextJob], place: Place) -> Found:
+        """Encode what of missing items is this process's to encode."""
+        found = Found()
+        with Claims(self.cache.root) as claims:
+            if texts:
+                self._fill_texts(self._share("text", texts, claims, place), found)
+            if latents:
+                self._fill_latents(self._share("latents", latents, claims, place), found)
+            if place.size > 1 and claims.problem is not None:
+                self.warn(
+                    f"cache.path: {self.cache.root} cannot be shared by the processes of this run ({claims.problem}): each "
+                    "of them encodes all that it finds missing; name a folder on a file system that has locks"
+                )
+        return found
 
-    def _fill_texts(self, jobs: Lazy[TextJob]) -> list[Failure]:
-        if not jobs:
-            return []
-        with self.residency.alone(*self.model.text_components) as components:
-            return self._encode_texts(jobs, components)
+    def _share(self, kind: Kind, jobs: Lazy[Job], claims: Claims, place: Place) -> Share[Job]:
+        stage = "encode text" if kind == "text" else "encode media"
+        report = reporter(partial(self.progress, stage), len(jobs), place, stage)
+        return Share(kind, jobs, cache=self.cache, claims=claims, place=place, report=report)
 
-    def _encode_texts(self, jobs: Lazy[TextJob], components: Mapping[str, Any]) -> list[Failure]:
-        model = self.model
-        pipeline = model.pretrained.pipeline(model.pipeline_class, components)
-        report = self._reporter("encode text", len(jobs))
-        cut: list[str] = []
-        failures: list[Failure] = []
-        for batch, images in ahead(in_batches(jobs, self.config.batch_size), look, self.config):
-            failures += [image for image in images if isinstance(image, Failure)]
-            good = [(job, image) for job, image in zip(batch, images, strict=True) if not isinstance(image, Failure)]
-            if good:
-                cut += self._too_long([job.caption for job, _ in good], components[model.adapter.text.main_tokenizer])
-                self._encode_captions(pipeline, good)
-            report(len(batch))
-        if cut:
-            self.warn(
-                f"{len(cut)} captions are longer than model.max_sequence_length ({self.model.max_length} tokens), "
-                f"and what is beyond is not seen; the first begins {cut[0][:60]!r}"
+    def _fill_texts(self, share: Share[TextJob], found: Found) -> None:
+        """Encode captions; what encodes them is loaded only when there is something to encode."""
+        pipeline: Any = None
+        with ExitStack() as loaded:
+            batches = (batch for jobs in share.rounds() for batch in looked_at(jobs, self.config, share.take))
+            for batch, images in batches:
+                good = [(job, image) for job, image in zip(batch, images, strict=True) if not isinstance(image, Failure)]
+                bad = [(job, image) for job, image in zip(batch, images, strict=True) if isinstance(image, Failure)]
+                if good:
+                    pipeline = loaded.enter_context(self._text_pipeline()) if pipeline is None else pipeline
+                    found.cut += self._too_long(pipeline, [job.caption for job, _ in good])
+                    self._encode_captions(pipeline, good)
+                found.failures += [image for _, image in bad]
+                share.done(batch, {job.key for job, _ in bad})
+
+    def _fill_latents(self, share: Share[LatentsJob], found: Found) -> None:
+        """Encode media; what encodes them is loaded only when there is something to encode."""
+        pipeline, is_one_of_many = None, share.is_one_of_many
+        with ExitStack() as loaded:
+            batches = (
+                batch
+                for jobs in share.rounds()
+                for batch in decoded(jobs, self.config, share.take, largest_first=is_one_of_many)
             )
-        return failures
+            for batch, clips in batches:
+                good = [(job, clip) for job, clip in zip(batch, clips, strict=True) if isinstance(clip, Clip)]
+                failures = [clip for clip in clips if isinstance(clip, Failure)]
+                is_encoded = bool(good) and good[0][0].stream.encoder == "vae"
+                if is_encoded and pipeline is None:
+                    pipeline = loaded.enter_context(self._image_pipeline())
+                if is_encoded:
+                    failures += self._encode_clips(pipeline, good)
+                elif good:
+                    found.black += [(job.stream.name, job.path) for job in self._store_cells(good)]
+                found.failures += failures
+                share.done(batch, {failure.key for failure in failures})
+
+    def _warn(self, found: Found) -> None:
+        """Say what a user should know of what was encoded."""
+        if found.cut:
+            self.warn(
+                f"{len(found.cut)} captions are longer than model.max_sequence_length ({self.model.max_length} tokens), "
+                f"and what is beyond is not seen; the first begins {found.cut[0][:60]!r}"
+            )
+        if found.black:
+            name, path = found.black[0]
+            self.warn(f"{len(found.black)} items of {name} show nothing but black; the first is of {path}")
 
     def _encode_captions(self, pipeline: Any, jobs: list[tuple[TextJob, PIL.Image.Image | None]]) -> None:
         """Encode and store captions, with the images that the text encoder sees beside them."""
@@ -146,51 +181,18 @@ class Encoder:
         for row, (job, _) in enumerate(jobs):
             self.cache.write("text", job.key, {name: t[row].cpu() for name, t in text.items()}, {})
 
-    def _too_long(self, captions: list[str], tokenizer: Any) -> list[str]:
+    def _too_long(self, pipeline: Any, captions: list[str]) -> list[str]:
         """Choose the captions that the denoiser will not see all of."""
+        tokenizer = getattr(pipeline, self.model.adapter.text.main_tokenizer)
         tokens = tokenizer(captions, truncation=False, verbose=False)["input_ids"]
         return [c for c, own in zip(captions, tokens, strict=True) if len(own) > self.model.max_length]
 
-    def _fill_latents(self, jobs: Lazy[LatentsJob]) -> list[Failure]:
-        if not jobs:
-            return []
-        with ExitStack() as loaded:
-            return self._encode_media(jobs, loaded)
-
-    def _encode_media(self, jobs: Lazy[LatentsJob], loaded: ExitStack) -> list[Failure]:
-        black: list[LatentsJob] = []
-        failures: list[Failure] = []
-        pipeline: Any = None
-        report = self._reporter("encode media", len(jobs))
-        for batch, clips in decoded(jobs, self.config):
-            good = [(job, clip) for job, clip in zip(batch, clips, strict=True) if isinstance(clip, Clip)]
-            failures += [clip for clip in clips if isinstance(clip, Failure)]
-            is_encoded = bool(good) and good[0][0].stream.encoder == "vae"
-            if is_encoded and pipeline is None:  # loaded only when there is something to encode
-                pipeline = loaded.enter_context(self._image_pipeline())
-            if is_encoded:
-                failures += self._encode_clips(pipeline, good)
-            elif good:
-                black += self._store_cells(good)
-            report(len(batch))
-        if black:
-            self.warn(
-                f"{len(black)} items of {black[0].stream.name} show nothing but black; the first is of {black[0].path}"
-            )
-        return failures
-
-    def _reporter(self, stage: str, total: int) -> Callable[[int], None]:
-        """Return what counts items that are done, and tells of them at most once a second, and at the end."""
-        done, told = 0, -SECONDS_BETWEEN_REPORTS
-
-        def report(count: int) -> None:
-            nonlocal done, told
-            done += count
-            if done == total or time.monotonic() - told >= SECONDS_BETWEEN_REPORTS:
-                told = time.monotonic()
-                self.progress(stage, done, total)
-
-        return report
+    @contextmanager
+    def _text_pipeline(self) -> Iterator[Any]:
+        """Have the text encoders on the device."""
+        model = self.model
+        with self.residency.alone(*model.text_components) as components:
+            yield model.pretrained.pipeline(model.pipeline_class, components)
 
     @contextmanager
     def _image_pipeline(self) -> Iterator[Any]:
@@ -219,7 +221,7 @@ class Encoder:
                 )
             else:  # in the cache they would poison all runs
                 reason = f"the VAE's latents are not finite in {vae.dtype}; try model.components.vae.dtype: float32"
-                failures.append(Failure(job, reason))
+                failures.append(Failure.of(job, reason))
         return failures
 
     def _store_cells(self, clips: list[tuple[LatentsJob, Clip]]) -> list[LatentsJob]:

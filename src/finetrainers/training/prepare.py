@@ -17,6 +17,7 @@ from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
 from finetrainers.data.streams import Stream, streams_of
+from finetrainers.distributed.world import World, alone
 from finetrainers.encoding.encoder import Encoder, StageProgress
 from finetrainers.files.marks import tag_cache
 from finetrainers.memory.residency import Residency
@@ -43,19 +44,20 @@ def prepare(
     progress: StageProgress,
     warn: Callable[[str], None],
     lease: Lease | None = None,
-    context: int = 1,
+    world: World | None = None,
 ) -> Prepared:
-    """Check everything that can be known before weights are loaded, and plan the run; ``context`` processes share tokens.
+    """Check everything that can be known before weights are loaded, and plan the run.
 
     Raises:
         ConfigError: If a bucket, a prompt or the cache's size is impossible.
         DataError: Naming all bad samples.
     """
+    world = alone(device) if world is None else world
     objective = build_objective(config, model)
     for check in (check_buckets, check_conditioning, check_computation, check_tuning):
         check(config, model)
     requests = _requests(config, model)
-    check_context(config, model, requests, context=context, device=device)
+    check_context(config, model, requests, context=world.layout.context, device=device)
     conditioning, given_frames = build_conditioning(config.conditioning), build_given_frames(config, model)
     streams = streams_of(conditioning, objective)
     check_streams(config, streams)
@@ -63,7 +65,7 @@ def prepare(
     tag_cache(config.cache.path, CONTENTS)
     cache, memo = Cache(config.cache.path), Memo(config.cache.path / MEMO_FILE)
     residency = Residency(model, device, keeps=_used_again(config, model, requests), experts=config.memory)
-    encoder = Encoder(model, cache, memo, config.cache, residency, progress=progress, warn=warn, lease=lease)
+    encoder = Encoder(model, cache, memo, config.cache, residency, progress=progress, warn=warn, lease=lease, world=world)
     catalog, held_out = _catalogs(config, encoder, conditioning, streams)
     plan = _plan(config, encoder, catalog, streams)
     prepared = Prepared(

@@ -24,7 +24,7 @@ from finetrainers.training.session import Session, open_session
 from finetrainers.training.track import StepLog
 from finetrainers.training.trainer import AfterStep, Metrics, Trainer
 from finetrainers.training.validate import Validator
-from finetrainers.training.windows import Misses, encode_again, encode_steps
+from finetrainers.training.windows import Misses, encode_again, encode_steps, mend
 from finetrainers.tuning import Tuning, build_tuning
 
 
@@ -82,15 +82,23 @@ class _Run:
                 progress=session.progress,
                 warn=session.warn,
                 lease=session.lease,
-                context=session.world.layout.context,
+                world=session.world,
             )
         self.objective, self.residency = prepared.objective, prepared.encoder.residency
         return prepared
 
     def encode(self, prepared: Prepared, start: int, *, again: bool = False) -> tuple[Prepared, int]:
         """Encode what the steps from ``start`` will read; see ``encode_steps``, and ``encode_again`` for what was lost."""
-        with self.session.memory("encoding"), self.session.world.lead():
+        with self.session.memory("encoding"):
             return (encode_again if again else encode_steps)(prepared, self.config, start)
+
+    def _mended(self, prepared: Prepared, steps: range) -> tuple[Prepared, int]:
+        """Encode what was lost of what the steps read; other processes of the run may have lost nothing, and wait."""
+        if self.session.world.is_alone:
+            return self.encode(prepared, steps.start, again=True)
+        with self.session.memory("encoding"):
+            mend(prepared, steps)
+        return prepared, steps.stop
 
     def train(self) -> Result:
         """Plan, encode, build, and train window by window."""
@@ -179,7 +187,7 @@ class _Run:
             except MissingItemError as miss:
                 misses.add(miss, trainer.step)
                 announce_miss(self.session, miss, trainer.step)
-                prepared, stop = self.encode(prepared, trainer.step, again=True)
+                prepared, stop = self._mended(prepared, range(trainer.step, stop))
             else:
                 if stop == self.config.train.steps:
                     return prepared

@@ -35,7 +35,7 @@ class Misses:
 
 
 def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepared, int]:
-    """Encode what the steps from ``start`` will read, as far as the cache may grow.
+    """Encode what the steps from ``start`` will read, as far as the cache may grow; all processes of the run do it together.
 
     Returns:
         The run with others in the place of the samples that turned out bad, and the step before which everything is there.
@@ -43,33 +43,64 @@ def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepar
     Raises:
         DataError: Naming all media that could not be decoded, if they are not to be skipped.
     """
-    budget = Budget(prepared.encoder)
-    if prepared.encoder.lease is not None:
-        prepared.encoder.lease.renew()  # before anything is marked as used
+    budget, encoder = Budget(prepared.encoder), prepared.encoder
+    with encoder.world.together():  # before any process marks anything as used, and before the first removes anything
+        if encoder.lease is not None:
+            encoder.lease.renew()
     while True:
-        plan, order, encoder = prepared.plan, prepared.order, prepared.encoder
-        texts = prepared.texts
-        held_out, failures = list(prepared.held_out), []
-        held_out_media = [item for job in held_out for item in job.media.values()]
-        if config.cache.max_gb is not None:  # what validation needs comes first: the window is what is left beside it
-            failures = encoder.fill(held_out_media, [*texts, *(job.text for job in held_out)])
-        stop = budget.window(plan, order, range(start, config.train.steps), pinned=prepared.pinned)
-        jobs = plan.distinct(order, start, stop)
-        budget.make_room(jobs, pinned=prepared.pinned)
-        latents = Joined(jobs.latents(), held_out_media)
-        failures += encoder.fill(latents, Joined(texts, jobs.texts(), [job.text for job in held_out]))
+        stop, failures = _encode_window(prepared, budget, range(start, config.train.steps))
         if not failures:
-            budget.check(jobs, pinned=prepared.pinned)
             return prepared, stop
         prepared = _leave_out(prepared, config, failures, since=start)
 
 
+def _encode_window(prepared: Prepared, budget: Budget, steps: range) -> tuple[int, list[Failure]]:
+    """Encode what as many of these steps will read as fit; return the step after them, and what cannot be made.
+
+    What fits, and what goes to make room, the first process decides.
+    """
+    plan, order, encoder = prepared.plan, prepared.order, prepared.encoder
+    texts, pinned, first = prepared.texts, prepared.pinned, prepared.encoder.world.first
+    held_out, failures = list(prepared.held_out), []
+    held_out_media = [item for job in held_out for item in job.media.values()]
+    if encoder.config.max_gb is not None:  # what validation needs comes first: the window is what is left beside it
+        failures = encoder.fill_together(held_out_media, [*texts, *(job.text for job in held_out)])
+    stop = first(lambda: budget.window(plan, order, steps, pinned=pinned))
+    jobs = plan.distinct(order, steps.start, stop)
+    first(lambda: budget.make_room(jobs, pinned=pinned).over)
+    latents = Joined(jobs.latents(), held_out_media)
+    failures += encoder.fill_together(latents, Joined(texts, jobs.texts(), [job.text for job in held_out]))
+    if not failures:
+        first(lambda: budget.check(jobs, pinned=pinned))
+    return stop, failures
+
+
 def encode_again(prepared: Prepared, config: Config, step: int) -> tuple[Prepared, int]:
     """Encode as ``encode_steps`` does what the cache has lost from ``step`` on; the items of that step may be damaged."""
+    _remove_damaged(prepared, step)
+    return encode_steps(prepared, config, step)
+
+
+def mend(prepared: Prepared, steps: range) -> None:
+    """Encode what the cache has lost of what the steps read, in this process alone: the others of the run wait in a step.
+
+    Raises:
+        DataError: If something of it cannot be made any more: other samples could stand in only if all processes knew.
+    """
+    _remove_damaged(prepared, steps.start)
+    jobs = prepared.plan.distinct(prepared.order, steps.start, steps.stop)
+    failures = prepared.encoder.fill(jobs.latents(), jobs.texts())
+    if failures:
+        raise DataError(
+            f"cache.path: {len(failures)} items are gone and cannot be made again; the first is of {failures[0].path} "
+            f"({failures[0].reason}). Start the same command again: with data.on_error: skip it leaves them out"
+        )
+
+
+def _remove_damaged(prepared: Prepared, step: int) -> None:
     for job in prepared.plan.step(prepared.order, step):
         for kind, key in job.items:
             prepared.encoder.cache.remove_damaged(kind, key)
-    return encode_steps(prepared, config, step)
 
 
 def encode_for_validation(prepared: Prepared, *, has_failed: bool = False) -> None:
@@ -90,7 +121,7 @@ def encode_for_validation(prepared: Prepared, *, has_failed: bool = False) -> No
         failures = encoder.fill(
             [item for job in held_out for item in job.media.values()], [*texts, *(job.text for job in held_out)]
         )
-        raise_if_any([Problem(failure.job.path, failure.reason) for failure in failures])
+        raise_if_any([Problem(failure.path, failure.reason) for failure in failures])
 
 
 def _leave_out(prepared: Prepared, config: Config, failures: Sequence[Failure], *, since: int) -> Prepared:
@@ -99,9 +130,9 @@ def _leave_out(prepared: Prepared, config: Config, failures: Sequence[Failure], 
     Raises:
         DataError: Naming all bad samples of the data sets that are not to skip them.
     """
-    new = {f.job.key: LeftOut(f.job.key, f.job.digest, f.job.path, f.reason, since) for f in failures}
+    new = {f.key: LeftOut(f.key, f.digest, f.path, f.reason, since) for f in failures}
     found = [pair for plan in prepared.plans for pair in plan.problems(list(new.values()))]
     raise_if_any(list(dict.fromkeys(problem for data, problem in found if data.config.on_error == "fail")))
     left_out = {item.key: item for item in prepared.left_out} | new
-    write_journal(config.output_dir / JOURNAL, list(left_out.values()))
+    prepared.encoder.world.first(lambda: write_journal(config.output_dir / JOURNAL, list(left_out.values())))
     return prepared.without(tuple(left_out.values()))

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from finetrainers.data.cache.claims import FILE as CLAIMS
 from finetrainers.data.cache.leases import FOLDER as LEASES
 from finetrainers.errors import DataError, MissingItemError
 from finetrainers.files.whole import is_closed, sort_metadata
@@ -32,7 +33,7 @@ IMAGE = "image."
 Kind = Literal["latents", "text"]
 KINDS: tuple[Kind, ...] = ("latents", "text")
 MEMO_FILE = "memo.sqlite"
-CONTENTS = (*KINDS, LEASES, MEMO_FILE, f"{MEMO_FILE}-journal")
+CONTENTS = (*KINDS, LEASES, CLAIMS, MEMO_FILE, f"{MEMO_FILE}-journal")
 """All that lies in a cache's folder beside its tag."""
 
 

@@ -26,9 +26,16 @@ class LatentsJob:
 class Failure:
     """An item of latents that cannot be made."""
 
-    job: LatentsJob
+    key: str
+    digest: str
+    path: str
     reason: str
     """Why, without the path."""
+
+    @classmethod
+    def of(cls, job: LatentsJob, reason: str) -> "Failure":
+        """Say of a job why it failed."""
+        return cls(job.key, job.digest, job.path, reason)
 
 
 @dataclass(frozen=True, slots=True)

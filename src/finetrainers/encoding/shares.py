@@ -1,0 +1,138 @@
+"""Which of the missing items this process encodes, while others of the run, and other runs, encode theirs."""
+
+import time
+from array import array
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from finetrainers.data.cache.claims import Claims
+from finetrainers.data.cache.store import Cache, Kind
+from finetrainers.data.order.jobs import LatentsJob, TextJob
+from finetrainers.data.order.lazy import Joined, Lazy
+from finetrainers.distributed.board import Place
+
+Job = TypeVar("Job", LatentsJob, TextJob)
+
+SEEN_SLOTS = 1 << 20
+"""Keys that are remembered while the cache is searched; one that is forgotten costs another look at the disk."""
+SECONDS_BETWEEN_LOOKS = 0.2
+"""At what other processes have begun, where nothing else is left."""
+SECONDS_BETWEEN_REPORTS = 1.0
+
+
+class Share(Generic[Job]):
+    """Takes items that are still missing and that nobody else has, until none is left.
+
+    The dearest come first; of a list that all processes have alike, each begins with other items, and goes on with those
+    that the others have not come to. An item that another process has is looked at again when nothing else is left: it is
+    there then, or free, since its process has died.
+    """
+
+    def __init__(
+        self, kind: Kind, jobs: Lazy[Job], *, cache: Cache, claims: Claims, place: Place, report: Callable[[int], None]
+    ) -> None:
+        self._kind = kind
+        self._jobs: Lazy[Job] = jobs
+        self._cache, self._claims, self._place, self._report = cache, claims, place, report
+        self._busy: list[Job] = []
+
+    @property
+    def is_one_of_many(self) -> bool:
+        """Whether several processes of this run fill the cache."""
+        return self._place.size > 1
+
+    def rounds(self) -> Iterator[Sequence[Job]]:
+        """Yield what there is to go through; of each batch of it, ``take`` says what is to be encoded."""
+        rank, size = self._place.rank, self._place.size
+        if not self.is_one_of_many:
+            yield self._jobs
+        else:
+            jobs = largest_first(self._jobs)
+            yield jobs[rank::size]
+            yield Joined(*(jobs[(rank + further) % size :: size] for further in range(1, size)))
+        while left := self._busy:
+            self._busy = []
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            self._report(0)
+            yield left
+
+    def take(self, batch: Sequence[Job]) -> list[Job]:
+        """Claim what of a batch is missing; what others have is for a later round."""
+        taken = []
+        for job in batch:
+            if self._is_settled(job):
+                self._count_found()
+            elif not self._claims.take(job.key):
+                self._busy.append(job)
+            elif self._is_settled(job):  # since it was looked at
+                self._claims.release(job.key)
+                self._count_found()
+            else:
+                taken.append(job)
+        return taken
+
+    def done(self, jobs: Sequence[Job], failed: Collection[str] = ()) -> None:
+        """Count what is written or, by these keys, cannot be made, and let others see it."""
+        for job in jobs:
+            if job.key in failed:
+                self._place.note(_failure(job))
+            self._claims.release(job.key)
+        self._report(len(jobs))
+
+    def _is_settled(self, job: Job) -> bool:
+        """Whether an item is there, or a process of this run has found that it cannot be made."""
+        return self._cache.has(self._kind, job.key) or self._place.is_noted(_failure(job))
+
+    def _count_found(self) -> None:
+        """Count what another run has made; what processes of this run make, they count themselves."""
+        if not self.is_one_of_many:
+            self._report(1)
+
+
+def missing(cache: Cache, kind: Kind, jobs: Sequence[Job]) -> Lazy[Job]:
+    """Jobs whose items the cache lacks, each key once, in the order of first use."""
+    seen, keys, places = array("Q", bytes(8 * SEEN_SLOTS)), array("Q"), array("q")
+    for place, job in enumerate(jobs):
+        key = int(job.key[:16], 16)
+        if seen[key % SEEN_SLOTS] == key:
+            continue
+        seen[key % SEEN_SLOTS] = key
+        if not cache.has(kind, job.key):
+            keys.append(key)
+            places.append(place)
+    _, first = np.unique(np.array(keys, np.uint64), return_index=True)
+    chosen = np.array(places, np.int64)[np.sort(first)]
+    return Lazy(lambda index: jobs[int(chosen[index])], len(chosen))
+
+
+def largest_first(jobs: Lazy[Job]) -> Lazy[Job]:
+    """Order items by what they cost: pixels and frames; captions cost about the same."""
+    costs = np.fromiter((_cost(job) for job in jobs), np.int64, len(jobs))
+    order = np.argsort(-costs, kind="stable")
+    return Lazy(lambda index: jobs[int(order[index])], len(jobs))
+
+
+def _failure(job: LatentsJob | TextJob) -> str:
+    """Name, among the processes, of what cannot be made."""
+    return f"no {type(job).__name__} {job.key}"
+
+
+def _cost(job: LatentsJob | TextJob) -> int:
+    return 1 if isinstance(job, TextJob) else job.view.num_frames * job.view.height * job.view.width
+
+
+def reporter(tell: Callable[[int, int], None], total: int, place: Place, stage: str) -> Callable[[int], None]:
+    """Return what counts items that are done, and tells of the sum over all processes: once a second, and at the end."""
+    told = -SECONDS_BETWEEN_REPORTS
+
+    def report(count: int) -> None:
+        nonlocal told
+        place.look()
+        done = min(total, place.add(stage, count))
+        if (count and done == total) or time.monotonic() - told >= SECONDS_BETWEEN_REPORTS:
+            told = time.monotonic()
+            tell(done, total)
+
+    return report
