@@ -1,6 +1,6 @@
 """``python -m finetrainers`` is the same program, so that launchers can start it."""
 
-from finetrainers.cli.entry import main
+from finetrainers.cli.entry import run_program
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_program()

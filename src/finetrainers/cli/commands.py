@@ -11,6 +11,8 @@ from typing import Any
 from finetrainers.cli.bench import add_bench
 from finetrainers.cli.cache import add_cache
 from finetrainers.cli.status import DONE, USER_ERROR
+from finetrainers.distributed.ending import ended_for_good
+from finetrainers.distributed.launch import read_launch
 from finetrainers.errors import ConfigError
 
 DESCRIPTION = "Fine-tune diffusion transformers for images and video."
@@ -97,17 +99,23 @@ def run_config_command(options: argparse.Namespace, words: list[str]) -> int:
     file, overrides = find_file(words)
     if file is None:
         raise ConfigError(f"{options.command}: no configuration file is among {' '.join(words)!r}; give CONFIG as well")
+    status = ended_for_good(os.environ)
+    if status is not None:  # torchrun starts all anew, whatever it was that ended them
+        return status
     config = load_config(file, overrides)
     start = time.perf_counter()
     quiet_libraries()
     from finetrainers.training.run import encode, train
 
-    print(f"imports: {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    is_first = read_launch(os.environ).rank == 0
+    if is_first:
+        print(f"imports: {time.perf_counter() - start:.1f} s", file=sys.stderr)
     if options.command == "encode":
         encode(config)
         return DONE
     result = train(config)
-    print(result.weights)
+    if is_first:
+        print(result.weights)
     return DONE
 
 

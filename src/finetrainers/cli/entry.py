@@ -2,21 +2,49 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import NoReturn
 
 from finetrainers.cli.commands import build_parser
-from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR
+from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE
+from finetrainers.distributed.ending import record_status
+from finetrainers.distributed.launch import is_one_of_several
 from finetrainers.errors import FinetrainersError, Interrupted
 from finetrainers.files.storage import storage_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
+    status = INTERNAL_ERROR
     try:
-        return _main(arguments)
+        status = _main(arguments)
+        return status
     finally:
+        record_status(status)
         _give_up_closed_stderr()
+
+
+def run_program() -> NoReturn:
+    """Run the command of this process, and end it.
+
+    One of several processes that failed ends at once: libraries would wait for processes that are gone, and a launcher
+    that sees one end kills the others before they have said why.
+    """
+    try:
+        status = main()
+    except Exception:
+        if not is_one_of_several(os.environ):
+            raise
+        traceback.print_exc()
+        status = INTERNAL_ERROR
+    if status and is_one_of_several(os.environ):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, AttributeError):
+                stream.flush()
+        os._exit(status)
+    raise SystemExit(status)
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -38,7 +66,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     except FinetrainersError as error:
         _tell(str(error))
         _drop_output_that_nobody_takes()
-        return USER_ERROR
+        return error.status
     except BrokenPipeError:  # whoever reads our output, such as `head`, has seen enough: no traceback
         _drop_output_that_nobody_takes()
         return INTERNAL_ERROR
@@ -68,4 +96,4 @@ def _give_up_closed_stderr() -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_program()

@@ -1,4 +1,7 @@
 """How a command ends."""
 
-DONE, INTERNAL_ERROR, USER_ERROR, INTERRUPTED, STOPPED_AT_ONCE = 0, 1, 2, 3, 130
-"""Exit status: done; an error of ours; wrong configuration or data; stopped by a signal after saving; by Ctrl-C at once."""
+from finetrainers.errors import DONE as DONE
+from finetrainers.errors import INTERNAL_ERROR as INTERNAL_ERROR
+from finetrainers.errors import INTERRUPTED as INTERRUPTED
+from finetrainers.errors import STOPPED_AT_ONCE as STOPPED_AT_ONCE
+from finetrainers.errors import USER_ERROR as USER_ERROR

@@ -4,29 +4,27 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import cached_property
 from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.distributed_c10d import PrefixStore, Store, _abort_process_group
 
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.board import Board, LeftToOthersError, Place
 from finetrainers.distributed.launch import Launch, read_launch
 from finetrainers.distributed.layout import Layout, settle_layout
+from finetrainers.distributed.meet import meet, watch_others
 from finetrainers.distributed.talk import Talk
+from finetrainers.distributed.watch import Watch
 from finetrainers.errors import ConfigError
 
 Value = TypeVar("Value")
 AXES = ("replicate", "shard", "context")
 BUCKET_BYTES = 1 << 26
 """Of what is added up at once: bounds what is held beside the tensors themselves."""
-MEETING_TIME = timedelta(minutes=10)
-"""For all processes to be there."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,8 @@ class World:
     replica: Talk = field(default_factory=lambda: Talk(0, 1))
     """Among the processes that hold one copy of the weights together: they ask it in step, or not at all."""
     board: Board = field(default_factory=Board)
+    watch: Watch = field(default_factory=Watch)
+    """Of whether the others are still there."""
 
     @property
     def is_first(self) -> bool:
@@ -181,38 +181,65 @@ def join(config: ParallelConfig, device: str) -> Iterator[World]:
         device: ``train.device``.
 
     Raises:
-        ConfigError: If the sizes are impossible, or if there is no device for this process.
+        ConfigError: If the sizes are impossible, if there is no device for this process, or if the others do not come.
+        OtherProcessError: If another process failed, or is gone.
     """
     launch = read_launch(os.environ)
-    layout = settle_layout(config, launch.size)
-    own = pick_device(device, launch)
     if launch.size == 1:
-        yield alone(own)
+        yield World(pick_device(device), launch, settle_layout(config, 1))
         return
-    if own.type == "cuda":
-        torch.cuda.set_device(own)
-    os.environ |= {"MASTER_ADDR": launch.address, "MASTER_PORT": str(launch.port)}
+    store = meet(launch)
+    watch = watch_others(launch, store)
     try:
-        store, _, _ = next(rendezvous("env://", launch.rank, launch.size, timeout=MEETING_TIME))
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo",
-            store=PrefixStore("collectives", store),
-            rank=launch.rank,
-            world_size=launch.size,
-        )
-    except (RuntimeError, OSError, ValueError) as error:
-        raise ConfigError(
-            f"parallel: process {launch.rank} of {launch.size} cannot meet the others at {launch.address}:{launch.port} "
-            f"({str(error).splitlines()[0]}); see that MASTER_ADDR and MASTER_PORT name the first host and a free port"
-        ) from error
-    try:
-        mesh = init_device_mesh(own.type, (layout.replicate, layout.shard, layout.context), mesh_dim_names=AXES)
-        talk = Talk(launch.rank, launch.size, PrefixStore("talk", store))
-        index, place = divmod(launch.rank, layout.shard * layout.context)
-        replica = Talk(place, layout.shard * layout.context, PrefixStore(f"replica/{index}", store))
-        yield World(own, launch, layout, mesh, talk, replica, Board(PrefixStore("board", store)))
+        with watch.telling():
+            talk = Talk(launch.rank, launch.size, PrefixStore("talk", store), look=watch.look)
+            with talk.together():
+                layout, own = settle_layout(config, launch.size), pick_device(device, launch)
+            _check_devices(talk, own)
+            mesh = _make_mesh(launch, layout, own, store)
+            index, place = divmod(launch.rank, layout.shard * layout.context)
+            named = PrefixStore(f"replica/{index}", store)
+            replica = Talk(place, layout.shard * layout.context, named, look=watch.look)
+            yield World(own, launch, layout, mesh, talk, replica, Board(PrefixStore("board", store)), watch)
+            distributed.destroy_process_group()
     finally:
-        distributed.destroy_process_group()
+        watch.leave()
+        if distributed.is_initialized():  # nobody is waited for: others are gone
+            _abort_process_group()
+
+
+def _make_mesh(launch: Launch, layout: Layout, device: torch.device, store: Store) -> DeviceMesh:
+    """Let collectives begin."""
+    is_cuda = device.type == "cuda"
+    if is_cuda:
+        torch.cuda.set_device(device)
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
+        store=PrefixStore("collectives", store),
+        rank=launch.rank,
+        world_size=launch.size,
+    )
+    return init_device_mesh(device.type, (layout.replicate, layout.shard, layout.context), mesh_dim_names=AXES)
+
+
+def _check_devices(talk: Talk, own: torch.device) -> None:
+    """Refuse processes that do not have one device each, of one kind.
+
+    Raises:
+        ConfigError: Naming two of them.
+    """
+    uuid = str(torch.cuda.get_device_properties(own).uuid) if own.type == "cuda" else None
+    found = talk.gather((own.type, uuid))
+    for rank, (kind, device) in enumerate(found):
+        if kind != found[0][0]:
+            raise ConfigError(
+                f"train.device: process 0 has {found[0][0]} and process {rank} has {kind}: set train.device to what all have"
+            )
+        if device is not None and (kind, device) in found[:rank]:
+            raise ConfigError(
+                f"train.device: the processes {found.index((kind, device))} and {rank} have one CUDA device between them; "
+                "start as many processes as there are devices"
+            )
 
 
 def pick_device(name: str, launch: Launch = Launch()) -> torch.device:  # noqa: B008 - frozen
@@ -226,15 +253,20 @@ def pick_device(name: str, launch: Launch = Launch()) -> torch.device:  # noqa: 
     try:
         device = torch.device(name)
         if launch.size > 1 and device.type == "cuda":
-            if ":" in name:
-                raise ConfigError(f"train.device: {name} is one device, and there are {launch.size} processes; set cuda")
-            count = torch.cuda.device_count()
-            if launch.local_rank >= count:
-                raise ConfigError(
-                    f"train.device: this host has {count} CUDA devices, and more processes; start as many, or set cpu"
-                )
-            device = torch.device("cuda", launch.local_rank)
+            device = _own_device(name, launch)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"train.device: {name!r} cannot be used: {str(error).splitlines()[0]}") from None
     return device
+
+
+def _own_device(name: str, launch: Launch) -> torch.device:
+    """Which of a host's CUDA devices is this process's; a launcher may show each process only its own."""
+    if ":" in name:
+        raise ConfigError(f"train.device: {name} is one device, and there are {launch.size} processes; set cuda")
+    count = torch.cuda.device_count()
+    if launch.local_rank >= count != 1:
+        raise ConfigError(
+            f"train.device: this host has {count} CUDA devices, and more processes; start as many, or set train.device: cpu"
+        )
+    return torch.device("cuda", min(launch.local_rank, count - 1))

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +24,17 @@ NAMES_BEFORE_THE_MARK = {".lock", f".{RUN_MARK}.tmp"}
 
 
 NAMES_SHOWN = 5
+ENDING_SECONDS = 60.0
+"""For the processes of a run that is started once more to be gone, and with them what they hold."""
 
 
 @contextmanager
-def run_directory(config: Config) -> Iterator[Path]:
+def run_directory(config: Config, *, attempt: int = 0) -> Iterator[Path]:
     """Hold a run's directory: make it, mark it, save the configuration, keep other processes out.
+
+    Args:
+        config: Of the run.
+        attempt: How often a launcher has started it before; those processes may still be ending.
 
     Raises:
         ConfigError: If another process has it, if it holds what no run made, or a run that has another configuration.
@@ -36,7 +43,7 @@ def run_directory(config: Config) -> Iterator[Path]:
     _refuse_folder_of_others(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("a") as lock:
-        _hold(lock, directory)
+        _hold(lock, directory, seconds=ENDING_SECONDS if attempt else 0.0)
         file, checkpoints = directory / "config.yaml", Checkpoints(directory / "checkpoints", keep=config.checkpoint.keep)
         if checkpoints.steps():
             if file.exists():
@@ -75,9 +82,12 @@ def _is_earlier_run(directory: Path) -> bool:
     return has_sections and isinstance(event, dict) and {"v", "event"} <= event.keys()
 
 
-def _hold(lock: TextIO, directory: Path) -> None:
+def _hold(lock: TextIO, directory: Path, *, seconds: float) -> None:
+    """Hold the lock, waiting for its holder to end as long as is said."""
+    until = time.monotonic() + seconds
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it even after kill -9
+        while not _is_held(lock, is_last=time.monotonic() >= until):
+            time.sleep(0.1)
         os.register_at_fork(after_in_child=lock.close)  # of all holders: a loader worker may outlive us by seconds
     except BlockingIOError:
         raise ConfigError(
@@ -86,3 +96,14 @@ def _hold(lock: TextIO, directory: Path) -> None:
     except OSError as error:  # of a file system without locks
         error.filename = lock.name
         raise
+
+
+def _is_held(lock: TextIO, *, is_last: bool) -> bool:
+    """Try to hold the lock; of the last try, what is in the way is an error."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it even after kill -9
+    except BlockingIOError:
+        if is_last:
+            raise
+        return False
+    return True

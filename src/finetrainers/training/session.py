@@ -86,17 +86,18 @@ def open_session(config: Config, world: World, *, kept: str) -> Iterator[Session
     """
     config = absolute(config)
     check_batch(world.layout, batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
-    signals = StopSignals(kept=kept)
+    signals = StopSignals(kept=kept, tell=world.watch.ask_all_to_stop)
+    world.watch.asked_to_stop = signals.receive_from_another
     with ExitStack() as stack:
         stack.enter_context(storage_errors(places(config)))
         check_optimizer(config.optimizer, config.schedule)
         check_trackers(config.track)
-        world.first(lambda: stack.enter_context(run_directory(config)))
+        world.first(lambda: stack.enter_context(run_directory(config, attempt=world.launch.attempt)))
         stack.enter_context(signals.installed())
         stack.enter_context(matmul_precision(config.train.matmul_precision))
         tracker = build_tracker(config) if world.is_first else log_tracker(config.output_dir / "logs" / f"{world.name}.log")
         stack.callback(tracker.close)
-        with _recorded_end(config, tracker), closing(Lease(config.cache.path)) as lease:
+        with _recorded_end(config, tracker), world.watch.telling(), closing(Lease(config.cache.path)) as lease:
             yield Session(config, world, tracker, signals, lease)
 
 

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
@@ -23,14 +23,20 @@ STOPPING_SOON = "saving and stopping as soon as the step is done; Ctrl-C again s
 class StopSignals:
     """Turns signals and Ctrl-C into a request to save and stop, which the run looks at where it can."""
 
-    def __init__(self, *, kept: str, at_once: str | None = None) -> None:
-        """Say what stays if a second Ctrl-C stops at once, and, where nothing has to be finished or saved, what is done."""
+    def __init__(
+        self, *, kept: str, at_once: str | None = None, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Say what stays if a second Ctrl-C stops at once, and, where nothing has to be finished or saved, what is done.
+
+        ``tell`` tells the other processes of a run of a signal, and waits for nothing.
+        """
         self.received: str | None = None
         self.is_asked_to_save = False
         """Whether SAVING has come; who saves sets it back."""
         self.kept = kept
         self._at_once = at_once
         self._num_interrupts = 0
+        self._tell = tell
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -65,6 +71,11 @@ class StopSignals:
         received = "a signal to another process" if self.received is None else self.received
         raise Interrupted(f"stopped by {received} while {doing}; start the same command again to go on")
 
+    def receive_from_another(self, name: str) -> None:
+        """Stop as if a signal had come here: another process of the run has received it."""
+        if self.received is None:
+            self.received = name
+
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if number == SAVING:
             self.is_asked_to_save = True
@@ -73,6 +84,7 @@ class StopSignals:
         if self._num_interrupts > 1:
             raise StoppedAtOnceError(f"stopped; {self.kept}")
         self.received = signal.Signals(number).name + (" (Ctrl-C)" if number == signal.SIGINT else "")
+        self._tell(self.received)
         if self._at_once is not None:
             self.raise_if_received(self._at_once)
         if number == signal.SIGINT:

@@ -1,0 +1,46 @@
+"""How a process of several ends: at once if it must, and with its status left for who started them all."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from finetrainers.distributed.launch import read_launch
+from finetrainers.errors import INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR, ConfigError
+
+STATUS_FOLDER = "FINETRAINERS_STATUS_FOLDER"
+"""Environment variable with the folder where processes leave their exit status: torchrun passes none on."""
+FOR_GOOD = (USER_ERROR, INTERRUPTED, STOPPED_AT_ONCE)
+"""After which the same command, started once more, would only do the same, or not what was asked for."""
+
+
+def record_status(status: int) -> None:
+    """Leave the exit status of this process where it is asked for."""
+    folder = os.environ.get(STATUS_FOLDER)
+    with suppress(OSError, ConfigError):
+        if folder:
+            launch = read_launch(os.environ)
+            (Path(folder) / f"{launch.attempt}-{launch.rank}").write_text(str(status))
+
+
+def statuses(folder: Path, attempt: int) -> list[int]:
+    """Exit status of each process of this host that could leave one when the run was started for this time."""
+    return [int(file.read_text() or 1) for file in sorted(folder.glob(f"{attempt}-*"))]
+
+
+def ended_for_good(environ: Mapping[str, str]) -> int | None:
+    """Exit status of a run that torchrun starts once more in vain; None if it may succeed this time, or was never started."""
+    folder, launch = environ.get(STATUS_FOLDER), read_launch(environ)
+    if not folder or not launch.attempt:
+        return None
+    before = statuses(Path(folder), launch.attempt - 1)
+    return max(before) if len(before) == launch.local_size and all(status in FOR_GOOD for status in before) else None
+
+
+def end_process(status: int, message: str) -> NoReturn:
+    """Say why, and end this process whatever its threads are in."""
+    record_status(status)
+    with suppress(OSError):
+        os.write(2, f"finetrainers: {message}\n".encode())
+    os._exit(status)
