@@ -166,6 +166,7 @@ def join(config: ParallelConfig, device: str) -> Iterator[World]:
         mesh = init_device_mesh(own.type, (layout.replicate, layout.shard, layout.context), mesh_dim_names=AXES)
         talk = Talk(launch.rank, launch.size, PrefixStore("talk", store))
         yield World(own, launch, layout, mesh, talk)
+        talk.part()
     finally:
         distributed.destroy_process_group()
 
