@@ -44,7 +44,7 @@ class Talk:
         """Return another conversation of the same processes, which a thread beside the main one can hold."""
         if self._store is None:
             return Talk(self._rank, self._size)
-        return Talk(self._rank, self._size, PrefixStore(name, self._store.clone()))  # whose waits hold up no other's
+        return Talk(self._rank, self._size, PrefixStore(name, self._store.clone()))  # type: ignore[attr-defined]  # waits of its own
 
     def gather(self, value: Value) -> list[Value]:
         """Return the values of all processes, by rank."""
@@ -101,6 +101,14 @@ class Talk:
             self._tell(key, _Message("gather", error=_told(error)))
             raise
         self.gather(None)
+
+    def part(self) -> None:
+        """Say goodbye; the first process, which holds the store, waits until all others have heard all."""
+        if self._rank != 0:
+            self._tell(f"goodbye/{self._rank}", None)
+            return
+        for rank in range(1, self._size):
+            self._hear(f"goodbye/{rank}")
 
     @contextmanager
     def _outcome(self, call: str) -> Iterator[list[Any]]:

@@ -202,6 +202,7 @@ def join(config: ParallelConfig, device: str) -> Iterator[World]:
             replica = Talk(place, layout.shard * layout.context, named, look=watch.look)
             yield World(own, launch, layout, mesh, talk, replica, Board(PrefixStore("board", store)), watch)
             distributed.destroy_process_group()
+            talk.part()
     finally:
         watch.leave()
         if distributed.is_initialized():  # nobody is waited for: others are gone

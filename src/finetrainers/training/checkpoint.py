@@ -3,7 +3,7 @@
 import json
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,11 +99,11 @@ class Checkpoints:
         directory = step_directory(self.root, staged.step)
         try:
             temporary = self.talk.first(lambda: begin_directory(directory))
-            report: Report | None = None
-            with self.talk.together():
-                report = staged.state.write(temporary)
-            assert report is not None
-            reports = self.talk.gather(report)
+            outcomes = self.talk.gather(_attempt(lambda: staged.state.write(temporary)))
+            failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+            if failed:
+                raise failed[0]
+            reports = [outcome for outcome in outcomes if isinstance(outcome, Report)]
             self.talk.first(lambda: self._finish(staged, reports, weights))
         except BaseException as error:
             if self._launch.rank == 0:
@@ -224,6 +224,16 @@ class Checkpoints:
             update.ema.load_state_dict(state["ema"])
             update.ema.shadow_params = averages
         trainer.step, update.num_skipped = state["step"], state["num_skipped"]
+
+
+def _attempt(do: Callable[[], Report]) -> Report | Exception:
+    """Return what comes of it, so that all processes are through before any of them gives up."""
+    try:
+        return do()
+    except OSError as error:
+        return error
+    except SafetensorError as error:  # which processes cannot hand to each other
+        return OSError(str(error))
 
 
 def _refuse_pickles(directory: Path) -> None:
