@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import ranks
 import torch
+from runs import curve, flux_tree, write_pictures
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from finetrainers.batch import Batch, Medium
 from finetrainers.conditioning import build_conditioning
-from finetrainers.config import Config, parse_config
+from finetrainers.config import Config, dump_config, parse_config
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.context import share_tokens
 from finetrainers.distributed.world import World, alone, join
@@ -275,24 +276,28 @@ def drawn(shared: Shared, path: Path, folder: Path, guidance: float | None, worl
     config = shared.config(path, folder)
     model = open_model(config.model)
     conditioning = build_conditioning(config.conditioning)
-    components = {
-        name: model.pretrained.load(name) for name, own in model.pretrained.index.items() if isinstance(own, list) and own[0]
-    }
-    for name in (*model.denoisers.trained, *model.denoisers.frozen):
+    denoisers = (*model.denoisers.trained, *model.denoisers.frozen)
+    components = {name: model.pretrained.load(name) for name in (*denoisers, "vae", *model.image_components)}
+    generator = torch.Generator().manual_seed(SEED)
+    for name in denoisers:
         conditioning.prepare(components[name], model.adapter)
+        with torch.no_grad():  # what takes control in is zero
+            weight = components[name].get_submodule(model.adapter.input_layer).weight
+            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
         share_tokens(components[name], model.adapter.context_plan(), model.adapter.blocks, world)
     sampler = Sampler(model, components, world.device, conditioning, config.data[0])
-    request = Request("a dog", shared.size, steps=2, seed=0, guidance=guidance)
-    generator = torch.Generator().manual_seed(SEED)
+    kind = shared.conditioning.get("kind")
+    references = ("shown",) if kind == "references" else ()
+    request = Request("a dog", shared.size, steps=2, seed=0, guidance=guidance, references=references)
     shape = (1, *model.adapter.grid.latent_shape(shared.size))
     media = {}
-    if shared.conditioning is REFERENCES:
+    if kind == "references":
         media["reference.0"] = Medium(torch.randn(1, shape[1], 1, 4, 8, generator=generator), torch.ones(1, 1))
-    elif shared.conditioning is GRAY:
+    elif kind == "channel_concat":
         media["control"] = Medium(torch.randn(shape, generator=generator), torch.ones(1, shape[2]))
-    denoisers = [components[name] for name in model.denoisers.trained]
+    trained = [components[name] for name in model.denoisers.trained]
     arguments = sampler.arguments(request, lambda prompt: text_of(model, prompt))
-    with torch.no_grad(), conditioning.sampling(denoisers, model.adapter, media):
+    with torch.no_grad(), conditioning.sampling(trained, model.adapter, media):
         found = record_drawing(sampler.pipeline(request), arguments, torch.zeros(0))
     return [*(step.output for step in found.steps), found.decoded]
 
@@ -317,3 +322,26 @@ def test_two_processes_draw_what_one_draws(tiny: Callable[[str, str], Path], tmp
     assert len(first) == len(DRAWN)
     assert max(first.values()) < 1e-5, first
     assert first == second
+
+
+def curve_of(tree: dict[str, Any], name: str, count: int, folder: Path) -> list[tuple[Any, ...]]:
+    """Train with the program itself, in ``count`` processes; return losses and gradient norms."""
+    file = folder / f"{name}.yaml"
+    file.write_text(dump_config(parse_config({**tree, "output_dir": str(folder / name)})))
+    assert ranks.results(ranks.command, count, "train", str(file), folder=folder / f"{name} ranks") == [0] * count
+    return curve(folder / name, "loss", "grad_norm")
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("tuning", [LORA, FULL], ids=["lora", "full"])
+def test_runs_that_share_tokens_and_weights_take_the_steps_of_one(tmp_path: Path, tiny_flux: Path, tuning: Any) -> None:
+    pictures = write_pictures(tmp_path / "pictures", 6)
+    train = {"steps": 3, "batch_size": 4, "micro_batch_size": 1, "gradient_checkpointing": True, "ema_decay": 0.5}
+    tree = flux_tree(tiny_flux, pictures, tmp_path, tuning=dict(tuning), train=train)
+    one = curve_of(tree, "one", 1, tmp_path)
+    for parallel in ({"context": 2}, {"context": 2, "shard": 2}, {"context": 2, "replicate": 2}):
+        name = " ".join(parallel)
+        found = curve_of({**tree, "parallel": parallel}, name, 2 * len(parallel), tmp_path)
+        assert len(found) == len(one) == train["steps"]
+        for own, expected in zip(found, one, strict=True):
+            assert own == pytest.approx(expected, rel=1e-5), name

@@ -43,15 +43,21 @@ COG = of("cogvideox", "2b", [[9, 64, 96]])
 HUNYUAN = of("hunyuan_video", "t2v", [[9, 32, 64]])
 
 
+FINE_STEPS = {"kind": "references", "pixels": 2304, "step": 16}
+ODD = {**FLUX, "size": [[1, 64, 64], [1, 48, 48]]}
+NEAREST = r"data.0.buckets: 2 .* the 9 tokens of \[1, 48, 48\] .* work: \[1, 48, 64\] and \[1, 64, 48\]"
+HEADS = "parallel.context: 2 .* 3 attention heads of wan; possible are 1, 3$"
+
+
 @pytest.mark.parametrize(
     ("model", "context", "device", "sections", "message"),
     [
-        (of("wan", "2.1-t2v", [[9, 32, 64]]), 2, CPU, {}, "parallel.context: 2 .* 3 attention heads of wan; possible are 1, 3$"),
-        ({**FLUX, "max_sequence_length": 15}, 2, CPU, {}, "max_sequence_length: 2 .* 15 .* the nearest that work: 14 and 16"),
-        ({**FLUX, "size": [[1, 64, 64], [1, 48, 48]]}, 2, CPU, {}, r"data.0.buckets: 2 .* 9 tokens of \[1, 48, 48\] .*work: \[1, 48, 64\] and \[1, 64, 48\]"),
+        (of("wan", "2.1-t2v", [[9, 32, 64]]), 2, CPU, {}, HEADS),
+        ({**FLUX, "max_sequence_length": 15}, 2, CPU, {}, "max_sequence_length: 2 .* 15 tokens .* work: 14 and 16"),
+        (ODD, 2, CPU, {}, NEAREST),
         ({**FLUX, "size": {"pixels": 4096, "step": 16}}, 2, CPU, {}, "steps of 16 pixels: steps of 32 work"),
         (KEYFRAMES, 2, CPU, {}, r"cannot share the 9 tokens of \[17, 96, 96\]"),
-        (FLUX, 2, CPU, {"conditioning": {"kind": "references", "pixels": 2304, "step": 16}}, "conditioning.step: .* steps of 32 work"),
+        (FLUX, 2, CPU, {"conditioning": FINE_STEPS}, "conditioning.step: .* steps of 32 work"),
         (FLUX, 2, CPU, {"attention": {"train": "flex"}}, "attention.train: 'flex' .* _native_cudnn"),
         (FLUX, 2, CPU, {"attention": {"validate": "xformers"}}, "attention.validate: 'xformers'"),
         (COG, 2, CPU, {"attention": {"train": "flash"}}, "attention.train: 'flash' .* _native_math"),
@@ -62,7 +68,7 @@ HUNYUAN = of("hunyuan_video", "t2v", [[9, 32, 64]])
         (COG, 2, CUDA, RING, "context_kind: ring is impossible for cogvideox"),
         (FLUX, 2, CUDA, {**RING, "attention": {"train": "native"}}, "attention.train: 'native' .* ring"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_shared_is_refused(
     tiny: Callable[[str, str], Path], model: Any, context: int, device: torch.device, sections: Any, message: str
 ) -> None:
@@ -82,7 +88,7 @@ def test_what_cannot_be_shared_is_refused(
         (FLUX, 2, CUDA, {**RING, "attention": FLASH}),
         (FLUX, 8, CUDA, RING),  # heads are not shared
     ],
-)  # fmt: skip
+)
 def test_what_can_be_shared_is_not(
     tiny: Callable[[str, str], Path], model: Any, context: int, device: torch.device, sections: Any
 ) -> None:
