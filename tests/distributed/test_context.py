@@ -400,11 +400,13 @@ def curve_of(tree: dict[str, Any], name: str, count: int, folder: Path) -> list[
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("tuning", [LORA, FULL], ids=["lora", "full"])
-def test_runs_that_share_tokens_and_weights_take_the_steps_of_one(tmp_path: Path, tiny_flux: Path, tuning: Any) -> None:
+@pytest.mark.parametrize(
+    "sections", [{"tuning": LORA}, {"tuning": FULL, "conditioning": GRAY}], ids=["lora", "full, control"]
+)
+def test_runs_that_share_tokens_and_weights_take_the_steps_of_one(tmp_path: Path, tiny_flux: Path, sections: Any) -> None:
     pictures = write_pictures(tmp_path / "pictures", 6)
     train = {"steps": 3, "batch_size": 4, "micro_batch_size": 1, "gradient_checkpointing": True, "ema_decay": 0.5}
-    tree = flux_tree(tiny_flux, pictures, tmp_path, tuning=dict(tuning), train=train)
+    tree = flux_tree(tiny_flux, pictures, tmp_path, **sections, train=train)
     one = curve_of(tree, "one", 1, tmp_path)
     for parallel in ({"context": 2}, {"context": 2, "shard": 2}, {"context": 2, "replicate": 2}):
         name = " ".join(parallel)

@@ -92,7 +92,7 @@ class ChannelConcat(Conditioning):
 
         with ExitStack() as stack:
             for denoiser in denoisers:
-                stack.callback(denoiser.register_forward_pre_hook(join, with_kwargs=True, prepend=True).remove)
+                stack.callback(denoiser.register_forward_pre_hook(join, with_kwargs=True).remove)
             yield
 
 
