@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from finetrainers.config import Config
+from finetrainers.distributed.layout import check_batch
 from finetrainers.distributed.world import join
 from finetrainers.errors import ConfigError, MissingItemError, StoppedAtOnceError
 from finetrainers.models import open_model
@@ -41,6 +42,7 @@ def train(config: Config) -> Result:
         StoppedAtOnceError: If Ctrl-C came a second time.
     """
     with join(config.parallel, config.train.device) as world:
+        check_batch(world.layout, batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
         fitted = world.first(lambda: fit(config))
         with open_session(fitted.config, world, kept="there is no checkpoint yet") as session:
             return _Run(session, fitted.lines()).train()
