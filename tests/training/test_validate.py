@@ -116,7 +116,7 @@ def test_what_is_measured_is_what_is_exported(tree: Tree, tmp_path: Path) -> Non
 def test_an_interrupted_validation_is_done_again(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing half-done stays: the folder of a validation is whole or not there."""
     with monkeypatch.context() as patch:
-        patch.setattr(HeldOut, "measure", lambda *_: pytest.fail("dies in the middle"))
+        patch.setattr(HeldOut, "_losses", lambda *_: pytest.fail("dies in the middle"))
         with pytest.raises(pytest.fail.Exception):
             validations(tree, tmp_path / "run")
     assert not list((tmp_path / "run").glob("validation/*"))

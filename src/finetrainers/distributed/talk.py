@@ -102,14 +102,6 @@ class Talk:
             raise
         self.gather(None)
 
-    def part(self) -> None:
-        """Say goodbye; the first process, which holds the store, waits until all others have heard all."""
-        if self._rank != 0:
-            self._tell(f"goodbye/{self._rank}", None)
-            return
-        for rank in range(1, self._size):
-            self._hear(f"goodbye/{rank}")
-
     @contextmanager
     def _outcome(self, call: str) -> Iterator[list[Any]]:
         """Hand what the body of the first process appends, or its error, to all."""

@@ -110,6 +110,10 @@ class World:
         own = batch_size // self.layout.data_size
         return slice(self.data_rank * own, (self.data_rank + 1) * own)
 
+    def replica_rows(self, count: int) -> range:
+        """Numbers of what this process's copy does, of ``count`` that are divided among all copies."""
+        return range(self.replica_index, count, self.num_replicas)
+
     def first(self, do: Callable[[], Value]) -> Value:
         """Let the first process do something, and all have what comes of it, be it an error."""
         return self.talk.first(do)
@@ -202,7 +206,6 @@ def join(config: ParallelConfig, device: str) -> Iterator[World]:
             replica = Talk(place, layout.shard * layout.context, named, look=watch.look)
             yield World(own, launch, layout, mesh, talk, replica, Board(PrefixStore("board", store)), watch)
             distributed.destroy_process_group()
-            talk.part()
     finally:
         watch.leave()
         if distributed.is_initialized():  # nobody is waited for: others are gone

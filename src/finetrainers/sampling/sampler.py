@@ -107,13 +107,19 @@ class Sampler:
             stem: Path of the file without its suffix.
             with_control: Put what is shown of the control, or the references, if there are any, to the left of the picture.
         """
+        return self.write(self.frames(request, text, with_control=with_control), request, stem)
+
+    def frames(self, request: Request, text: Callable[[str], Text], *, with_control: bool = False) -> list[Any]:
+        """Draw one request as ``draw`` does; return PIL images."""
         arguments, denoisers = self.arguments(request, text), self._denoisers()
         pixels, media = self._media(request, arguments["generator"])
         with self._interruptible(), self._conditioning.sampling(denoisers, self._model.adapter, media):
             output = self.pipeline(request)(**arguments, output_type="pil", return_dict=False)[0][0]
         frames = output if isinstance(output, list) else [output]
-        if with_control and pixels is not None:
-            frames = beside(pixels, frames)
+        return beside(pixels, frames) if with_control and pixels is not None else frames
+
+    def write(self, frames: Sequence[Any], request: Request, stem: Path) -> Path:
+        """Write what was drawn of a request into ``stem``.png or ``stem``.mp4; return the file."""
         if len(frames) == 1:
             file = stem.with_suffix(".png")
             frames[0].save(file)

@@ -7,6 +7,7 @@ from functools import partial
 
 from finetrainers.config import Config
 from finetrainers.distributed.context import share_tokens
+from finetrainers.distributed.layout import check_batch
 from finetrainers.distributed.world import join
 from finetrainers.errors import ConfigError, MissingItemError, StoppedAtOnceError
 from finetrainers.models import open_model
@@ -43,6 +44,7 @@ def train(config: Config) -> Result:
         StoppedAtOnceError: If Ctrl-C came a second time.
     """
     with join(config.parallel, config.train.device) as world:
+        check_batch(world.layout, batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
         fitted = world.first(lambda: fit(config))
         with open_session(fitted.config, world, kept="there is no checkpoint yet") as session:
             return _Run(session, fitted.lines()).train()

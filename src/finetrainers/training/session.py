@@ -7,7 +7,6 @@ from typing import Any
 
 from finetrainers.config import Config
 from finetrainers.data.cache.leases import Lease
-from finetrainers.distributed.layout import check_batch
 from finetrainers.distributed.world import World
 from finetrainers.errors import Interrupted, StorageError
 from finetrainers.files.storage import storage_errors
@@ -85,7 +84,6 @@ def open_session(config: Config, world: World, *, kept: str) -> Iterator[Session
         kept: What is kept where the run is stopped at once, as a sentence.
     """
     config = absolute(config)
-    check_batch(world.layout, batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
     signals = StopSignals(kept=kept, tell=world.watch.ask_all_to_stop)
     world.watch.asked_to_stop = signals.receive_from_another
     with ExitStack() as stack:

@@ -1,9 +1,9 @@
 """Samples for prompts, and held-out loss. Neither changes anything that training depends on."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from finetrainers.files.steps import step_directory
 from finetrainers.files.whole import to_json, whole_directory, write_whole
 from finetrainers.objectives.base import losses_of
 from finetrainers.sampling.sampler import Sampler
+from finetrainers.training.pace import Pace
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.session import Session
 from finetrainers.training.trainer import Trainer
@@ -43,6 +44,16 @@ class HeldOutLoss:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What one copy of the weights has done of a validation."""
+
+    losses: dict[int, Tensor] = field(default_factory=dict)
+    """[levels] of held-out samples, by number."""
+    samples: dict[int, str] = field(default_factory=dict)
+    """Names of files that were drawn, by the number of the request."""
+
+
+@dataclass(frozen=True, slots=True)
 class HeldOut:
     """Held-out samples at fixed noise and on a fixed grid of noise levels: two values differ only as the weights do."""
 
@@ -51,12 +62,15 @@ class HeldOut:
     num_levels: int
     given_frames: GivenFrames
 
-    def measure(self, trainer: Trainer, interrupt: Callable[[], None] = lambda: None) -> HeldOutLoss:
-        """Mean loss over all samples and noise levels; ``interrupt`` is called before each of them and may raise."""
-        low, high = trainer.objective.noise_range
-        levels = low + (high - low) * (torch.arange(self.num_levels) + 0.5) / self.num_levels
-        rows = [self._losses(trainer, job, levels, interrupt) for job in self.jobs]
-        losses = torch.stack(rows).double()  # [samples, levels]
+    def measure(self, trainer: Trainer) -> HeldOutLoss:
+        """Mean loss over all samples and noise levels, in this process alone."""
+        pace = Pace()
+        return self.summary(trainer, [self._losses(trainer, job, pace) for job in self.jobs])
+
+    def summary(self, trainer: Trainer, rows: Sequence[Tensor]) -> HeldOutLoss:
+        """Mean of the losses of all samples, each [levels], in their order."""
+        levels = self._levels(trainer)
+        losses = torch.stack(list(rows)).double()  # [samples, levels]
         by_level = losses.mean(0)
         edges = torch.linspace(0, 1, NUM_BINS + 1)
         bins = {}
@@ -66,9 +80,13 @@ class HeldOut:
                 bins[f"{low:.2f}-{high:.2f}"] = float(by_level[inside].mean())
         return HeldOutLoss(float(losses.mean()), bins, len(self.jobs))
 
-    def _losses(self, trainer: Trainer, job: SampleJob, levels: Tensor, interrupt: Callable[[], None]) -> Tensor:
+    def _levels(self, trainer: Trainer) -> Tensor:
+        low, high = trainer.objective.noise_range
+        return low + (high - low) * (torch.arange(self.num_levels) + 0.5) / self.num_levels
+
+    def _losses(self, trainer: Trainer, job: SampleJob, pace: Pace) -> Tensor:
         """Loss of one sample at each noise level, [levels]; one at a time, so that the batch size cannot change it."""
-        sample = read_encoded(self.cache, job)
+        sample = pace.read(partial(read_encoded, self.cache, job))
         content = int(job.target.key[:15], 16)  # draws belong to the item, not to its place in the list
         padding = trainer.adapter.grid.num_padding_frames(job.bucket[0])
         latents = draw_latents(
@@ -80,8 +98,8 @@ class HeldOut:
         selections = {name: replace(own, dropout=0.0) for name, own in trainer.conditioning.frames.items()}
         media = make_media([sample], place, seed=0, step=content, selections=selections, frames=frames, padding=padding)
         losses = []
-        for number, level in enumerate(levels.split(1)):
-            interrupt()
+        for number, level in enumerate(self._levels(trainer).split(1)):
+            pace.between()
             noise = torch.randn(latents.shape, generator=sample_generator(0, content, f"held-out noise {number}"))
             given = given_frames.at(level, u, frames=frames)
             prompt = make_prompt([sample], given=given.mask)
@@ -108,61 +126,86 @@ class Validator:
         every = config.validation.every
         is_due = trainer.step in (0, config.train.steps) or (every is not None and trainer.step % every == 0)
         directory = step_directory(self._directory, trainer.step)
-        if is_due and (self._prepared.requests or self._held_out) and not directory.exists():
+        if is_due and (self._prepared.requests or self._held_out) and not self._session.world.first(directory.exists):
             with self._session.memory("validating"):
-                self._session.world.first(lambda: self.validate(trainer, directory))
+                self.validate(trainer, directory)
 
     def validate(self, trainer: Trainer, directory: Path) -> None:
-        """Draw and measure with the weights that would be exported now.
+        """Draw and measure with the weights that would be exported now; all processes of the run share the work.
 
         Raises:
             DataError: If what is read is gone from the cache again and again.
         """
-        encode_for_validation(self._prepared)
+        world = self._session.world
+        world.first(lambda: encode_for_validation(self._prepared))
+        with ExitStack() as stack:
+            temporary = world.first(lambda: stack.enter_context(whole_directory(directory)))
+            own = Part()
+            with world.apart() as place:
+                own = self._part(trainer, temporary, Pace(self._session, place))
+            parts = world.talk.gather(own if world.is_first_of_replica else Part())
+            fields = world.first(lambda: self._record(trainer, temporary, parts))
+            world.first(stack.close)  # which gives the directory its name
+        self._session.emit("validation", **fields, directory=str(directory))
+
+    def _part(self, trainer: Trainer, directory: Path, pace: Pace) -> Part:
+        """Do what is this process's to do, and again if the cache has lost something of it meanwhile."""
         misses = Misses()
         while True:
             try:
-                self._validate(trainer, directory)
+                with eval_weights(trainer), torch.no_grad(), trainer.attention_in_validation():
+                    return Part(self._measure(trainer, pace), self._draw(trainer, directory, pace))
             except MissingItemError as miss:
                 misses.add(miss, trainer.step)
-                encode_for_validation(self._prepared, has_failed=True)
-            else:
-                return
+                with pace.first():
+                    encode_for_validation(self._prepared, has_failed=True)
 
-    def _validate(self, trainer: Trainer, directory: Path) -> None:
+    def _record(self, trainer: Trainer, directory: Path, parts: Sequence[Part]) -> dict[str, Any]:
+        """Put together what all processes have done; write it down, and return the fields of the event."""
         fields: dict[str, Any] = {"step": trainer.step}
-        requests, attention = self._prepared.requests, trainer.attention_in_validation()
-        with whole_directory(directory) as temporary, eval_weights(trainer), torch.no_grad(), attention:
-            if self._held_out is not None:
-                loss = self._held_out.measure(trainer, self._interrupt)
-                fields |= {"held_out_loss": loss.overall, "held_out_bins": loss.bins, "held_out_samples": loss.num_samples}
-            if requests:
-                fields["samples"] = [file.name for file in self._draw(trainer, temporary)]
-            write_whole(
-                temporary / "validation.json",
-                to_json({**fields, "prompts": [asdict(request) for request in requests]}, indent=1),
-            )
-        self._session.emit("validation", **fields, directory=str(directory))
+        requests = self._prepared.requests
+        if self._held_out is not None:
+            rows = {number: row for part in parts for number, row in part.losses.items()}
+            loss = self._held_out.summary(trainer, [rows[number] for number in sorted(rows)])
+            fields |= {"held_out_loss": loss.overall, "held_out_bins": loss.bins, "held_out_samples": loss.num_samples}
+        if requests:
+            names = {number: name for part in parts for number, name in part.samples.items()}
+            fields["samples"] = [names[number] for number in sorted(names)]
+        write_whole(
+            directory / "validation.json",
+            to_json({**fields, "prompts": [asdict(request) for request in requests]}, indent=1),
+        )
+        return fields
 
-    def _draw(self, trainer: Trainer, directory: Path) -> list[Path]:
-        model, device, data = self._prepared.model, trainer.device, self._session.config.data[0]
-        files = []
+    def _measure(self, trainer: Trainer, pace: Pace) -> dict[int, Tensor]:
+        """Measure this copy's share of the held-out samples: losses [levels] by number."""
+        if self._held_out is None:
+            return {}
+        jobs, own = self._held_out.jobs, self._session.world.replica_rows(len(self._held_out.jobs))
+        return {number: self._held_out._losses(trainer, jobs[number], pace) for number in own}
+
+    def _draw(self, trainer: Trainer, directory: Path, pace: Pace) -> dict[int, str]:
+        """Draw this copy's share of the requests; return the names of the files by number."""
+        model, world, requests = self._prepared.model, self._session.world, self._prepared.requests
+        own = world.replica_rows(len(requests))
+        if not own:
+            return {}
+        names, data = {}, self._session.config.data[0]
         with self._prepared.encoder.residency.drawing() as parts:
-            sampler = Sampler(model, parts, device, trainer.conditioning, data, interrupt=self._interrupt)
-            for number, request in enumerate(self._prepared.requests):
-                self._interrupt()
-                text = partial(self._text, picture=request.image)
-                files.append(sampler.draw(request, text, directory / f"{number:02d}", with_control=True))
-        return files
+            sampler = Sampler(model, parts, trainer.device, trainer.conditioning, data, interrupt=pace.within)
+            for number in own:
+                pace.between()
+                text = partial(self._text, pace, picture=requests[number].image)
+                frames = sampler.frames(requests[number], text, with_control=True)
+                if world.is_first_of_replica:
+                    names[number] = sampler.write(frames, requests[number], directory / f"{number:02d}").name
+        return names
 
-    def _text(self, caption: str, picture: str | None) -> Text:
+    def _text(self, pace: Pace, caption: str, picture: str | None) -> Text:
         prepared = self._prepared
-        tensors, _ = prepared.encoder.cache.read("text", prepared.plan.text_job(caption, picture).key)
+        key = prepared.plan.text_job(caption, picture).key
+        tensors, _ = pace.read(lambda: prepared.encoder.cache.read("text", key))
         return {name: tensor[None] for name, tensor in tensors.items()}
-
-    def _interrupt(self) -> None:
-        """Stop here if a signal has come: called before each forward pass, and within the draw of a sample."""
-        self._session.signals.raise_if_received("validating")
 
 
 @contextmanager
