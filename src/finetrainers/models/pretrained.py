@@ -163,10 +163,10 @@ class Pretrained:
         elif weights == "random":
             fill_at_random(shell, device, settle)
         else:
-            fill_from_files(shell, self._weight_files(component), device, settle)
+            fill_from_files(shell, self.weight_files(component), device, settle)
         return shell
 
-    def _weight_files(self, component: str) -> list[Path]:
+    def weight_files(self, component: str) -> list[Path]:
         """The safetensors files of a denoiser, downloaded if they are on the Hub.
 
         Raises:
