@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from finetrainers.cli.entry import main
 from finetrainers.cli.status import USER_ERROR
 from finetrainers.config import Config, dump_config, load_config, parse_config
 from finetrainers.config.run import FIXED
-from finetrainers.distributed.launch import refuse_further_processes
 from finetrainers.errors import ConfigError, Interrupted, StoppedAtOnceError
 from finetrainers.training.directory import run_directory
 from finetrainers.training.paths import absolute
@@ -456,44 +456,51 @@ def test_a_run_with_checkpoints_keeps_what_was_validated() -> None:
 # -- one process ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"WORLD_SIZE": "2", "RANK": "0"},
-        {"WORLD_SIZE": "2", "RANK": "1"},
-        {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"},
-        {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"},
-        {"OMPI_COMM_WORLD_SIZE": "2"},
-    ],
-    ids=lambda environment: " ".join(f"{k}={v}" for k, v in environment.items()),
-)
-@pytest.mark.parametrize("command", ["train", "encode", "quickstart"])
-def test_one_of_several_processes_is_refused_before_anything_is_written(
-    command: str,
-    environment: dict[str, str],
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+ONE_OF_TWO = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+
+
+def test_one_of_several_processes_is_refused_where_one_does_the_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in environment.items():
+    for name, value in ONE_OF_TWO.items():
         monkeypatch.setenv(name, value)
     (folder / "config.yaml").write_text(dump_config(config_with()))
-    assert main([command] if command == "quickstart" else [command, "config.yaml"]) == USER_ERROR
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert re.search(r"^finetrainers: parallel: this version trains in one process .*(SIZE|TASKS) is 2: start it once", said)
+    for command in (["quickstart"], ["bench", "config.yaml"]):
+        assert main(command) == USER_ERROR
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert re.search(r"^finetrainers: this command works in one process .* a launcher has started 2: start it once", said)
     assert [file.name for file in folder.iterdir()] == ["config.yaml"]
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [{}, {"WORLD_SIZE": "1"}, {"WORLD_SIZE": ""}, {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, {"SLURM_NTASKS": "8"}],
-    ids=str,
-)
-def test_a_single_process_is_none_of_several(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A script of sbatch runs once, as process 0, whatever number of tasks the job has."""
-    for name, value in environment.items():
+@pytest.mark.parametrize("command", ["train", "encode"])
+def test_variables_of_a_launcher_that_do_not_fit_are_one_sentence(
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {**ONE_OF_TWO, "RANK": "2"}.items():
         monkeypatch.setenv(name, value)
-    refuse_further_processes()
+    (folder / "config.yaml").write_text(dump_config(config_with()))
+    assert main([command, "config.yaml"]) == USER_ERROR
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("finetrainers: ")]
+    assert "RANK is 2 and WORLD_SIZE is 2" in said
+    assert [file.name for file in folder.iterdir()] == ["config.yaml"]
+
+
+def test_a_run_that_is_started_once_more_waits_for_its_former_process(folder: Path) -> None:
+    """torchrun starts it anew while others of it may still be ending; whoever starts it by hand is told at once."""
+    held = threading.Event()
+
+    def hold() -> None:
+        with run_directory(config_with()):
+            held.set()
+            time.sleep(0.5)
+
+    former = threading.Thread(target=hold)
+    former.start()
+    assert held.wait(10)
+    with pytest.raises(ConfigError, match="in use by another process"), run_directory(config_with()):
+        pass
+    with run_directory(config_with(), attempt=1):
+        assert not former.join(10)
 
 
 # -- signals ----------------------------------------------------------------------------------------------------------

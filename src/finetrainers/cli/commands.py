@@ -10,6 +10,7 @@ from typing import Any
 
 from finetrainers.cli.bench import add_bench
 from finetrainers.cli.cache import add_cache
+from finetrainers.cli.launch import add_launch
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.distributed.ending import ended_for_good
 from finetrainers.distributed.launch import read_launch
@@ -34,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=sentence, add_help=False, allow_abbrev=False)
         command.set_defaults(run=run_config_command)
+    add_launch(commands)
     add_bench(commands)
     _add_sample(commands)
     add_quickstart(commands).set_defaults(run=run_quickstart)

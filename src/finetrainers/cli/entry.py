@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from finetrainers.cli.commands import build_parser
 from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE
-from finetrainers.distributed.ending import record_status
+from finetrainers.distributed.ending import Program, record_status
 from finetrainers.distributed.launch import is_one_of_several
 from finetrainers.errors import FinetrainersError, Interrupted
 from finetrainers.files.storage import storage_errors
@@ -32,6 +32,7 @@ def run_program() -> NoReturn:
     One of several processes that failed ends at once: libraries would wait for processes that are gone, and a launcher
     that sees one end kills the others before they have said why.
     """
+    Program.is_ours = True
     try:
         status = main()
     except Exception:
@@ -49,7 +50,7 @@ def run_program() -> NoReturn:
 
 def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    takes_overrides = words[:1] in (["train"], ["encode"], ["bench"])  # which argparse would take apart
+    takes_overrides = words[:1] in (["train"], ["encode"], ["bench"], ["launch"])  # which argparse would take apart
     options = build_parser().parse_args(words[:1] if takes_overrides else words)
     try:
         with storage_errors():

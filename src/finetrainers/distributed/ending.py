@@ -1,6 +1,7 @@
 """How a process of several ends: at once if it must, and with its status left for who started them all."""
 
 import os
+import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,19 @@ def ended_for_good(environ: Mapping[str, str]) -> int | None:
         return None
     before = statuses(Path(folder), launch.attempt - 1)
     return max(before) if len(before) == launch.local_size and all(status in FOR_GOOD for status in before) else None
+
+
+class Program:
+    """What this process is."""
+
+    is_ours = False
+    """Whether it runs a command of this package, and ends with it."""
+
+
+def end_undisturbed() -> None:
+    """Let a command that failed say why: its launcher asks it to end as soon as it sees that another process has."""
+    if Program.is_ours:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def end_process(status: int, message: str) -> NoReturn:

@@ -7,7 +7,7 @@ import sys
 import time
 from datetime import timedelta
 
-from torch.distributed import DistError, DistStoreError, TCPStore
+from torch.distributed import DistError, TCPStore
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from finetrainers.distributed.launch import Launch
@@ -20,6 +20,7 @@ SECONDS_BETWEEN_REPORTS = 15.0
 """Of who is missing."""
 FREEING_SECONDS = 60.0
 """For the port to be free again in a run that is started once more."""
+SECONDS_BETWEEN_LOOKS = 0.05
 AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 """Environment variable of torchrun, which has a store of its own where its processes are to meet."""
 MISSING_SHOWN = 10
@@ -93,20 +94,27 @@ def _wait_for_all(launch: Launch, store: Store) -> None:
     keys = [f"here/{rank}" for rank in range(launch.size)]
     store.set(keys[launch.rank], socket.gethostname())
     until = time.monotonic() + MEETING_SECONDS
-    while True:
-        left = until - time.monotonic()
-        try:
-            store.wait(keys, timedelta(seconds=max(0.01, min(left, SECONDS_BETWEEN_REPORTS))))
-            return
-        except DistStoreError:
-            missing = [str(rank) for rank, key in enumerate(keys) if not store.check([key])]
-        except DistError:
-            raise ConfigError("parallel: the first process ended before all were there; its own output says why") from None
+    report = time.monotonic() + SECONDS_BETWEEN_REPORTS
+    while not _are_there(store, keys):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        now = time.monotonic()
+        if now < min(until, report):
+            continue
+        missing = [str(rank) for rank, key in enumerate(keys) if not _are_there(store, [key])]
         names = ", ".join(missing[:MISSING_SHOWN]) + ", ..." * (len(missing) > MISSING_SHOWN)
-        if left <= 0:
+        report = now + SECONDS_BETWEEN_REPORTS
+        if now >= until:
             raise ConfigError(
                 f"parallel: of {launch.size} processes, {len(missing)} did not come within {MEETING_SECONDS:.0f} s: rank {names}; "
                 "see that all are started, with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE"
             )
         if launch.rank == 0 and missing:
             print(f"finetrainers: waiting for rank {names} of {launch.size}", file=sys.stderr, flush=True)
+
+
+def _are_there(store: Store, keys: list[str]) -> bool:
+    """Look, without waiting: a time limit of the store's own would be logged."""
+    try:
+        return bool(store.check(keys))
+    except DistError:
+        raise ConfigError("parallel: the first process ended before all were there; its own output says why") from None

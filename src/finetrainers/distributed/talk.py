@@ -1,19 +1,21 @@
 """Small messages among the processes of a run, through a store: no collective of devices, and no time limit."""
 
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
-from torch.distributed import DistStoreError
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from finetrainers.errors import FinetrainersError
 
 Value = TypeVar("Value")
-PATIENCE = timedelta(seconds=1)
-"""After which a process that waits looks about."""
+PATIENCE_SECONDS = 1.0
+"""After which a process that waits says what it waits for."""
+SHARE_WAITED = 1 / 8
+"""Of the time that a process has waited, it waits on before it looks again: neither the store nor it has much to do."""
+LONGEST_WAIT = 0.25
 
 
 class _Message(NamedTuple):
@@ -137,16 +139,14 @@ class Talk:
 
     def _hear(self, key: str, call: str) -> Any:
         assert self._store is not None, "alone, nobody else is heard"
-        is_told = call == "gather" or self._rank == 0
-        while True:
-            try:
-                self._store.wait([key], PATIENCE)
-                break
-            except DistStoreError:
-                self._look()
-            if not is_told:  # who waits for long says what it waits for: another call would wait for it in vain
+        is_told, began = call == "gather" or self._rank == 0, time.monotonic()
+        while not self._store.check([key]):  # not wait, which logs each time limit
+            self._look()
+            waited = time.monotonic() - began
+            if not is_told and waited > PATIENCE_SECONDS:  # who makes another call would wait for it in vain
                 self._tell(f"{key}/{self._rank}", _Message(call))
                 is_told = True
+            time.sleep(min(max(waited * SHARE_WAITED, 0.0005), LONGEST_WAIT))
         message = _Message(*pickle.loads(self._store.get(key)))  # of a process of this very run
         if message.error is not None:
             raise message.error

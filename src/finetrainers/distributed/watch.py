@@ -27,6 +27,8 @@ from finetrainers.errors import INTERRUPTED, Interrupted, OtherProcessError, exi
 
 GRACE_SECONDS = 5.0
 """After another process failed, for the main thread to come back from what it is in; then the process ends without it."""
+FAILED_SECONDS = 1.5
+"""For the others to hear of a failure of this process before it ends."""
 CLOSING_SECONDS = 30.0
 """For the main thread to close what is open, once it is back."""
 SAVING_SECONDS = 600.0
@@ -64,6 +66,7 @@ class Watch:
         self._orders: deque[dict[str, Any]] = deque()
         self._thread: threading.Thread | None = None
         self._leaving: set[int] = set()
+        self._met = {rank}
         self._peers: dict[int, Lines] = {}
         self._deadline = float("inf")
 
@@ -123,10 +126,12 @@ class Watch:
         """Tell the others that this process was asked to stop. A signal's handler may call it: it waits for nothing."""
         self._order({"kind": "stop", "why": f"{why} to rank {self.rank}"})
 
-    def leave(self, seconds: float = GRACE_SECONDS) -> None:
-        """Part from the others: as soon as all are here, or after a time."""
+    def leave(self) -> None:
+        """Part from the others, as soon as all are here; or after a time: some may wait in a collective for our end."""
         if self._thread is None:
             return
+        is_own = self.failure is not None and self.failure.rank == self.rank
+        seconds = FAILED_SECONDS if is_own else GRACE_SECONDS
         self._order({"kind": "leaving", "rank": self.rank})
         self._parted.wait(seconds)
         self._order({"kind": "end"})
@@ -193,6 +198,7 @@ class Watch:
                     break
                 peer.rank, peer.about = message["rank"], message["about"]
                 self._peers[peer.rank] = peer
+                self._met.add(peer.rank)
                 peer.send({"kind": "welcome"})
             else:
                 self._receive(message)
@@ -232,7 +238,8 @@ class Watch:
     def _note_parting(self) -> None:
         """See whether all who are there want to leave."""
         if self.rank == FIRST:
-            if FIRST in self._leaving and self._peers.keys() <= self._leaving and not self._parted.is_set():
+            are_all_leaving = FIRST in self._leaving and self._peers.keys() <= self._leaving
+            if are_all_leaving and len(self._met) == self.size and not self._parted.is_set():
                 self._send({"kind": "parted"})
                 self._parted.set()
         elif not self._peers:

@@ -14,6 +14,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store, _abort_proces
 
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.board import Board, LeftToOthersError, Place
+from finetrainers.distributed.ending import end_undisturbed
 from finetrainers.distributed.launch import Launch, read_launch
 from finetrainers.distributed.layout import Layout, settle_layout
 from finetrainers.distributed.meet import meet, watch_others
@@ -207,9 +208,10 @@ def join(config: ParallelConfig, device: str) -> Iterator[World]:
             yield World(own, launch, layout, mesh, talk, replica, Board(PrefixStore("board", store)), watch)
             distributed.destroy_process_group()
     finally:
+        if distributed.is_initialized():
+            end_undisturbed()
+            _abort_process_group()  # which waits for nobody
         watch.leave()
-        if distributed.is_initialized():  # nobody is waited for: others are gone
-            _abort_process_group()
 
 
 def _make_mesh(launch: Launch, layout: Layout, device: torch.device, store: Store) -> DeviceMesh:

@@ -14,6 +14,7 @@ from typing import Any
 
 BLOCK_BYTES = 1 << 20
 DIGEST_BYTES = 16
+SAMPLES, SAMPLE_BYTES = 256, 4096
 MANIFEST = "manifest.json"
 Facts = dict[str, dict[str, object]]
 """Size and hash of files, by their names in a directory."""
@@ -139,6 +140,18 @@ def damage(directory: Path) -> str | None:
 def _facts(file: Path) -> dict[str, object]:
     _sync(file)
     return {"bytes": file.stat().st_size, "blake2b": hash_file(file).hex()}
+
+
+def sample_file(file: Path) -> bytes:
+    """Hash the size and parts of a file, spread evenly over it: enough to tell weights from others, in no time."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    with file.open("rb") as data:
+        size = data.seek(0, os.SEEK_END)
+        digest.update(str(size).encode())
+        for number in range(SAMPLES):
+            data.seek(number * max(0, size - SAMPLE_BYTES) // (SAMPLES - 1))
+            digest.update(data.read(SAMPLE_BYTES))
+    return digest.digest()
 
 
 def hash_file(path: str | os.PathLike[str]) -> bytes:

@@ -1,5 +1,6 @@
 """A pretrained pipeline with the adapter of its family and the task that it is tuned for."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from finetrainers.compat.packages import import_quietly
 from finetrainers.config import MemoryConfig, ModelConfig
 from finetrainers.distributed.reading import SharedReading
 from finetrainers.errors import ConfigError
+from finetrainers.files.whole import sample_file
 from finetrainers.models.base import ModelAdapter
 from finetrainers.models.experts import Denoisers, choose_experts
 from finetrainers.models.pretrained import DTYPES, Place, Pretrained
 from finetrainers.models.registry import adapter_of_pipeline, get_adapter, load_adapter
 from finetrainers.models.weights import Settle, Weights
 
+FINGERPRINT_BYTES = 8
 CPU = torch.device("cpu")
 
 
@@ -40,6 +43,14 @@ class Model:
         """What is trained."""
         experts = self.adapter.experts()
         return choose_experts(experts, self.pretrained.config.expert) if experts else Denoisers((self.adapter.denoiser,))
+
+    def fingerprint(self) -> str:
+        """Hash the weights of what is trained: a part of each file, spread over it; they are downloaded if need be."""
+        digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
+        for name in self.denoisers.trained:
+            for file in self.pretrained.weight_files(name):
+                digest.update(sample_file(file))
+        return digest.hexdigest()
 
     @property
     def dtype(self) -> torch.dtype:

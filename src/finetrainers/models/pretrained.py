@@ -171,11 +171,11 @@ class Pretrained:
         elif weights == "random":
             fill_at_random(shell, device, settle)
         else:
-            files = self._weight_files(component) if reading is None or reading.is_leader else []
+            files = self.weight_files(component) if reading is None or reading.is_leader else []
             fill_from_files(shell, files, device, settle, reading)
         return shell
 
-    def _weight_files(self, component: str) -> list[Path]:
+    def weight_files(self, component: str) -> list[Path]:
         """The safetensors files of a denoiser, downloaded if they are on the Hub.
 
         Raises:

@@ -8,6 +8,7 @@ from finetrainers.errors import MissingItemError
 from finetrainers.optim.schedules import learning_rate
 from finetrainers.training.objective import read_objective
 from finetrainers.training.prepared import Prepared
+from finetrainers.training.relocated import contents
 from finetrainers.training.report import read_events
 from finetrainers.training.session import Session
 
@@ -29,7 +30,7 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
         num_samples=prepared.plan.num_samples,
         num_held_out=len(prepared.held_out),
         num_bad=len(prepared.problems),
-        data=fingerprint,
+        **contents(prepared),
         epochs=order.epoch_of(max(0, config.train.steps - 1)) + 1,
         device=str(session.device),
         **({} if code is None else {"objective": code.digest}),

@@ -17,7 +17,7 @@ from finetrainers.errors import ConfigError
 from finetrainers.files.marks import RUN_MARK, is_run, mark_run
 from finetrainers.files.whole import write_whole
 from finetrainers.training.checkpoint import Checkpoints
-from finetrainers.training.same_run import check_same_run
+from finetrainers.training.same_run import check_same_run, moved_places
 
 NAMES_BEFORE_THE_MARK = {".lock", f".{RUN_MARK}.tmp"}
 """What a run that was killed before it set the mark leaves: a folder with nothing else is empty."""
@@ -45,7 +45,8 @@ def run_directory(config: Config, *, attempt: int = 0) -> Iterator[Path]:
     with (directory / ".lock").open("a") as lock:
         _hold(lock, directory, seconds=ENDING_SECONDS if attempt else 0.0)
         file, checkpoints = directory / "config.yaml", Checkpoints(directory / "checkpoints", keep=config.checkpoint.keep)
-        if checkpoints.steps():
+        goes_on = bool(checkpoints.steps())
+        if goes_on:
             if file.exists():
                 check_same_run(load_config(file), config)
             mark_run(directory)
@@ -53,7 +54,8 @@ def run_directory(config: Config, *, attempt: int = 0) -> Iterator[Path]:
             mark_run(directory)
             checkpoints.set_aside(-1)
             (directory / JOURNAL).unlink(missing_ok=True)
-        write_whole(file, dump_config(config))
+        if not (goes_on and file.exists() and moved_places(load_config(file), config)):  # else once its contents are known
+            write_whole(file, dump_config(config))
         yield directory
 
 

@@ -22,6 +22,7 @@ from finetrainers.training.fit import as_recorded, fit
 from finetrainers.training.hub import check_hub
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
+from finetrainers.training.relocated import check_contents
 from finetrainers.training.saving import Saver
 from finetrainers.training.session import Session, open_session
 from finetrainers.training.track import StepLog
@@ -112,6 +113,9 @@ class _Run:
         checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep, world=world)
         resumed = world.first(lambda: self._find_start(checkpoints))
         prepared = self.prepare()
+        if resumed is not None:
+            start = prepared
+            world.first(lambda: check_contents(session, start))
         with session.stage("encoding"):
             prepared, stop = self.encode(prepared, resumed or 0)
         world.first(lambda: announce(session, prepared, resumed=resumed, fitting=self.fitting))

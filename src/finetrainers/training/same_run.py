@@ -1,5 +1,6 @@
 """What a run cannot change while it goes on."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,14 @@ from finetrainers.training.report import read_events
 WEIGHTS_FIT = ("model.", "tuning.")
 """Settings without which exported weights do not fit a run; so it is with conditions, but for given frames."""
 
+CODE = re.compile(r"(conditioning[.\d]*)\.signal|objective\.kind")
+"""Keys whose values may be a function in a file of the user's."""
+PLACES = re.compile(
+    r"(validation\.)?data\.\d+\.(path|control_path|folders\..+)|model\.(path|components\..+\.path)|tuning\.start_from|"
+    + CODE.pattern
+)
+"""Keys of places: the same contents may be elsewhere now, which is looked at once they are read."""
+
 
 def check_same_run(old: Config, new: Config) -> None:
     """Refuse to continue a run with settings that would make it another one.
@@ -21,13 +30,9 @@ def check_same_run(old: Config, new: Config) -> None:
     Raises:
         ConfigError: Naming each key that differs, with both values, or the user's file that does.
     """
-    trees = [config.model_dump(mode="json", by_alias=True) for config in (old, new)]
-    changed = []
-    for key in FIXED:
-        before, after = (_at(tree, key) for tree in trees)
-        found = _of_conditions(old, new) if key == "conditioning" else _differences(key, before, after)
-        changed += [f"{name}: {_shown(a)} -> {_shown(b)}" for name, a, b in found]
-    if changed:
+    found = [difference for key in FIXED for difference in _differences_of(key, old, new)]
+    changed = [f"{name}: {_shown(a)} -> {_shown(b)}" for name, a, b in found]
+    if any(not _is_place(*difference) for difference in found):
         lines = "\n  ".join(changed)
         weights = list(step_folders(new.output_dir / "weights").values())
         shown = [
@@ -40,6 +45,26 @@ def check_same_run(old: Config, new: Config) -> None:
             f"Give the old values to continue it, or take another output_dir{anew}"
         )
     _check_same_code(new)
+
+
+def moved_places(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
+    """Find the places of what a run cannot change that it names otherwise than before: key, and both values."""
+    return [difference for key in FIXED for difference in _differences_of(key, old, new) if _is_place(*difference)]
+
+
+def _differences_of(key: str, old: Config, new: Config) -> Iterator[tuple[str, Any, Any]]:
+    """Find what differs below one key: its name, and both values."""
+    if key == "conditioning":
+        yield from _of_conditions(old, new)
+    else:
+        yield from _differences(key, *(_at(config.model_dump(mode="json", by_alias=True), key) for config in (old, new)))
+
+
+def _is_place(key: str, before: Any, after: Any) -> bool:
+    """Whether a difference is one of places, at which the same may be; of code, the name in the file stays."""
+    if not PLACES.fullmatch(key) or before is None or after is None:
+        return False
+    return not CODE.fullmatch(key) or (":" in before and before.rpartition(":")[2] == after.rpartition(":")[2])
 
 
 def _check_same_code(config: Config) -> None:

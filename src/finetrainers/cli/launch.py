@@ -1,0 +1,137 @@
+"""``finetrainers launch``: starts several processes of ``train`` or ``encode`` by torchrun, and ends as they do."""
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR
+from finetrainers.distributed.ending import STATUS_FOLDER, statuses
+from finetrainers.errors import ConfigError
+
+COMMANDS = ("train", "encode")
+SHUTDOWN_SECONDS = 600
+"""For processes that were asked to stop to save."""
+MORE = "--"
+"""Before what torchrun is given as well."""
+
+
+def add_launch(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command; its options are read where overrides have been told apart from them."""
+    launch = commands.add_parser("launch", help="train or encode on several devices, by torchrun", add_help=False)
+    launch.set_defaults(run=run_launch)
+
+
+def launch_parser() -> argparse.ArgumentParser:
+    """Options of the command; whatever else is given is CONFIG and its overrides."""
+    parser = argparse.ArgumentParser(
+        "finetrainers launch",
+        usage="finetrainers launch (--gpus N | --cpu N) [--max-restarts K] [train | encode] CONFIG [section.key=value ...] "
+        "[-- torchrun's options]",
+        description="Start one process for each device, by torchrun, and end with the status of the run. One device needs no "
+        "launcher. On several hosts, start it on each, with what torchrun needs there: "
+        "-- --nnodes 2 --node-rank 0 --master-addr HOST.",
+        allow_abbrev=False,
+    )
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--gpus", type=_count, metavar="N", help="processes on this host, each with a GPU")
+    kind.add_argument("--cpu", type=_count, metavar="N", help="processes on this host, on the CPU: to try a configuration")
+    parser.add_argument(
+        "--max-restarts", type=int, default=0, metavar="K", help="starts after a process died or crashed (default 0)"
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError(text)  # argparse names the option and the value
+    return int(text)
+
+
+def run_launch(_: argparse.Namespace, words: list[str]) -> int:
+    """``launch``."""
+    own, more = (words[: words.index(MORE)], words[words.index(MORE) + 1 :]) if MORE in words else (words, [])
+    options, rest = launch_parser().parse_known_args(own)
+    command, rest = (rest[0], rest[1:]) if rest[:1] and rest[0] in COMMANDS else ("train", rest)
+    _check(options, rest)
+    if options.cpu is not None:
+        rest = [*rest, "train.device=cpu"]
+    with tempfile.TemporaryDirectory(prefix="finetrainers-") as folder:
+        os.environ[STATUS_FOLDER] = folder
+        arguments = [*_torchrun_options(options, more), "-m", "finetrainers", command, *rest]
+        return _run(arguments, Path(folder), options.max_restarts)
+
+
+def _check(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Fail once, before processes are started, where all of them would.
+
+    Raises:
+        ConfigError: If the configuration is wrong, or if there are not as many GPUs.
+    """
+    from finetrainers.config import find_file, load_config
+
+    file, overrides = find_file(list(rest))
+    if file is None:
+        raise ConfigError(f"launch: no configuration file is among {' '.join(rest)!r}; give CONFIG as well")
+    load_config(file, overrides)
+    if options.gpus is not None:
+        import torch
+
+        count = torch.cuda.device_count()
+        if options.gpus > count:
+            raise ConfigError(f"launch: --gpus is {options.gpus}, and this host has {count}; give at most as many, or --cpu N")
+
+
+def _torchrun_options(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
+    count = options.gpus if options.cpu is None else options.cpu
+    names = {word.partition("=")[0].replace("_", "-") for word in more}
+    where = [] if {"--nnodes", "--rdzv-endpoint", "--master-addr"} & names else ["--standalone"]
+    limit = [] if "--shutdown-timeout" in names else ["--shutdown-timeout", str(SHUTDOWN_SECONDS)]
+    return [*where, *limit, "--nproc-per-node", str(count), "--max-restarts", str(options.max_restarts), *more]
+
+
+def _run(arguments: Sequence[str], folder: Path, max_restarts: int) -> int:
+    """Let torchrun start the processes in this one's place, and say how they ended."""
+    import logging
+
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _processes(arguments))))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say themselves what failed
+    try:
+        run(parse_args(list(arguments)))
+    except ChildFailedError as error:
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        return _status(folder, max_restarts, codes)
+    except SignalException as stop:
+        found = statuses(folder, _last_attempt(folder, max_restarts))
+        print(f"finetrainers: launch: stopped by {signal.Signals(stop.sigval).name}", file=sys.stderr, flush=True)
+        return max(found, default=INTERRUPTED)
+    except SystemExit as refused:
+        return USER_ERROR if refused.code else DONE
+    return DONE
+
+
+def _processes(arguments: Sequence[str]) -> int:
+    return int(arguments[list(arguments).index("--nproc-per-node") + 1])
+
+
+def _last_attempt(folder: Path, max_restarts: int) -> int:
+    return max((number for number in range(max_restarts + 1) if statuses(folder, number)), default=0)
+
+
+def _status(folder: Path, max_restarts: int, codes: Mapping[int, int]) -> int:
+    """Exit status of the run, from those that its processes left and those that torchrun saw."""
+    for rank, code in codes.items():
+        if code < 0:
+            name = signal.Signals(-code).name
+            print(f"finetrainers: launch: rank {rank} was ended by {name}", file=sys.stderr, flush=True)
+    if any(code < 0 and -code != signal.SIGTERM for code in codes.values()):
+        return INTERNAL_ERROR
+    found = [status for status in statuses(folder, _last_attempt(folder, max_restarts)) if status]
+    return found[0] if found and len(set(found)) == 1 else INTERNAL_ERROR

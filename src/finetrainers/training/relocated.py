@@ -1,0 +1,74 @@
+"""A run goes on with what it began with, wherever that is now: contents tell, and places may change."""
+
+import re
+from typing import Any
+
+from finetrainers.config import Config, dump_config, load_config
+from finetrainers.errors import ConfigError
+from finetrainers.files.whole import write_whole
+from finetrainers.models import Model
+from finetrainers.training.prepared import Prepared
+from finetrainers.training.report import read_events
+from finetrainers.training.same_run import moved_places
+from finetrainers.training.session import Session
+
+DATA = re.compile(r"data\.|conditioning")
+HELD_OUT = "validation.data."
+MODEL = "model."
+
+
+def check_contents(session: Session, prepared: Prepared) -> None:
+    """Refuse other weights than a run began with, and other data in places that it did not name; then note the places.
+
+    Raises:
+        ConfigError: Naming the keys.
+    """
+    config = session.config
+    file = config.output_dir / "config.yaml"
+    before = _last_start(session)
+    _check_weights(config, before, prepared.model)
+    moved = moved_places(load_config(file), config)
+    now = contents(prepared)
+    for name, is_of in (("data", DATA.match), ("held_out", _is_held_out), ("model", _is_of_model)):
+        keys = [f"{key}: {old!r} -> {new!r}" for key, old, new in moved if is_of(key)]
+        if keys and before.get(name) != now[name]:
+            lines = "\n  ".join(keys)
+            raise ConfigError(
+                f"output_dir: {config.output_dir} holds a run that began with other contents than are there:\n  {lines}\n"
+                "Give the place of the same files to continue it, or take another output_dir"
+            )
+    if moved:
+        write_whole(file, dump_config(config))
+
+
+def contents(prepared: Prepared) -> dict[str, str | None]:
+    """Hashes of what a run is made of, as its event ``run`` has them."""
+    held_out = prepared.held_out_plan
+    return {
+        "data": prepared.plan.fingerprint(),
+        "held_out": None if held_out is None else held_out.fingerprint(),
+        "model": prepared.model.fingerprint(),
+    }
+
+
+def _check_weights(config: Config, before: dict[str, Any], model: Model) -> None:
+    recorded = before.get("model")
+    if recorded is not None and recorded != model.fingerprint():
+        raise ConfigError(
+            f"model.path: {config.model.path} has other weights than {config.output_dir} was begun with: bring these back to "
+            "continue the run (of a model on the Hub: name its model.revision), or take another output_dir"
+        )
+
+
+def _last_start(session: Session) -> dict[str, Any]:
+    has_events = (session.config.output_dir / "events.jsonl").is_file()
+    events = read_events(session.config.output_dir, {"run"}) if has_events else []
+    return events[-1] if events else {}
+
+
+def _is_held_out(key: str) -> bool:
+    return key.startswith(HELD_OUT)
+
+
+def _is_of_model(key: str) -> bool:
+    return key.startswith(MODEL)
