@@ -69,20 +69,19 @@ class Prompt:
     """[B, F] bool: latent frames that are given; None where nothing but the prompt is. Stays on the CPU: it decides how many
     tokens there are."""
     references: tuple[Tensor, ...] = ()
-    """Latents of pictures of their own size that the denoiser is shown, each [B, C, 1, H', W']."""
-    has_references: Tensor | None = None
-    """[B] bool: samples that are shown their references; None where all are. Stays on the CPU, as ``given``."""
+    """Latents of pictures of their own size that the denoiser is shown, each [B, C, 1, H', W']: none, or those of
+    all samples."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Prompt":
         """Apply a function to all tensors that go to the device."""
         text, image = ({name: change(tensor) for name, tensor in part.items()} for part in (self.text, self.image))
         references = tuple(change(reference) for reference in self.references)
-        return Prompt(text, change(self.fps), image, self.given, references, self.has_references)
+        return Prompt(text, change(self.fps), image, self.given, references)
 
     def rows(self, rows: slice | Tensor) -> "Prompt":
         """Take some of the samples."""
-        given, has_references = (None if own is None else own[rows] for own in (self.given, self.has_references))
-        return replace(self.map(lambda tensor: tensor[rows]), given=given, has_references=has_references)
+        given = None if self.given is None else self.given[rows]
+        return replace(self.map(lambda tensor: tensor[rows]), given=given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +128,13 @@ class Batch:
     prompt: Prompt
     media: Mapping[str, Medium] = field(default_factory=dict)
     """What each sample has besides the media themselves, by the name of the stream; empty for prompt-only training."""
+    level: Tensor | None = None
+    """[B] float32 noise level of each sample, which is that of its noisiest frame; made of ``sigma`` on the CPU, where it
+    stays: of several experts it decides which is asked."""
+
+    def __post_init__(self) -> None:
+        if self.level is None or self.sigma.device.type == "cpu":
+            object.__setattr__(self, "level", self.sigma.amax(1).cpu())
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; the original is left as it was.
@@ -150,7 +156,8 @@ class Batch:
     def rows(self, rows: slice) -> "Batch":
         """Take some of the samples."""
         taken = self._map(lambda tensor: tensor[rows])
-        return replace(taken, positions=self.positions[rows], prompt=self.prompt.rows(rows))
+        assert self.level is not None
+        return replace(taken, positions=self.positions[rows], prompt=self.prompt.rows(rows), level=self.level[rows])
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         return Batch(
@@ -161,6 +168,7 @@ class Batch:
             loss_mask=None if self.loss_mask is None else change(self.loss_mask),
             prompt=self.prompt.map(change),
             media={name: medium.map(change) for name, medium in self.media.items()},
+            level=self.level,
         )
 
 

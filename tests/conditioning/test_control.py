@@ -23,6 +23,7 @@ from finetrainers.config import ChannelConcatConfig, DataConfig
 from finetrainers.data.cache.store import Cache
 from finetrainers.data.media.files import decode
 from finetrainers.data.media.signals import luma
+from finetrainers.distributed.world import alone
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.models import open_model
 from finetrainers.models.vae import encode_pixels, encode_video, scale_pixels
@@ -235,7 +236,7 @@ def prepared_clips(
 
 def first_batches(config: Any, prepared: Prepared, count: int) -> list[Batch]:
     objective = build_objective(config, prepared.model)
-    return list(build_batches(config, prepared, objective=objective, device=CPU, start=0, stop=count))
+    return list(build_batches(config, prepared, objective=objective, world=alone(), start=0, stop=count))
 
 
 def channels_of(config: Any, batch: Batch) -> torch.Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 import finetrainers
 from finetrainers.batch import Batch
 from finetrainers.conditioning import GivenFrames
+from finetrainers.distributed.world import alone
 from finetrainers.models.noise import GIVEN_FRAME_MAX_SIGMA, NoiseLevels
 from finetrainers.objectives.flow import FlowMatching
 from finetrainers.testing.model_under_test import ModelUnderTest
@@ -80,7 +81,7 @@ def test_the_given_frames_are_as_many_as_is_asked_for() -> None:
 def given_sets(kind: Any, count: int = 4000, frames: int = 4, probability: float = 1.0) -> Tensor:
     """Which frames are given, [count, frames], with the noise levels and what counts checked beside them."""
     given_frames = GivenFrames(kind, probability)
-    u = uniforms(count, 1 + len(given_frames.draws(frames)))
+    u = uniforms(count, 1 + len(given_frames.draws(frames)) + len(given_frames.step_draws))
     level = NoiseLevels()(u[:, 0], 256)
     given = given_frames.at(level, u[:, 1:], frames=frames)
     mask, sigma, loss_mask = given.mask, given.sigma, given.loss_mask
@@ -112,7 +113,8 @@ def test_random_sets_are_of_any_size_and_any_frames() -> None:
 @pytest.mark.parametrize("kind", ["first", "last", "first_and_last", "random"])
 def test_an_image_has_no_frames_to_give(kind: Any) -> None:
     given_frames = GivenFrames(kind, probability=1.0)
-    assert not given_frames.at(uniforms(50), uniforms(50, len(given_frames.draws(1))), frames=1).mask.any()
+    u = uniforms(50, len(given_frames.draws(1)) + len(given_frames.step_draws))
+    assert not given_frames.at(uniforms(50), u, frames=1).mask.any()
 
 
 def test_what_is_measured_is_given_what_training_always_gives() -> None:
@@ -148,12 +150,15 @@ def test_whether_there_is_a_loss_mask_does_not_depend_on_what_a_batch_draws(fram
 
 
 def test_the_purposes_of_the_draws_are_those_of_earlier_versions() -> None:
-    """A run of one of them goes on with the draws that it began with."""
-    assert FlowMatching().draws == ("sigma",)
-    for kind in ("first", "last", "first_and_last"):
-        assert GivenFrames(kind).draws(2) == ("first frame", "first sigma")  # type: ignore[arg-type]
-    sets = ("given count", "given frame 0", "given frame 1")
-    assert GivenFrames("random").draws(2) == ("first frame", "first sigma", *sets)
+    """A run of one of them goes on with the draws that it began with; later frames are drawn for the step since 0.5."""
+    assert (FlowMatching().draws, FlowMatching().step_draws) == (("sigma",), ())
+    assert (GivenFrames().draws(3), GivenFrames().step_draws) == (("first frame", "first sigma"), ())
+    for kind in ("last", "first_and_last"):
+        later = GivenFrames(kind)  # type: ignore[arg-type]
+        assert (later.draws(3), later.step_draws) == (("first sigma",), ("given",))
+    sets = GivenFrames("random")
+    assert sets.draws(3) == ("first sigma", "given frame 1", "given frame 2")
+    assert sets.step_draws == ("given", "given count", "given first")
 
 
 # -- beside a control -------------------------------------------------------------------------------------------------
@@ -167,13 +172,13 @@ def test_given_frames_beside_a_control_draw_what_each_draws_alone(tiny_ltx: Path
 
     def batches(conditioning: Any) -> list[Batch]:
         subject = replace(first, conditioning=conditioning)
-        config, device = subject.config("run"), torch.device("cpu")
-        made = build_batches(config, subject.prepared, objective=subject.objective, device=device, start=0, stop=6)
+        config = subject.config("run")
+        made = build_batches(config, subject.prepared, objective=subject.objective, world=alone(), start=0, stop=6)
         return list(made)
 
-    alone, shown = batches(given), batches(control)
+    plain, shown = batches(given), batches(control)
     for both in (batches([given, control]), batches([control, given])):
-        for batch, with_given, with_control in zip(both, alone, shown, strict=True):
+        for batch, with_given, with_control in zip(both, plain, shown, strict=True):
             assert torch.equal(batch.noise, with_given.noise)
             assert torch.equal(batch.sigma, with_given.sigma)
             assert batch.loss_mask is not None
@@ -183,7 +188,7 @@ def test_given_frames_beside_a_control_draw_what_each_draws_alone(tiny_ltx: Path
             for name in ("latents", "mask"):
                 assert torch.equal(getattr(batch.media["control"], name), getattr(with_control.media["control"], name))
             assert torch.equal(batch.sigma[:, 1:], with_control.sigma[:, 1:])
-    assert len({tuple(row) for batch in alone for row in batch.prompt.given.tolist()}) == 2  # type: ignore[union-attr]
+    assert len({tuple(row) for batch in plain for row in batch.prompt.given.tolist()}) == 2  # type: ignore[union-attr]
     assert len({tuple(row) for batch in shown for row in batch.media["control"].mask.tolist()}) > 2
     config = first.config("both", conditioning=[given, control], train={"steps": 2}, validation={"held_out": 0.3})
     finetrainers.train(config)

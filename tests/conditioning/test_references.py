@@ -172,17 +172,14 @@ def test_pictures_stand_side_by_side_at_the_height_of_the_result() -> None:
 # -- batches ----------------------------------------------------------------------------------------------------------
 
 
-def test_which_samples_see_their_references_stays_on_the_cpu(kontext: Path, tmp_path: Path) -> None:
+def test_whether_references_are_seen_is_known_on_the_cpu(kontext: Path, tmp_path: Path) -> None:
     """How many tokens there are follows from it: to wait for the device at each step would cost more than it saves."""
     subject = ModelUnderTest({"path": str(kontext), "max_sequence_length": 16}, (1, 64, 64), tmp_path)
-    batch = show(subject, subject.batch, shown=(True, False))
     conditioning = build_conditioning(ReferencesConfig.model_validate(REFERENCES))
-    for place, rows in ((batch.to(torch.device("meta")), [True, False]), (batch.rows(slice(1, 2)), [False])):
-        _, prompt = conditioning.model_input(place.latents, place)
-        assert prompt.has_references is not None
-        assert prompt.has_references.tolist() == rows  # a tensor on the device "meta" has no values
-    assert prompt.references == ()
-    assert len(conditioning.model_input(batch.latents, batch)[1].references) == 2
+    for is_shown, count in ((True, 2), (False, 0)):
+        batch = show(subject, subject.batch, is_shown=is_shown)
+        for place in (batch, batch.to(torch.device("meta")), batch.rows(slice(1, 2))):  # "meta" has no values
+            assert len(conditioning.model_input(place.latents, place)[1].references) == count
 
 
 def test_references_keep_their_order_beyond_ten() -> None:

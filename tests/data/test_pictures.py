@@ -391,7 +391,7 @@ def encoded(*stds: torch.Tensor | None) -> Encoded:
 def test_all_references_of_a_sample_are_shown_or_none_and_are_not_padded() -> None:
     samples, positions = [encoded(None, None)] * 64, torch.arange(64)
     selections = {"reference": FrameSelection(dropout=0.5)}
-    made = make_media(samples, positions, seed=3, selections=selections, frames=5, padding=3)
+    made = make_media(samples, positions, seed=3, step=0, selections=selections, frames=5, padding=3)
     assert {name: tuple(medium.latents.shape) for name, medium in made.items()} == {
         "reference.0": (64, 1, 1, 2, 3),
         "reference.1": (64, 1, 1, 2, 3),
@@ -400,7 +400,7 @@ def test_all_references_of_a_sample_are_shown_or_none_and_are_not_padded() -> No
     assert made["reference.0"].mask.shape == (64, 1)
     assert 16 < int(made["reference.0"].mask.sum()) < 48
     alone = [
-        make_media([sample], positions[row : row + 1], seed=3, selections=selections, frames=5, padding=3)
+        make_media([sample], positions[row : row + 1], seed=3, step=0, selections=selections, frames=5, padding=3)
         for row, sample in enumerate(samples)
     ]
     for name, medium in made.items():
@@ -410,7 +410,7 @@ def test_all_references_of_a_sample_are_shown_or_none_and_are_not_padded() -> No
 
 def test_latents_are_drawn_for_each_picture_if_they_are_at_all() -> None:
     std = torch.ones(1, 1, 2, 3)
-    made = make_media([encoded(std, None, std)], torch.tensor([5]), seed=3, selections={}, frames=2, padding=0)
+    made = make_media([encoded(std, None, std)], torch.tensor([5]), seed=3, step=0, selections={}, frames=2, padding=0)
     first, mode, third = (made[f"reference.{n}"].latents for n in range(3))
     assert torch.equal(mode, torch.ones(1, 1, 1, 2, 3))
     assert not torch.equal(first, third - 2)

@@ -193,15 +193,6 @@ def first_row(called: dict[str, Any], told: Mapping[str, Any], references: Seque
     return {**called, "hidden_states": torch.cat([hidden[:, :count], hidden[:1, count:].expand(len(hidden), -1, -1)], 1)}
 
 
-def without_groups(adapter: Any) -> Mapping[str, Any]:
-    """Show all samples of a batch their references, or none."""
-    return {
-        "denoise": lambda denoiser, x, sigma, prompt: adapter.denoise(
-            denoiser, x, sigma, replace(prompt, has_references=None)
-        )
-    }
-
-
 REFERENCE_MISTAKES: dict[str, tuple[str, Callable[[Any], Mapping[str, Any]]]] = {
     "all pictures have the coordinate of the first": ("references_are_told_apart", shows(one_picture)),
     "pictures have the coordinate of the one that is drawn": (
@@ -213,7 +204,6 @@ REFERENCE_MISTAKES: dict[str, tuple[str, Callable[[Any], Mapping[str, Any]]]] = 
         "references_of_a_batch_are_those_of_each_sample",
         shows(first_row),
     ),
-    "a sample sees pictures that are not shown": ("references_of_a_batch_are_those_of_each_sample", without_groups),
     "no picture is shown": ("references_are_learned_from", shows(lambda called, told, references: dict(told))),
 }
 """Adapters that show references otherwise, and the check that finds each."""

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from finetrainers.batch import Prompt
+from finetrainers.models.experts import expert_of
 
 CASES = all_cases()
 IGNORED = {"joint_attention_kwargs", "attention_kwargs", "return_dict"}
@@ -75,7 +76,7 @@ def test_the_transformer_is_called_as_the_pipeline_calls_it(name: str, tiny: Cal
     theirs, answer = recorder.calls[call], recorder.answers[call]
     x, sigma = case.read(pipeline, theirs, model)
     assert tuple(x.shape) == (1, *shape)
-    denoiser = model.denoisers.join(recorders)
+    denoiser = expert_of(model.denoisers.join(recorders), sigma.amax(1))
     velocity = model.adapter.denoise(denoiser, x, sigma, encode_case(case, model, pipeline, clip))
     ours = recorder.calls[-1]
     for key in sorted(set(theirs) - IGNORED - {"timestep"}):

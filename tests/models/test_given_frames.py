@@ -18,6 +18,7 @@ from finetrainers.conditioning import GivenFrames, build_given_frames
 from finetrainers.config import Config, ModelConfig, parse_config
 from finetrainers.data.order.draws import uniform
 from finetrainers.data.order.order import Order
+from finetrainers.distributed.world import alone
 from finetrainers.errors import ConfigError
 from finetrainers.models import open_model
 from finetrainers.sampling.sampler import Sampler, task_of
@@ -41,14 +42,14 @@ def subject(tiny: Tiny, folder: Path, task: str = TASK, kind: type[ModelUnderTes
 
 
 def batches_of(subject: ModelUnderTest, config: Any) -> Any:
-    objective, device, stop = build_objective(config, subject.model), torch.device("cpu"), config.train.steps
+    objective, stop = build_objective(config, subject.model), config.train.steps
     groups = subject.prepared.plan.catalog.groups()
     prepared = replace(
         subject.prepared,
         order=Order(config.seed, config.train.batch_size, groups),
         given_frames=build_given_frames(config, subject.model),
     )
-    return list(build_batches(config, prepared, objective=objective, device=device, start=0, stop=stop))
+    return list(build_batches(config, prepared, objective=objective, world=alone(), start=0, stop=stop))
 
 
 def test_sets_belong_to_the_sample_position(tiny: Tiny, tmp_path: Path) -> None:

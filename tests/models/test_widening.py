@@ -20,6 +20,7 @@ from finetrainers.conditioning.widen import widen_input, widened_settings
 from finetrainers.config import ModelConfig
 from finetrainers.errors import ModelError
 from finetrainers.models import Model, open_model
+from finetrainers.models.experts import expert_of
 
 CASES = all_cases()
 KINDS = {
@@ -64,11 +65,17 @@ class ModelUnderTest:
         return torch.randn(shape, generator=torch.Generator().manual_seed(extra))
 
     def answer(self, denoiser: Any, *channels: Tensor, rows: slice = slice(2), dtype: torch.dtype = torch.float32) -> Tensor:
-        """What the denoiser answers to noisy latents with these channels behind them, and check its shape."""
+        """What the denoiser answers to noisy latents with these channels behind them, and check its shape.
+
+        Of two experts each is asked for its row.
+        """
+        numbers = range(2)[rows]
+        if len(self.model.denoisers.trained) > 1 and len(numbers) > 1:
+            return torch.cat([self.answer(denoiser, *channels, rows=slice(n, n + 1), dtype=dtype) for n in numbers])
         x, prompt = torch.cat([self.noisy, *channels], dim=1)[rows].to(dtype), self.prompt.rows(rows)
         text, image = ({k: cast_floats(v, dtype) for k, v in part.items()} for part in (prompt.text, prompt.image))
         told = Prompt(text, prompt.fps, image, prompt.given)
-        answer = self.model.adapter.denoise(denoiser, x, self.sigma[rows], told)
+        answer = self.model.adapter.denoise(expert_of(denoiser, self.sigma[rows].amax(1)), x, self.sigma[rows], told)
         assert answer.shape == self.noisy[rows].shape
         return answer
 

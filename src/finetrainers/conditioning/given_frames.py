@@ -3,6 +3,7 @@
 Shape letters as in ``finetrainers.batch``; n is the number of draws of a sample.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from finetrainers.config import Config
 from finetrainers.data.conditions import Given
+from finetrainers.data.frames import draw_count, subset
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
 from finetrainers.models.base import image_is_optional
@@ -26,7 +28,7 @@ class GivenFrames:
 
     A first frame stands in its place in the clip, at a noise level of its own, and does not count in the loss: the model
     learns image-to-video beside text-to-video (arXiv:2501.00103, section 2.4). Later frames are given beside the clip, which
-    stays as noisy there, and counts.
+    stays as noisy there, and counts. They are further tokens, so all samples of a step are given equally many.
     """
 
     frames: GivenSet = "first"
@@ -37,29 +39,49 @@ class GivenFrames:
 
     def draws(self, frames: int) -> tuple[str, ...]:
         """Purposes of the uniform draws in [0, 1) that each sample of F latent frames needs."""
-        of_sets = ("given count", *(f"given frame {frame}" for frame in range(frames)))
-        return ("first frame", "first sigma", *(of_sets if self.frames == "random" else ()))
+        match self.frames:
+            case "first":
+                return ("first frame", "first sigma")
+            case "random":
+                return ("first sigma", *_of_later(frames))
+            case _:
+                return ("first sigma",)
+
+    @property
+    def step_draws(self) -> tuple[str, ...]:
+        """Purposes of those that all samples of an optimizer step share: they decide how many later frames are given."""
+        match self.frames:
+            case "first":
+                return ()
+            case "random":
+                return ("given", "given count", "given first")
+            case _:
+                return ("given",)
 
     def at(self, level: Tensor, u: Tensor, *, frames: int) -> Given:
-        """Give frames of clips at noise levels [B], by the ``draws`` [B, n] of each; ``frames`` is F."""
-        mask = self.mask(u, frames=frames)
+        """Give frames of clips at noise levels [B], by the ``draws`` and ``step_draws`` [B, n] of each; ``frames`` is F."""
+        drawn = dict(zip((*self.draws(frames), *self.step_draws), u.unbind(1), strict=True))
+        mask = self._mask(drawn, level, frames)
         sigma = level[:, None].repeat(1, frames)
-        own = torch.minimum(self.max_sigma * u[:, 1].float(), level)
+        own = torch.minimum(self.max_sigma * drawn["first sigma"].float(), level)
         sigma[:, 0] = torch.where(mask[:, 0], own, level)
         return Given(mask, sigma, self.loss_mask(mask))
 
-    def mask(self, u: Tensor, *, frames: int) -> Tensor:
-        """Which latent frames are given, bool [B, F], by the ``draws`` [B, n] of each sample."""
-        mask = torch.zeros(len(u), frames, dtype=torch.bool)
+    def _mask(self, drawn: Mapping[str, Tensor], level: Tensor, frames: int) -> Tensor:
+        """Which latent frames are given, bool [B, F], by draws [B] of each purpose."""
+        mask = torch.zeros(len(level), frames, dtype=torch.bool)
         if frames == 1:
             return mask
         if self.frames == "random":
-            count = 1 + (u[:, 2] * frames).long()
-            mask |= u[:, 3:].argsort(dim=1).argsort(dim=1) < count[:, None]
+            count = draw_count(drawn["given count"], torch.full(level.shape, frames))
+            mask[:, 0] = drawn["given first"] * frames < count  # as often as a set of so many frames has the first
+            later = torch.stack([drawn[purpose] for purpose in _of_later(frames)], dim=1)
+            mask[:, 1:] = subset(later, count - mask[:, 0].long(), torch.full(level.shape, frames - 1))
         else:
             mask[:, 0] = self.frames != "last"
             mask[:, -1] |= self.frames != "first"
-        return mask & (u[:, 0] < self.probability)[:, None]
+        is_given = drawn["first frame" if self.frames == "first" else "given"] < self.probability
+        return mask & is_given[:, None]
 
     def loss_mask(self, mask: Tensor) -> Tensor | None:
         """Which frames count where those of the mask [B, F] are given, float32 [B, F].
@@ -75,6 +97,11 @@ class GivenFrames:
     def measured(self) -> Self:
         """Make what is given to held-out samples: without noise what training always gives, and nothing else."""
         return replace(self, probability=float(self.probability == 1.0), max_sigma=0.0)
+
+
+def _of_later(frames: int) -> tuple[str, ...]:
+    """Purposes of the draws by whose order later frames are chosen."""
+    return tuple(f"given frame {frame}" for frame in range(1, frames))
 
 
 def build_given_frames(config: Config, model: Model) -> GivenFrames:

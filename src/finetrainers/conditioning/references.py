@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from finetrainers.batch import Batch, Medium, Prompt
@@ -35,12 +34,9 @@ class References(Conditioning):
         return model.adapter.pictures.reference_pipelines.get(model.task)
 
     def model_input(self, noisy: Tensor, batch: Batch) -> tuple[Tensor, Prompt]:
-        pictures = pictures_of(batch.media)
-        if not pictures:
-            return noisy, batch.prompt
-        has_references = torch.stack([picture.is_shown for picture in pictures]).all(0)  # on the CPU: nobody waits
-        shown = tuple(picture.latents for picture in pictures) if has_references.any() else ()
-        return noisy, replace(batch.prompt, references=shown, has_references=has_references)
+        pictures = [picture for picture in pictures_of(batch.media) if picture.is_shown.any()]  # on the CPU: nobody waits
+        assert all(bool(own.is_shown.all()) for own in pictures), "samples of a step share whether they are shown references"
+        return noisy, replace(batch.prompt, references=tuple(picture.latents for picture in pictures))
 
     @contextmanager
     def sampling(self, denoisers: Sequence[Any], adapter: ModelAdapter, media: Mapping[str, Medium]) -> Iterator[None]:

@@ -28,8 +28,13 @@ class Draws(Protocol):
         """Purposes of the uniform draws in [0, 1) that each sample needs."""
         ...
 
+    @property
+    def step_draws(self) -> tuple[str, ...]:
+        """Purposes of those that all samples of an optimizer step share."""
+        ...
+
     def sigma(self, u: Tensor, *, tokens: int) -> Tensor:
-        """Noise level of each sample, float32 [B], by its ``draws`` [B, n]."""
+        """Noise level of each sample, float32 [B], by its ``draws`` and ``step_draws`` [B, n]."""
         ...
 
 
@@ -52,8 +57,13 @@ class Gives(Protocol):
         """Purposes of the uniform draws in [0, 1) that each sample of F latent frames needs."""
         ...
 
+    @property
+    def step_draws(self) -> tuple[str, ...]:
+        """Purposes of those that all samples of an optimizer step share."""
+        ...
+
     def at(self, level: Tensor, u: Tensor, *, frames: int) -> Given:
-        """Give frames of clips at noise levels [B], by the ``draws`` [B, n] of each; ``frames`` is F."""
+        """Give frames of clips at noise levels [B], by the ``draws`` and ``step_draws`` [B, n] of each; ``frames`` is F."""
         ...
 
 
@@ -69,11 +79,17 @@ def draw(purposes: Sequence[str], positions: Tensor, *, seed: int) -> Tensor:
     return torch.stack(draws, dim=1) if draws else torch.empty(len(positions), 0, dtype=torch.float64)
 
 
+def draw_both(own: Sequence[str], shared: Sequence[str], positions: Tensor, *, step: int, seed: int) -> Tensor:
+    """Make uniform draws [B, n]: those of each position, and behind them those that all positions of a step share."""
+    return torch.cat([draw(own, positions, seed=seed), draw(shared, torch.full_like(positions, step), seed=seed)], dim=1)
+
+
 def make_media(
     samples: Sequence[Encoded],
     positions: Tensor,
     *,
     seed: int,
+    step: int,
     selections: Mapping[str, FrameSelection],
     frames: int,
     padding: int,
@@ -84,13 +100,14 @@ def make_media(
         samples: All with the same streams.
         positions: [B], of the samples.
         seed: Of all draws.
+        step: Optimizer step of the samples, counted from 0.
         selections: Which frames are shown, by the name of the stream; all of one that has none.
         frames: F, latent frames of a sample.
         padding: Those of them that are put before those of the clip: copies of its first one, which are shown as it is.
 
     Returns:
-        By the name of the stream. Pictures of a size of their own have frames of their own, and by one draw for each sample
-        all that it has of a stream are shown or none.
+        By the name of the stream. Pictures of a size of their own have frames of their own, and by one draw of the step all
+        of a stream are shown or none: they are further tokens.
     """
     made = {}
     for name in (name for name in samples[0].media if name != MEDIA.name):
@@ -101,7 +118,8 @@ def make_media(
         drawn = (draw_latents(own, g, padding=own_padding) for own, g in zip(posteriors, generators, strict=True))
         available = torch.tensor([posterior.mean.shape[1] for posterior in posteriors])
         selection = selections.get(stream, FrameSelection())
-        u = draw(selection.draws(own_frames - own_padding, stream), positions, seed=seed)
+        places = torch.full_like(positions, step) if has_own_size else positions
+        u = draw(selection.draws(own_frames - own_padding, stream), places, seed=seed)
         mask = selection.at(u, frames=own_frames - own_padding, available=available)
         latents = torch.stack([fill_frames(each, own_frames) for each in drawn])
         made[name] = Medium(latents, pad_mask(mask, own_padding))

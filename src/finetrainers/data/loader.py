@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from finetrainers.batch import Batch, Encoded, Posterior, Prompt, sample_generator, stack_text
 from finetrainers.config import LoaderConfig
 from finetrainers.data.cache.store import IMAGE, Cache
-from finetrainers.data.conditions import Draws, Gives, draw, draw_latents, make_media
+from finetrainers.data.conditions import Draws, Gives, draw_both, draw_latents, make_media
 from finetrainers.data.frames import FrameSelection
 from finetrainers.data.order.jobs import SampleJob
 from finetrainers.data.order.order import Order
@@ -41,7 +42,7 @@ def _posterior(item: Mapping[str, Tensor], stream: Stream) -> Posterior:
 
 @dataclass(frozen=True)
 class Steps(Dataset[Batch]):
-    """The batches of a run by optimizer step; anything drawn depends on the seed and the sample's position alone."""
+    """The batches of a run by optimizer step; anything drawn depends on the seed, and the sample's position or its step."""
 
     plan: Plan
     order: Order
@@ -58,17 +59,18 @@ class Steps(Dataset[Batch]):
     """Samples of each step that are read here; other processes read the others."""
 
     def __getitem__(self, step: int) -> Batch:
-        return self._make(self.plan.step(self.order, step)[self.rows])
+        return self._make(self.plan.step(self.order, step)[self.rows], step)
 
     def sample(self, step: int, row: int) -> Batch:
         """One sample of a step, alone: nothing of it is ever stacked with the others."""
-        return self._make([self.plan.step(self.order, step)[row]])
+        return self._make([self.plan.step(self.order, step)[row]], step)
 
-    def _make(self, jobs: list[SampleJob]) -> Batch:
+    def _make(self, jobs: list[SampleJob], step: int) -> Batch:
         return make_batch(
             [job.position for job in jobs],
             [read_encoded(self.cache, job) for job in jobs],
             seed=self.plan.seed,
+            step=step,
             objective=self.objective,
             given_frames=self.given_frames,
             tokens=self.tokens[jobs[0].bucket],
@@ -82,6 +84,7 @@ def make_batch(
     samples: Sequence[Encoded],
     *,
     seed: int,
+    step: int,
     objective: Draws,
     given_frames: Gives,
     tokens: int,
@@ -94,6 +97,8 @@ def make_batch(
         positions: Of the samples: the n of "the n-th sample that training sees".
         samples: As the cache has them.
         seed: Of all draws.
+        step: Optimizer step of the samples, counted from 0: what decides how often the denoiser is called, and with how many
+            tokens, is drawn for all of them.
         objective: Says at which noise levels.
         given_frames: Says which frames are given.
         tokens: Of one sample.
@@ -106,8 +111,9 @@ def make_batch(
     )
     noise = [torch.randn(latents.shape[1:], generator=sample_generator(seed, position, "noise")) for position in positions]
     frames, places = latents.shape[2], torch.tensor(positions)
-    level = objective.sigma(draw(objective.draws, places, seed=seed), tokens=tokens)
-    given = given_frames.at(level, draw(given_frames.draws(frames), places, seed=seed), frames=frames)
+    drawn = partial(draw_both, positions=places, step=step, seed=seed)
+    level = objective.sigma(drawn(objective.draws, objective.step_draws), tokens=tokens)
+    given = given_frames.at(level, drawn(given_frames.draws(frames), given_frames.step_draws), frames=frames)
     return Batch(
         positions=places,
         latents=latents,
@@ -115,7 +121,7 @@ def make_batch(
         sigma=given.sigma,
         loss_mask=given.loss_mask,
         prompt=make_prompt(samples, given=given.mask),
-        media=make_media(samples, places, seed=seed, selections=selections, frames=frames, padding=padding),
+        media=make_media(samples, places, seed=seed, step=step, selections=selections, frames=frames, padding=padding),
     )
 
 

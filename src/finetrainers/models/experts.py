@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-TIMESTEPS = 1000
-"""Time steps of pipelines with experts: noise level 1 is time step 1000."""
+from finetrainers.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +27,23 @@ class Denoisers:
     """From the noisiest range down."""
     frozen: tuple[str, ...] = ()
     """Experts for other noise levels: samplers need them, training does not."""
-    noise_range: tuple[float, float] = (0.0, 1.0)
-    """Noise levels that are trained."""
-    first_timesteps: tuple[float, ...] = (0.0,)
-    """Time step from which each of the trained takes over."""
+    ranges: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
+    """Noise levels of each of the trained: from the first, and below the second."""
+
+    @property
+    def noise_range(self) -> tuple[float, float]:
+        """Noise levels that are trained."""
+        return min(low for low, _ in self.ranges), max(high for _, high in self.ranges)
+
+    @property
+    def cuts(self) -> tuple[float, ...]:
+        """Rising noise levels between the ranges of the trained."""
+        return tuple(sorted(low for low, _ in self.ranges))[1:]
 
     def join(self, components: Mapping[str, Any]) -> Any:
         """Make one module of what is trained of a pipeline's components."""
         parts = {name: components[name] for name in self.trained}
-        return Experts(parts, self.first_timesteps) if len(parts) > 1 else parts[self.trained[0]]
+        return Experts(parts, [low for low, _ in self.ranges]) if len(parts) > 1 else parts[self.trained[0]]
 
     def split(self, denoiser: Any) -> dict[str, Any]:
         """Return the components by name of which ``join`` made one module."""
@@ -50,35 +56,39 @@ def choose_experts(experts: Mapping[str, Expert], wanted: str | None) -> Denoise
     return Denoisers(
         trained=tuple(expert.component for expert in chosen),
         frozen=tuple(expert.component for expert in experts.values() if expert not in chosen),
-        noise_range=(min(e.between[0] for e in chosen), max(e.between[1] for e in chosen)),
-        first_timesteps=tuple(TIMESTEPS * expert.between[0] for expert in chosen),
+        ranges=tuple(expert.between for expert in chosen),
     )
 
 
 class Experts(nn.Module):
-    """The experts of a model as one denoiser: each row of a batch is answered by the expert of its noise level."""
+    """The experts of a model as one module; each call of the denoiser is one of the expert of its noise levels."""
 
-    def __init__(self, parts: Mapping[str, nn.Module], first_timesteps: Sequence[float]) -> None:
-        """Hold experts, from the noisiest down, under their names; each takes over at its first time step."""
+    def __init__(self, parts: Mapping[str, nn.Module], first_levels: Sequence[float]) -> None:
+        """Hold experts, from the noisiest down, under their names; each takes over at its first noise level."""
         super().__init__()
-        self._first_timesteps = tuple(first_timesteps)
-        self._num_turns = 0
+        self._first_levels = tuple(first_levels)
         for name, part in parts.items():
             self.add_module(name, part)
 
-    def forward(self, *, timestep: Tensor, **told: Any) -> tuple[Tensor]:
-        """Answer rows at time steps [B]; all other tensors are [B, ...], too. An expert without rows is not called."""
-        if timestep.is_meta:  # nothing is known of noise levels: by turns
-            experts = list(self.children())
-            self._num_turns += 1
-            return (experts[self._num_turns % len(experts)](timestep=timestep, **told)[0],)
-        rows, answers = [], []
-        is_left = torch.ones_like(timestep, dtype=torch.bool)
-        for part, first in zip(self.children(), self._first_timesteps, strict=True):
-            own = (is_left & (timestep >= first)).nonzero()[:, 0]  # waits for the device: next to an expert, nothing
-            is_left &= timestep < first
-            if len(own):
-                told_own = {name: value[own] if isinstance(value, Tensor) else value for name, value in told.items()}
-                answers.append(part(timestep=timestep[own], **told_own)[0])
-                rows.append(own)
-        return (torch.cat(answers)[torch.cat(rows).argsort()],)
+    def at(self, level: Tensor) -> nn.Module:
+        """Choose the expert of noise levels [B] on the CPU.
+
+        Raises:
+            ConfigError: If they are of several.
+        """
+        numbers: list[int] = (level[:, None] < level.new_tensor(self._first_levels)).sum(1).tolist()
+        experts = list(self.named_children())
+        if len(set(numbers)) > 1:
+            names = " and ".join(experts[number][0] for number in sorted(set(numbers)))
+            raise ConfigError(
+                f"objective.kind: noise levels of one forward pass are for {names}, and one expert answers it; let the "
+                "objective draw by its family's draws and step_draws, or train one expert, with model.expert"
+            )
+        return experts[numbers[0]][1]
+
+
+def expert_of(denoiser: nn.Module, level: Tensor) -> nn.Module:
+    """Choose what answers at noise levels [B] on the CPU: an expert of several, or the denoiser itself."""
+    if isinstance(denoiser, Experts):
+        denoiser = denoiser.at(level)
+    return denoiser

@@ -7,7 +7,6 @@ Shape letters as in ``finetrainers.batch``; N is the number of packed latent tok
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -73,19 +72,6 @@ class Flux(ModelAdapter):
         return pack(x[:, :, 0])
 
     def denoise(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
-        shown = prompt.has_references
-        if shown is None or shown.all() or not prompt.references:
-            return self._predict(denoiser, x, sigma, prompt)
-        groups = [rows for rows in (shown.nonzero()[:, 0], (~shown).nonzero()[:, 0]) if len(rows)]
-        answers = []
-        for rows in groups:  # attention knows no padding: each sample has the tokens that it would have alone
-            own = prompt.rows(rows)
-            own = replace(own, references=own.references if shown[rows[0]] else ())
-            answers.append(self._predict(denoiser, x[rows], sigma[rows], own))
-        return torch.cat(answers)[torch.cat(groups).argsort()]
-
-    def _predict(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
-        """Predict the velocity [B, C, 1, H, W] of rows that are all shown the references."""
         rows, columns = x.shape[-2] // 2, x.shape[-1] // 2
         guidance = None
         if denoiser.config.guidance_embeds:  # type: ignore[union-attr]  # as every model of diffusers has

@@ -107,19 +107,12 @@ class LTXVideo(ModelAdapter):
         return x.flatten(2).transpose(1, 2)
 
     def denoise(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
-        counts = torch.zeros(len(x)) if prompt.given is None else prompt.given[:, 1:].sum(1)  # on the CPU: nobody waits
-        if len(counts.unique()) == 1:
-            return self._predict(denoiser, x, sigma, prompt)
-        groups = [(counts == count).nonzero()[:, 0] for count in counts.unique()]  # attention among tokens knows no padding
-        answers = [self._predict(denoiser, x[rows], sigma[rows], prompt.rows(rows)) for rows in groups]
-        return torch.cat(answers)[torch.cat(groups).argsort()]
-
-    def _predict(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, prompt: Prompt) -> Tensor:
-        """Predict the velocity [B, C, F, H, W] of rows that are given equally many later frames."""
         _, _, frames, height, width = x.shape
         later = x.new_zeros(len(x), 0, dtype=torch.long)
         if prompt.given is not None and prompt.given[:, 1:].any():
-            later = 1 + prompt.given[:, 1:].nonzero()[:, 1].view(len(x), -1)
+            given = prompt.given[:, 1:]  # on the CPU: nobody waits
+            assert len(given.sum(1).unique()) == 1, "samples of a step are given equally many later frames: each is a token"
+            later = 1 + given.nonzero()[:, 1].view(len(x), -1)
             keyframes = prompt.image["keyframes"].transpose(1, 2)[torch.arange(len(x))[:, None], later]  # [B, n, C, H, W]
             x = torch.cat([pad_channels(keyframes.transpose(1, 2), x), x], dim=2)
             sigma = torch.cat([sigma.new_zeros(later.shape), sigma], dim=1)

@@ -4,8 +4,8 @@ A noise level ``sigma`` is in (0, 1): 0 is clean, 1 is pure noise. [SD3] is Esse
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -85,19 +85,41 @@ class NoiseLevels:
     shift: float | ResolutionShift = 1.0
     between: tuple[float, float] = (0.0, 1.0)
     """Range, after the shift, to which the distribution is confined: what an expert for some noise levels is trained on."""
+    cuts: tuple[float, ...] = ()
+    """Rising noise levels that part the range into those of several experts, of which ``of_one_expert`` chooses."""
 
     def __call__(self, u: Tensor, tokens: int) -> Tensor:
         """Noise levels for uniform draws u in [0, 1), any shape, of latents of ``tokens`` tokens; float32.
 
         Computed in float64 and never rounded to a grid of time steps.
         """
-        shift = self.shift(tokens) if isinstance(self.shift, ResolutionShift) else self.shift
+        shift = self._shift_of(tokens)
         u = u.double() + HALF_STEP
         if self.between != (0.0, 1.0):
             first, last = (self._draw_of(level, shift) for level in self.between)
             u = first + u * (last - first)
         low, high = self.between  # which a range that is all but never drawn would miss by rounding
         return shift_sigma(self._unshifted(u), shift).clamp(low, high).clamp(*SIGMA_RANGE).float()
+
+    def of_one_expert(self, u: float, *, tokens: int) -> Self:
+        """Confine to the range of one expert, each as often as the whole distribution has noise levels in its range.
+
+        So a noise level of the range, drawn after the range was, is distributed as one of the whole.
+
+        Args:
+            u: Uniform draw in [0, 1).
+            tokens: Of the latents, as a shift may depend on them.
+        """
+        shift, levels = self._shift_of(tokens), (self.between[0], *self.cuts, self.between[1])
+        first, *inner, last = (self._draw_of(level, shift) for level in levels)
+        index = sum(u + HALF_STEP >= (draw - first) / (last - first) for draw in inner)
+        low, high = levels[index : index + 2]
+        # The cut itself is the next expert's.
+        high = high if index == len(inner) else float(torch.tensor(high).nextafter(torch.tensor(low)))
+        return replace(self, between=(low, high), cuts=())
+
+    def _shift_of(self, tokens: int) -> float:
+        return self.shift(tokens) if isinstance(self.shift, ResolutionShift) else self.shift
 
     def _draw_of(self, level: float, shift: float) -> float:
         """Draw at which the quantile function, which may rise or fall, is at a noise level."""

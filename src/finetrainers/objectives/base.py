@@ -17,7 +17,8 @@ class Predict(Protocol):
     def __call__(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
         """Answer noisy latents [B, C, F, H, W] at noise levels [B, F]: their velocity (or v), of the same shape.
 
-        ``batch`` says what the denoiser is told besides: prompt and control.
+        ``batch`` says what the denoiser is told besides: prompt and control. Of a model with several experts, the one of
+        ``batch.level`` answers.
         """
         ...
 
@@ -48,9 +49,19 @@ class Objective(ABC):
     def draws(self) -> tuple[str, ...]:
         """Purposes of the uniform draws in [0, 1) that each sample needs."""
 
+    @property
+    def step_draws(self) -> tuple[str, ...]:
+        """Purposes of the uniform draws in [0, 1) that all samples of an optimizer step share; by default none."""
+        return ()
+
     @abstractmethod
     def sigma(self, u: Tensor, *, tokens: int) -> Tensor:
-        """Noise level of each sample, float32 [B], by its ``draws`` [B, n]; ``tokens`` is how many a sample has."""
+        """Noise level of each sample, float32 [B]; ``tokens`` is how many a sample has.
+
+        Args:
+            u: [B, n] the ``draws`` of each sample, and behind them its ``step_draws``.
+            tokens: Of one sample.
+        """
 
     @abstractmethod
     def losses(self, predict: Predict, batch: Batch) -> Tensor:

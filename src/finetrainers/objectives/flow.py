@@ -66,14 +66,23 @@ class FlowMatching(Objective):
         """Purpose of the one uniform draw in [0, 1) that each sample needs."""
         return ("sigma",)
 
+    @property
+    def step_draws(self) -> tuple[str, ...]:
+        """Purpose of the draw that chooses the expert of a step, where several train."""
+        return ("expert",) if self.noise_levels.cuts else ()
+
     def sigma(self, u: Tensor, *, tokens: int) -> Tensor:
-        """Noise level of each sample, float32 [B], by its ``draws`` [B, 1].
+        """Noise level of each sample, float32 [B]; of several experts, all are for the one of the step.
 
         Args:
-            u: Uniform in [0, 1).
+            u: [B, 1 or 2] uniform in [0, 1): the ``draws``, and the ``step_draws`` behind them.
             tokens: Tokens of one sample, for a shift that depends on the resolution.
         """
-        return self.noise_levels(u[:, 0], tokens)
+        levels = self.noise_levels
+        if self.step_draws:
+            assert u.shape[1] > len(self.draws), "the draw of the step comes last"
+            levels = levels.of_one_expert(float(u[0, -1]), tokens=tokens)
+        return levels(u[:, 0], tokens)
 
     def losses(self, predict: Predict, batch: Batch) -> Tensor:
         """Weighted squared error of each sample, shape [B], in float32."""

@@ -30,6 +30,10 @@ class OwnObjective(Objective):
     def draws(self) -> tuple[str, ...]:
         return self.family.draws
 
+    @property
+    def step_draws(self) -> tuple[str, ...]:
+        return self.family.step_draws
+
     def sigma(self, u: Tensor, *, tokens: int) -> Tensor:
         return self.family.sigma(u, tokens=tokens)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from finetrainers.batch import Prompt
 from finetrainers.models import ModelAdapter
+from finetrainers.models.experts import expert_of
 from finetrainers.models.vae import encode_pixels, latent_statistics
 from finetrainers.testing.drawn import Drawn, Step
 from finetrainers.testing.model_under_test import ModelUnderTest
@@ -52,7 +53,8 @@ def assert_answers_as_drawn(subject: ModelUnderTest, drawn: Drawn, way: str, ref
         if not low <= level <= high:
             continue  # another expert's
         x, sigma, prompt, frames = _told(subject, drawn, step, level)
-        answer = adapter.denoise(denoiser, x, sigma, replace(prompt, references=tuple(references)))
+        asked = expert_of(denoiser, sigma.amax(1))
+        answer = adapter.denoise(asked, x, sigma, replace(prompt, references=tuple(references)))
         expected = _as_latents(adapter, step.output, tuple(x.shape[1:]))
         what = f"{way}: denoise at noise level {level:.3f}"
         _assert_close(answer[:, :, frames], expected[:, :, frames], what, "what the pipeline hands to its scheduler")
@@ -111,7 +113,7 @@ def _told(subject: ModelUnderTest, drawn: Drawn, step: Step, level: float) -> tu
 def _at_level(subject: ModelUnderTest, level: float) -> tuple[Tensor, Tensor, Tensor]:
     """Noise levels [1, F] of a sample, which frames are given [1, F], and the places of those that count, from the end."""
     given_frames, frames = subject.given_frames.measured(), subject.model.adapter.grid.latent_shape(subject.size)[1]
-    draws = torch.zeros(1, len(given_frames.draws(frames)))
+    draws = torch.zeros(1, len(given_frames.draws(frames)) + len(given_frames.step_draws))
     given = given_frames.at(torch.tensor([level]), draws, frames=frames)
     counts = torch.ones(1, frames) if given.loss_mask is None else given.loss_mask
     return given.sigma, given.mask, counts[0].nonzero()[:, 0] - frames

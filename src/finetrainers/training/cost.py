@@ -16,7 +16,7 @@ from finetrainers.memory.meter import Meter, Usage
 from finetrainers.models import Model
 from finetrainers.training.build import build_trainer
 from finetrainers.training.objective import build_objective
-from finetrainers.training.synthetic import synthetic_batch
+from finetrainers.training.synthetic import of_each_expert, synthetic_batch
 from finetrainers.training.trainer import Trainer
 from finetrainers.tuning import build_tuning
 
@@ -38,6 +38,8 @@ class StepCost:
 def predict_step(config: Config, model: Model, bucket: Bucket) -> StepCost:
     """Take two steps of a run's own trainer on the meta device; the second has all that the first has made.
 
+    Of several experts each takes a step before the last one, which has what all of them keep.
+
     Not counted: what a CUDA context and libraries hold, and what kernels allocate inside.
     """
     # Compiled code and attention's libraries know no meta device; both take less, or as much.
@@ -54,7 +56,7 @@ def build_meta_trainer(config: Config, model: Model) -> Trainer:
 
 
 def measure_steps(trainer: Trainer, config: Config, model: Model, bucket: Bucket) -> StepCost:
-    """Take two steps of a trainer on the meta device, and count the second."""
+    """Take steps of a trainer on the meta device, one of each expert and one more, and count the last."""
     train = config.train
     rows = min(train.batch_size, 2 * train.micro_batch_size)  # the second micro-batch has gradients beside it, as all others
     batch = synthetic_batch(config, model, bucket, rows, device=torch.device("cpu"))
@@ -66,10 +68,11 @@ def measure_steps(trainer: Trainer, config: Config, model: Model, bucket: Bucket
     if update.ema is not None:
         meter.label("states", update.ema.shadow_params)
     update.optimizer.register_step_pre_hook(lambda *_: meter.label("gradients", _gradients(update.parameters)))
-    for _ in range(2):
+    batches = of_each_expert(batch, model)
+    for own in (*batches, batches[-1]):
         meter.reset()
         with fused_attention(), meter:
-            trainer.train_step(batch)
+            trainer.train_step(own)
         meter.label("states", _tensors(update.optimizer.state.values()))
     if config.optimizer.state == "cpu":  # what takes none of the device's memory
         masters = [own for own in update.parameters if own.dtype == torch.float32]

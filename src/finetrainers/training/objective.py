@@ -91,7 +91,7 @@ def family_objective(config: Config, model: Model) -> FlowMatching:
         levels = NoiseLevels(
             wanted.noise_levels, logit_mean=wanted.logit_mean, logit_std=wanted.logit_std, mode_scale=wanted.mode_scale
         )
-    levels = replace(levels, shift=_shift(config, model), between=model.denoisers.noise_range)
+    levels = replace(levels, shift=_shift(config, model), between=model.denoisers.noise_range, cuts=model.denoisers.cuts)
     if adapter.training.prediction == "v":
         if wanted.weighting != "none":
             raise ConfigError(f"objective.weighting: {adapter.name} is weighted by 1 / (1 - alpha_bar); remove it")

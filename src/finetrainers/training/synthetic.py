@@ -3,6 +3,8 @@
 Shape letters as in ``finetrainers.batch``.
 """
 
+from dataclasses import replace
+
 import torch
 
 from finetrainers.batch import Batch, Encoded, Image, Posterior, Text, cast_floats, sample_generator
@@ -38,6 +40,7 @@ def synthetic_batch(
         positions,
         [_sample(model, streams, bucket, sample_generator(config.seed, n, "synthetic")) for n in positions],
         seed=config.seed,
+        step=start // batch_size,
         objective=objective,
         given_frames=build_given_frames(config, model),
         tokens=grid.num_tokens(bucket),
@@ -45,6 +48,14 @@ def synthetic_batch(
         selections=conditioning.frames,
     )
     return batch.to(device)
+
+
+def of_each_expert(batch: Batch, model: Model) -> list[Batch]:
+    """Make of a batch on the CPU one for each expert, at a noise level of its range; itself where there is one denoiser."""
+    ranges = model.denoisers.ranges
+    if len(ranges) == 1:
+        return [batch]
+    return [replace(batch, sigma=torch.full_like(batch.sigma, (low + high) / 2)) for low, high in ranges]
 
 
 def _sample(model: Model, streams: tuple[Stream, ...], bucket: Bucket, generator: torch.Generator) -> Encoded:

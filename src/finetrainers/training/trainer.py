@@ -17,6 +17,7 @@ from finetrainers.data.order.draws import seed_of
 from finetrainers.distributed.world import World, alone
 from finetrainers.errors import NonFiniteError
 from finetrainers.models import ModelAdapter
+from finetrainers.models.experts import expert_of
 from finetrainers.models.padding import trim_padding
 from finetrainers.objectives.base import Objective, Predict, losses_of
 from finetrainers.optim.update import Update
@@ -198,8 +199,10 @@ class Denoising:
         text, image = ({k: cast_floats(v, trainer.dtype) for k, v in part.items()} for part in (told.text, told.image))
         references = tuple(reference.to(trainer.dtype) for reference in told.references)
         told = replace(told, text=text, image=image, references=references)
+        assert batch.level is not None
+        denoiser = expert_of(trainer.denoiser, batch.level)
         with trainer.explained(x.shape):
-            return trainer.adapter.denoise(trainer.denoiser, seen.to(trainer.dtype), sigma, told)
+            return trainer.adapter.denoise(denoiser, seen.to(trainer.dtype), sigma, told)
 
     def base(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
         """What the base model answers, [B, C, F, H, W].

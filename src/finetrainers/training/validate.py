@@ -14,7 +14,7 @@ from torch import Tensor
 from finetrainers.batch import Batch, Text, sample_generator
 from finetrainers.conditioning import GivenFrames
 from finetrainers.data.cache.store import Cache
-from finetrainers.data.conditions import draw, draw_latents, make_media
+from finetrainers.data.conditions import draw_both, draw_latents, make_media
 from finetrainers.data.loader import make_prompt, read_encoded
 from finetrainers.data.order.jobs import SampleJob
 from finetrainers.data.streams import MEDIA
@@ -76,9 +76,9 @@ class HeldOut:
         )[None]
         frames, place = latents.shape[2], torch.tensor([content])
         objective, given_frames = trainer.objective.measured(), self.given_frames.measured()
-        u = draw(given_frames.draws(frames), place, seed=0)
+        u = draw_both(given_frames.draws(frames), given_frames.step_draws, place, step=content, seed=0)
         selections = {name: replace(own, dropout=0.0) for name, own in trainer.conditioning.frames.items()}
-        media = make_media([sample], place, seed=0, selections=selections, frames=frames, padding=padding)
+        media = make_media([sample], place, seed=0, step=content, selections=selections, frames=frames, padding=padding)
         losses = []
         for number, level in enumerate(levels.split(1)):
             interrupt()

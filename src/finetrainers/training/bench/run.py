@@ -34,7 +34,7 @@ from finetrainers.training.checks import (
     check_tuning,
 )
 from finetrainers.training.objective import build_objective
-from finetrainers.training.synthetic import synthetic_batch
+from finetrainers.training.synthetic import of_each_expert, synthetic_batch
 from finetrainers.training.trainer import Metrics, Trainer
 from finetrainers.tuning import build_tuning
 
@@ -114,11 +114,13 @@ class _Bucket:
     def figures(self, measuring: Measuring, product: Product) -> BucketFigures:
         """Take steps until all is warm, then uninterrupted ones, then some by phases."""
         measuring.say(f"{named(self.size)}: {measuring.warmup} steps to get warm, {measuring.steps} to measure, twice")
-        device, batch = self.trainer.device, self._batch()
+        device, (batch, *others) = self.trainer.device, self._batches()
         if device.type == "cuda":
             torch.cuda.empty_cache()  # of other sizes
             torch.cuda.reset_peak_memory_stats(device)
         first, *_ = self._whole_steps(batch, max(1, measuring.warmup))
+        for other in others:
+            self._take(other, 1)  # memory holds what all experts keep, as after some steps of a run
         step = statistics.median(self._whole_steps(batch, measuring.steps))
         with phases_timed(self.trainer) as stopwatch:
             self._take(batch, measuring.steps)
@@ -140,9 +142,11 @@ class _Bucket:
             memory=memory,
         )
 
-    def _batch(self) -> Batch:
+    def _batches(self) -> list[Batch]:
+        """One for each expert."""
         batch = synthetic_batch(self.config, self.model, self.size, self.config.train.batch_size, device=CPU)
-        return batch.pin_memory() if self.trainer.device.type == "cuda" else batch
+        batches = of_each_expert(batch, self.model)
+        return [own.pin_memory() for own in batches] if self.trainer.device.type == "cuda" else batches
 
     def _take(self, batch: Batch, count: int) -> None:
         self.trainer.run(repeat(batch), stop=self.trainer.step + count)
