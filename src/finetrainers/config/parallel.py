@@ -6,6 +6,8 @@ from pydantic import Field
 
 from finetrainers.config.base import Section
 
+ContextKind = Literal["ulysses", "ring"]
+
 
 class ParallelConfig(Section):
     """How devices share the work: as many as the launcher started processes; sizes that are not given follow from it."""
@@ -18,5 +20,5 @@ class ParallelConfig(Section):
     ``replicate`` leaves."""
     context: int | None = Field(default=None, ge=1)
     """Devices that share the tokens of one sample (context parallelism). By default 1, or what the other two leave."""
-    context_kind: Literal["ulysses", "ring"] = "ulysses"
+    context_kind: ContextKind = "ulysses"
     """How they do: by attention heads, or by passing keys and values around (CUDA only)."""

@@ -11,6 +11,8 @@ from torch import nn
 
 from finetrainers.config import Config
 from finetrainers.config.attention import AUTO
+from finetrainers.config.parallel import ContextKind
+from finetrainers.distributed.context import ContextPlan
 from finetrainers.errors import ConfigError
 
 Key = Literal["train", "validate"]
@@ -42,6 +44,20 @@ MASKLESS = (
 )
 """Backends of diffusers that raise in the first forward pass if they are given a mask."""
 
+EXCHANGED = (
+    NATIVE,
+    "_native_flash",
+    "_native_cudnn",
+    "flash",
+    "flash_hub",
+    "flash_varlen_hub",
+    "_flash_3_hub",
+    "_flash_3_varlen_hub",
+)
+"""Backends that diffusers lets compute attention over the tokens of several processes."""
+EXCHANGED_FORWARD = ("sage", "sage_hub")
+"""Those of them that have no backward pass."""
+
 SETTLED_FILE = "attention.json"
 """File in a run directory that says which backends auto has taken."""
 
@@ -69,6 +85,14 @@ def check_attention(key: Key, backend: str, *, is_dispatched: bool) -> None:
             pass
     except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(f"attention.{key}: {backend!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def shared_backends(key: Key, plan: ContextPlan, kind: ContextKind) -> tuple[str, ...]:
+    """Name the backends that can compute attention over the tokens of several processes, torch's choice first if it can."""
+    if plan.prompt is not None:
+        return (NATIVE, *KERNELS)
+    names = EXCHANGED if key == "train" else (*EXCHANGED, *EXCHANGED_FORWARD)
+    return names if kind == "ulysses" else names[1:]  # parts of a ring are weighed by what torch's choice does not tell
 
 
 def attention(backend: str, *, is_dispatched: bool = True) -> AbstractContextManager[None]:

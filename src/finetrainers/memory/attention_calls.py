@@ -5,13 +5,14 @@ Shape letters: B batch, H heads, S tokens of the queries, T tokens of keys and v
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from finetrainers.config.parallel import ContextKind
 from finetrainers.memory.attention import attention
 
 HIDDEN = -10000.0
@@ -32,6 +33,14 @@ class Layout:
         """Read it off a tensor."""
         dtype = str(tensor.dtype).removeprefix("torch.")
         return cls(dtype, tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset()))
+
+    def part(self, heads: int, tokens: int) -> "Layout":
+        """That of [B, H / heads, S / tokens, D], of which D and H lie together as after an exchange."""
+        if heads == tokens == 1:
+            return self
+        batch, all_heads, all_tokens, width = self.shape
+        shape = batch, all_heads // heads, max(1, all_tokens // tokens), width
+        return Layout(self.dtype, shape, (shape[1] * shape[2] * width, width, shape[1] * width, 1), 0)
 
     def make(self, fill: Callable[..., Tensor], device: torch.device) -> Tensor:
         """Make a tensor that lies so, of what ``fill`` makes of a number of values."""
@@ -154,3 +163,25 @@ def record_calls(forward: Callable[[], object], *, is_dispatched: bool) -> Count
     with torch.no_grad(), attention("_native_math", is_dispatched=is_dispatched), recorder:
         forward()
     return recorder.calls
+
+
+def share_calls(calls: Counter[Call], *, context: int, kind: ContextKind) -> Counter[Call]:
+    """Turn calls that one process makes into those that each of ``context`` processes makes, which share tokens.
+
+    Attention among the tokens has some heads of all of them, or in a ring some queries and some keys at a time; attention to
+    a prompt, whose tokens are others in number, has some queries.
+    """
+    shared: Counter[Call] = Counter()
+    for call, count in calls.items():
+        is_among = call.query.shape[2] == call.key.shape[2]
+        heads = context if is_among and kind == "ulysses" else 1
+        queries = context // heads
+        keys = queries if is_among else 1
+        own = replace(
+            call,
+            query=call.query.part(heads, queries),
+            key=call.key.part(heads, keys),
+            value=call.value.part(heads, keys),
+        )
+        shared[own] += count * keys
+    return shared

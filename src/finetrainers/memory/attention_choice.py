@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,21 @@ class Trial:
         return f"{self.backend}: {self.reason if self.milliseconds is None else f'{self.milliseconds:.2f} ms'}"
 
 
-def candidates(key: Key, device: torch.device, *, is_dispatched: bool) -> tuple[str, ...]:
-    """Name the backends that auto tries on a device, as far as their packages are installed; the first is torch's choice."""
+def candidates(
+    key: Key, device: torch.device, *, is_dispatched: bool, usable: Collection[str] | None = None
+) -> tuple[str, ...]:
+    """Name the backends that auto tries on a device, as far as their packages are installed; torch's choice is the first.
+
+    Args:
+        key: Below ``attention``.
+        device: Where they compute.
+        is_dispatched: Whether diffusers lets a backend compute the attention of the denoiser.
+        usable: Those that can be taken, if not all.
+    """
     if device.type != "cuda":
         return (NATIVE,)  # of which a CPU has one kernel that is fast
     names = (*CANDIDATES, *HUB_CANDIDATES, *(FORWARD_CANDIDATES if key == "validate" else ()))
+    names = tuple(name for name in names if usable is None or name in usable)
     if not is_dispatched:
         return tuple(name for name in names if name in (NATIVE, *KERNELS))
     return tuple(name for name in names if _is_installed(key, name))

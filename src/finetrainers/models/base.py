@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Image, Prompt, Text
+from finetrainers.distributed.context import ContextPlan
 from finetrainers.errors import ModelError
 from finetrainers.models.experts import Expert
 from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts, refuse_moved
@@ -173,6 +174,10 @@ class ModelAdapter(ABC):
         Returns:
             [B, C, F, H, W], in the layout of the clean latents: without control channels.
         """
+
+    def context_plan(self) -> ContextPlan | None:
+        """How several processes share the tokens of one sample (``parallel.context``); None: they cannot."""
+        return None
 
     def append_references(self, told: Mapping[str, Any], references: Sequence[Tensor]) -> dict[str, Any]:
         """Put pictures of their own size behind the noisy latents; for tasks of ``pictures.reference_pipelines``.

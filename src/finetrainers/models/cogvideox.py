@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Image, Prompt, Text
+from finetrainers.distributed.context import ContextPlan
 from finetrainers.models import Grid, ModelAdapter, Request, Settings, register_model
 from finetrainers.models.facts import PictureFacts, TrainingFacts
 from finetrainers.models.noise import NoiseLevels, timestep_of
@@ -122,6 +123,16 @@ class CogVideoX(ModelAdapter):
             **told,
         )[0]
         return v.transpose(1, 2)
+
+    def context_plan(self) -> ContextPlan:
+        from diffusers.models._modeling_parallel import ContextParallelInput as Split, ContextParallelOutput as Join
+
+        modules = {
+            "": {"image_rotary_emb": [Split(0, 2), Split(0, 2)]},
+            "transformer_blocks.0": {"hidden_states": Split(1, 3)},
+            "proj_out": Join(1, 3),
+        }
+        return ContextPlan(num_heads=self.settings["num_attention_heads"], modules=modules, prompt="first")
 
     def sampling_arguments(self, request: Request) -> dict[str, Any]:
         return {"num_frames": request.size[0]}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Prompt, Text, stack_padded
+from finetrainers.distributed.context import ContextPlan
 from finetrainers.models import Grid, ModelAdapter, Settings, register_model
 from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
 from finetrainers.models.noise import NoiseLevels, ResolutionShift, shift_sigma
@@ -89,6 +90,16 @@ class CogView4(ModelAdapter):
             return_dict=False,
         )[0]
         return velocity[:, :, None]
+
+    def context_plan(self) -> ContextPlan:
+        from diffusers.models._modeling_parallel import ContextParallelInput as Split, ContextParallelOutput as Join
+
+        modules = {
+            "rope": dict.fromkeys((0, 1), Split(0, 2, split_output=True)),
+            "transformer_blocks.0": {"hidden_states": Split(1, 3)},
+            "proj_out": Join(1, 3),
+        }
+        return ContextPlan(num_heads=self.settings["num_attention_heads"], modules=modules, prompt="first")
 
     def _unshift(self, sigma: Tensor, tokens: int) -> Tensor:
         """Noise levels before the shift: the pipeline shifts those of its schedule, but not the time steps it tells."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Prompt, Text
+from finetrainers.distributed.context import ContextPlan
 from finetrainers.models import Grid, ModelAdapter, Request, Settings, register_model
 from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
 from finetrainers.models.noise import NoiseLevels
@@ -97,6 +98,12 @@ class Flux(ModelAdapter):
             hidden = torch.cat([hidden, tokens.expand(len(hidden), -1, -1)], dim=1)
             ids = torch.cat([ids, latent_ids(rows, columns, picture=number, like=ids)])
         return {**told, "hidden_states": hidden, "img_ids": ids}
+
+    def context_plan(self) -> ContextPlan:
+        from diffusers import FluxTransformer2DModel
+
+        heads, modules = self.settings["num_attention_heads"], FluxTransformer2DModel._cp_plan
+        return ContextPlan(num_heads=heads, modules=modules, splits_prompt=True)
 
     def sampling_arguments(self, request: Request) -> dict[str, Any]:
         if not request.references:

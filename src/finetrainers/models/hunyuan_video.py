@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Image, Prompt, Text
+from finetrainers.distributed.context import ContextPlan
 from finetrainers.models import Grid, ModelAdapter, Request, Settings, register_model
 from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
 from finetrainers.models.noise import NoiseLevels
@@ -23,6 +24,9 @@ NEUTRAL_GUIDANCE = 1.0
 
 TEXT_NAMES = ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask")
 """What the pipelines' ``encode_prompt`` returns, in its order."""
+
+FIRST_FRAME_TOKENS = 6
+"""Place of the number of the first frame's tokens among the arguments of the blocks of "token_replace"."""
 
 IMAGE_TOKENS = 576
 """Tokens that LLaVA makes of a picture."""
@@ -150,6 +154,18 @@ class HunyuanVideo(ModelAdapter):
         given = torch.cat([first, torch.ones_like(first[:, :1])], dim=1)  # with the mask's channel
         padded = nn.functional.pad(given, (0, 0, 0, 0, 0, x.shape[2] - 1))
         return torch.cat([x, padded], dim=1)
+
+    def context_plan(self) -> ContextPlan:
+        from diffusers.models._modeling_parallel import ContextParallelInput as Split, ContextParallelOutput as Join
+
+        modules = {
+            "rope": dict.fromkeys((0, 1), Split(0, 2, split_output=True)),
+            "transformer_blocks.0": {"hidden_states": Split(1, 3)},
+            "proj_out": Join(1, 3),
+        }
+        counted = FIRST_FRAME_TOKENS if self.condition == "token_replace" else None
+        heads = self.settings["num_attention_heads"]
+        return ContextPlan(num_heads=heads, modules=modules, prompt="last", counted=counted)
 
     def sampling_arguments(self, request: Request) -> dict[str, Any]:
         return {"num_frames": request.size[0]}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Image, Prompt, Text
+from finetrainers.distributed.context import ContextPlan
 from finetrainers.models import Grid, ModelAdapter, Request, Settings, pad_channels, register_model
 from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
 from finetrainers.models.noise import GIVEN_FRAME_MAX_SIGMA, NoiseLevels, ResolutionShift
@@ -138,6 +139,17 @@ class LTXVideo(ModelAdapter):
         rows, columns = (side * torch.arange(size, device=fps.device, dtype=torch.float32) for size in (height, width))
         grid = torch.broadcast_tensors(seconds[:, :, None, None], rows[:, None], columns)
         return {"video_coords": torch.stack(grid, dim=1).flatten(2)}
+
+    def context_plan(self) -> ContextPlan:
+        from diffusers.models._modeling_parallel import ContextParallelInput as Split, ContextParallelOutput as Join
+
+        # Not diffusers' own plan, which splits the prompt for an exchange that its mask and its length do not go through.
+        modules = {
+            "": {"hidden_states": Split(1, 3), "timestep": Split(1, 2)},
+            "rope": dict.fromkeys((0, 1), Split(1, 3, split_output=True)),
+            "proj_out": Join(1, 3),
+        }
+        return ContextPlan(num_heads=self.settings["num_attention_heads"], modules=modules, unshared=("attn2",))
 
     def sampling_arguments(self, request: Request) -> dict[str, Any]:
         fps = self.default_fps if request.fps is None else request.fps

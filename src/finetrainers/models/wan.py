@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.batch import Image, Prompt, Text
+from finetrainers.distributed.context import ContextPlan
 from finetrainers.models import Expert, Grid, ModelAdapter, Request, Settings, register_model
 from finetrainers.models.facts import LatentFacts, PictureFacts, TrainingFacts
 from finetrainers.models.noise import NoiseLevels
@@ -158,6 +159,12 @@ class Wan(ModelAdapter):
             **given,
         )[0]
         return velocity
+
+    def context_plan(self) -> ContextPlan:
+        from diffusers import WanTransformer3DModel
+
+        # Prompt and picture are seen in attention of its own, by all processes alike.
+        return ContextPlan(num_heads=self.settings["num_attention_heads"], modules=WanTransformer3DModel._cp_plan)
 
     def sampling_arguments(self, request: Request) -> dict[str, Any]:
         return {"num_frames": request.size[0]}

@@ -1,8 +1,9 @@
 """What ``attention: auto`` comes to in a run: tried before its first step, told, kept, and taken again when it goes on."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from functools import partial
 
 import torch
 
@@ -14,8 +15,15 @@ from finetrainers.config.memory import MemoryConfig
 from finetrainers.config.optim import OptimizerConfig
 from finetrainers.errors import ConfigError
 from finetrainers.files.whole import to_json, write_whole
-from finetrainers.memory.attention import NATIVE, SETTLED_FILE, Key, check_attention, device_name, read_settled
-from finetrainers.memory.attention_calls import Call, record_calls
+from finetrainers.memory.attention import (
+    SETTLED_FILE,
+    Key,
+    check_attention,
+    device_name,
+    read_settled,
+    shared_backends,
+)
+from finetrainers.memory.attention_calls import Call, record_calls, share_calls
 from finetrainers.memory.attention_choice import candidates, fastest, try_backends
 from finetrainers.memory.compile import sizes_are_fixed
 from finetrainers.models import Model
@@ -53,16 +61,17 @@ def settle_attention(session: Session, prepared: Prepared, steps: range, *, is_r
         if name != AUTO:
             continue
         is_dispatched = prepared.model.adapter.dispatches_attention
-        names = candidates(key, session.device, is_dispatched=is_dispatched)
+        usable = _usable(session, prepared.model, key)
+        names = candidates(key, session.device, is_dispatched=is_dispatched, usable=usable)
         if key == "validate" and not (prepared.requests or prepared.held_out):
-            names = (NATIVE,)
+            names = names[:1]
         if len(names) == 1:  # nothing to choose
             named[key] = names[0]
             continue
         if is_resumed and not settled:  # a run of a version that tried nothing
-            named[key] = NATIVE
+            named[key] = names[0]
             continue
-        kept = _kept(session, settled, key, is_dispatched=is_dispatched)
+        kept = _kept(session, settled, key, is_dispatched=is_dispatched, usable=usable)
         if kept is None:
             calls = calls or _record(session, prepared, steps)
             kept = _try(session, key, calls[key], names)
@@ -72,10 +81,25 @@ def settle_attention(session: Session, prepared: Prepared, steps: range, *, is_r
     return AttentionConfig(train=named["train"], validate=named["validate"])
 
 
-def _kept(session: Session, settled: Mapping[str, Mapping[str, str]], key: Key, *, is_dispatched: bool) -> str | None:
+def _usable(session: Session, model: Model, key: Key) -> tuple[str, ...] | None:
+    """Name the backends that can be taken where processes share tokens; else None."""
+    plan = model.adapter.context_plan()
+    if session.world.layout.context == 1 or plan is None:
+        return None
+    return shared_backends(key, plan, session.config.parallel.context_kind)
+
+
+def _kept(
+    session: Session,
+    settled: Mapping[str, Mapping[str, str]],
+    key: Key,
+    *,
+    is_dispatched: bool,
+    usable: Collection[str] | None,
+) -> str | None:
     """Name the backend that the run had before it was interrupted, if it can have it again."""
     before = settled.get(key)
-    if before is None:
+    if before is None or (usable is not None and before["backend"] not in usable):
         return None
     backend, device = before["backend"], device_name(session.device)
     try:
@@ -109,7 +133,8 @@ def _record(session: Session, prepared: Prepared, steps: range) -> dict[Key, Cou
     largest = max(steps[:STEPS_AHEAD], key=lambda step: ahead.tokens[ahead.plan.step(ahead.order, step)[0].bucket])
     micro = trainer.on_device(ahead[largest].split(session.config.train.micro_batch_size)[0])
     alone = ahead.sample(largest, 0).to(META)
-    return {"train": calls_of(trainer, micro), "validate": calls_of(trainer, alone)}
+    shared = partial(share_calls, context=session.world.layout.context, kind=session.config.parallel.context_kind)
+    return {"train": shared(calls_of(trainer, micro)), "validate": shared(calls_of(trainer, alone))}
 
 
 def calls_of(trainer: Trainer, batch: Batch) -> Counter[Call]:

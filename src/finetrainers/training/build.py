@@ -11,6 +11,7 @@ from finetrainers.batch import Batch
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import Config
 from finetrainers.data.loader import Steps, load_steps
+from finetrainers.distributed.context import share_tokens
 from finetrainers.distributed.world import World, alone
 from finetrainers.memory.attention import attention, attention_within
 from finetrainers.memory.compile import recompiles_explained, sizes_are_fixed
@@ -53,6 +54,7 @@ def build_trainer(
         conditioning.prepare(part, model.adapter)
         full_modules = conditioning.trained_modules(part, model.adapter)
         tuning.apply(part, model.adapter, component=name, seed=config.seed, full_modules=full_modules)
+        share_tokens(part, model.adapter.context_plan(), blocks, world, config.parallel.context_kind)
         prepare(part, blocks, config, device)
     parts = list(model.denoisers.split(denoiser).values())
     is_dispatched = model.adapter.dispatches_attention

@@ -30,6 +30,7 @@ from finetrainers.training.checks import (
     check_streams,
     check_tuning,
 )
+from finetrainers.training.checks_context import check_context
 from finetrainers.training.objective import build_objective
 from finetrainers.training.prepared import Prepared
 
@@ -42,8 +43,9 @@ def prepare(
     progress: StageProgress,
     warn: Callable[[str], None],
     lease: Lease | None = None,
+    context: int = 1,
 ) -> Prepared:
-    """Check everything that can be known before weights are loaded, and plan the run.
+    """Check everything that can be known before weights are loaded, and plan the run; ``context`` processes share tokens.
 
     Raises:
         ConfigError: If a bucket, a prompt or the cache's size is impossible.
@@ -53,6 +55,7 @@ def prepare(
     for check in (check_buckets, check_conditioning, check_computation, check_tuning):
         check(config, model)
     requests = _requests(config, model)
+    check_context(config, model, requests, context=context, device=device)
     conditioning, given_frames = build_conditioning(config.conditioning), build_given_frames(config, model)
     streams = streams_of(conditioning, objective)
     check_streams(config, streams)

@@ -82,6 +82,7 @@ class _Run:
                 progress=session.progress,
                 warn=session.warn,
                 lease=session.lease,
+                context=session.world.layout.context,
             )
         self.objective, self.residency = prepared.objective, prepared.encoder.residency
         return prepared
