@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -62,6 +63,20 @@ class World:
     def context_rank(self) -> int:
         """Which part of its samples' tokens this process has."""
         return self.launch.rank % self.layout.context
+
+    @cached_property
+    def weights_mesh(self) -> DeviceMesh | None:
+        """Mesh of the copies, if there are several, and of the processes that share one; None if each has all weights.
+
+        All processes have to ask for it the first time.
+        """
+        layout = self.layout
+        if layout.shard == 1:
+            return None
+        sharing = layout.shard * layout.context
+        if layout.replicate == 1:
+            return init_device_mesh(self.device.type, (sharing,), mesh_dim_names=("fsdp",))
+        return init_device_mesh(self.device.type, (layout.replicate, sharing), mesh_dim_names=("replicate", "fsdp"))
 
     def rows(self, batch_size: int) -> slice:
         """Samples of an optimizer step that this process takes."""

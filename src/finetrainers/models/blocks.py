@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from finetrainers.distributed.parallelize import plain_class
+
 
 def named_blocks(denoiser: nn.Module, blocks: Sequence[str]) -> dict[str, nn.Module]:
     """Find the repeated blocks of a denoiser by the names of their classes, in the order of its modules."""
-    return {name: module for name, module in denoiser.named_modules() if type(module).__name__ in blocks}
+    return {name: module for name, module in denoiser.named_modules() if plain_class(module).__name__ in blocks}
 
 
 def is_linear_in_block(root: nn.Module, name: str, blocks: Sequence[str]) -> bool:
@@ -21,4 +23,4 @@ def is_linear_in_block(root: nn.Module, name: str, blocks: Sequence[str]) -> boo
     if type(root.get_submodule(name)) is not nn.Linear:
         return False
     parts = name.split(".")
-    return any(type(root.get_submodule(".".join(parts[:count]))).__name__ in blocks for count in range(1, len(parts)))
+    return any(plain_class(root.get_submodule(".".join(parts[:count]))).__name__ in blocks for count in range(1, len(parts)))

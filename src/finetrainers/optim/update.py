@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from finetrainers.distributed.parallelize import Sharing, part_of
 from finetrainers.distributed.world import World, alone
 from finetrainers.optim.alone import only, split_groups, unless_broken
 from finetrainers.optim.kept import HostMaster, Kept, Master, Rounded, expect_gradient
@@ -68,6 +70,10 @@ class Update:
         self.is_in_backward = is_in_backward
         """Whether ``backward`` takes the step."""
         self._kept = _keep(weights, rounds=rounding_seed is not None, is_on_host=is_on_host)
+        self._shared = [kept for kept in self._kept if isinstance(kept.weight, DTensor)]
+        """Of which each process has a part, and whose gradients are added up in the backward pass."""
+        self._whole = [kept for kept in self._kept if not isinstance(kept.weight, DTensor)]
+        self._sharing = Sharing(denoiser, weights.values()) if self._shared else None
         self.parameters = [kept.exact for kept in self._kept]
         """What is trained, as exactly as it is kept: in float32, unless weights are rounded stochastically."""
         self.optimizer = make_optimizer([kept.stepped for kept in self._kept])
@@ -92,8 +98,10 @@ class Update:
         self.is_whole = True
         """Whether weights, optimizer, averages and schedule are those after one number of steps, and so may be saved."""
 
-    def backward(self, losses: Tensor, *, batch_size: int) -> None:
-        """Add the gradient of the losses [b] of one micro-batch, as a part of the mean over a whole batch."""
+    def backward(self, losses: Tensor, *, batch_size: int, is_last: bool = True) -> None:
+        """Add the gradient of the losses [b] of one micro-batch, the last of a step or not, to that of the whole batch's mean."""
+        if self._sharing is not None:
+            self._sharing.before_backward(is_last=is_last)
         self.is_whole = self.is_whole and not self.is_in_backward
         losses.backward(losses.new_full(losses.shape, 1 / batch_size))
 
@@ -108,13 +116,30 @@ class Update:
         """
         for kept in self._kept:
             kept.settle()
-        self._world.sums([kept.gradient for kept in self._kept if kept.gradient is not None])
-        self._world.sums([figures])
-        return figures, self._norm().to(figures.device)
+        self._world.sums([kept.gradient for kept in self._whole if kept.gradient is not None])
+        if not self._shared:
+            self._world.sums([figures])
+            return figures, self._norm().to(figures.device)
+        # Of each part there are as many as there are copies of the weights.
+        squares = [_norm(gradient).square() for gradient in self._gradients(self._shared)]
+        square = torch.stack(squares).sum() / self._world.layout.replicate if squares else torch.zeros(())
+        told = torch.cat([figures, square.to(figures)[None]])
+        self._world.sums([told])
+        norms = [_norm(gradient).to(told.device) for gradient in self._gradients(self._whole)]
+        return told[:-1], _norm(torch.stack([told[-1].sqrt(), *norms]))
+
+    @staticmethod
+    def _gradients(kept: Sequence[Kept]) -> list[Tensor]:
+        """Gradients of these weights, as far as they are in this process."""
+        return [part_of(own.gradient) for own in kept if own.gradient is not None]
 
     def clip(self, norm: Tensor) -> None:
         """Clip the gradient of the whole batch, which has this norm."""
-        if self._groups:
+        if self._shared:
+            factor = (self._clip_norm / (norm + CLIP_EPS)).clamp(max=1.0)
+            for gradient in self._gradients(self._kept):
+                gradient.mul_(factor.to(gradient.device))
+        elif self._groups:
             self._factor = (self._clip_norm / (norm + CLIP_EPS)).clamp(max=1.0)
         else:
             nn.utils.clip_grads_with_norm_(self.parameters, self._clip_norm, norm)
@@ -155,6 +180,8 @@ class Update:
         """Let the denoiser compute with what the masters are now."""
         for kept in self._kept:
             kept.show()
+        if self._sharing is not None:
+            self._sharing.let_go()
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ from finetrainers.distributed.world import World, alone
 from finetrainers.memory.attention import attention, attention_within
 from finetrainers.memory.compile import recompiles_explained, sizes_are_fixed
 from finetrainers.memory.quantize.compress import compressing
+from finetrainers.memory.shards import ToShards, share_weights
 from finetrainers.memory.techniques import ToHost, prepare
 from finetrainers.models import Model
 from finetrainers.models.weights import Weights
@@ -39,15 +40,18 @@ def build_trainer(
     weights: Weights = "stored",
     world: World | None = None,
 ) -> Trainer:
-    """Load the denoiser and make all that the loop needs, in this order: weights, what trains, techniques, the update.
+    """Load the denoiser and make all that the loop needs, in this order: weights, what trains, techniques, shards, the update.
 
     Adapters come after the weights: some begin from them.
     """
     world = alone(device) if world is None else world
+    mesh = world.weights_mesh
     blocks, resident = model.adapter.blocks, config.memory.resident_blocks
     settle = compressing(config.memory.weights, blocks)
     if isinstance(resident, int) and weights != "none":
         settle = ToHost(blocks, resident, settle)
+    if mesh is not None:
+        settle = ToShards(blocks, mesh, settle)
     denoiser = model.load_denoiser(device, weights=weights, settle=settle)
     conditioning = build_conditioning(config.conditioning)
     for name, part in model.denoisers.split(denoiser).items():
@@ -56,6 +60,8 @@ def build_trainer(
         tuning.apply(part, model.adapter, component=name, seed=config.seed, full_modules=full_modules)
         share_tokens(part, model.adapter.context_plan(), blocks, world, config.parallel.context_kind)
         prepare(part, blocks, config, device)
+        if mesh is not None:
+            share_weights(part, blocks, mesh, config.parallel)
     parts = list(model.denoisers.split(denoiser).values())
     is_dispatched = model.adapter.dispatches_attention
     return Trainer(

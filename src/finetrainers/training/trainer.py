@@ -126,7 +126,7 @@ class Trainer:
         with self.attention():  # the backward pass too: gradient checkpointing computes attention again in it
             micros = batch.split(self.config.micro_batch_size)
             first = rows.start // self.config.micro_batch_size
-            losses = [self._backward(micro, index) for index, micro in enumerate(micros, first)]
+            losses = [self._backward(micro, first + n, is_last=n + 1 == len(micros)) for n, micro in enumerate(micros)]
         own = torch.cat(losses)
         figures, norm = self.update.reduce(self._figures(own, rows, count))
         self.update.clip(norm)
@@ -162,17 +162,18 @@ class Trainer:
         figures[-len(Asked._fields) :] = figures.new_tensor(self.asked())
         return figures
 
-    def _backward(self, micro: Batch, index: int) -> Tensor:
+    def _backward(self, micro: Batch, index: int, *, is_last: bool) -> Tensor:
         """Add the gradient of one micro-batch; return the detached loss of each of its samples.
 
         Args:
             micro: Samples of this process.
             index: Of the micro-batch, among those of all processes.
+            is_last: Whether it is the last of the step.
         """
         # Dropout draws belong to the step, so that a resumed run needs no saved state and validation disturbs none.
         seed_device(self.device, seed_of(self.seed, "dropout", self.step, index) >> 1)
         losses = self.micro_losses(self.on_device(micro))
-        self.update.backward(losses, batch_size=self.config.batch_size)
+        self.update.backward(losses, batch_size=self.config.batch_size, is_last=is_last)
         return losses.detach()
 
     def on_device(self, micro: Batch) -> Batch:
