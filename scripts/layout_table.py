@@ -20,7 +20,7 @@ sys.path += [str(TESTS), str(TESTS / "distributed"), str(TESTS / "models")]
 import imported_by_ranks  # noqa: E402, F401 - the settings of all tests
 from layouts import ALONE, LAYOUTS, Figures, differences, run_layout  # noqa: E402
 from memory_table import DOCS, filled, row, say  # noqa: E402
-from table_cases import make_trees  # noqa: E402
+from table_cases import EXPERTS, GIVEN, make_trees  # noqa: E402
 
 from finetrainers.testing import make_tiny  # noqa: E402
 
@@ -50,24 +50,38 @@ def _tiny(folder: Path) -> Callable[[str, str], Path]:
     return make
 
 
+def kind_of(name: str) -> str:
+    """What a row of the table has in common with others."""
+    kind = "full rank" if ", full" in name else "LoRA"
+    if name.endswith((", control", ", references")):
+        return f"{name.rpartition(', ')[2]}, {kind}"
+    if "8-bit states" in name:
+        return f"averages and 8-bit states, {kind}"
+    if name.startswith(EXPERTS):
+        return f"two experts, {kind}"
+    return f"given frames, {kind}" if name.startswith(GIVEN) else f"six families, {kind}"
+
+
 def table(found: Mapping[str, Mapping[str, Figures | str]]) -> Iterator[str]:
     """Largest relative difference of a loss or gradient norm from that of one process."""
     layouts = [layout for layout in found if layout != ALONE]
-    yield row("run", *layouts)
-    yield f"|---|{'---|' * len(layouts)}"
-    largest = dict.fromkeys(layouts, 0.0)
+    largest: dict[str, dict[str, list[float]]] = {}
+    refused: dict[str, list[str]] = {}
     for name, alone in found[ALONE].items():
-        cells = []
         for layout in layouts:
             run = found[layout][name]
-            if isinstance(run, str) or isinstance(alone, str):
-                cells.append("refused")
-                continue
-            different = differences(run, alone)
-            largest[layout] = max(largest[layout], different["loss"], different["norm"])
-            cells.append(f"{max(different['loss'], different['norm']):.0e}")
-        yield row(name, *cells)
-    yield row("**largest**", *(f"**{largest[layout]:.1e}**" for layout in layouts))
+            if isinstance(run, Figures) and isinstance(alone, Figures):
+                different = differences(run, alone)
+                own = largest.setdefault(kind_of(name), {}).setdefault(layout, [])
+                own.append(max(different["loss"], different["norm"]))
+            else:
+                refused.setdefault(layout, []).append(name)
+    yield row("runs", *layouts)
+    yield f"|---|{'---|' * len(layouts)}"
+    for kind, by_layout in largest.items():
+        yield row(kind, *(f"{max(by_layout[layout]):.1e}" if layout in by_layout else "refused" for layout in layouts))
+    for layout, names in refused.items():
+        say(f"{layout} refuses {', '.join(names)}")
 
 
 def main() -> None:
