@@ -2,6 +2,7 @@
 #
 #   make quickstart   fine-tune a tiny model and see what it learned, on any machine
 #   make test         run the tests
+#   make test-long    run what takes longest, of a kind of which make test runs others
 #   make test-distributed  run the long tests of many processes
 #   make test-gpu     run them on a GPU
 
@@ -21,11 +22,12 @@ GPU_WORKERS ?= 8
 BENCH_ARGUMENTS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test test-distributed test-gpu check docs bench mutations clean
+.PHONY: help quickstart test test-long test-distributed test-gpu check docs bench mutations clean
 
 help:
 	@echo "make quickstart  fine-tune a tiny model, and see and measure what it learned (a few minutes, no GPU)"
 	@echo "make test        run the tests"
+	@echo "make test-long    run what takes longest: further variants of models that are overfitted, the quick start in video"
 	@echo "make test-distributed  run the tests of many processes that make test has no time for (eight minutes on two cores)"
 	@echo "make test-gpu    run the tests on a GPU, those that need one included; an error where there is none"
 	@echo "make check       all that CI runs: format, lint, types, import layers, tests, docs"
@@ -55,7 +57,10 @@ quickstart: $(QUICKSTART_STAMP)
 	@echo "make quickstart took $$(( $$(date +%s) - $(START) )) s, installation included"
 
 test: $(TEST_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not distributed" $(PYTEST_ARGUMENTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not distributed and not long" $(PYTEST_ARGUMENTS)
+
+test-long: $(TEST_STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not distributed" $(PYTEST_ARGUMENTS)
 
 # In one worker: each test starts two or four processes.
 test-distributed: $(TEST_STAMP)

@@ -27,10 +27,14 @@ ALONE = "1 process"
 LAYOUTS: Mapping[str, Mapping[str, int]] = {
     ALONE: {},
     "DDP 2": {"replicate": 2},
+    "FSDP 2": {"shard": 2},
+    "HSDP 2x2": {"replicate": 2, "shard": 2},
+    "Ulysses 2": {"replicate": 1, "shard": 1, "context": 2},
+    "FSDP 2 x Ulysses 2": {"replicate": 1, "shard": 2, "context": 2},
 }
 """The section ``parallel`` of each column of the table."""
-TIME_LIMIT = 400.0
-"""Seconds for all cases of a layout."""
+TIME_LIMIT = 1800.0
+"""Seconds for all cases of a layout: a minute, on a machine that does nothing else."""
 
 
 @dataclass

@@ -36,11 +36,11 @@ GIVEN = (
     "cogvideox 5b-i2v image-to-video",
 )
 """Tasks with given frames, in each way that there is."""
-EXPERTS = ()
+EXPERTS = ("wan 2.2-t2v-a14b text-to-video", "wan 2.2-i2v-a14b image-to-video")
 """Two transformers, each for some noise levels."""
 KONTEXT = "flux kontext image-to-image"
 EIGHT_BITS = {"optimizer": {"name": "adamw_8bit"}, "train": {"ema_decay": 0.5}}
-SUBSET = ("flux, LoRA", "wan, full, EMA, 8-bit states", "ltx_video, LoRA, control")
+SUBSET = ("flux, LoRA", "wan, full, EMA, 8-bit states", "ltx_video, LoRA, control", f"{EXPERTS[0]}, LoRA")
 """Rows that `make test` has time for: one of each kind."""
 
 

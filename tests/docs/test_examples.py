@@ -5,10 +5,9 @@ import importlib.util
 import io
 import json
 import math
+import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ranks
 import yaml
 from PIL import Image
 from runs import config_of, merged
@@ -283,17 +283,22 @@ def test_control_and_edit_examples_train_and_draw(path: Path, tiny: Callable[[st
     assert files[0].read_bytes() != files[1].read_bytes()
 
 
+def run_pytest(folder: Path) -> int:
+    """Test what is in a folder, as it is done there."""
+    os.chdir(folder)
+    return int(pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", str(folder), "."]))
+
+
 def test_the_custom_model_passes_its_checks_outside_of_the_package(tmp_path: Path) -> None:
     """In another process and another folder, with public names alone."""
     code = "\n".join(file.read_text() for file in CUSTOM.glob("*.py"))
     imported = set(re.findall(r"^\s*(?:from|import) (finetrainers[.\w]*)", code, re.MULTILINE))
     assert imported == {"finetrainers", "finetrainers.testing"}
     shutil.copytree(CUSTOM, tmp_path / "mine")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path / "mine"), "."]
-    done = subprocess.run(command, check=False, cwd=tmp_path / "mine", capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-3000:]
+    (done,) = ranks.start(run_pytest, 1, tmp_path / "mine", folder=tmp_path / "ranks").wait(600)
+    assert done.result == 0, done.said[-3000:]
     skipped = len(REFERENCE_CHECKS) + 2  # it takes none, masks no padding of prompts, and says of no prompt what it is like
-    assert f"{len(CHECKS) - skipped} passed, {skipped} skipped" in done.stdout
+    assert f"{len(CHECKS) - skipped} passed, {skipped} skipped" in done.said
 
 
 def test_the_adapter_in_the_documentation_is_that_of_the_example() -> None:

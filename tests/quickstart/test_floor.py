@@ -27,7 +27,7 @@ BASE = ("base_train", "base_held_out")
 both_kinds = pytest.mark.parametrize("options", [IMAGE, VIDEO], ids=["image", "video"])
 
 
-@pytest.fixture(scope="module", params=["finished", "finished_video"])
+@pytest.fixture(scope="module", params=["finished", pytest.param("finished_video", marks=pytest.mark.long)])
 def done(request):
     return request.getfixturevalue(request.param)
 
