@@ -109,7 +109,7 @@ class ReferencesConfig(Section):
     """Heights and widths of these pictures are multiples of this many pixels: a smaller step keeps proportions better, and
     makes more sizes, of which a batch has one."""
     probability: float = Field(default=1.0, gt=0, le=1)
-    """How often samples are shown their pictures, all of a step or none; else the model learns to draw from the prompt alone."""
+    """How often pictures are shown, to all samples of a step or to none; else it learns to draw from the prompt alone."""
 
     @property
     def budget(self) -> PixelBudget:
