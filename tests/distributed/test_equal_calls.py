@@ -1,4 +1,4 @@
-"""Every process calls the denoiser equally often, with equally many tokens: else those with sharded weights wait for ever."""
+"""Every process calls the denoiser equally often, with equally many tokens: with sharded weights others wait for it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -63,11 +63,14 @@ def dropped_references(tiny: Tiny, root: Path, name: str) -> Config:
     folders = {"reference": str(write_pictures(root / "references", 4, size=(32, 64), seed=1))}
     shown = {"kind": "references", "pixels": 2048, "step": 16, "probability": 0.5}
     data = [{"path": str(media), "buckets": [[1, 64, 64]], "folders": folders}]
-    tree = flux_tree(tiny("flux", "kontext"), media, root, data=data, conditioning=shown, train=TRAIN)
-    return config_of({**tree, "output_dir": str(root / name)})
+    tree = flux_tree(tiny("flux", "kontext"), media, root, conditioning=shown, train=TRAIN)
+    return config_of({**tree, "data": data, "output_dir": str(root / name)})
 
 
-@pytest.mark.parametrize("config_of_run", [two_experts, later_frames, dropped_references])
+@pytest.mark.parametrize(
+    "config_of_run",
+    [two_experts, *(pytest.param(own, marks=pytest.mark.distributed) for own in (later_frames, dropped_references))],
+)
 def test_two_processes_call_what_one_calls(config_of_run: Callable[..., Config], tiny: Tiny, tmp_path: Path) -> None:
     """The same denoisers in each step, with the same number of tokens, and of two processes each half as often as one."""
     calls = {}

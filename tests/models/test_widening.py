@@ -100,7 +100,7 @@ def subject_of(tiny: Callable[[str, str], Path]) -> Callable[[str], ModelUnderTe
 
 
 def encode(case: Case, model: Model) -> Prompt:
-    """Two prompts; where later frames may be given, only the first has any."""
+    """Two prompts, given the same frames, as samples of a step are given equally many."""
     pipeline = load_pipeline(model)
     clips = torch.randint(0, 256, (2, *case.size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     seen = [Image.fromarray(clip[0].numpy()) for clip in clips]
@@ -109,7 +109,7 @@ def encode(case: Case, model: Model) -> Prompt:
     given = None
     if case.given is not None:
         given = torch.zeros(2, model.adapter.grid.latent_shape(case.size)[1], dtype=torch.bool)
-        given[0, list(case.given)] = True
+        given[:, list(case.given)] = True
     return Prompt(text, torch.full((2,), case.fps), image, given)
 
 
