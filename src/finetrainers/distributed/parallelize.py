@@ -80,7 +80,7 @@ def share(denoiser: Any, blocks: Sequence[nn.Module], mesh: DeviceMesh, config: 
             _share(module, mesh, config)
         _share(unit, mesh, config, ignored=others.ignored)
     _say_dtype(denoiser, computed)
-    shared = [block for block in blocks if isinstance(block, FSDPModule)]
+    shared: list[FSDPModule] = [block for block in blocks if isinstance(block, FSDPModule)]
     if config.prefetch > 1:
         for number, block in enumerate(shared):
             block.set_modules_to_forward_prefetch(shared[number + 1 : number + 1 + config.prefetch])

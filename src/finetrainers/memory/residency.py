@@ -174,7 +174,7 @@ def _move(component: Any, tensors: Iterable[Tensor], device: torch.device) -> No
 def replace_tensors(component: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
     """Put other tensors in the place of a component's; parameters stay the objects that they are."""
     if isinstance(component, FSDPModule):
-        component._apply(function)  # which tells those that gather them
+        component._apply(function)  # type: ignore[no-untyped-call]  # which tells those that gather them
     else:
         nn.Module._apply(component, function)
 
