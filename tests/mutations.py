@@ -291,6 +291,14 @@ MUTATIONS = (
     Mutation("gradients are not told from other memory", "training/cost.py", 'meter.label("gradients", ', 'meter.label("states", ', "training/test_cost.py::test_full_rank_holds_weights_masters_gradients_and_two_states_at_once"),
     Mutation("a set of techniques is taken that does not fit", "training/fit.py", " and trial.peak_bytes <= limit:", ":", "training/test_fit.py::test_the_fastest_that_fits_is_taken"),
     Mutation("a run that goes on is fitted anew", "training/fit.py", "SETS if before is None else (before,)", "SETS", "training/test_fit.py::test_a_run_goes_on_with_what_it_began_with"),
+    # Weights that several processes share.
+    Mutation("gradients of shared weights are means", "distributed/parallelize.py", "set_gradient_divide_factor(1.0)", "set_gradient_divide_factor(2.0)", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
+    Mutation("gathered weights are those of before an average was put in their place", "optim/update.py", "            self._sharing.let_go()\n", "            pass\n", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
+    Mutation("shared weights that have moved are gathered from where they were", "memory/residency.py", "        component._apply(function)", "        nn.Module._apply(component, function)", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
+    Mutation("weights that train are rounded where they are shared", "distributed/parallelize.py", "            value = value.float()\n", "            pass\n", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
+    Mutation("each process of a host reads all files", "training/build.py", "None if world.is_alone else SharedReading(world)", "None", "distributed/test_shards.py::test_one_process_of_a_host_reads_and_none_ever_holds_all_blocks"),
+    Mutation("a device holds all blocks before they are shared out", "training/build.py", "        settle = ToShards(blocks, mesh, settle)\n", "        pass\n", "distributed/test_shards.py::test_one_process_of_a_host_reads_and_none_ever_holds_all_blocks"),
+    Mutation("the norm counts each copy of a shard", "optim/update.py", " / self._world.layout.replicate", "", "distributed/test_shards.py::test_all_families_take_the_steps_of_one_process"),
 )  # fmt: skip
 
 
