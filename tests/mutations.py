@@ -313,6 +313,14 @@ MUTATIONS = (
     Mutation("frames are given as tokens that cannot be shared", "training/checks_context.py", "shape = (adapter.grid.frame_patch, *shape[1:])", "pass", "training/test_checks_context.py::test_what_cannot_be_shared_is_refused"),
     Mutation("a backend of attention sees a process's own tokens alone", "training/checks_context.py", "if backend not in (AUTO, *usable):", "if backend not in (AUTO, *usable, backend):", "training/test_checks_context.py::test_what_cannot_be_shared_is_refused"),
     Mutation("processes share more heads than there are", "training/checks_context.py", "elif plan.num_heads % context:", "elif False:", "training/test_checks_context.py::test_what_cannot_be_shared_is_refused"),
+    # Weights that several processes share.
+    Mutation("gradients of shared weights are means", "distributed/parallelize.py", "set_gradient_divide_factor(1.0)", "set_gradient_divide_factor(2.0)", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
+    Mutation("gathered weights are those of before an average was put in their place", "optim/update.py", "            self._sharing.let_go()\n", "            pass\n", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
+    Mutation("shared weights that have moved are gathered from where they were", "memory/residency.py", "        component._apply(function)", "        nn.Module._apply(component, function)", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
+    Mutation("weights that train are rounded where they are shared", "distributed/parallelize.py", "            value = value.float()\n", "            pass\n", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
+    Mutation("each process of a host reads all files", "training/build.py", "None if world.is_alone else SharedReading(world)", "None", "distributed/test_shards.py::test_one_process_of_a_host_reads_and_none_ever_holds_all_blocks"),
+    Mutation("a device holds all blocks before they are shared out", "training/build.py", "        settle = ToShards(blocks, mesh, settle)\n", "        pass\n", "distributed/test_shards.py::test_one_process_of_a_host_reads_and_none_ever_holds_all_blocks"),
+    Mutation("the norm counts each copy of a shard", "optim/update.py", " / self._world.layout.replicate", "", "distributed/test_shards.py::test_all_families_take_the_steps_of_one_process"),
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from finetrainers.config import Config
 from finetrainers.distributed.context import share_tokens
 from finetrainers.distributed.layout import check_batch
+from finetrainers.distributed.parallelize import begin_anew
 from finetrainers.distributed.world import join
 from finetrainers.errors import ConfigError, MissingItemError, StoppedAtOnceError
 from finetrainers.models import open_model
@@ -25,6 +26,7 @@ from finetrainers.training.prepared import Prepared
 from finetrainers.training.relocated import check_contents
 from finetrainers.training.saving import Saver
 from finetrainers.training.session import Session, open_session
+from finetrainers.training.sharing import check_sharing
 from finetrainers.training.track import StepLog
 from finetrainers.training.trainer import AfterStep, Metrics, Trainer
 from finetrainers.training.validate import Validator
@@ -47,6 +49,7 @@ def train(config: Config) -> Result:
     with join(config.parallel, config.train.device) as world:
         check_batch(world.layout, batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
         fitted = world.first(lambda: fit(config))
+        check_sharing(fitted.config, world.layout)
         with open_session(fitted.config, world, kept="there is no checkpoint yet") as session:
             return _Run(session, fitted.lines()).train()
 
@@ -191,6 +194,8 @@ class _Run:
         sample = build_steps(prepared, self.objective).sample(trainer.step, 0).to(self.session.device)
         parts = self.model.denoisers.split(trainer.denoiser)
         trainer.conditioning.verify(list(parts.values()), self.model.adapter, trainer.predict, sample)
+        for part in parts.values():
+            begin_anew(part)  # the forward pass goes no further than the layer that is looked at
 
     def _train_windows(self, trainer: Trainer, prepared: Prepared, stop: int) -> Prepared:
         """Train as far as the cache reaches, and encode on, until all steps are taken."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 from finetrainers.memory.quantize.formats import FORMATS
@@ -36,8 +37,10 @@ class CompressedLinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """[O, I], made anew each time."""
+        """[O, I], made anew each time; of numbers that this process has a part of, nothing but size, type and device."""
         shape = (self.out_features, self.in_features)
+        if isinstance(self.numbers, DTensor):
+            return self.numbers.to_local().new_zeros((), dtype=self.compute_dtype).expand(shape)
         return FORMATS[self.kind].decompress(self.numbers, self.scales, shape, self.compute_dtype)
 
     def forward(self, x: Tensor) -> Tensor:
