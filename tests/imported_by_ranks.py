@@ -7,8 +7,11 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from finetrainers.cli.commands import quiet_libraries  # noqa: E402
+from finetrainers.compat.packages import import_quietly  # noqa: E402
 
 quiet_libraries()
+import_quietly("diffusers.quantizers")  # torchao and bitsandbytes, if they are there: five seconds
+import_quietly("diffusers.training_utils")
 
 import diffusers  # noqa: E402
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from finetrainers.distributed.launch import Launch
+from finetrainers.distributed.parts import Part
 from finetrainers.distributed.talk import Talk
 from finetrainers.distributed.world import World
 from finetrainers.errors import CheckpointError
@@ -30,7 +31,7 @@ from finetrainers.files.whole import (
 )
 from finetrainers.optim.state import as_of_today
 from finetrainers.training.staging import Report, Staged, combined, stage
-from finetrainers.training.state import STATE_FILE, SavedTensor, leaves, load_into, read_state
+from finetrainers.training.state import STATE_FILE, SavedParts, SavedTensor, leaves, load_into, read_state
 from finetrainers.training.trainer import Trainer
 
 WEIGHTS_FILE = "weights.json"
@@ -125,8 +126,8 @@ class Checkpoints:
         for name, fact in facts.items():
             if not (temporary / name).is_file() or (temporary / name).stat().st_size != fact["bytes"]:
                 raise CheckpointError(
-                    f"output_dir: {temporary / name} was written by another process, and is not there for the first one; name "
-                    "a folder on a file system that all hosts share"
+                    f"output_dir: {temporary / name} was written by another process, and is not there for the first one; "
+                    "name a folder on a file system that all hosts share"
                 )
         extra = [temporary / STATE_FILE]
         write_whole(extra[0], combined(staged.state, reports))
@@ -210,6 +211,7 @@ class Checkpoints:
         with trainer.update.masters():
             saved, own = read_state(directory), _state(trainer)
             saved["optimizer"] = as_of_today(saved["optimizer"])
+            _check_parts(own, saved, directory)
             _check_fit(own, saved, directory)
             try:
                 state = load_into(own, saved)
@@ -302,6 +304,26 @@ def _check_fit(own: dict[str, Any], saved: dict[str, Any], directory: Path) -> N
         if paths:
             what = fault.format(".".join(min(paths)))
             raise CheckpointError(f"{directory} does not fit this configuration: {what}. {WAY_BACK}")
+
+
+def _check_parts(own: dict[str, Any], saved: dict[str, Any], directory: Path) -> None:
+    """Refuse numbers in blocks of few bits that are cut otherwise than the weights are here: a block is of one process.
+
+    Raises:
+        CheckpointError: Naming them.
+    """
+    wanted, found = dict(leaves(own)), dict(leaves(saved))
+    for path in wanted.keys() | found.keys():
+        here, there = wanted.get(path), found.get(path)
+        if isinstance(here, Part) or isinstance(there, SavedParts):
+            boxes = there.parts.keys() if isinstance(there, SavedParts) else ()
+            if not (isinstance(here, Part) and (here.box in boxes or not here.box.num_elements)):
+                count = max(1, len(boxes))
+                raise CheckpointError(
+                    f"{directory}: {'.'.join(path)} is kept in few bits, whose blocks end where the parts of {count} "
+                    f"process{'es' * (count > 1)} end: set parallel.shard as it was, or begin a new output_dir with "
+                    "tuning.start_from"
+                )
 
 
 def _form(leaf: object) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""The first phase of a checkpoint: what this process will write of a state, in the host's memory, where no step changes it."""
+"""The first phase of a checkpoint: what this process will write of a state, in the host's memory, which no step changes."""
 
 import hashlib
 import json
@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
