@@ -45,9 +45,7 @@ def after_log(do: Callable[[int], None]) -> Any:
     return logged
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(
-    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_goes_on_while_a_checkpoint_is_written(base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps after it are taken meanwhile; it holds the state of its own step, and is told of when it is whole."""
     whole = run(base, tmp_path / "whole", checkpoint={"every": 3, "background": False})
     write, is_taken = Staged.write, threading.Event()
