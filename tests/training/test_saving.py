@@ -4,15 +4,18 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
 
 from finetrainers import train
-from finetrainers.errors import CheckpointError
+from finetrainers.errors import CheckpointError, Interrupted, NonFiniteError
 from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.saving import Saver
 from finetrainers.training.staging import Staged
 from finetrainers.training.track import StepLog
 
@@ -92,3 +95,24 @@ def test_a_disk_that_is_full_beside_training_is_seen_soon(
     assert Checkpoints(checkpoints, keep=1).find("latest") == 1
     (said,) = [event["message"] for event in events_of(tmp_path / "run") if event["event"] == "warning"]
     assert re.fullmatch(r"the state of step 3 cannot be saved \(.*\); the checkpoint of step 1 is kept", said)
+
+
+@pytest.mark.parametrize(
+    "error, saves", [(RuntimeError("a defect"), False), (NonFiniteError("inf"), True), (Interrupted("SIGTERM"), True)]
+)
+def test_what_one_of_several_processes_fails_with_begins_no_save_of_all(error: BaseException, saves: bool) -> None:
+    """The others would never come: they wait in the middle of a step. What all have at the same step does save."""
+    staged: list[int] = []
+
+    def stage(trainer: Any, **_: Any) -> Any:
+        staged.append(trainer.step)
+        raise CheckpointError("far enough")
+
+    nothing: Any = None
+    world = SimpleNamespace(is_alone=False)
+    session: Any = SimpleNamespace(world=world, config=nothing, signals=SimpleNamespace(kept=""), warn=lambda *_, **__: None)
+    trainer: Any = SimpleNamespace(step=3, update=SimpleNamespace(is_whole=True, drop_gradients=lambda: None))
+    saver = Saver(session, cast("Checkpoints", SimpleNamespace(stage=stage)), nothing, nothing)
+    with suppress(CheckpointError):
+        saver.rescue(trainer, error)
+    assert staged == [3] * saves
