@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 
 from finetrainers.config import TrainConfig
 from finetrainers.config.parallel import ParallelConfig
-from finetrainers.distributed.parts import own_part
+from finetrainers.distributed.parts import own_part, whole
 from finetrainers.distributed.world import World, alone, join
 from finetrainers.errors import CheckpointError
 from finetrainers.optim.update import Update
@@ -78,15 +78,9 @@ def filled(trainer: Trainer, step: int) -> Trainer:
     trainer.update.begin_state()
     for name, tensor in tensors_of(trainer).items():
         box, local = own_part(tensor)
-        local.copy_(value_of(name, tensor, step)[box.slices_in(whole(tensor))])
+        local.copy_(value_of(name, tensor, step)[box.slices_in(whole(tensor.shape))])
     trainer.step = step
     return trainer
-
-
-def whole(tensor: Tensor) -> Any:
-    from finetrainers.distributed.parts import whole as box
-
-    return box(tensor.shape)
 
 
 def differing(trainer: Trainer, step: int) -> list[str]:
@@ -94,7 +88,7 @@ def differing(trainer: Trainer, step: int) -> list[str]:
     wrong = [] if trainer.step == step else ["step"]
     for name, tensor in tensors_of(trainer).items():
         box, local = own_part(tensor)
-        if not torch.equal(local, value_of(name, tensor, step)[box.slices_in(whole(tensor))]):
+        if not torch.equal(local, value_of(name, tensor, step)[box.slices_in(whole(tensor.shape))]):
             wrong.append(name)
     return wrong
 
