@@ -11,6 +11,7 @@ from finetrainers.compat.packages import import_quietly  # noqa: E402
 
 quiet_libraries()
 import_quietly("diffusers.quantizers")  # torchao and bitsandbytes, if they are there: five seconds
+import_quietly("diffusers.training_utils")
 
 import diffusers  # noqa: E402
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,10 +21,19 @@ LOW_BIT = ("OptimState4bit", "OptimState8bit", "OptimStateFp8")
 """Tensors of torchao that are made of several: no file knows them, so they are taken apart."""
 
 
-def optimizer_state(optimizer: Optimizer, names: Names) -> dict[str, Tree]:
-    """Return state and parameter groups with names in place of the parameters; tensors are the optimizer's own."""
+def optimizer_state(optimizer: Optimizer, names: Names, shared: Mapping[str, DTensor] | None = None) -> dict[str, Tree]:
+    """Return state and parameter groups with names in place of the parameters; tensors are the optimizer's own.
+
+    Args:
+        optimizer: Whose state it is.
+        names: Of all that it steps.
+        shared: The weights, by their names, of which it steps this process's part as if that was the whole.
+    """
+    known = {name: optimizer.state[p] for p, name in names.items() if optimizer.state.get(p)}
+    is_low_bit = any(base.__module__.startswith("torchao.") for base in type(optimizer).__mro__)
+    parts = {name: _parts(entries, (shared or {}).get(name), is_low_bit=is_low_bit) for name, entries in known.items()}
     return {
-        "state": {name: apart(optimizer.state[p]) for p, name in names.items() if optimizer.state.get(p)},
+        "state": {name: apart(entries) for name, entries in parts.items()},
         "param_groups": [{**group, "params": [names[p] for p in group["params"]]} for group in optimizer.param_groups],
     }
 
@@ -57,6 +67,17 @@ def load_optimizer_state(optimizer: Optimizer, names: Names, saved: Mapping[str,
         group.update({key: _together(value, None) for key, value in entries.items() if key not in ("params", *KERNELS)})
 
 
+def _parts(entries: Mapping[str, Tree], weight: DTensor | None, *, is_low_bit: bool) -> dict[str, Tree]:
+    """Mark the tensors of one parameter's state that belong to this process's part of it, and mean nothing to others."""
+    made = dict(entries)
+    for key, value in entries.items():
+        if isinstance(value, DTensor) and is_low_bit:  # in each process, be the part there too small for few bits or not
+            made[key] = part_of(value, value.to_local())
+        elif isinstance(value, Tensor) and value.ndim and weight is not None and not isinstance(value, DTensor):
+            made[key] = part_of(weight, value)
+    return made
+
+
 @contextmanager
 def no_learning_rate(optimizer: Optimizer) -> Iterator[None]:
     """Let a step change no weight."""
@@ -73,8 +94,8 @@ def no_learning_rate(optimizer: Optimizer) -> Iterator[None]:
 def apart(value: Tree) -> Tree:
     """Take tensors apart that are made of others."""
     match value:
-        case DTensor() if type(value.to_local()).__name__ in LOW_BIT:
-            return part_of(value, apart(value.to_local()))
+        case Part():
+            return replace(value, value=apart(value.value))
         case Tensor() if type(value).__name__ in LOW_BIT:
             made: Any = value
             names, facts = made.__tensor_flatten__()  # torch's protocol of such tensors
@@ -88,12 +109,12 @@ def apart(value: Tree) -> Tree:
     return value
 
 
-def _together(value: Tree, parameter: nn.Parameter | None) -> Tree:
+def _together(value: Tree, parameter: Tensor | None) -> Tree:
     """Undo ``apart`` for the state of a parameter."""
     match value:
         case Part(value=inner):
-            assert isinstance(parameter, DTensor), "parts are of sharded parameters"
-            return with_part(parameter, _together(inner, None))
+            own = _together(inner, None)
+            return with_part(parameter, own) if isinstance(parameter, DTensor) else own
         case {"made_of": str(kind), "facts": list(facts), **parts} if kind in LOW_BIT:
             from torchao.optim import subclass_4bit, subclass_8bit, subclass_fp8
 

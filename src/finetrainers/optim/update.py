@@ -223,7 +223,9 @@ class Update:
 
     def optimizer_state(self) -> dict[str, Any]:
         """Return the optimizer's state by the names of the weights, as files know it."""
-        return optimizer_state(self.optimizer, {kept.stepped: kept.name for kept in self._kept})
+        shared: list[tuple[str, Tensor, Tensor]] = [(own.name, own.weight, own.stepped) for own in self._shared]
+        cut = {name: one for name, one, stepped in shared if isinstance(one, DTensor) and not isinstance(stepped, DTensor)}
+        return optimizer_state(self.optimizer, {kept.stepped: kept.name for kept in self._kept}, cut)
 
     def load_optimizer_state(self, saved: Mapping[str, Any]) -> None:
         """Put the optimizer's state back.

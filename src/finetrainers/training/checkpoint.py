@@ -29,8 +29,9 @@ from finetrainers.files.whole import (
     write_whole,
 )
 from finetrainers.optim.state import as_of_today
+from finetrainers.training.matching import WAY_BACK, check_match
 from finetrainers.training.staging import Report, Staged, combined, stage
-from finetrainers.training.state import STATE_FILE, SavedTensor, leaves, load_into, read_state
+from finetrainers.training.state import STATE_FILE, load_into, read_state
 from finetrainers.training.trainer import Trainer
 
 WEIGHTS_FILE = "weights.json"
@@ -39,9 +40,6 @@ WEIGHTS_FILE = "weights.json"
 
 OLD_STATE = "state/.metadata"
 """In the checkpoints of earlier versions, which are pickles."""
-
-
-WAY_BACK = "Was model, tuning or optimizer changed? Change it back, or take another output_dir"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +123,8 @@ class Checkpoints:
         for name, fact in facts.items():
             if not (temporary / name).is_file() or (temporary / name).stat().st_size != fact["bytes"]:
                 raise CheckpointError(
-                    f"output_dir: {temporary / name} was written by another process, and is not there for the first one; name "
-                    "a folder on a file system that all hosts share"
+                    f"output_dir: {temporary / name} was written by another process, and is not there for the first one; "
+                    "name a folder on a file system that all hosts share"
                 )
         extra = [temporary / STATE_FILE]
         write_whole(extra[0], combined(staged.state, reports))
@@ -210,7 +208,7 @@ class Checkpoints:
         with trainer.update.masters():
             saved, own = read_state(directory), _state(trainer)
             saved["optimizer"] = as_of_today(saved["optimizer"])
-            _check_fit(own, saved, directory)
+            check_match(own, saved, directory)
             try:
                 state = load_into(own, saved)
                 _put_back(own["model"], state["model"])
@@ -271,39 +269,3 @@ def _put_back(own: dict[str, Tensor], loaded: dict[str, Tensor]) -> None:
     for name, tensor in loaded.items():
         if tensor is not own[name]:
             own[name].copy_(tensor)
-
-
-def _check_fit(own: dict[str, Any], saved: dict[str, Any], directory: Path) -> None:
-    """Refuse a checkpoint that has what the run has no place for, or lacks what the run needs.
-
-    What is left out of a state would start from zero, in silence. Only, some optimizers add numbers to their parameter
-    groups when they first step, and an expert whose noise levels were not drawn yet had no gradient, and has no averages.
-
-    Raises:
-        CheckpointError: Naming it.
-    """
-    wanted, found = dict(leaves(own)), dict(leaves(saved))
-    of_groups = [path for path in wanted if path[:2] == ("optimizer", "param_groups")]
-    groups, entries = {path[:3] for path in of_groups}, {path[:4] for path in of_groups}
-    stepped = {path[2] for path in found if path[:2] == ("optimizer", "state")}
-    surplus = {path for path in found.keys() - wanted.keys() if path[:3] not in groups or path[:4] in entries}
-    missing = {
-        path
-        for path in wanted.keys() - found.keys()
-        if not stepped or path[:2] != ("optimizer", "state") or path[2] in stepped
-    }
-    other = {path for path in wanted.keys() & found.keys() if _form(found[path]) != _form(wanted[path])}
-    other = {path for path in other if path[0] in ("model", "ema")}  # some averages begin as another shape
-    for paths, fault in (
-        (surplus, "it has {}, which the run has no place for"),
-        (missing, "it lacks {}, which the run needs"),
-        (other, "its {} has another shape or type than the run's"),
-    ):
-        if paths:
-            what = fault.format(".".join(min(paths)))
-            raise CheckpointError(f"{directory} does not fit this configuration: {what}. {WAY_BACK}")
-
-
-def _form(leaf: object) -> tuple[object, ...]:
-    """What two tensors have in common of which one can be put in place of the other."""
-    return (tuple(leaf.shape), str(leaf.dtype)) if isinstance(leaf, Tensor | SavedTensor) else ()

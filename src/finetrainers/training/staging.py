@@ -1,4 +1,4 @@
-"""The first phase of a checkpoint: what this process will write of a state, in the host's memory, where no step changes it."""
+"""The first phase of a checkpoint: what this process will write of a state, in the host's memory, which no step changes."""
 
 import hashlib
 import json

@@ -202,10 +202,7 @@ def _own_of(saved: SavedParts, own: Tree, name: str) -> Part:
     if isinstance(own, Part) and not own.box.num_elements:
         return own
     if not isinstance(own, Part) or own.box not in saved.parts:
-        raise ValueError(
-            f"{name} is kept in blocks of few bits, which end where the parts of {len(saved.parts)} processes do; go on with "
-            "the layout that saved it, or take an optimizer whose states are not in few bits"
-        )
+        raise ValueError(f"{name} is that of parts which are cut otherwise")
     read = _replaced(saved.parts[own.box], (), lambda _, tensor: tensor.read())
     return Part(own.box, own.shape, read)
 

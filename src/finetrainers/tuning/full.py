@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from finetrainers.config import FullConfig
+from finetrainers.distributed.parallelize import plain_class
 from finetrainers.errors import ConfigError, ModelError
 from finetrainers.models import ModelAdapter
 from finetrainers.models.weights import copy_from_files
@@ -55,7 +56,8 @@ class FullTuning(Tuning):
 
     def export(self, denoiser: Any, tensors: Mapping[str, Tensor], directory: Path, facts: ExportFacts) -> None:
         with torch.device("meta"):
-            shell = type(denoiser).from_config(exported_config(denoiser, facts))
+            made: Any = plain_class(denoiser)
+            shell = made.from_config(exported_config(denoiser, facts))
         shell.load_state_dict(dict(tensors), assign=True)
         if self._qat == "none":
             shell.save_pretrained(directory / facts.component)
