@@ -51,7 +51,7 @@ def encode_shared(folders: list[Path]) -> list[tuple[float, float]]:
                 assert not residency.on_device  # and nothing of them stays
             whole, shared = texts
             assert whole.keys() == shared.keys()
-            found.append((max(float((whole[name] - shared[name]).abs().max()) for name in whole), parts[1]))
+            found.append((max(float((whole[name].float() - shared[name].float()).abs().max()) for name in whole), parts[1]))
     return found
 
 

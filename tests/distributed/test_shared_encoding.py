@@ -18,6 +18,8 @@ from finetrainers.config import dump_config
 from finetrainers.data.cache.store import Cache
 from finetrainers.errors import DataError
 
+PATIENCE_SECONDS = 600.0
+"""What never takes that long may, on a machine that does other things."""
 SECONDS_OF_AN_ITEM = 0.05
 """So that no process is done before the others have begun."""
 LAUNCHED_ALONE = {"WORLD_SIZE": "1"}
@@ -81,7 +83,7 @@ def noted(log: Path, what: str) -> list[tuple[str, str]]:
     return [(rank, item) for kind, rank, item in lines if kind == what]
 
 
-def wait_for(condition: Callable[[], bool], limit: float = 120.0) -> None:
+def wait_for(condition: Callable[[], bool], limit: float = PATIENCE_SECONDS) -> None:
     until = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < until, "it does not come to this"
