@@ -6,6 +6,8 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from finetrainers.compat.recorded_outputs import record_outputs_again
+
 
 def shard_encoder(encoder: nn.Module, mesh: DeviceMesh) -> None:
     """Spread an encoder's weights, which are on the host, over the devices of a mesh, layer by layer.
@@ -16,6 +18,7 @@ def shard_encoder(encoder: nn.Module, mesh: DeviceMesh) -> None:
     for layer in layers(encoder):
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     fully_shard(encoder, mesh=mesh, reshard_after_forward=True)
+    record_outputs_again(encoder)
 
 
 def is_sharded(component: object) -> bool:
