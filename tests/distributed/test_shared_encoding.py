@@ -18,6 +18,8 @@ from finetrainers.config import dump_config
 from finetrainers.data.cache.store import Cache
 from finetrainers.errors import DataError
 
+PATIENCE_SECONDS = 600.0
+"""What never takes that long may, on a machine that does other things."""
 SECONDS_OF_AN_ITEM = 0.05
 """So that no process is done before the others have begun."""
 LAUNCHED_ALONE = {"WORLD_SIZE": "1"}
@@ -81,7 +83,7 @@ def noted(log: Path, what: str) -> list[tuple[str, str]]:
     return [(rank, item) for kind, rank, item in lines if kind == what]
 
 
-def wait_for(condition: Callable[[], bool], limit: float = 120.0) -> None:
+def wait_for(condition: Callable[[], bool], limit: float = PATIENCE_SECONDS) -> None:
     until = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < until, "it does not come to this"
@@ -107,21 +109,24 @@ def test_four_processes_make_every_item_once_and_the_cache_serves_any_number(tre
         assert noted(log, "wrote") + noted(log, "decoded") == []
 
 
-def test_items_of_a_killed_process_are_made_by_the_others(tree: Tree, tmp_path: Path) -> None:
-    """It hangs in an item, has claimed the next ones, and is killed: the others wait for it, and then have them all."""
+def test_items_of_a_killed_process_are_made_once_by_others(tree: Tree, tmp_path: Path) -> None:
+    """It hangs in an item, has claimed the next ones, and is killed: the others make them, or the next start if they end."""
     encode(config_of(merged(tree, {"cache": {"path": str(tmp_path / "reference")}, "output_dir": str(tmp_path / "one")})))
-    wanted, log = set(items(tmp_path / "reference")), tmp_path / "log"
-    running = ranks.start(run_noted, 4, "encode", str(saved(tree, tmp_path)), log, 2, folder=tmp_path / "four")
+    wanted, log, file = set(items(tmp_path / "reference")), tmp_path / "log", str(saved(tree, tmp_path))
+    running = ranks.start(run_noted, 4, "encode", file, log, 2, folder=tmp_path / "four")
     try:
         wait_for(stuck(log).exists)
         wait_for(lambda: len(noted(log, "wrote")) >= 2)
         assert set(items(tmp_path / "cache")) < wanted
         running.processes[2].kill()
-        wait_for(lambda: set(items(tmp_path / "cache")) == wanted)
+        wait_for(lambda: set(items(tmp_path / "cache")) == wanted or not any(each.is_alive() for each in running.processes))
     finally:
         for process in running.processes:  # who waits for the dead one at the end is no matter of this test
             process.kill()
-    assert Counter(key for _, key in noted(log, "wrote")) == dict.fromkeys(wanted, 1)
+    if set(items(tmp_path / "cache")) != wanted:
+        assert ranks.results(run_noted, 4, "encode", file, log, folder=tmp_path / "again") == [0, 0, 0, 0]
+    assert set(items(tmp_path / "cache")) == wanted
+    assert set(Counter(key for _, key in noted(log, "wrote")).values()) == {1}
 
 
 def test_processes_of_several_runs_share_the_work_too(tree: Tree, tmp_path: Path) -> None:

@@ -47,6 +47,9 @@ class MemoryConfig(Section):
     (extra bitsandbytes). 8 bits take half of the memory of bfloat16, nf4 less than a third."""
     text_encoder_weights: WeightFormat = "none"
     """As memory.weights, for text encoders while captions are encoded; encoded captions depend on it."""
+    shard_text_encoders: bool = False
+    """Spread text encoders over all devices of the run while captions are encoded, for those that one device has no room
+    for: each holds a part of every layer. Captions are then encoded in step, one batch on each device."""
 
     checkpoint_every: int = Field(default=1, ge=1)
     """With train.gradient_checkpointing, how many blocks there are to each that is computed again: 1 is every block, 2 every
@@ -99,6 +102,16 @@ class MemoryConfig(Section):
                 "checkpoint_every",
                 f"{self.checkpoint_every} is impossible with resident_blocks: {self.resident_blocks}: autograd would keep "
                 "the weights of blocks that are not computed again; set 1, or resident_blocks: all",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sharded_encoders_are_whole_numbers(self) -> "MemoryConfig":
+        if self.shard_text_encoders and self.text_encoder_weights != "none":
+            raise RefusedKeyError(
+                "shard_text_encoders",
+                f"true is impossible with text_encoder_weights: {self.text_encoder_weights}, whose tensors cannot be cut "
+                "into parts; remove one of them",
             )
         return self
 

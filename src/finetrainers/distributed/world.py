@@ -106,6 +106,10 @@ class World:
     def _replica_size(self) -> int:
         return self.layout.shard * self.layout.context
 
+    def all_devices(self) -> DeviceMesh:
+        """All processes as a mesh of one axis; all of them call this together."""
+        return init_device_mesh(self.device.type, (self.launch.size,), mesh_dim_names=("all",))
+
     def rows(self, batch_size: int) -> slice:
         """Samples of an optimizer step that this process takes."""
         own = batch_size // self.layout.data_size

@@ -4,6 +4,7 @@ With ``cache.batch_size: 1``, the default, an interrupted run encodes the same b
 batches the last bits of an item depend on its row, since matrix products are blocked by rows.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,8 +28,8 @@ from finetrainers.distributed.world import World, alone
 from finetrainers.encoding.cells import cell_means
 from finetrainers.encoding.decoding import decoded, looked_at
 from finetrainers.encoding.identity import identities
-from finetrainers.encoding.shares import Share, missing, reporter
-from finetrainers.errors import ConfigError
+from finetrainers.encoding.shares import Found, Share, chosen, missing, missing_places, reporter
+from finetrainers.errors import ConfigError, DataError
 from finetrainers.memory.residency import Residency
 from finetrainers.models import Model
 from finetrainers.models.vae import encode_pixels
@@ -37,27 +38,6 @@ StageProgress = Callable[[str, int, int], None]
 """Called with (stage, items done, items in all)."""
 
 Job = TypeVar("Job", LatentsJob, TextJob)
-
-
-@dataclass(slots=True)
-class Found:
-    """What was found while items were encoded."""
-
-    failures: list[Failure] = field(default_factory=list)
-    cut: list[str] = field(default_factory=list)
-    """Captions that are longer than what is seen of them."""
-    black: list[tuple[str, str]] = field(default_factory=list)
-    """Names of streams, and paths, of items that show nothing."""
-
-    @classmethod
-    def joined(cls, parts: Sequence["Found"]) -> "Found":
-        """Put together what several processes have found."""
-        together = cls()
-        for part in parts:
-            together.failures += part.failures
-            together.cut += part.cut
-            together.black += part.black
-        return together
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +77,8 @@ class Encoder:
             return self.fill(latents, texts)
         with world.together():
             lacking = missing(self.cache, "latents", latents), missing(self.cache, "text", texts)
+        if self.residency.shares_encoders:  # of which all make one list: another run may write meanwhile
+            lacking = lacking[0], chosen(texts, world.first(lambda: missing_places(self.cache, "text", texts)))
         found = Found()
         with world.apart() as place:
             found = self._fill(*lacking, place)
@@ -109,7 +91,9 @@ class Encoder:
         """Encode what of missing items is this process's to encode."""
         found = Found()
         with Claims(self.cache.root) as claims:
-            if texts:
+            if texts and self.residency.shares_encoders:
+                self._fill_texts_in_step(texts, place, found)
+            elif texts:
                 self._fill_texts(self._share("text", texts, claims, place), found)
             if latents:
                 self._fill_latents(self._share("latents", latents, claims, place), found)
@@ -139,6 +123,34 @@ class Encoder:
                     self._encode_captions(pipeline, good)
                 found.failures += [image for _, image in bad]
                 share.done(batch, {job.key for job, _ in bad})
+
+    def _fill_texts_in_step(self, texts: Lazy[TextJob], place: Place, found: Found) -> None:
+        """Encode this process's part of the captions, as often asking the encoders as the others do.
+
+        Raises:
+            DataError: If this process is alone.
+        """
+        if place.size == 1:
+            raise DataError(
+                f"cache.path: {len(texts)} encoded captions are gone, and memory.shard_text_encoders encodes them only with "
+                "all processes; start the same command again"
+            )
+        report = reporter(partial(self.progress, "encode text"), len(texts), place, "encode text")
+        own, batch_size = texts[place.rank :: place.size], self.config.batch_size
+        batches = looked_at(own, self.config, take=list)
+        with self._text_pipeline() as pipeline:
+            for _ in range(0, math.ceil(len(texts) / place.size), batch_size):
+                batch, images = next(batches, ([], []))
+                found.failures += [image for image in images if isinstance(image, Failure)]
+                good = [(job, image) for job, image in zip(batch, images, strict=True) if not isinstance(image, Failure)]
+                if good:
+                    found.cut += self._too_long(pipeline, [job.caption for job, _ in good])
+                    self._encode_captions(pipeline, good)
+                else:
+                    black = PIL.Image.new("RGB", (64, 64)) if self.model.text_sees_image else None
+                    with torch.no_grad():
+                        self.model.encode_text(pipeline, [""], [black], device=self.residency.device)
+                report(len(batch))
 
     def _fill_latents(self, share: Share[LatentsJob], found: Found) -> None:
         """Encode media; what encodes them is loaded only when there is something to encode."""

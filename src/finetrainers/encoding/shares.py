@@ -3,13 +3,15 @@
 import time
 from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetrainers.data.cache.claims import Claims
 from finetrainers.data.cache.store import Cache, Kind
-from finetrainers.data.order.jobs import LatentsJob, TextJob
+from finetrainers.data.order.jobs import Failure, LatentsJob, TextJob
 from finetrainers.data.order.lazy import Joined, Lazy
 from finetrainers.distributed.board import Place
 
@@ -20,6 +22,27 @@ SEEN_SLOTS = 1 << 20
 SECONDS_BETWEEN_LOOKS = 0.2
 """At what other processes have begun, where nothing else is left."""
 SECONDS_BETWEEN_REPORTS = 1.0
+
+
+@dataclass(slots=True)
+class Found:
+    """What was found while items were encoded."""
+
+    failures: list[Failure] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+    """Captions that are longer than what is seen of them."""
+    black: list[tuple[str, str]] = field(default_factory=list)
+    """Names of streams, and paths, of items that show nothing."""
+
+    @classmethod
+    def joined(cls, parts: Sequence["Found"]) -> "Found":
+        """Put together what several processes have found."""
+        together = cls()
+        for part in parts:
+            together.failures += part.failures
+            together.cut += part.cut
+            together.black += part.black
+        return together
 
 
 class Share(Generic[Job]):
@@ -93,6 +116,16 @@ class Share(Generic[Job]):
 
 def missing(cache: Cache, kind: Kind, jobs: Sequence[Job]) -> Lazy[Job]:
     """Jobs whose items the cache lacks, each key once, in the order of first use."""
+    return chosen(jobs, missing_places(cache, kind, jobs))
+
+
+def chosen(jobs: Sequence[Job], places: NDArray[np.int64]) -> Lazy[Job]:
+    """Jobs at some places."""
+    return Lazy(lambda index: jobs[int(places[index])], len(places))
+
+
+def missing_places(cache: Cache, kind: Kind, jobs: Sequence[Job]) -> NDArray[np.int64]:
+    """As ``missing``, by their places in the list."""
     seen, keys, places = array("Q", bytes(8 * SEEN_SLOTS)), array("Q"), array("q")
     for place, job in enumerate(jobs):
         key = int(job.key[:16], 16)
@@ -103,8 +136,7 @@ def missing(cache: Cache, kind: Kind, jobs: Sequence[Job]) -> Lazy[Job]:
             keys.append(key)
             places.append(place)
     _, first = np.unique(np.array(keys, np.uint64), return_index=True)
-    chosen = np.array(places, np.int64)[np.sort(first)]
-    return Lazy(lambda index: jobs[int(chosen[index])], len(chosen))
+    return np.array(places, np.int64)[np.sort(first)]
 
 
 def largest_first(jobs: Lazy[Job]) -> Lazy[Job]:

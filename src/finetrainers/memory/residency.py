@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 
 from finetrainers.config import MemoryConfig
 from finetrainers.distributed.parallelize import let_go
 from finetrainers.memory.quantize.compress import compress_text_encoders, compressing
+from finetrainers.memory.shard_encoders import is_sharded, shard_encoder
 from finetrainers.memory.stream import stream_blocks
 from finetrainers.memory.techniques import ToHost
 from finetrainers.models import Model
@@ -28,7 +30,13 @@ class Residency:
     """
 
     def __init__(
-        self, model: Model, device: torch.device, *, keeps: Collection[str] = (), experts: MemoryConfig | None = None
+        self,
+        model: Model,
+        device: torch.device,
+        *,
+        keeps: Collection[str] = (),
+        experts: MemoryConfig | None = None,
+        shares: Callable[[], DeviceMesh] | None = None,
     ) -> None:
         """Begin with nothing on the device.
 
@@ -37,15 +45,22 @@ class Residency:
             device: Where they work.
             keeps: Components that are loaded once; all others are whenever they work.
             experts: Says how weights of further experts rest and which of their blocks stay on the device; plainly if None.
+            shares: Says over which devices text encoders are spread; each has them whole if None.
         """
         self._model, self.device, self._keeps = model, device, frozenset(keeps)
         self._experts = MemoryConfig() if experts is None else experts
         self.share: Callable[[nn.Module], None] = lambda _: None
         """Lets processes share what a further expert computes, once it is loaded."""
+        self._shares = shares
         self._loaded: dict[str, Any] = {}
         self._parked: dict[str, frozenset[str]] = {}
         # Of what is on the host: the names of the tensors that it has on the device when it works.
         self._home: frozenset[str] = frozenset()
+
+    @property
+    def shares_encoders(self) -> bool:
+        """Whether several processes hold the text encoders together, and have to ask them together."""
+        return self._shares is not None
 
     @property
     def on_device(self) -> frozenset[str]:
@@ -64,9 +79,11 @@ class Residency:
             yield {name: self._loaded[name] for name in names}  # the body of another that has them
             return
         self._let_be(names)
+        components = {name: self._loaded[name] for name in names}
         try:
-            yield {name: self._loaded[name] for name in names}
+            yield components
         finally:
+            components.clear()  # so that nothing holds what is dropped now
             self._let_be(self._home)
 
     @contextmanager
@@ -94,6 +111,10 @@ class Residency:
     def _let_be(self, names: Collection[str]) -> None:
         """Let these be on the device and no others: first make room, then bring."""
         for name in self.on_device.difference(names):
+            if is_sharded(self._loaded[name]) and name in self._model.text_components:
+                del self._loaded[name]  # loaded again: a part of each layer has no place on the host
+                free_memory()
+                continue
             self._parked[name] = _to_host(self._loaded[name], self.device)
         self._forget(names)
         for name in names:
@@ -120,6 +141,8 @@ class Residency:
             component = load_vae(self._model.pretrained) if name == "vae" else self._model.pretrained.load(name)
         if name in self._model.text_components:  # layer by layer on its way to the device, which is free by now
             compress_text_encoders([component], self._model.pretrained.memory.text_encoder_weights, self.device)
+            if self._shares is not None and isinstance(component, nn.Module):
+                shard_encoder(component, self._shares())
         if name == "vae":
             component.encode, component.decode = (self._visited(name, own) for own in (component.encode, component.decode))
         elif name in self._model.image_components and isinstance(component, nn.Module):

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 
 from finetrainers.conditioning import Conditioning, build_conditioning, build_given_frames
 from finetrainers.config import Config
@@ -19,6 +20,7 @@ from finetrainers.data.order.plan import Plan
 from finetrainers.data.streams import Stream, streams_of
 from finetrainers.distributed.world import World, alone
 from finetrainers.encoding.encoder import Encoder, StageProgress
+from finetrainers.errors import ConfigError
 from finetrainers.files.marks import tag_cache
 from finetrainers.memory.residency import Residency
 from finetrainers.models import Model, Request
@@ -63,9 +65,10 @@ def prepare(
     check_streams(config, streams)
     check_mirrors(config, streams)
     tag_cache(config.cache.path, CONTENTS)
-    cache, memo = Cache(config.cache.path), Memo(config.cache.path / MEMO_FILE)
-    residency = Residency(model, device, keeps=_used_again(config, model, requests), experts=config.memory)
-    encoder = Encoder(model, cache, memo, config.cache, residency, progress=progress, warn=warn, lease=lease, world=world)
+    items, memo = Cache(config.cache.path), Memo(config.cache.path / MEMO_FILE)
+    keeps, shares = _used_again(config, model, requests), _shares(config, world)
+    residency = Residency(model, device, keeps=keeps, experts=config.memory, shares=shares)
+    encoder = Encoder(model, items, memo, config.cache, residency, progress=progress, warn=warn, lease=lease, world=world)
     catalog, held_out = _catalogs(config, encoder, conditioning, streams)
     plan = _plan(config, encoder, catalog, streams)
     prepared = Prepared(
@@ -138,6 +141,22 @@ def _requests(config: Config, model: Model) -> tuple[Request, ...]:
     first = resolve_buckets(config.data[0].buckets)[0]
     shows = {"takes_control": config.control is not None, "takes_references": config.references is not None}
     return tuple(read_prompts(config.validation.prompts, model, size=first, **shows))
+
+
+def _shares(config: Config, world: World) -> Callable[[], DeviceMesh] | None:
+    """Choose the devices over which text encoders are spread, when they are.
+
+    Raises:
+        ConfigError: If there is one device only.
+    """
+    if not config.memory.shard_text_encoders:
+        return None
+    if world.is_alone:
+        raise ConfigError(
+            "memory.shard_text_encoders: true has no effect in one process; start several with torchrun, srun or "
+            "finetrainers launch, or remove it"
+        )
+    return cache(world.all_devices)
 
 
 def _used_again(config: Config, model: Model, requests: Sequence[Request]) -> tuple[str, ...]:
