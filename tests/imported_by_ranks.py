@@ -11,6 +11,8 @@ from finetrainers.cli.commands import quiet_libraries  # noqa: E402
 quiet_libraries()
 
 import diffusers  # noqa: E402
+import pytest  # noqa: E402, F401  # as tests do, whose functions are called
+import runs  # noqa: E402, F401
 
 import finetrainers.testing  # noqa: E402
 import finetrainers.training.run  # noqa: E402, F401

@@ -104,7 +104,10 @@ def test_what_only_the_first_sees_is_said_by_all(base: Tree, tmp_path: Path) -> 
     (tmp_path / "run/holiday.txt").touch()
     file = write(base, tmp_path)
     for number, (words, said) in enumerate(
-        {(): "output_dir: .* is a folder that no run made", ("train.batch_size=5", "train.micro_batch_size=1"): "train.batch_size: 5 "}.items()
+        {
+            (): "output_dir: .* is a folder that no run made",
+            ("train.batch_size=5", "train.micro_batch_size=1"): "train.batch_size: 5 ",
+        }.items()
     ):
         ended = ranks.start(ranks.command, 2, "train", file, *words, folder=tmp_path / f"ranks-{number}").wait(SECONDS)
         for each in ended:
@@ -153,7 +156,8 @@ class Launched:
     def __init__(self, *words: str, folder: Path, **more: str) -> None:
         self.log = folder / "said.txt"
         with self.log.open("w") as said:
-            self.process = subprocess.Popen(words, stdout=said, stderr=said, env=environment(**more), cwd=folder)
+            own = environment(RUN_OF=str(folder), **more)
+            self.process = subprocess.Popen(words, stdout=said, stderr=said, env=own, cwd=folder)
 
     def wait(self) -> int:
         return self.process.wait(900)
@@ -162,17 +166,16 @@ class Launched:
     def said(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def workers(self) -> list[int]:
+    def workers(self, rank: str = "RANK") -> list[int]:
         """Processes of the run, by rank."""
         found = {}
-        for folder in Path("/proc").glob("[0-9]*"):
+        for folder in sorted(Path("/proc").glob("[0-9]*")):
             try:
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
                 variables = dict(item.partition("=")[::2] for item in (folder / "environ").read_text().split("\0"))
-            except (OSError, ValueError):
+            except (OSError, ValueError):  # it is gone
                 continue
-            if parent == self.process.pid and "RANK" in variables:
-                found[int(variables["RANK"])] = int(folder.name)
+            if variables.get("RUN_OF") == str(self.log.parent) and rank in variables:
+                found[int(variables[rank])] = int(folder.name)
         return [found[rank] for rank in sorted(found)]
 
 
@@ -189,7 +192,10 @@ def test_a_killed_process_is_brought_back_by_the_launcher(base: Tree, tmp_path: 
     assert launched.wait() == 0, launched.said
     assert "another process failed: rank 1: is gone" in launched.said
     assert "Traceback" not in launched.said
-    assert [event["resumed_from"] for event in events_of(tmp_path / "run") if event["event"] == "run"] in ([None, 10], [None])
+    assert [event["resumed_from"] for event in events_of(tmp_path / "run") if event["event"] == "run"] in (
+        [None, 10],
+        [None],
+    )
     check_curve(tmp_path / "run", tmp_path / "whole")
 
 
@@ -209,7 +215,7 @@ def test_killed_at_ten_moments_it_ends_with_the_same_curve(base: Tree, tmp_path:
     launched = Launched(*words, folder=tmp_path)
     run = tmp_path / "run"
     for number in range(kills):
-        starts = f'"event": "run"'
+        starts = '"event": "run"'
         until(lambda: (run / "events.jsonl").exists() and (run / "events.jsonl").read_text().count(starts) > number)
         if number % 2:
             until(lambda: any(run.glob("checkpoints/.step-*")))  # in the middle of a save
@@ -260,3 +266,93 @@ def test_the_launcher_ends_with_the_status_of_the_run(base: Tree, tmp_path: Path
     stopped.process.send_signal(signal.SIGTERM)
     assert stopped.wait() == INTERRUPTED, stopped.said
     assert Checkpoints(tmp_path / "run/checkpoints", keep=5).steps()
+
+
+SLURM = Path(__file__).parents[2] / "examples/launch/slurm.sh"
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+for task in 0 1; do
+    SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_TASKS_PER_NODE=2 SLURM_STEP_NODELIST=$(hostname) SLURM_NODEID=0 \\
+        SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & tasks[task]=$!
+done
+status=0
+for task in 0 1; do wait ${tasks[task]} || status=$?; done
+exit $status
+"""
+"""What srun does for a step of two tasks on this host."""
+
+
+def slurm(tmp_path: Path, python: str, *words: str, left: int) -> Launched:
+    """The script that is handed to sbatch, with programs of ours in the place of Slurm's."""
+    programs = {"srun": SRUN, "scontrol": 'echo "scontrol $@"', "python": python}
+    (tmp_path / "bin").mkdir()
+    for name, text in programs.items():
+        (tmp_path / "bin" / name).write_text(text if text.startswith("#!") else f"#!/bin/bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_JOB_NODELIST": "localhost"}
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    until_then = str(int(time.time()) + left)
+    return Launched("bash", str(SLURM), *words, folder=tmp_path, PATH=path, SLURM_JOB_END_TIME=until_then, **job)
+
+
+@pytest.mark.parametrize("status, left, requeues", [(0, 60, False), (3, 60, True), (3, 7200, False), (1, 60, False)])
+def test_the_script_for_slurm_requeues_what_has_saved_for_want_of_time(
+    status: int, left: int, requeues: bool, tmp_path: Path
+) -> None:
+    job = slurm(tmp_path, f'echo "task $SLURM_PROCID: $@"; exit {status}', "crush.yaml", "train.steps=5", left=left)
+    assert job.wait() == status
+    lines = job.said.splitlines()
+    assert {"task 0: -m finetrainers train crush.yaml train.steps=5"} <= set(lines)
+    assert (f"scontrol requeue {os.getpid()}" in lines) == requeues
+
+
+@pytest.mark.distributed
+def test_the_script_for_slurm_starts_a_run(base: Tree, tmp_path: Path) -> None:
+    """Stopped by SIGUSR1 to its tasks, as before the time is up, and started again."""
+    tree = merged(base, {"checkpoint": {"every": 1000}})
+    job = slurm(tmp_path, f'exec {sys.executable} "$@"', write(tree, tmp_path), left=60)
+    until(lambda: has_steps(tmp_path / "run", 3))
+    for number in job.workers("SLURM_LOCALID"):
+        os.kill(number, signal.SIGUSR1)
+    assert job.wait() == INTERRUPTED, job.said
+    assert f"scontrol requeue {os.getpid()}" in job.said
+    assert (tmp_path / "run/logs/rank-1.log").is_file()
+
+
+HOSTS = """
+set -e
+ip link set lo up
+unshare -n sleep 3600 & other=$!
+trap 'kill $other' EXIT
+sleep 1
+ip link add v0 type veth peer name v1
+ip link set v1 netns $other
+ip addr add 10.77.0.1/24 dev v0 && ip link set v0 up
+there="nsenter -t $other -n"
+$there ip link set lo up
+$there ip addr add 10.77.0.2/24 dev v1 && $there ip link set v1 up
+[ "$1" = try ] && exit 0
+where="--nnodes 2 --master-addr 10.77.0.1 --master-port 29533"
+GLOO_SOCKET_IFNAME=v0 "$@" -- $where --node-rank 0 & first=$!
+GLOO_SOCKET_IFNAME=v1 $there "$@" -- $where --node-rank 1 & second=$!
+wait $first && wait $second
+"""
+"""Two hosts with a wire between them; on each, the command is given what torchrun needs there."""
+ISOLATED = ("unshare", "--map-root-user", "--net", "bash", "-c", HOSTS, "hosts")
+
+
+@pytest.mark.distributed
+def test_two_hosts_meet_and_one_that_lost_its_process_comes_back(base: Tree, tmp_path: Path) -> None:
+    """Network namespaces: nothing that listens at the addresses of one is reached at 127.0.0.1 of the other."""
+    tried = subprocess.run((*ISOLATED, "try"), capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"network namespaces cannot be made here: {tried.stderr.strip()}")
+    tree = merged(base, {"train": {"steps": 40}, "checkpoint": {"every": 10}})
+    train(config_of(merged(tree, {"output_dir": str(tmp_path / "whole")})))
+    words = (*PYTHON, "finetrainers", "launch", "--cpu", "1", "--max-restarts", "1", write(tree, tmp_path))
+    launched = Launched(*ISOLATED, *words, folder=tmp_path)
+    until(lambda: has_steps(tmp_path / "run", 12))
+    os.kill(launched.workers()[1], signal.SIGKILL)
+    assert launched.wait() == 0, launched.said
+    assert "another process failed: rank 1: is gone" in launched.said
+    check_curve(tmp_path / "run", tmp_path / "whole")

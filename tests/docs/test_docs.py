@@ -18,8 +18,8 @@ from runs import config_of, events_of, flux_tree, merged, write_pictures
 import finetrainers
 from finetrainers.batch import Prompt
 from finetrainers.cli.bench import bench_parser
-from finetrainers.cli.launch import launch_parser
 from finetrainers.cli.commands import build_parser
+from finetrainers.cli.launch import launch_parser
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import ChannelConcatConfig, LoraConfig, load_config
 from finetrainers.config.conditioning import SIGNALS

@@ -82,7 +82,9 @@ def _check(options: argparse.Namespace, rest: Sequence[str]) -> None:
 
         count = torch.cuda.device_count()
         if options.gpus > count:
-            raise ConfigError(f"launch: --gpus is {options.gpus}, and this host has {count}; give at most as many, or --cpu N")
+            raise ConfigError(
+                f"launch: --gpus is {options.gpus}, and this host has {count}; give at most as many, or --cpu N"
+            )
 
 
 def _torchrun_options(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
