@@ -201,6 +201,6 @@ def test_alone_nothing_is_waited_for() -> None:
     talk = Talk(0, 1)
     assert talk.gather(1) == [1]
     assert talk.first(lambda: 2) == 2
-    with pytest.raises(ValueError), talk.together():
-        raise ValueError
+    with pytest.raises(ValueError, match="x"), talk.together():
+        raise ValueError("x")
     assert str(OtherProcessError("x", 3)) == "x"

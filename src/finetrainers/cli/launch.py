@@ -31,8 +31,8 @@ def launch_parser() -> argparse.ArgumentParser:
         "finetrainers launch",
         usage="finetrainers launch (--gpus N | --cpu N) [--max-restarts K] [train | encode] CONFIG [section.key=value ...] "
         "[-- torchrun's options]",
-        description="Start one process for each device, by torchrun, and end with the status of the run. One device needs no "
-        "launcher. On several hosts, start it on each, with what torchrun needs there: "
+        description="Start one process for each device, by torchrun, and end with the status of the run. One device needs "
+        "no launcher. On several hosts, start it on each, with what torchrun needs there: "
         "-- --nnodes 2 --node-rank 0 --master-addr HOST.",
         allow_abbrev=False,
     )

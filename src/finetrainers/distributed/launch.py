@@ -41,8 +41,9 @@ def read_launch(environ: Mapping[str, str]) -> Launch:
     """
     environ = {name: value for name, value in environ.items() if value}
     attempt = max(_number(environ, name, 0) for name in RESTARTS)
-    readers: list[Callable[[Mapping[str, str]], Launch | None]] = [_torchrun, _slurm]
-    for read in [*readers, *(partial(_mpi, names=names) for names in MPI_NAMES)]:
+    readers: list[Callable[[Mapping[str, str]], Launch | None]]
+    readers = [_torchrun, _slurm, *(partial(_mpi, names=names) for names in MPI_NAMES)]
+    for read in readers:
         found = read(environ)
         if found is not None and found.size > 1:
             return Launch(found.rank, found.size, found.local_rank, found.local_size, found.address, found.port, attempt)
@@ -146,8 +147,8 @@ def _launch(environ: Mapping[str, str], names: tuple[str, str, str, str], *, nee
     ):
         if value >= number:
             raise ConfigError(
-                f"parallel: the launcher's environment variables contradict each other: {name} is {environ.get(name, value)} "
-                f"and {of} is {number}; start the run anew, or unset them to train in one process"
+                f"parallel: the launcher's environment variables contradict each other: {name} is "
+                f"{environ.get(name, value)} and {of} is {number}; start the run anew, or unset them to train in one process"
             )
     if needs_address and "MASTER_ADDR" not in environ:
         raise ConfigError(

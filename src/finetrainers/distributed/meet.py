@@ -60,8 +60,8 @@ def watch_others(launch: Launch, store: Store) -> Watch:
         return Watch.begin(launch, store)
     except (DistError, OSError) as error:
         raise ConfigError(
-            f"parallel: process {launch.rank} on {socket.gethostname()} cannot reach the first one ({error}); the hosts of a "
-            "run have to reach each other at all ports"
+            f"parallel: process {launch.rank} on {socket.gethostname()} cannot reach the first one ({error}); the hosts of "
+            "a run have to reach each other at all ports"
         ) from None
 
 

@@ -56,16 +56,17 @@ class Watch:
         self._token = secrets.token_hex(8)
         self._selector: selectors.BaseSelector
         self._waker: socket.socket
+        self._wakeups: socket.socket
 
     @classmethod
     def begin(cls, launch: Launch, store: Store) -> "Watch":
         """Connect the processes and listen; a store tells where."""
         watch = cls(launch.rank, launch.size)
         watch._selector = selectors.DefaultSelector()
-        watch._waker, wake = socket.socketpair()
+        watch._waker, watch._wakeups = socket.socketpair()
         watch._waker.setblocking(False)
-        watch._selector.register(wake, selectors.EVENT_READ, None)
-        held = [watch._waker, wake]
+        watch._selector.register(watch._wakeups, selectors.EVENT_READ, None)
+        held = [watch._waker, watch._wakeups]
         if launch.rank == FIRST:
             listener = listen()
             store.set("watch", json.dumps([*addresses(launch), listener.getsockname()[1], watch._token]))
@@ -159,7 +160,7 @@ class Watch:
                 end_process(self.failure.status, str(error))
             for key, _ in self._selector.select(max(0.0, min(left, 3600.0))):
                 if key.data is None:
-                    key.fileobj.recv(4096)
+                    self._wakeups.recv(4096)
                 elif isinstance(key.data, Lines):
                     self._hear(key.data)
                 else:
