@@ -93,7 +93,7 @@ MUTATIONS = (
     Mutation("a checkpoint that is asked for and not there is a start from another", "training/checkpoint.py", "self._asked_for(resume) if isinstance(resume, int) else self.latest()", "self.latest()", "training/test_training.py::test_a_checkpoint_that_is_not_there_is_an_error"),
     Mutation("a run with only damaged checkpoints starts from zero", "training/checkpoint.py", "if step is None and self.steps():", "if False:", "training/test_checkpoint.py::test_only_damaged_checkpoints_are_an_error_not_a_start_from_zero"),
     Mutation("a longer run has a learning rate that jumps at the seam", "training/run.py", "set_learning_rate(trainer.update.schedule, rate)", "pass", "training/test_training.py::test_a_longer_run_has_the_learning_rates_of_one_that_was_as_long_from_the_start"),
-    Mutation("a run goes on as another run", "training/same_run.py", "    if changed:\n", "    if len(changed) > 1:\n", "training/test_run.py::test_a_change_that_makes_it_another_run_is_refused_with_both_values"),
+    Mutation("a run goes on as another run", "training/same_run.py", "if any(not _is_place(*difference) for difference in found):", "if len(found) > 1:", "training/test_run.py::test_a_change_that_makes_it_another_run_is_refused_with_both_values"),
     # Checkpoints, and what is the user's.
     Mutation("a kill leaves half a checkpoint", "files/whole.py", "            directory.rename(aside)\n        temporary", "            shutil.rmtree(directory)\n        temporary", "files/test_files.py::test_kill_at_any_operation_leaves_the_old_or_the_new"),
     Mutation("a damaged checkpoint is taken", "files/whole.py", "if hash_file(file).hex() != digest:", "if False:", "files/test_files.py::test_damage_is_found_and_named"),
@@ -111,7 +111,7 @@ MUTATIONS = (
     Mutation("two processes write into one run", "training/directory.py", "fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", "training/test_run.py::test_a_second_holder_is_refused_until_the_first_is_gone"),
     # Signals and exit status.
     Mutation("a stop has the exit status of the end", "cli/entry.py", "        return INTERRUPTED\n", "        return DONE\n", "cli/test_cli.py::test_an_error_on_purpose_is_one_message_and_its_status"),
-    Mutation("a wrong configuration has the exit status of an error of ours", "cli/entry.py", "        return USER_ERROR\n", "        return INTERNAL_ERROR\n", "cli/test_cli.py::test_an_error_on_purpose_is_one_message_and_its_status"),
+    Mutation("a wrong configuration has the exit status of an error of ours", "cli/entry.py", "        return error.status\n", "        return INTERNAL_ERROR\n", "cli/test_cli.py::test_an_error_on_purpose_is_one_message_and_its_status"),
     Mutation("a signal waits for the end of a long draw", "sampling/sampler.py", "            self._interrupt()\n", "            pass\n", "training/test_stop.py::test_a_signal_is_seen_within_a_draw"),
     Mutation("a request to save ends the run", "training/signals.py", "        if number == SAVING:", "        if False:", "training/test_stop.py::test_a_run_saves_when_it_is_asked_to_and_goes_on"),
     Mutation("a request to save is answered again and again", "training/saving.py", "            request.unlink(missing_ok=True)", "            pass", "training/test_stop.py::test_a_run_saves_when_it_is_asked_to_and_goes_on"),
@@ -171,7 +171,7 @@ MUTATIONS = (
     Mutation("an event has a field that its schema lacks", "training/announce.py", '        family=prepared.model.adapter.name,\n', '        family=prepared.model.adapter.name,\n        model=prepared.model.adapter.name,\n', "docs/test_docs.py::test_the_events_of_a_run_have_the_documented_fields_and_no_others"),
     Mutation("a public name goes without a word", "__init__.py", '    "sample_run",\n    "train",\n]', '    "train",\n]', "docs/test_docs.py::test_every_public_name_is_documented"),
     # Parallelism.
-    Mutation("each of several processes is a run of its own in one directory", "distributed/launch.py", "        if size > 1:\n", "        if False:\n", "training/test_run.py::test_one_of_several_processes_is_refused_before_anything_is_written"),
+    Mutation("each of several processes is a run of its own in one directory", "distributed/launch.py", "        if size > 1:\n", "        if False:\n", "training/test_run.py::test_one_of_several_processes_is_refused_where_one_does_the_work"),
     # Models: they are told what their pipelines tell them.
     Mutation("latents are normalized otherwise than in the pipeline", "models/vae.py", "mean = ((mean - shift) * scale).to(vae.dtype)", "mean = (mean * scale - shift).to(vae.dtype)", "models/test_adapters.py::test_normalized_latents_go_back_to_the_picture_through_the_pipeline"),
     Mutation("FLUX is told a rounded noise level", "models/flux.py", '"timestep": sigma[:, 0],', '"timestep": sigma[:, 0].mul(1000).round().div(1000),', EXACT),
@@ -232,7 +232,7 @@ MUTATIONS = (
     Mutation("given frames draw otherwise than in earlier versions", "conditioning/given_frames.py", '("first frame", "first sigma", *(', '("given", "first sigma", *(', "conditioning/test_given.py::test_the_purposes_of_the_draws_are_those_of_earlier_versions"),
     Mutation("given frames beside a control are forgotten", "training/build.py", "given_frames=prepared.given_frames,", "given_frames=type(prepared.given_frames)(),", "conditioning/test_given.py::test_given_frames_beside_a_control_draw_what_each_draws_alone"),
     Mutation("without a mask some frames count more", "objectives/flow.py", "mask = torch.ones_like(noised.sigma)", "mask = 1 + noised.sigma", "objectives/test_objective.py::test_no_mask_is_a_mask_of_all_frames"),
-    Mutation("a list of conditions is another run than a single one", "training/same_run.py", 'if key == "conditioning" else', "if False else", "training/test_run.py::test_conditions_are_the_same_in_whatever_form_they_are_written"),
+    Mutation("a list of conditions is another run than a single one", "training/same_run.py", 'if key == "conditioning":', "if False:", "training/test_run.py::test_conditions_are_the_same_in_whatever_form_they_are_written"),
     Mutation("a run of an earlier version cannot go on", "config/load.py", "if is_saved(path) else", "if False else", "training/test_run.py::test_a_run_from_before_given_frames_were_conditions_goes_on"),
     Mutation("a key that has moved is unknown", "config/messages.py", "about_moved(place, error['input'], tree) or ", "", "config/test_conditions.py::test_a_key_that_has_moved_is_refused_with_what_to_write"),
     Mutation("of two conditions of one kind one is ignored", "config/conditioning.py", "if kind == condition.kind:", "if False:", "config/test_conditions.py::test_a_wrong_condition_is_named_as_it_is_written"),
@@ -291,6 +291,27 @@ MUTATIONS = (
     Mutation("gradients are not told from other memory", "training/cost.py", 'meter.label("gradients", ', 'meter.label("states", ', "training/test_cost.py::test_full_rank_holds_weights_masters_gradients_and_two_states_at_once"),
     Mutation("a set of techniques is taken that does not fit", "training/fit.py", " and trial.peak_bytes <= limit:", ":", "training/test_fit.py::test_the_fastest_that_fits_is_taken"),
     Mutation("a run that goes on is fitted anew", "training/fit.py", "SETS if before is None else (before,)", "SETS", "training/test_fit.py::test_a_run_goes_on_with_what_it_began_with"),
+    Mutation("two jobs of Slurm on one host meet each other", "distributed/launch.py",
+             "port=JOB_PORTS[number % len(JOB_PORTS)],", "port=DEFAULT_PORT,",
+             "distributed/test_launch.py::test_jobs_that_follow_each_other_meet_at_ports_of_their_own"),
+    Mutation("a process that is gone is not missed", "distributed/watch.py",
+             "and peer.rank not in self._leaving:", "and not self._peers:",
+             "distributed/test_watch.py::test_a_process_whose_main_thread_is_busy_ends_as_well"),
+    Mutation("processes that make different calls take each other's messages", "distributed/talk.py",
+             "if message.call != call:", "if False:",
+             "distributed/test_watch.py::test_a_process_that_makes_another_call_is_noticed"),
+    Mutation("what was heard stays in the store", "distributed/talk.py",
+             '/heard", 1) == self._size - 1:', '/heard", 1) == self._size:',
+             "distributed/test_watch.py::test_what_was_heard_leaves_the_store"),
+    Mutation("a signal to a process that waits for the first one stops nothing", "training/signals.py",
+             "self._tell(self.received)", "pass",
+             "distributed/test_survive.py::test_a_signal_while_one_process_encodes_and_the_other_waits"),
+    Mutation("other data in a new place train on", "training/relocated.py",
+             "if keys and before.get(name) != now[name]:", "if False:",
+             "training/test_relocated.py::test_other_contents_in_a_new_place_are_refused_and_the_old_ones_go_on"),
+    Mutation("a run that a launcher starts once more fails on the lock of its former process", "training/directory.py",
+             "ENDING_SECONDS if attempt else 0.0", "0.0",
+             "training/test_run.py::test_a_run_that_is_started_once_more_waits_for_its_former_process"),
 )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def until(is_so: Callable[[], bool]) -> None:
 
 
 def test_signals_to_one_process_are_for_all(base: Tree, tmp_path: Path) -> None:
-    """SIGUSR2 saves and goes on, SIGTERM saves and stops: both processes end with status 3, and one checkpoint has it all."""
+    """SIGUSR2 saves and goes on, SIGTERM saves and stops: both processes end with status 3, and a checkpoint has it all."""
     run = tmp_path / "run"
     started = ranks.start(ranks.command, 2, "train", write(base, tmp_path), folder=tmp_path / "ranks")
     until(lambda: has_steps(run, 3))
