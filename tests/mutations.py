@@ -171,7 +171,7 @@ MUTATIONS = (
     Mutation("an event has a field that its schema lacks", "training/announce.py", '        family=prepared.model.adapter.name,\n', '        family=prepared.model.adapter.name,\n        model=prepared.model.adapter.name,\n', "docs/test_docs.py::test_the_events_of_a_run_have_the_documented_fields_and_no_others"),
     Mutation("a public name goes without a word", "__init__.py", '    "sample_run",\n    "train",\n]', '    "train",\n]', "docs/test_docs.py::test_every_public_name_is_documented"),
     # Parallelism.
-    Mutation("each of several processes is a run of its own in one directory", "distributed/launch.py", "        if size > 1:\n", "        if False:\n", "training/test_run.py::test_one_of_several_processes_is_refused_where_one_does_the_work"),
+    Mutation("each of several processes is a run of its own in one directory", "distributed/launch.py", "    if size > 1:\n", "    if False:\n", "training/test_run.py::test_one_of_several_processes_is_refused_where_one_does_the_work"),
     # Models: they are told what their pipelines tell them.
     Mutation("latents are normalized otherwise than in the pipeline", "models/vae.py", "mean = ((mean - shift) * scale).to(vae.dtype)", "mean = (mean * scale - shift).to(vae.dtype)", "models/test_adapters.py::test_normalized_latents_go_back_to_the_picture_through_the_pipeline"),
     Mutation("FLUX is told a rounded noise level", "models/flux.py", '"timestep": sigma[:, 0],', '"timestep": sigma[:, 0].mul(1000).round().div(1000),', EXACT),

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import ranks
@@ -20,7 +22,8 @@ from finetrainers.cli.status import INTERRUPTED, USER_ERROR
 from finetrainers.config import dump_config
 from finetrainers.training.checkpoint import Checkpoints
 
-SECONDS = 120.0
+SECONDS = 300.0
+"""In which what takes seconds has happened, also where others use the machine."""
 FIELDS = ("step", "loss", "grad_norm", "lr")
 
 
@@ -155,11 +158,15 @@ def environment(**more: str) -> dict[str, str]:
 class Launched:
     """A launcher with its processes, and what they say."""
 
+    begun: ClassVar[list["Launched"]] = []
+    """Which the test ends, however it does."""
+
     def __init__(self, *words: str, folder: Path, **more: str) -> None:
         self.log = folder / "said.txt"
         with self.log.open("w") as said:
             own = environment(RUN_OF=str(folder), **more)
             self.process = subprocess.Popen(words, stdout=said, stderr=said, env=own, cwd=folder)
+        self.begun.append(self)
 
     def wait(self) -> int:
         return self.process.wait(900)
@@ -179,6 +186,18 @@ class Launched:
             if variables.get("RUN_OF") == str(self.log.parent) and rank in variables:
                 found[int(variables[rank])] = int(folder.name)
         return [found[rank] for rank in sorted(found)]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """A test that fails leaves no process behind."""
+    yield
+    while Launched.begun:
+        launched = Launched.begun.pop()
+        for number in {launched.process.pid, *launched.workers(), *launched.workers("SLURM_LOCALID")}:
+            if number != launched.process.pid or launched.process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
 
 
 PYTHON = (sys.executable, "-m")
