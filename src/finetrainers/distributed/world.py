@@ -142,9 +142,11 @@ def join(config: ParallelConfig, device: str) -> Iterator[World]:
             mesh = _make_mesh(launch, layout, own, store)
             yield World(own, launch, layout, mesh, talk, watch)
             distributed.destroy_process_group()
+    except BaseException:
+        end_undisturbed()
+        raise
     finally:
         if distributed.is_initialized():
-            end_undisturbed()
             _abort_process_group()  # which waits for nobody
         watch.leave()
 
