@@ -14,6 +14,8 @@ import_quietly("diffusers.quantizers")  # torchao and bitsandbytes, if they are 
 import_quietly("diffusers.training_utils")
 
 import diffusers  # noqa: E402
+import pytest  # noqa: E402, F401  # as tests do, whose functions are called
+import runs  # noqa: E402, F401
 
 import finetrainers.testing  # noqa: E402
 import finetrainers.testing.model_under_test  # noqa: E402

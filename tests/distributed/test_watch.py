@@ -87,7 +87,12 @@ def lack_a_device(world: World) -> None:
     "do, status, own, others",
     [
         (fail, 1, "ValueError: the third column", "another process failed: rank 1: ValueError: the third column"),
-        (fail_as_a_user_would, USER_ERROR, "ConfigError: data.0.path", "another process failed: rank 1: data.0.path: nothing"),
+        (
+            fail_as_a_user_would,
+            USER_ERROR,
+            "ConfigError: data.0.path",
+            "another process failed: rank 1: data.0.path: nothing",
+        ),
         (stop, INTERRUPTED, "Interrupted: stopped by SIGTERM", "Interrupted: stopped by SIGTERM while encoding"),
     ],
     ids=["a bug", "a user's error", "a signal"],
@@ -161,7 +166,9 @@ def lay_out(words: dict[str, int]) -> tuple[int, str]:
         return error.status, str(error)
 
 
-@pytest.mark.parametrize("words, said", [({"shard": 3}, "parallel.shard: 3"), ({}, "train.device: 'cuda:1'|train.device: cuda:1")])
+@pytest.mark.parametrize(
+    "words, said", [({"shard": 3}, "parallel.shard: 3"), ({}, "train.device: 'cuda:1'|train.device: cuda:1")]
+)
 def test_what_cannot_work_is_said_by_all(words: dict[str, int], said: str, tmp_path: Path) -> None:
     """The device is missing on one of them only."""
     import re
@@ -194,6 +201,6 @@ def test_alone_nothing_is_waited_for() -> None:
     talk = Talk(0, 1)
     assert talk.gather(1) == [1]
     assert talk.first(lambda: 2) == 2
-    with pytest.raises(ValueError), talk.together():
-        raise ValueError
+    with pytest.raises(ValueError, match="x"), talk.together():
+        raise ValueError("x")
     assert str(OtherProcessError("x", 3)) == "x"

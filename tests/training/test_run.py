@@ -468,7 +468,9 @@ def test_one_of_several_processes_is_refused_where_one_does_the_work(
     for command in (["quickstart"], ["bench", "config.yaml"]):
         assert main(command) == USER_ERROR
         said = capsys.readouterr().err.splitlines()[-1]
-        assert re.search(r"^finetrainers: this command works in one process .* a launcher has started 2: start it once", said)
+        assert re.search(
+            r"^finetrainers: this command works in one process .* a launcher has started 2: start it once", said
+        )
     assert [file.name for file in folder.iterdir()] == ["config.yaml"]
 
 

@@ -31,8 +31,8 @@ def launch_parser() -> argparse.ArgumentParser:
         "finetrainers launch",
         usage="finetrainers launch (--gpus N | --cpu N) [--max-restarts K] [train | encode] CONFIG [section.key=value ...] "
         "[-- torchrun's options]",
-        description="Start one process for each device, by torchrun, and end with the status of the run. One device needs no "
-        "launcher. On several hosts, start it on each, with what torchrun needs there: "
+        description="Start one process for each device, by torchrun, and end with the status of the run. One device needs "
+        "no launcher. On several hosts, start it on each, with what torchrun needs there: "
         "-- --nnodes 2 --node-rank 0 --master-addr HOST.",
         allow_abbrev=False,
     )
@@ -62,7 +62,7 @@ def run_launch(_: argparse.Namespace, words: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="finetrainers-") as folder:
         os.environ[STATUS_FOLDER] = folder
         arguments = [*_torchrun_options(options, more), "-m", "finetrainers", command, *rest]
-        return _run(arguments, Path(folder), options.max_restarts)
+        return _run(arguments, Path(folder))
 
 
 def _check(options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -82,7 +82,9 @@ def _check(options: argparse.Namespace, rest: Sequence[str]) -> None:
 
         count = torch.cuda.device_count()
         if options.gpus > count:
-            raise ConfigError(f"launch: --gpus is {options.gpus}, and this host has {count}; give at most as many, or --cpu N")
+            raise ConfigError(
+                f"launch: --gpus is {options.gpus}, and this host has {count}; give at most as many, or --cpu N"
+            )
 
 
 def _torchrun_options(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
@@ -93,7 +95,7 @@ def _torchrun_options(options: argparse.Namespace, more: Sequence[str]) -> list[
     return [*where, *limit, "--nproc-per-node", str(count), "--max-restarts", str(options.max_restarts), *more]
 
 
-def _run(arguments: Sequence[str], folder: Path, max_restarts: int) -> int:
+def _run(arguments: Sequence[str], folder: Path) -> int:
     """Let torchrun start the processes in this one's place, and say how they ended."""
     import logging
 
@@ -107,9 +109,9 @@ def _run(arguments: Sequence[str], folder: Path, max_restarts: int) -> int:
         run(parse_args(list(arguments)))
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        return _status(folder, max_restarts, codes)
+        return _status(folder, codes)
     except SignalException as stop:
-        found = statuses(folder, _last_attempt(folder, max_restarts))
+        found = statuses(folder, _last_attempt(folder))
         print(f"finetrainers: launch: stopped by {signal.Signals(stop.sigval).name}", file=sys.stderr, flush=True)
         return max(found, default=INTERRUPTED)
     except SystemExit as refused:
@@ -121,11 +123,11 @@ def _processes(arguments: Sequence[str]) -> int:
     return int(arguments[list(arguments).index("--nproc-per-node") + 1])
 
 
-def _last_attempt(folder: Path, max_restarts: int) -> int:
-    return max((number for number in range(max_restarts + 1) if statuses(folder, number)), default=0)
+def _last_attempt(folder: Path) -> int:
+    return max((int(file.name.partition("-")[0]) for file in folder.glob("*-*")), default=0)
 
 
-def _status(folder: Path, max_restarts: int, codes: Mapping[int, int]) -> int:
+def _status(folder: Path, codes: Mapping[int, int]) -> int:
     """Exit status of the run, from those that its processes left and those that torchrun saw."""
     for rank, code in codes.items():
         if code < 0:
@@ -133,5 +135,5 @@ def _status(folder: Path, max_restarts: int, codes: Mapping[int, int]) -> int:
             print(f"finetrainers: launch: rank {rank} was ended by {name}", file=sys.stderr, flush=True)
     if any(code < 0 and -code != signal.SIGTERM for code in codes.values()):
         return INTERNAL_ERROR
-    found = [status for status in statuses(folder, _last_attempt(folder, max_restarts)) if status]
+    found = [status for status in statuses(folder, _last_attempt(folder)) if status]
     return found[0] if found and len(set(found)) == 1 else INTERNAL_ERROR

@@ -31,7 +31,7 @@ def statuses(folder: Path, attempt: int) -> list[int]:
 
 
 def ended_for_good(environ: Mapping[str, str]) -> int | None:
-    """Exit status of a run that torchrun starts once more in vain; None if it may succeed this time, or was never started."""
+    """Exit status of a run that torchrun starts once more in vain; None if it may succeed this time, or is a first start."""
     folder, launch = environ.get(STATUS_FOLDER), read_launch(environ)
     if not folder or not launch.attempt:
         return None

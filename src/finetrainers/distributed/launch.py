@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -41,7 +41,9 @@ def read_launch(environ: Mapping[str, str]) -> Launch:
     """
     environ = {name: value for name, value in environ.items() if value}
     attempt = max(_number(environ, name, 0) for name in RESTARTS)
-    for read in (_torchrun, _slurm, *(partial(_mpi, names=names) for names in MPI_NAMES)):
+    readers: list[Callable[[Mapping[str, str]], Launch | None]]
+    readers = [_torchrun, _slurm, *(partial(_mpi, names=names) for names in MPI_NAMES)]
+    for read in readers:
         found = read(environ)
         if found is not None and found.size > 1:
             return Launch(found.rank, found.size, found.local_rank, found.local_size, found.address, found.port, attempt)
@@ -77,8 +79,8 @@ def _torchrun(environ: Mapping[str, str]) -> Launch | None:
     in_pod = _number(environ, "PET_NPROC_PER_NODE", 1, other=1)
     if "LOCAL_RANK" not in environ and in_pod > 1:
         raise ConfigError(
-            f"parallel: the environment variable PET_NPROC_PER_NODE is {in_pod}, and asks for torchrun, which starts as many "
-            "processes in each pod: the pod's command is torchrun -m finetrainers train CONFIG"
+            f"parallel: the environment variable PET_NPROC_PER_NODE is {in_pod}, and asks for torchrun, which starts as "
+            "many processes in each pod: the pod's command is torchrun -m finetrainers train CONFIG"
         )
     is_alone_on_host = "LOCAL_RANK" not in environ
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -145,8 +147,8 @@ def _launch(environ: Mapping[str, str], names: tuple[str, str, str, str], *, nee
     ):
         if value >= number:
             raise ConfigError(
-                f"parallel: the launcher's environment variables contradict each other: {name} is {environ.get(name, value)} "
-                f"and {of} is {number}; start the run anew, or unset them to train in one process"
+                f"parallel: the launcher's environment variables contradict each other: {name} is "
+                f"{environ.get(name, value)} and {of} is {number}; start the run anew, or unset them to train in one process"
             )
     if needs_address and "MASTER_ADDR" not in environ:
         raise ConfigError(

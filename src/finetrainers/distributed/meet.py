@@ -7,7 +7,7 @@ import sys
 import time
 from datetime import timedelta
 
-from torch.distributed import DistError, TCPStore
+from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]  # which is public
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from finetrainers.distributed.launch import Launch
@@ -38,8 +38,8 @@ def meet(launch: Launch) -> Store:
     except (RuntimeError, OSError, ValueError) as error:
         if _is_in_use(error):
             raise ConfigError(
-                f"parallel: port {launch.port} of this host is in use, by another job or one that is ending; set MASTER_PORT "
-                "to a free one, the same for all processes"
+                f"parallel: port {launch.port} of this host is in use, by another job or one that is ending; set "
+                "MASTER_PORT to a free one, the same for all processes"
             ) from None
         raise ConfigError(
             f"parallel: process {launch.rank} of {launch.size} cannot reach the first one at {place} "
@@ -60,8 +60,8 @@ def watch_others(launch: Launch, store: Store) -> Watch:
         return Watch.begin(launch, store)
     except (DistError, OSError) as error:
         raise ConfigError(
-            f"parallel: process {launch.rank} on {socket.gethostname()} cannot reach the first one ({error}); the hosts of a "
-            "run have to reach each other at all ports"
+            f"parallel: process {launch.rank} on {socket.gethostname()} cannot reach the first one ({error}); the hosts of "
+            "a run have to reach each other at all ports"
         ) from None
 
 
@@ -105,11 +105,12 @@ def _wait_for_all(launch: Launch, store: Store) -> None:
         report = now + SECONDS_BETWEEN_REPORTS
         if now >= until:
             raise ConfigError(
-                f"parallel: of {launch.size} processes, {len(missing)} did not come within {MEETING_SECONDS:.0f} s: rank {names}; "
-                "see that all are started, with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE"
+                f"parallel: of {launch.size} processes, {len(missing)} did not come within {MEETING_SECONDS:.0f} s: "
+                f"rank {names}; see that all are started, with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE"
             )
         if launch.rank == 0 and missing:
-            print(f"finetrainers: waiting for rank {names} of {launch.size}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"finetrainers: waiting for rank {names} of {launch.size}\n")
+            sys.stderr.flush()
 
 
 def _are_there(store: Store, keys: list[str]) -> bool:

@@ -34,9 +34,7 @@ class Talk:
     been heard is removed from the store, which therefore does not grow.
     """
 
-    def __init__(
-        self, rank: int, size: int, store: Store | None = None, *, look: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, rank: int, size: int, store: Store | None = None, *, look: Callable[[], None] = lambda: None) -> None:
         """Take part; without a store, alone. Who waits calls ``look`` now and then, which raises if nobody will come."""
         self._rank, self._size, self._store = rank, size, store
         self._look = look

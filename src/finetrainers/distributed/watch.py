@@ -6,7 +6,6 @@ dies, however it does. A thread listens, since the main thread may wait within a
 
 import json
 import os
-import re
 import secrets
 import selectors
 import socket
@@ -16,11 +15,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
-from torch.distributed import DistError, Store
+from torch.distributed.distributed_c10d import Store
 
 from finetrainers.distributed.ending import end_process
+from finetrainers.distributed.failure import Failure, first_line, is_of_another
 from finetrainers.distributed.launch import Launch
 from finetrainers.distributed.lines import Lines, addresses, connect, listen
 from finetrainers.errors import INTERRUPTED, Interrupted, OtherProcessError, exit_status
@@ -34,23 +34,7 @@ CLOSING_SECONDS = 30.0
 SAVING_SECONDS = 600.0
 """After another process was asked to stop and did: this one may be saving."""
 MEETING_TIME = timedelta(seconds=60)
-OF_OTHERS = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe", re.IGNORECASE)
-"""In the message of an error that tells of a process that is gone, and not of this one."""
 FIRST = 0
-
-
-class Failure(NamedTuple):
-    """How a process failed."""
-
-    rank: int
-    status: int
-    message: str
-
-    def as_error(self) -> Exception:
-        """Return what is raised in the other processes."""
-        if self.status == INTERRUPTED:
-            return Interrupted(self.message)
-        return OtherProcessError(f"another process failed: rank {self.rank}: {self.message}", self.status)
 
 
 class Watch:
@@ -69,18 +53,21 @@ class Watch:
         self._met = {rank}
         self._peers: dict[int, Lines] = {}
         self._deadline = float("inf")
+        self._token = secrets.token_hex(8)
+        self._selector: selectors.BaseSelector
+        self._waker: socket.socket
+        self._wakeups: socket.socket
 
     @classmethod
     def begin(cls, launch: Launch, store: Store) -> "Watch":
         """Connect the processes and listen; a store tells where."""
         watch = cls(launch.rank, launch.size)
         watch._selector = selectors.DefaultSelector()
-        watch._waker, wake = socket.socketpair()
+        watch._waker, watch._wakeups = socket.socketpair()
         watch._waker.setblocking(False)
-        watch._selector.register(wake, selectors.EVENT_READ, None)
-        held = [watch._waker, wake]
+        watch._selector.register(watch._wakeups, selectors.EVENT_READ, None)
+        held = [watch._waker, watch._wakeups]
         if launch.rank == FIRST:
-            watch._token = secrets.token_hex(8)
             listener = listen()
             store.set("watch", json.dumps([*addresses(launch), listener.getsockname()[1], watch._token]))
             watch._selector.register(listener, selectors.EVENT_READ, listener)
@@ -142,15 +129,15 @@ class Watch:
         """Return the error of another process that this one follows from; else tell the others of this one."""
         if self._thread is None:
             return error
-        is_of_others = isinstance(error, DistError) or (isinstance(error, RuntimeError) and OF_OTHERS.search(str(error)))
+        is_of_others = is_of_another(error)
         if is_of_others or isinstance(error, Interrupted):  # a launcher interrupts the others of one that died
             self._failed.wait(GRACE_SECONDS if is_of_others else 0.2)
             other = self.failure
             if other is not None and other.rank != self.rank and (is_of_others or other.status != INTERRUPTED):
                 return other.as_error()
         if is_of_others:
-            error = OtherProcessError(f"the connection to another process is lost: {_first_line(error)}")
-        text = str(error) if exit_status(error) != 1 else f"{type(error).__name__}: {_first_line(error)}"
+            error = OtherProcessError(f"the connection to another process is lost: {first_line(error)}")
+        text = str(error) if exit_status(error) != 1 else f"{type(error).__name__}: {first_line(error)}"
         self._told.clear()
         self._order({"kind": "failed", "rank": self.rank, "status": exit_status(error), "message": text})
         self._told.wait(GRACE_SECONDS)
@@ -173,7 +160,7 @@ class Watch:
                 end_process(self.failure.status, str(error))
             for key, _ in self._selector.select(max(0.0, min(left, 3600.0))):
                 if key.data is None:
-                    key.fileobj.recv(4096)  # type: ignore[union-attr]
+                    self._wakeups.recv(4096)
                 elif isinstance(key.data, Lines):
                     self._hear(key.data)
                 else:
@@ -265,7 +252,3 @@ class Watch:
         for own in [*held, *(peer.socket for peer in self._peers.values())]:
             with suppress(OSError):
                 own.close()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

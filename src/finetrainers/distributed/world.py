@@ -211,9 +211,11 @@ def join(config: ParallelConfig, device: str) -> Iterator[World]:
             replica = Talk(place, layout.shard * layout.context, named, look=watch.look)
             yield World(own, launch, layout, mesh, talk, replica, Board(PrefixStore("board", store)), watch)
             distributed.destroy_process_group()
+    except BaseException:
+        end_undisturbed()
+        raise
     finally:
         if distributed.is_initialized():
-            end_undisturbed()
             _abort_process_group()  # which waits for nobody
         watch.leave()
 

@@ -55,8 +55,8 @@ def _check_weights(config: Config, before: dict[str, Any], model: Model) -> None
     recorded = before.get("model")
     if recorded is not None and recorded != model.fingerprint():
         raise ConfigError(
-            f"model.path: {config.model.path} has other weights than {config.output_dir} was begun with: bring these back to "
-            "continue the run (of a model on the Hub: name its model.revision), or take another output_dir"
+            f"model.path: {config.model.path} has other weights than {config.output_dir} was begun with: bring these back "
+            "to continue the run (of a model on the Hub: name its model.revision), or take another output_dir"
         )
 
 

@@ -23,9 +23,7 @@ STOPPING_SOON = "saving and stopping as soon as the step is done; Ctrl-C again s
 class StopSignals:
     """Turns signals and Ctrl-C into a request to save and stop, which the run looks at where it can."""
 
-    def __init__(
-        self, *, kept: str, at_once: str | None = None, tell: Callable[[str], None] = lambda _: None
-    ) -> None:
+    def __init__(self, *, kept: str, at_once: str | None = None, tell: Callable[[str], None] = lambda _: None) -> None:
         """Say what stays if a second Ctrl-C stops at once, and, where nothing has to be finished or saved, what is done.
 
         ``tell`` tells the other processes of a run of a signal, and waits for nothing.
