@@ -3,6 +3,7 @@
 FSDP2, and HSDP where there are copies too. Gradients of the parts are sums over all processes, never means.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -44,6 +45,14 @@ def as_shard(whole: Tensor, mesh: DeviceMesh) -> DTensor:
     return _shared(whole.detach()[first : first + rows].clone(), mesh, [Shard(0)], whole)
 
 
+def copy_whole(own: Tensor, whole: Tensor) -> None:
+    """Copy a tensor into one of the same size, of which this process may hold a part."""
+    if isinstance(own, DTensor):
+        assert own.device_mesh.ndim == 1, "shards of a denoiser that is not yet complete"
+        whole = as_shard(whole, own.device_mesh).to_local()
+    part_of(own).copy_(whole)
+
+
 def _shared(part: Tensor, mesh: DeviceMesh, placements: Sequence[Placement], like: Tensor) -> DTensor:
     """Make a tensor as large as another of parts."""
     made: DTensor = DTensor.from_local(part, mesh, placements, run_check=False, shape=like.shape, stride=like.stride())
@@ -62,6 +71,8 @@ def share(denoiser: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh, co
         mesh: Of one axis, or of two: copies, and processes that share one.
         config: Says when weights are let go, where they rest, and how far ahead they are gathered.
     """
+    # Nothing that diffusers' blocks return is changed in place: gradients of all families are those of one process.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
     for unit in (*blocks, denoiser):
         others = _Others(unit)
         for module in others.groups:
@@ -143,7 +154,7 @@ class _Others:
         self.groups = list(self._find_groups(unit)) if self._apart else []
         """Modules large enough to be gathered by themselves."""
         grouped = {parameter for module in self.groups for parameter in module.parameters()}
-        self.ignored = self._apart - grouped
+        self.ignored = {_make_whole(*place) for place in _parameters(unit) if place[2] in self._apart - grouped}
         """What each process holds, and sums the gradients of."""
 
     def _find_groups(self, module: nn.Module) -> Iterator[nn.Module]:
@@ -157,6 +168,15 @@ class _Others:
                 yield child
             else:
                 yield from self._find_groups(child)
+
+
+def _make_whole(owner: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
+    """Return a parameter that is whole in each process, in the place of its parts."""
+    if isinstance(parameter, DTensor):
+        owner._parameters[name] = nn.Parameter(parameter.full_tensor().detach(), requires_grad=parameter.requires_grad)
+    whole = owner._parameters[name]
+    assert whole is not None
+    return whole
 
 
 def _is_float32(parameter: nn.Parameter) -> bool:

@@ -11,6 +11,7 @@ import torch
 from finetrainers.batch import Text
 from finetrainers.compat.packages import import_quietly
 from finetrainers.config import MemoryConfig, ModelConfig
+from finetrainers.distributed.reading import SharedReading
 from finetrainers.errors import ConfigError
 from finetrainers.models.base import ModelAdapter
 from finetrainers.models.experts import Denoisers, choose_experts
@@ -45,9 +46,16 @@ class Model:
         """Data type of what is trained from, and of all computation with it."""
         return self.pretrained.place(self.denoisers.trained[0]).dtype
 
-    def load_denoiser(self, device: torch.device = CPU, *, weights: Weights = "stored", settle: Settle | None = None) -> Any:
+    def load_denoiser(
+        self,
+        device: torch.device = CPU,
+        *,
+        weights: Weights = "stored",
+        settle: Settle | None = None,
+        reading: SharedReading | None = None,
+    ) -> Any:
         """Load what is trained, as one module; see ``Pretrained.load_denoiser``."""
-        load = partial(self.pretrained.load_denoiser, device=device, weights=weights, settle=settle)
+        load = partial(self.pretrained.load_denoiser, device=device, weights=weights, settle=settle, reading=reading)
         return self.denoisers.join({name: load(name) for name in self.denoisers.trained})
 
     @property

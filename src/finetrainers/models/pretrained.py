@@ -13,6 +13,7 @@ import torch
 
 from finetrainers.compat.tokenizers import FAITHFUL_CLASSES
 from finetrainers.config import ComponentConfig, MemoryConfig, ModelConfig
+from finetrainers.distributed.reading import SharedReading
 from finetrainers.errors import ModelError
 from finetrainers.models.base import Settings
 from finetrainers.models.weights import Settle, Weights, fill_at_random, fill_from_files, leave_empty, make_shell
@@ -144,7 +145,13 @@ class Pretrained:
             raise ModelError(f"{component}: {class_name} cannot be made from its config.json: {error}") from error
 
     def load_denoiser(
-        self, component: str, device: torch.device, *, weights: Weights = "stored", settle: Settle | None = None
+        self,
+        component: str,
+        device: torch.device,
+        *,
+        weights: Weights = "stored",
+        settle: Settle | None = None,
+        reading: SharedReading | None = None,
     ) -> Any:
         """Load a denoiser straight onto a device, one tensor at a time, in evaluation mode.
 
@@ -153,6 +160,7 @@ class Pretrained:
             device: Where its weights go; with ``weights="none"``, nothing goes anywhere.
             weights: What it is filled with.
             settle: Makes of its modules what is kept of them.
+            reading: Of all processes that load it together.
 
         Raises:
             ModelError: If it cannot be loaded.
@@ -163,7 +171,8 @@ class Pretrained:
         elif weights == "random":
             fill_at_random(shell, device, settle)
         else:
-            fill_from_files(shell, self._weight_files(component), device, settle)
+            files = self._weight_files(component) if reading is None or reading.is_leader else []
+            fill_from_files(shell, files, device, settle, reading)
         return shell
 
     def _weight_files(self, component: str) -> list[Path]:

@@ -9,6 +9,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from finetrainers.distributed.parallelize import copy_whole
+from finetrainers.distributed.reading import SharedReading
 from finetrainers.errors import ModelError
 
 Weights = Literal["stored", "random", "none"]
@@ -40,17 +42,26 @@ def make_shell(component_class: Any, settings: Any, dtype: torch.dtype) -> Any:
     return shell
 
 
-def fill_from_files(shell: Any, files: Sequence[Path], device: torch.device, settle: Settle | None = None) -> None:
+def fill_from_files(
+    shell: Any,
+    files: Sequence[Path],
+    device: torch.device,
+    settle: Settle | None = None,
+    reading: SharedReading | None = None,
+) -> None:
     """Read a shell's weights from safetensors files: each tensor is read, cast, and put on the device before the next.
 
-    What the files have beside them, such as layers of another version, is passed over.
+    What the files have beside them, such as layers of another version, is passed over. Where several processes fill theirs
+    together, one of each host reads.
 
     Raises:
         ModelError: If tensors are missing or of other shapes.
     """
     left = _count_by_module(shell)
-    for name, tensor, own in _stored(shell, files):
-        _put(shell, name, tensor.to(own.dtype), device)
+    wanted = shell.state_dict(keep_vars=True)
+    stored = _stored(shell, files)
+    for name, tensor in stored if reading is None else reading.share(stored, wanted):
+        _put(shell, name, tensor.to(wanted[name].dtype), device)
         _settle_if_whole(shell, name, left, settle)
     _move_buffers(shell, device)
 
@@ -62,12 +73,13 @@ def copy_from_files(module: Any, files: Sequence[Path]) -> None:
     Raises:
         ModelError: If tensors are missing or of other shapes.
     """
-    for _, tensor, own in _stored(module, files):
-        own.copy_(tensor)
+    own = module.state_dict(keep_vars=True)
+    for name, tensor in _stored(module, files):
+        copy_whole(own[name], tensor)
 
 
-def _stored(module: Any, files: Sequence[Path]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Read all that a module saves: names, tensors on the host, and those that it has now.
+def _stored(module: Any, files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
+    """Read all that a module saves: names, and tensors on the host.
 
     Raises:
         ModelError: If there is something missing, or of another shape.
@@ -86,7 +98,7 @@ def _stored(module: Any, files: Sequence[Path]) -> Iterator[tuple[str, Tensor, T
                         f"takes {list(wanted[name].shape)}"
                     )
                 del missing[name]
-                yield name, tensor, wanted[name]
+                yield name, tensor
     if missing:
         some = ", ".join(list(missing)[:3])
         where = files[0].parent if files else "no file"

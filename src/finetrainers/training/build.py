@@ -12,6 +12,7 @@ from finetrainers.conditioning import build_conditioning
 from finetrainers.config import Config
 from finetrainers.data.loader import Steps, load_steps
 from finetrainers.distributed.context import share_tokens
+from finetrainers.distributed.reading import SharedReading
 from finetrainers.distributed.world import World, alone
 from finetrainers.memory.attention import attention, attention_within
 from finetrainers.memory.compile import recompiles_explained, sizes_are_fixed
@@ -52,7 +53,8 @@ def build_trainer(
         settle = ToHost(blocks, resident, settle)
     if mesh is not None:
         settle = ToShards(blocks, mesh, settle)
-    denoiser = model.load_denoiser(device, weights=weights, settle=settle)
+    reading = None if world.is_alone else SharedReading(world)
+    denoiser = model.load_denoiser(device, weights=weights, settle=settle, reading=reading)
     conditioning = build_conditioning(config.conditioning)
     for name, part in model.denoisers.split(denoiser).items():
         conditioning.prepare(part, model.adapter)
