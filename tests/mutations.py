@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 EXACT = "models/test_exactness.py::test_the_transformer_is_called_as_the_pipeline_calls_it"
 CONTRACT = "models/test_contract.py::test_contract"
+SHARED = "distributed/test_context.py::test_two_processes_compute_the_gradients_of_one"
 RESUMED = "training/test_training.py::test_resumed_equals_uninterrupted"
 
 
@@ -291,6 +292,16 @@ MUTATIONS = (
     Mutation("gradients are not told from other memory", "training/cost.py", 'meter.label("gradients", ', 'meter.label("states", ', "training/test_cost.py::test_full_rank_holds_weights_masters_gradients_and_two_states_at_once"),
     Mutation("a set of techniques is taken that does not fit", "training/fit.py", " and trial.peak_bytes <= limit:", ":", "training/test_fit.py::test_the_fastest_that_fits_is_taken"),
     Mutation("a run that goes on is fitted anew", "training/fit.py", "SETS if before is None else (before,)", "SETS", "training/test_fit.py::test_a_run_goes_on_with_what_it_began_with"),
+    # Tokens that processes share.
+    Mutation("the parts of a gradient overlap: each process takes that of the first one's tokens", "distributed/context.py", "gradient.chunk(ctx.group.size(), ctx.dim)[ctx.group.rank()]", "gradient.chunk(ctx.group.size(), ctx.dim)[0]", SHARED),
+    Mutation("a process sees its own part of the tokens alone", "distributed/context.py", "processor._parallel_config = config", "pass", SHARED),
+    Mutation("the prompt's answer has the heads of one process", "distributed/exchange.py", "for part in (prompt, other)]", "for part in (0 * prompt, other)]", SHARED),
+    Mutation("each process counts the first frame's tokens as if it had them", "distributed/context.py", "min(max(args[place] - self.rank * own, 0), own)", "min(args[place], own)", SHARED),
+    Mutation("trials of attention have the heads of all processes", "memory/attention_calls.py", 'heads = context if is_among and kind == "ulysses" else 1', "heads = 1", SHARED),
+    Mutation("tokens are given out before references are put behind them", "conditioning/references.py", "(append, with_kwargs=True, prepend=True)", "(append, with_kwargs=True)", "distributed/test_context.py::test_two_processes_draw_what_one_draws"),
+    Mutation("frames are given as tokens that cannot be shared", "training/checks_context.py", "shape = (adapter.grid.frame_patch, *shape[1:])", "pass", "training/test_checks_context.py::test_what_cannot_be_shared_is_refused"),
+    Mutation("a backend of attention sees a process's own tokens alone", "training/checks_context.py", "if backend not in (AUTO, *usable):", "if backend not in (AUTO, *usable, backend):", "training/test_checks_context.py::test_what_cannot_be_shared_is_refused"),
+    Mutation("processes share more heads than there are", "training/checks_context.py", "elif plan.num_heads % context:", "elif False:", "training/test_checks_context.py::test_what_cannot_be_shared_is_refused"),
 )  # fmt: skip
 
 

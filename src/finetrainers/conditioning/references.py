@@ -47,7 +47,7 @@ class References(Conditioning):
 
         with ExitStack() as stack:
             for denoiser in denoisers:
-                stack.callback(denoiser.register_forward_pre_hook(append, with_kwargs=True).remove)
+                stack.callback(denoiser.register_forward_pre_hook(append, with_kwargs=True, prepend=True).remove)
             yield
 
 

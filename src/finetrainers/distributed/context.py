@@ -137,9 +137,13 @@ class Part:
         if inputs:
             module.register_forward_pre_hook(self._splitting(module, inputs), with_kwargs=True)
         if outputs:
-            module.register_forward_hook(
-                lambda _module, _args, output: tuple(self.take(each, outputs[place]) for place, each in enumerate(output))
-            )
+            module.register_forward_hook(lambda _module, _args, output: self._take_outputs(output, outputs))
+
+    def _take_outputs(self, output: Any, rules: Mapping[int, Any]) -> Any:
+        """Take this process's part of what a module returns: one tensor, or several."""
+        if isinstance(output, Tensor):
+            return self.take(output, rules[0])
+        return tuple(self.take(each, rules[place]) for place, each in enumerate(output))
 
     def _splitting(
         self, module: nn.Module, inputs: Mapping[str, Any]

@@ -38,6 +38,8 @@ class Residency:
         """
         self._model, self.device, self._keeps = model, device, frozenset(keeps)
         self._experts = MemoryConfig() if experts is None else experts
+        self.share: Callable[[nn.Module], None] = lambda _: None
+        """Lets processes share what a further expert computes, once it is loaded."""
         self._loaded: dict[str, Any] = {}
         self._parked: dict[str, frozenset[str]] = {}
         # Of what is on the host: the names of the tensors that it has on the device when it works.
@@ -129,6 +131,7 @@ class Residency:
         settle = ToHost(blocks, 0, compressing(self._experts.weights, blocks))
         expert = self._model.pretrained.load_denoiser(name, self.device, settle=settle)
         _to_host(expert, self.device)
+        self.share(expert)
         if isinstance(resident, int):
             stream_blocks(list(named_blocks(expert, blocks).values()), self.device, resident=resident)
         return expert

@@ -101,9 +101,13 @@ class Flux(ModelAdapter):
 
     def context_plan(self) -> ContextPlan:
         from diffusers import FluxTransformer2DModel
+        from diffusers.models._modeling_parallel import ContextParallelInput as Split
 
-        heads, modules = self.settings["num_attention_heads"], FluxTransformer2DModel._cp_plan
-        return ContextPlan(num_heads=heads, modules=modules, splits_prompt=True)
+        told = {name: rule for name, rule in FluxTransformer2DModel._cp_plan[""].items() if name != "hidden_states"}
+        # Behind the layer that takes all in: control is looked for there.
+        split = {"": told, self.input_layer: {0: Split(1, 3, split_output=True)}}
+        modules = {**FluxTransformer2DModel._cp_plan, **split}
+        return ContextPlan(num_heads=self.settings["num_attention_heads"], modules=modules, splits_prompt=True)
 
     def sampling_arguments(self, request: Request) -> dict[str, Any]:
         if not request.references:

@@ -145,7 +145,8 @@ class LTXVideo(ModelAdapter):
 
         # Not diffusers' own plan, which splits the prompt for an exchange that its mask and its length do not go through.
         modules = {
-            "": {"hidden_states": Split(1, 3), "timestep": Split(1, 2)},
+            "": {"timestep": Split(1, 2)},
+            self.input_layer: {0: Split(1, 3, split_output=True)},
             "rope": dict.fromkeys((0, 1), Split(1, 3, split_output=True)),
             "proj_out": Join(1, 3),
         }

@@ -3,8 +3,10 @@
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 
 from finetrainers.config import Config
+from finetrainers.distributed.context import share_tokens
 from finetrainers.distributed.world import join
 from finetrainers.errors import ConfigError, MissingItemError, StoppedAtOnceError
 from finetrainers.models import open_model
@@ -157,6 +159,13 @@ class _Run:
             )
         trainer.asked = self.session.asked
         self.residency.adopt(self.model.denoisers.split(trainer.denoiser))
+        self.residency.share = partial(
+            share_tokens,
+            plan=self.model.adapter.context_plan(),
+            blocks=self.model.adapter.blocks,
+            world=world,
+            kind=config.parallel.context_kind,
+        )
         if resumed is not None:
             checkpoints.restore(trainer, resumed)
             rate = learning_rate(config.optimizer, config.schedule, step=resumed, steps=config.train.steps)
