@@ -388,19 +388,26 @@ def encoded(*stds: torch.Tensor | None) -> Encoded:
     return Encoded({"media": media, **references}, {}, 0.0)
 
 
-def test_all_references_of_a_sample_are_shown_or_none_and_are_not_padded() -> None:
+def test_all_references_of_a_step_are_shown_or_none_and_are_not_padded() -> None:
     samples, positions = [encoded(None, None)] * 64, torch.arange(64)
     selections = {"reference": FrameSelection(dropout=0.5)}
-    made = make_media(samples, positions, seed=3, step=0, selections=selections, frames=5, padding=3)
+    steps = [
+        make_media(samples[:2], positions[:2], seed=3, step=step, selections=selections, frames=5, padding=3)
+        for step in range(64)
+    ]
+    masks = torch.stack([own[f"reference.{n}"].mask for own in steps for n in range(2)]).view(64, -1)
+    assert all(len(own.unique()) == 1 for own in masks)
+    assert 16 < int(masks[:, 0].sum()) < 48
+    step = int(masks[:, 0].argmax())
+    made = make_media(samples, positions, seed=3, step=step, selections=selections, frames=5, padding=3)
     assert {name: tuple(medium.latents.shape) for name, medium in made.items()} == {
         "reference.0": (64, 1, 1, 2, 3),
         "reference.1": (64, 1, 1, 2, 3),
     }
     assert torch.equal(made["reference.0"].mask, made["reference.1"].mask)
-    assert made["reference.0"].mask.shape == (64, 1)
-    assert 16 < int(made["reference.0"].mask.sum()) < 48
+    assert made["reference.0"].mask.tolist() == [[1.0]] * 64
     alone = [
-        make_media([sample], positions[row : row + 1], seed=3, step=0, selections=selections, frames=5, padding=3)
+        make_media([sample], positions[row : row + 1], seed=3, step=step, selections=selections, frames=5, padding=3)
         for row, sample in enumerate(samples)
     ]
     for name, medium in made.items():

@@ -18,7 +18,6 @@ from finetrainers.config import ModelConfig
 from finetrainers.errors import ConfigError
 from finetrainers.models import open_model
 from finetrainers.models.experts import Experts, expert_of
-from finetrainers.objectives.base import Objective
 from finetrainers.testing.contract import CHECKS
 from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
 
@@ -57,15 +56,19 @@ def test_noise_levels_are_answered_by_their_expert() -> None:
 def test_noise_levels_are_those_of_the_experts_that_train(a14b: Path, tmp_path: Path, expert: str | None) -> None:
     """The distribution is that of the whole model, cut at the boundary."""
     subject = subject_of(a14b, tmp_path, expert)
+    objective: Any = subject.objective
     u = (torch.arange(4096) + 0.5)[:, None] / 4096
-    sigma = levels_of(subject.objective, u)
-    whole = levels_of(subject_of(a14b, tmp_path / "whole", None).objective, u)
-    low, high = {"high_noise": (BOUNDARY, 1.0), "low_noise": (0.0, BOUNDARY)}.get(str(expert), (0.0, 1.0))
-    assert float(sigma.min()) >= low - 1e-6
-    assert float(sigma.max()) <= high + 1e-6
-    kept = whole[(whole >= low) & (whole < high)]
-    quantiles = torch.tensor([0.1, 0.5, 0.9])
-    torch.testing.assert_close(sigma.quantile(quantiles), kept.quantile(quantiles), rtol=0, atol=2e-3)
+    whole = replace(objective.noise_levels, between=(0.0, 1.0), cuts=())(u[:, 0], 8)
+    names = {"high_noise": ["high_noise"], "low_noise": ["low_noise"]}.get(str(expert), ["low_noise", "high_noise"])
+    assert len(objective.step_draws) == len(names) - 1
+    for name, turn in zip(names, (0.0, 0.999), strict=False):  # of both, a draw of the step chooses one
+        sigma = objective.sigma(torch.cat([u, torch.full_like(u, turn)][: len(names)], dim=1), tokens=8)
+        low, high = {"high_noise": (BOUNDARY, 1.0), "low_noise": (0.0, BOUNDARY)}[name]
+        assert float(sigma.min()) >= low - 1e-6
+        assert float(sigma.max()) <= high + 1e-6
+        kept = whole[(whole >= low) & (whole < high)]
+        quantiles = torch.tensor([0.1, 0.5, 0.9])
+        torch.testing.assert_close(sigma.quantile(quantiles), kept.quantile(quantiles), rtol=0, atol=2e-3)
     assert subject.model.denoisers.trained == PARTS[expert or "both"]
 
 
@@ -73,14 +76,6 @@ def test_noise_levels_are_those_of_the_experts_that_train(a14b: Path, tmp_path: 
 @pytest.mark.parametrize("check", CHECKS)
 def test_one_expert_passes_the_contract(a14b: Path, tmp_path: Path, expert: str, check: str) -> None:
     CHECKS[check](subject_of(a14b, tmp_path, expert))
-
-
-def levels_of(objective: Objective, u: Tensor) -> Tensor:
-    """Noise levels by draws [n, 1]; of both experts, those of 64 steps with as many samples each, which have all pairs."""
-    if not objective.step_draws:
-        return objective.sigma(u, tokens=8)
-    few = u[len(u) // 128 :: len(u) // 64]
-    return torch.cat([objective.sigma(torch.cat([few, own.expand_as(few)], dim=1), tokens=8) for own in few])
 
 
 def test_training_both_is_training_each_in_its_steps(a14b: Path, tmp_path: Path) -> None:
@@ -93,11 +88,11 @@ def test_training_both_is_training_each_in_its_steps(a14b: Path, tmp_path: Path)
             own.micro_losses(batch).sum().backward()
         for name, part in trainer.denoiser.named_children():
             if name not in PARTS[expert]:
-                assert all(weight.grad is None for weight in part.parameters())
+                assert all(own.grad is None for own in part.parameters())
                 continue
-            for (name, one), other in zip(part.named_parameters(), alone.denoiser.parameters(), strict=True):
+            for (weight, one), other in zip(part.named_parameters(), alone.denoiser.parameters(), strict=True):
                 assert (one.grad is None) == (other.grad is None)
-                assert other.grad is None or torch.equal(one.grad, other.grad), name
+                assert other.grad is None or torch.equal(one.grad, other.grad), weight
 
 
 @pytest.mark.filterwarnings("ignore:`torch_dtype` is deprecated:FutureWarning")  # pipelines of diffusers 0.38 take no other

@@ -52,22 +52,23 @@ def batches_of(subject: ModelUnderTest, config: Any) -> Any:
     return list(build_batches(config, prepared, objective=objective, world=alone(), start=0, stop=stop))
 
 
-def test_sets_belong_to_the_sample_position(tiny: Tiny, tmp_path: Path) -> None:
-    """The same sets for any batch size, and those of the draws that are named."""
+def test_sets_belong_to_the_step_and_the_sample_position(tiny: Tiny, tmp_path: Path) -> None:
+    """How many frames a sample is given is drawn for its step, and which for its position."""
     clips = subject(tiny, tmp_path)
     settings = {"conditioning": {"kind": "given_frames", "frames": "random"}}
-    large = batches_of(clips, clips.config("run", **settings, train={"steps": 4, "batch_size": 4}))
-    small = batches_of(clips, clips.config("run", **settings, train={"steps": 8, "batch_size": 2, "micro_batch_size": 2}))
-    sets = [
-        {int(n): row.tolist() for b in batches for n, row in zip(b.positions, b.prompt.given, strict=True)}
-        for batches in (large, small)
-    ]
-    assert sets[0] == sets[1]
-    assert len({tuple(row) for row in sets[0].values()}) > 2
-    positions = np.array(sorted(sets[0]))
-    seed = clips.prepared.plan.seed
-    count = 1 + (uniform(seed, positions, "given count") * 3).astype(int)
-    assert [sum(sets[0][n]) for n in positions] == count.tolist()
+    batches = batches_of(clips, clips.config("run", **settings, train={"steps": 8, "batch_size": 4}))
+    sets = torch.stack([batch.prompt.given for batch in batches])  # [8 steps, 4, 3]
+    seed, steps = clips.prepared.plan.seed, np.arange(8)
+    count = 1 + (uniform(seed, steps, "given count") * 3).astype(int)
+    assert sets.sum(2).tolist() == [[own] * 4 for own in count.tolist()]
+    first = uniform(seed, steps, "given first") * 3 < count
+    assert sets[:, :, 0].tolist() == [[own] * 4 for own in first.tolist()]
+    one_of_two = sets[sets[:, :, 1:].sum(2) == 1]
+    last = uniform(seed, np.arange(32).reshape(8, 4), "given frame 2") < uniform(
+        seed, np.arange(32).reshape(8, 4), "given frame 1"
+    )
+    assert one_of_two[:, 2].tolist() == torch.from_numpy(last)[sets[:, :, 1:].sum(2) == 1].tolist()
+    assert {tuple(row) for row in one_of_two[:, 1:].tolist()} == {(True, False), (False, True)}
 
 
 def test_micro_batches_keep_the_sets_of_their_rows(tiny: Tiny, tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_micro_batches_keep_the_sets_of_their_rows(tiny: Tiny, tmp_path: Path) -
 def test_rows_with_different_sets_do_not_disturb_each_other(tiny: Tiny, tmp_path: Path) -> None:
     clips = subject(tiny, tmp_path)
     batch = batches_of(clips, clips.config("run", train={"batch_size": 4, "micro_batch_size": 4, "steps": 1}))[0]
-    sets = torch.tensor([[1, 0, 1], [0, 1, 1], [0, 0, 0], [1, 1, 0]], dtype=torch.bool)
+    sets = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 1], [1, 1, 0]], dtype=torch.bool)
     adapter, told = clips.model.adapter, batch.prompt
     denoiser = clips.model.pretrained.load("transformer")
     sigma = torch.where(sets & torch.tensor([True, False, False]), 0.0, 0.6)
@@ -94,9 +95,11 @@ def test_rows_with_different_sets_do_not_disturb_each_other(tiny: Tiny, tmp_path
         one = adapter.denoise(denoiser, batch.noise[rows], sigma[rows], prompt.rows(rows))
         torch.testing.assert_close(both[rows], one, rtol=1e-4, atol=1e-5)
     without = adapter.denoise(denoiser, batch.noise, sigma, Prompt(told.text, told.fps, told.image, torch.zeros_like(sets)))
-    later = sets[:, 1:].any(1)
-    assert torch.allclose(both[~later], without[~later], rtol=1e-4, atol=1e-5)
-    assert not any(torch.allclose(both[row], without[row], rtol=1e-2, atol=1e-3) for row in later.nonzero()[:, 0])
+    assert not any(torch.allclose(both[row], without[row], rtol=1e-2, atol=1e-3) for row in range(4))
+    with pytest.raises(AssertionError, match="samples of a step are given equally many later frames"):
+        adapter.denoise(
+            denoiser, batch.noise, sigma, replace(prompt, given=sets & torch.tensor([[True], [True], [True], [False]]))
+        )
 
 
 @torch.no_grad()

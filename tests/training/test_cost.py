@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,17 @@ def test_full_rank_holds_weights_masters_gradients_and_two_states_at_once(tiny_f
     for category, bytes_each in (("trained", 2), ("masters", 4), ("gradients", 4), ("states", 8)):
         rounding = 1.2 if category == "trained" else 1.1  # many are small, and each takes a whole block
         assert bytes_each * number * 0.99 < peak[category] < rounding * bytes_each * number, category  # type: ignore[index]
+
+
+def test_of_two_experts_both_keep_states_and_one_has_gradients(tiny: Callable[[str, str], Path], tmp_path: Path) -> None:
+    """A step trains one of them."""
+    sections = {"tuning": {"kind": "full"}, "train": {"batch_size": 2, "micro_batch_size": 1}}
+    tree = merged(flux_tree(tiny("wan", "2.2-t2v-a14b"), tmp_path, tmp_path, **sections), {"model": {"dtype": "bfloat16"}})
+    config = config_of(tree)
+    counted = predict_step(config, open_model(config.model), (5, 32, 32))
+    peak, number = counted.usage.peak, counted.num_trained
+    for category, bytes_each in (("states", 8), ("gradients", 2)):  # float32, of half of the weights
+        assert bytes_each * number * 0.95 < peak[category] < 1.4 * bytes_each * number, category  # type: ignore[index]
 
 
 def test_checkpointing_takes_less_and_computes_more(tiny_flux: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class GivenFramesConfig(Section):
     probability: float | None = Field(default=None, ge=0, le=1)
     """Probability with which these frames are given (the first nearly clean, in its place), so that the model learns
     image-to-video beside text-to-video. By default 1 in tasks that start from frames, else the family's (0.1 for
-    LTX-Video)."""
+    LTX-Video). First frames alone are drawn for each sample, sets with later ones for all samples of a step."""
 
     def idle(self) -> Mapping[str, str]:
         return {"probability": "with frames: none; remove one of them"} if self.frames == "none" else {}
@@ -109,7 +109,7 @@ class ReferencesConfig(Section):
     """Heights and widths of these pictures are multiples of this many pixels: a smaller step keeps proportions better, and
     makes more sizes, of which a batch has one."""
     probability: float = Field(default=1.0, gt=0, le=1)
-    """How often a sample is shown its pictures; else it learns to draw from the prompt alone."""
+    """How often pictures are shown, to all samples of a step or to none; else it learns to draw from the prompt alone."""
 
     @property
     def budget(self) -> PixelBudget:

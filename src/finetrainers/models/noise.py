@@ -5,6 +5,7 @@ A noise level ``sigma`` is in (0, 1): 0 is clean, 1 is pure noise. [SD3] is Esse
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, Self
 
 import torch
@@ -96,10 +97,10 @@ class NoiseLevels:
         shift = self._shift_of(tokens)
         u = u.double() + HALF_STEP
         if self.between != (0.0, 1.0):
-            first, last = (self._draw_of(level, shift) for level in self.between)
+            first, last = (_draw_of(self, level, shift) for level in self.between)
             u = first + u * (last - first)
         low, high = self.between  # which a range that is all but never drawn would miss by rounding
-        return shift_sigma(self._unshifted(u), shift).clamp(low, high).clamp(*SIGMA_RANGE).float()
+        return shift_sigma(self.unshifted(u), shift).clamp(low, high).clamp(*SIGMA_RANGE).float()
 
     def of_one_expert(self, u: float, *, tokens: int) -> Self:
         """Confine to the range of one expert, each as often as the whole distribution has noise levels in its range.
@@ -111,7 +112,7 @@ class NoiseLevels:
             tokens: Of the latents, as a shift may depend on them.
         """
         shift, levels = self._shift_of(tokens), (self.between[0], *self.cuts, self.between[1])
-        first, *inner, last = (self._draw_of(level, shift) for level in levels)
+        first, *inner, last = (_draw_of(self, level, shift) for level in levels)
         index = sum(u + HALF_STEP >= (draw - first) / (last - first) for draw in inner)
         low, high = levels[index : index + 2]
         # The cut itself is the next expert's.
@@ -121,19 +122,8 @@ class NoiseLevels:
     def _shift_of(self, tokens: int) -> float:
         return self.shift(tokens) if isinstance(self.shift, ResolutionShift) else self.shift
 
-    def _draw_of(self, level: float, shift: float) -> float:
-        """Draw at which the quantile function, which may rise or fall, is at a noise level."""
-        low, high = 0.0, 1.0
-        is_falling = self.kind == "mode"
-        if level in (0.0, 1.0):
-            return float(level == float(not is_falling))
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            sigma = shift_sigma(self._unshifted(torch.tensor(middle, dtype=torch.float64)), shift)
-            low, high = (middle, high) if (float(sigma) < level) != is_falling else (low, middle)
-        return (low + high) / 2
-
-    def _unshifted(self, u: Tensor) -> Tensor:
+    def unshifted(self, u: Tensor) -> Tensor:
+        """Noise levels before the shift, for draws u in (0, 1), any shape, in float64."""
         match self.kind:
             case "uniform":
                 return uniform_sigma(u)
@@ -143,6 +133,20 @@ class NoiseLevels:
                 return mode_sigma(u, self.mode_scale)
             case "cosmap":
                 return cosmap_sigma(u)
+
+
+@lru_cache(maxsize=1024)
+def _draw_of(levels: NoiseLevels, level: float, shift: float) -> float:
+    """Draw at which the quantile function, which may rise or fall, is at a noise level."""
+    low, high = 0.0, 1.0
+    is_falling = levels.kind == "mode"
+    if level in (0.0, 1.0):
+        return float(level == float(not is_falling))
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        sigma = shift_sigma(levels.unshifted(torch.tensor(middle, dtype=torch.float64)), shift)
+        low, high = (middle, high) if (float(sigma) < level) != is_falling else (low, middle)
+    return (low + high) / 2
 
 
 def timestep_of(sigma: Tensor, count: int = 1000) -> Tensor:

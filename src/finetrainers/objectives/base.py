@@ -12,7 +12,10 @@ from finetrainers.errors import ConfigError
 
 
 class Predict(Protocol):
-    """Asks the denoiser. Conditioning, casts and autocast are inside; each call is one forward pass."""
+    """Asks the denoiser. Conditioning, casts and autocast are inside; each call is one forward pass.
+
+    Whoever asks, asks equally often for every batch: with sharded weights, processes wait for each other in each pass.
+    """
 
     def __call__(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
         """Answer noisy latents [B, C, F, H, W] at noise levels [B, F]: their velocity (or v), of the same shape.
