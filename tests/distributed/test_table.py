@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from layouts import ALONE, LAYOUTS, Figures, differences, run_layout
+from runs import merged
 from table_cases import SUBSET, Tree, is_refused, make_trees
 
 BOUND = 1e-5
+FEW_STEPS = 4
 OTHERS = [layout for layout in LAYOUTS if layout != ALONE]
 
 
@@ -27,6 +29,7 @@ def test_layouts_take_the_steps_of_one_process(tiny: Callable[[str, str], Path],
     (tmp_path / "runs").mkdir()
     few = make_trees(tiny, tmp_path / "runs", SUBSET)
     assert few.keys() == set(SUBSET)
+    few = {name: merged(tree, {"train": {"steps": FEW_STEPS}}) for name, tree in few.items()}
     expected = run_layout(ALONE, few, tmp_path / ALONE)
     for layout in OTHERS:
         assert_close(layout, run_layout(layout, possible(layout, few), tmp_path / layout), expected)
