@@ -7,12 +7,15 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from finetrainers.cli.commands import quiet_libraries  # noqa: E402
+from finetrainers.compat.packages import import_quietly  # noqa: E402
 
 quiet_libraries()
+import_quietly("diffusers.quantizers")  # torchao and bitsandbytes, if they are there: five seconds
 
 import diffusers  # noqa: E402
 
 import finetrainers.testing  # noqa: E402
+import finetrainers.testing.model_under_test  # noqa: E402
 import finetrainers.training.run  # noqa: E402, F401
 
 for name in ("FluxPipeline", "LTXPipeline", "WanPipeline", "HunyuanVideoPipeline", "CogVideoXPipeline", "CogView4Pipeline"):

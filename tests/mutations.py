@@ -317,6 +317,14 @@ MUTATIONS = (
     Mutation("copies of the weights train apart", "optim/update.py", "self._world.sums([kept.gradient for kept in self._whole if", "self._world.sums([kept.gradient for kept in self._whole[:1] if", "distributed/test_table.py::test_layouts_take_the_steps_of_one_process"),
     Mutation("copies add up more than what trains, once", "distributed/world.py", "            distributed.all_reduce(flat)\n", "            distributed.all_reduce(flat.clone())\n            distributed.all_reduce(flat)\n", "distributed/test_traffic.py::test_collectives_move_what_the_layout_asks_for"),
     Mutation("what fills up shards is not counted", "testing/scale.py", "ceil(rows / processes) * processes", "rows", "distributed/test_scale.py::test_shards_are_those_of_fsdp"),
+    # Weights that several processes share.
+    Mutation("gradients of shared weights are means", "distributed/parallelize.py", "set_gradient_divide_factor(1.0)", "set_gradient_divide_factor(2.0)", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
+    Mutation("gathered weights are those of before an average was put in their place", "optim/update.py", "            self._sharing.let_go()\n", "            pass\n", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
+    Mutation("shared weights that have moved are gathered from where they were", "memory/residency.py", "        component._apply(function)", "        nn.Module._apply(component, function)", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
+    Mutation("weights that train are rounded where they are shared", "distributed/parallelize.py", "            value = value.float()\n", "            pass\n", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
+    Mutation("each process of a host reads all files", "training/build.py", "None if world.is_alone else SharedReading(world)", "None", "distributed/test_shards.py::test_one_process_of_a_host_reads_and_none_ever_holds_all_blocks"),
+    Mutation("a device holds all blocks before they are shared out", "training/build.py", "        settle = ToShards(blocks, mesh, settle)\n", "        pass\n", "distributed/test_shards.py::test_one_process_of_a_host_reads_and_none_ever_holds_all_blocks"),
+    Mutation("the norm counts each copy of a shard", "optim/update.py", " / self._world.layout.replicate", "", "distributed/test_shards.py::test_all_families_take_the_steps_of_one_process"),
 )  # fmt: skip
 
 

@@ -25,8 +25,8 @@ class ParallelConfig(Section):
     """How they do: by attention heads, or by passing keys and values around (CUDA only)."""
     reshard: bool | Annotated[int, Field(ge=2, strict=True)] = True
     """With ``shard``, whether what was gathered of a block is let go after its forward pass, and gathered again for the
-    backward pass. ``false`` gathers once, and holds all weights from one pass to the other; a number lets them go to groups of
-    so many processes, such as those of a host."""
+    backward pass. ``false`` gathers once, and holds all weights from one pass to the other; a number lets groups of so many
+    processes, such as those of a host, hold them together."""
     offload: bool = False
     """With ``shard``, whether shards of weights and gradients rest in host memory, where the optimizer steps, too."""
     prefetch: int = Field(default=1, ge=1)

@@ -59,26 +59,28 @@ def _shared(part: Tensor, mesh: DeviceMesh, placements: Sequence[Placement], lik
     return made
 
 
-def share(denoiser: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh, config: ParallelConfig) -> None:
+def share(denoiser: Any, blocks: Sequence[nn.Module], mesh: DeviceMesh, config: ParallelConfig) -> None:
     """Let processes share the weights of a denoiser, which is complete: what trains is settled, what compiles is compiled.
 
     Weights that train are kept in float32, whatever type they compute in: they are the masters. Some of a block's weights
     may be shards already.
 
     Args:
-        denoiser: Called as a whole.
+        denoiser: One of diffusers' models, called as a whole.
         blocks: Its repeated blocks, in the order in which they are computed.
         mesh: Of one axis, or of two: copies, and processes that share one.
         config: Says when weights are let go, where they rest, and how far ahead they are gathered.
     """
     # Nothing that diffusers' blocks return is changed in place: gradients of all families are those of one process.
+    computed: torch.dtype = denoiser.dtype
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
     for unit in (*blocks, denoiser):
         others = _Others(unit)
         for module in others.groups:
             _share(module, mesh, config)
         _share(unit, mesh, config, ignored=others.ignored)
-    shared = [block for block in blocks if isinstance(block, FSDPModule)]
+    _say_dtype(denoiser, computed)
+    shared: list[FSDPModule] = [block for block in blocks if isinstance(block, FSDPModule)]
     if config.prefetch > 1:
         for number, block in enumerate(shared):
             block.set_modules_to_forward_prefetch(shared[number + 1 : number + 1 + config.prefetch])
@@ -117,6 +119,16 @@ def _share(module: nn.Module, mesh: DeviceMesh, config: ParallelConfig, *, ignor
         assert isinstance(empty, DTensor)
         filled = _shared(part.to_local(), empty.device_mesh, empty.placements, empty)
         owner.load_state_dict({name: filled}, strict=False, assign=True)
+
+
+def _say_dtype(denoiser: Any, computed: torch.dtype) -> None:
+    """Let a denoiser say what it computes in, which pipelines ask for, and not in what its parts are kept.
+
+    By a class of its own, as it has one from FSDP already.
+    """
+    own = type(denoiser)
+    facts = {"dtype": property(lambda _: computed), "_orig_cls_mro_index": own.__mro__.index(plain_class(denoiser)) + 1}
+    denoiser.__class__ = type(own.__name__, (own,), facts)
 
 
 def _offload(config: ParallelConfig, mesh: DeviceMesh) -> OffloadPolicy:
@@ -186,6 +198,13 @@ def _is_float32(parameter: nn.Parameter) -> bool:
 def shared_modules(module: nn.Module) -> list[FSDPModule]:
     """List the parts of a module whose weights are shared."""
     return [part for part in module.modules() if isinstance(part, FSDPModule)]
+
+
+def let_go(module: object) -> None:
+    """Free weights that were gathered and kept: what is gathered next is what the parts are by then."""
+    if isinstance(module, nn.Module):
+        for part in shared_modules(module):
+            part.reshard()
 
 
 def begin_anew(denoiser: nn.Module) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from finetrainers.config import MemoryConfig
+from finetrainers.distributed.parallelize import let_go
 from finetrainers.memory.quantize.compress import compress_text_encoders, compressing
 from finetrainers.memory.stream import stream_blocks
 from finetrainers.memory.techniques import ToHost
@@ -153,6 +155,7 @@ def _to_host(component: Any, device: torch.device) -> frozenset[str]:
 
     Parameters stay the objects that they are, which optimizers hold.
     """
+    let_go(component)
     own = {name: tensor for name, tensor in _tensors(component).items() if tensor.device.type == device.type}
     _move(component, own.values(), torch.device("cpu"))
     if device.type == "cuda":
@@ -168,7 +171,15 @@ def _to_device(component: Any, names: Collection[str], device: torch.device) -> 
 def _move(component: Any, tensors: Iterable[Tensor], device: torch.device) -> None:
     chosen = {id(tensor) for tensor in tensors if tensor.device.type != device.type}
     if chosen:
-        nn.Module._apply(component, lambda tensor: tensor.to(device) if id(tensor) in chosen else tensor)
+        replace_tensors(component, lambda tensor: tensor.to(device) if id(tensor) in chosen else tensor)
+
+
+def replace_tensors(component: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
+    """Put other tensors in the place of a component's; parameters stay the objects that they are."""
+    if isinstance(component, FSDPModule):
+        component._apply(function)  # type: ignore[no-untyped-call]  # which tells those that gather them
+    else:
+        nn.Module._apply(component, function)
 
 
 def _tensors(component: Any) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from finetrainers.compat.packages import import_quietly
@@ -85,7 +86,8 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
         case "adam":
             return torch.optim.Adam(params, **adam, **kernels)
         case "sgd":
-            return torch.optim.SGD(params, momentum=config.beta1, **decay, **kernels)
+            has_parts = any(isinstance(parameter, DTensor) for parameter in params)  # for which its kernel is not made
+            return torch.optim.SGD(params, momentum=config.beta1, **decay, **({"foreach": False} if has_parts else kernels))
         case "adafactor":
             return torch.optim.Adafactor(params, **decay)
         case "muon":
@@ -109,7 +111,12 @@ def _of_a_package(name: str, params: list[nn.Parameter], adam: dict[str, Any]) -
 
 
 def kernels_for(parameters: Sequence[Tensor], *, is_on_host: bool = False) -> dict[str, Any]:
-    """Choose torch's kernels: fused on a GPU and for states on the host, and nowhere foreach's copy of all parameters."""
+    """Choose torch's kernels: fused on a GPU and for states on the host, and nowhere foreach's copy of all parameters.
+
+    No kernel takes parameters of which this process has a part beside those of which it has all.
+    """
+    if len({isinstance(parameter, DTensor) for parameter in parameters}) > 1:
+        return {"foreach": False}
     is_on_gpu = any(parameter.is_cuda for parameter in parameters)  # what is streamed beside it is on the host
     has_kernels = (is_on_gpu or is_on_host) and not any(parameter.is_meta for parameter in parameters)
     return {"fused": True} if has_kernels else {"foreach": False}

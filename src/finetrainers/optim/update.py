@@ -99,7 +99,13 @@ class Update:
         """Whether weights, optimizer, averages and schedule are those after one number of steps, and so may be saved."""
 
     def backward(self, losses: Tensor, *, batch_size: int, is_last: bool = True) -> None:
-        """Add the gradient of the losses [b] of one micro-batch, the last of a step or not, to that of the whole batch's mean."""
+        """Add the gradient of the losses [b] of one micro-batch, as a part of the mean over a whole batch.
+
+        Args:
+            losses: Of this process.
+            batch_size: Samples of the whole batch.
+            is_last: Whether it is the last micro-batch of the step.
+        """
         if self._sharing is not None:
             self._sharing.before_backward(is_last=is_last)
         self.is_whole = self.is_whole and not self.is_in_backward

@@ -41,9 +41,9 @@ def build_trainer(
     weights: Weights = "stored",
     world: World | None = None,
 ) -> Trainer:
-    """Load the denoiser and make all that the loop needs, in this order: weights, what trains, techniques, shards, the update.
+    """Load the denoiser and make all that the loop needs.
 
-    Adapters come after the weights: some begin from them.
+    In this order: weights, what trains, techniques, shards, the update. Adapters come after weights: some begin from them.
     """
     world = alone(device) if world is None else world
     mesh = world.weights_mesh

@@ -7,6 +7,7 @@ from functools import partial
 
 from finetrainers.config import Config
 from finetrainers.distributed.context import share_tokens
+from finetrainers.distributed.parallelize import begin_anew
 from finetrainers.distributed.world import join
 from finetrainers.errors import ConfigError, MissingItemError, StoppedAtOnceError
 from finetrainers.models import open_model
@@ -177,6 +178,8 @@ class _Run:
         sample = build_steps(prepared, self.objective).sample(trainer.step, 0).to(self.session.device)
         parts = self.model.denoisers.split(trainer.denoiser)
         trainer.conditioning.verify(list(parts.values()), self.model.adapter, trainer.predict, sample)
+        for part in parts.values():
+            begin_anew(part)  # the forward pass goes no further than the layer that is looked at
 
     def _train_windows(self, trainer: Trainer, prepared: Prepared, stop: int) -> Prepared:
         """Train as far as the cache reaches, and encode on, until all steps are taken."""

@@ -16,6 +16,7 @@ from finetrainers.memory.precision import matmul_precision
 from finetrainers.optim.optimizers import check_optimizer
 from finetrainers.training.directory import run_directory
 from finetrainers.training.paths import absolute, places
+from finetrainers.training.sharing import check_sharing
 from finetrainers.training.signals import StopSignals
 from finetrainers.training.track import Tracker, build_tracker, check_trackers, log_tracker
 from finetrainers.training.trainer import Asked
@@ -83,6 +84,7 @@ def open_session(config: Config, world: World, *, kept: str) -> Iterator[Session
     """
     config = absolute(config)
     check_batch(world.layout, batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
+    check_sharing(config, world.layout)
     signals = StopSignals(kept=kept)
     with ExitStack() as stack:
         stack.enter_context(storage_errors(places(config)))
