@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import ranks
-from layouts import ALONE, LAYOUTS, begin
+from layouts import ALONE, LAYOUTS, TIME_LIMIT, begin, check_ended
 from table_cases import Tree, make_trees
 from traffic import Traffic
 
@@ -72,8 +72,10 @@ def test_collectives_move_what_the_layout_asks_for(layout: str, tiny: Callable[[
         for micro in (1, 4 // data_size):
             train = {**tree["train"], "batch_size": 4, "micro_batch_size": micro}
             own[f"{name}, {micro}"] = {**tree, "train": train, "parallel": dict(sizes)}
-    for found in ranks.results(count, prod(sizes.values()), own, folder=tmp_path / "ranks"):
-        for name, (wanted, counted) in found.items():
+    ended = ranks.start(count, prod(sizes.values()), own, folder=tmp_path / "ranks").wait(TIME_LIMIT)
+    check_ended(ended)
+    for each in ended:
+        for name, (wanted, counted) in each.result.items():
             assert wanted, layout
             for kind in {*wanted, *counted}:
                 most = 1.05 * wanted[kind] + OF_FIGURES
