@@ -20,7 +20,7 @@ sys.path += [str(TESTS), str(TESTS / "distributed"), str(TESTS / "models")]
 import imported_by_ranks  # noqa: E402, F401 - the settings of all tests
 from layouts import ALONE, LAYOUTS, Figures, differences, run_layout  # noqa: E402
 from memory_table import DOCS, filled, row, say  # noqa: E402
-from table_cases import EXPERTS, GIVEN, make_trees  # noqa: E402
+from table_cases import EXPERTS, GIVEN, is_refused, make_trees  # noqa: E402
 
 from finetrainers.testing import make_tiny  # noqa: E402
 
@@ -34,7 +34,8 @@ def measure(folder: Path, layouts: Sequence[str], device: str) -> Mapping[str, M
     found = {}
     for number, layout in enumerate((ALONE, *layouts)):
         say(layout)
-        found[layout] = run_layout(layout, trees, folder / str(number), device=device)
+        own = {name: tree for name, tree in trees.items() if not is_refused(name, LAYOUTS[layout])}
+        found[layout] = run_layout(layout, own, folder / str(number), device=device)
         for name, run in found[layout].items():
             alone = found[ALONE][name]
             both = isinstance(run, Figures) and isinstance(alone, Figures)
@@ -55,8 +56,8 @@ def kind_of(name: str) -> str:
     kind = "full rank" if ", full" in name else "LoRA"
     if name.endswith((", control", ", references")):
         return f"{name.rpartition(', ')[2]}, {kind}"
-    if "8-bit states" in name:
-        return f"averages and 8-bit states, {kind}"
+    if name.endswith((", EMA", ", 8-bit states")):
+        return f"{name.rpartition(', ')[2]}, {kind}"
     if name.startswith(EXPERTS):
         return f"two experts, {kind}"
     return f"given frames, {kind}" if name.startswith(GIVEN) else f"six families, {kind}"
@@ -69,7 +70,7 @@ def table(found: Mapping[str, Mapping[str, Figures | str]]) -> Iterator[str]:
     refused: dict[str, list[str]] = {}
     for name, alone in found[ALONE].items():
         for layout in layouts:
-            run = found[layout][name]
+            run = found[layout].get(name, "refused")
             if isinstance(run, Figures) and isinstance(alone, Figures):
                 different = differences(run, alone)
                 own = largest.setdefault(kind_of(name), {}).setdefault(layout, [])

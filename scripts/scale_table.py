@@ -60,6 +60,8 @@ class Subject:
     token_bytes: float
     width: int
     """Of all heads together."""
+    channels: int
+    """Of a token of the answer."""
     attentions: int
 
     def activations(self, context: int) -> float:
@@ -84,6 +86,7 @@ def subject_of(name: str, tuning: str) -> Subject:
         fixed_bytes=most - token_bytes * tokens,
         token_bytes=token_bytes,
         width=settings.num_attention_heads * settings.attention_head_dim,
+        channels=model.adapter.grid.channels * model.adapter.grid.patch**2,
         attentions=len(named_blocks(denoiser, model.adapter.blocks)),
     )
 
@@ -144,6 +147,7 @@ def sent_by(subject: Subject, layout: Layout) -> dict[str, float]:
         layout,
         num_tokens=subject.num_tokens,
         width=subject.width,
+        channels=subject.channels,
         attentions=subject.attentions,
         micro_batches=1,
         num_bytes=2,

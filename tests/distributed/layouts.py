@@ -82,7 +82,7 @@ def begin(config: Config, world: World) -> tuple[Trainer, Any]:
     """Make a run's trainer and batches; what it reads is encoded by the first process."""
     model = open_model(config.model, config.memory)
     with world.lead():
-        prepared = prepare(config, model, world.device, progress=_ignore, warn=_ignore)
+        prepared = prepare(config, model, world.device, progress=_ignore, warn=_ignore, context=world.layout.context)
         prepared, _ = encode_steps(prepared, config, 0)
     trainer = build_trainer(
         config, model, objective=prepared.objective, tuning=build_tuning(config.tuning), device=world.device, world=world
@@ -117,10 +117,15 @@ def run_layout(layout: str, trees: Mapping[str, Tree], folder: Path, *, device: 
     return found
 
 
-def _results(ended: Sequence[ranks.Ended]) -> Mapping[str, Figures | str]:
-    """What the first process has seen, which is what all have."""
+def check_ended(ended: Sequence[ranks.Ended]) -> None:
+    """An error of any process is one of the test."""
     failed = [f"process {rank} ended with {each.status}:\n{each.said}" for rank, each in enumerate(ended) if each.status]
     assert not failed, "\n".join(failed)
+
+
+def _results(ended: Sequence[ranks.Ended]) -> Mapping[str, Figures | str]:
+    """What the first process has seen, which is what all have."""
+    check_ended(ended)
     for rank, each in enumerate(ended):
         assert each.result == ended[0].result, f"process {rank} has seen another run than the first"
     found: Mapping[str, Figures | str] = ended[0].result

@@ -83,9 +83,9 @@ def test_shards_are_gathered_for_each_pass_and_gradients_for_each_micro_batch() 
 
 
 def test_tokens_are_exchanged_four_times_a_pass() -> None:
-    asked = {"num_tokens": 64, "width": 8, "attentions": 3, "micro_batches": 2, "num_bytes": 2}
+    asked = {"num_tokens": 64, "width": 8, "channels": 5, "attentions": 3, "micro_batches": 2, "num_bytes": 2}
     found = traffic_of_tokens(Layout(context=4), **asked, is_checkpointed=True)
-    assert found == {"all-to-all": 2 * 3 * 3 * 4 * prod((64 // 4, 8, 2))}
+    assert found == {"all-to-all": 2 * 3 * 3 * 4 * prod((64 // 4, 8, 2)), "all-gather": 2 * 64 * 5 * 2}
     assert not traffic_of_tokens(Layout(shard=4), **asked, is_checkpointed=True)
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from layouts import ALONE, LAYOUTS, Figures, differences, run_layout
-from table_cases import SUBSET, Tree, make_trees
+from runs import merged
+from table_cases import SUBSET, Tree, is_refused, make_trees
 
 BOUND = 1e-5
+FEW_STEPS = 4
 OTHERS = [layout for layout in LAYOUTS if layout != ALONE]
 
 
@@ -27,9 +29,10 @@ def test_layouts_take_the_steps_of_one_process(tiny: Callable[[str, str], Path],
     (tmp_path / "runs").mkdir()
     few = make_trees(tiny, tmp_path / "runs", SUBSET)
     assert few.keys() == set(SUBSET)
+    few = {name: merged(tree, {"train": {"steps": FEW_STEPS}}) for name, tree in few.items()}
     expected = run_layout(ALONE, few, tmp_path / ALONE)
     for layout in OTHERS:
-        assert_close(layout, run_layout(layout, few, tmp_path / layout), expected)
+        assert_close(layout, run_layout(layout, possible(layout, few), tmp_path / layout), expected)
 
 
 @pytest.mark.distributed
@@ -37,13 +40,17 @@ def test_layouts_take_the_steps_of_one_process(tiny: Callable[[str, str], Path],
 def test_every_family_takes_the_steps_of_one_process(
     layout: str, trees: dict[str, Tree], alone: Mapping[str, Figures | str], tmp_path: Path
 ) -> None:
-    assert_close(layout, run_layout(layout, trees, tmp_path / "ranks"), alone)
+    assert_close(layout, run_layout(layout, possible(layout, trees), tmp_path / "ranks"), alone)
+
+
+def possible(layout: str, trees: dict[str, Tree]) -> dict[str, Tree]:
+    return {name: tree for name, tree in trees.items() if not is_refused(name, LAYOUTS[layout])}
 
 
 def assert_close(layout: str, found: Mapping[str, Figures | str], expected: Mapping[str, Figures | str]) -> None:
     """Losses and gradient norms of each step."""
     wrong = []
-    assert found.keys() == expected.keys()
+    assert found, layout
     for name, own in found.items():
         one = expected[name]
         assert isinstance(one, Figures), f"{name}: {one}"

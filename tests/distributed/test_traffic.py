@@ -8,21 +8,23 @@ from typing import Any
 
 import pytest
 import ranks
-from layouts import ALONE, LAYOUTS, begin
+from layouts import ALONE, LAYOUTS, TIME_LIMIT, begin, check_ended
 from table_cases import Tree, make_trees
 from traffic import Traffic
 
-from finetrainers.config import parse_config
-from finetrainers.distributed.layout import Layout
+from finetrainers.config import Config, parse_config
 from finetrainers.distributed.world import join
-from finetrainers.testing.scale import Unit, traffic_of_weights, units_of
+from finetrainers.models.blocks import named_blocks
+from finetrainers.testing.scale import traffic_of_tokens, traffic_of_weights, units_of
+from finetrainers.training.trainer import Trainer
 
 OF_FIGURES = 4 * 64
 """Bytes a step of what is told besides: losses of four samples, flags, a norm."""
+OTHERS = [layout for layout in LAYOUTS if layout != ALONE]
 
 
-def count(trees: dict[str, Tree]) -> dict[str, tuple[list[Unit], Layout, Counter[str]]]:
-    """Bytes of the second step of each run, in one of its processes, with its weights as they were before sharing."""
+def count(trees: dict[str, Tree]) -> dict[str, tuple[Counter[str], Counter[str]]]:
+    """Bytes of the second step of each run, as they have to be and as they are."""
     found = {}
     with join(parse_config(next(iter(trees.values()))).parallel, "cpu") as world:
         for name, tree in trees.items():
@@ -34,25 +36,47 @@ def count(trees: dict[str, Tree]) -> dict[str, tuple[list[Unit], Layout, Counter
             with traffic:
                 trainer.train_step(next(batches))
             batches.close()
-            found[name] = units_of(trainer.denoiser, trainer.adapter.blocks), world.layout, traffic.bytes
+            found[name] = expected(trainer, config), traffic.bytes
     return found
 
 
-@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != ALONE])
+def expected(trainer: Trainer, config: Config) -> Counter[str]:
+    """By the formulas."""
+    layout, grid, train = trainer.world.layout, trainer.adapter.grid, config.train
+    micro_batches = train.batch_size // layout.data_size // train.micro_batch_size
+    settings: Any = trainer.denoiser.config
+    of_tokens = traffic_of_tokens(
+        layout,
+        num_tokens=train.micro_batch_size * grid.num_tokens(config.data[0].buckets[0]),  # type: ignore[index]  # a list
+        width=settings.num_attention_heads * settings.attention_head_dim,
+        channels=grid.channels * grid.patch**2,
+        attentions=len(named_blocks(trainer.denoiser, trainer.adapter.blocks)),
+        micro_batches=micro_batches,
+        num_bytes=4,
+        is_checkpointed=train.gradient_checkpointing,
+    )
+    units = units_of(trainer.denoiser, trainer.adapter.blocks)
+    return traffic_of_weights(units, layout, micro_batches=micro_batches) + of_tokens
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("layout", OTHERS)
 def test_collectives_move_what_the_layout_asks_for(layout: str, tiny: Callable[[str, str], Path], tmp_path: Path) -> None:
+    """LoRA and full rank, with several micro-batches and with one; Wan exchanges tokens in one attention of each block."""
     (tmp_path / "runs").mkdir()
-    trees = make_trees(tiny, tmp_path / "runs", ["flux, LoRA", "flux, full"])
+    trees = make_trees(tiny, tmp_path / "runs", ["wan, LoRA", "wan, full"])
     sizes = LAYOUTS[layout]
-    own: dict[str, Any] = {}
+    data_size = sizes.get("replicate", 1) * sizes.get("shard", 1)
+    own: dict[str, Tree] = {}
     for name, tree in trees.items():
-        for micro in (1, 2):
-            train = {**tree["train"], "batch_size": 4, "micro_batch_size": micro if layout != "HSDP 2x2" else 1}
+        for micro in (1, 4 // data_size):
+            train = {**tree["train"], "batch_size": 4, "micro_batch_size": micro}
             own[f"{name}, {micro}"] = {**tree, "train": train, "parallel": dict(sizes)}
-    for found in ranks.results(count, prod(sizes.values()), own, folder=tmp_path / "ranks"):
-        for name, (units, world, counted) in found.items():
-            train = own[name]["train"]
-            micro_batches = train["batch_size"] // world.data_size // train["micro_batch_size"]
-            expected = traffic_of_weights(units, world, micro_batches=micro_batches)
-            assert expected, layout
-            for kind in {*expected, *counted} - {"all-to-all"}:
-                assert expected[kind] <= counted[kind] <= 1.05 * expected[kind] + OF_FIGURES, (layout, name, kind)
+    ended = ranks.start(count, prod(sizes.values()), own, folder=tmp_path / "ranks").wait(TIME_LIMIT)
+    check_ended(ended)
+    for each in ended:
+        for name, (wanted, counted) in each.result.items():
+            assert wanted, layout
+            for kind in {*wanted, *counted}:
+                most = 1.05 * wanted[kind] + OF_FIGURES
+                assert wanted[kind] <= counted[kind] <= most, f"{layout}, {name}: {kind}: {wanted} {counted}"

@@ -82,6 +82,7 @@ class World:
         if layout.replicate == 1:
             return init_device_mesh(self.device.type, (sharing,), mesh_dim_names=("fsdp",))
         return init_device_mesh(self.device.type, (layout.replicate, sharing), mesh_dim_names=("replicate", "fsdp"))
+
     @property
     def num_replicas(self) -> int:
         """Copies of the weights, each of one process or of several: what needs no gradient is divided among them."""

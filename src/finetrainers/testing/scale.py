@@ -98,17 +98,21 @@ def traffic_of_tokens(
     *,
     num_tokens: int,
     width: int,
+    channels: int,
     attentions: int,
     micro_batches: int,
     num_bytes: int,
     is_checkpointed: bool,
 ) -> Counter[str]:
-    """Bytes of the exchanges of attention: queries, keys, values and the answer, forward, again, and backward.
+    """Bytes of the exchanges of attention, and of the denoiser's answer, which is put together.
+
+    Queries, keys, values and what attention answers are exchanged forward, again where that is computed again, and backward.
 
     Args:
         layout: Sizes of the axes.
         num_tokens: Of all samples of a micro-batch, over which attention goes.
         width: Of all heads together.
+        channels: Of a token of the denoiser's answer.
         attentions: That are shared.
         micro_batches: That each process takes.
         num_bytes: Of one number.
@@ -118,7 +122,8 @@ def traffic_of_tokens(
         return Counter()
     passes = 3 if is_checkpointed else 2
     once = num_tokens // layout.context * width * num_bytes
-    return Counter({"all-to-all": micro_batches * passes * attentions * 4 * once})
+    answer = num_tokens * channels * num_bytes
+    return Counter({"all-to-all": micro_batches * passes * attentions * 4 * once, "all-gather": micro_batches * answer})
 
 
 def sent(traffic: Mapping[str, int], groups: Mapping[str, int]) -> dict[str, float]:
