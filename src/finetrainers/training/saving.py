@@ -105,7 +105,7 @@ class Saver:
         step, before = trainer.step, self._last
         config, checkpoints, tuning = self._session.config, self._checkpoints, self._tuning
         weights = stage_weights(trainer, config, self._model, tuning) if with_weights else None
-        self._last = step
+        self._last, self._session.is_answering = step, asked
         staged = checkpoints.stage(trainer, copies=in_background)
 
         def write() -> None:
@@ -120,6 +120,7 @@ class Saver:
             self._session.emit("checkpoint", step=step, directory=str(directory), stall_seconds=stall_seconds)
             if asked and self._session.world.is_first:
                 (config.output_dir / SAVE_FILE).unlink(missing_ok=True)
+            self._session.is_answering = False
 
         self._background.start(write)
         if not in_background:

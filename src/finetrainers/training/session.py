@@ -37,6 +37,8 @@ class Session:
         """Of each stage."""
         self.is_writing: Callable[[], bool] = lambda: False
         """Whether this process is still writing a checkpoint."""
+        self.is_answering = False
+        """Whether the checkpoint that the file asks for is staged."""
 
     def emit(self, event: str, **fields: Any) -> None:
         """Write one event; ``fields`` are plain values."""
@@ -65,9 +67,8 @@ class Session:
 
     def asked(self) -> Asked:
         """Say what this process is asked for; of the file in the run directory the first one tells."""
-        is_writing = self.is_writing()
-        has_file = self.world.is_first and not is_writing and (self.config.output_dir / SAVE_FILE).is_file()
-        return Asked(self.signals.received is not None, self.signals.is_asked_to_save or has_file, is_writing)
+        has_file = self.world.is_first and not self.is_answering and (self.config.output_dir / SAVE_FILE).is_file()
+        return Asked(self.signals.received is not None, self.signals.is_asked_to_save or has_file, self.is_writing())
 
     def memory(self, doing: Doing) -> AbstractContextManager[None]:
         """Explain an error of full memory in what is done in its context."""
