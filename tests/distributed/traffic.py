@@ -25,7 +25,7 @@ KINDS = {
     "all_to_all_single": "all-to-all",
 }
 """Of the operators of torch.distributed, both those that write and those that answer. A kind that is missing is an error."""
-SILENT = {"wait_tensor", "barrier"}
+SILENT = {"wait_tensor", "_wrap_tensor_autograd", "barrier"}
 
 
 class Traffic(TorchDispatchMode):
