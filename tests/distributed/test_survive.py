@@ -194,10 +194,12 @@ def nothing_is_left() -> Iterator[None]:
     yield
     while Launched.begun:
         launched = Launched.begun.pop()
-        for number in {launched.process.pid, *launched.workers(), *launched.workers("SLURM_LOCALID")}:
-            if number != launched.process.pid or launched.process.poll() is None:
-                with suppress(ProcessLookupError):
-                    os.kill(number, signal.SIGKILL)
+        is_over = launched.process.poll() is not None
+        others = {*launched.workers(), *launched.workers("SLURM_LOCALID")} - {launched.process.pid}
+        for number in others if is_over else {launched.process.pid, *others}:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        launched.wait()
 
 
 PYTHON = (sys.executable, "-m")
@@ -266,7 +268,7 @@ def launchers(file: str, words: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
         "launch": (*PYTHON, "finetrainers", "launch", "--cpu", "2", "train", file, *words),
         "torchrun": (*PYTHON, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command),
         "accelerate": (
-            *(*PYTHON, "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+            *(*PYTHON, "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
             *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(ranks.free_port()), *command),
         ),
     }

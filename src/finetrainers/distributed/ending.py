@@ -36,7 +36,8 @@ def ended_for_good(environ: Mapping[str, str]) -> int | None:
     if not folder or not launch.attempt:
         return None
     before = statuses(Path(folder), launch.attempt - 1)
-    return max(before) if len(before) == launch.local_size and all(status in FOR_GOOD for status in before) else None
+    # One that was killed leaves none, and then the others leave an error of ours.
+    return max(before) if before and all(status in FOR_GOOD for status in before) else None
 
 
 class Program:
