@@ -17,8 +17,8 @@ from finetrainers.distributed.launch import read_launch
 from finetrainers.errors import ConfigError
 
 DESCRIPTION = "Fine-tune diffusion transformers for images and video."
-EPILOG = """exit status: 0 done; 1 internal error; 2 wrong configuration or data; 3 stopped by Ctrl-C, SIGTERM or SIGHUP
-after saving (give the same command again to go on); 130 stopped at once by a second Ctrl-C"""
+EPILOG = """exit status: 0 done; 1 internal error; 2 wrong configuration or data; 3 stopped by Ctrl-C, SIGTERM,
+SIGUSR1 or SIGHUP after saving (give the same command again to go on); 130 stopped at once by a second Ctrl-C"""
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -15,6 +15,8 @@ from finetrainers.errors import ConfigError
 COMMANDS = ("train", "encode")
 SHUTDOWN_SECONDS = 600
 """For processes that were asked to stop to save."""
+HEARD = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+"""Signals that are passed on to the processes; SIGUSR2, to save, is for one of these themselves."""
 MORE = "--"
 """Before what torchrun is given as well."""
 
@@ -92,7 +94,8 @@ def _torchrun_options(options: argparse.Namespace, more: Sequence[str]) -> list[
     names = {word.partition("=")[0].replace("_", "-") for word in more}
     where = [] if {"--nnodes", "--rdzv-endpoint", "--master-addr"} & names else ["--standalone"]
     limit = [] if "--shutdown-timeout" in names else ["--shutdown-timeout", str(SHUTDOWN_SECONDS)]
-    return [*where, *limit, "--nproc-per-node", str(count), "--max-restarts", str(options.max_restarts), *more]
+    heard = [] if "--signals-to-handle" in names else ["--signals-to-handle", HEARD]
+    return [*where, *limit, *heard, "--nproc-per-node", str(count), "--max-restarts", str(options.max_restarts), *more]
 
 
 def _run(arguments: Sequence[str], folder: Path) -> int:
@@ -104,6 +107,7 @@ def _run(arguments: Sequence[str], folder: Path) -> int:
     from torch.distributed.run import parse_args, run
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _processes(arguments))))
+    signal.signal(signal.SIGUSR2, lambda *_: None)  # not ignored, which the processes would inherit
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say themselves what failed
     try:
         run(parse_args(list(arguments)))

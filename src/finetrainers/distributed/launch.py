@@ -40,7 +40,7 @@ def read_launch(environ: Mapping[str, str]) -> Launch:
         ConfigError: If a variable is missing, is no number, or contradicts another one.
     """
     environ = {name: value for name, value in environ.items() if value}
-    attempt = max(_number(environ, name, 0) for name in RESTARTS)
+    attempt = sum(_number(environ, name, 0) for name in RESTARTS)  # a job that starts again counts its own from 0
     readers: list[Callable[[Mapping[str, str]], Launch | None]]
     readers = [_torchrun, _slurm, *(partial(_mpi, names=names) for names in MPI_NAMES)]
     for read in readers:

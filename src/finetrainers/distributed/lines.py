@@ -39,8 +39,8 @@ class Lines:
             read = b""
         *lines, self._left = (self._left + read).split(b"\n")
         try:
-            return [json.loads(line) for line in lines], bool(read)
-        except ValueError:  # of somebody else
+            return [dict(json.loads(line)) for line in lines], bool(read)
+        except (ValueError, TypeError):  # of somebody else
             return [], False
 
 

@@ -14,6 +14,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor, Placement, Shard
 
 from finetrainers.config.parallel import ParallelConfig
+from finetrainers.distributed.parts import with_part
 
 GROUP_NUMEL = 1 << 20
 """Numbers from which modules of another data type than the rest of their block are gathered by themselves; smaller ones are
@@ -117,7 +118,8 @@ def _share(module: nn.Module, mesh: DeviceMesh, config: ParallelConfig, *, ignor
     for owner, name, part in parts:
         empty = owner.get_parameter(name)
         assert isinstance(empty, DTensor)
-        filled = _shared(part.to_local(), empty.device_mesh, empty.placements, empty)
+        local = part.to_local().cpu() if config.offload else part.to_local()
+        filled = with_part(empty, local)
         owner.load_state_dict({name: filled}, strict=False, assign=True)
 
 

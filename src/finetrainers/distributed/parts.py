@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 
@@ -69,11 +70,10 @@ def own_part(tensor: Tensor) -> tuple[Box, Tensor]:
 
 
 def with_part(like: DTensor, local: Tensor) -> DTensor:
-    """Return a tensor that is spread as another one is, of which this process has ``local``."""
-    made: DTensor = DTensor.from_local(
-        local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
-    )
-    return made
+    """Return a tensor that is spread as another one is, of which this process has ``local``, where that is."""
+    meta = TensorMeta(like.shape, like.stride(), local.dtype)
+    # Not by from_local, which moves it to the mesh's device: shards may rest on the host.
+    return DTensor(local, DTensorSpec(like.device_mesh, like.placements, tensor_meta=meta), requires_grad=False)
 
 
 def part_of(tensor: DTensor, value: Any) -> Part:

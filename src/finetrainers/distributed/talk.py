@@ -36,7 +36,7 @@ class Talk:
 
     def __init__(self, rank: int, size: int, store: Store | None = None, *, look: Callable[[], None] = lambda: None) -> None:
         """Take part; without a store, alone. Who waits calls ``look`` now and then, which raises if nobody will come."""
-        self._rank, self._size, self._store = rank, size, store
+        self._rank, self._size, self._store = rank, size, store if size > 1 else None
         self._look = look
         self._count = 0
 

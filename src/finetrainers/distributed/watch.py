@@ -179,8 +179,8 @@ class Watch:
         """Read what a peer says, or that it is gone."""
         messages, is_open = peer.receive()
         for message in messages:
-            if message["kind"] == "hello":
-                if message["token"] != self._token:
+            if self._peers.get(peer.rank) is not peer:  # not greeted yet
+                if message.get("kind") != "hello" or message.get("token") != self._token:
                     is_open = False
                     break
                 peer.rank, peer.about = message["rank"], message["about"]

@@ -158,7 +158,7 @@ class World:
         if self.is_alone:
             return
         for bucket in _buckets(tensors):
-            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            flat = torch.cat([tensor.reshape(-1) for tensor in bucket]).float()  # narrower sums would round at each process
             distributed.all_reduce(flat)
             for tensor, total in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
                 tensor.copy_(total.view_as(tensor))
@@ -172,12 +172,14 @@ def alone(device: torch.device | None = None) -> World:
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Group tensors of one type on one device, in their order."""
     bucket: list[Tensor] = []
+    held = 0
     for tensor in tensors:
         alike = not bucket or (bucket[0].dtype, bucket[0].device) == (tensor.dtype, tensor.device)
-        if not alike or sum(each.nbytes for each in bucket) > BUCKET_BYTES:
+        if bucket and (not alike or held + tensor.nbytes > BUCKET_BYTES):
             yield bucket
-            bucket = []
+            bucket, held = [], 0
         bucket.append(tensor)
+        held += tensor.nbytes
     if bucket:
         yield bucket
 

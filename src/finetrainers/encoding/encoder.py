@@ -29,7 +29,7 @@ from finetrainers.encoding.cells import cell_means
 from finetrainers.encoding.decoding import decoded, looked_at
 from finetrainers.encoding.identity import identities
 from finetrainers.encoding.shares import Found, Share, chosen, missing, missing_places, reporter
-from finetrainers.errors import ConfigError, DataError
+from finetrainers.errors import ConfigError, DataError, Interrupted
 from finetrainers.memory.residency import Residency
 from finetrainers.models import Model
 from finetrainers.models.vae import encode_pixels
@@ -150,7 +150,17 @@ class Encoder:
                     black = PIL.Image.new("RGB", (64, 64)) if self.model.text_sees_image else None
                     with torch.no_grad():
                         self.model.encode_text(pipeline, [""], [black], device=self.residency.device)
-                report(len(batch))
+                self._report_in_step(report, len(batch))
+
+    def _report_in_step(self, report: Callable[[int], None], count: int) -> None:
+        """Report, and let all leave after the same batch where a signal has come to one of them."""
+        stop: Interrupted | None = None
+        try:
+            report(count)
+        except Interrupted as asked:
+            stop = asked
+        if self.world.agree(stop is not None):
+            raise stop or Interrupted("stopped by a signal to another process while encoding; start the same command again")
 
     def _fill_latents(self, share: Share[LatentsJob], found: Found) -> None:
         """Encode media; what encodes them is loaded only when there is something to encode."""

@@ -82,6 +82,18 @@ def _beside(directory: Path) -> tuple[Path, Path]:
     return temporary, aside
 
 
+def sweep(root: Path) -> None:
+    """Remove what a killed process left of directories of steps; one that was about to be replaced has its name again."""
+    for folder in root.glob(".step-*.old"):
+        place = root / folder.name.removeprefix(".").removesuffix(".old")
+        if place.exists():
+            shutil.rmtree(folder)
+        else:
+            folder.rename(place)
+    for folder in root.glob(".step-*.tmp"):
+        shutil.rmtree(folder)
+
+
 def share_mode(directory: Path, *, of: Path) -> None:
     """Give all files the mode of one that has the umask's: those of safetensors can be read by their owner alone."""
     mode = of.stat().st_mode

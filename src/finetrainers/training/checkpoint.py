@@ -232,6 +232,8 @@ def _attempt(do: Callable[[], Report]) -> Report | Exception:
         return error
     except SafetensorError as error:  # which processes cannot hand to each other
         return OSError(str(error))
+    except Exception as error:  # noqa: BLE001 - the others wait for what comes of it
+        return OSError(f"{type(error).__name__}: {error}")
 
 
 def _refuse_pickles(directory: Path) -> None:

@@ -15,7 +15,7 @@ from finetrainers.config import Config, dump_config, load_config
 from finetrainers.data.catalog.left_out import JOURNAL
 from finetrainers.errors import ConfigError
 from finetrainers.files.marks import RUN_MARK, is_run, mark_run
-from finetrainers.files.whole import write_whole
+from finetrainers.files.whole import sweep, write_whole
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.same_run import check_same_run, moved_places
 
@@ -44,6 +44,8 @@ def run_directory(config: Config, *, attempt: int = 0) -> Iterator[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("a") as lock:
         _hold(lock, directory, seconds=ENDING_SECONDS if attempt else 0.0)
+        for kind in ("checkpoints", "weights", "validation"):
+            sweep(directory / kind)
         file, checkpoints = directory / "config.yaml", Checkpoints(directory / "checkpoints", keep=config.checkpoint.keep)
         goes_on = bool(checkpoints.steps())
         if goes_on:

@@ -31,8 +31,13 @@ def check_contents(session: Session, prepared: Prepared) -> None:
     now = contents(prepared)
     for name, is_of in (("data", DATA.match), ("held_out", _is_held_out), ("model", _is_of_model)):
         keys = [f"{key}: {old!r} -> {new!r}" for key, old, new in moved if is_of(key)]
+        lines = "\n  ".join(keys)
+        if keys and name not in before:
+            raise ConfigError(
+                f"output_dir: {config.output_dir} holds a run of a version that noted no contents, and it has moved:\n  "
+                f"{lines}\nGive the old place to continue it, or take another output_dir"
+            )
         if keys and before.get(name) != now[name]:
-            lines = "\n  ".join(keys)
             raise ConfigError(
                 f"output_dir: {config.output_dir} holds a run that began with other contents than are there:\n  {lines}\n"
                 "Give the place of the same files to continue it, or take another output_dir"

@@ -104,7 +104,7 @@ class _Run:
         """Encode what was lost of what the steps read; other processes of the run may have lost nothing, and wait."""
         if self.session.world.is_alone:
             return self.encode(prepared, steps.start, again=True)
-        with self.session.memory("encoding"):
+        with self.session.memory("encoding"), self.session.signals.put_off():
             mend(prepared, steps)
         return prepared, steps.stop
 

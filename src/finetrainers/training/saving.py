@@ -39,7 +39,8 @@ class Saver:
         if not asked.is_writing:  # in none of the processes: so all of them tell of it after the same step
             self._settle()
         is_last = trainer.step == config.train.steps
-        if trainer.step % config.checkpoint.every == 0 or is_last or asked.save:
+        is_due = trainer.step % config.checkpoint.every == 0 or is_last or asked.save
+        if is_due and metrics.step == trainer.step:  # else it was not taken, and may have left an update in its middle
             signals.is_asked_to_save = False
             self._save(trainer, with_weights=True, in_background=config.checkpoint.background, asked=asked.save)
         if asked.stop or is_last:
@@ -69,12 +70,12 @@ class Saver:
         is_agreed = error is self._failure or isinstance(error, Interrupted | NonFiniteError)
         if not (self._session.world.is_alone or is_agreed):  # nobody can save what others have a part of
             return
-        step, last = trainer.step, self._last
+        step, tried = trainer.step, self._last
         try:
             self._settle()
         except Exception as failure:  # noqa: BLE001 - the error before it is the one that is raised
-            messages.append(f"the state of step {last} cannot be saved ({failure}); {self._session.signals.kept}")
-        if step != last:
+            messages.append(f"the state of step {tried} cannot be saved ({failure}); {self._session.signals.kept}")
+        if step != self._last:  # only now: the thread changes it, and all processes have to decide alike
             messages += self._rescue(trainer, is_stop=isinstance(error, Interrupted))
         with suppress(Exception):  # to tell it must not hide the error, which is raised next
             for message in messages:
@@ -105,8 +106,8 @@ class Saver:
         step, before = trainer.step, self._last
         config, checkpoints, tuning = self._session.config, self._checkpoints, self._tuning
         weights = stage_weights(trainer, config, self._model, tuning) if with_weights else None
-        self._last, self._session.is_answering = step, asked
         staged = checkpoints.stage(trainer, copies=in_background)
+        self._last, self._session.is_answering = step, asked
 
         def write() -> None:
             self._last = before  # what has no checkpoint because its weights cannot be written can still have one

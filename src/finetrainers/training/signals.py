@@ -35,6 +35,7 @@ class StopSignals:
         self._at_once = at_once
         self._num_interrupts = 0
         self._tell = tell
+        self._is_put_off = False
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -57,8 +58,17 @@ class StopSignals:
         Raises:
             Interrupted: Which becomes exit status 3.
         """
-        if self.received is not None:
+        if self.received is not None and not self._is_put_off:
             self.stop(doing)
+
+    @contextmanager
+    def put_off(self) -> Iterator[None]:
+        """Stop later: other processes are in the middle of a step, after which all stop together."""
+        self._is_put_off = True
+        try:
+            yield
+        finally:
+            self._is_put_off = False
 
     def stop(self, doing: str) -> NoReturn:
         """Stop here, since a signal has come to this process or to another one of the run.

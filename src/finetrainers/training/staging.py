@@ -82,7 +82,9 @@ def stage(state: Mapping[str, Tree], *, rank: int = 0, size: int = 1, copies: bo
     groups = list(_groups(walk.mine))
     for number, group in enumerate(groups):
         pieces |= {name: (number, box.offset, box.shape) for name, box, _ in group}
-    tensors: Iterator[dict[str, Tensor]] = ({name: to_host(tensor) for name, _, tensor in group} for group in groups)
+    tensors: Iterator[dict[str, Tensor]] = (
+        {name: to_host(tensor, waits=not copies) for name, _, tensor in group} for group in groups
+    )
     events: Sequence[torch.cuda.Event] = ()
     if copies:
         tensors = iter(list(tensors))
@@ -193,10 +195,11 @@ def _groups(tensors: Sequence[tuple[str, Box, Tensor]]) -> Iterator[list[tuple[s
         yield group
 
 
-def to_host(tensor: Tensor) -> Tensor:
-    """Copy a tensor; from a GPU without waiting for it. Tensors may share memory, which safetensors refuses."""
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-    return copy.copy_(tensor, non_blocking=tensor.is_cuda)
+def to_host(tensor: Tensor, *, waits: bool = False) -> Tensor:
+    """Copy a tensor; from a GPU without waiting, unless asked to. Tensors may share memory, which safetensors refuses."""
+    travels = tensor.is_cuda and not waits
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=travels)
+    return copy.copy_(tensor, non_blocking=travels)
 
 
 def copied(tensors: Iterable[Tensor]) -> list[torch.cuda.Event]:

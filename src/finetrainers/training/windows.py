@@ -64,7 +64,10 @@ def _encode_window(prepared: Prepared, budget: Budget, steps: range) -> tuple[in
     held_out, failures = list(prepared.held_out), []
     held_out_media = [item for job in held_out for item in job.media.values()]
     if encoder.config.max_gb is not None:  # what validation needs comes first: the window is what is left beside it
-        failures = encoder.fill_together(held_out_media, [*texts, *(job.text for job in held_out)])
+        needed = [*texts, *(job.text for job in held_out)]
+        if encoder.residency.shares_encoders:  # the first process cannot encode one alone, to see how large they are
+            needed += [job.text for job in plan.step(order, steps.start)]
+        failures = encoder.fill_together(held_out_media, needed)
     stop = first(lambda: budget.window(plan, order, steps, pinned=pinned))
     jobs = plan.distinct(order, steps.start, stop)
     first(lambda: budget.make_room(jobs, pinned=pinned).over)
