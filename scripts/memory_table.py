@@ -117,9 +117,13 @@ class PlainUpdate(Update):
         self.parameters = list(weights.values())
         self.schedule = build_schedule(config.schedule, self.optimizer, steps=config.train.steps)
         self._clip_norm, self.ema, self.is_in_backward, self.is_whole = config.train.clip_norm, None, False, True
+        self._sharing = None
 
-    def clip(self) -> torch.Tensor:
-        return nn.utils.clip_grad_norm_(self.parameters, self._clip_norm)
+    def reduce(self, figures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return figures, nn.utils.get_total_norm([own.grad for own in self.parameters if own.grad is not None])
+
+    def clip(self, norm: torch.Tensor) -> None:
+        nn.utils.clip_grads_with_norm_(self.parameters, self._clip_norm, norm)
 
     def step(self, *, is_finite: bool) -> None:
         self.optimizer.step()

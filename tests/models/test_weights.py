@@ -108,12 +108,12 @@ def test_no_tensor_outlives_its_turn(tiny: Callable[[str, str], Path], monkeypat
     read: list[weakref.ref[torch.Tensor]] = []
     most = 0
 
-    def stored(*rest: Any) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    def stored(*rest: Any) -> Iterator[tuple[str, torch.Tensor]]:
         nonlocal most
-        for name, tensor, own in _stored(*rest):
+        for name, tensor in _stored(*rest):
             read.append(weakref.ref(tensor))
             most = max(most, sum(own() is not None for own in read))
-            yield name, tensor, own
+            yield name, tensor
 
     monkeypatch.setattr("finetrainers.models.weights._stored", stored)
     opened(tiny("flux", "dev")).load_denoiser()

@@ -228,7 +228,7 @@ def test_operations_are_those_of_all_micro_batches_and_of_what_is_computed_again
     config = config_of(tree_of(flux, tmp_path))
     model = open_model(config.model)
     trainer = running._load(config, model, CPU, Measuring(has_random_weights=True))
-    batch = running._Bucket(config, model, trainer, IMAGE)._batch().rows(slice(0, 1))
+    batch = running._Bucket(config, model, trainer, IMAGE)._batches()[0].rows(slice(0, 1))
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         trainer.micro_losses(batch)
     forward = counter.get_total_flops() / 1e12

@@ -126,7 +126,7 @@ PLACES = {
     "loading": "finetrainers.training.run.build_trainer",
     "encoding": "finetrainers.training.run.encode_steps",
     "training": "finetrainers.training.trainer.Trainer.micro_losses",
-    "validating": "finetrainers.sampling.sampler.Sampler.draw",
+    "validating": "finetrainers.sampling.sampler.Sampler.frames",
     "sampling": "finetrainers.sampling.sampler.Sampler.draw",
 }
 

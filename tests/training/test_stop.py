@@ -191,7 +191,6 @@ def test_ctrl_c_while_encoding_keeps_what_is_done(base: Tree, tmp_path: Path) ->
     def patch() -> None:
         from finetrainers.encoding import encoder as encoding
 
-        encoding.SECONDS_BETWEEN_REPORTS = 0.0
         encode_pixels = encoding.encode_pixels
 
         def encode(*rest: Any, **options: Any) -> Any:

@@ -27,7 +27,7 @@ from finetrainers.training.console import Console
 from finetrainers.training.report import read_events
 from finetrainers.training.sinks import EVENTS_VERSION, EventLog, curves
 from finetrainers.training.track import StepLog, Tracker, build_tracker, check_trackers
-from finetrainers.training.trainer import Metrics
+from finetrainers.training.trainer import Asked, Metrics
 
 SCHEMA = json.loads((Path(finetrainers.__file__).parent / "training/events.schema.json").read_text())
 KINDS = SCHEMA["properties"]["event"]["enum"]
@@ -382,7 +382,7 @@ def metrics(losses: list[float], grad_norm: float = 2.0) -> Metrics:
     positions = torch.arange(40, 40 + len(losses))
     return Metrics(
         step=1, loss=float(sample_losses.mean()), sample_losses=sample_losses, grad_norm=grad_norm, positions=positions,
-        lr=1e-4, num_tokens=64, data_seconds=0.75, began=time.perf_counter() - 1.0,
+        lr=1e-4, num_tokens=64, data_seconds=0.75, began=time.perf_counter() - 1.0, asked=Asked(),
     )  # fmt: skip
 
 

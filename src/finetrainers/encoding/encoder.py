@@ -56,6 +56,8 @@ class Encoder:
     """Keeps what the run needs from being removed by others."""
     world: World = field(default_factory=alone)
     """Processes that fill the cache together."""
+    interrupt: Callable[[str], None] = lambda _: None
+    """Called after each batch with the stage; may raise, and the cache keeps what is done."""
 
     def identities(self) -> tuple[str, str]:
         """Identify the VAE and the text encoders by their weights and settings; no weights are loaded."""
@@ -106,7 +108,7 @@ class Encoder:
 
     def _share(self, kind: Kind, jobs: Lazy[Job], claims: Claims, place: Place) -> Share[Job]:
         stage = "encode text" if kind == "text" else "encode media"
-        report = reporter(partial(self.progress, stage), len(jobs), place, stage)
+        report = reporter(partial(self.progress, stage), len(jobs), place, stage, partial(self.interrupt, stage))
         return Share(kind, jobs, cache=self.cache, claims=claims, place=place, report=report)
 
     def _fill_texts(self, share: Share[TextJob], found: Found) -> None:

@@ -155,8 +155,13 @@ def _cost(job: LatentsJob | TextJob) -> int:
     return 1 if isinstance(job, TextJob) else job.view.num_frames * job.view.height * job.view.width
 
 
-def reporter(tell: Callable[[int, int], None], total: int, place: Place, stage: str) -> Callable[[int], None]:
-    """Return what counts items that are done, and tells of the sum over all processes: once a second, and at the end."""
+def reporter(
+    tell: Callable[[int, int], None], total: int, place: Place, stage: str, interrupt: Callable[[], None] = lambda: None
+) -> Callable[[int], None]:
+    """Return what counts items that are done, and tells of the sum over all processes: once a second, and at the end.
+
+    After each batch of items it calls ``interrupt``, which may raise.
+    """
     told = -SECONDS_BETWEEN_REPORTS
 
     def report(count: int) -> None:
@@ -166,5 +171,6 @@ def reporter(tell: Callable[[int, int], None], total: int, place: Place, stage: 
         if (count and done == total) or time.monotonic() - told >= SECONDS_BETWEEN_REPORTS:
             told = time.monotonic()
             tell(done, total)
+        interrupt()
 
     return report

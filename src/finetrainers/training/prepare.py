@@ -47,6 +47,7 @@ def prepare(
     warn: Callable[[str], None],
     lease: Lease | None = None,
     world: World | None = None,
+    interrupt: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
     """Check everything that can be known before weights are loaded, and plan the run.
 
@@ -68,7 +69,7 @@ def prepare(
     items, memo = Cache(config.cache.path), Memo(config.cache.path / MEMO_FILE)
     keeps, shares = _used_again(config, model, requests), _shares(config, world)
     residency = Residency(model, device, keeps=keeps, experts=config.memory, shares=shares)
-    encoder = Encoder(model, items, memo, config.cache, residency, progress=progress, warn=warn, lease=lease, world=world)
+    encoder = Encoder(model, items, memo, config.cache, residency, progress, warn, lease, world, interrupt)
     catalog, held_out = _catalogs(config, encoder, conditioning, streams)
     plan = _plan(config, encoder, catalog, streams)
     prepared = Prepared(

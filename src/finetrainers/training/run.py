@@ -91,6 +91,7 @@ class _Run:
                 warn=session.warn,
                 lease=session.lease,
                 world=session.world,
+                interrupt=session.signals.raise_if_received,
             )
         self.objective, self.residency = prepared.objective, prepared.encoder.residency
         return prepared
