@@ -883,7 +883,7 @@ def test_a_save_that_fails_does_not_hide_the_error_that_led_to_it(
 def test_a_checkpoint_that_could_not_be_written_is_not_tried_again(
     base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Checkpoints, "stage", Breaks(Checkpoints.stage, 1, error=CheckpointError("the disk is full")))
+    monkeypatch.setattr(Checkpoints, "write", Breaks(Checkpoints.write, 1, error=CheckpointError("the disk is full")))
     with pytest.raises(CheckpointError, match="the disk is full"):
         run(base, tmp_path / "run", checkpoint={"every": 2})
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))
