@@ -78,7 +78,7 @@ def test_signals_to_one_process_are_for_all(base: Tree, tmp_path: Path) -> None:
 
 
 def encode_slowly(file: str) -> int:
-    from finetrainers.encoding import encoder as encoding
+    from finetrainers.encoding import encoder as encoding, shares
 
     taken = encoding.encode_pixels
 
@@ -86,7 +86,7 @@ def encode_slowly(file: str) -> int:
         time.sleep(0.2)
         return taken(*rest, **options)  # type: ignore[arg-type]
 
-    encoding.SECONDS_BETWEEN_REPORTS = 0.0  # type: ignore[assignment]
+    shares.SECONDS_BETWEEN_REPORTS = 0.0
     encoding.encode_pixels = slow  # type: ignore[assignment]
     return ranks.command("encode", file)
 
