@@ -20,7 +20,7 @@ from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
 from finetrainers.data.streams import MEDIA
 from finetrainers.distributed.board import Place
-from finetrainers.encoding.shares import missing, reporter
+from finetrainers.encoding.shares import Progress, missing
 
 
 def make_set(name: str, random: np.random.Generator, *, num_items: int, **config: Any) -> Dataset:
@@ -153,9 +153,10 @@ def test_progress_is_told_once_a_second_and_at_the_end(monkeypatch: pytest.Monke
     clock = iter(0.3 * tick for tick in range(10_000))
     monkeypatch.setattr("finetrainers.encoding.shares.time.monotonic", lambda: next(clock))
     told: list[tuple[int, int]] = []
-    report = reporter(lambda *event: told.append(event), 50, Place(), "encode text")
+    progress = Progress(lambda *event: told.append(event), 50, Place(), "encode text")
     for _ in range(50):
-        report(1)
+        progress.add(1)
+    progress.end()
     assert told[0] == (1, 50)
     assert told[-1] == (50, 50)
     assert 8 < len(told) < 20

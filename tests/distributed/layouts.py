@@ -79,11 +79,11 @@ def take_steps(config: Config, world: World) -> Figures:
 
 
 def begin(config: Config, world: World) -> tuple[Trainer, Any]:
-    """Make a run's trainer and batches; what it reads is encoded by the first process."""
+    """Make a run's trainer and batches; what it reads is encoded by all processes."""
     model = open_model(config.model, config.memory)
     with world.lead():
-        prepared = prepare(config, model, world.device, progress=_ignore, warn=_ignore, context=world.layout.context)
-        prepared, _ = encode_steps(prepared, config, 0)
+        prepared = prepare(config, model, world.device, progress=_ignore, warn=_ignore, world=world)
+    prepared, _ = encode_steps(prepared, config, 0)
     trainer = build_trainer(
         config, model, objective=prepared.objective, tuning=build_tuning(config.tuning), device=world.device, world=world
     )

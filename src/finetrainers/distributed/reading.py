@@ -1,5 +1,6 @@
 """Files that one process of each host reads, for all of that host: its memory and its disk serve each tensor once."""
 
+import math
 import socket
 from collections.abc import Iterator, Mapping
 
@@ -11,6 +12,8 @@ from finetrainers.distributed.world import World
 
 END, FAILED = -1, -2
 """In place of a tensor's number."""
+LINE_BYTES = 64
+"""Where in a cache line of the CPU weights begin decides how its kernels add up, and so the last bits of what they make."""
 
 
 class SharedReading:
@@ -42,14 +45,14 @@ class SharedReading:
         names = list(wanted)
         numbers = {name: number for number, name in enumerate(names)}
         if not self.is_leader:
-            while (number := self._hear()) != END:
-                own = wanted[names[number]]
-                yield names[number], self._send(torch.empty(own.shape, dtype=own.dtype, device=self._device))
+            while (heard := self._hear())[0] != END:
+                number, begin = heard
+                yield names[number], self._send(_room(wanted[names[number]], begin, self._device))
             return
         try:
             for name, tensor in tensors:
                 own = tensor.to(wanted[name].dtype).contiguous().to(self._device)
-                self._tell(numbers[name])
+                self._tell(numbers[name], own.data_ptr() % LINE_BYTES)
                 yield name, self._send(own)
         except Exception as error:
             self._tell(FAILED)
@@ -57,16 +60,17 @@ class SharedReading:
             raise
         self._tell(END)
 
-    def _hear(self) -> int:
-        number = torch.zeros((), dtype=torch.int64)
-        distributed.broadcast(number, self._leader, group=self._group)
+    def _hear(self) -> tuple[int, int]:
+        heard = torch.zeros(2, dtype=torch.int64)
+        distributed.broadcast(heard, self._leader, group=self._group)
+        number, begin = heard.tolist()
         if number == FAILED:
             raise self._send_error(None)
-        return int(number)
+        return number, begin
 
-    def _tell(self, number: int) -> None:
+    def _tell(self, number: int, begin: int = 0) -> None:
         if self._size > 1:
-            distributed.broadcast(torch.tensor(number), self._leader, group=self._group)
+            distributed.broadcast(torch.tensor([number, begin]), self._leader, group=self._group)
 
     def _send(self, tensor: Tensor) -> Tensor:
         if self._size > 1:
@@ -79,3 +83,13 @@ class SharedReading:
             distributed.broadcast_object_list(told, self._leader, group=self._group, device=torch.device("cpu"))
         assert told[0] is not None, "the process that reads has told why it cannot"
         return told[0]
+
+
+def _room(like: Tensor, begin: int, device: torch.device) -> Tensor:
+    """Make room for a tensor; on the CPU it begins at this byte of a cache line, as what was read does."""
+    if device.type != "cpu":
+        return torch.empty(like.shape, dtype=like.dtype, device=device)
+    size = math.prod(like.shape) * like.dtype.itemsize
+    memory = torch.empty(size + LINE_BYTES, dtype=torch.uint8)
+    start = (begin - memory.data_ptr()) % LINE_BYTES
+    return memory[start : start + size].view(like.dtype).view(like.shape)

@@ -28,7 +28,7 @@ from finetrainers.distributed.world import World, alone
 from finetrainers.encoding.cells import cell_means
 from finetrainers.encoding.decoding import decoded, looked_at
 from finetrainers.encoding.identity import identities
-from finetrainers.encoding.shares import Found, Share, chosen, missing, missing_places, reporter
+from finetrainers.encoding.shares import Found, Progress, Share, chosen, missing, missing_places
 from finetrainers.errors import ConfigError, DataError, Interrupted
 from finetrainers.memory.residency import Residency
 from finetrainers.models import Model
@@ -108,8 +108,8 @@ class Encoder:
 
     def _share(self, kind: Kind, jobs: Lazy[Job], claims: Claims, place: Place) -> Share[Job]:
         stage = "encode text" if kind == "text" else "encode media"
-        report = reporter(partial(self.progress, stage), len(jobs), place, stage, partial(self.interrupt, stage))
-        return Share(kind, jobs, cache=self.cache, claims=claims, place=place, report=report)
+        progress = Progress(partial(self.progress, stage), len(jobs), place, stage, partial(self.interrupt, stage))
+        return Share(kind, jobs, cache=self.cache, claims=claims, place=place, progress=progress)
 
     def _fill_texts(self, share: Share[TextJob], found: Found) -> None:
         """Encode captions; what encodes them is loaded only when there is something to encode."""
@@ -137,7 +137,7 @@ class Encoder:
                 f"cache.path: {len(texts)} encoded captions are gone, and memory.shard_text_encoders encodes them only with "
                 "all processes; start the same command again"
             )
-        report = reporter(partial(self.progress, "encode text"), len(texts), place, "encode text")
+        progress = Progress(partial(self.progress, "encode text"), len(texts), place, "encode text")
         own, batch_size = texts[place.rank :: place.size], self.config.batch_size
         batches = looked_at(own, self.config, take=list)
         with self._text_pipeline() as pipeline:
@@ -152,13 +152,14 @@ class Encoder:
                     black = PIL.Image.new("RGB", (64, 64)) if self.model.text_sees_image else None
                     with torch.no_grad():
                         self.model.encode_text(pipeline, [""], [black], device=self.residency.device)
-                self._report_in_step(report, len(batch))
+                self._count_in_step(progress, len(batch))
+        progress.end()
 
-    def _report_in_step(self, report: Callable[[int], None], count: int) -> None:
-        """Report, and let all leave after the same batch where a signal has come to one of them."""
+    def _count_in_step(self, progress: Progress, count: int) -> None:
+        """Count, and let all leave after the same batch where a signal has come to one of them."""
         stop: Interrupted | None = None
         try:
-            report(count)
+            progress.add(count)
         except Interrupted as asked:
             stop = asked
         if self.world.agree(stop is not None):

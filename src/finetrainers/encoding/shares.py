@@ -45,6 +45,43 @@ class Found:
         return together
 
 
+class Progress:
+    """Counts items that are done, and tells of the sum over all processes: once a second, and once of all of them.
+
+    After each batch of items it calls ``interrupt``, which may raise.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[int, int], None],
+        total: int,
+        place: Place,
+        stage: str,
+        interrupt: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._tell, self._total, self._place, self._stage = tell, total, place, stage
+        self._interrupt = interrupt
+        self._time = -SECONDS_BETWEEN_REPORTS
+        self._has_told_all = False
+
+    def add(self, count: int) -> None:
+        """Count some more."""
+        self._place.look()
+        done = min(self._total, self._place.add(self._stage, count))
+        if done == self._total:
+            self.end()
+        elif time.monotonic() - self._time >= SECONDS_BETWEEN_REPORTS:
+            self._time = time.monotonic()
+            self._tell(done, self._total)
+        self._interrupt()
+
+    def end(self) -> None:
+        """Tell of all, unless it is told already: another process may have made the last one."""
+        if not self._has_told_all:
+            self._has_told_all = True
+            self._tell(self._total, self._total)
+
+
 class Share(Generic[Job]):
     """Takes items that are still missing and that nobody else has, until none is left.
 
@@ -54,11 +91,11 @@ class Share(Generic[Job]):
     """
 
     def __init__(
-        self, kind: Kind, jobs: Lazy[Job], *, cache: Cache, claims: Claims, place: Place, report: Callable[[int], None]
+        self, kind: Kind, jobs: Lazy[Job], *, cache: Cache, claims: Claims, place: Place, progress: Progress
     ) -> None:
         self._kind = kind
         self._jobs: Lazy[Job] = jobs
-        self._cache, self._claims, self._place, self._report = cache, claims, place, report
+        self._cache, self._claims, self._place, self._progress = cache, claims, place, progress
         self._busy: list[Job] = []
 
     @property
@@ -78,8 +115,9 @@ class Share(Generic[Job]):
         while left := self._busy:
             self._busy = []
             time.sleep(SECONDS_BETWEEN_LOOKS)
-            self._report(0)
+            self._progress.add(0)
             yield left
+        self._progress.end()
 
     def take(self, batch: Sequence[Job]) -> list[Job]:
         """Claim what of a batch is missing; what others have is for a later round."""
@@ -102,7 +140,7 @@ class Share(Generic[Job]):
             if job.key in failed:
                 self._place.note(_failure(job))
             self._claims.release(job.key)
-        self._report(len(jobs))
+        self._progress.add(len(jobs))
 
     def _is_settled(self, job: Job) -> bool:
         """Whether an item is there, or a process of this run has found that it cannot be made."""
@@ -111,7 +149,7 @@ class Share(Generic[Job]):
     def _count_found(self) -> None:
         """Count what another run has made; what processes of this run make, they count themselves."""
         if not self.is_one_of_many:
-            self._report(1)
+            self._progress.add(1)
 
 
 def missing(cache: Cache, kind: Kind, jobs: Sequence[Job]) -> Lazy[Job]:
@@ -153,24 +191,3 @@ def _failure(job: LatentsJob | TextJob) -> str:
 
 def _cost(job: LatentsJob | TextJob) -> int:
     return 1 if isinstance(job, TextJob) else job.view.num_frames * job.view.height * job.view.width
-
-
-def reporter(
-    tell: Callable[[int, int], None], total: int, place: Place, stage: str, interrupt: Callable[[], None] = lambda: None
-) -> Callable[[int], None]:
-    """Return what counts items that are done, and tells of the sum over all processes: once a second, and at the end.
-
-    After each batch of items it calls ``interrupt``, which may raise.
-    """
-    told = -SECONDS_BETWEEN_REPORTS
-
-    def report(count: int) -> None:
-        nonlocal told
-        place.look()
-        done = min(total, place.add(stage, count))
-        if (count and done == total) or time.monotonic() - told >= SECONDS_BETWEEN_REPORTS:
-            told = time.monotonic()
-            tell(done, total)
-        interrupt()
-
-    return report
