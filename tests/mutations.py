@@ -189,6 +189,7 @@ MUTATIONS = (
     Mutation("an event has a field that its schema lacks", "training/announce.py", '        family=prepared.model.adapter.name,\n', '        family=prepared.model.adapter.name,\n        model=prepared.model.adapter.name,\n', "docs/test_docs.py::test_the_events_of_a_run_have_the_documented_fields_and_no_others"),
     Mutation("a public name goes without a word", "__init__.py", '    "sample_run",\n    "train",\n]', '    "train",\n]', "docs/test_docs.py::test_every_public_name_is_documented"),
     # Parallelism.
+    Mutation("weights of another process are added up in another order", "distributed/reading.py", "own.data_ptr() % LINE_BYTES", "0", "distributed/test_shared_validation.py::test_any_number_of_prompts_on_any_number_of_processes"),
     Mutation("each process encodes what another one is at", "data/cache/claims.py", "            if error.errno in TAKEN:\n                return False\n", "", "distributed/test_shared_encoding.py::test_four_processes_make_every_item_once_and_the_cache_serves_any_number"),
     Mutation("what a dead process had begun is never made", "encoding/shares.py", "        while left := self._busy:\n", "        while left := []:\n", "distributed/test_shared_encoding.py::test_processes_of_several_runs_share_the_work_too"),
     Mutation("each process tries what another one found bad", "encoding/shares.py", "self._place.note(_failure(job))", "pass", "distributed/test_shared_encoding.py::test_what_one_process_finds_bad_all_leave_out"),
