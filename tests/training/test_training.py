@@ -885,5 +885,5 @@ def test_a_checkpoint_that_could_not_be_written_is_not_tried_again(
 ) -> None:
     monkeypatch.setattr(Checkpoints, "write", Breaks(Checkpoints.write, 1, error=CheckpointError("the disk is full")))
     with pytest.raises(CheckpointError, match="the disk is full"):
-        run(base, tmp_path / "run", checkpoint={"every": 2})
+        run(base, tmp_path / "run", checkpoint={"every": 2, "background": False})
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))
