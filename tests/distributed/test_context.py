@@ -274,7 +274,7 @@ def test_two_processes_compute_the_gradients_of_one_in_further_models(
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("number", [0, 4, 5])
+@pytest.mark.parametrize("number", [0, 4, 5], ids=lambda number: CASES[number].family)
 def test_blocks_are_compiled_with_the_exchange(tiny: Callable[[str, str], Path], tmp_path: Path, number: int) -> None:
     """Of diffusers and of ours; computed again in the backward pass, and not."""
     check_gradients([replace(CASES[number], compiled="aot_eager")], tiny, tmp_path)
