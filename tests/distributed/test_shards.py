@@ -18,7 +18,7 @@ from finetrainers.config import Config, parse_config
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.data.order.order import Order
 from finetrainers.distributed.layout import Layout
-from finetrainers.distributed.parallelize import part_of, plain_class
+from finetrainers.distributed.parallelize import local_of, plain_class
 from finetrainers.distributed.world import World, alone, join
 from finetrainers.errors import ConfigError, ModelError
 from finetrainers.memory.residency import Residency, replace_tensors
@@ -187,7 +187,7 @@ def filled(case: Case) -> tuple[int, int, int, list[str]]:
 
     def settling(self: ToShards, root: nn.Module, name: str) -> None:
         settle(self, root, name)
-        own = [part_of(p) for n, p in root.named_parameters() if "blocks" in n and not part_of(p).is_meta]
+        own = [local_of(p) for n, p in root.named_parameters() if "blocks" in n and not local_of(p).is_meta]
         held.append(sum(tensor.untyped_storage().nbytes() for tensor in own))
 
     with join(ParallelConfig(**FSDP), "cpu") as world, pytest.MonkeyPatch.context() as patch:
@@ -284,7 +284,7 @@ def parked(case: Case) -> tuple[list[tuple[float, float]], int]:
         trainer.after_step = (lambda _, metrics: curve.append((metrics.loss, metrics.grad_norm)),)
         trainer.run(batches, stop=STEPS - 1)
         with residency.alone("vae"):
-            left = sum(part_of(p).nbytes for p in trainer.denoiser.parameters() if p.is_cuda)
+            left = sum(local_of(p).nbytes for p in trainer.denoiser.parameters() if p.is_cuda)
         trainer.run(batches, stop=STEPS)
     return curve, left
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Placement, Shard
+from torch.distributed.tensor import DTensor, Shard
 
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.parts import with_part
@@ -23,7 +23,7 @@ LITTLE = 0.1
 """Part of all weights up to which those that train are little: gradients of a step add up whole, and are shared out once."""
 
 
-def part_of(tensor: Tensor) -> Tensor:
+def local_of(tensor: Tensor) -> Tensor:
     """Return the part of a tensor that this process holds: all of it, if nobody shares it."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
@@ -43,7 +43,9 @@ def as_shard(whole: Tensor, mesh: DeviceMesh) -> DTensor:
     """
     rows = -(-whole.shape[0] // mesh.size())
     first = mesh.get_local_rank() * rows
-    return _shared(whole.detach()[first : first + rows].clone(), mesh, [Shard(0)], whole)
+    own = whole.detach()[first : first + rows].clone()
+    made: DTensor = DTensor.from_local(own, mesh, [Shard(0)], run_check=False, shape=whole.shape, stride=whole.stride())
+    return made
 
 
 def copy_whole(own: Tensor, whole: Tensor) -> None:
@@ -51,13 +53,7 @@ def copy_whole(own: Tensor, whole: Tensor) -> None:
     if isinstance(own, DTensor):
         assert own.device_mesh.ndim == 1, "shards of a denoiser that is not yet complete"
         whole = as_shard(whole, own.device_mesh).to_local()
-    part_of(own).copy_(whole)
-
-
-def _shared(part: Tensor, mesh: DeviceMesh, placements: Sequence[Placement], like: Tensor) -> DTensor:
-    """Make a tensor as large as another of parts."""
-    made: DTensor = DTensor.from_local(part, mesh, placements, run_check=False, shape=like.shape, stride=like.stride())
-    return made
+    local_of(own).copy_(whole)
 
 
 def share(denoiser: Any, blocks: Sequence[nn.Module], mesh: DeviceMesh, config: ParallelConfig) -> None:

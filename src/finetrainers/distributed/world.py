@@ -1,5 +1,6 @@
 """The processes of a run, one a device: which this one is, and what they do together. Nothing else asks for a rank."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,6 +16,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store, _abort_proces
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.board import Board, LeftToOthersError, Place
 from finetrainers.distributed.ending import end_undisturbed
+from finetrainers.distributed.groups import by_bytes
 from finetrainers.distributed.launch import Launch, read_launch
 from finetrainers.distributed.layout import Layout, settle_layout
 from finetrainers.distributed.meet import meet, watch_others
@@ -78,7 +80,7 @@ class World:
         layout = self.layout
         if layout.shard == 1:
             return None
-        sharing = layout.shard * layout.context
+        sharing = self._replica_size
         if layout.replicate == 1:
             return init_device_mesh(self.device.type, (sharing,), mesh_dim_names=("fsdp",))
         return init_device_mesh(self.device.type, (layout.replicate, sharing), mesh_dim_names=("replicate", "fsdp"))
@@ -171,17 +173,8 @@ def alone(device: torch.device | None = None) -> World:
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Group tensors of one type on one device, in their order."""
-    bucket: list[Tensor] = []
-    held = 0
-    for tensor in tensors:
-        alike = not bucket or (bucket[0].dtype, bucket[0].device) == (tensor.dtype, tensor.device)
-        if bucket and (not alike or held + tensor.nbytes > BUCKET_BYTES):
-            yield bucket
-            bucket, held = [], 0
-        bucket.append(tensor)
-        held += tensor.nbytes
-    if bucket:
-        yield bucket
+    for _, alike in itertools.groupby(tensors, key=lambda tensor: (tensor.dtype, tensor.device)):
+        yield from by_bytes(alike, lambda tensor: tensor, BUCKET_BYTES)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from finetrainers.distributed.parallelize import Sharing, part_of
+from finetrainers.distributed.parallelize import Sharing, local_of
 from finetrainers.distributed.world import World, alone
 from finetrainers.optim.alone import only, split_groups, unless_broken
 from finetrainers.optim.kept import HostMaster, Kept, Master, Rounded, expect_gradient
@@ -137,18 +137,19 @@ class Update:
     @staticmethod
     def _gradients(kept: Sequence[Kept]) -> list[Tensor]:
         """Gradients of these weights, as far as they are in this process."""
-        return [part_of(own.gradient) for own in kept if own.gradient is not None]
+        return [local_of(own.gradient) for own in kept if own.gradient is not None]
 
     def clip(self, norm: Tensor) -> None:
         """Clip the gradient of the whole batch, which has this norm."""
+        if not (self._shared or self._groups):
+            nn.utils.clip_grads_with_norm_(self.parameters, self._clip_norm, norm)
+            return
+        factor = (self._clip_norm / (norm + CLIP_EPS)).clamp(max=1.0)
         if self._shared:
-            factor = (self._clip_norm / (norm + CLIP_EPS)).clamp(max=1.0)
             for gradient in self._gradients(self._kept):
                 gradient.mul_(factor.to(gradient.device))
-        elif self._groups:
-            self._factor = (self._clip_norm / (norm + CLIP_EPS)).clamp(max=1.0)
         else:
-            nn.utils.clip_grads_with_norm_(self.parameters, self._clip_norm, norm)
+            self._factor = factor
 
     def _norm(self) -> Tensor:
         """Norm of the gradients that are in this process."""

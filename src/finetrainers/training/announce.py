@@ -15,9 +15,9 @@ from finetrainers.training.session import Session
 
 def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitting: Sequence[str] = ()) -> None:
     """Write the ``run`` event, and warn of what may not be what the user expects."""
-    config, order, fingerprint = session.config, prepared.order, prepared.plan.fingerprint()
+    config, order, now = session.config, prepared.order, contents(prepared)
     code = read_objective(config)
-    _announce_changes(session, fingerprint, resumed=resumed)
+    _announce_changes(session, now["data"], resumed=resumed)
     held_out = None if prepared.held_out_plan is None else prepared.held_out_plan.catalog
     session.emit(
         "run",
@@ -30,7 +30,7 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
         num_samples=prepared.plan.num_samples,
         num_held_out=len(prepared.held_out),
         num_bad=len(prepared.problems),
-        **contents(prepared),
+        **now,
         epochs=order.epoch_of(max(0, config.train.steps - 1)) + 1,
         device=str(session.device),
         **({} if code is None else {"objective": code.digest}),
@@ -58,7 +58,7 @@ def announce_replaced(session: Session, before: Prepared, prepared: Prepared, st
         )
 
 
-def _announce_changes(session: Session, fingerprint: str, *, resumed: int | None) -> None:
+def _announce_changes(session: Session, fingerprint: str | None, *, resumed: int | None) -> None:
     """Say what differs from the last start of a run that goes on."""
     before = read_events(session.config.output_dir, {"run"})
     if resumed is None or not before:

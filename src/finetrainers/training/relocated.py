@@ -6,7 +6,6 @@ from typing import Any
 from finetrainers.config import Config, dump_config, load_config
 from finetrainers.errors import ConfigError
 from finetrainers.files.whole import write_whole
-from finetrainers.models import Model
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.report import read_events
 from finetrainers.training.same_run import moved_places
@@ -26,9 +25,9 @@ def check_contents(session: Session, prepared: Prepared) -> None:
     config = session.config
     file = config.output_dir / "config.yaml"
     before = _last_start(session)
-    _check_weights(config, before, prepared.model)
-    moved = moved_places(load_config(file), config)
     now = contents(prepared)
+    _check_weights(config, before, now["model"])
+    moved = moved_places(load_config(file), config)
     for name, is_of in (("data", DATA.match), ("held_out", _is_held_out), ("model", _is_of_model)):
         keys = [f"{key}: {old!r} -> {new!r}" for key, old, new in moved if is_of(key)]
         lines = "\n  ".join(keys)
@@ -56,9 +55,9 @@ def contents(prepared: Prepared) -> dict[str, str | None]:
     }
 
 
-def _check_weights(config: Config, before: dict[str, Any], model: Model) -> None:
+def _check_weights(config: Config, before: dict[str, Any], weights: str | None) -> None:
     recorded = before.get("model")
-    if recorded is not None and recorded != model.fingerprint():
+    if recorded is not None and recorded != weights:
         raise ConfigError(
             f"model.path: {config.model.path} has other weights than {config.output_dir} was begun with: bring these back "
             "to continue the run (of a model on the Hub: name its model.revision), or take another output_dir"

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from finetrainers.distributed.groups import by_bytes
 from finetrainers.distributed.parts import Box, Part, Writers, own_part
 from finetrainers.errors import CheckpointError
 from finetrainers.files.whole import Facts, file_facts
@@ -79,7 +80,7 @@ def stage(state: Mapping[str, Tree], *, rank: int = 0, size: int = 1, copies: bo
     text = json.dumps(walk.encode(state, ""))
     prefix = "state" if size == 1 else f"state-rank-{rank:05d}"
     pieces: dict[str, Place] = {}
-    groups = list(_groups(walk.mine))
+    groups = list(by_bytes(walk.mine, lambda each: each[2], MAX_FILE_BYTES))
     for number, group in enumerate(groups):
         pieces |= {name: (number, box.offset, box.shape) for name, box, _ in group}
     tensors: Iterator[dict[str, Tensor]] = (
@@ -181,18 +182,6 @@ class _Walk:
             self.mine += own.mine
             self.parts[name] = part.box, tree
         return {"parts": name, "shape": list(part.shape)}
-
-
-def _groups(tensors: Sequence[tuple[str, Box, Tensor]]) -> Iterator[list[tuple[str, Box, Tensor]]]:
-    """Divide tensors among files."""
-    group: list[tuple[str, Box, Tensor]] = []
-    for each in tensors:
-        if group and sum(tensor.nbytes for _, _, tensor in group) + each[2].nbytes > MAX_FILE_BYTES:
-            yield group
-            group = []
-        group.append(each)
-    if group:
-        yield group
 
 
 def to_host(tensor: Tensor, *, waits: bool = False) -> Tensor:
