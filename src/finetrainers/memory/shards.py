@@ -1,18 +1,18 @@
 """Weights of a denoiser as shards: while it is filled, and when it is complete."""
 
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.parallelize import as_shard, share
+from finetrainers.memory.settling import SettleBlocks
 from finetrainers.models.blocks import named_blocks
 from finetrainers.models.weights import Settle
 
 
-class ToShards:
+class ToShards(SettleBlocks):
     """Keeps of the blocks' weights this process's part while a denoiser is filled, module by module.
 
     So the device never holds all blocks, and what is quantised is so before it is shared out. Vectors stay whole until the
@@ -20,21 +20,13 @@ class ToShards:
     """
 
     def __init__(self, blocks: Sequence[str], mesh: DeviceMesh, settle: Settle | None = None) -> None:
-        self._blocks, self._mesh, self._settle = blocks, mesh["fsdp"], settle
-        self._prefixes: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+        super().__init__(blocks, settle)
+        self._mesh = mesh["fsdp"]
 
-    def __call__(self, root: nn.Module, name: str) -> None:
-        """Settle one module."""
-        if self._settle is not None:
-            self._settle(root, name)
-        if root not in self._prefixes:
-            self._prefixes[root] = tuple(f"{own}." for own in named_blocks(root, self._blocks))
-        if not f"{name}.".startswith(self._prefixes[root]):
-            return
-        held = root.get_submodule(name)._parameters
-        for own, parameter in held.items():
-            if parameter is not None and parameter.ndim > 1:
-                held[own] = nn.Parameter(as_shard(parameter, self._mesh), requires_grad=parameter.requires_grad)
+    def kept(self, parameter: nn.Parameter) -> nn.Parameter:
+        if parameter.ndim < 2:
+            return parameter
+        return nn.Parameter(as_shard(parameter, self._mesh), requires_grad=parameter.requires_grad)
 
 
 def share_weights(denoiser: nn.Module, blocks: Sequence[str], mesh: DeviceMesh, config: ParallelConfig) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from finetrainers.memory.checkpointing import enable_checkpointing
 from finetrainers.memory.compile import compile_denoiser
 from finetrainers.memory.inner import made_of, plain_tensors
 from finetrainers.memory.offload import ActivationOffload
+from finetrainers.memory.settling import SettleBlocks
 from finetrainers.memory.stream import stream_blocks, streamed
 from finetrainers.models.blocks import named_blocks
 from finetrainers.models.weights import Settle
@@ -61,30 +61,19 @@ def check_blocks(denoiser: nn.Module, blocks: Sequence[str], memory: MemoryConfi
         raise ConfigError(f"memory.resident_blocks: {memory.resident_blocks} streams none, since {has}; set all, or fewer")
 
 
-class ToHost:
+class ToHost(SettleBlocks):
     """Takes weights of blocks that will be streamed to the host while a denoiser is filled, module by module.
 
     So the device never holds all blocks, and what is quantised is so there before it leaves.
     """
 
     def __init__(self, blocks: Sequence[str], resident: int, settle: Settle | None = None) -> None:
-        self._blocks, self._resident, self._settle = tuple(blocks), resident, settle
-        self._prefixes: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+        super().__init__(blocks, settle)
+        self._resident = resident
 
-    def __call__(self, root: nn.Module, name: str) -> None:
-        """Settle one module."""
-        if self._settle is not None:
-            self._settle(root, name)
-        if f"{name}.".startswith(self._prefixes_of(root)):
-            held = root.get_submodule(name)._parameters
-            for own, parameter in held.items():
-                if parameter is not None:
-                    plain = iter([inner.to(HOST) for inner in plain_tensors(parameter)])
-                    held[own] = made_of(parameter, plain)
+    def chosen(self, names: Sequence[str]) -> Sequence[str]:
+        return [names[number] for number in streamed(len(names), self._resident)] if self._resident < len(names) else []
 
-    def _prefixes_of(self, root: nn.Module) -> tuple[str, ...]:
-        if root not in self._prefixes:
-            names = list(named_blocks(root, self._blocks))
-            moving = streamed(len(names), self._resident) if self._resident < len(names) else []
-            self._prefixes[root] = tuple(f"{names[number]}." for number in moving)
-        return self._prefixes[root]
+    def kept(self, parameter: nn.Parameter) -> nn.Parameter:
+        parked: nn.Parameter = made_of(parameter, iter([inner.to(HOST) for inner in plain_tensors(parameter)]))
+        return parked
