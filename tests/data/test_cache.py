@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from finetrainers.data.cache.store import Cache, make_key
-from finetrainers.data.catalog.memo import Fact, Memo, Stamp
+from finetrainers.data.catalog.memo import Fact, Memo
+from finetrainers.data.media.blob import blob_of
 from finetrainers.errors import DataError
 from finetrainers.files.whole import hash_file
 
@@ -101,15 +102,15 @@ def test_the_memo_knows_unchanged_files_only(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"one")
     memo = Memo(tmp_path / "memo.sqlite")
-    stamp = Stamp.of(file)
+    stamp = blob_of(file).stamp()
     fact = Fact(hash_file(file), 3, 4, 5, 24.0, 0.125)
     memo.put([(str(file), stamp, fact)])
     assert Memo(tmp_path / "memo.sqlite").get(str(file), stamp) == fact
     file.write_bytes(b"two!")
-    assert memo.get(str(file), Stamp.of(file)) is None
+    assert memo.get(str(file), blob_of(file).stamp()) is None
     file.write_bytes(b"one")
     os.utime(file, ns=(1, 1))
-    assert memo.get(str(file), Stamp.of(file)) is None
+    assert memo.get(str(file), blob_of(file).stamp()) is None
     memo.close()
 
 

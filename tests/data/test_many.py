@@ -97,6 +97,7 @@ def test_a_data_set_without_references_is_told_the_key(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=expected):
         listed(tmp_path)
+    (tmp_path / "a.txt").unlink()
     write_layout(tmp_path, "metadata.csv", ("a.png",))
     with pytest.raises(DataError, match=r"no column of references .*, or its name in data\.columns\.reference, or a folder"):
         listed(tmp_path)

@@ -13,7 +13,7 @@ import pytest
 from finetrainers.config.data import DataConfig
 from finetrainers.data.sources.beside import list_folder
 from finetrainers.data.sources.items import Problem, list_items
-from finetrainers.errors import DataError
+from finetrainers.errors import ConfigError, DataError
 from finetrainers.files.marks import is_cache, mark_run, tag_cache
 
 ITEMS = {"b clip.mp4": "A cat, sleeping", "a.png": 'She says "hello"\nand goes', "sub/größe – α.webm": "Ein Bär"}
@@ -246,6 +246,23 @@ def test_two_lists_of_one_folder_are_ambiguous(tmp_path, second):
         (tmp_path / name).touch()
     (tmp_path / second).touch()
     assert "all list items; remove all but one" in error_of(tmp_path)
+
+
+def test_a_folder_of_two_layouts_lists_both_and_the_key(tmp_path):
+    touch(tmp_path, ["a.png"])
+    (tmp_path / "a.txt").write_text("beside")
+    write_metadata(tmp_path / "metadata.csv", [{"file_name": "a.png", "text": "in the table"}])
+    expected = (
+        "several layouts (metadata: metadata.csv list items; sidecars: a.txt beside a.png); set data.layout to the one"
+    )
+    assert expected in error_of(tmp_path)
+    for layout, caption in {"metadata": "in the table", "sidecars": "beside"}.items():
+        found = listed(tmp_path, layout=layout)
+        assert found.table["captions"].to_pylist() == [[caption]]
+        assert found.layout == layout
+    assert listed(tmp_path / "metadata.csv").layout == "metadata"
+    with pytest.raises(ConfigError, match=r"data\.layout: there is no layout 'metadat', .*did you mean 'metadata'"):
+        listed(tmp_path, layout="metadat")
 
 
 def test_unclear_columns(tmp_path):

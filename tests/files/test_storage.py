@@ -21,7 +21,7 @@ from finetrainers import DataError, FinetrainersError, StorageError, encode, sam
 from finetrainers.cli.entry import main
 from finetrainers.cli.status import DONE, INTERNAL_ERROR, USER_ERROR
 from finetrainers.data.cache.store import Cache
-from finetrainers.data.catalog.memo import Fact, Memo, Stamp
+from finetrainers.data.catalog.memo import Fact, Memo
 from finetrainers.files.storage import storage_errors
 from finetrainers.files.whole import whole_directory, write_whole
 from finetrainers.training.sinks import EventLog
@@ -257,7 +257,7 @@ def test_a_full_disk_in_the_events_ends_the_run_with_one_message(
 
 def test_a_full_disk_in_the_memo(tmp_path: Path) -> None:
     memo = Memo(tmp_path / "memo.sqlite")
-    found = [(f"/{n}" * 50, Stamp(n, n), Fact(bytes(16))) for n in range(1000)]
+    found = [(f"/{n}" * 50, f"{n} {n}", Fact(bytes(16))) for n in range(1000)]
     with largest_file(20_000), pytest.raises(StorageError, match=f"^cache.path: {tmp_path}/memo.sqlite cannot be used"):
         memo.put(found)
     memo.put(found[:2])

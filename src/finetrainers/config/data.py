@@ -32,6 +32,9 @@ class DataConfig(Section):
 
     path: str
     """Folder of media and captions, or a metadata file (csv, json, jsonl or parquet)."""
+    layout: str = "auto"
+    """How media and captions are laid out: ``auto`` finds out, and refuses what could be two of them; or the name of one:
+    metadata, lists, sidecars."""
     media_column: str | None = None
     """Column of the metadata file that holds the media path. By default one of the common names is found."""
     caption_column: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None

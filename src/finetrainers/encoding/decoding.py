@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 import PIL.Image
@@ -73,7 +72,7 @@ def _shape(job: LatentsJob) -> tuple[bool, bool, int, int, int]:
 
 def _decode(job: LatentsJob) -> Clip | Failure:
     try:
-        clip = decode(Path(job.path), job.view)
+        clip = decode(job.path, job.view)
     except DataError as error:
         return Failure.of(job, str(error).removeprefix(f"{job.path}: "))
     except OSError as error:

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 BLOCK_BYTES = 1 << 20
 DIGEST_BYTES = 16
@@ -168,10 +168,15 @@ def sample_file(file: Path) -> bytes:
 
 def hash_file(path: str | os.PathLike[str]) -> bytes:
     """Hash a file's bytes, DIGEST_BYTES long, in constant memory."""
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     with open(path, "rb") as file:  # noqa: PTH123 - a string path costs less, and there may be millions
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
+        return hash_stream(file)
+
+
+def hash_stream(file: BinaryIO) -> bytes:
+    """Hash what is left of an open file, DIGEST_BYTES long, in constant memory."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    while block := file.read(BLOCK_BYTES):
+        digest.update(block)
     return digest.digest()
 
 

@@ -109,7 +109,7 @@ class ModelUnderTest:
     def pixels(self, sample: int = 0) -> Tensor:
         """Pixels [1, K, P, Q, 3] of a sample, as the encoders get them."""
         job = self.prepared.plan.job(sample, 0, view=0, caption=0).target
-        return decode(Path(job.path), job.view).pixels[None]
+        return decode(job.path, job.view).pixels[None]
 
     @cached_property
     def given_pictures(self) -> dict[str, str]:
@@ -159,7 +159,7 @@ class ModelUnderTest:
         The pipeline encodes it itself, or is told what ``Sampler`` tells it. Guidance is 1, at which it changes nothing.
         """
         job, text = self.prepared.plan.step(self.prepared.order, 0)[0], self.alone(0).prompt.text
-        clip = decode(Path(job.target.path), job.target.view).pixels[None]
+        clip = decode(job.target.path, job.target.view).pixels[None]
         request = self._request(job.text.caption, clip[0])
         named = [name for name, value in self.model.pretrained.index.items() if isinstance(value, list) and value[0]]
         components = {name: self.model.pretrained.load(name) for name in named}

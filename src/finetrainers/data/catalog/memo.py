@@ -1,12 +1,12 @@
-"""What is known of files by their path, size and time of change, so that unchanged files are never read again."""
+"""What is known of media by reference and stamp, so that unchanged ones are never read again."""
 
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from finetrainers.data.media.blob import LocalFile, ref_of
 from finetrainers.errors import StorageError
 from finetrainers.files.whole import hash_file
 
@@ -23,25 +23,11 @@ WAYS_OUT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
-    """What changes when a file does."""
-
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: str | os.PathLike[str]) -> "Stamp":
-        """Read a file's stamp without opening it."""
-        stat = os.stat(path)  # noqa: PTH116 - a string path costs a third of a Path, and there may be millions
-        return cls(stat.st_size, stat.st_mtime_ns)
-
-
-@dataclass(frozen=True, slots=True)
 class Fact:
-    """What a file was found to be."""
+    """What a medium was found to be."""
 
     digest: bytes
-    """Hash of the file's bytes, DIGEST_BYTES long."""
+    """Hash of its bytes, DIGEST_BYTES long."""
     num_frames: int = 0
     height: int = 0
     width: int = 0
@@ -62,8 +48,8 @@ class Memo:
             self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
         with self._errors(), self._connection:
             self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, "
-                "digest BLOB, num_frames INTEGER, height INTEGER, width INTEGER, fps REAL, seconds REAL)"
+                "CREATE TABLE IF NOT EXISTS media (ref TEXT PRIMARY KEY, stamp TEXT, digest BLOB, "
+                "num_frames INTEGER, height INTEGER, width INTEGER, fps REAL, seconds REAL)"
             )
 
     @contextmanager
@@ -74,32 +60,32 @@ class Memo:
             way_out = WAYS_OUT.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "mend it, or name another cache.path")
             raise StorageError(f"cache.path: {self._path} cannot be used: {error}; {way_out}") from error
 
-    def get(self, path: str, stamp: Stamp) -> Fact | None:
-        """Recall what is known of an unchanged file."""
+    def get(self, ref: str, stamp: str) -> Fact | None:
+        """Recall what is known of an unchanged medium."""
         with self._errors():
             row = self._connection.execute(
-                f"SELECT {FACT_COLUMNS} FROM files WHERE path = ? AND size = ? AND mtime_ns = ?",
-                (path, stamp.size, stamp.mtime_ns),
+                f"SELECT {FACT_COLUMNS} FROM media WHERE ref = ? AND stamp = ?", (ref, stamp)
             ).fetchone()
         return None if row is None else Fact(*row)
 
-    def put(self, found: Sequence[tuple[str, Stamp, Fact]]) -> None:
-        """Remember files, in one transaction."""
+    def put(self, found: Sequence[tuple[str, str, Fact]]) -> None:
+        """Remember media, in one transaction."""
         if not found:  # the cache may be read only
             return
         with self._errors(), self._connection:
             self._connection.executemany(
-                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [(path, *astuple(stamp), *astuple(fact)) for path, stamp, fact in found],
+                "INSERT OR REPLACE INTO media VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(ref, stamp, *astuple(fact)) for ref, stamp, fact in found],
             )
 
     def digest(self, path: Path) -> bytes:
         """Hash of a file's bytes, read only if it changed."""
-        name, stamp = str(path.resolve()), Stamp.of(path)
-        known = self.get(name, stamp)
+        blob = LocalFile(ref_of(path.resolve()))
+        stamp = blob.stamp()
+        known = self.get(blob.ref, stamp)
         if known is None:
             known = Fact(hash_file(path))
-            self.put([(name, stamp, known)])
+            self.put([(blob.ref, stamp, known)])
         return known.digest
 
     def close(self) -> None:

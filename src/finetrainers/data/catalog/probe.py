@@ -3,18 +3,18 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from finetrainers.data.catalog.memo import Fact, Memo, Stamp
+from finetrainers.data.catalog.memo import Fact, Memo
+from finetrainers.data.media.blob import blob_of
 from finetrainers.data.media.files import probe, why_unreadable
 from finetrainers.data.sources.items import Problem
 from finetrainers.errors import DataError
-from finetrainers.files.whole import DIGEST_BYTES, hash_file
+from finetrainers.files.whole import DIGEST_BYTES, hash_stream
 
 MEMO_BLOCK = 1024
 """Items that are looked at between two writes to the memo."""
@@ -83,16 +83,19 @@ def probe_all(
     return facts, problems
 
 
-def _stamp_of(path: str) -> Stamp | None:
+def _stamp_of(path: str) -> str | None:
     try:
-        return Stamp.of(path)
-    except OSError:  # such as a link to nowhere: looking at it will say why
+        return blob_of(path).stamp()
+    except OSError:  # such as a link to nowhere: probing it will say why
         return None
 
 
 def _probe_file(path: str) -> Fact | str:
     try:
-        return Fact(hash_file(path), *astuple(probe(Path(path))))
+        blob = blob_of(path)
+        with blob.open() as file:
+            digest = hash_stream(file)
+        return Fact(digest, *astuple(probe(blob)))
     except DataError as error:
         return str(error).removeprefix(f"{path}: ")
     except OSError as error:

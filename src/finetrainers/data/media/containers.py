@@ -3,10 +3,11 @@
 FFmpeg reads a truncated file up to its end without an error, so that a cut clip would pass as a shorter one.
 """
 
+import os
 import struct
-from pathlib import Path
 from typing import BinaryIO
 
+from finetrainers.data.media.blob import Blob
 from finetrainers.data.media.view import bad_media
 
 EBML_HEADER = bytes.fromhex("1a45dfa3")
@@ -18,29 +19,30 @@ MP4_NEEDED_TYPES = (b"moov", b"mdat", b"moof")
 """Boxes that must be whole; anything may follow them."""
 
 
-def check_whole(path: Path) -> None:
+def check_whole(blob: Blob) -> None:
     """Raise a DataError if the file is empty or ends before its container says it does."""
-    size = path.stat().st_size
-    if size == 0:
-        raise bad_media(path, "the file is empty (zero bytes)")
-    with path.open("rb") as file:
+    with blob.open() as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            raise bad_media(blob, "the file is empty (zero bytes)")
+        file.seek(0)
         head = file.read(8)
         if head[4:] in MP4_TYPES:
-            _check_mp4(file, size, path)
+            _check_mp4(file, size, blob)
         elif head[:4] == EBML_HEADER:
-            _check_matroska(file, size, path)
+            _check_matroska(file, size, blob)
         elif head[:4] == b"RIFF":
-            _check_riff(file, size, path)
+            _check_riff(file, size, blob)
         elif head[:4] == b"GIF8":
-            _check_gif(file, size, path)
+            _check_gif(file, size, blob)
 
 
-def _check_end(end: int, size: int, path: Path) -> None:
+def _check_end(end: int, size: int, blob: Blob) -> None:
     if end > size:
-        raise bad_media(path, f"truncated: the container needs {end} bytes, the file has {size}; copy or record it again")
+        raise bad_media(blob, f"truncated: the container needs {end} bytes, the file has {size}; copy or record it again")
 
 
-def _check_mp4(file: BinaryIO, size: int, path: Path) -> None:
+def _check_mp4(file: BinaryIO, size: int, blob: Blob) -> None:
     """Walk the boxes: [size: 4][type: 4], where size 1 says that 8 bytes of size follow, and 0 that it is the last."""
     position, has_index = 0, False
     while position + 8 <= size:
@@ -49,16 +51,16 @@ def _check_mp4(file: BinaryIO, size: int, path: Path) -> None:
         if length == 1:
             length = int.from_bytes(file.read(8), "big")
         if kind in MP4_NEEDED_TYPES:
-            _check_end(position + length, size, path)
+            _check_end(position + length, size, blob)
         has_index |= kind == b"moov"
         if length < 8:  # 0, the last box, or no box at all
             break
         position += length
     if not has_index:
-        raise bad_media(path, "truncated: it has no index ('moov' box), because recording or copying it was cut off")
+        raise bad_media(blob, "truncated: it has no index ('moov' box), because recording or copying it was cut off")
 
 
-def _check_matroska(file: BinaryIO, size: int, path: Path) -> None:
+def _check_matroska(file: BinaryIO, size: int, blob: Blob) -> None:
     """Walk the elements, [id][size], of the segment and its clusters as one flat row; frames are skipped unread."""
     file.seek(4)
     header = _ebml_size(file)
@@ -68,11 +70,11 @@ def _check_matroska(file: BinaryIO, size: int, path: Path) -> None:
         kind = file.read(1)
         kind += file.read(8 - kind[0].bit_length())
         if kind not in (SEGMENT, CLUSTER) and kind.hex() not in MATROSKA_IDS.split():
-            raise bad_media(path, f"damaged at byte {position}: no Matroska element starts with {kind.hex()}; copy it again")
+            raise bad_media(blob, f"damaged at byte {position}: no Matroska element starts with {kind.hex()}; copy it again")
         length = _ebml_size(file)
         position = file.tell()
         if length is not None:  # unknown in live recordings, of segments and clusters only
-            _check_end(position + length, size, path)
+            _check_end(position + length, size, blob)
             position += 0 if kind in (SEGMENT, CLUSTER) else length
 
 
@@ -85,7 +87,7 @@ def _ebml_size(file: BinaryIO) -> int | None:
     return None if value == (1 << bits) - 1 else value
 
 
-def _check_riff(file: BinaryIO, size: int, path: Path) -> None:
+def _check_riff(file: BinaryIO, size: int, blob: Blob) -> None:
     """Walk the RIFF chunks of an AVI: one, or one for each GB."""
     position = 0
     while position + 8 <= size:
@@ -93,12 +95,12 @@ def _check_riff(file: BinaryIO, size: int, path: Path) -> None:
         kind, length = struct.unpack("<4sI", file.read(8))
         if kind != b"RIFF" or length in (0, 0xFFFFFFFF):  # unknown: written to a pipe
             break
-        _check_end(position + 8 + length, size, path)
+        _check_end(position + 8 + length, size, blob)
         position += 8 + length + length % 2
 
 
-def _check_gif(file: BinaryIO, size: int, path: Path) -> None:
+def _check_gif(file: BinaryIO, size: int, blob: Blob) -> None:
     """A gif ends with a semicolon; some writers pad it with zeros."""
     file.seek(max(0, size - 64))
     if not file.read().rstrip(b"\0").endswith(b";"):
-        raise bad_media(path, "truncated: the end mark of the gif is missing; copy it again")
+        raise bad_media(blob, "truncated: the end mark of the gif is missing; copy it again")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from finetrainers.data.media.blob import Blob, Media, blob_of
 from finetrainers.data.media.images import decode_image, is_animated, probe_image
 from finetrainers.data.media.video import decode_video, probe_video
 from finetrainers.data.media.view import (
@@ -24,31 +25,38 @@ def is_media(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES
 
 
-def probe(path: Path) -> MediaInfo:
-    """Tell what is in a media file.
+def probe(media: Media) -> MediaInfo:
+    """Tell what is in a medium.
 
     Raises:
         DataError: If it is missing, empty, truncated or not what its suffix says.
     """
-    return probe_video(path) if _is_video(path) else probe_image(path)
+    blob = blob_of(media)
+    return probe_video(blob) if _is_video(blob) else probe_image(blob)
 
 
-def decode(path: Path, view: View) -> Clip:
+def decode(media: Media, view: View) -> Clip:
     """Decode one view, [F, H, W, 3] uint8; an image or a video may fill a view of one frame.
 
     Raises:
         DataError: If the file is damaged or has too few frames.
     """
-    return decode_video(path, view) if _is_video(path) else decode_image(path, view)
+    blob = blob_of(media)
+    return decode_video(blob, view) if _is_video(blob) else decode_image(blob, view)
 
 
-def _is_video(path: Path) -> bool:
+def _is_video(blob: Blob) -> bool:
+    if blob.path is not None:
+        _check_file(blob.path)
+    suffix = blob.suffix
+    if suffix not in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
+        known = " ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+        raise bad_media(blob, f"no media file by its suffix {suffix!r}; those are {known}")
+    return suffix in VIDEO_SUFFIXES or (suffix == ".gif" and is_animated(blob))
+
+
+def _check_file(path: Path) -> None:
     if not path.is_file():
         raise bad_media(path, "there is no such file")
     if path.stat().st_size == 0:
         raise bad_media(path, "the file is empty (zero bytes)")
-    suffix = path.suffix.lower()
-    if not is_media(path):
-        known = " ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
-        raise bad_media(path, f"no media file by its suffix {suffix!r}; those are {known}")
-    return suffix in VIDEO_SUFFIXES or (suffix == ".gif" and is_animated(path))

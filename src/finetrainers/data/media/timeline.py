@@ -3,10 +3,9 @@
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import av.error
@@ -16,6 +15,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from finetrainers.data.media.blob import Blob
 from finetrainers.data.media.view import PHASE, View, bad_media
 
 ROUNDING_SECONDS = 0.002
@@ -51,40 +51,42 @@ class Timeline:
 
 
 @contextmanager
-def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(blob: Blob) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open the first video stream that is not a cover picture; FFmpeg's errors become DataErrors that name the file."""
     try:
-        with av.open(str(path), "r", metadata_errors="replace") as container:
+        with (
+            nullcontext(str(blob.path)) if blob.path is not None else blob.open() as source,
+            av.open(source, "r", metadata_errors="replace") as container,
+        ):
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams:
-                raise bad_media(path, "no video stream")
+                raise bad_media(blob, "no video stream")
             stream = streams[0]
             stream.codec_context.thread_count = 1  # loader workers are processes; damage is reported reliably, too
             yield container, stream
     except av.error.FFmpegError as error:
         how = "read" if isinstance(error, OSError) else "decoded"  # the system's errors are no damage of the file
-        raise bad_media(path, f"cannot be {how}: {error.strerror}") from error
+        raise bad_media(blob, f"cannot be {how}: {error.strerror}") from error
 
 
-def whole_timeline(container: InputContainer, stream: VideoStream, path: Path) -> Timeline:
+def whole_timeline(container: InputContainer, stream: VideoStream, blob: Blob) -> Timeline:
     """Read the time stamps of all packets; the last few files are remembered, for other windows of the same clip."""
-    stat = path.stat()
-    key = path, stat.st_size, stat.st_mtime_ns
+    key = blob.ref, blob.stamp()
     known = _remembered.get(key)
     if known is not None:
         return known
-    timeline = read_timeline(container, stream, path)
+    timeline = read_timeline(container, stream, blob)
     end, stated = float(timeline.stamps[0] * _time_base(stream)) + timeline.seconds, _stated_end(container, stream)
     if end < stated - MISSING_SECONDS:
-        raise bad_media(path, f"damaged: {end:.2f} of {stated:.2f} s can be read; copy it again")
+        raise bad_media(blob, f"damaged: {end:.2f} of {stated:.2f} s can be read; copy it again")
     for oldest in list(_remembered)[: 1 - REMEMBERED_FILES]:
         _remembered.pop(oldest, None)  # another thread may have been faster
     _remembered[key] = timeline
     return timeline
 
 
-_remembered: dict[tuple[Path, int, int], Timeline] = {}
-"""By path, size and time of change."""
+_remembered: dict[tuple[str, str], Timeline] = {}
+"""By reference and stamp."""
 forget_timelines = _remembered.clear
 
 
@@ -100,7 +102,7 @@ def _stated_end(container: InputContainer, stream: VideoStream) -> float:
     return 0.0  # that of the container may be the sound's
 
 
-def read_timeline(container: InputContainer, stream: VideoStream, path: Path, *, start_of: View | None = None) -> Timeline:
+def read_timeline(container: InputContainer, stream: VideoStream, blob: Blob, *, start_of: View | None = None) -> Timeline:
     """Read the time stamps of all packets or, for the start of a clip, of those that the view can need."""
     is_counted = container.format.name == "avi"  # its presentation time stamps are guesses where frames are reordered
     stamps: list[int] = []
@@ -113,7 +115,7 @@ def read_timeline(container: InputContainer, stream: VideoStream, path: Path, *,
         if stamp is None:
             continue  # the empty packet at the end
         if packet.is_corrupt:
-            raise bad_media(path, f"damaged or truncated at {float(stamp * packet.time_base):.2f} s")
+            raise bad_media(blob, f"damaged or truncated at {float(stamp * packet.time_base):.2f} s")
         if packet.is_keyframe:
             keys.append(stamp)
         if not keys:
@@ -126,7 +128,7 @@ def read_timeline(container: InputContainer, stream: VideoStream, path: Path, *,
         if num_beyond > REORDER_PACKETS:
             break
     if not stamps or max(stamps) < min(keys):
-        raise bad_media(path, "the video stream has no frames, or no key frame to start from")
+        raise bad_media(blob, "the video stream has no frames, or no key frame to start from")
     return _timeline(container, stream, stamps=stamps, keys=keys, end=end)
 
 

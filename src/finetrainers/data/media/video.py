@@ -5,7 +5,6 @@ Shape letters as in view.py; h and w are the decoder's pixels, before rotation a
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
+from finetrainers.data.media.blob import Blob
 from finetrainers.data.media.containers import check_whole
 from finetrainers.data.media.timeline import ROUNDING_SECONDS, Timeline, open_video, read_timeline, whole_timeline
 from finetrainers.data.media.view import (
@@ -55,26 +55,26 @@ class _Run:
     rows: range
 
 
-def probe_video(path: Path) -> MediaInfo:
+def probe_video(blob: Blob) -> MediaInfo:
     """Read all time stamps and decode the first frame: a truncated file is found, damage in the middle is not."""
-    check_whole(path)
-    with open_video(path) as (container, stream):
-        timeline = whole_timeline(container, stream, path)
+    check_whole(blob)
+    with open_video(blob) as (container, stream):
+        timeline = whole_timeline(container, stream, blob)
         for _, frame in _frames(container, stream, timeline, start=timeline.start):
             height, width = _displayed_size(frame, stream)
             num_frames = len(timeline.stamps)
             return MediaInfo(num_frames, height, width, fps=num_frames / timeline.seconds, seconds=timeline.seconds)
-    raise bad_media(path, "no frame can be decoded")
+    raise bad_media(blob, "no frame can be decoded")
 
 
-def decode_video(path: Path, view: View) -> Clip:
+def decode_video(blob: Blob, view: View) -> Clip:
     """Decode the view's frames to [F, H, W, 3]; damage among them is an error, never a shorter clip."""
-    with open_video(path) as (container, stream):
+    with open_video(blob) as (container, stream):
         if view.frame_sampling == "start":
-            timeline = read_timeline(container, stream, path, start_of=view)
+            timeline = read_timeline(container, stream, blob, start_of=view)
         else:
-            timeline = whole_timeline(container, stream, path)
-        positions, frames = _choose(timeline, view, path)
+            timeline = whole_timeline(container, stream, blob)
+        positions, frames = _choose(timeline, view, blob)
         painter = _Painter(view, stream)
         for run in _runs(timeline, frames):
             start = int(timeline.stamps[run.key]) if run.key else timeline.start
@@ -86,17 +86,17 @@ def decode_video(path: Path, view: View) -> Clip:
                 painter, _frames(container, stream, timeline, start=timeline.start), frames, from_start
             ):
                 seconds = timeline.times[frames[run.rows[-1]]]
-                raise bad_media(path, f"damaged: frames are missing or corrupt at or before {seconds:.2f} s")
+                raise bad_media(blob, f"damaged: frames are missing or corrupt at or before {seconds:.2f} s")
     return Clip(pixels=painter.pixels, fps=_fps(timeline, view, positions, frames))
 
 
-def _choose(timeline: Timeline, view: View, path: Path) -> tuple[list[int], npt.NDArray[np.int64]]:
+def _choose(timeline: Timeline, view: View, blob: Blob) -> tuple[list[int], npt.NDArray[np.int64]]:
     """Choose positions [F] among the available frames, and the frames [F] of the file that are shown there."""
     lengths = np.array([len(timeline.stamps)]), np.array([timeline.seconds])
     available, needed = int(count_frames(*lengths, fps=view.fps, stride=view.stride)[0]), needed_frames(view)
     if available < needed:
         how = f"at {view.fps:g} frames per second" if view.fps is not None else f"with stride {view.stride}"
-        raise bad_media(path, f"has {available} frames {how}, {needed} are needed")
+        raise bad_media(blob, f"has {available} frames {how}, {needed} are needed")
     positions = sample_positions(view, available)
     chosen = np.array(positions, np.int64)
     if view.fps is None:

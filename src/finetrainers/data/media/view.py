@@ -4,13 +4,13 @@ Shape letters: F frames, H and W pixels as displayed, N items of a data set.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from finetrainers.data.media.blob import Media
 from finetrainers.errors import DataError
 
 FrameSampling = Literal["start", "middle", "random", "uniform", "chunks"]
@@ -158,6 +158,6 @@ def why_unreadable(error: OSError) -> str:
     return f"cannot be read: {error.strerror or error}"
 
 
-def bad_media(path: Path, reason: str) -> DataError:
-    """Make the error of a media file that cannot be used."""
-    return DataError(f"{path}: {reason}")
+def bad_media(media: Media, reason: str) -> DataError:
+    """Make the error of a medium that cannot be used."""
+    return DataError(f"{media}: {reason}")

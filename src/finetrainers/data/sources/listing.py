@@ -4,7 +4,7 @@ Shape letters: N items.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,10 @@ class Listing:
     """Items that are left out of the table."""
     unlisted: int
     """Media beside listed ones that a list or metadata file does not name."""
+    layout: str = ""
+    """Name of the layout that was found."""
+    why: str = ""
+    """By what it was found."""
 
 
 def pair(listing: Listing, name: str, paired: Paired) -> Listing:
@@ -44,7 +48,7 @@ def pair(listing: Listing, name: str, paired: Paired) -> Listing:
     problems = [*listing.problems, *(Problem(media[row].as_py(), reason) for row, reason in reasons.items())]
     others = [column for column in listing.table.column_names if column != name]
     table = listing.table.select(others).append_column(name, files).filter(pc.is_valid(files))
-    return Listing(table.combine_chunks(), by_path(problems), listing.unlisted)
+    return replace(listing, table=table.combine_chunks(), problems=by_path(problems))
 
 
 def by_path(problems: Iterable[Problem]) -> tuple[Problem, ...]:

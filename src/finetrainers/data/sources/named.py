@@ -13,7 +13,9 @@ import pyarrow.compute as pc
 from finetrainers.data.media.files import is_media
 from finetrainers.data.sources.beside import Paired, about_file
 from finetrainers.data.sources.folders import media_beside, suffixes
+from finetrainers.data.sources.listing import Listing, Problem, finish
 from finetrainers.data.sources.metadata import group
+from finetrainers.errors import DataError
 
 
 def flat(files: pa.Array) -> pa.Array:
@@ -81,3 +83,20 @@ def absolute(paths: pa.Array, folder: Path) -> pa.Array:
     return pc.replace_substring_regex(
         pc.if_else(pc.starts_with(cleaned, "/"), cleaned, joined), pattern="//+", replacement="/"
     )
+
+
+def list_named(source: Path, unit: str, items: pa.RecordBatch) -> Listing:
+    """Check the items that a file lists: paths relative to its folder, existing media, captions."""
+    if len(items) == 0:
+        raise DataError(f"{source}: lists no media")
+    is_named = pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(items["media"]), ""), False)
+    unnamed = np.flatnonzero(~is_named.to_numpy(zero_copy_only=False))
+    problems = [Problem(f"{source}, {unit} {row + 1}", "names no media file") for row in unnamed.tolist()]
+    items = items.filter(is_named)
+    paths = {name: absolute(items[name], source.parent) for name in items.schema.names if name != "captions"}
+    present, reasons = check_files(paths["media"], source)
+    problems += [Problem(paths["media"][row].as_py(), reason) for row, reason in reasons.items()]
+    listed = pa.concat_arrays([flat(own) for own in paths.values()])
+    unlisted = pc.sum(pc.invert(pc.is_in(present, value_set=listed))).as_py() or 0
+    table = pa.table({**paths, "captions": items["captions"]})
+    return finish(table.filter(all_but(reasons, len(table))), problems, unlisted)

@@ -8,7 +8,9 @@ import pyarrow as pa
 
 from finetrainers.config.data import DataConfig
 from finetrainers.data.sources.folders import suffixes, walk
+from finetrainers.data.sources.layout import Layout, Wanted
 from finetrainers.data.sources.listing import Listing, Problem, finish
+from finetrainers.data.sources.place import Place
 from finetrainers.errors import DataError
 
 BLOCK_ROWS = 65536
@@ -17,6 +19,24 @@ LAYOUTS = (
     "expected media files with a .txt of the same name beside each, or captions.txt beside videos.txt or images.txt, or "
     "metadata.csv, .json, .jsonl or .parquet; a metadata file of another name can be given as data.path itself"
 )
+
+
+class Sidecars(Layout):
+    """A caption beside each media file."""
+
+    name = "sidecars"
+    settings = frozenset({"caption_lines"})
+
+    def detect(self, place: Place, config: DataConfig) -> str | None:
+        if place.is_file:
+            return None
+        for file in map(Path, walk(place.path, Counter(), without=config.named_folders)):
+            if file.with_suffix(".txt").is_file():
+                return f"{file.with_suffix('.txt').name} beside {file.name}"
+        return None
+
+    def items(self, place: Place, wanted: Wanted) -> Listing:
+        return list_sidecars(place.path, wanted.config)
 
 
 def list_sidecars(folder: Path, config: DataConfig) -> Listing:

@@ -1,0 +1,43 @@
+"""A metadata file: ``metadata.csv``, ``.json``, ``.jsonl`` or ``.parquet`` with a row for each item."""
+
+from finetrainers.config.data import DataConfig
+from finetrainers.data.sources.layout import Layout, Wanted
+from finetrainers.data.sources.listing import Listing, pair
+from finetrainers.data.sources.metadata import METADATA_READERS, read_metadata
+from finetrainers.data.sources.named import list_named, named_files, named_lists
+from finetrainers.data.sources.place import Place
+from finetrainers.errors import DataError
+
+
+class MetadataFile(Layout):
+    """Rows of paths and captions."""
+
+    name = "metadata"
+    settings = frozenset({"media_column", "caption_column", "control_column", "columns"})
+    names_streams = True
+
+    def detect(self, place: Place, config: DataConfig) -> str | None:
+        found = _found(place)
+        return f"{', '.join(found)} list items" if found else None
+
+    def items(self, place: Place, wanted: Wanted) -> Listing:
+        found = _found(place)
+        if len(found) > 1:
+            raise DataError(
+                f"{place}: {', '.join(found)} all list items; remove all but one, or set data.path to the one to use"
+            )
+        if not found:
+            known = ", ".join(METADATA_READERS)
+            raise DataError(f"data.path: {place} is no metadata file ({known}) and has none of the name metadata")
+        path = place.folder / found[0]
+        listing = list_named(path, "row", read_metadata(path, wanted.config, wanted.columns, wanted.many))
+        for name in wanted.columns:
+            check = named_lists if name in wanted.many else named_files
+            listing = pair(listing, name, check(listing.table[name], path, name))
+        return listing
+
+
+def _found(place: Place) -> list[str]:
+    if place.is_file:
+        return [place.path.name] if place.suffix in METADATA_READERS else []
+    return [name for name in (f"metadata{suffix}" for suffix in METADATA_READERS) if place.has(name)]
