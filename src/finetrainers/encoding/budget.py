@@ -41,7 +41,7 @@ class Budget:
         for step in steps:
             for job in plan.step(order, step):
                 left -= 0 if job.text.key in needed else text_bytes
-                left -= sum(self._latents_bytes(job, item) for item in set(job.media.values()) if item.key not in needed)
+                left -= sum(self.latents_bytes(job, item) for item in set(job.media.values()) if item.key not in needed)
                 needed |= set(job.keys)
             if left < 0 and step == steps.start:
                 raise ConfigError(
@@ -60,7 +60,7 @@ class Budget:
         keep, lacking = set(pinned), 0
         for job in jobs.all():
             new = (item for item in set(job.media.values()) if item.key not in keep and not cache.has("latents", item.key))
-            lacking += sum(self._latents_bytes(job, item) for item in new)
+            lacking += sum(self.latents_bytes(job, item) for item in new)
             keep |= set(job.keys)
         since = oldest_lease(cache.root, besides=self.encoder.lease)
         return cache.evict(int(max_gb * GB) - lacking, keep=keep, since=since)
@@ -81,7 +81,8 @@ class Budget:
                 return self.encoder.cache.file("text", job.text.key).stat().st_size
         return 0  # none of the media that are seen with the captions can be decoded
 
-    def _latents_bytes(self, job: SampleJob, item: LatentsJob) -> int:
+    def latents_bytes(self, job: SampleJob, item: LatentsJob) -> int:
+        """Bytes that an item takes in the cache."""
         model, header = self.encoder.model, 1000  # names, shapes and metadata of a file
         size = (item.view.num_frames, item.view.height, item.view.width) if item.stream.has_own_size else job.bucket
         shape = model.adapter.grid.encoded_shape(size)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from finetrainers.config import Config
 from finetrainers.data.catalog.left_out import JOURNAL
 from finetrainers.data.catalog.occupancy import about_empty, occupancy
 from finetrainers.errors import MissingItemError
@@ -37,7 +38,7 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
         **({"memory": list(fitting)} if fitting else {}),
         buckets=occupancy(prepared.plan.catalog, held_out, [job.bucket for job in prepared.held_out]),
     )
-    for message in _about_data(session, prepared):
+    for message in about_data(config, prepared):
         session.warn(message)
 
 
@@ -82,9 +83,9 @@ def _announce_schedule(session: Session, step: int, before: int) -> None:
         )
 
 
-def _about_data(session: Session, prepared: Prepared) -> list[str]:
+def about_data(config: Config, prepared: Prepared) -> list[str]:
     """Say which media and which buckets are not trained on."""
-    config, catalog = session.config, prepared.plan.catalog
+    catalog = prepared.plan.catalog
     messages = about_empty(catalog, "data")
     if config.validation.data and prepared.held_out_plan is not None:
         messages += about_empty(prepared.held_out_plan.catalog, "validation.data")
