@@ -2,7 +2,8 @@
 
 First the order alone: a metadata file's worth of items in 20 buckets is assigned, grouped and ordered, and steps at the
 start, in the middle and in a later epoch are asked for. Then the plan: from a catalog of ten million paths, captions and
-digests to the jobs of the first batch, and to all distinct jobs of one epoch. Not measured: the look at each file and the
+digests to the jobs of the first batch, and to all distinct jobs of one epoch. Last, what each loader worker holds for itself
+once it has found jobs of several epochs: target <= 100 MB. Not measured: the look at each file and the
 search of the cache, which are a few system calls an item. Memory is the process's; each part runs in one of its own.
 """
 
@@ -11,14 +12,18 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from finetrainers.config import DataConfig
 from finetrainers.data.catalog.buckets import assign_buckets
-from finetrainers.data.catalog.catalog import Catalog, Dataset
+from finetrainers.data.catalog.catalog import Catalog
+from finetrainers.data.catalog.dataset import Dataset as DataSet
+from finetrainers.data.loader import start_worker
 from finetrainers.data.order.order import Group, Order
 from finetrainers.data.order.plan import Plan
 from finetrainers.data.streams import MEDIA
@@ -29,6 +34,8 @@ NUM_BUCKETS = 20
 NUM_LOOKED_AT = 20_000
 """Jobs that are made, to time one."""
 BATCH_SIZE = 64
+NUM_STEPS = 100
+"""Of each of the epochs in which a worker looks."""
 
 
 def measure_order(num_items: int) -> None:
@@ -75,6 +82,41 @@ def measure_plan(num_items: int) -> None:
         print(f"plan: one job of {name} is made in {(time.perf_counter() - start) / looked_at * 1e6:.1f} us")
 
 
+class Memory(Dataset[tuple[int, float]]):
+    """Finds the jobs of steps, and tells the worker's number and the memory in MB that is its own alone."""
+
+    def __init__(self, plan: Plan, order: Order) -> None:
+        self.plan, self.order = plan, order
+
+    def __getitem__(self, step: int) -> tuple[int, float]:
+        self.plan.step(self.order, step)
+        worker = get_worker_info()
+        return 0 if worker is None else worker.id, private_mb()
+
+
+def measure_workers(num_items: int) -> None:
+    """Print what each of some loader workers holds for itself, in MB: at its first step, and after some of four epochs."""
+    catalog = make_catalog(num_items)
+    plan, order = Plan(catalog, 0, "vae", "text"), Order(0, BATCH_SIZE, catalog.groups())
+    steps = [order.first_step(epoch) + n for epoch in range(4) for n in range(NUM_STEPS)]
+    steps = steps * max(1, 1000 // len(steps))
+    loader = DataLoader(
+        Memory(plan, order), batch_size=None, sampler=steps, num_workers=2, worker_init_fn=start_worker, prefetch_factor=1
+    )
+    found: dict[int, list[float]] = {}
+    for worker, private in loader:
+        found.setdefault(worker, []).append(private)
+    for worker, private in sorted(found.items()):
+        print(f"worker {worker}: {num_items} items: {private[0]:.0f} MB of its own at first, {private[-1]:.0f} MB at last")
+
+
+def private_mb() -> float:
+    """Memory of this process that no other shares, in MB."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    sizes = [int(line.split()[1]) for line in lines if line.startswith(("Private_Dirty:", "Private_Clean:"))]
+    return sum(sizes) * 1024 / 1e6
+
+
 def make_catalog(num_items: int) -> Catalog:
     """Synthetic items: one caption and one sample each, all different."""
     random = np.random.default_rng(0)
@@ -83,7 +125,7 @@ def make_catalog(num_items: int) -> Catalog:
     media = pc.binary_join_element_wise(pa.scalar("/data/videos/", text), number, nothing)
     captions = pc.binary_join_element_wise(pa.scalar("a caption of some words, item ", text), number, nothing)
     lists = pa.LargeListArray.from_arrays(np.arange(num_items + 1), captions)
-    data = Dataset(
+    data = DataSet(
         config=DataConfig(path="/data", buckets=[(1, 64, 64)], caption_dropout=0.1),
         table=pa.table({"media": media, "captions": lists}),
         digests={MEDIA.name: random.integers(0, 256, (num_items, DIGEST_BYTES), np.uint8)},
@@ -108,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few items: shows that it runs, no figures to quote")
     num_items = NUM_ITEMS_QUICK if parser.parse_args().quick else NUM_ITEMS
-    parts: tuple[Callable[[int], None], ...] = (measure_order, measure_plan)
+    parts: tuple[Callable[[int], None], ...] = (measure_order, measure_plan, measure_workers)
     for part in parts:
         process = multiprocessing.get_context("spawn").Process(target=part, args=(num_items,))
         process.start()

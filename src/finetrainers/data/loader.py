@@ -150,7 +150,7 @@ def load_steps(steps: Steps, config: LoaderConfig, *, start: int, stop: int, pin
         num_workers=min(config.workers, stop - start),
         prefetch_factor=config.prefetch if config.workers and stop > start else None,
         pin_memory=pin,
-        worker_init_fn=_leave_signals_to_the_main_process,
+        worker_init_fn=start_worker,
     )
     for batch in loader:  # to close this generator drops the loader's iterator, which ends the workers
         if isinstance(batch, Exception):
@@ -171,7 +171,7 @@ class _Told(Dataset[Batch | Exception]):
             return error
 
 
-def _leave_signals_to_the_main_process(_worker: int) -> None:
-    """Let the workers live while the run saves: job managers send their signals to all processes of a group."""
+def start_worker(_worker: int) -> None:
+    """Let a worker live while the run saves: job managers send their signals to all processes of a group."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
