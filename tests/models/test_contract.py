@@ -173,7 +173,9 @@ def run(checks: tuple[str, ...], subject: ModelUnderTest) -> None:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name in RUN_ALIKE else []) for name in CASES]
+)
 def test_a_wrong_adapter_does_not_pass(name: str, mistake: str, subjects: dict[str, ModelUnderTest]) -> None:
     subject, planted = subjects[name], MISTAKES[mistake]
     right = subject.model.adapter
