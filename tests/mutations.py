@@ -366,6 +366,8 @@ MUTATIONS = (
     Mutation("a run that a launcher starts once more fails on the lock of its former process", "training/directory.py",
              "ENDING_SECONDS if attempt else 0.0", "0.0",
              "training/test_run.py::test_a_run_that_is_started_once_more_waits_for_its_former_process"),
+    Mutation("what a command imports is searched for garbage as long as it runs", "cli/imports.py", "        gc.freeze()\n", "",
+             "cli/test_cli.py::test_imports_are_not_searched_for_garbage_in_a_process_that_is_ours"),
 )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ from finetrainers.errors import ConfigError, DataError
 from finetrainers.files.whole import hash_file
 from finetrainers.models import open_model
 from finetrainers.training import prepare as prepare_module
-from finetrainers.training.announce import _about_data
+from finetrainers.training.announce import about_data
 from finetrainers.training.checks import check_mirrors
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
@@ -472,7 +472,7 @@ def test_references_are_encoded_as_they_are_and_read_by_number(pairs: Any, tmp_p
             assert torch.equal(sample.media[name].mean, stored["mean"])
             vae_step = prepared.model.adapter.grid.vae_step
             assert sample.media[name].mean.shape[1:] == (1, item.view.height // vae_step, item.view.width // vae_step)
-            assert 0 <= Budget(prepared.encoder)._latents_bytes(job, item) - size_of_file(prepared, item) < 1000
+            assert 0 <= Budget(prepared.encoder).latents_bytes(job, item) - size_of_file(prepared, item) < 1000
 
 
 def test_windows_of_a_small_cache_hold_the_references_of_their_steps(pairs: Any, tmp_path: Path) -> None:
@@ -504,12 +504,7 @@ def test_a_warning_names_the_sizes_that_fill_no_batch(pairs: Any) -> None:
     """A batch of four of the two samples that have two references, of which one is wide."""
     prepared, config = pairs(train={"batch_size": 4, "micro_batch_size": 4, "steps": 1, "device": "cpu"})
 
-    class Session:
-        pass
-
-    session: Any = Session()
-    session.config = config
-    messages = [message for message in _about_data(session, prepared) if "too few samples" in message]
+    messages = [message for message in about_data(config, prepared) if "too few samples" in message]
     assert [message.partition(" has ")[0] for message in messages] == [
         "bucket [1, 64, 64] with reference [1, 64, 64], [1, 64, 96]"
     ]

@@ -219,7 +219,7 @@ def test_a_stream_of_a_part_is_encoded_and_read_by_its_name(
         assert Path(job.media["mask"].path) == masks / Path(job.target.path).name
         assert len({float(posterior.mean.sum()) for posterior in sample.media.values()}) == 4
         size = prepared.encoder.cache.file("latents", job.media["cells"].key).stat().st_size
-        assert 0 <= Budget(prepared.encoder)._latents_bytes(job, job.media["cells"]) - size < 1000
+        assert 0 <= Budget(prepared.encoder).latents_bytes(job, job.media["cells"]) - size < 1000
         pixels = decode(Path(job.target.path), job.target.view).pixels[None]
         step = model.adapter.grid.vae_step
         assert torch.equal(sample.media["cells"].mean, cell_means(pixels, step=step, frame_step=1)[0])

@@ -1,5 +1,6 @@
 """What the operating system refuses: one message with the path and the way out, in every command and from Python."""
 
+import ctypes
 import errno
 import os
 import resource
@@ -7,13 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks
 import torch
 from runs import Tree, config_of, events_of, flux_tree, merged, write_pictures
 
@@ -26,11 +27,12 @@ from finetrainers.files.storage import storage_errors
 from finetrainers.files.whole import whole_directory, write_whole
 from finetrainers.training.sinks import EventLog
 
-WITHOUT_ROOT = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"] if os.geteuid() == 0 else []
-"""What runs a program such that permissions hold for it."""
 needs_permissions = pytest.mark.skipif(
-    bool(WITHOUT_ROOT) and shutil.which("setpriv") is None, reason="root may write everywhere, and there is no setpriv"
+    os.geteuid() == 0 and sys.platform != "linux", reason="root may write everywhere, and cannot give up that right alone"
 )
+DAC_OVERRIDE = 1 << 1
+"""The right of root to write where permissions say no; of linux/capability.h, as is VERSION_3."""
+VERSION_3 = 0x20080522
 
 
 @pytest.fixture(scope="module")
@@ -142,34 +144,50 @@ def test_every_command_names_a_file_in_the_way(
     assert file.read_text() == "the user's"
 
 
-def run_without_root(program: str, *words: str) -> tuple[str, list[str]]:
-    """Run a program for which permissions hold; the last line that it prints, and all lines that it says beside."""
-    command = [*WITHOUT_ROOT, sys.executable, "-c", textwrap.dedent(program), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout.splitlines()[-1], done.stderr.splitlines()
+def give_up_root() -> None:
+    """Let permissions hold for this process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, rights = (ctypes.c_uint32 * 2)(VERSION_3, 0), (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable
+    assert libc.capget(header, rights) == 0
+    rights[0] &= ~DAC_OVERRIDE
+    rights[1] &= ~DAC_OVERRIDE
+    assert libc.capset(header, rights) == 0
+
+
+def commands_without_root(*commands: Sequence[str] | tuple[Path, Path]) -> list[int]:
+    """In a process of its own: run the program for each list of words, and copy what a pair of folders says."""
+    if os.geteuid() == 0:
+        give_up_root()
+    statuses = []
+    for words in commands:
+        if isinstance(words[0], Path):
+            shutil.copytree(*words, dirs_exist_ok=True)
+        else:
+            statuses.append(main(words))
+    return statuses
+
+
+def run_without_root(*commands: Sequence[str] | tuple[Path, Path], folder: Path) -> tuple[list[int], list[str]]:
+    """Statuses of the commands, and all lines that they say."""
+    (ended,) = ranks.start(commands_without_root, 1, *commands, folder=folder).wait()
+    assert ended.status == 0, ended.said
+    assert "Traceback" not in ended.said
+    return ended.result, ended.said.splitlines()
 
 
 @needs_permissions
 @pytest.mark.slow
 def test_a_folder_that_may_not_be_written_is_named(tree: Tree, tmp_path: Path) -> None:
-    """One process for both keys: most of its time goes into imports."""
     import yaml
 
     closed = tmp_path / "closed"
     closed.mkdir()
     closed.chmod(0o555)
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(merged(tree, {"output_dir": str(tmp_path / "run")})))
-    program = """
-        import sys
-        from finetrainers.cli.entry import main
-        file, *changes = sys.argv[1:]
-        print([main(["encode", file, change]) for change in changes])
-    """
     keys = ("output_dir", "cache.path")
-    statuses, said = run_without_root(program, str(tmp_path / "c.yaml"), *(f"{key}={closed}/new" for key in keys))
-    assert statuses == str([USER_ERROR, USER_ERROR])
+    commands = [("encode", str(tmp_path / "c.yaml"), f"{key}={closed}/new") for key in keys]
+    statuses, said = run_without_root(*commands, folder=tmp_path / "ranks")
+    assert statuses == [USER_ERROR, USER_ERROR]
     messages = [line for line in said if line.startswith("finetrainers: ")]
     assert len(messages) == 2
     for key, message in zip(keys, messages, strict=True):
@@ -192,18 +210,10 @@ def test_a_cache_of_others_is_read_and_named_when_it_lacks_something(tree: Tree,
     for folder in (cache, *cache.rglob("*")):
         folder.chmod(folder.stat().st_mode & ~0o222)
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(given))
-    program = """
-        import shutil, sys
-        from finetrainers.cli.entry import main
-        file, others, data = sys.argv[1:]
-        statuses = [main(["encode", file])]
-        shutil.copytree(others, data, dirs_exist_ok=True)
-        statuses.append(main(["encode", file]))
-        print(statuses)
-    """
     others = write_pictures(tmp_path / "others", 3, seed=1)
-    statuses, said = run_without_root(program, str(tmp_path / "c.yaml"), str(others), str(data))
-    assert statuses == str([DONE, USER_ERROR])
+    command = ("encode", str(tmp_path / "c.yaml"))
+    statuses, said = run_without_root(command, (others, data), command, folder=tmp_path / "ranks")
+    assert statuses == [DONE, USER_ERROR]
     assert f"cache.path: {cache}/memo.sqlite cannot be used" in said[-1]
 
 

@@ -164,8 +164,12 @@ def test_a_graph_keeps_nothing_in_full_precision_either(kind: str) -> None:
     assert torch.equal(*gradients)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("family", VARIANTS)
+def at_rest(family: str, kind: str) -> Any:
+    """Each family in one format and each format in one family; the others are for `make test-long`."""
+    return pytest.param(family, kind, marks=[] if family == "flux" or kind == "int8" else [pytest.mark.long])
+
+
+@pytest.mark.parametrize(("family", "kind"), [at_rest(family, kind) for family in VARIANTS for kind in FORMATS])
 def test_each_family_trains_on_weights_at_rest(
     family: str, kind: str, subjects: Callable[[str], ModelUnderTest], plain: Callable[[str, str], tuple[Tensor, int]]
 ) -> None:

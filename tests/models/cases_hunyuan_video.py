@@ -26,11 +26,11 @@ def after_the_given(pipeline: Any, output: Tensor, shape: tuple[int, ...]) -> Te
 SIZE = (9, 48, 64)
 CALL = {"num_frames": 9, "guidance_scale": 1.0}
 SEEN = "image-to-video"
-SEEN_OVERFIT = {"train": {"batch_size": 2, "micro_batch_size": 2}}
+TWO_ROWS = {"train": {"batch_size": 2, "micro_batch_size": 2}}
 """Each sample has 600 tokens of the picture beside those of the prompt: two learn the item as four do, in half the time."""
 CASES = [
-    Case("hunyuan_video", "t2v", "text-to-video", SIZE, read, as_it_is, as_it_is, CALL, max_length=32),
-    Case("hunyuan_video", "i2v", SEEN, SIZE, read, as_it_is, after_the_given, CALL, max_length=32, overfit=SEEN_OVERFIT),
+    Case("hunyuan_video", "t2v", "text-to-video", SIZE, read, as_it_is, as_it_is, CALL, max_length=32, overfit=TWO_ROWS),
+    Case("hunyuan_video", "i2v", SEEN, SIZE, read, as_it_is, after_the_given, CALL, max_length=32, overfit=TWO_ROWS),
     # The pipeline itself cuts the first latent frame off.
-    Case("hunyuan_video", "i2v-33ch", SEEN, SIZE, read, as_it_is, as_it_is, CALL, max_length=32, overfit=SEEN_OVERFIT),
+    Case("hunyuan_video", "i2v-33ch", SEEN, SIZE, read, as_it_is, as_it_is, CALL, max_length=32, overfit=TWO_ROWS),
 ]

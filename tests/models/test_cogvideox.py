@@ -193,7 +193,7 @@ def test_the_held_out_measure_is_padded_like_training(padded: ModelUnderTest) ->
 def test_the_budget_counts_what_the_cache_stores(padded: ModelUnderTest) -> None:
     job, encoder = padded.prepared.plan.step(padded.prepared.order, 0)[0], padded.prepared.encoder
     size = encoder.cache.file("latents", job.target.key).stat().st_size
-    assert 0 <= Budget(encoder)._latents_bytes(job, job.target) - size < 1000
+    assert 0 <= Budget(encoder).latents_bytes(job, job.target) - size < 1000
 
 
 def test_a_single_image_is_none_to_begin_a_clip_with(tiny: Tiny) -> None:

@@ -40,6 +40,29 @@ OF_ATTENTION = [function.__name__.removeprefix("check_") for function in ATTENTI
 FIRSTS = list({case.family: name for name, case in reversed(CASES.items())}.values())
 """One of each family; the others compute attention as it does."""
 
+OF_RUNS = (
+    "a_resumed_run_is_the_same_run",
+    "control_is_learned_and_kept",
+    "control_is_drawn_where_it_was_trained",
+)
+"""What trains and draws several times."""
+RUN_ALIKE = (
+    "cogvideox 5b text-to-video",
+    "cogvideox 1.5-5b text-to-video",
+    "cogvideox 5b-i2v image-to-video",
+    "flux schnell text-to-image",
+    "ltx_video 0.9.1 text-to-video",
+    "ltx_video 0.9.1 image-to-video",
+    "ltx_video 0.9.5 text-to-video",
+    "ltx_video 0.9.7 text-to-video",
+    "ltx_video 0.9.7 first-last-frame-to-video",
+    "wan 2.2-i2v-a14b image-to-video",
+    "wan 2.2-i2v-a14b first-last-frame-to-video",
+    "wan 2.2-ti2v-5b text-to-video",
+)
+"""Cases whose runs go the way of another of their family and task: they differ in sizes, positions or the autoencoder,
+which other checks look at. For `make test-long`."""
+
 
 def is_of_use(check: str, name: str) -> bool:
     """Whether a check may find something in a case that it does not find in others."""
@@ -48,7 +71,13 @@ def is_of_use(check: str, name: str) -> bool:
     return check not in OF_ATTENTION or name in FIRSTS or "hunyuan" in name
 
 
-@pytest.mark.parametrize(("name", "check"), [(name, check) for name in CASES for check in CHECKS if is_of_use(check, name)])
+def cell(name: str, check: str) -> Any:
+    return pytest.param(name, check, marks=[pytest.mark.long] if check in OF_RUNS and name in RUN_ALIKE else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "check"), [cell(name, check) for name in CASES for check in CHECKS if is_of_use(check, name)]
+)
 def test_contract(name: str, check: str, subjects: dict[str, ModelUnderTest]) -> None:
     CHECKS[check](subjects[name])
 
@@ -144,7 +173,9 @@ def run(checks: tuple[str, ...], subject: ModelUnderTest) -> None:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name in RUN_ALIKE else []) for name in CASES]
+)
 def test_a_wrong_adapter_does_not_pass(name: str, mistake: str, subjects: dict[str, ModelUnderTest]) -> None:
     subject, planted = subjects[name], MISTAKES[mistake]
     right = subject.model.adapter

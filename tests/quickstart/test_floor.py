@@ -84,7 +84,7 @@ def test_captions_shuffled_in_any_order_are_at_the_floor(done, drawn_again):
     assert done.measure(drawn, others).right <= FLOOR < done.measure(drawn, truths).right
 
 
-@both_kinds
+@pytest.mark.parametrize("options", [IMAGE, pytest.param(VIDEO, marks=pytest.mark.long)], ids=["image", "video"])
 def test_zero_steps_change_no_pixel(options, tmp_path):
     sizes = {"num_train": 4, "num_rehearsal": 4, "num_held_out": 1, "num_prompts": 8}
     options = replace(options, output=tmp_path / "q", steps=0, device="cpu", **sizes)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from finetrainers.cli.imports import uncollected
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.errors import ConfigError
 
@@ -62,9 +63,10 @@ def run_bench(_: argparse.Namespace, words: list[str]) -> int:
     config = load_config(file, overrides)
     from finetrainers.cli.commands import quiet_libraries
 
-    quiet_libraries()
-    from finetrainers.training.bench.run import Measuring, bench
-    from finetrainers.training.bench.table import result_table
+    with uncollected():
+        quiet_libraries()
+        from finetrainers.training.bench.run import Measuring, bench
+        from finetrainers.training.bench.table import result_table
 
     result = bench(config, Measuring(options.steps, options.warmup, options.random_weights, _say))
     _answer(options.json, result.model_dump(mode="json"), result_table(result))

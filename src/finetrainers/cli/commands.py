@@ -11,6 +11,7 @@ from typing import Any
 from finetrainers.cli.bench import add_bench
 from finetrainers.cli.cache import add_cache
 from finetrainers.cli.data import add_data
+from finetrainers.cli.imports import uncollected
 from finetrainers.cli.launch import add_launch
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.distributed.ending import ended_for_good
@@ -108,8 +109,9 @@ def run_config_command(options: argparse.Namespace, words: list[str]) -> int:
         return status
     config = load_config(file, overrides)
     start = time.perf_counter()
-    quiet_libraries()
-    from finetrainers.training.run import encode, train
+    with uncollected():
+        quiet_libraries()
+        from finetrainers.training.run import encode, train
 
     is_first = read_launch(os.environ).rank == 0
     if is_first:
@@ -139,9 +141,10 @@ def quiet_libraries() -> None:
 
 def run_sample(options: argparse.Namespace, _: list[str]) -> None:
     """``sample``."""
-    quiet_libraries()
-    from finetrainers.sampling.sample import sample_run
-    from finetrainers.training.signals import StopSignals
+    with uncollected():
+        quiet_libraries()
+        from finetrainers.sampling.sample import sample_run
+        from finetrainers.training.signals import StopSignals
 
     others = ("num_inference_steps", "guidance_scale", "negative_prompt", "fps", "seed", "reference", *FILES)
     names = [name.replace("-", "_") for name in ("height", "width", "num_frames", *others)]
@@ -161,14 +164,16 @@ def run_sample(options: argparse.Namespace, _: list[str]) -> None:
 
 def run_quickstart(options: argparse.Namespace, _: list[str]) -> int:
     """``quickstart``."""
-    quiet_libraries()
     from dataclasses import replace
 
     from finetrainers.cli.entry import main
-    from finetrainers.quickstart.image import IMAGE
-    from finetrainers.quickstart.run import quickstart
-    from finetrainers.quickstart.video.showcase import VIDEO
-    from finetrainers.training.signals import StopSignals
+
+    with uncollected():
+        quiet_libraries()
+        from finetrainers.quickstart.image import IMAGE
+        from finetrainers.quickstart.run import quickstart
+        from finetrainers.quickstart.video.showcase import VIDEO
+        from finetrainers.training.signals import StopSignals
 
     defaults = VIDEO if options.video else IMAGE
     chosen = {field: value for field, value in vars(options).items() if field in defaults.__slots__}
@@ -206,8 +211,9 @@ def run_models(options: argparse.Namespace, _: list[str]) -> None:
 
 def run_tiny(options: argparse.Namespace, _: list[str]) -> None:
     """``models tiny``."""
-    quiet_libraries()
-    from finetrainers.testing import make_tiny
+    with uncollected():
+        quiet_libraries()
+        from finetrainers.testing import make_tiny
 
     print(make_tiny(options.family, options.directory, variant=options.variant))
 

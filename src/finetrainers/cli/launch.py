@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from finetrainers.cli.imports import uncollected
 from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR
 from finetrainers.distributed.ending import STATUS_FOLDER, statuses
 from finetrainers.errors import ConfigError
@@ -102,9 +103,10 @@ def _run(arguments: Sequence[str], folder: Path) -> int:
     """Let torchrun start the processes in this one's place, and say how they ended."""
     import logging
 
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
+    with uncollected():
+        from torch.distributed.elastic.multiprocessing import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.run import parse_args, run
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _processes(arguments))))
     signal.signal(signal.SIGUSR2, lambda *_: None)  # not ignored, which the processes would inherit
