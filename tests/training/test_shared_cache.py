@@ -131,13 +131,14 @@ def test_items_that_can_never_be_made_again_end_the_run_with_one_message(
 ) -> None:
     """Gone at once, three times over: that is no accident. No traceback of a worker is in the message."""
     encode(config_of(tree))
-    read, root = Cache.read, Path(tree["cache"]["path"])
+    read, root = Cache.read_all, Path(tree["cache"]["path"])
 
-    def losing(self: Cache, kind: Any, key: str) -> Any:
-        self.file(kind, key).unlink(missing_ok=True)
-        return read(self, kind, key)
+    def losing(self: Cache, items: Any) -> Any:
+        for item in items:
+            self.file(*item).unlink(missing_ok=True)
+        return read(self, items)
 
-    monkeypatch.setattr(Cache, "read", losing)
+    monkeypatch.setattr(Cache, "read_all", losing)
     with pytest.raises(DataError, match="gone or damaged") as error:
         train(config_of(merged(tree, {"loader": {"workers": 1}})))
     assert "Traceback" not in str(error.value)
