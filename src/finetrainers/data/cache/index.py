@@ -6,7 +6,7 @@ use it at once, over a network file system as well: it has a rollback journal, w
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,10 @@ TABLES = (
     "CREATE TABLE IF NOT EXISTS items (kind INTEGER, key BLOB, pack INTEGER, start INTEGER, length INTEGER, "
     "PRIMARY KEY (kind, key)) WITHOUT ROWID",
 )
+
+
+AGAIN = "remove it: it is made again from the packs"
+OWN_WAYS_OUT = {**WAYS_OUT, sqlite3.SQLITE_CORRUPT: AGAIN, sqlite3.SQLITE_NOTADB: AGAIN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +198,7 @@ class Index:
         try:
             yield
         except sqlite3.Error as error:
-            ways: Mapping[int, str] = {**WAYS_OUT, sqlite3.SQLITE_CORRUPT: "remove it: it is made again from the packs"}
-            way_out = ways.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "mend it, or name another cache.path")
+            way_out = OWN_WAYS_OUT.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "mend it, or name another cache.path")
             raise StorageError(f"cache.path: {self._path} cannot be used: {error}; {way_out}") from error
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from finetrainers.data.cache.packs import (
     keys_of,
     prefixes,
     read_pack,
+    write_file,
 )
 from finetrainers.data.cache.rewrite import LOCK, read_part, rewrite, upkeep
 from finetrainers.data.cache.writing import Batches, item_file
@@ -135,8 +136,10 @@ class Cache:
             DataError: If it cannot be written.
         """
         data = to_bytes(tensors, metadata)
-        batches = Batches(self.root, self.index) if self._batches is None else self._batches
-        batches.add(kind, key, data)
+        if self._batches is None:
+            write_file(self.file(kind, key), [data])
+        else:
+            self._batches.add(kind, key, data)
         return len(data)
 
     def read(self, kind: Kind, key: str) -> Item:
