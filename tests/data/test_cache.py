@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from finetrainers.data.cache.store import Cache, make_key
+from finetrainers.data.cache.upkeep import Tally, damaged, evict, remove_leftovers
 from finetrainers.data.catalog.memo import Fact, Memo
 from finetrainers.data.media.blob import blob_of
 from finetrainers.errors import DataError
@@ -78,7 +79,7 @@ def test_damage_is_found(tmp_path: Path, damage: str) -> None:
         case "empty":
             data.clear()
     file.write_bytes(data)
-    assert [entry.key for entry in cache.damaged()] == ["aa11"]
+    assert [entry.key for entry in damaged(cache)] == ["aa11"]
 
 
 def test_a_missing_item_is_an_error_that_names_the_way_out(tmp_path: Path) -> None:
@@ -92,9 +93,12 @@ def test_least_recently_used_items_go_first(tmp_path: Path) -> None:
     for age, key in enumerate(("k4", "k3", "k2", "k1")):  # k4 is the newest by its time stamp
         os.utime(cache.file("text", key), (time.time() - 100 * age - 100,) * 2)
     assert cache.has("text", "k1")  # which marks it as used
-    removed = cache.evict(sum(sizes) - 1, keep={"k2"}).removed
-    assert [entry.key for entry in removed] == ["k3"]
-    assert [entry.key for entry in cache.evict(0, keep={"k2"}).removed] == ["k4", "k1"]
+    assert evict(cache, sum(sizes) - 1, keep={"k2"}).removed == Tally(1, sizes[2])
+    assert sorted(entry.key for entry in cache.entries()) == ["k1", "k2", "k4"]
+    assert evict(cache, sum(sizes[:2]), keep={"k2"}).removed.items == 1
+    assert sorted(entry.key for entry in cache.entries()) == ["k1", "k2"]
+    assert evict(cache, 0, keep={"k2"}).over == sizes[1]
+    assert [entry.key for entry in cache.entries()] == ["k2"]
     assert [entry.key for entry in cache.entries()] == ["k2"]
 
 
@@ -142,8 +146,8 @@ def test_what_killed_runs_have_left_is_removed_and_what_is_being_written_is_not(
     for file in (old, new):
         file.write_bytes(b"half")
     os.utime(old, (time.time() - 4000,) * 2)
-    assert cache.evict(size).removed == []
+    assert evict(cache, size).removed.items == 0
     assert (old.exists(), new.exists(), cache.has("text", "abcd")) == (False, True, True)
     os.utime(new, (time.time() - 4000,) * 2)
-    assert cache.remove_leftovers() == 1
+    assert remove_leftovers(cache) == 1
     assert not new.exists()

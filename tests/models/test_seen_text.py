@@ -134,7 +134,7 @@ def test_a_clip_that_cannot_be_decoded_is_named_once(tree: Tree, seen: Seen, mon
 
 
 def test_a_prompt_is_encoded_with_its_picture(tree: Tree, seen: Seen, tmp_path: Path) -> None:
-    """As the pipeline encodes it itself; another picture under the same name is another text."""
+    """As the pipeline encodes it itself, but for hidden padding; another picture under the same name is another text."""
     red = with_prompt(tree, tmp_path, "red")
     prepared = prepare_run(red)
     (request,) = prepared.requests
@@ -143,7 +143,8 @@ def test_a_prompt_is_encoded_with_its_picture(tree: Tree, seen: Seen, tmp_path: 
     picture = Image.open(tmp_path / "start.png").convert("RGB")
     with torch.no_grad():
         embeds, pooled, mask = pipeline.encode_prompt(picture, "a cat", max_sequence_length=16, image_embed_interleave=4)
-    assert torch.equal(stored["prompt_embeds"], embeds[0])
+    assert torch.equal(stored["prompt_embeds"], embeds[0] * mask[0, :, None])
+    assert not mask.all()
     assert torch.equal(stored["pooled_prompt_embeds"], pooled[0])
     assert torch.equal(stored["prompt_attention_mask"], mask[0])
     seen.clear()

@@ -9,6 +9,7 @@ from data.test_leases import living_run
 from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
 
 from finetrainers import DataError, encode, train
+from finetrainers.data.cache import writing
 from finetrainers.data.cache.leases import oldest_lease
 from finetrainers.data.cache.store import Cache
 from finetrainers.training.track import StepLog
@@ -65,6 +66,46 @@ def test_items_that_are_lost_while_a_run_trains_are_encoded_again(
     told = [message for message in warnings_of(spoilt) if "encoded again" in message]
     assert told
     assert all("Traceback" not in message for message in told)
+
+
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items in packs of a few, as of a large cache."""
+    monkeypatch.setattr(writing, "NUM_ALONE", 0)
+    monkeypatch.setattr(writing, "FEW", 1)
+    monkeypatch.setattr(writing, "BATCH_ITEMS", 3)
+
+
+def cut_packs(cache: Path) -> None:
+    for file in cache.glob("packs/*.pack"):
+        file.write_bytes(file.read_bytes()[:10_000])
+
+
+def delete_packs(cache: Path) -> None:
+    for file in cache.glob("packs/*.pack"):
+        file.unlink()
+
+
+@pytest.mark.parametrize(("spoil", "workers"), [(delete_packs, 1), (cut_packs, 1), (cut_packs, 0)])
+@pytest.mark.usefixtures("packed")
+def test_packs_that_are_lost_while_a_run_trains_are_encoded_again(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None], workers: int
+) -> None:
+    test_items_that_are_lost_while_a_run_trains_are_encoded_again(tree, monkeypatch, spoil, workers)
+    assert list(Path(tree["cache"]["path"]).glob("packs/*.pack"))
+
+
+@pytest.mark.usefixtures("packed")
+def test_windows_of_packs_are_those_of_an_unlimited_cache(tree: Tree) -> None:
+    """Packs of which the next window needs a part are written anew without the rest: the limit counts bytes on the disk."""
+    train(config_of(tree))
+    root = Path(tree["cache"]["path"])
+    limit = 0.6 * sum(file.stat().st_size for file in root.glob("packs/*"))
+    small = other(tree, "small", cache={"path": str(root.with_name("small-cache")), "max_gb": limit / 1e9})
+    train(config_of(small))
+    assert curve(small["output_dir"], *LOSSES) == curve(tree["output_dir"], *LOSSES)
+    assert 0 < sum(file.stat().st_size for file in root.with_name("small-cache").glob("packs/*")) <= limit
+    assert not [message for message in warnings_of(small) if "cache." in message]
 
 
 @pytest.mark.parametrize("spoil", [delete, cut])
@@ -131,13 +172,14 @@ def test_items_that_can_never_be_made_again_end_the_run_with_one_message(
 ) -> None:
     """Gone at once, three times over: that is no accident. No traceback of a worker is in the message."""
     encode(config_of(tree))
-    read, root = Cache.read, Path(tree["cache"]["path"])
+    read, root = Cache.read_all, Path(tree["cache"]["path"])
 
-    def losing(self: Cache, kind: Any, key: str) -> Any:
-        self.file(kind, key).unlink(missing_ok=True)
-        return read(self, kind, key)
+    def losing(self: Cache, items: Any) -> Any:
+        for item in items:
+            self.file(*item).unlink(missing_ok=True)
+        return read(self, items)
 
-    monkeypatch.setattr(Cache, "read", losing)
+    monkeypatch.setattr(Cache, "read_all", losing)
     with pytest.raises(DataError, match="gone or damaged") as error:
         train(config_of(merged(tree, {"loader": {"workers": 1}})))
     assert "Traceback" not in str(error.value)

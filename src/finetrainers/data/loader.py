@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from finetrainers.batch import Batch, Encoded, Posterior, Prompt, sample_generator, stack_text
 from finetrainers.config import LoaderConfig
-from finetrainers.data.cache.store import IMAGE, Cache
+from finetrainers.data.cache.item import Item
+from finetrainers.data.cache.store import IMAGE, Cache, Kind
 from finetrainers.data.conditions import Draws, Gives, draw_both, draw_latents, make_media
 from finetrainers.data.frames import FrameSelection
 from finetrainers.data.order.jobs import SampleJob
@@ -27,12 +28,21 @@ def read_encoded(cache: Cache, job: SampleJob) -> Encoded:
     Raises:
         MissingItemError: If one is gone or damaged.
     """
-    latents, metadata = cache.read("latents", job.target.key)
-    text, _ = cache.read("text", job.text.key)
+    return read_samples(cache, [job])[0]
+
+
+def read_samples(cache: Cache, jobs: Sequence[SampleJob]) -> list[Encoded]:
+    """As ``read_encoded``, of several samples; what they share is read once."""
+    items = list(dict.fromkeys(item for job in jobs for item in job.items))
+    read = dict(zip(items, cache.read_all(items), strict=True))
+    return [_encoded(job, read) for job in jobs]
+
+
+def _encoded(job: SampleJob, read: Mapping[tuple[Kind, str], Item]) -> Encoded:
+    latents, metadata = read["latents", job.target.key]
+    text, _ = read["text", job.text.key]
     image = {name.removeprefix(IMAGE): tensor for name, tensor in latents.items() if name.startswith(IMAGE)}
-    others = {name: cache.read("latents", item.key)[0] for name, item in job.media.items() if name != MEDIA.name}
-    read = {MEDIA.name: latents} | others
-    media = {name: _posterior(read[name], item.stream) for name, item in job.media.items()}
+    media = {name: _posterior(read["latents", item.key][0], item.stream) for name, item in job.media.items()}
     return Encoded(media, text, fps=float(metadata["fps"]), image=image)
 
 
@@ -68,7 +78,7 @@ class Steps(Dataset[Batch]):
     def _make(self, jobs: list[SampleJob], step: int) -> Batch:
         return make_batch(
             [job.position for job in jobs],
-            [read_encoded(self.cache, job) for job in jobs],
+            read_samples(self.cache, jobs),
             seed=self.plan.seed,
             step=step,
             objective=self.objective,

@@ -6,11 +6,15 @@ from dataclasses import dataclass, field
 import torch
 
 from finetrainers.config import Bucket
+from finetrainers.data.cache.item import to_bytes
 from finetrainers.data.cache.leases import oldest_lease
-from finetrainers.data.cache.store import GB, Eviction
+from finetrainers.data.cache.packs import KINDS
+from finetrainers.data.cache.store import GB
+from finetrainers.data.cache.upkeep import Eviction, evict
 from finetrainers.data.order.jobs import LatentsJob, SampleJob
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Jobs, Plan
+from finetrainers.encoding.decoding import JOBS_AT_ONCE, in_batches
 from finetrainers.encoding.encoder import Encoder
 from finetrainers.errors import ConfigError
 
@@ -33,11 +37,8 @@ class Budget:
         if max_gb is None:
             return steps.stop
         needed = set(pinned)
-        sizes = [(entry.kind, entry.bytes) for entry in self.encoder.cache.entries() if entry.key in needed]
-        left = int(max_gb * GB) - sum(size for _, size in sizes)
-        text_bytes = max((size for kind, size in sizes if kind == "text"), default=None)  # of most encoders, all are equal
-        if text_bytes is None:
-            text_bytes = self._text_bytes(plan.step(order, steps.start))
+        left = int(max_gb * GB) - sum(self._sizes(pinned))
+        text_bytes = self._text_bytes(plan.step(order, steps.start))
         for step in steps:
             for job in plan.step(order, step):
                 left -= 0 if job.text.key in needed else text_bytes
@@ -56,29 +57,38 @@ class Budget:
         """Remove least recently used items that neither these jobs nor living runs need, so that what they lack will fit."""
         max_gb, cache = self.encoder.config.max_gb, self.encoder.cache
         if max_gb is None:
-            return Eviction([], [], 0)
+            return Eviction()
         keep, lacking = set(pinned), 0
-        for job in jobs.all():
-            new = (item for item in set(job.media.values()) if item.key not in keep and not cache.has("latents", item.key))
-            lacking += sum(self.latents_bytes(job, item) for item in new)
-            keep |= set(job.keys)
+        for some in in_batches(jobs.all(), JOBS_AT_ONCE):
+            new = {item.key: (job, item) for job in some for item in job.media.values() if item.key not in keep}
+            sizes = cache.sizes([("latents", key) for key in new])
+            lacking += sum(
+                self.latents_bytes(*made) for made, size in zip(new.values(), sizes, strict=True) if size is None
+            )
+            keep.update(key for job in some for key in job.keys)
         since = oldest_lease(cache.root, besides=self.encoder.lease)
-        return cache.evict(int(max_gb * GB) - lacking, keep=keep, since=since)
+        return evict(cache, int(max_gb * GB) - lacking, keep=keep, since=since)
 
     def check(self, jobs: Jobs, *, pinned: Sequence[str]) -> None:
         """Remove what these jobs, whose items are all there, leave no room for; warn if that is not enough."""
         left = self.make_room(jobs, pinned=pinned)
         if left.over:
             reason = "its items are larger than was foreseen"
-            if left.held:
-                reason = f"other runs that live need {len(left.held)} items of it, which go when they are needed no more"
+            if left.held.items:
+                reason = f"other runs that live need {left.held.items} items of it, which go when they are needed no more"
             limit = self.encoder.config.max_gb
             self.encoder.warn(f"cache.max_gb: the cache holds {left.over / GB:.3f} GB more than {limit} GB: {reason}")
 
+    def _sizes(self, keys: Sequence[str]) -> list[int]:
+        """Bytes of items of either kind, those that are there."""
+        sizes = self.encoder.cache.sizes([(kind, key) for kind in KINDS for key in keys])
+        return [size for size in sizes if size is not None]
+
     def _text_bytes(self, jobs: Sequence[SampleJob]) -> int:
+        """Bytes of an encoded caption that needs no padding: the others of most encoders have no more."""
         for job in jobs:
             if not self.encoder.fill([], [job.text]):
-                return self.encoder.cache.file("text", job.text.key).stat().st_size
+                return len(to_bytes(*self.encoder.cache.read("text", job.text.key)))
         return 0  # none of the media that are seen with the captions can be decoded
 
     def latents_bytes(self, job: SampleJob, item: LatentsJob) -> int:
@@ -90,7 +100,7 @@ class Budget:
             return torch.Size(shape[1:]).numel() * torch.float32.itemsize + header
         if model.takes_image and item.stream.role == "target":
             if size not in self.sizes and not self.encoder.fill([item], []):
-                self.sizes[size] = self.encoder.cache.file("latents", item.key).stat().st_size
+                (self.sizes[size],) = self._sizes([item.key])
             return self.sizes.get(size, 0)  # a medium that cannot be decoded takes no place
         dtype = model.pretrained.place("vae").dtype
         values = torch.Size(shape).numel()

@@ -17,8 +17,10 @@ import torch
 from finetrainers.batch import Image
 from finetrainers.config import CacheConfig
 from finetrainers.data.cache.claims import Claims
+from finetrainers.data.cache.item import without_zeros
 from finetrainers.data.cache.leases import Lease
 from finetrainers.data.cache.store import IMAGE, Cache, Kind
+from finetrainers.data.cache.writing import Batches
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.media.view import Clip
 from finetrainers.data.order.jobs import Failure, LatentsJob, TextJob
@@ -32,6 +34,7 @@ from finetrainers.encoding.shares import Found, Progress, Share, chosen, missing
 from finetrainers.errors import ConfigError, DataError, Interrupted
 from finetrainers.memory.residency import Residency
 from finetrainers.models import Model
+from finetrainers.models.padding import hide_padding
 from finetrainers.models.vae import encode_pixels
 
 StageProgress = Callable[[str, int, int], None]
@@ -92,13 +95,14 @@ class Encoder:
     def _fill(self, latents: Lazy[LatentsJob], texts: Lazy[TextJob], place: Place) -> Found:
         """Encode what of missing items is this process's to encode."""
         found = Found()
-        with Claims(self.cache.root) as claims:
+        with Claims(self.cache.root) as claims, self.cache.in_batches() as batches:
+            share = partial(self._share, batches=batches, claims=claims, place=place)
             if texts and self.residency.shares_encoders:
                 self._fill_texts_in_step(texts, place, found)
             elif texts:
-                self._fill_texts(self._share("text", texts, claims, place), found)
+                self._fill_texts(share("text", texts), found)
             if latents:
-                self._fill_latents(self._share("latents", latents, claims, place), found)
+                self._fill_latents(share("latents", latents), found)
             if place.size > 1 and claims.problem is not None:
                 self.warn(
                     f"cache.path: {self.cache.root} cannot be shared by the processes of this run ({claims.problem}): each "
@@ -106,10 +110,10 @@ class Encoder:
                 )
         return found
 
-    def _share(self, kind: Kind, jobs: Lazy[Job], claims: Claims, place: Place) -> Share[Job]:
+    def _share(self, kind: Kind, jobs: Lazy[Job], *, batches: Batches, claims: Claims, place: Place) -> Share[Job]:
         stage = "encode text" if kind == "text" else "encode media"
         progress = Progress(partial(self.progress, stage), len(jobs), place, stage, partial(self.interrupt, stage))
-        return Share(kind, jobs, cache=self.cache, claims=claims, place=place, progress=progress)
+        return Share(kind, jobs, cache=self.cache, batches=batches, claims=claims, place=place, progress=progress)
 
     def _fill_texts(self, share: Share[TextJob], found: Found) -> None:
         """Encode captions; what encodes them is loaded only when there is something to encode."""
@@ -204,7 +208,8 @@ class Encoder:
         with torch.no_grad():  # outside of their __call__, pipelines record gradients
             text = self.model.encode_text(pipeline, captions, images, device=self.residency.device)
         for row, (job, _) in enumerate(jobs):
-            self.cache.write("text", job.key, {name: t[row].cpu() for name, t in text.items()}, {})
+            own = hide_padding({name: t[row].cpu() for name, t in text.items()}, self.model.adapter.text)
+            self.cache.write("text", job.key, *without_zeros(own))
 
     def _too_long(self, pipeline: Any, captions: list[str]) -> list[str]:
         """Choose the captions that the denoiser will not see all of."""

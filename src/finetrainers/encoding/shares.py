@@ -1,7 +1,6 @@
 """Which of the missing items this process encodes, while others of the run, and other runs, encode theirs."""
 
 import time
-from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -10,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetrainers.data.cache.claims import Claims
+from finetrainers.data.cache.packs import KEY_BYTES, prefixes
 from finetrainers.data.cache.store import Cache, Kind
+from finetrainers.data.cache.writing import Batches
 from finetrainers.data.order.jobs import Failure, LatentsJob, TextJob
 from finetrainers.data.order.lazy import Joined, Lazy
 from finetrainers.distributed.board import Place
 
 Job = TypeVar("Job", LatentsJob, TextJob)
 
-SEEN_SLOTS = 1 << 20
-"""Keys that are remembered while the cache is searched; one that is forgotten costs another look at the disk."""
 SECONDS_BETWEEN_LOOKS = 0.2
 """At what other processes have begun, where nothing else is left."""
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -87,16 +86,26 @@ class Share(Generic[Job]):
 
     The dearest come first; of a list that all processes have alike, each begins with other items, and goes on with those
     that the others have not come to. An item that another process has is looked at again when nothing else is left: it is
-    there then, or free, since its process has died.
+    there then, or free, since its process has died. Its own items it keeps for itself until they are on the disk.
     """
 
     def __init__(
-        self, kind: Kind, jobs: Lazy[Job], *, cache: Cache, claims: Claims, place: Place, progress: Progress
+        self,
+        kind: Kind,
+        jobs: Lazy[Job],
+        *,
+        cache: Cache,
+        batches: Batches,
+        claims: Claims,
+        place: Place,
+        progress: Progress,
     ) -> None:
         self._kind = kind
         self._jobs: Lazy[Job] = jobs
-        self._cache, self._claims, self._place, self._progress = cache, claims, place, progress
+        self._cache, self._batches, self._claims, self._place, self._progress = cache, batches, claims, place, progress
         self._busy: list[Job] = []
+        self._written: list[str] = []
+        """Keys of items that may not be on the disk yet."""
 
     @property
     def is_one_of_many(self) -> bool:
@@ -112,11 +121,13 @@ class Share(Generic[Job]):
             jobs = largest_first(self._jobs)
             yield jobs[rank::size]
             yield Joined(*(jobs[(rank + further) % size :: size] for further in range(1, size)))
+        self._flush()
         while left := self._busy:
             self._busy = []
             time.sleep(SECONDS_BETWEEN_LOOKS)
             self._progress.add(0)
             yield left
+            self._flush()
         self._progress.end()
 
     def take(self, batch: Sequence[Job]) -> list[Job]:
@@ -139,8 +150,20 @@ class Share(Generic[Job]):
         for job in jobs:
             if job.key in failed:
                 self._place.note(_failure(job))
-            self._claims.release(job.key)
+        self._written += [job.key for job in jobs]
+        if not self._batches.waiting:
+            self._release()
         self._progress.add(len(jobs))
+
+    def _flush(self) -> None:
+        """Have on the disk what others may wait for."""
+        self._batches.flush()
+        self._release()
+
+    def _release(self) -> None:
+        for key in self._written:
+            self._claims.release(key)
+        self._written = []
 
     def _is_settled(self, job: Job) -> bool:
         """Whether an item is there, or a process of this run has found that it cannot be made."""
@@ -164,17 +187,12 @@ def chosen(jobs: Sequence[Job], places: NDArray[np.int64]) -> Lazy[Job]:
 
 def missing_places(cache: Cache, kind: Kind, jobs: Sequence[Job]) -> NDArray[np.int64]:
     """As ``missing``, by their places in the list."""
-    seen, keys, places = array("Q", bytes(8 * SEEN_SLOTS)), array("Q"), array("q")
-    for place, job in enumerate(jobs):
-        key = int(job.key[:16], 16)
-        if seen[key % SEEN_SLOTS] == key:
-            continue
-        seen[key % SEEN_SLOTS] = key
-        if not cache.has(kind, job.key):
-            keys.append(key)
-            places.append(place)
-    _, first = np.unique(np.array(keys, np.uint64), return_index=True)
-    return np.array(places, np.int64)[np.sort(first)]
+    keys = bytearray()
+    for job in jobs:
+        keys += bytes.fromhex(job.key)
+    every = np.frombuffer(keys, np.uint8).reshape(-1, KEY_BYTES)
+    _, first = np.unique(prefixes(every), return_index=True)
+    return np.sort(first[~cache.known(kind, every[first])])
 
 
 def largest_first(jobs: Lazy[Job]) -> Lazy[Job]:

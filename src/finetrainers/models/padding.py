@@ -35,6 +35,20 @@ def trim_padding(text: Text, facts: TextFacts) -> Text:
     return cut
 
 
+def hide_padding(text: Text, facts: TextFacts) -> Text:
+    """Put zeros where one prompt [T, D] has nothing but padding that its mask hides from the denoiser, to store none of it.
+
+    Padding that the denoiser attends to, of families without a mask, stays: it is a part of what they were trained on.
+    """
+    if facts.mask is None or not text[facts.mask].any():
+        return text
+    length = int(torch.nonzero(text[facts.mask])[-1]) + 1
+    hidden = {name: text[name].clone() for name in facts.padded}
+    for tensor in hidden.values():
+        tensor[length:] = 0
+    return {**text, **hidden}
+
+
 class WholePrompts:
     """Lets the blocks of HunyuanVideo's denoiser compute attention without a mask in forward passes that are told none.
 

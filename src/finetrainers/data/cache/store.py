@@ -1,68 +1,69 @@
-"""Encoded items on disk: one file each, named by a hash of all that went into it, written atomically."""
+"""Encoded items on disk: named by a hash of all that went into them, in files of their own or many in a pack."""
 
 import hashlib
 import json
 import os
-import secrets
-import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from finetrainers.data.cache.claims import FILE as CLAIMS
+from finetrainers.data.cache.index import FILE as INDEX, Index, Place
+from finetrainers.data.cache.item import DamagedError, Item, from_bytes, to_bytes
 from finetrainers.data.cache.leases import FOLDER as LEASES
-from finetrainers.errors import DataError, MissingItemError
-from finetrainers.files.whole import is_closed, sort_metadata
+from finetrainers.data.cache.packs import (
+    FOLDER as PACKS,
+    KINDS as KINDS,
+    Kind as Kind,
+    is_pack,
+    keys_of,
+    prefixes,
+    read_pack,
+    write_file,
+)
+from finetrainers.data.cache.rewrite import LOCK, read_part, rewrite, upkeep
+from finetrainers.data.cache.writing import Batches, item_file
+from finetrainers.errors import MissingItemError, StorageError
+from finetrainers.files.whole import is_closed
 
 LAYOUT_VERSION = 1
-"""Part of every key: raised when the contents of the files change their meaning."""
-
-LEFTOVER_SECONDS = 3600.0
-"""Age from which a temporary file is one that a killed run has left: no write takes so long."""
+"""Part of every key: raised when the contents of the items change their meaning."""
 
 GB = 10**9
 IMAGE = "image."
 """Prefix, in an item of latents, of the tensors that a task takes from the frames that are given."""
-Kind = Literal["latents", "text"]
-KINDS: tuple[Kind, ...] = ("latents", "text")
 MEMO_FILE = "memo.sqlite"
-CONTENTS = (*KINDS, LEASES, CLAIMS, MEMO_FILE, f"{MEMO_FILE}-journal")
+DATABASES = (INDEX, MEMO_FILE)
+CONTENTS = (*KINDS, PACKS, LEASES, CLAIMS, LOCK, *DATABASES, *(f"{name}-journal" for name in DATABASES))
 """All that lies in a cache's folder beside its tag."""
+LOOKS = 2000
+"""Items that are each looked for in a file of its own; for more, all such files are listed."""
+OWN_FILE = re.compile(r"([0-9a-f]{40})\.safetensors")
 
 
 def make_key(*parts: object) -> str:
-    """Hash plain values into a file name."""
+    """Hash plain values into a name."""
     text = json.dumps([LAYOUT_VERSION, *parts], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of the cache."""
+    """One item of the cache."""
 
     kind: Kind
     key: str
     bytes: int
     used: float
-    """Seconds since the epoch; set when a run finds that it needs the item."""
-
-
-@dataclass(frozen=True, slots=True)
-class Eviction:
-    """What came of making room."""
-
-    removed: list[Entry]
-    held: list[Entry]
-    """Items that living runs need, besides one's own."""
-    over: int
-    """Bytes that are still too many."""
+    """Seconds since the epoch; set when a run finds that it needs the item, or another of its pack."""
+    pack: str | None = None
+    """Name of the pack that it is in; None if it has a file of its own."""
 
 
 class Cache:
@@ -70,67 +71,152 @@ class Cache:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.index = Index(root)
+        self._batches: Batches | None = None
+
+    @property
+    def packs(self) -> Path:
+        """Folder of the packs."""
+        return self.root / PACKS
 
     def file(self, kind: Kind, key: str) -> Path:
-        """Where an item is, if it is there."""
-        return self.root / kind / key[:2] / f"{key}.safetensors"
+        """Where an item is, if it is there and has a file of its own."""
+        return item_file(self.root, kind, key)
+
+    def path_of(self, entry: Entry) -> Path:
+        """The file that an item is in."""
+        return self.file(entry.kind, entry.key) if entry.pack is None else self.packs / entry.pack
 
     def has(self, kind: Kind, key: str) -> bool:
         """Whether an item is there; marks it as used now, for eviction."""
+        if mark(self.file(kind, key)):
+            return True
+        place = self._places([(kind, key)]).get((kind, key))
+        return place is not None and mark(self.packs / place.pack)
+
+    def known(self, kind: Kind, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Say which items [n] are there by keys [n, KEY_BYTES]; marks them as used now, a pack once for all of its items."""
+        are_there = np.zeros(len(keys), bool)
+        if self.packs.is_dir():
+            self.refresh()
+            numbers = self.index.find(kind, keys)
+            names = {number: name for name, (number, _) in self.index.packs().items()}
+            wanted = np.unique(numbers[numbers >= 0]).tolist()
+            are_there = np.isin(numbers, [n for n in wanted if n in names and mark(self.packs / names[n])])
+        rest = np.flatnonzero(~are_there)
+        if len(rest) > LOOKS:
+            rest = rest[np.isin(prefixes(keys[rest]), prefixes(self._own_files(kind)))]
+        are_there[rest] = [mark(self.file(kind, keys[place].tobytes().hex())) for place in rest]
+        return are_there
+
+    def sizes(self, items: Sequence[tuple[Kind, str]]) -> list[int | None]:
+        """Bytes of items; None for those that are not there."""
+        places, sizes = self._places(items), list[int | None]()
+        for item in items:
+            try:
+                sizes.append(places[item].length if item in places else self.file(*item).stat().st_size)
+            except FileNotFoundError:
+                sizes.append(None)
+        return sizes
+
+    @contextmanager
+    def in_batches(self) -> Iterator[Batches]:
+        """Let ``write`` write many items together; what it has taken is on the disk at the end, also after an error."""
+        self._batches = batches = Batches(self.root, self.index)
         try:
-            os.utime(self.file(kind, key))
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            if not is_closed(error):  # a cache that others own may be read, but not marked
-                raise
-        return True
+            yield batches
+        finally:
+            self._batches = None
+            batches.flush()
 
     def write(self, kind: Kind, key: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
-        """Write an item that is whole or not there at all; return its size in bytes."""
-        contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        data = sort_metadata(save(contents, {**metadata, "digest": _digest(contents)}))  # equal items, equal bytes
-        file = self.file(kind, key)
-        # Not the process's number: runs in two containers may have the same.
-        temporary = file.with_name(f".{key}.{secrets.token_hex(8)}.tmp")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            temporary.replace(file)
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise DataError(
-                f"cache.path: {file} cannot be written: {error.strerror}; make room or mend it, or name another cache.path"
-            ) from error
+        """Write an item that is whole or not there at all; return its size in bytes.
+
+        Raises:
+            DataError: If it cannot be written.
+        """
+        data = to_bytes(tensors, metadata)
+        if self._batches is None:
+            write_file(self.file(kind, key), [data])
+        else:
+            self._batches.add(kind, key, data)
         return len(data)
 
-    def read(self, kind: Kind, key: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def read(self, kind: Kind, key: str) -> Item:
         """Read an item's tensors and its metadata.
 
         Raises:
             MissingItemError: If it is gone or damaged.
         """
-        file = self.file(kind, key)
+        return self.read_all([(kind, key)])[0]
+
+    def read_all(self, items: Sequence[tuple[Kind, str]]) -> list[Item]:
+        """As ``read``, of several items; the index is asked once."""
+        places = self._places(items)
+        return [self._read(item, places.get(item)) for item in items]
+
+    def _read(self, item: tuple[Kind, str], place: Place | None) -> Item:
         try:
-            with safe_open(file, framework="pt") as item:
-                return {name: item.get_tensor(name) for name in item.keys()}, item.metadata()  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
+            try:
+                return from_bytes(self._bytes(item, place))
+            except FileNotFoundError:  # it may have got another place meanwhile
+                return from_bytes(self._bytes(item, self._places([item]).get(item)))
+        except (OSError, DamagedError) as error:
+            where = self.file(*item) if place is None else f"{self.packs / place.pack} (item {item[1]})"
             raise MissingItemError(
-                f"cache.path: {file} is gone or damaged ({error}); another run may have removed it to keep its own "
+                f"cache.path: {where} is gone or damaged ({error}); another run may have removed it to keep its own "
                 "cache.max_gb. `finetrainers cache verify` removes what is damaged; then start this run again"
             ) from error
+
+    def _bytes(self, item: tuple[Kind, str], place: Place | None) -> Tensor:
+        if place is None:
+            return read_part(self.file(*item))
+        data = read_part(self.packs / place.pack, place.start, place.length)
+        if len(data) < place.length:
+            raise DamagedError(f"only {len(data)} of its {place.length} bytes are there")
+        return data
 
     def remove_damaged(self, kind: Kind, key: str) -> None:
         """Delete an item if it cannot be read because of its contents, so that it is made again."""
         try:
             self.read(kind, key)
         except MissingItemError as error:
-            if isinstance(error.__cause__, SafetensorError):
-                self.file(kind, key).unlink(missing_ok=True)
+            if isinstance(error.__cause__, DamagedError):
+                place = self._places([(kind, key)]).get((kind, key))
+                self.remove(Entry(kind, key, 0, 0.0, None if place is None else place.pack))
+
+    def remove(self, *entries: Entry) -> None:
+        """Delete items; those that another run has deleted are fine."""
+        gone: dict[str, set[bytes]] = {}
+        for entry in entries:
+            if entry.pack is None:
+                self.file(entry.kind, entry.key).unlink(missing_ok=True)
+            else:
+                gone.setdefault(entry.pack, set()).add(bytes.fromhex(entry.key))
+        if gone:
+            with upkeep(self.root):
+                for name, keys in gone.items():
+                    self.rewrite(name, _not_in(keys))
+
+    def rewrite(self, name: str, keeps: Callable[[bytes], bool]) -> int:
+        """Take items out of a pack; return the bytes that this frees. One that another run has removed is fine."""
+        try:
+            return rewrite(self.root, self.index, name, keeps)
+        except FileNotFoundError:
+            return 0
+
+    def refresh(self) -> None:
+        """Let the index have the packs that are there, no more and no fewer: runs that are killed leave it behind."""
+        names = {file.name for file in os.scandir(self.packs) if is_pack(file.name)}
+        known = set(self.index.packs())
+        new = [pack for name in sorted(names - known) if (pack := read_pack(self.root, name)) is not None]
+        gone = sorted(known - names)
+        if new or gone:
+            try:
+                self.index.add(*new, instead_of=gone)
+            except StorageError:
+                if os.access(self.root, os.W_OK):  # else it is others' to do
+                    raise
 
     def entries(self) -> Iterator[Entry]:
         """All items."""
@@ -142,66 +228,41 @@ class Cache:
                     except FileNotFoundError:  # another run evicted it meanwhile
                         continue
                     yield Entry(kind, file.stem, stat.st_size, stat.st_mtime)
+            if self.packs.is_dir():
+                yield from self._packed(kind)
 
-    def evict(self, max_bytes: int, *, keep: Collection[str] = (), since: float | None = None) -> Eviction:
-        """Remove the least recently used items until at most ``max_bytes`` are left.
+    def _packed(self, kind: Kind) -> Iterator[Entry]:
+        self.refresh()
+        used = {file.name: file.stat().st_mtime for file in self.packs.glob(f"{kind}-*")}
+        for key, pack, length in self.index.entries(kind):
+            if pack in used:
+                yield Entry(kind, key.hex(), length, used[pack], pack)
 
-        Keys in ``keep`` stay, and what was used at or after ``since``: living runs need it. What killed runs have left goes.
-        """
-        self.remove_leftovers()
-        entries = sorted(self.entries(), key=lambda entry: entry.used)
-        surplus, removed = sum(entry.bytes for entry in entries) - max_bytes, []
-        held = [entry for entry in entries if since is not None and entry.used >= since and entry.key not in keep]
-        kept = {*keep, *(entry.key for entry in held)}
-        for entry in entries:
-            if surplus <= 0:
-                break
-            if entry.key not in kept and not self._is_used_since(entry):
-                self.remove(entry)
-                removed.append(entry)
-                surplus -= entry.bytes
-        return Eviction(removed, held, max(0, surplus))
+    def _own_files(self, kind: Kind) -> NDArray[np.uint8]:
+        """Keys [n, KEY_BYTES] of the items that have a file of their own."""
+        folders = [file.path for file in os.scandir(self.root / kind)] if (self.root / kind).is_dir() else []
+        names = (file.name for folder in folders for file in os.scandir(folder))
+        return keys_of([match[1] for match in map(OWN_FILE.fullmatch, names) if match is not None])
 
-    def _is_used_since(self, entry: Entry) -> bool:
-        """Whether a run has found that it needs an item after it was listed."""
-        try:
-            return self.file(entry.kind, entry.key).stat().st_mtime != entry.used
-        except FileNotFoundError:  # another run removed it meanwhile
-            return False
-
-    def remove(self, entry: Entry) -> None:
-        """Delete an item; one that another run has deleted is fine."""
-        self.file(entry.kind, entry.key).unlink(missing_ok=True)
-
-    def remove_leftovers(self) -> int:
-        """Delete the temporary files that killed runs have left; return how many."""
-        count, before = 0, time.time() - LEFTOVER_SECONDS
-        patterns = (*(f"{kind}/??/.*.tmp" for kind in KINDS), f"{LEASES}/.*.tmp")
-        for file in (file for pattern in patterns for file in self.root.glob(pattern)):
-            try:
-                if file.stat().st_mtime < before:
-                    file.unlink()
-                    count += 1
-            except FileNotFoundError:  # another run did the same
-                continue
-        return count
-
-    def damaged(self) -> Iterator[Entry]:
-        """Items whose contents are not what was written."""
-        for entry in self.entries():
-            try:
-                tensors, metadata = self.read(entry.kind, entry.key)
-            except DataError:
-                yield entry
-                continue
-            if metadata.get("digest") != _digest(tensors):
-                yield entry
+    def _places(self, items: Sequence[tuple[Kind, str]]) -> dict[tuple[Kind, str], Place]:
+        """Where in packs items are, those that are in one."""
+        if not self.packs.is_dir():
+            return {}
+        found = self.index.places([(kind, bytes.fromhex(key)) for kind, key in items])
+        return {(kind, key.hex()): place for (kind, key), place in found.items()}
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _not_in(keys: set[bytes]) -> Callable[[bytes], bool]:
+    return lambda key: key not in keys
+
+
+def mark(file: Path) -> bool:
+    """Mark a file as used now; False if there is none."""
+    try:
+        os.utime(file)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if not is_closed(error):  # a cache that others own may be read, but not marked
+            raise
+    return True

@@ -1,0 +1,120 @@
+"""One encoded item as bytes: a safetensors file's, wherever it lies.
+
+Shape letters as in ``finetrainers.batch``.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from finetrainers.files.whole import HEADER_START, sort_metadata
+
+DIGEST = "digest"
+ROWS = "rows"
+"""Metadata: how many rows a tensor has whose last ones are zeros, and are not stored."""
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""By the names that safetensors has for them."""
+Item = tuple[dict[str, Tensor], dict[str, str]]
+"""Tensors by their names, and metadata."""
+
+
+class DamagedError(Exception):
+    """Bytes that are no whole item; the message says why."""
+
+
+def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return an item's bytes; those of equal items are equal."""
+    contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    return sort_metadata(save(contents, {**metadata, DIGEST: digest(contents)}))
+
+
+def from_bytes(data: Tensor) -> Item:
+    """Return what an item's bytes [n] uint8 hold; the tensors are views of them, copied nowhere.
+
+    Raises:
+        DamagedError: If they are cut off or are something else; a number that has changed, ``is_whole`` finds.
+    """
+    tensors, metadata = _parsed(data)
+    rows = json.loads(metadata.get(ROWS, "{}"))
+    return {name: _with_zeros(tensor, rows.get(name)) for name, tensor in tensors.items()}, metadata
+
+
+def is_whole(data: Tensor) -> bool:
+    """Whether bytes [n] uint8 are those that were written."""
+    try:
+        tensors, metadata = _parsed(data)
+    except DamagedError:
+        return False
+    return metadata.get(DIGEST) == digest(tensors)
+
+
+def without_zeros(tensors: Mapping[str, Tensor]) -> Item:
+    """Cut the zeros at the end of each [T, D]; the metadata say how many rows it had, and ``from_bytes`` puts them back."""
+    kept = {name: tensor[: _num_rows(tensor)] if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
+    rows = {name: len(tensors[name]) for name, own in kept.items() if own.shape != tensors[name].shape}
+    return kept, {ROWS: json.dumps(rows)} if rows else {}
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Hash names, types, shapes and numbers."""
+    found = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _parsed(data: Tensor) -> Item:
+    """Read the tensors as they are stored, and the metadata."""
+    try:
+        head = data[:HEADER_START].numpy().tobytes()
+        start = HEADER_START + int.from_bytes(head, "little")
+        if len(head) < HEADER_START or start > len(data):
+            raise DamagedError(f"its {len(data)} bytes are cut off in the header")
+        tree = json.loads(data[HEADER_START:start].numpy().tobytes())
+        metadata = tree.pop("__metadata__", {})
+        if start + max((own["data_offsets"][1] for own in tree.values()), default=0) != len(data):
+            raise DamagedError(f"it has {len(data)} bytes, and the header speaks of others")
+        return {name: _tensor(data[start:], own) for name, own in tree.items()}, metadata
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise DamagedError(f"its header cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _tensor(data: Tensor, about: Mapping[str, list[int]]) -> Tensor:
+    dtype = DTYPES[str(about["dtype"])]
+    start, stop = about["data_offsets"]
+    shape = about["shape"]
+    if stop - start != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{stop - start} bytes for the shape {shape}")
+    return data[start:stop].view(dtype).view(shape)  # safetensors aligns them
+
+
+def _num_rows(tensor: Tensor) -> int:
+    """Count rows up to the last that is not zero; one stays in any case, which has the other sizes."""
+    shown = torch.nonzero(tensor.flatten(1).any(1))
+    return int(shown[-1]) + 1 if len(shown) else min(1, len(tensor))
+
+
+def _with_zeros(tensor: Tensor, num_rows: int | None) -> Tensor:
+    if num_rows is None:
+        return tensor
+    whole = tensor.new_zeros(num_rows, *tensor.shape[1:])
+    whole[: len(tensor)] = tensor
+    return whole

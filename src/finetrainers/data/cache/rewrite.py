@@ -1,0 +1,74 @@
+"""What is taken out of packs: a pack is written anew without it, and then takes the place of the old one."""
+
+import fcntl
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from finetrainers.data.cache.index import Index
+from finetrainers.data.cache.packs import FOLDER, kind_of, read_pack, write_pack
+
+LOCK = "upkeep.lock"
+
+
+@contextmanager
+def upkeep(root: Path) -> Iterator[None]:
+    """Let one process at a time rewrite and remove; the system lets go of the lock of one that dies.
+
+    Where there are no locks, two may do the same work, which loses nothing.
+    """
+    try:
+        lock = (root / LOCK).open("ab")
+    except OSError:  # who may not write here cannot rewrite either, and is told so then
+        yield
+        return
+    with lock:
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def rewrite(root: Path, index: Index, name: str, keeps: Callable[[bytes], bool]) -> int:
+    """Take items out of a pack, besides those that are cut off; return the bytes that this frees.
+
+    The new pack is on the disk before the index names it, and the old one is removed last: whatever kills this leaves each
+    item in one of them.
+
+    Raises:
+        DataError: If the new pack cannot be written.
+    """
+    file = root / FOLDER / name
+    before = file.stat()
+    kept = []
+    for key, start, length in contents(root, index, name):
+        if keeps(key) and start + length <= before.st_size:
+            kept.append((key, read_part(file, start, length).numpy().tobytes()))
+    new = [write_pack(root, kind_of(name), kept, used=before.st_mtime)] if kept else []
+    index.add(*new, instead_of=[name])
+    file.unlink(missing_ok=True)
+    return before.st_size - sum((root / FOLDER / pack.name).stat().st_size for pack in new)
+
+
+def contents(root: Path, index: Index, name: str) -> Sequence[tuple[bytes, int, int]]:
+    """Key, start and length of the items of a pack; as the index has them, if its own directory is damaged."""
+    pack = read_pack(root, name)
+    if pack is None:
+        return index.contents(name)
+    keys = (key.tobytes() for key in pack.directory["key"])
+    return list(zip(keys, pack.directory["start"].tolist(), pack.directory["length"].tolist(), strict=True))
+
+
+def read_part(file: Path, start: int = 0, length: int | None = None) -> Tensor:
+    """Read bytes [n] uint8 of a file, to its end by default; fewer where it is cut off."""
+    with file.open("rb", buffering=0) as source:
+        if length is None:
+            length = source.seek(0, 2) - start
+        source.seek(start)
+        data = torch.empty(max(0, length), dtype=torch.uint8)
+        view, done = data.numpy().data, 0
+        while done < len(view) and (count := source.readinto(view[done:])):
+            done += count
+    return data[:done]
