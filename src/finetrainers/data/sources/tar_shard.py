@@ -10,14 +10,14 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
 import pyarrow as pa
 
 from finetrainers.data.media.archives import member_ref
 from finetrainers.data.media.blob import blob_of
-from finetrainers.data.media.files import is_media
+from finetrainers.data.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from finetrainers.data.media.view import why_unreadable
 from finetrainers.data.sources.layout import Wanted
 from finetrainers.data.sources.listing import Listing, Problem, finish
@@ -25,6 +25,8 @@ from finetrainers.data.sources.metadata import MEDIA_COLUMNS, STREAM_COLUMNS
 from finetrainers.data.sources.tar_texts import CAPTION_MEMBERS, captions_of
 from finetrainers.errors import DataError
 
+MEDIA_SUFFIXES = frozenset((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+TEXT_SUFFIXES = frozenset(f".{name}" for name in (*CAPTION_MEMBERS, "json"))
 UNSAFE = (".pkl", ".pickle", ".pyd", ".pth", ".pt", ".joblib", ".dill")
 """Suffixes of what can hold pickles, which run code when they are read."""
 MAX_TEXT_BYTES = 1 << 20
@@ -88,7 +90,7 @@ def _members(file: BinaryIO, shard: _Shard) -> Iterator[tarfile.TarInfo]:
         end = archive.offset
     file.seek(end)
     rest = file.read(64 * BLOCK)
-    if not rest:
+    if len(rest) < BLOCK:
         shard.problems.append(Problem(shard.ref, f"truncated at byte {end}: it has no end mark; copy or write it again"))
     elif rest.strip(b"\0"):
         reason = f"something that is no member begins at byte {end}: it is damaged, or archives were put one after the other"
@@ -97,26 +99,31 @@ def _members(file: BinaryIO, shard: _Shard) -> Iterator[tarfile.TarInfo]:
 
 def _sort_in(member: tarfile.TarInfo, file: BinaryIO, shard: _Shard) -> None:
     """Put a member to its sample, or count it among what is passed over, or name it as a problem."""
-    path = PurePosixPath(member.name)
-    suffix = path.suffix.lower()
+    folder, _, name = member.name.rpartition("/")  # not as a path: there may be millions
+    suffix = _suffix(name)
     if member.isdir():
         return
-    if member.name.startswith("/") or ".." in path.parts:
+    if member.name.startswith("/") or ".." in (name, *folder.split("/")):
         shard.problems.append(Problem(f"{shard.ref}: {member.name}", "its name leads out of the archive; it is not read"))
     elif not member.isreg() or member.issparse():
         kind = f"a link to {member.linkname}" if member.islnk() or member.issym() else "no plain file"
-        if is_media(Path(path.name)):
+        if suffix in MEDIA_SUFFIXES:
             shard.problems.append(Problem(f"{shard.ref}: {member.name}", f"is {kind}; store the file itself"))
         else:
             shard.passed_over["links and devices"] += 1
-    elif path.name.startswith("."):
+    elif name.startswith("."):
         shard.passed_over["hidden files"] += 1
     elif suffix in UNSAFE:
         shard.passed_over[f"{suffix} (never read)"] += 1
-    elif is_media(Path(path.name)) or suffix[1:] in (*CAPTION_MEMBERS, "json"):
+    elif suffix in MEDIA_SUFFIXES or suffix in TEXT_SUFFIXES:
         _add(member, file, shard)
     else:
         shard.passed_over[suffix or "without suffix"] += 1
+
+
+def _suffix(name: str) -> str:
+    stem, _, last = name.rpartition(".")
+    return f".{last.lower()}" if stem else ""
 
 
 def _add(member: tarfile.TarInfo, file: BinaryIO, shard: _Shard) -> None:
@@ -124,7 +131,7 @@ def _add(member: tarfile.TarInfo, file: BinaryIO, shard: _Shard) -> None:
     stem, _, rest = name.partition(".")
     sample = shard.samples.setdefault(folder + slash + stem, _Sample())
     ref = member_ref(shard.ref, member.offset_data, member.size, member.name)
-    if is_media(Path(name)):
+    if _suffix(name) in MEDIA_SUFFIXES:
         sample.media.setdefault(rest.rpartition(".")[0].lower(), []).append((name, ref))
     elif member.size > MAX_TEXT_BYTES:
         shard.problems.append(Problem(ref, f"has {member.size} bytes, more than a caption has; it is not read"))
