@@ -41,7 +41,7 @@ class Cell(Blob):
         column = unquote(name.partition("/")[0])
         try:
             data = _read(self.ref.partition(":")[0] + ":", container, column, (group, row))
-        except (pa.ArrowException, IndexError, KeyError) as error:
+        except (pa.ArrowException, LookupError, ValueError) as error:
             raise DataError(f"{self.ref}: cannot be read: {error}") from error
         if data is None:
             raise DataError(f"{self.ref}: the cell is empty (null)")

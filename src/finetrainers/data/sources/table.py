@@ -43,7 +43,7 @@ class Table(Layout):
 
 def _choose(place: Place, config: DataConfig) -> tuple[list[str], str, dict[str, int]]:
     """Choose the tables of the split."""
-    names = _tables(place)
+    names = place.tree(TABLE_SUFFIXES)
     if not names:
         raise DataError(f"{place}: there is no {', '.join(TABLE_SUFFIXES)}, which data.layout: table needs")
     return choose_split(names, config, str(place))
