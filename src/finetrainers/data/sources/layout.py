@@ -11,7 +11,7 @@ from finetrainers.data.sources.listing import Listing
 from finetrainers.data.sources.place import Place
 from finetrainers.errors import ConfigError, DataError
 
-SETTINGS = ("caption_lines", "media_column", "caption_column", "control_column", "columns")
+SETTINGS = ("split", "caption_lines", "media_column", "caption_column", "control_column", "columns")
 """Keys of a data set that have an effect on some layouts only."""
 
 
@@ -51,6 +51,22 @@ class Layout(ABC):
         Raises:
             DataError: If a list cannot be read, or if nothing in it is an item.
         """
+
+    def shards(self, place: Place, config: DataConfig) -> list[str] | None:
+        """List the references of the pieces that a place consists of, in order; None if it does not consist of pieces.
+
+        Raises:
+            DataError: If which pieces belong to the data set is unclear.
+        """
+        return None
+
+    def shard_items(self, ref: str, wanted: Wanted) -> Listing:
+        """List the items of one piece alone; that it has none is no error. No media is opened.
+
+        Raises:
+            DataError: If the piece cannot be read.
+        """
+        raise NotImplementedError(f"{self.name} does not consist of pieces: {ref}")
 
 
 def choose_layout(layouts: Sequence[Layout], place: Place, config: DataConfig) -> tuple[Layout | None, str]:
