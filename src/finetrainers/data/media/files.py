@@ -18,6 +18,7 @@ from finetrainers.data.media.view import (
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tiff", ".tif", ".gif")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+CONVERT = {".heic": "such as to .png"}
 
 
 def is_media(path: Path) -> bool:

@@ -39,6 +39,8 @@ class Listing:
     """Name of the layout that was found."""
     why: str = ""
     """By what it was found."""
+    notes: tuple[str, ...] = ()
+    """What was found and is not used, for warnings."""
 
 
 def pair(listing: Listing, name: str, paired: Paired) -> Listing:
