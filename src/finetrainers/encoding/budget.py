@@ -62,9 +62,7 @@ class Budget:
         for some in in_batches(jobs.all(), JOBS_AT_ONCE):
             new = {item.key: (job, item) for job in some for item in job.media.values() if item.key not in keep}
             sizes = cache.sizes([("latents", key) for key in new])
-            lacking += sum(
-                self.latents_bytes(*made) for made, size in zip(new.values(), sizes, strict=True) if size is None
-            )
+            lacking += sum(self.latents_bytes(*made) for made, size in zip(new.values(), sizes, strict=True) if size is None)
             keep.update(key for job in some for key in job.keys)
         since = oldest_lease(cache.root, besides=self.encoder.lease)
         return evict(cache, int(max_gb * GB) - lacking, keep=keep, since=since)

@@ -29,6 +29,8 @@ def build_dataset(
     warn: Callable[[str], None],
 ) -> Dataset:
     """Look at all files of a data set, and give its items their buckets and windows; arguments as of ``build_catalog``."""
+    for note in listing.notes:
+        warn(note)
     table = listing.table
     least = {stream.name: min_frames.get(stream.name, 1) for stream in beside(streams) if not stream.has_own_size}
     facts, problems = look(table[MEDIA.name])

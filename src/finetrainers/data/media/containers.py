@@ -7,6 +7,8 @@ import os
 import struct
 from typing import BinaryIO
 
+import numpy as np
+
 from finetrainers.data.media.blob import Blob
 from finetrainers.data.media.view import bad_media
 
@@ -33,8 +35,6 @@ def check_whole(blob: Blob) -> None:
             _check_matroska(file, size, blob)
         elif head[:4] == b"RIFF":
             _check_riff(file, size, blob)
-        elif head[:4] == b"GIF8":
-            _check_gif(file, size, blob)
 
 
 def _check_end(end: int, size: int, blob: Blob) -> None:
@@ -99,8 +99,51 @@ def _check_riff(file: BinaryIO, size: int, blob: Blob) -> None:
         position += 8 + length + length % 2
 
 
-def _check_gif(file: BinaryIO, size: int, blob: Blob) -> None:
-    """A gif ends with a semicolon; some writers pad it with zeros."""
-    file.seek(max(0, size - 64))
-    if not file.read().rstrip(b"\0").endswith(b";"):
-        raise bad_media(blob, "truncated: the end mark of the gif is missing; copy it again")
+def count_avi_frames(blob: Blob) -> int:
+    """Count the frames of the first video stream that the index of an AVI lists; 0 if there is no such index.
+
+    FFmpeg skips what it cannot read between two frames, so that a damaged clip would pass as a shorter one.
+    """
+    with blob.open() as file:
+        size, position, count = file.seek(0, os.SEEK_END), 12, 0
+        while position + 8 <= size:
+            file.seek(position)
+            kind, length = struct.unpack("<4sI", file.read(8))
+            if kind == b"idx1":
+                entries = np.frombuffer(file.read(length - length % AVI_ENTRY.itemsize), AVI_ENTRY)
+                kinds = entries["kind"].view("S4")
+                is_video = np.char.endswith(kinds, b"dc") | np.char.endswith(kinds, b"db")
+                videos = np.sort(kinds[is_video & (entries["length"] > 0)])
+                return int((np.char.startswith(videos, videos[0][:2])).sum()) if len(videos) else count
+            position += 8 + length + length % 2
+    return count
+
+
+AVI_ENTRY = np.dtype([("kind", "S4"), ("flags", "<u4"), ("offset", "<u4"), ("length", "<u4")])
+
+
+def check_gif(blob: Blob) -> None:
+    """Walk the blocks of a gif: its decoders pass over zeros between two pictures, as if the clip were shorter."""
+    with blob.open() as file:
+        header = file.read(13)
+        if len(header) < 13:
+            raise bad_media(blob, "truncated: the file ends in the header of the gif; copy it again")
+        _skip_palette(file, header[10])
+        while (kind := file.read(1)) != b";":
+            if kind == b"":
+                raise bad_media(blob, "truncated: the end mark of the gif is missing; copy it again")
+            if kind == b",":
+                _skip_palette(file, (file.read(9) or b"\0")[-1])
+            elif kind != b"!":
+                position = file.tell() - 1
+                raise bad_media(
+                    blob, f"damaged at byte {position}: no block of a gif starts with {kind.hex()}; copy it again"
+                )
+            file.read(1)  # the label of an extension, or the bits of a code
+            while length := (file.read(1) or b"\0")[0]:
+                file.seek(length, os.SEEK_CUR)
+
+
+def _skip_palette(file: BinaryIO, flags: int) -> None:
+    if flags & 0x80:
+        file.seek(3 << (flags & 7) + 1, os.SEEK_CUR)

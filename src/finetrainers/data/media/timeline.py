@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import av
@@ -24,6 +24,10 @@ REORDER_PACKETS = 32
 """Packets come in decoding order; no codec shows a frame later than this many packets after it came (H.264, HEVC: 16)."""
 REMEMBERED_FILES = 8
 """Timelines that are kept in memory: 8 bytes for each frame and each time."""
+MAX_FRAME_PIXELS = 1 << 26
+"""Largest frame, 67 million pixels; decoders hold up to 17 of them."""
+DECODER_OPTIONS = {"max_pixels": str(MAX_FRAME_PIXELS)}
+"""For frames that grow on the way."""
 MISSING_SECONDS = 0.5
 """Less than the stated duration by which a video is taken for damaged."""
 VP8_SHOW_FRAME = 0x10
@@ -48,6 +52,8 @@ class Timeline:
     """Frame rate that the container states."""
     is_counted: bool
     """Decoded frames carry no usable time stamps (AVI): they are told by counting from the start."""
+    num_packets: int
+    """Packets that were read, with those of frames that are never shown."""
 
 
 @contextmanager
@@ -56,17 +62,30 @@ def open_video(blob: Blob) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         with (
             nullcontext(str(blob.path)) if blob.path is not None else blob.open() as source,
-            av.open(source, "r", metadata_errors="replace") as container,
+            av.open(source, "r", metadata_errors="replace", options=DECODER_OPTIONS) as container,
         ):
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams:
                 raise bad_media(blob, "no video stream")
             stream = streams[0]
+            _check_size(stream, blob)
+            stream.codec_context.options = DECODER_OPTIONS
             stream.codec_context.thread_count = 1  # loader workers are processes; damage is reported reliably, too
             yield container, stream
     except av.error.FFmpegError as error:
         how = "read" if isinstance(error, OSError) else "decoded"  # the system's errors are no damage of the file
         raise bad_media(blob, f"cannot be {how}: {error.strerror}") from error
+
+
+def _check_size(stream: VideoStream, blob: Blob) -> None:
+    """Refuse frames of which a decoder would hold more than memory can."""
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_FRAME_PIXELS:
+        raise bad_media(
+            blob,
+            f"frames of {width} x {height} are {width * height / 1e6:.0f} million pixels, more than the "
+            f"{MAX_FRAME_PIXELS / 1e6:.0f} million that are decoded; scale the video down",
+        )
 
 
 def whole_timeline(container: InputContainer, stream: VideoStream, blob: Blob) -> Timeline:
@@ -107,7 +126,7 @@ def read_timeline(container: InputContainer, stream: VideoStream, blob: Blob, *,
     is_counted = container.format.name == "avi"  # its presentation time stamps are guesses where frames are reordered
     stamps: list[int] = []
     keys: list[int] = []
-    end = num_beyond = 0
+    end = num_beyond = num_packets = 0
     last_frame, last_stamp = _last_needed(start_of, stream)
     is_vp8 = stream.codec_context.name == "vp8"
     for packet in container.demux(stream):
@@ -116,6 +135,7 @@ def read_timeline(container: InputContainer, stream: VideoStream, blob: Blob, *,
             continue  # the empty packet at the end
         if packet.is_corrupt:
             raise bad_media(blob, f"damaged or truncated at {float(stamp * packet.time_base):.2f} s")
+        num_packets += 1
         if packet.is_keyframe:
             keys.append(stamp)
         if not keys:
@@ -129,7 +149,7 @@ def read_timeline(container: InputContainer, stream: VideoStream, blob: Blob, *,
             break
     if not stamps or max(stamps) < min(keys):
         raise bad_media(blob, "the video stream has no frames, or no key frame to start from")
-    return _timeline(container, stream, stamps=stamps, keys=keys, end=end)
+    return replace(_timeline(container, stream, stamps=stamps, keys=keys, end=end), num_packets=num_packets)
 
 
 def _last_needed(view: View | None, stream: VideoStream) -> tuple[float, float]:
@@ -153,8 +173,8 @@ def _timeline(container: InputContainer, stream: VideoStream, *, stamps: list[in
     ordered = np.unique(np.array(stamps, np.int64))
     ordered = ordered[ordered >= start]
     times = (ordered - ordered[0]) * float(time_base)
-    if is_counted or container.format.name == "gif":
-        keys = [start]  # a gif calls every frame a key frame, and none but the first is
+    if is_counted:
+        keys = [start]
     positions = np.searchsorted(ordered, np.array(keys, np.int64), side="right") - 1
     return Timeline(
         stamps=ordered,
@@ -164,6 +184,7 @@ def _timeline(container: InputContainer, stream: VideoStream, *, stamps: list[in
         seconds=_end_seconds(times, float((end - int(ordered[0])) * time_base), stream.average_rate),
         nominal_fps=stream.average_rate,
         is_counted=is_counted,
+        num_packets=len(stamps),
     )
 
 

@@ -16,8 +16,9 @@ from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from finetrainers.data.media.blob import Blob
-from finetrainers.data.media.containers import check_whole
+from finetrainers.data.media.containers import check_whole, count_avi_frames
 from finetrainers.data.media.timeline import ROUNDING_SECONDS, Timeline, open_video, read_timeline, whole_timeline
+from finetrainers.data.media.transfer import Colors, colors_of, to_srgb
 from finetrainers.data.media.view import (
     PHASE,
     Clip,
@@ -60,6 +61,9 @@ def probe_video(blob: Blob) -> MediaInfo:
     check_whole(blob)
     with open_video(blob) as (container, stream):
         timeline = whole_timeline(container, stream, blob)
+        indexed = count_avi_frames(blob) if timeline.is_counted else 0
+        if timeline.num_packets < indexed:
+            raise bad_media(blob, f"damaged: {timeline.num_packets} of {indexed} frames can be read; copy it again")
         for _, frame in _frames(container, stream, timeline, start=timeline.start):
             height, width = _displayed_size(frame, stream)
             num_frames = len(timeline.stamps)
@@ -74,7 +78,7 @@ def decode_video(blob: Blob, view: View) -> Clip:
             timeline = read_timeline(container, stream, blob, start_of=view)
         else:
             timeline = whole_timeline(container, stream, blob)
-        positions, frames = _choose(timeline, view, blob)
+        positions, frames = choose_frames(timeline, view, blob)
         painter = _Painter(view, stream)
         for run in _runs(timeline, frames):
             start = int(timeline.stamps[run.key]) if run.key else timeline.start
@@ -87,10 +91,10 @@ def decode_video(blob: Blob, view: View) -> Clip:
             ):
                 seconds = timeline.times[frames[run.rows[-1]]]
                 raise bad_media(blob, f"damaged: frames are missing or corrupt at or before {seconds:.2f} s")
-    return Clip(pixels=painter.pixels, fps=_fps(timeline, view, positions, frames))
+    return Clip(pixels=painter.pixels, fps=frame_rate(timeline, view, positions, frames))
 
 
-def _choose(timeline: Timeline, view: View, blob: Blob) -> tuple[list[int], npt.NDArray[np.int64]]:
+def choose_frames(timeline: Timeline, view: View, blob: Blob) -> tuple[list[int], npt.NDArray[np.int64]]:
     """Choose positions [F] among the available frames, and the frames [F] of the file that are shown there."""
     lengths = np.array([len(timeline.stamps)]), np.array([timeline.seconds])
     available, needed = int(count_frames(*lengths, fps=view.fps, stride=view.stride)[0]), needed_frames(view)
@@ -104,7 +108,7 @@ def _choose(timeline: Timeline, view: View, blob: Blob) -> tuple[list[int], npt.
     return positions, np.searchsorted(timeline.times, (chosen + PHASE) / view.fps, side="right") - 1
 
 
-def _fps(timeline: Timeline, view: View, positions: list[int], frames: npt.NDArray[np.int64]) -> float:
+def frame_rate(timeline: Timeline, view: View, positions: list[int], frames: npt.NDArray[np.int64]) -> float:
     """Frame rate of the chosen frames, without the rounding of time stamps where the rate is constant."""
     gaps = view.num_frames - 1
     if gaps == 0:
@@ -165,24 +169,44 @@ class _Painter:
         self._stream = stream
         self._reformatter = VideoReformatter()  # one for all frames: it prepares its filters once
         self._placed: tuple[Orientation, Fit] | None = None
+        self._size = 0, 0
 
     def paint(self, frame: VideoFrame, row: int) -> None:
-        if self._placed is None:
+        if self._placed is None or self._size != (frame.height, frame.width):  # it may change on the way
             self._placed = _orientation(frame), fit(*_displayed_size(frame, self._stream), self._view)
+            self._size = frame.height, frame.width
         turn, placed = self._placed
+        upright = _turned(self._scaled(frame, turn, placed), turn)
+        self._rows[row] = crop(upright, placed, self._view)
+
+    def _scaled(self, frame: VideoFrame, turn: Orientation, placed: Fit) -> npt.NDArray[np.uint8]:
+        """Scale a frame to eight bits of sRGB or BT.709 [h, w, 3], which a viewer shows alike."""
         width, height = (placed.height, placed.width) if turn.transpose else (placed.width, placed.height)
         has_alpha = any(component.is_alpha for component in frame.format.components)
+        colors = colors_of(frame.color_trc, frame.color_primaries)
         scaled = self._reformatter.reformat(
             frame,
             width,
             height,
-            "rgba" if has_alpha else "rgb24",
+            ("rgba" if has_alpha else "rgb24") if colors is None else ("rgba64le" if has_alpha else "rgb48le"),
             src_colorspace=Colorspace.ITU709 if _is_unstated_hd(frame) else None,
             interpolation=Interpolation.BICUBIC,
             threads=1,
         )
-        upright = _turned(_on_white(scaled) if has_alpha else _packed(scaled, channels=3), turn)
-        self._rows[row] = crop(upright, placed, self._view)
+        if colors is None:
+            pixels = _packed(scaled, channels=4 if has_alpha else 3)
+        else:
+            pixels = _converted(scaled, colors, channels=4 if has_alpha else 3)
+        return _on_white(pixels) if has_alpha else pixels
+
+
+def _converted(frame: VideoFrame, colors: Colors, *, channels: int) -> npt.NDArray[np.uint8]:
+    """Convert a packed frame of 16 bits to [h, w, channels] of eight."""
+    plane = frame.planes[0]
+    lines = np.frombuffer(memoryview(plane), "<u2").reshape(-1, plane.line_size // 2)[: frame.height]
+    codes = lines[:, : frame.width * channels].reshape(frame.height, frame.width, channels)
+    shown = to_srgb(codes[..., :3], colors)
+    return np.concatenate([shown, (codes[..., 3:] >> 8).astype(np.uint8)], axis=2) if channels == 4 else shown
 
 
 def _is_unstated_hd(frame: VideoFrame) -> bool:
@@ -196,9 +220,9 @@ def _packed(frame: VideoFrame, *, channels: int) -> npt.NDArray[np.uint8]:
     return lines[:, : frame.width * channels].reshape(frame.height, frame.width, channels)
 
 
-def _on_white(frame: VideoFrame) -> npt.NDArray[np.uint8]:
-    """Lay an rgba frame on white, as images are."""
-    rgba = _packed(frame, channels=4).astype(np.uint16)
+def _on_white(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Lay pixels [h, w, 4] on white, as images are."""
+    rgba = pixels.astype(np.uint16)
     alpha = rgba[..., 3:]
     return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 

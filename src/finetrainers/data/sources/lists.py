@@ -10,6 +10,7 @@ from finetrainers.data.sources.layout import Layout, Wanted
 from finetrainers.data.sources.listing import Listing
 from finetrainers.data.sources.named import list_named
 from finetrainers.data.sources.place import Place
+from finetrainers.data.sources.texts import read_text
 from finetrainers.errors import DataError
 
 CAPTION_LISTS = ("captions.txt", "prompts.txt", "prompt.txt")
@@ -53,7 +54,7 @@ def _only(place: Place, names: tuple[str, ...]) -> str:
 def _lines(path: Path) -> list[str]:
     """Lines of a file without the blank ones at its end."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error}); convert it") from error
     return text.rstrip().split("\n") if text.strip() else []  # not splitlines(), which also cuts at exotic separators

@@ -1,23 +1,20 @@
 """Metadata files (csv, json, jsonl, parquet): one row for each item, with a column of paths and columns of captions.
 
-Everything stays in Arrow arrays, so that ten million rows fit; only ``.json`` is parsed through Python objects.
+Everything stays in Arrow arrays, so that ten million rows fit. ``rows`` reads the files.
 Shape letters: N rows.
 """
 
 import difflib
 import itertools
-import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet
 
 from finetrainers.config.data import DataConfig
+from finetrainers.data.sources.rows import read_csv, read_json, read_jsonl, read_parquet, single
 from finetrainers.errors import DataError
 
 MEDIA_COLUMNS = (
@@ -36,10 +33,21 @@ SEPARATOR = ";"
 """Between the paths of one cell of a csv file, where an item may have several files of a stream."""
 CAPTION_COLUMNS = ("caption", "captions", "text", "prompt", "prompts", "description")
 
-ChooseColumns = Callable[[Sequence[str]], list[str]]
+LISTS = (
+    *(pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list),
+    *(pa.types.is_list_view, pa.types.is_large_list_view),
+)
+TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
 
 
-def read_metadata(path: Path, config: DataConfig, streams: Sequence[str] = (), many: Collection[str] = ()) -> pa.RecordBatch:
+def read_metadata(
+    path: Path,
+    config: DataConfig,
+    streams: Sequence[str] = (),
+    many: Collection[str] = (),
+    *,
+    odd: dict[int, str] | None = None,
+) -> pa.RecordBatch:
     """Read the columns of the items [N]; nulls stay as they are.
 
     Args:
@@ -47,6 +55,8 @@ def read_metadata(path: Path, config: DataConfig, streams: Sequence[str] = (), m
         config: Of the data set.
         streams: Names of what each item has in files of its own beside the media.
         many: Those of them that may have several: their cells are lists of paths, or one, and in csv separated by SEPARATOR.
+        odd: Is given, by row, what is wrong with cells of json and jsonl that are no text where others are; such cells are
+            null. Without it, such a cell is an error.
 
     Returns:
         Columns media (large_string), captions (large_list of large_string) and, as media, one of each stream's name; as
@@ -59,12 +69,18 @@ def read_metadata(path: Path, config: DataConfig, streams: Sequence[str] = (), m
 
     def choose(names: Sequence[str]) -> list[str]:
         media, files, captions = choose_columns(names, config, streams, path)
-        chosen.extend([media, *files, *captions])
+        chosen[:] = [media, *files, *captions]
+        repeated = [name for name in chosen if names.count(name) > 1]
+        if repeated:
+            raise DataError(f"{path}: has several columns of the name {repeated[0]!r}; rename all but one of them")
         return chosen
 
+    wrong: dict[int, str] = {}
     try:
-        table = METADATA_READERS[path.suffix.lower()](path, choose)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
+        table = METADATA_READERS[path.suffix.lower()](path, choose, wrong)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (pa.ArrowException, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {error}{_hint(path)}") from error
     names = ["media", *streams]
     columns = []
@@ -72,7 +88,13 @@ def read_metadata(path: Path, config: DataConfig, streams: Sequence[str] = (), m
         cells = table[column]
         if name in many and path.suffix.lower() == ".csv":
             cells = pc.split_pattern(cells, pattern=SEPARATOR)
+        if name is not None and name not in many and "json" in path.suffix.lower():
+            cells = single(cells, column, wrong)
         columns.append(text_column(cells, f"{path}: column {column!r}", is_list=name is None or name in many))
+    if wrong and odd is None:
+        raise DataError(f"{path}: row {min(wrong) + 1}: {wrong[min(wrong)]}")
+    if odd is not None:
+        odd.update(wrong)
     return pa.record_batch([*columns[: len(names)], join_lists(columns[len(names) :])], names=[*names, "captions"])
 
 
@@ -170,11 +192,11 @@ def _by_synonym(synonyms: Sequence[str], names: Sequence[str], path: Path, *, ke
 def text_column(column: pa.ChunkedArray, where: str, *, is_list: bool) -> pa.Array:
     """Cast a column to large_string, or to lists of it; a column of plain text becomes lists of one."""
     kind = pa.large_list(pa.large_string())
-    is_nested = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    is_nested = any(is_kind(column.type) for is_kind in LISTS)
     content = column.type.value_type if is_nested and is_list else column.type
     if pa.types.is_dictionary(content):
         content = content.value_type
-    if not (pa.types.is_string(content) or pa.types.is_large_string(content) or pa.types.is_null(content)):
+    if not any(is_kind(content) for is_kind in TEXTS):
         raise DataError(f"{where} holds {column.type}; expected text{' or lists of text' if is_list else ''}")
     if is_nested:
         return pa.concat_arrays([chunk.cast(kind) for chunk in column.chunks] or [pa.array([], kind)])
@@ -183,35 +205,4 @@ def text_column(column: pa.ChunkedArray, where: str, *, is_list: bool) -> pa.Arr
     return pa.LargeListArray.from_arrays(pa.array(np.arange(len(text) + 1), pa.int64()), text) if is_list else text
 
 
-def _read_csv(path: Path, choose: ChooseColumns) -> pa.Table:
-    parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    with pyarrow.csv.open_csv(path, parse_options=parse) as header:
-        columns = choose(header.schema.names)
-    as_text = pyarrow.csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.large_string()))
-    return pyarrow.csv.read_csv(path, parse_options=parse, convert_options=as_text)  # "007.mp4" must not lose its zeros
-
-
-def _read_jsonl(path: Path, choose: ChooseColumns) -> pa.Table:
-    table = pyarrow.json.read_json(path)
-    columns = choose(table.column_names)
-    dates = [name for name in columns if pa.types.is_timestamp(table[name].type)]
-    if dates:  # Arrow takes text that looks like a date for one
-        schema = pa.schema([(name, pa.string()) for name in dates])
-        table = pyarrow.json.read_json(path, parse_options=pyarrow.json.ParseOptions(explicit_schema=schema))
-    return table.select(columns)
-
-
-def _read_json(path: Path, choose: ChooseColumns) -> pa.Table:
-    rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path}: holds {type(rows).__name__}; expected a list of objects, each with a path and a caption")
-    columns = choose(list(dict.fromkeys(name for row in rows for name in row)))
-    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in columns})
-
-
-def _read_parquet(path: Path, choose: ChooseColumns) -> pa.Table:
-    with pyarrow.parquet.ParquetFile(path) as file:
-        return file.read(columns=choose(file.schema_arrow.names))
-
-
-METADATA_READERS = {".csv": _read_csv, ".json": _read_json, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+METADATA_READERS = {".csv": read_csv, ".json": read_json, ".jsonl": read_jsonl, ".parquet": read_parquet}

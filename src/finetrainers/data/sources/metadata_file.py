@@ -31,7 +31,9 @@ class MetadataFile(Layout):
             known = ", ".join(METADATA_READERS)
             raise DataError(f"data.path: {place} is no metadata file ({known}) and has none of the name metadata")
         path = place.folder / found[0]
-        listing = list_named(path, "row", read_metadata(path, wanted.config, wanted.columns, wanted.many))
+        odd: dict[int, str] = {}
+        items = read_metadata(path, wanted.config, wanted.columns, wanted.many, odd=odd)
+        listing = list_named(path, "row", items, odd)
         for name in wanted.columns:
             check = named_lists if name in wanted.many else named_files
             listing = pair(listing, name, check(listing.table[name], path, name))

@@ -3,18 +3,21 @@
 Shape letters: N items.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from finetrainers.data.media.blob import local_path, ref_of
 from finetrainers.data.media.files import is_media
 from finetrainers.data.sources.beside import Paired, about_file
-from finetrainers.data.sources.folders import media_beside, suffixes
+from finetrainers.data.sources.folders import how_to_convert, media_beside, suffixes
 from finetrainers.data.sources.listing import Listing, Problem, finish
 from finetrainers.data.sources.metadata import group
+from finetrainers.data.sources.spelling import Spelling
 from finetrainers.errors import DataError
 
 
@@ -62,14 +65,31 @@ def named_lists(named: pa.ChunkedArray, source: Path, stream: str) -> Paired:
 def check_files(files: pa.Array, source: Path) -> tuple[pa.Array, dict[int, str]]:
     """List the media in the folders of the listed files [N], and say by row which of the files are none, and why."""
     present = pa.array(media_beside(files, source.parent), pa.large_string())
-    reasons = {}
+    spelling, reasons = Spelling(), {}
     for row in np.flatnonzero(~pc.is_in(files, value_set=present).to_numpy(zero_copy_only=False)).tolist():
-        path = Path(files[row].as_py())
-        if not path.is_file():
-            reasons[row] = f"is listed in {source.name}, but there is no such file"
+        name = files[row].as_py()
+        path = Path(local_path(name))
+        if not os.path.isfile(path):  # noqa: PTH113 - says no to names that no file can have, too
+            close = spelling.other_case(str(path))
+            hint = f"; did you mean {os.path.relpath(close, source.parent)!r} (other case)?" if close else ""
+            reasons[row] = f"is listed in {source.name}, but there is no such file{hint}"
         elif not is_media(path):
-            reasons[row] = f"suffix {path.suffix!r} is none of {suffixes()}"
+            reasons[row] = f"suffix {path.suffix!r} is none of {suffixes()}{how_to_convert(path.suffix)}"
     return present, reasons  # a file that is neither in both is hidden, or reached by a link
+
+
+def as_on_disk(files: pa.Array) -> pa.Array:
+    """Spell absolute paths [N], or lists of them, as the files are spelled: with other normalization, without backslashes."""
+    if pa.types.is_large_list(files.type):
+        return pa.LargeListArray.from_arrays(files.offsets, as_on_disk(files.values))
+    is_odd = pc.fill_null(pc.or_(pc.match_substring(files, "\\"), pc.invert(pc.string_is_ascii(files))), False)
+    rows, spelling, spelled = pc.indices_nonzero(is_odd).to_pylist(), Spelling(), []
+    if not rows:
+        return files
+    for path in files.take(pa.array(rows)).to_pylist():
+        there = None if os.path.isfile(path) else spelling.same_file(path)  # noqa: PTH113 - see above
+        spelled.append(path if there is None else ref_of(there))
+    return pc.replace_with_mask(files, is_odd, pa.array(spelled, files.type))
 
 
 def absolute(paths: pa.Array, folder: Path) -> pa.Array:
@@ -85,15 +105,20 @@ def absolute(paths: pa.Array, folder: Path) -> pa.Array:
     )
 
 
-def list_named(source: Path, unit: str, items: pa.RecordBatch) -> Listing:
-    """Check the items that a file lists: paths relative to its folder, existing media, captions."""
+def list_named(source: Path, unit: str, items: pa.RecordBatch, odd: Mapping[int, str] | None = None) -> Listing:
+    """Check the items that a file lists: paths relative to its folder, existing media, captions.
+
+    ``odd`` says by row what is wrong with rows that cannot be read, and that are left out.
+    """
     if len(items) == 0:
         raise DataError(f"{source}: lists no media")
+    odd = {} if odd is None else odd
     is_named = pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(items["media"]), ""), False)
     unnamed = np.flatnonzero(~is_named.to_numpy(zero_copy_only=False))
-    problems = [Problem(f"{source}, {unit} {row + 1}", "names no media file") for row in unnamed.tolist()]
-    items = items.filter(is_named)
-    paths = {name: absolute(items[name], source.parent) for name in items.schema.names if name != "captions"}
+    wrong = {**dict.fromkeys(unnamed.tolist(), "names no media file"), **odd}
+    problems = [Problem(f"{source}, {unit} {row + 1}", reason) for row, reason in sorted(wrong.items())]
+    items = items.filter(all_but(wrong, len(items)))
+    paths = {name: as_on_disk(absolute(items[name], source.parent)) for name in items.schema.names if name != "captions"}
     present, reasons = check_files(paths["media"], source)
     problems += [Problem(paths["media"][row].as_py(), reason) for row, reason in reasons.items()]
     listed = pa.concat_arrays([flat(own) for own in paths.values()])

@@ -1,16 +1,22 @@
 """Media with a ``.txt`` of the same name beside each."""
 
 import itertools
+import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from finetrainers.config.data import DataConfig
+from finetrainers.data.media.blob import local_path
+from finetrainers.data.media.files import why_unreadable
 from finetrainers.data.sources.folders import suffixes, walk
 from finetrainers.data.sources.layout import Layout, Wanted
+from finetrainers.data.sources.left_over import LeftOver
 from finetrainers.data.sources.listing import Listing, Problem, finish
 from finetrainers.data.sources.place import Place
+from finetrainers.data.sources.texts import read_text
 from finetrainers.errors import DataError
 
 BLOCK_ROWS = 65536
@@ -30,8 +36,9 @@ class Sidecars(Layout):
     def detect(self, place: Place, config: DataConfig) -> str | None:
         if place.is_file or place.chosen:
             return None
-        for file in map(Path, walk(place.path, Counter(), without=config.named_folders)):
-            if file.with_suffix(".txt").is_file():
+        for ref in walk(place.path, Counter(), without=config.named_folders, on_error=_tell_later):
+            file = Path(local_path(ref))
+            if os.path.isfile(file.with_suffix(".txt")):  # noqa: PTH113 - says no where it may not look
                 return f"{file.with_suffix('.txt').name} beside {file.name}"
         return None
 
@@ -39,41 +46,55 @@ class Sidecars(Layout):
         return list_sidecars(place.path, wanted.config)
 
 
+def _tell_later(error: OSError) -> None:
+    """Leave it to the list of the items to tell which folders cannot be listed."""
+
+
 def list_sidecars(folder: Path, config: DataConfig) -> Listing:
     """Read the ``.txt`` beside each media file, in the folder and all below it."""
     others: Counter[str] = Counter()
     problems: list[Problem] = []
     tables = []
-    files = walk(folder, others, without=config.named_folders)
+    left = LeftOver()
+
+    def unlisted(error: OSError) -> None:
+        problems.append(Problem(str(error.filename), f"the folder {why_unreadable(error)}"))
+
+    files = walk(folder, others, without=config.named_folders, on_error=unlisted, left=left.look)
     while block := list(itertools.islice(files, BLOCK_ROWS)):
-        captions = [_read_sidecar(Path(path), config, problems) for path in block]
+        captions = [_read_sidecar(path, config, problems) for path in block]
         good = [(path, texts) for path, texts in zip(block, captions, strict=True) if texts]
         columns = [pa.array([p for p, _ in good], pa.large_string()), pa.array([t for _, t in good], _LISTS)]
         tables.append(pa.table(dict(zip(("media", "captions"), columns, strict=True))))
     found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in others.most_common(5)) or "no files"
+    if not tables and problems:
+        raise DataError(f"{problems[0].path}: {problems[0].reason}")
     if not tables:
         raise DataError(f"{folder}: no media ({suffixes()}), but {found}; {LAYOUTS}")
     table = pa.concat_tables(tables)
     if len(table) == 0 and all(problem.reason.startswith("no caption file") for problem in problems):
         raise DataError(f"{folder}: {len(problems)} media, none of them with a caption, and {found}; {LAYOUTS}")
-    return finish(table, problems, unlisted=0)
+    return replace(finish(table, [*problems, *left.problems], unlisted=0), notes=left.notes(folder))
 
 
 _LISTS = pa.large_list(pa.large_string())
 
 
-def _read_sidecar(path: Path, config: DataConfig, problems: list[Problem]) -> list[str]:
+def _read_sidecar(ref: str, config: DataConfig, problems: list[Problem]) -> list[str]:
     """Captions of one media file; none, and a problem, if it has none."""
-    beside = path.with_suffix(".txt")
+    beside = Path(local_path(ref)).with_suffix(".txt")
     try:
-        text = beside.read_text(encoding="utf-8-sig").strip()
+        text = read_text(beside).strip()
     except FileNotFoundError:
-        problems.append(Problem(str(path), f"no caption file {beside.name} beside it"))
+        problems.append(Problem(ref, f"no caption file {beside.name} beside it"))
+        return []
+    except OSError as error:
+        problems.append(Problem(ref, f"its caption file {beside.name} {why_unreadable(error)}"))
         return []
     except UnicodeDecodeError as error:
-        problems.append(Problem(str(path), f"its caption file {beside.name} is not UTF-8 text: {error}"))
+        problems.append(Problem(ref, f"its caption file {beside.name} is not UTF-8 text: {error}"))
         return []
     if not text:
-        problems.append(Problem(str(path), f"the caption is empty ({beside.name})"))
+        problems.append(Problem(ref, f"the caption is empty ({beside.name})"))
         return []
     return [line.strip() for line in text.split("\n") if line.strip()] if config.caption_lines else [text]

@@ -1,0 +1,49 @@
+"""What a file is by its first bytes, for those that are not what their suffix says."""
+
+from finetrainers.data.media.blob import Blob
+
+PICTURES = {
+    b"\x89PNG\r\n\x1a\n": "a png picture",
+    b"\xff\xd8\xff": "a jpeg picture",
+    b"GIF8": "a gif",
+}
+OTHERS = {
+    b"\x1a\x45\xdf\xa3": "a Matroska or WebM video",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "an XML document",
+    b"<svg": "an SVG drawing",
+    b"%pdf": "a PDF document",
+    b"pk\x03\x04": "a zip archive",
+    b"version https://git-lfs": "the pointer to a file that git-lfs has not fetched",
+    b"8bps": "a Photoshop document",
+    b"flv\x01": "a Flash video",
+}
+"""By the beginning, in lower case."""
+BRANDS = {b"heic": "a HEIC picture", b"heix": "a HEIC picture", b"mif1": "a HEIF picture", b"avif": "an avif picture"}
+"""Of files that begin as mp4 does; others are videos."""
+HEAD_BYTES = 64
+
+
+def content_of(blob: Blob) -> str:
+    """Say what a file is, such as "a web page"; nothing where that is not known.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with blob.open() as file:
+        head = file.read(HEAD_BYTES)
+    for beginning, what in PICTURES.items():
+        if head.startswith(beginning):
+            return what
+    if head[:4] == b"RIFF" and head[8:12] in (b"WEBP", b"AVI "):
+        return "a webp picture" if head[8:12] == b"WEBP" else "an AVI video"
+    if head[4:8] == b"ftyp":
+        return BRANDS.get(head[8:12], "an mp4 or mov video")
+    text = head.lstrip().lower()
+    return next((what for beginning, what in OTHERS.items() if text.startswith(beginning)), "")
+
+
+def may_be_video(content: str) -> bool:
+    """Whether such a content may be read as a video: what is not known may be one."""
+    return not content or content.endswith("video")
