@@ -1,6 +1,8 @@
 """Order: what the n-th sample is, for any way of asking."""
 
+import math
 import pickle
+import tracemalloc
 from collections import Counter
 from fractions import Fraction
 from itertools import accumulate
@@ -8,8 +10,9 @@ from itertools import accumulate
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from numpy.typing import NDArray
 
-from finetrainers.data.order.draws import permutation, uniform
+from finetrainers.data.order.draws import keys_of, shuffled, uniform
 from finetrainers.data.order.order import Group, Order
 from finetrainers.errors import DataError
 
@@ -144,6 +147,17 @@ def test_a_step_of_a_known_epoch_costs_no_walk_through_all_groups(monkeypatch: p
     assert not looks
 
 
+def test_an_order_keeps_nothing_that_grows_with_the_samples() -> None:
+    """Steps of several epochs of half a million samples leave less behind than a byte for each."""
+    order = Order(0, 8, make_groups([400_000, 100_000], [0, 1], [1.0, 2.0]))
+    tracemalloc.start()
+    for step in (0, order.first_step(1), order.first_step(3) + 7):
+        order.step(step)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept <= peak < 500_000
+
+
 def test_no_sample_at_all_is_an_error() -> None:
     with pytest.raises(DataError, match="no sample to train on"):
         Order(0, 1, [Group(0, np.arange(0), 1.0)])
@@ -161,7 +175,62 @@ def test_uniform_draws_are_uniform_and_depend_on_all_their_arguments() -> None:
     assert uniform(7, np.array([123]), "sigma")[0] == u[123]
 
 
-def test_permutations_are_pure_functions() -> None:
-    assert permutation(100, 1, "a").tolist() == permutation(100, 1, "a").tolist()
-    assert permutation(100, 1, "a").tolist() != permutation(100, 1, "b").tolist()
-    assert sorted(permutation(100, 1, "a")) == list(range(100))
+def order_of(count: int, key: int) -> list[int]:
+    return shuffled(np.arange(count), np.asarray(count), np.asarray(key, np.uint64)).tolist()
+
+
+def test_a_random_order_has_each_number_once() -> None:
+    """For all small counts, side by side with keys of their own, and for some large ones."""
+    counts = np.repeat(np.arange(1, 301), np.arange(1, 301))
+    places = np.concatenate([np.arange(count) for count in range(1, 301)])
+    found = shuffled(places, counts, keys_of(np.asarray(1, np.uint64), counts))
+    assert found.tolist() != places.tolist()
+    assert np.array_equal(found[np.lexsort((found, counts))], places)
+    for count in (65_536, 99_991, 2**20 + 1):
+        assert np.array_equal(np.sort(order_of(count, count)), np.arange(count))
+
+
+def test_random_orders_of_more_than_memory_holds_are_within_their_counts() -> None:
+    places = np.array([0, 1, 2**40, 2**61 - 1])
+    found = shuffled(places, np.asarray(2**61), np.asarray(5, np.uint64))
+    assert len(set(found.tolist())) == len(places)
+    assert 0 <= found.min() <= found.max() < 2**61
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 6, 7, 12])
+def test_all_random_orders_are_equally_likely(count: int) -> None:
+    """Over many keys: each number at each place, each pair of neighbours, and for a few numbers each order."""
+    num_keys = 30_000
+    keys = keys_of(np.asarray(11, np.uint64), np.arange(num_keys))
+    orders = np.stack([shuffled(np.full(num_keys, i), np.full(num_keys, count), keys) for i in range(count)], axis=1)
+    for place in range(count):
+        assert chi_square(np.bincount(orders[:, place], minlength=count)) < 5
+    pairs = np.bincount(orders[:, 0] * count + orders[:, -1], minlength=count**2)
+    assert chi_square(pairs[np.arange(count**2) % (count + 1) > 0]) < 5
+    if count <= 6:
+        codes, seen = np.unique(orders @ count ** np.arange(count), return_counts=True)
+        assert len(codes) == math.factorial(count)
+        assert chi_square(seen) < 5
+
+
+def chi_square(seen: NDArray[np.int64]) -> float:
+    """How many standard deviations counts are further from equal ones than chance has it."""
+    freedom = max(1, len(seen) - 1)
+    return (((seen - seen.mean()) ** 2 / seen.mean()).sum() - freedom) / math.sqrt(2 * freedom)
+
+
+def test_random_orders_depend_on_their_key_and_are_those_of_every_version() -> None:
+    """Another order here is another order of all runs, which nobody can then continue."""
+    assert order_of(8, 1) == [4, 0, 1, 6, 5, 2, 3, 7]
+    assert order_of(8, 2) == [4, 1, 3, 0, 5, 7, 2, 6]
+    order = Order(7, 3, make_groups([5, 7, 2], [0, 1, 0], [1.0, 1.5, 2.0]))
+    assert [order.step(step).samples.tolist() for step in (0, 1, 30)] == [[12, 3, 1], [12, 4, 13], [0, 13, 4]]
+
+
+@settings(deadline=None, max_examples=40)
+@given(orders(), st.integers(0, 40), st.integers(0, 200))
+def test_many_steps_at_once_are_those_steps(made: tuple[Order, list[Group]], start: int, count: int) -> None:
+    order, _ = made
+    buckets, samples = order.steps(start, start + count)
+    assert buckets.tolist() == [order.step(start + i).bucket for i in range(count)]
+    assert samples.tolist() == [order.step(start + i).samples.tolist() for i in range(count)]

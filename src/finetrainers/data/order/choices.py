@@ -34,12 +34,11 @@ class Choices:
         Raises:
             DataError: If there is no good sample in a bucket.
         """
-        steps = range(int(positions[0]) // order.batch_size, int(positions[-1]) // order.batch_size + 1)
-        samples = np.concatenate([order.step(step).samples for step in steps])
+        buckets, samples = order.steps(int(positions[0]) // order.batch_size, int(positions[-1]) // order.batch_size + 1)
+        samples = samples.ravel()
         views, captions = self.of(samples, positions)
         if len(self._bad_rows(order, samples, positions, views)):
-            buckets = np.repeat([order.step(step).bucket for step in steps], order.batch_size)
-            samples = self._replaced(order, samples, positions, buckets)
+            samples = self._replaced(order, samples, positions, np.repeat(buckets, order.batch_size))
             views, captions = self.of(samples, positions)
         return samples, views, captions
 
@@ -62,7 +61,7 @@ class Choices:
         if not len(self.bad.codes) or not steps:
             return 0
         positions = np.arange(steps.start * order.batch_size, steps.stop * order.batch_size)
-        samples = np.concatenate([order.step(step).samples for step in steps])
+        samples = order.steps(steps.start, steps.stop)[1].ravel()
         return len(self._bad_rows(order, samples, positions, self.of(samples, positions)[0]))
 
     def _bad_rows(self, order: Order, samples: Indices, positions: Indices, views: NDArray[np.int32]) -> Indices:

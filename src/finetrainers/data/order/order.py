@@ -3,10 +3,12 @@
 A group is the samples of one data set in one bucket. Its stream is an endless series of shuffled passes; an epoch takes
 ``repeats`` times the group's size from it. A bucket's stream is, epoch by epoch, the shuffled draws of its groups, cut into
 batches: the last few samples of an epoch stay in the stream and open the first batch of the next. Everything has a closed
-form, so any step can be asked for at any time, and no state is kept.
+form, so any step can be asked for at any time, and nothing is kept that grows with the number of samples.
+
+Shape letters: G groups, K buckets, T steps, B batch size, n draws.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -14,13 +16,15 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from finetrainers.data.order.draws import permutation
+from finetrainers.data.order.draws import Indices as Indices, Keys, keys_of, seed_of, shuffled
 from finetrainers.errors import DataError
 
-Indices = NDArray[np.int64]
+EPOCHS_AT_ONCE = 64
+"""Epochs whose steps are found in one go. Of twice as many the beginnings are remembered: more than a search for one of a
+million visits."""
 
-EPOCHS_IN_MIND = 128
-"""Epochs whose beginnings are remembered: more than a search for one of a million visits."""
+STEPS_AT_ONCE, DRAWS_AT_ONCE = 32, 4096
+"""Most steps, and most draws of them, that are found when one step is asked for: the next ones then cost nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,125 +66,177 @@ class Order:
     def __init__(self, seed: int, batch_size: int, groups: Sequence[Group]) -> None:
         self.batch_size = batch_size
         self._seed = seed
-        self._groups = [group for group in groups if len(group.samples)]
-        if not self._groups:
+        groups = sorted((group for group in groups if len(group.samples)), key=lambda group: group.bucket)
+        if not groups:
             raise DataError("data: there is no sample to train on")
-        rates = [Fraction(str(g.repeats)) * len(g.samples) for g in self._groups]
+        self._repeats = [group.repeats for group in groups]
+        self._of_group = np.array([group.bucket for group in groups])
+        self._sizes = np.array([len(group.samples) for group in groups])
+        self._starts = np.cumsum(self._sizes) - self._sizes
+        self._samples = _narrow(np.concatenate([group.samples for group in groups]))
+        rates = [Fraction(str(g.repeats)) * len(g.samples) for g in groups]
         self._rates = [(rate.numerator, rate.denominator) for rate in rates]  # many times faster than fractions
-        self.buckets = sorted({group.bucket for group in self._groups})
-        self._own = {b: [i for i, group in enumerate(self._groups) if group.bucket == b] for b in self.buckets}
-        self._drawn = lru_cache(maxsize=EPOCHS_IN_MIND * len(self.buckets))(self._count_drawn)
-        self._first_step = lru_cache(maxsize=EPOCHS_IN_MIND)(self._find_first_step)
-        self._epoch = lru_cache(maxsize=2 * len(self.buckets) + 2)(self._make_epoch)
-        self._batches = lru_cache(maxsize=2)(self._make_batches)
-        self._pass = lru_cache(maxsize=2 * len(self._groups))(self._make_pass)
+        self._buckets, self._first_group = np.unique(self._of_group, return_index=True)
+        self._pass_seeds = _seeds(seed, "pass", len(groups))
+        self._epoch_seeds = _seeds(seed, "epoch", len(self._buckets))
+        self._batch_seed = _seeds(seed, "batches", 1)
+        self._counts = lru_cache(maxsize=2 * EPOCHS_AT_ONCE)(self._count)
+        self._block = max(1, min(STEPS_AT_ONCE, DRAWS_AT_ONCE // batch_size))
+        self._steps = lru_cache(maxsize=2)(lambda block: self._find(block * self._block, (block + 1) * self._block))
 
     def __reduce__(self) -> tuple[type["Order"], tuple[int, int, list[Group]]]:
-        return Order, (self._seed, self.batch_size, self._groups)  # what is remembered of epochs stays behind
+        parts = np.split(self._samples, self._starts[1:])
+        groups = [Group(*group) for group in zip(self._of_group.tolist(), parts, self._repeats, strict=True)]
+        return Order, (self._seed, self.batch_size, groups)  # what is remembered of epochs stays behind
+
+    @property
+    def buckets(self) -> list[int]:
+        """All that have samples, in ascending order."""
+        return list(self._buckets.tolist())
 
     def step(self, step: int) -> StepSamples:
         """Samples of an optimizer step, counted from 0; all of one bucket."""
-        epoch = self.epoch_of(step)
-        bucket, batch = self._batches(epoch)[step - self.first_step(epoch)]
-        samples = self._stream(int(bucket), int(batch) * self.batch_size, (int(batch) + 1) * self.batch_size)
-        return StepSamples(int(bucket), samples, step * self.batch_size + np.arange(self.batch_size))
+        buckets, samples = self.steps(step, step + 1)
+        return StepSamples(int(buckets[0]), samples[0], step * self.batch_size + np.arange(self.batch_size))
+
+    def steps(self, start: int, stop: int) -> tuple[Indices, Indices]:
+        """Buckets [T] and samples [T, B] of the optimizer steps from ``start`` to ``stop``: many at once are cheaper."""
+        if stop - start == 1:
+            block, row = divmod(start, self._block)
+            buckets, samples = self._steps(block)
+            return buckets[row : row + 1], samples[row : row + 1].copy()
+        return self._find(start, stop)
+
+    def _find(self, start: int, stop: int) -> tuple[Indices, Indices]:
+        buckets, samples = np.empty(stop - start, np.int64), np.empty((stop - start, self.batch_size), np.int64)
+        first = start
+        while first < stop:
+            epoch = self.epoch_of(first)
+            last = min(stop, self.first_step(epoch + EPOCHS_AT_ONCE))
+            place, batch, epochs = self._batches(epoch, first, last)
+            rows = slice(first - start, last - start)
+            buckets[rows] = self._buckets[place]
+            draws = batch[:, None] * self.batch_size + np.arange(self.batch_size)
+            place, epochs = (np.repeat(each, self.batch_size) for each in (place, epochs))
+            samples[rows] = self._draw(place, draws.ravel(), epochs).reshape(draws.shape)
+            first = last
+        return buckets, samples
 
     def samples_of(self, bucket: int) -> Indices:
         """All samples of a bucket, each once for each of its groups."""
-        return np.concatenate([self._groups[index].samples for index in self._own[bucket]])
+        return self._samples[self._of(bucket)].astype(np.int64)
 
     def pick(self, bucket: int, draws: NDArray[np.float64]) -> Indices:
         """Pick a sample of a bucket by each of the draws [n] from [0, 1); all samples are as likely."""
-        groups = [self._groups[index].samples for index in self._own[bucket]]
-        ends = np.cumsum([len(samples) for samples in groups])
-        places = (draws * ends[-1]).astype(np.int64)
-        owners = np.searchsorted(ends, places, side="right")
-        picked = np.empty(len(draws), np.int64)
-        for number, samples in enumerate(groups):
-            own = owners == number
-            picked[own] = samples[places[own] - (ends[number] - len(samples))]
-        return picked
-
-    def _find_first_step(self, epoch: int) -> int:
-        return sum(self._drawn(bucket, epoch) // self.batch_size for bucket in self.buckets)
+        samples = self._samples[self._of(bucket)]
+        return samples[(draws * len(samples)).astype(np.int64)].astype(np.int64)
 
     def first_step(self, epoch: int) -> int:
         """Return the number of full batches before an epoch."""
-        return self._first_step(epoch)
+        return self._counts(epoch)[2]
 
     def epoch_of(self, step: int) -> int:
         """Epoch, counted from 0, in which a step's last sample comes."""
-        low, high = 0, 1
-        while self.first_step(high) <= step:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.first_step(middle) <= step else (low, middle)
-        return low
+        return _last(lambda epoch: self.first_step(epoch) <= step)
 
     def starved(self, steps: int) -> list[int]:
         """Buckets that give no batch within the first ``steps`` steps."""
         if steps == 0:
             return []
         epoch = self.epoch_of(steps - 1)
-        begun = [b for b in self.buckets if self._drawn(b, epoch) < self.batch_size]
-        served = set(self._batches(epoch)[: steps - self.first_step(epoch), 0].tolist())
-        return [b for b in begun if b not in served]
+        begun = np.flatnonzero(self._counts(epoch)[1] < self.batch_size)
+        served = self._batches(epoch, self.first_step(epoch), steps)[0] if len(begun) else begun
+        return [int(bucket) for bucket in self._buckets[np.setdiff1d(begun, served)]]
 
-    def _count_drawn(self, bucket: int, epoch: int) -> int:
-        """Samples of a bucket's stream before an epoch."""
-        return sum(self._group_drawn(index, epoch) for index in self._own[bucket])
+    def _of(self, bucket: int) -> slice:
+        """Where the samples of a bucket are: groups are sorted by their buckets."""
+        own = np.flatnonzero(self._of_group == bucket)
+        return slice(int(self._starts[own[0]]), int(self._starts[own[-1]] + self._sizes[own[-1]]))
+
+    def _count(self, epoch: int) -> tuple[Indices, Indices, int]:
+        """Draws of each group [G] and of each bucket [K] before an epoch, and the full batches of them."""
+        groups = np.array([self._group_drawn(index, epoch) for index in range(len(self._rates))])
+        buckets = np.add.reduceat(groups, self._first_group)
+        return groups, buckets, int((buckets // self.batch_size).sum())
 
     def _group_drawn(self, index: int, epoch: int) -> int:
         numerator, denominator = self._rates[index]
         return epoch * numerator // denominator
 
-    def _stream(self, bucket: int, start: int, stop: int) -> Indices:
-        parts = []
-        epoch = self._epoch_of_draw(bucket, start)
-        while start < stop:
-            offset, end = self._drawn(bucket, epoch), self._drawn(bucket, epoch + 1)
-            parts.append(self._epoch(bucket, epoch)[start - offset : min(stop, end) - offset])
-            start, epoch = min(stop, end), epoch + 1
-        return np.concatenate(parts)
+    def _batches(self, epoch: int, start: int, stop: int) -> tuple[Indices, Indices, Indices]:
+        """Number of the bucket, batch of its stream and epoch, each [T], of steps from one of the epoch on.
+
+        The batches that a bucket completes in an epoch take turns with those of all others, in an order drawn for it.
+        """
+        epochs = np.arange(epoch, self.epoch_of(stop - 1) + 2)
+        steps, first = np.arange(start, stop), np.array([self.first_step(each) for each in epochs.tolist()])
+        complete = np.stack([self._counts(each)[1] // self.batch_size for each in epochs.tolist()])
+        rows = np.searchsorted(first, steps, side="right") - 1
+        keys = keys_of(self._batch_seed, epochs[rows])
+        places = shuffled(steps - first[rows], np.diff(first)[rows], keys)
+        bucket, batch = _owner(np.diff(complete, axis=0), rows, places)
+        return bucket, complete[rows, bucket] + batch, epochs[rows]
+
+    def _draw(self, bucket: Indices, draws: Indices, epochs: Indices) -> Indices:
+        """Samples [n] of draws [n] from the streams of buckets [n], by number, for batches that are full in epochs [n]."""
+        epochs, rows = np.unique(self._epochs_of(bucket, draws, epochs), return_inverse=True)
+        before, after = (np.stack([self._counts(e + more)[0] for e in epochs.tolist()]) for more in (0, 1))
+        counts = after - before
+        first = np.add.reduceat(before, self._first_group, axis=1)
+        in_bucket = np.add.reduceat(counts, self._first_group, axis=1)
+        keys = keys_of(self._epoch_seeds[bucket], epochs[rows])
+        places = shuffled(draws - first[rows, bucket], in_bucket[rows, bucket], keys)
+        places += (np.cumsum(in_bucket, axis=1) - in_bucket)[rows, bucket]
+        group, nth = _owner(counts, rows, places)
+        number, places = np.divmod(before[rows, group] + nth, self._sizes[group])
+        places = shuffled(places, self._sizes[group], keys_of(self._pass_seeds[group], number))
+        found: Indices = self._samples[self._starts[group] + places].astype(np.int64)
+        return found
+
+    def _epochs_of(self, bucket: Indices, draws: Indices, epochs: Indices) -> Indices:
+        """Epoch [n] of each draw [n] of a bucket [n]: that in which its batch is full, or one before, if few are drawn."""
+        _, rows = np.unique(epochs, return_inverse=True)
+        begins = np.stack([self._counts(epoch)[1] for epoch in np.unique(epochs).tolist()])
+        early = np.flatnonzero(draws < begins[rows, bucket])
+        early = early[np.lexsort((draws[early], bucket[early]))]
+        epochs = epochs.copy()
+        for group in np.split(early, np.flatnonzero(np.diff(bucket[early])) + 1):
+            own = group
+            while len(own):
+                number = int(bucket[own[0]])
+                epoch = self._epoch_of_draw(number, int(draws[own[0]]))
+                count = np.searchsorted(draws[own], self._counts(epoch + 1)[1][number])
+                epochs[own[:count]], own = epoch, own[count:]
+        return epochs
 
     def _epoch_of_draw(self, bucket: int, draw: int) -> int:
-        low, high = 0, 1
-        while self._drawn(bucket, high) <= draw:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self._drawn(bucket, middle) <= draw else (low, middle)
-        return low
+        return _last(lambda epoch: int(self._counts(epoch)[1][bucket]) <= draw)
 
-    def _make_epoch(self, bucket: int, epoch: int) -> Indices:
-        """All draws of a bucket in an epoch, shuffled."""
-        drawn = [
-            self._group_draws(index, self._group_drawn(index, epoch), self._group_drawn(index, epoch + 1))
-            for index in self._own[bucket]
-        ]
-        samples = np.concatenate(drawn)
-        return samples[permutation(len(samples), self._seed, "epoch", bucket, epoch)]
 
-    def _group_draws(self, index: int, start: int, stop: int) -> Indices:
-        group = self._groups[index]
-        count, parts = len(group.samples), []
-        while start < stop:
-            number, offset = divmod(start, count)
-            end = min(count, offset + stop - start)
-            parts.append(group.samples[self._pass(index, number)[offset:end]])
-            start += end - offset
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+def _narrow(samples: Indices) -> NDArray[np.integer]:
+    """Take half the memory where the numbers allow it."""
+    return samples.astype(np.int32) if samples.max() < np.iinfo(np.int32).max else samples
 
-    def _make_pass(self, index: int, number: int) -> Indices:
-        return permutation(len(self._groups[index].samples), self._seed, "pass", index, number)
 
-    def _make_batches(self, epoch: int) -> Indices:
-        """(bucket, batch of the bucket's stream) of each step of an epoch, shuffled: [steps, 2]."""
-        parts = []
-        for bucket in self.buckets:
-            first, last = (self._drawn(bucket, e) // self.batch_size for e in (epoch, epoch + 1))
-            batches = np.arange(first, last)
-            parts.append(np.stack([np.full_like(batches, bucket), batches], axis=1))
-        rows = np.concatenate(parts)
-        return rows[permutation(len(rows), self._seed, "batches", epoch)]
+def _seeds(seed: int, purpose: str, count: int) -> Keys:
+    return np.array([seed_of(seed, purpose, number) for number in range(count)], np.uint64)
+
+
+def _last(holds: Callable[[int], bool]) -> int:
+    """Find the last number for which something holds that holds for 0, and for none after one for which it does not."""
+    low, high = 0, 1
+    while holds(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def _owner(counts: Indices, rows: Indices, places: Indices) -> tuple[Indices, Indices]:
+    """Say which count of its row [n] of ``counts`` [rows, N] each place [n] falls in, and which place of that it is."""
+    ends = np.cumsum(counts)
+    totals = counts.sum(axis=1)
+    places = places + (np.cumsum(totals) - totals)[rows]
+    owners = np.searchsorted(ends, places, side="right")
+    return owners - rows * counts.shape[1], places - (ends - counts.ravel())[owners]
