@@ -52,6 +52,22 @@ class Layout(ABC):
             DataError: If a list cannot be read, or if nothing in it is an item.
         """
 
+    def shards(self, place: Place, config: DataConfig) -> list[str] | None:
+        """List the references of the pieces that a place consists of, in order; None if it does not consist of pieces.
+
+        Raises:
+            DataError: If which pieces belong to the data set is unclear.
+        """
+        return None
+
+    def shard_items(self, ref: str, wanted: Wanted) -> Listing:
+        """List the items of one piece alone; that it has none is no error. No media is opened.
+
+        Raises:
+            DataError: If the piece cannot be read.
+        """
+        raise NotImplementedError(f"{self.name} does not consist of pieces: {ref}")
+
 
 def choose_layout(layouts: Sequence[Layout], place: Place, config: DataConfig) -> tuple[Layout | None, str]:
     """Choose the layout that is configured, or the one that claims the place, and say why; None if none does.

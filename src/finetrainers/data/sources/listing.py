@@ -3,8 +3,9 @@
 Shape letters: N items.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +40,8 @@ class Listing:
     """Name of the layout that was found."""
     why: str = ""
     """By what it was found."""
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    """What is no part of any item, by what it is, and how much of it there is, such as {".cls": 12}."""
 
 
 def pair(listing: Listing, name: str, paired: Paired) -> Listing:
@@ -49,6 +52,21 @@ def pair(listing: Listing, name: str, paired: Paired) -> Listing:
     others = [column for column in listing.table.column_names if column != name]
     table = listing.table.select(others).append_column(name, files).filter(pc.is_valid(files))
     return replace(listing, table=table.combine_chunks(), problems=by_path(problems))
+
+
+def join(listings: Iterable[Listing]) -> Listing:
+    """Join the listings of the pieces of one data set, of which there is at least one."""
+    pieces = list(listings)
+    passed_over: Counter[str] = Counter()
+    for piece in pieces:
+        passed_over.update(piece.passed_over)
+    table = pa.concat_tables([piece.table for piece in pieces])
+    return Listing(
+        table.take(pc.sort_indices(table["media"])).combine_chunks(),
+        by_path(problem for piece in pieces for problem in piece.problems),
+        sum(piece.unlisted for piece in pieces),
+        passed_over=dict(passed_over),
+    )
 
 
 def by_path(problems: Iterable[Problem]) -> tuple[Problem, ...]:
