@@ -85,6 +85,11 @@ class DataConfig(Section):
     """What bad samples do: ``fail`` lists all of them and stops before training, ``skip`` leaves them out and
     names each in report.json. Where one turns out bad only when it is decoded, another of its bucket stands in."""
 
+    recheck: Literal["files", "folders", "never"] = "files"
+    """What is looked at to tell whether an earlier start's list of items still holds: ``files`` looks at the size, times and
+    inode of each file; ``folders`` only at the folders, and at shards and lists, so that a file that is overwritten in its
+    place goes unnoticed; ``never`` trusts it."""
+
     def column_of(self, stream: str) -> str | None:
         """Column of the metadata file that names the files of a stream; None if it is not given."""
         return self.control_column if stream == "control" and self.control_column is not None else self.columns.get(stream)

@@ -33,7 +33,8 @@ IMAGE = "image."
 Kind = Literal["latents", "text"]
 KINDS: tuple[Kind, ...] = ("latents", "text")
 MEMO_FILE = "memo.sqlite"
-CONTENTS = (*KINDS, LEASES, CLAIMS, MEMO_FILE, f"{MEMO_FILE}-journal")
+SNAPSHOTS = "snapshots"
+CONTENTS = (*KINDS, LEASES, CLAIMS, SNAPSHOTS, MEMO_FILE, f"{MEMO_FILE}-journal")
 """All that lies in a cache's folder beside its tag."""
 
 
