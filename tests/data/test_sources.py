@@ -278,7 +278,7 @@ def test_unclear_columns(tmp_path):
 
 
 def test_columns_of_the_wrong_type(tmp_path):
-    path = write_metadata(tmp_path / "set.parquet", [{"image": {"bytes": b"", "path": "a.png"}, "text": "A"}])
+    path = write_metadata(tmp_path / "set.parquet", [{"image": {"width": 3, "path": "a.png"}, "text": "A"}])
     assert "column 'image' holds struct" in error_of(path)
     path = write_metadata(tmp_path / "set.jsonl", [{"image": "a.png", "text": 3}])
     assert "column 'text' holds int64; expected text or lists of text" in error_of(path)

@@ -31,10 +31,14 @@ class DataConfig(Section):
     """One data set. Several are mixed in the proportion of their sizes times ``repeats``."""
 
     path: str
-    """Folder of media and captions, or a metadata file (csv, json, jsonl or parquet)."""
+    """Folder of media and captions, a metadata file (csv, json, jsonl or parquet), or a shard or table (tar, parquet,
+    arrow); of several of these a pattern, such as ``shards/{000..009}.tar`` or ``shards/*.tar``."""
     layout: str = "auto"
     """How media and captions are laid out: ``auto`` finds out, and refuses what could be two of them; or the name of one:
-    metadata, lists, sidecars."""
+    metadata, lists, sidecars, webdataset, table, saved."""
+    split: str | None = None
+    """Split to take where names of files or folders tell splits: train, test or validation. By default train, if there is
+    one."""
     media_column: str | None = None
     """Column of the metadata file that holds the media path. By default one of the common names is found."""
     caption_column: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from finetrainers.data.media import archives as archives, cells as cells  # their references are known from here on
 from finetrainers.data.media.blob import Blob, Media, blob_of
 from finetrainers.data.media.images import decode_image, is_animated, probe_image
 from finetrainers.data.media.video import decode_video, probe_video

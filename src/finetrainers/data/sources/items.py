@@ -12,10 +12,13 @@ from finetrainers.data.sources.many import pair_many_by_place
 from finetrainers.data.sources.metadata import METADATA_READERS
 from finetrainers.data.sources.metadata_file import MetadataFile
 from finetrainers.data.sources.place import place_of
+from finetrainers.data.sources.saved import Saved
 from finetrainers.data.sources.sidecars import Sidecars
+from finetrainers.data.sources.table import Table
+from finetrainers.data.sources.webdataset import WebDataset
 from finetrainers.errors import DataError
 
-LAYOUTS: tuple[Layout, ...] = (MetadataFile(), Lists(), Sidecars())
+LAYOUTS: tuple[Layout, ...] = (MetadataFile(), Lists(), Sidecars(), WebDataset(), Table(), Saved())
 """All that is known; a new one is a file beside this one, and a name here."""
 NEEDED_BY = {"control": "conditioning.signal: files", "reference": "conditioning.kind: references"}
 """What makes a run need the files of a stream, by its name, for messages."""
@@ -47,7 +50,8 @@ def list_items(config: DataConfig, streams: Sequence[str] = (), many: Collection
             f"data.{config.key_of_folder(name)}: nothing in {place} names the {name} files that {needed_by} needs; set it "
             f"to the folder of the {name} files, or list media and {name} files in a metadata file"
         )
-    listing = replace(layout.items(place, Wanted(config, columns, many)), layout=layout.name, why=why)
+    listing = layout.items(place, Wanted(config, columns, many))
+    listing = replace(listing, layout=layout.name, why=why + listing.why)
     for other in folders:
         by_place = pair_many_by_place if other.name in many else pair_by_place
         listing = pair(listing, other.name, by_place(listing.table["media"], place.folder, other))

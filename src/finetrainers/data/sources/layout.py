@@ -11,7 +11,7 @@ from finetrainers.data.sources.listing import Listing
 from finetrainers.data.sources.place import Place
 from finetrainers.errors import ConfigError, DataError
 
-SETTINGS = ("caption_lines", "media_column", "caption_column", "control_column", "columns")
+SETTINGS = ("split", "caption_lines", "media_column", "caption_column", "control_column", "columns")
 """Keys of a data set that have an effect on some layouts only."""
 
 

@@ -39,7 +39,7 @@ class Listing:
     layout: str = ""
     """Name of the layout that was found."""
     why: str = ""
-    """By what it was found."""
+    """By what it was found; a layout's own part of it says which part of what was found is used."""
     passed_over: Mapping[str, int] = field(default_factory=dict)
     """What is no part of any item, by what it is, and how much of it there is, such as {".cls": 12}."""
 

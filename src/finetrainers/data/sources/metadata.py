@@ -58,11 +58,7 @@ def read_metadata(path: Path, config: DataConfig, streams: Sequence[str] = (), m
     chosen: list[str] = []
 
     def choose(names: Sequence[str]) -> list[str]:
-        media = _choose_media(names, config, path)
-        captions = _choose_captions(names, config, path)
-        files: list[str] = []
-        for stream in streams:
-            files.append(_choose_files(stream, names, config, path, taken=[media, *captions, *files]))
+        media, files, captions = choose_columns(names, config, streams, path)
         chosen.extend([media, *files, *captions])
         return chosen
 
@@ -76,8 +72,24 @@ def read_metadata(path: Path, config: DataConfig, streams: Sequence[str] = (), m
         cells = table[column]
         if name in many and path.suffix.lower() == ".csv":
             cells = pc.split_pattern(cells, pattern=SEPARATOR)
-        columns.append(_text_column(cells, f"{path}: column {column!r}", is_list=name is None or name in many))
+        columns.append(text_column(cells, f"{path}: column {column!r}", is_list=name is None or name in many))
     return pa.record_batch([*columns[: len(names)], join_lists(columns[len(names) :])], names=[*names, "captions"])
+
+
+def choose_columns(
+    names: Sequence[str], config: DataConfig, streams: Sequence[str], path: Path
+) -> tuple[str, list[str], list[str]]:
+    """Choose the columns of the media, of each stream and of captions, by what is configured or by common names.
+
+    Raises:
+        DataError: If one is not there, or which one to take is unclear.
+    """
+    media = _choose_media(names, config, path)
+    captions = _choose_captions(names, config, path)
+    files: list[str] = []
+    for stream in streams:
+        files.append(_choose_files(stream, names, config, path, taken=[media, *captions, *files]))
+    return media, files, captions
 
 
 def join_lists(columns: Sequence[pa.Array]) -> pa.Array:
@@ -155,7 +167,7 @@ def _by_synonym(synonyms: Sequence[str], names: Sequence[str], path: Path, *, ke
     raise DataError(f"{path}: no column of {what} among {', '.join(names) or 'none'}; {expected}{hint}")
 
 
-def _text_column(column: pa.ChunkedArray, where: str, *, is_list: bool) -> pa.Array:
+def text_column(column: pa.ChunkedArray, where: str, *, is_list: bool) -> pa.Array:
     """Cast a column to large_string, or to lists of it; a column of plain text becomes lists of one."""
     kind = pa.large_list(pa.large_string())
     is_nested = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)

@@ -6,6 +6,7 @@ from finetrainers.data.sources.listing import Listing, pair
 from finetrainers.data.sources.metadata import METADATA_READERS, read_metadata
 from finetrainers.data.sources.named import list_named, named_files, named_lists
 from finetrainers.data.sources.place import Place
+from finetrainers.data.sources.table_file import has_embedded
 from finetrainers.errors import DataError
 
 
@@ -39,5 +40,7 @@ class MetadataFile(Layout):
 
 def _found(place: Place) -> list[str]:
     if place.is_file:
-        return [place.path.name] if place.suffix in METADATA_READERS else []
-    return [name for name in (f"metadata{suffix}" for suffix in METADATA_READERS) if place.has(name)]
+        names = [place.path.name] if place.suffix in METADATA_READERS else []
+    else:
+        names = [name for name in (f"metadata{suffix}" for suffix in METADATA_READERS) if place.has(name)]
+    return [name for name in names if not name.lower().endswith(".parquet") or not has_embedded(place.ref(name))]

@@ -1,20 +1,25 @@
 """Where a data set lies: what ``data.path`` names. No media is opened here."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetrainers.data.media.blob import Blob, blob_of, ref_of
 from finetrainers.data.sources.folders import nearest
+from finetrainers.data.sources.patterns import files_of, is_pattern
 from finetrainers.errors import DataError
+from finetrainers.files.marks import is_no_data
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A folder of this machine, or one file."""
+    """A folder of this machine, or one file, or those files of a folder that a pattern names."""
 
     path: Path
     """Absolute."""
+    chosen: tuple[str, ...] = ()
+    """Names of the files of a pattern in the folder; nothing else there belongs to it."""
 
     def __str__(self) -> str:
         return str(self.path)
@@ -36,13 +41,31 @@ class Place:
 
     def has(self, name: str) -> bool:
         """Whether there is such a file in the folder itself."""
-        return (self.folder / name).is_file()
+        return (self.folder / name).is_file() and (not self.chosen or name in self.chosen)
 
     def top(self) -> list[str]:
         """Names of the files of the folder itself, sorted, without hidden ones; of one file, its name."""
-        if self.is_file:
-            return [self.path.name]
+        if self.is_file or self.chosen:
+            return list(self.chosen) or [self.path.name]
         return sorted(file.name for file in self.path.iterdir() if not file.name.startswith(".") and file.is_file())
+
+    def tree(self, suffixes: tuple[str, ...]) -> list[str]:
+        """Names, relative to the folder, of the files with one of these suffixes in it and all below it, sorted.
+
+        Not those that are hidden, nor those that a run or a cache has made.
+        """
+        if self.is_file or self.chosen:
+            return [name for name in self.top() if name.lower().endswith(suffixes)]
+        found: list[str] = []
+        for folder, folders, files in os.walk(self.path):
+            relative = os.path.relpath(folder, self.path)
+            if relative != "." and is_no_data(Path(folder), files):
+                folders.clear()
+                continue
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            names = [name for name in files if name.lower().endswith(suffixes) and not name.startswith(".")]
+            found += names if relative == "." else [f"{relative}/{name}" for name in names]
+        return sorted(found)
 
     def ref(self, name: str) -> str:
         """Reference of a file by its name in the folder."""
@@ -64,6 +87,8 @@ def place_of(path: str) -> Place:
         DataError: If there is no such thing.
     """
     place = Place(Path(path).expanduser().absolute())
+    if is_pattern(path) and not place.path.exists():
+        return Place(*files_of(place.path))
     if not place.path.is_dir() and not place.is_file:
         raise DataError(f"data.path: there is no file or folder {path!r}{nearest(place.path)}")
     return place

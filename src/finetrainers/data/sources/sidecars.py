@@ -28,7 +28,7 @@ class Sidecars(Layout):
     settings = frozenset({"caption_lines"})
 
     def detect(self, place: Place, config: DataConfig) -> str | None:
-        if place.is_file:
+        if place.is_file or place.chosen:
             return None
         for file in map(Path, walk(place.path, Counter(), without=config.named_folders)):
             if file.with_suffix(".txt").is_file():

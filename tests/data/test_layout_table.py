@@ -1,0 +1,61 @@
+"""The table of docs/data_formats.md: every layout x {image, video} gives the same items, decoded to the right pixels."""
+
+from pathlib import Path
+
+import pytest
+from layout_makers import LAYOUT_MAKERS, Item
+from media_factory import counter, read_counters, write_video
+from PIL import Image
+from test_media import view
+
+from finetrainers.config.data import DataConfig
+from finetrainers.data.catalog.catalog import Catalog, build_catalog
+from finetrainers.data.catalog.memo import Memo
+from finetrainers.data.media.files import decode
+
+FRAMES = {"image": 1, "video": 5}
+CAPTIONS = ("A cat, asleep", "Ein Bär", "Rain on a roof", "Four", "Five")
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Item]]:
+    """Five items of each kind that show their numbers, or count from them."""
+    folder = tmp_path_factory.mktemp("media")
+    items: dict[str, list[Item]] = {"image": [], "video": []}
+    for number, caption in enumerate(CAPTIONS):
+        image, video = folder / f"{number}.png", folder / f"{number}.mp4"
+        Image.fromarray(counter(16 * number)).save(image)
+        write_video(video, [counter(16 * number + i) for i in range(FRAMES["video"])])
+        items["image"].append((image.read_bytes(), image.name, caption))
+        items["video"].append((video.read_bytes(), video.name, caption))
+    return items
+
+
+def catalog_of(path: Path, kind: str, folder: Path, **options: object) -> Catalog:
+    config = DataConfig(path=str(path), buckets=[[FRAMES[kind], 64, 128]], fps=None, **options)
+    memo = Memo(folder / "memo.sqlite")
+    try:
+        return build_catalog([config], memo, workers=2, progress=lambda done, total: None)
+    finally:
+        memo.close()
+
+
+def shown(catalog: Catalog) -> dict[tuple[int, ...], list[str]]:
+    """Captions of each item by the numbers that its frames show."""
+    data = catalog.sets[0]
+    bucket = catalog.buckets[0]
+    found = {}
+    for sample in range(catalog.num_samples):
+        clip = decode(data.path(sample, "media"), view(num_frames=bucket[0], height=bucket[1], width=bucket[2]))
+        found[tuple(read_counters(clip))] = data.table["captions"][int(data.item[sample])].as_py()
+    return found
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+@pytest.mark.parametrize("layout", LAYOUT_MAKERS)
+def test_every_layout_gives_the_same_items_and_pixels(
+    tmp_path: Path, media: dict[str, list[Item]], layout: str, kind: str
+) -> None:
+    path = LAYOUT_MAKERS[layout](tmp_path / "set", media[kind])
+    expected = {tuple(range(16 * n, 16 * n + FRAMES[kind])): [text] for n, text in enumerate(CAPTIONS)}
+    assert shown(catalog_of(path, kind, tmp_path)) == expected
