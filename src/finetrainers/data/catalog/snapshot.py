@@ -21,7 +21,6 @@ from finetrainers.config import DataConfig
 from finetrainers.data.cache.store import SNAPSHOTS
 from finetrainers.data.catalog.marks import Marks
 from finetrainers.data.catalog.probe import FACTS, Facts, Look, LookAt
-from finetrainers.data.media.blob import FILE
 from finetrainers.data.sources.items import Listing, Problem
 from finetrainers.data.sources.place import place_of
 from finetrainers.data.streams import Stream
@@ -40,7 +39,7 @@ IRRELEVANT = frozenset(
     }
 )
 """Keys of a data set on which neither its items nor its files depend."""
-CONTAINER = r"^(?:[a-z0-9+.]+:(?://)?)?(?P<folder>/[^#]*)/[^/#]*(?:#.*)?$"
+CONTAINER = r"(?s)^(?:(?P<plain>/.*)/[^/]*|[a-z0-9+.]+:(?P<container>/.*)/[^/]*#[0-9]+:[0-9]+/.*)$"
 """References to files of this machine, and to parts of such, with the folder that these lie in."""
 
 
@@ -134,8 +133,8 @@ class Snapshots:
 
     def _name(self, config: DataConfig, streams: Sequence[Stream]) -> str:
         settings = config.model_dump(mode="json", exclude=set(IRRELEVANT))
-        settings["path"] = str(place_of(config.path))
-        parts = [VERSION, FACTS.descr, settings, [(own.name, own.is_many, own.has_own_size) for own in streams]]
+        place = str(place_of(config.path))
+        parts = [VERSION, place, FACTS.descr, settings, [(own.name, own.is_many, own.has_own_size) for own in streams]]
         key = hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=DIGEST_BYTES).hexdigest()
         return f"{key}.arrow"
 
@@ -143,8 +142,9 @@ class Snapshots:
 def _begin_marks(config: DataConfig) -> Marks:
     """Look at the places that a data set is listed from."""
     marks, place = Marks("folders" if config.recheck == "folders" else "files"), place_of(config.path)
-    if place.is_file:
-        marks.add_file(place.path)
+    if place.is_file or place.chosen:
+        for file in [place.folder / name for name in place.chosen] or [place.path]:
+            marks.add_file(file)
     else:
         marks.add_tree(place.path)
     for folder in config.named_folders:
@@ -161,9 +161,9 @@ def _folders_of(listing: Listing) -> list[str] | None:
         files = listing.table[name].combine_chunks()
         if pa.types.is_large_list(files.type):
             files = pc.list_flatten(files)
-        if pc.any(pc.starts_with(files, FILE)).as_py():
-            return None
-        folders |= set(pc.unique(pc.struct_field(pc.extract_regex(files, CONTAINER), "folder")).to_pylist())
+        parts = pc.extract_regex(files, CONTAINER)
+        found = (pc.struct_field(parts, name) for name in ("plain", "container"))
+        folders |= set(pc.unique(pc.binary_join_element_wise(*found, pa.scalar("", files.type))).to_pylist())
     return None if None in folders else sorted(folder for folder in folders if folder is not None)
 
 
