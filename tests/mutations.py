@@ -368,6 +368,12 @@ MUTATIONS = (
              "training/test_run.py::test_a_run_that_is_started_once_more_waits_for_its_former_process"),
     Mutation("what a command imports is searched for garbage as long as it runs", "cli/imports.py", "        gc.freeze()\n", "",
              "cli/test_cli.py::test_imports_are_not_searched_for_garbage_in_a_process_that_is_ours"),
+    # Snapshots.
+    Mutation("a file of the same size and time is taken for the old one", "data/catalog/marks.py", "stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))", "0, 0, 0))", "data/test_snapshot.py::test_a_second_start_finds_what_has_changed"),
+    Mutation("files that a list names elsewhere change unnoticed", "data/catalog/snapshot.py", "            marks.add_folders(_folders_of(known.listing) or ())\n", "            return known\n", "data/test_snapshot.py::test_files_elsewhere_that_a_list_names_count_too"),
+    Mutation("a damaged snapshot is trusted", "data/catalog/snapshot.py", "    if hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest() != mapped[-DIGEST_BYTES:]:", "    if False:", "data/test_snapshot.py::test_what_is_damaged_is_made_anew"),
+    Mutation("what could not be read once is never read again", "data/catalog/snapshot.py", "bad = np.flatnonzero(~facts[\"is_good\"])", "bad = np.empty(0, np.int64)", "data/test_snapshot.py::test_a_bad_file_is_tried_at_each_start"),
+    Mutation("with recheck: folders a list that is overwritten goes unnoticed", "data/catalog/marks.py", "            facts = _facts_of(_but_items(entries))", "            facts = _facts_of(())", "data/test_snapshot.py::test_with_folders_lists_and_folders_count_and_single_files_do_not"),
 )  # fmt: skip
 
 

@@ -89,6 +89,18 @@ class DataConfig(Section):
     """What bad samples do: ``fail`` lists all of them and stops before training, ``skip`` leaves them out and
     names each in report.json. Where one turns out bad only when it is decoded, another of its bucket stands in."""
 
+    recheck: Literal["files", "folders", "never"] = "files"
+    """What is looked at to tell whether an earlier start's list of items still holds: ``files`` looks at the size, times and
+    inode of each file; ``folders`` only at the folders, and at shards and lists, so that a file that is overwritten in its
+    place goes unnoticed; ``never`` trusts it."""
+
+    stream: bool = False
+    """Read the set shard by shard (tar, Parquet or Arrow files) while training goes on, and not all of it before: a random
+    order of the shards is cut into chapters, and the items of each are listed when training reaches it."""
+    chapter_items: int = Field(default=20000, ge=1)
+    """With ``stream``, about how many of its items are in a chapter, and shuffled together: whole shards are taken until
+    there are as many."""
+
     def column_of(self, stream: str) -> str | None:
         """Column of the metadata file that names the files of a stream; None if it is not given."""
         return self.control_column if stream == "control" and self.control_column is not None else self.columns.get(stream)
@@ -141,7 +153,10 @@ class DataConfig(Section):
 
     def idle(self) -> Mapping[str, str]:
         frames = self.buckets.frames if isinstance(self.buckets, PixelBudget) else [bucket[0] for bucket in self.buckets]
-        return {} if 1 in frames else {"videos_as_images": "without a bucket of one frame; add one, or remove it"}
+        idle = {} if 1 in frames else {"videos_as_images": "without a bucket of one frame; add one, or remove it"}
+        if not self.stream:
+            return {**idle, "chapter_items": "without stream: true; set that, or remove it"}
+        return {**idle, "recheck": "with stream: true, which lists each chapter when it begins; remove it"}
 
     @model_validator(mode="after")
     def _consistent(self) -> "DataConfig":
@@ -149,6 +164,8 @@ class DataConfig(Section):
             raise ValueError(f"path: {self.path!r} is remote; this version reads local folders: download it first")
         if isinstance(self.fps, float) and self.stride != 1:
             raise ValueError("fps and stride both choose the frames: give one of them")
+        if self.stream and self.named_folders:
+            raise ValueError(f"stream: true takes all files from shards, not from the folder {self.named_folders[0]!r}")
         self._name_files_once()
         if self.num_views > 1 and not self.has_random_views:
             raise ValueError(

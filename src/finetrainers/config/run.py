@@ -131,6 +131,20 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _what_is_held_out_is_known(self) -> "Config":
+        """What is measured again and again has to be the same from the first step on."""
+        for index, data in enumerate(self.validation.data):
+            if data.stream:
+                raise RefusedKeyError(f"validation.data.{index}.stream", "true is for sets that are trained on; remove it")
+        if self.validation.held_out and any(data.stream for data in self.data):
+            raise RefusedKeyError(
+                "validation.held_out",
+                f"{self.validation.held_out:g} cannot be held out of what data.stream: true lists while training goes on; "
+                "name what is held out in validation.data, or remove it",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _norms_are_not_trained_already(self) -> "Config":
         match self.control, self.tuning:
             case ChannelConcatConfig(train_norms=True), FullConfig(modules=None):

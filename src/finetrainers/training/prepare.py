@@ -15,6 +15,7 @@ from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.data.catalog.catalog import Catalog, build_catalog
 from finetrainers.data.catalog.left_out import JOURNAL, read_journal
 from finetrainers.data.catalog.memo import Memo
+from finetrainers.data.catalog.snapshot import Snapshots
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
 from finetrainers.data.streams import Stream, streams_of
@@ -121,6 +122,7 @@ def _catalogs(
         min_frames={name: 1 + own.index * adapter.grid.vae_frame_step for name, own in conditioning.frames.items()},
         native_fps=adapter.training.native_fps,
         warn=encoder.warn,
+        snapshots=Snapshots(config.cache.path, encoder.warn),
     )
     catalog = build(config.data)
     if config.validation.held_out:

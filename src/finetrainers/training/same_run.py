@@ -17,6 +17,8 @@ WEIGHTS_FIT = ("model.", "tuning.")
 
 CODE = re.compile(r"(conditioning[.\d]*)\.signal|objective\.kind")
 """Keys whose values may be a function in a file of the user's."""
+UNFIXED = re.compile(r"(validation\.)?data\.\d+\.recheck")
+"""Keys in sections that a run cannot change which do not change the run."""
 PLACES = re.compile(
     r"(validation\.)?data\.\d+\.(path|control_path|folders\..+)|model\.(path|components\..+\.path)|tuning\.start_from|"
     + CODE.pattern
@@ -111,5 +113,5 @@ def _differences(key: str, before: Any, after: Any) -> Iterator[tuple[str, Any, 
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for index, pair in enumerate(zip(before, after, strict=True)):
             yield from _differences(f"{key}.{index}", *pair)
-    elif before != after:
+    elif before != after and not UNFIXED.fullmatch(key):
         yield key, before, after

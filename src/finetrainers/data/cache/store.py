@@ -40,7 +40,8 @@ IMAGE = "image."
 """Prefix, in an item of latents, of the tensors that a task takes from the frames that are given."""
 MEMO_FILE = "memo.sqlite"
 DATABASES = (INDEX, MEMO_FILE)
-CONTENTS = (*KINDS, PACKS, LEASES, CLAIMS, LOCK, *DATABASES, *(f"{name}-journal" for name in DATABASES))
+SNAPSHOTS = "snapshots"
+CONTENTS = (*KINDS, PACKS, LEASES, CLAIMS, LOCK, SNAPSHOTS, *DATABASES, *(f"{name}-journal" for name in DATABASES))
 """All that lies in a cache's folder beside its tag."""
 LOOKS = 2000
 """Items that are each looked for in a file of its own; for more, all such files are listed."""

@@ -10,7 +10,7 @@ from finetrainers.data.catalog.assign import assign, slow_clips
 from finetrainers.data.catalog.dataset import Dataset
 from finetrainers.data.catalog.followers import probe_followers
 from finetrainers.data.catalog.pictures import probe_pictures
-from finetrainers.data.catalog.probe import Prober
+from finetrainers.data.catalog.probe import Look
 from finetrainers.data.catalog.rates import resampled_fps
 from finetrainers.data.sources.items import Listing
 from finetrainers.data.sources.named import flat
@@ -20,7 +20,7 @@ from finetrainers.data.streams import MEDIA, Stream, beside
 def build_dataset(
     config: DataConfig,
     listing: Listing,
-    look: Prober,
+    look: Look,
     *,
     streams: Sequence[Stream],
     min_frames: Mapping[str, int],

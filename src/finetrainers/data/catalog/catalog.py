@@ -16,8 +16,9 @@ from finetrainers.config import Bucket, DataConfig
 from finetrainers.data.catalog.build import build_dataset, num_files
 from finetrainers.data.catalog.dataset import Dataset as Dataset, as_scalars
 from finetrainers.data.catalog.memo import Memo
-from finetrainers.data.catalog.probe import Prober, Progress
+from finetrainers.data.catalog.probe import Progress, make_look
 from finetrainers.data.catalog.rates import rate_of_view
+from finetrainers.data.catalog.snapshot import Snapshots
 from finetrainers.data.catalog.split import about_left_out, contents, held_out_items, without_contents
 from finetrainers.data.media.view import View
 from finetrainers.data.order.draws import seed_of, uniform
@@ -186,6 +187,7 @@ def build_catalog(
     min_frames: Mapping[str, int] | None = None,
     native_fps: float | None = None,
     warn: Callable[[str], None] = warnings.warn,
+    snapshots: Snapshots | None = None,
 ) -> Catalog:
     """List all data sets and look at each file that the memo does not know.
 
@@ -198,18 +200,23 @@ def build_catalog(
         min_frames: Frames that each file of a stream has to have, after resampling, by the stream's name.
         native_fps: Rate to which ``fps: auto`` brings faster clips; None if the model has none of its own.
         warn: Takes what a user should know of, as a sentence.
+        snapshots: What earlier starts have found of unchanged data sets; None to keep nothing.
 
     Raises:
         DataError: If a data set cannot be listed; or, naming all bad samples of all data sets that do not skip them.
     """
     names = [stream.name for stream in beside(streams)]
     many = [stream.name for stream in streams if stream.is_many]
-    listings = [list_items(config, names, many) for config in configs]
-    total = sum(num_files(listing, streams) for listing in listings)
-    look = Prober(memo, workers=workers, progress=progress, total=total)
+    snapshots = Snapshots(None, warn) if snapshots is None else snapshots
+    found = [snapshots.find(config, streams, partial(list_items, config, names, many)) for config in configs]
+    total = sum(num_files(own.listing, streams) for own in found)
+    look = make_look(memo, workers=workers, progress=progress, total=total)
     buckets: dict[Bucket, int] = {}
     build = partial(build_dataset, streams=streams, min_frames=min_frames or {}, native_fps=native_fps, warn=warn)
-    sets = [build(config, listing, look, buckets=buckets) for config, listing in zip(configs, listings, strict=True)]
+    sets = []
+    for config, own in zip(configs, found, strict=True):
+        sets.append(build(config, own.listing, own.look(look), buckets=buckets))
+        snapshots.keep(config, streams, own)
     raise_if_failing(sets)
     return Catalog(tuple(sets), tuple(buckets))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from finetrainers.config import DataConfig
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.data.catalog.dataset import Dataset
-from finetrainers.data.catalog.probe import Facts, Prober
+from finetrainers.data.catalog.probe import Facts, Look
 from finetrainers.data.media.view import View, count_frames, needed_frames
 from finetrainers.data.sources.beside import about_file
 from finetrainers.data.sources.items import Problem
@@ -51,7 +51,7 @@ def probe_followers(
     config: DataConfig,
     table: pa.Table,
     media: Facts,
-    look: Prober,
+    look: Look,
     *,
     fps: NDArray[np.float64],
     min_frames: Mapping[str, int],

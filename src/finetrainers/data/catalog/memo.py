@@ -1,5 +1,6 @@
 """What is known of media by reference and stamp, so that unchanged ones are never read again."""
 
+import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -67,6 +68,16 @@ class Memo:
                 f"SELECT {FACT_COLUMNS} FROM media WHERE ref = ? AND stamp = ?", (ref, stamp)
             ).fetchone()
         return None if row is None else Fact(*row)
+
+    def recall(self, media: Sequence[tuple[str, str | None]]) -> list[Fact | None]:
+        """Recall what is known of many media, references and stamps, in one query; None for each that is not known."""
+        wanted = json.dumps([ref for ref, _ in media])
+        with self._errors():
+            rows = self._connection.execute(
+                f"SELECT ref, stamp, {FACT_COLUMNS} FROM media WHERE ref IN (SELECT value FROM json_each(?))", (wanted,)
+            ).fetchall()
+        known = {(ref, stamp): Fact(*facts) for ref, stamp, *facts in rows}
+        return [known.get((ref, stamp)) if stamp is not None else None for ref, stamp in media]
 
     def put(self, found: Sequence[tuple[str, str, Fact]]) -> None:
         """Remember media, in one transaction."""

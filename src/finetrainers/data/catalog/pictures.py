@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from finetrainers.config import Bucket
 from finetrainers.data.catalog.buckets import assign_buckets
-from finetrainers.data.catalog.probe import Facts, Prober
+from finetrainers.data.catalog.probe import Facts, Look
 from finetrainers.data.media.view import View
 from finetrainers.data.sources.beside import about_file
 from finetrainers.data.sources.items import Problem
@@ -92,7 +92,7 @@ def picture_view(size: Bucket) -> View:
 
 
 def probe_pictures(
-    table: pa.Table, media: Facts, streams: Sequence[Stream], look: Prober
+    table: pa.Table, media: Facts, streams: Sequence[Stream], look: Look
 ) -> tuple[dict[str, Pictures], list[Problem]]:
     """Look at each picture once; items [N] of which one cannot be used lose their ``is_good``, and a problem says why."""
     pictures: dict[str, Pictures] = {}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -37,25 +37,46 @@ Progress = Callable[[int, int], None]
 """Called with (items done, items in all)."""
 
 
-class Prober:
-    """Looks at the files of all data sets, and tells how many of them are done."""
+LookAt = Callable[["pa.ChunkedArray | pa.Array"], "tuple[Facts, list[Problem]]"]
+"""Tells what files are, as ``probe_all`` does."""
 
-    def __init__(self, memo: Memo, *, workers: int, progress: Progress, total: int) -> None:
-        self._memo, self._workers, self._progress, self._total = memo, workers, progress, total
-        self._done = 0
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Looks at files, or recalls what is known of them."""
+
+    at: LookAt
+    skip: Callable[[int], None]
+    """Counts files that need no look."""
 
     def __call__(self, files: pa.ChunkedArray | pa.Array) -> tuple[Facts, list[Problem]]:
-        """Look at files, as ``probe_all`` does."""
-        start = self._done
-        self._done += len(files)
-        return probe_all(files, self._memo, self._workers, lambda count: self._progress(start + count, self._total))
+        """Tell what files are, as ``probe_all`` does."""
+        return self.at(files)
 
     def each(self, files: pa.ChunkedArray | pa.Array) -> tuple[Facts, dict[str, str]]:
         """Look once at files that may be there several times; return what each is, and why, by path, some cannot be used."""
         distinct = pc.unique(files)
-        facts, problems = self(distinct)
+        facts, problems = self.at(distinct)
         rows = pc.index_in(files, value_set=distinct).to_numpy()
         return facts[rows], {problem.path: problem.reason for problem in problems}
+
+
+def make_look(memo: Memo, *, workers: int, progress: Progress, total: int) -> Look:
+    """Make what looks at the files of all data sets, and tells how many of them are done."""
+    done = 0
+
+    def skip(count: int) -> None:
+        nonlocal done
+        done += count
+        if count:
+            progress(done, total)
+
+    def look_at(files: pa.ChunkedArray | pa.Array) -> tuple[Facts, list[Problem]]:
+        nonlocal done
+        start, done = done, done + len(files)
+        return probe_all(files, memo, workers, lambda count: progress(start + count, total))
+
+    return Look(look_at, skip)
 
 
 def probe_all(
@@ -68,7 +89,7 @@ def probe_all(
         for start in range(0, len(media), MEMO_BLOCK):
             paths = media.slice(start, MEMO_BLOCK).to_pylist()
             stamps = [_stamp_of(path) for path in paths]
-            known = [None if stamp is None else memo.get(path, stamp) for path, stamp in zip(paths, stamps, strict=True)]
+            known = memo.recall(list(zip(paths, stamps, strict=True)))
             unknown = [i for i, fact in enumerate(known) if fact is None]
             probed = dict(zip(unknown, pool.map(_probe_file, [paths[i] for i in unknown]), strict=True))
             found_now = [(paths[i], stamps[i], fact) for i, fact in probed.items()]

@@ -56,3 +56,22 @@ def list_items(config: DataConfig, streams: Sequence[str] = (), many: Collection
         by_place = pair_many_by_place if other.name in many else pair_by_place
         listing = pair(listing, other.name, by_place(listing.table["media"], place.folder, other))
     return listing
+
+
+def open_shards(config: DataConfig) -> tuple[Layout, list[str]]:
+    """Find out how a data set is laid out that is read shard by shard, and of which shards it consists.
+
+    Raises:
+        DataError: If it does not consist of shards.
+    """
+    place = place_of(config.path)
+    layout, _ = choose_layout(LAYOUTS, place, config)
+    shards = None if layout is None else layout.shards(place, config)
+    if layout is None or not shards:
+        found = "no layout that is known" if layout is None else f"the layout {layout.name}"
+        raise DataError(
+            f"data.stream: true reads {place} shard by shard, but it has {found}, which has no shards; write tar archives, "
+            "Parquet or Arrow files, or set stream: false"
+        )
+    check_settings(layout, config)
+    return layout, shards
