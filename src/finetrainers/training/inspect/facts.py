@@ -14,7 +14,7 @@ import numpy.typing as npt
 from finetrainers.config import Bucket
 from finetrainers.data.catalog.catalog import Catalog, Dataset
 from finetrainers.data.catalog.occupancy import occupancy
-from finetrainers.data.catalog.probe import Facts, Prober
+from finetrainers.data.catalog.probe import Facts, probe_all
 from finetrainers.data.streams import MEDIA
 from finetrainers.encoding.budget import Budget
 from finetrainers.training.prepared import Prepared
@@ -37,8 +37,8 @@ def probe_again(prepared: Prepared, workers: int) -> Known:
     by_table: dict[int, Facts] = {}
     for data in (data for catalog in catalogs(prepared) for data in catalog.sets):
         if id(data.table) not in by_table:
-            look = Prober(prepared.encoder.memo, workers=workers, progress=lambda *_: None, total=len(data.table))
-            by_table[id(data.table)] = look(data.table[MEDIA.name])[0]
+            media, memo = data.table[MEDIA.name], prepared.encoder.memo
+            by_table[id(data.table)] = probe_all(media, memo, workers, lambda _: None)[0]
         known[id(data)] = by_table[id(data.table)]
     return known
 
