@@ -42,7 +42,9 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
         steps = np.linspace(0, 255, 9).round().astype(np.uint8)
         channels = len(Image.new(mode, (1, 1)).getbands())
-        grid = np.stack(np.meshgrid(*[steps] * channels, indexing="ij"), axis=-1).reshape(-1, 9 if channels > 1 else 1, channels)
+        grid = np.stack(np.meshgrid(*[steps] * channels, indexing="ij"), axis=-1).reshape(
+            -1, 9 if channels > 1 else 1, channels
+        )
         sample = Image.fromarray(grid[..., 0] if channels == 1 else grid, mode)
         shown = np.asarray(ImageCms.applyTransform(sample, transform)).astype(int)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):

@@ -70,7 +70,9 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def media_beside(media: pa.Array, folder: Path) -> list[str]:
     """All media in the folders of the listed ones and of the list itself."""
-    folders = set(map(local_path, pc.unique(pc.replace_substring_regex(media, pattern="/[^/]*$", replacement="")).to_pylist()))
+    folders = set(
+        map(local_path, pc.unique(pc.replace_substring_regex(media, pattern="/[^/]*$", replacement="")).to_pylist())
+    )
     return [file for name in sorted(folders | {str(folder)}) if os.path.isdir(name) for file in _media_in(name)]  # noqa: PTH112
 
 

@@ -95,7 +95,9 @@ def _lines(path: Path, arrows: pa.ArrowInvalid) -> Iterator[Mapping[str, object]
                     f"{path}: cannot be read as jsonl: line {number}: {error}; one object a line is .jsonl, one list of objects is .json"
                 ) from error
             if not isinstance(row, dict):
-                raise DataError(f"{path}: cannot be read as jsonl: line {number} holds {_kind(row)}; expected an object with a path and a caption")
+                raise DataError(
+                    f"{path}: cannot be read as jsonl: line {number} holds {_kind(row)}; expected an object with a path and a caption"
+                )
             yield row
     if number == 0:
         raise arrows
