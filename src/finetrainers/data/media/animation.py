@@ -5,7 +5,6 @@ import torch
 from PIL import Image
 
 from finetrainers.data.media.blob import Blob
-from finetrainers.data.media.containers import check_gif
 from finetrainers.data.media.images import orientation, shown
 from finetrainers.data.media.timeline import REMEMBERED_FILES, Timeline
 from finetrainers.data.media.video import choose_frames, frame_rate
@@ -19,8 +18,6 @@ SHORTEST_MS, DEFAULT_MS = 10, 100
 
 def probe_animation(image: Image.Image, blob: Blob) -> MediaInfo:
     """Decode all frames, so that damage is found, and tell their size and times."""
-    if image.format == "GIF":
-        check_gif(blob)
     timeline = _timeline(image, blob)
     height, width = (image.width, image.height) if orientation(image) >= 5 else (image.height, image.width)
     num_frames = len(timeline.stamps)

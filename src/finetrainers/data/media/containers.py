@@ -5,6 +5,7 @@ FFmpeg reads a truncated file up to its end without an error, so that a cut clip
 
 import os
 import struct
+import zlib
 from typing import BinaryIO
 
 import numpy as np
@@ -120,6 +121,23 @@ def count_avi_frames(blob: Blob) -> int:
 
 
 AVI_ENTRY = np.dtype([("kind", "S4"), ("flags", "<u4"), ("offset", "<u4"), ("length", "<u4")])
+
+
+def check_png(blob: Blob) -> None:
+    """Compare the checksum of each chunk of a png, [size: 4][type: 4][data][CRC: 4]: decoders leave out most of them."""
+    with blob.open() as file:
+        position = file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            data = file.read(length + 4)
+            if len(data) < length + 4:
+                break
+            if zlib.crc32(data[:length], zlib.crc32(kind)) != int.from_bytes(data[length:], "big"):
+                raise bad_media(blob, f"damaged at byte {position}: the checksum of a png chunk is wrong; copy it again")
+            if kind == b"IEND":
+                return
+            position += length + 12
+    raise bad_media(blob, "truncated: the last chunk of the png is missing; copy it again")
 
 
 def check_gif(blob: Blob) -> None:

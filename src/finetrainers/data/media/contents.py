@@ -2,13 +2,13 @@
 
 from finetrainers.data.media.blob import Blob
 
-PICTURES = {
+EXACT = {
     b"\x89PNG\r\n\x1a\n": "a png picture",
     b"\xff\xd8\xff": "a jpeg picture",
     b"GIF8": "a gif",
+    b"\x1a\x45\xdf\xa3": "a Matroska or WebM video",
 }
 OTHERS = {
-    b"\x1a\x45\xdf\xa3": "a Matroska or WebM video",
     b"<!doctype": "a web page",
     b"<html": "a web page",
     b"<?xml": "an XML document",
@@ -33,7 +33,7 @@ def content_of(blob: Blob) -> str:
     """
     with blob.open() as file:
         head = file.read(HEAD_BYTES)
-    for beginning, what in PICTURES.items():
+    for beginning, what in EXACT.items():
         if head.startswith(beginning):
             return what
     if head[:4] == b"RIFF" and head[8:12] in (b"WEBP", b"AVI "):

@@ -7,6 +7,7 @@ from pathlib import Path
 from finetrainers.data.media import archives as archives, cells as cells  # their references are known from here on
 from finetrainers.data.media.animation import decode_animation, probe_animation
 from finetrainers.data.media.blob import Blob, Media, blob_of
+from finetrainers.data.media.containers import check_gif, check_png
 from finetrainers.data.media.contents import content_of, may_be_video
 from finetrainers.data.media.images import decode_image, is_animation, opened, probe_image
 from finetrainers.data.media.video import decode_video, probe_video
@@ -26,14 +27,17 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp"),
     *(".avif", ".bmp", ".tiff", ".tif", ".gif", ".jp2"),
 )
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".flv", ".ts", ".mts", ".m2ts")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".flv")
 AS_PICTURE, AS_VIDEO = "such as to .png or .jpg", "such as with ffmpeg to .mp4"
 CONVERT = {
     **dict.fromkeys((".heic", ".heif", ".hif", ".jxl", ".psd", ".svg", ".exr", ".hdr", ".tga", ".dng"), AS_PICTURE),
     **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".ico", ".j2k", ".qoi"), AS_PICTURE),
-    **dict.fromkeys((".mpg", ".mpeg", ".vob", ".wmv", ".asf", ".ogv", ".rm", ".rmvb", ".mxf", ".dv"), AS_VIDEO),
+    **dict.fromkeys((".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts", ".wmv", ".asf", ".ogv", ".rm", ".mxf"), AS_VIDEO),
 }
 """Suffixes of media that are not read here, and what to convert them to."""
+
+CHECKS = {"PNG": check_png, "GIF": check_gif}
+"""What tells, by Pillow's name of the format, damage that its decoder passes over."""
 
 
 def is_media(path: Path) -> bool:
@@ -56,6 +60,8 @@ def probe(media: Media) -> MediaInfo:
                 raise bad_media(blob, f"is {content} by its first bytes, no video; rename or replace it")
             return probe_video(blob)
         with opened(blob) as image:
+            if image.format in CHECKS:
+                CHECKS[image.format](blob)
             return (probe_animation if is_animation(image) else probe_image)(image, blob)
 
 

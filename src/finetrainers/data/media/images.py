@@ -46,7 +46,8 @@ def opened(blob: Blob) -> Iterator[Image.Image]:
 def _check_size(image: Image.Image, blob: Blob) -> None:
     """Refuse what memory may not hold; a JPEG that is too large can be decoded at a fraction of its size."""
     pixels = image.width * image.height
-    if pixels > MAX_PIXELS * (16 if image.format == "JPEG" else 1):
+    can_be_drafted = image.format == "JPEG" and "progressive" not in image.info
+    if pixels > MAX_PIXELS * (4 if can_be_drafted else 1):
         raise bad_media(
             blob,
             f"{image.width} x {image.height} are {pixels / 1e6:.0f} million pixels, more than the {MAX_PIXELS / 1e6:.0f} "

@@ -68,6 +68,8 @@ def open_video(blob: Blob) -> Iterator[tuple[InputContainer, VideoStream]]:
             if not streams:
                 raise bad_media(blob, "no video stream")
             stream = streams[0]
+            if stream.codec_context is None:
+                raise bad_media(blob, "its video is of a codec that FFmpeg does not know, or the file is damaged")
             _check_size(stream, blob)
             stream.codec_context.options = DECODER_OPTIONS
             stream.codec_context.thread_count = 1  # loader workers are processes; damage is reported reliably, too
@@ -95,6 +97,8 @@ def whole_timeline(container: InputContainer, stream: VideoStream, blob: Blob) -
     if known is not None:
         return known
     timeline = read_timeline(container, stream, blob)
+    if timeline.num_packets < stream.frames:
+        raise bad_media(blob, f"damaged: {timeline.num_packets} of {stream.frames} frames can be read; copy it again")
     end, stated = float(timeline.stamps[0] * _time_base(stream)) + timeline.seconds, _stated_end(container, stream)
     if end < stated - MISSING_SECONDS:
         raise bad_media(blob, f"damaged: {end:.2f} of {stated:.2f} s can be read; copy it again")
@@ -110,8 +114,8 @@ forget_timelines = _remembered.clear
 
 
 def _stated_end(container: InputContainer, stream: VideoStream) -> float:
-    """When Matroska says that the video ends: FFmpeg skips damaged parts of it in silence. 0.0 where nothing is said."""
-    if not container.format.name.startswith("matroska"):
+    """When the file says that the video ends: FFmpeg skips damaged parts in silence. 0.0 where nothing is said."""
+    if not container.format.name.startswith(("matroska", "flv")):
         return 0.0
     tag = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
     if tag:

@@ -59,7 +59,8 @@ def to_srgb(codes: npt.NDArray[np.uint16], colors: Colors) -> npt.NDArray[np.uin
         light = _table(0)[codes]
     light = light @ _matrix(colors.primaries)
     indices = np.rint(np.clip(light, 0, 1) * (LEVELS - 1)).astype(np.uint16)
-    return _to_eight_bits()[indices]
+    shown: npt.NDArray[np.uint8] = _to_eight_bits()[indices]
+    return shown
 
 
 @cache
@@ -79,7 +80,8 @@ def _to_eight_bits() -> npt.NDArray[np.uint8]:
     """SRGB codes of light in 0..1."""
     light = np.linspace(0, 1, LEVELS)
     code = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.rint(code * 255).astype(np.uint8)
+    eight: npt.NDArray[np.uint8] = np.rint(code * 255).astype(np.uint8)
+    return eight
 
 
 def _pq_to_light(code: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

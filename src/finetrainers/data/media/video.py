@@ -10,14 +10,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from av import CodecContext
 from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from finetrainers.data.media.blob import Blob
 from finetrainers.data.media.containers import check_whole, count_avi_frames
-from finetrainers.data.media.timeline import ROUNDING_SECONDS, Timeline, open_video, read_timeline, whole_timeline
+from finetrainers.data.media.timeline import (
+    DECODER_OPTIONS,
+    ROUNDING_SECONDS,
+    Timeline,
+    open_video,
+    read_timeline,
+    whole_timeline,
+)
 from finetrainers.data.media.transfer import Colors, colors_of, to_srgb
 from finetrainers.data.media.view import (
     PHASE,
@@ -133,11 +142,28 @@ def _frames(
 ) -> Iterator[tuple[int, VideoFrame]]:
     """Decode from the key frame at or before the time stamp ``start``, with each frame's number in the file."""
     container.seek(start, stream=stream)
-    for count, frame in enumerate(container.decode(stream)):
+    for count, frame in enumerate(_decoded(container, stream)):
         if timeline.is_counted:
             yield count, frame
         elif frame.pts is not None:
             yield int(np.searchsorted(timeline.stamps, frame.pts, side="right")) - 1, frame
+
+
+def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """Decode with the stream's own decoder, or with the one that knows of transparency."""
+    name = ALPHA_DECODERS.get(stream.codec_context.name)
+    if name is None or stream.metadata.get("alpha_mode") != "1":
+        yield from container.decode(stream)
+        return
+    decoder = CodecContext.create(name, "r")
+    decoder.options = DECODER_OPTIONS
+    assert isinstance(decoder, VideoCodecContext)
+    for packet in container.demux(stream):
+        yield from decoder.decode(packet)
+
+
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""FFmpeg's own decoders of these leave out the transparency of webm."""
 
 
 def _paint_run(

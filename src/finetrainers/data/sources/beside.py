@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finetrainers.config import DataConfig
+from finetrainers.data.media.blob import local_path, ref_of
 from finetrainers.data.sources.folders import nearest, suffixes, walk
 from finetrainers.errors import DataError
 
@@ -59,7 +60,7 @@ def pair_by_place(media: pa.ChunkedArray, media_folder: Path, other: Folder) -> 
     name, folder, files = other.name, media_folder, other.files
     places = relative_to(media, folder)
     found = pa.array(files, pa.large_string())
-    by_place = without_suffix(pc.utf8_slice_codeunits(found, start=len(f"{other.path}/")))
+    by_place = without_suffix(relative_to(found, other.path))
     counted = pc.value_counts(by_place)
     repeated = pc.is_in(by_place, value_set=counted.field("values").filter(pc.greater(counted.field("counts"), 1)))
     several: dict[str, list[str]] = {}
@@ -86,17 +87,18 @@ def about_outside(media_folder: Path, other: Folder) -> str:
     return f"lies outside {media_folder}, so that data.{folder} names no {other.name} for it; use data.{column}"
 
 
-def relative_to(media: pa.ChunkedArray, folder: Path) -> pa.Array:
+def relative_to(media: pa.ChunkedArray | pa.Array, folder: Path) -> pa.Array:
     """Paths [N] relative to a folder; null where they lie outside of it."""
+    media = media.combine_chunks() if isinstance(media, pa.ChunkedArray) else media
     prefix = f"{folder}/"
     is_plain = pc.and_(pc.starts_with(media, prefix), pc.invert(pc.match_substring_regex(media, r"/\.\.?/")))
-    relative = pc.if_else(is_plain, pc.utf8_slice_codeunits(media, start=len(prefix)), None).combine_chunks()
+    relative = pc.if_else(is_plain, pc.utf8_slice_codeunits(media, start=len(prefix)), None)
     others = pc.indices_nonzero(pc.invert(is_plain))
     if len(others) == 0:
         return relative
-    detours = [os.path.relpath(path, folder) for path in media.take(others).to_pylist()]
-    kept = pa.array([None if path.startswith("../") else path for path in detours], relative.type)
-    return pc.replace_with_mask(relative, pc.invert(is_plain).combine_chunks(), kept)
+    detours = [os.path.relpath(local_path(path), folder) for path in media.take(others).to_pylist()]
+    kept = pa.array([None if path.startswith("../") else ref_of(path) for path in detours], relative.type)
+    return pc.replace_with_mask(relative, pc.invert(is_plain), kept)
 
 
 def without_suffix(paths: pa.Array) -> pa.Array:

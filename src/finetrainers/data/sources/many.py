@@ -29,7 +29,7 @@ def pair_many_by_place(media: pa.ChunkedArray, media_folder: Path, other: Folder
     wanted = without_suffix(relative_to(media, media_folder))
     places = pc.unique(wanted.drop_null())
     files = pa.array(other.files, pa.large_string())
-    names = without_suffix(pc.utf8_slice_codeunits(files, start=len(f"{other.path}/")))
+    names = without_suffix(relative_to(files, other.path))
     owners, ways, numbers = _owners(names, places)
     order = np.lexsort((pc.rank(files, tiebreaker="dense").to_numpy(), numbers, ways, owners))
     order = order[owners[order] >= 0]

@@ -5,6 +5,7 @@ Shape letters: N items.
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,10 +79,13 @@ def check_files(files: pa.Array, source: Path) -> tuple[pa.Array, dict[int, str]
     return present, reasons  # a file that is neither in both is hidden, or reached by a link
 
 
-def as_on_disk(files: pa.Array) -> pa.Array:
-    """Spell absolute paths [N], or lists of them, as the files are spelled: with other normalization, without backslashes."""
+def as_on_disk(files: pa.Array, found: list[str]) -> pa.Array:
+    """Spell absolute paths [N], or lists of them, as the files are spelled: with other normalization, without backslashes.
+
+    ``found`` is given those that were spelled otherwise.
+    """
     if pa.types.is_large_list(files.type):
-        return pa.LargeListArray.from_arrays(files.offsets, as_on_disk(files.values))
+        return pa.LargeListArray.from_arrays(files.offsets, as_on_disk(files.values, found))
     is_odd = pc.fill_null(pc.or_(pc.match_substring(files, "\\"), pc.invert(pc.string_is_ascii(files))), False)
     rows, spelling, spelled = pc.indices_nonzero(is_odd).to_pylist(), Spelling(), []
     if not rows:
@@ -89,6 +93,8 @@ def as_on_disk(files: pa.Array) -> pa.Array:
     for path in files.take(pa.array(rows)).to_pylist():
         there = None if os.path.isfile(path) else spelling.same_file(path)  # noqa: PTH113 - see above
         spelled.append(path if there is None else ref_of(there))
+        if there is not None:
+            found.append(path)
     return pc.replace_with_mask(files, is_odd, pa.array(spelled, files.type))
 
 
@@ -118,10 +124,25 @@ def list_named(source: Path, unit: str, items: pa.RecordBatch, odd: Mapping[int,
     wrong = {**dict.fromkeys(unnamed.tolist(), "names no media file"), **odd}
     problems = [Problem(f"{source}, {unit} {row + 1}", reason) for row, reason in sorted(wrong.items())]
     items = items.filter(all_but(wrong, len(items)))
-    paths = {name: as_on_disk(absolute(items[name], source.parent)) for name in items.schema.names if name != "captions"}
+    respelled: list[str] = []
+    paths = {
+        name: as_on_disk(absolute(items[name], source.parent), respelled)
+        for name in items.schema.names
+        if name != "captions"
+    }
     present, reasons = check_files(paths["media"], source)
     problems += [Problem(paths["media"][row].as_py(), reason) for row, reason in reasons.items()]
     listed = pa.concat_arrays([flat(own) for own in paths.values()])
     unlisted = pc.sum(pc.invert(pc.is_in(present, value_set=listed))).as_py() or 0
     table = pa.table({**paths, "captions": items["captions"]})
-    return finish(table.filter(all_but(reasons, len(table))), problems, unlisted)
+    listing = finish(table.filter(all_but(reasons, len(table))), problems, unlisted)
+    return replace(listing, notes=(_about_spelling(source, respelled),)) if respelled else listing
+
+
+def _about_spelling(source: Path, found: list[str]) -> str:
+    kinds = {
+        "with backslashes": [path for path in found if "\\" in path],
+        "in another Unicode normalization": [path for path in found if "\\" not in path],
+    }
+    said = " and ".join(f"{len(own)} {how}, such as {own[0]}" for how, own in kinds.items() if own)
+    return f"{source}: {len(found)} names are not spelled as their files, which were found nevertheless: {said}"
