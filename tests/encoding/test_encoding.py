@@ -1,6 +1,7 @@
 """The encoding stage: nothing twice, nothing stale, nothing dropped in silence."""
 
 import json
+import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,7 +15,14 @@ from PIL import Image
 from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
 
 from finetrainers import ConfigError, DataError, encode, train
-from finetrainers.data.cache.store import Cache
+from finetrainers.data.cache import writing
+from finetrainers.data.cache.claims import Claims
+from finetrainers.data.cache.store import Cache, make_key
+from finetrainers.data.order.jobs import TextJob
+from finetrainers.data.order.lazy import Lazy
+from finetrainers.distributed.board import Place
+from finetrainers.encoding import encoder as encoding_stage
+from finetrainers.encoding.shares import Progress, Share
 from finetrainers.models.pretrained import Pretrained
 
 
@@ -408,3 +416,53 @@ def test_a_cache_file_that_vanishes_is_an_error_not_a_shorter_epoch(tree: Tree, 
     monkeypatch.setattr("finetrainers.encoding.encoder.Encoder.fill", lambda *_: [])
     with pytest.raises(DataError, match="gone or damaged"):
         train(config_of(tree))
+
+
+@pytest.mark.parametrize(("family", "variant"), [("ltx_video", "0.9.0"), ("hunyuan_video", "t2v")])
+def test_padding_that_is_hidden_is_not_stored_and_training_is_the_same(
+    family: str, variant: str, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, with captions of different lengths in one micro-batch; an empty one is among them."""
+    data = write_pictures(tmp_path / "data", 4)
+    (data / "01.txt").write_text("one of a few more words")
+    batches = {"train": {"steps": 3, "batch_size": 4, "micro_batch_size": 4}}
+    tree = merged(flux_tree(tiny(family, variant), data, tmp_path, **batches), {"model": {"max_sequence_length": 32}})
+    tree["data"][0]["caption_dropout"] = 0.3
+    train(config_of(tree))
+    cut = Cache(Path(tree["cache"]["path"]))
+    monkeypatch.setattr(encoding_stage, "hide_padding", lambda text, _: text)
+    whole = again(tree, "whole", cache={"path": str(tmp_path / "whole")})
+    train(config_of(whole))
+    assert curve(tree["output_dir"], "loss", "grad_norm") == curve(whole["output_dir"], "loss", "grad_norm")
+    sizes = [{e.key: e.bytes for e in cache.entries() if e.kind == "text"} for cache in (cut, Cache(tmp_path / "whole"))]
+    assert all(size < sizes[1][key] for key, size in sizes[0].items())
+
+
+def test_an_item_is_claimed_until_it_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else another process would find it neither there nor taken, and make it once more."""
+    monkeypatch.setattr(writing, "NUM_ALONE", 0)
+    cache, jobs = Cache(tmp_path), [TextJob(make_key(number), str(number)) for number in range(5)]
+
+    def is_free() -> bool:
+        context = multiprocessing.get_context("fork")
+        with context.Pool(1) as pool:
+            return pool.apply(try_to_take, (tmp_path, jobs[0].key))
+
+    with Claims(tmp_path) as claims, cache.in_batches() as batches:
+        progress = Progress(lambda *_: None, 5, Place(), "encode text")
+        lazy = Lazy(jobs.__getitem__, len(jobs))
+        share = Share("text", lazy, cache=cache, batches=batches, claims=claims, place=Place(), progress=progress)
+        for some in share.rounds():
+            for job in some:
+                assert share.take([job]) == [job]
+                cache.write("text", job.key, {"x": torch.zeros(3)}, {})
+                share.done([job])
+            assert not cache.has("text", jobs[0].key)
+            assert not is_free()
+        assert cache.has("text", jobs[0].key)
+        assert is_free()
+
+
+def try_to_take(root: Path, key: str) -> bool:
+    with Claims(root) as claims:
+        return claims.take(key)
