@@ -77,6 +77,7 @@ class Steps(Dataset[Batch]):
             tokens=self.tokens[jobs[0].bucket],
             padding=self.padding[jobs[0].bucket],
             selections=self.selections,
+            weights=[job.weight for job in jobs],
         )
 
 
@@ -91,6 +92,7 @@ def make_batch(
     tokens: int,
     padding: int,
     selections: Mapping[str, FrameSelection],
+    weights: Sequence[float] = (),
 ) -> Batch:
     """Stack samples of one bucket and make their draws, on the CPU and in float32.
 
@@ -105,6 +107,7 @@ def make_batch(
         tokens: Of one sample.
         padding: Latent frames that are put before those of the clip.
         selections: Which frames of a stream are shown, by its name.
+        weights: What the loss of each sample counts; 1 by default.
     """
     generators = (sample_generator(seed, position, "posterior") for position in positions)
     latents = torch.stack(
@@ -123,6 +126,7 @@ def make_batch(
         loss_mask=given.loss_mask,
         prompt=make_prompt(samples, given=given.mask),
         media=make_media(samples, places, seed=seed, step=step, selections=selections, frames=frames, padding=padding),
+        weight=torch.tensor(weights) if any(weight != 1 for weight in weights) else None,
     )
 
 
