@@ -131,6 +131,8 @@ class Batch:
     level: Tensor | None = None
     """[B] float32 noise level of each sample, which is that of its noisiest frame; made of ``sigma`` on the CPU, where it
     stays: of several experts it decides which is asked."""
+    weight: Tensor | None = None
+    """[B] float32: what the loss of each sample counts in training; None where all count 1."""
 
     def __post_init__(self) -> None:
         if self.level is None or self.sigma.device.type == "cpu":
@@ -169,6 +171,7 @@ class Batch:
             prompt=self.prompt.map(change),
             media={name: medium.map(change) for name, medium in self.media.items()},
             level=self.level,
+            weight=None if self.weight is None else change(self.weight),
         )
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
 from finetrainers.data.order.draws import keys_of, shuffled, uniform
+from finetrainers.data.order.epochs import Epochs
 from finetrainers.data.order.order import Group, Order
 from finetrainers.errors import DataError
 
@@ -140,8 +141,8 @@ def test_a_step_of_a_known_epoch_costs_no_walk_through_all_groups(monkeypatch: p
     for step in steps:
         order.step(step)
     looks: list[int] = []
-    count = Order._group_drawn
-    monkeypatch.setattr(Order, "_group_drawn", lambda *args: looks.append(1) or count(*args))
+    count = Epochs._group_drawn
+    monkeypatch.setattr(Epochs, "_group_drawn", lambda *args: looks.append(1) or count(*args))
     for step in steps:
         order.step(step)
     assert not looks
@@ -225,6 +226,16 @@ def test_random_orders_depend_on_their_key_and_are_those_of_every_version() -> N
     assert order_of(8, 2) == [4, 1, 3, 0, 5, 7, 2, 6]
     order = Order(7, 3, make_groups([5, 7, 2], [0, 1, 0], [1.0, 1.5, 2.0]))
     assert [order.step(step).samples.tolist() for step in (0, 1, 30)] == [[12, 3, 1], [12, 4, 13], [0, 13, 4]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(orders(), st.integers(0, 60))
+def test_what_steps_take_of_each_group_is_counted_without_a_walk(made: tuple[Order, list[Group]], steps: int) -> None:
+    order, groups = made
+    taken = Counter(order.steps(0, steps)[1].ravel().tolist())
+    counts, examples = order.counts(steps)
+    expected = {int(group.samples[0]): sum(taken[int(s)] for s in group.samples) for group in groups if len(group.samples)}
+    assert dict(zip(examples.tolist(), counts.tolist(), strict=True)) == expected
 
 
 @settings(deadline=None, max_examples=40)

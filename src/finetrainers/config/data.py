@@ -28,7 +28,7 @@ class PixelBudget(Section):
 
 
 class DataConfig(Section):
-    """One data set. Several are mixed in the proportion of their sizes times ``repeats``."""
+    """One data set. Several are mixed in the proportion of their sizes times ``repeats``, or of their ``weight``."""
 
     path: str
     """Folder of media and captions, a metadata file (csv, json, jsonl or parquet), or a shard or table (tar, parquet,
@@ -58,6 +58,12 @@ class DataConfig(Section):
     """Take each line of a caption file beside its media as one of several captions, not the whole file as one."""
     repeats: float = Field(default=1.0, gt=0)
     """How often each item comes in an epoch; 0.5 shows each item in every second epoch."""
+    weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Share of the run's samples that this set gives, whatever its size, relative to the weights of the others: all sets
+    have one, or none. Instead of ``repeats``."""
+    loss_weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """What each sample of this set counts in the loss of training; below 1 for a regularisation set, which is to keep what
+    the model knows."""
     buckets: Annotated[tuple[Bucket, ...], Field(min_length=1)] | PixelBudget
     """Sizes to train at: a list of [frames, height, width], or {pixels: ...} to generate them."""
     max_upscale: float = Field(default=2.0, ge=1)
@@ -141,9 +147,11 @@ class DataConfig(Section):
 
     @property
     def varying(self) -> dict[str, object]:
-        """Keys whose values show an item in several ways, or not once in an epoch."""
+        """Keys whose values show an item in several ways, not once in an epoch, or as more or less than one sample."""
         plain = {
             "repeats": self.repeats == 1,
+            "weight": self.weight is None,
+            "loss_weight": self.loss_weight == 1,
             "caption_dropout": self.caption_dropout == 0,
             "horizontal_flip": not self.horizontal_flip,
             "resize": self.resize != "random_crop",
@@ -154,6 +162,8 @@ class DataConfig(Section):
     def idle(self) -> Mapping[str, str]:
         frames = self.buckets.frames if isinstance(self.buckets, PixelBudget) else [bucket[0] for bucket in self.buckets]
         idle = {} if 1 in frames else {"videos_as_images": "without a bucket of one frame; add one, or remove it"}
+        if self.weight is not None:
+            idle["repeats"] = f"beside weight: {self.weight:g}; give one of them"
         if not self.stream:
             return {**idle, "chapter_items": "without stream: true; set that, or remove it"}
         return {**idle, "recheck": "with stream: true, which lists each chapter when it begins; remove it"}

@@ -145,6 +145,19 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _weights_are_of_all_sets(self) -> "Config":
+        weighted = [index for index, data in enumerate(self.data) if data.weight is not None]
+        if weighted and len(self.data) == 1:
+            raise RefusedKeyError("data.0.weight", f"{self.data[0].weight:g} has no effect on one data set; remove it")
+        for index, data in enumerate(self.data):
+            if weighted and data.weight is None:
+                raise RefusedKeyError(
+                    f"data.{index}.weight",
+                    f"is not given, and data.{weighted[0]} has one: give all data sets a weight, or none",
+                )
+        return self
+
+    @model_validator(mode="after")
     def _norms_are_not_trained_already(self) -> "Config":
         match self.control, self.tuning:
             case ChannelConcatConfig(train_norms=True), FullConfig(modules=None):

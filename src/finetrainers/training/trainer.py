@@ -39,9 +39,9 @@ class Metrics:
     step: int
     """Number of the step, the first is 1; ``Trainer.step`` does not count one that stopped the run."""
     loss: float
-    """Mean over the samples."""
+    """Mean over the samples, each times what it counts."""
     sample_losses: Tensor
-    """[batch_size], still on the device."""
+    """[batch_size], each times what it counts; still on the device."""
     grad_norm: float
     """Norm of the whole gradient before clipping."""
     positions: Tensor
@@ -186,8 +186,9 @@ class Trainer:
         return micro.to(self.device)
 
     def micro_losses(self, batch: Batch) -> Tensor:
-        """Loss of each sample, shape [B], in float32."""
-        return losses_of(self.objective, self.predict, batch)
+        """Loss of each sample, shape [B], in float32, times what it counts."""
+        losses = losses_of(self.objective, self.predict, batch)
+        return losses if batch.weight is None else losses * batch.weight
 
 
 @dataclass(frozen=True, slots=True)

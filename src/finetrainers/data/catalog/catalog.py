@@ -16,6 +16,7 @@ from finetrainers.config import Bucket, DataConfig
 from finetrainers.data.catalog.build import build_dataset, num_files
 from finetrainers.data.catalog.dataset import Dataset as Dataset, as_scalars
 from finetrainers.data.catalog.memo import Memo
+from finetrainers.data.catalog.mix import epoch_repeats
 from finetrainers.data.catalog.probe import Progress, make_look
 from finetrainers.data.catalog.rates import rate_of_view
 from finetrainers.data.catalog.snapshot import Snapshots
@@ -58,13 +59,15 @@ class Catalog:
 
         That is the bucket. Where there are pictures of a size of their own, it is also how many and of which sizes: all such
         shapes that samples have are numbered in ascending order.
+
+        Raises:
+            DataError: If a data set is to have a share of the samples, and has none.
         """
         groups: list[Group] = []
         start = 0
-        for data, numbers in zip(self.sets, self._numbers(), strict=True):
+        for data, numbers, repeats in zip(self.sets, self._numbers(), epoch_repeats(self.sets), strict=True):
             groups += [
-                Group(int(number), start + np.flatnonzero(numbers == number), data.config.repeats)
-                for number in np.unique(numbers)
+                Group(int(number), start + np.flatnonzero(numbers == number), repeats) for number in np.unique(numbers)
             ]
             start += len(data.item)
         return groups

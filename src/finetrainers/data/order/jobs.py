@@ -67,6 +67,8 @@ class SampleJob:
     """By the name of the stream; the media themselves are the first. Pictures of a size of their own have one each, with
     their number after the name, as ``name_of_picture`` says."""
     text: TextJob
+    weight: float = 1.0
+    """What its loss counts in training."""
 
     @property
     def target(self) -> LatentsJob:

@@ -8,7 +8,7 @@ form, so any step can be asked for at any time, and nothing is kept that grows w
 Shape letters: G groups, K buckets, T steps, B batch size, n draws.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -17,14 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetrainers.data.order.draws import Indices as Indices, Keys, keys_of, seed_of, shuffled
+from finetrainers.data.order.epochs import EPOCHS_AT_ONCE, Epochs
 from finetrainers.errors import DataError
-
-EPOCHS_AT_ONCE = 64
-"""Epochs whose steps are found in one go. Of twice as many the beginnings are remembered: more than a search for one of a
-million visits."""
 
 STEPS_AT_ONCE, DRAWS_AT_ONCE = 32, 4096
 """Most steps, and most draws of them, that are found when one step is asked for: the next ones then cost nothing."""
+DRAWS_COUNTED_AT_ONCE = 1 << 20
+"""Draws whose groups are counted in one go: bounds the memory that it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +35,8 @@ class Group:
     beside the media. Groups of several data sets may share one."""
     samples: Indices
     """Indices into whatever table the caller keeps."""
-    repeats: float
-    """Times that each sample comes in an epoch, on average."""
+    repeats: float | Fraction
+    """Times that each sample comes in an epoch, on average: of a float, the number that it is written as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +74,11 @@ class Order:
         self._starts = np.cumsum(self._sizes) - self._sizes
         self._samples = _narrow(np.concatenate([group.samples for group in groups]))
         rates = [Fraction(str(g.repeats)) * len(g.samples) for g in groups]
-        self._rates = [(rate.numerator, rate.denominator) for rate in rates]  # many times faster than fractions
         self._buckets, self._first_group = np.unique(self._of_group, return_index=True)
+        self._epochs = Epochs(rates, self._first_group, batch_size)
         self._pass_seeds = _seeds(seed, "pass", len(groups))
         self._epoch_seeds = _seeds(seed, "epoch", len(self._buckets))
         self._batch_seed = _seeds(seed, "batches", 1)
-        self._counts = lru_cache(maxsize=2 * EPOCHS_AT_ONCE)(self._count)
         self._block = max(1, min(STEPS_AT_ONCE, DRAWS_AT_ONCE // batch_size))
         self._steps = lru_cache(maxsize=2)(lambda block: self._find(block * self._block, (block + 1) * self._block))
 
@@ -113,14 +111,26 @@ class Order:
         while first < stop:
             epoch = self.epoch_of(first)
             last = min(stop, self.first_step(epoch + EPOCHS_AT_ONCE))
-            place, batch, epochs = self._batches(epoch, first, last)
+            place, draws, epochs = self._draws(epoch, first, last)
             rows = slice(first - start, last - start)
-            buckets[rows] = self._buckets[place]
-            draws = batch[:, None] * self.batch_size + np.arange(self.batch_size)
-            place, epochs = (np.repeat(each, self.batch_size) for each in (place, epochs))
-            samples[rows] = self._draw(place, draws.ravel(), epochs).reshape(draws.shape)
+            buckets[rows] = self._buckets[place[:: self.batch_size]]
+            samples[rows] = self._samples_at(place, draws, epochs).reshape(-1, self.batch_size)
             first = last
         return buckets, samples
+
+    def counts(self, steps: int) -> tuple[Indices, Indices]:
+        """Count what the first ``steps`` steps take of each group [G]; and name one sample of each, by which it is known."""
+        epoch = self.epoch_of(steps)
+        drawn, in_bucket, first = self._epochs.before(epoch)
+        waiting = in_bucket % self.batch_size  # for the first batches of the epoch
+        places = np.repeat(np.arange(len(waiting)), waiting)
+        draws = np.arange(len(places)) + np.repeat(in_bucket - np.cumsum(waiting), waiting)
+        counts = drawn - self._count_groups(places, draws, np.full(len(places), epoch))
+        while first < steps:
+            last = min(steps, first + max(1, DRAWS_COUNTED_AT_ONCE // self.batch_size))
+            counts += self._count_groups(*self._draws(epoch, first, last))
+            first = last
+        return counts, self._samples[self._starts].astype(np.int64)
 
     def samples_of(self, bucket: int) -> Indices:
         """All samples of a bucket, each once for each of its groups."""
@@ -133,18 +143,18 @@ class Order:
 
     def first_step(self, epoch: int) -> int:
         """Return the number of full batches before an epoch."""
-        return self._counts(epoch)[2]
+        return self._epochs.first_step(epoch)
 
     def epoch_of(self, step: int) -> int:
         """Epoch, counted from 0, in which a step's last sample comes."""
-        return _last(lambda epoch: self.first_step(epoch) <= step)
+        return self._epochs.of_step(step)
 
     def starved(self, steps: int) -> list[int]:
         """Buckets that give no batch within the first ``steps`` steps."""
         if steps == 0:
             return []
         epoch = self.epoch_of(steps - 1)
-        begun = np.flatnonzero(self._counts(epoch)[1] < self.batch_size)
+        begun = np.flatnonzero(self._epochs.before(epoch).buckets < self.batch_size)
         served = self._batches(epoch, self.first_step(epoch), steps)[0] if len(begun) else begun
         return [int(bucket) for bucket in self._buckets[np.setdiff1d(begun, served)]]
 
@@ -153,16 +163,6 @@ class Order:
         own = np.flatnonzero(self._of_group == bucket)
         return slice(int(self._starts[own[0]]), int(self._starts[own[-1]] + self._sizes[own[-1]]))
 
-    def _count(self, epoch: int) -> tuple[Indices, Indices, int]:
-        """Draws of each group [G] and of each bucket [K] before an epoch, and the full batches of them."""
-        groups = np.array([self._group_drawn(index, epoch) for index in range(len(self._rates))])
-        buckets = np.add.reduceat(groups, self._first_group)
-        return groups, buckets, int((buckets // self.batch_size).sum())
-
-    def _group_drawn(self, index: int, epoch: int) -> int:
-        numerator, denominator = self._rates[index]
-        return epoch * numerator // denominator
-
     def _batches(self, epoch: int, start: int, stop: int) -> tuple[Indices, Indices, Indices]:
         """Number of the bucket, batch of its stream and epoch, each [T], of steps from one of the epoch on.
 
@@ -170,17 +170,36 @@ class Order:
         """
         epochs = np.arange(epoch, self.epoch_of(stop - 1) + 2)
         steps, first = np.arange(start, stop), np.array([self.first_step(each) for each in epochs.tolist()])
-        complete = np.stack([self._counts(each)[1] // self.batch_size for each in epochs.tolist()])
+        complete = self._epochs.table("buckets", epochs) // self.batch_size
         rows = np.searchsorted(first, steps, side="right") - 1
         keys = keys_of(self._batch_seed, epochs[rows])
         places = shuffled(steps - first[rows], np.diff(first)[rows], keys)
         bucket, batch = _owner(np.diff(complete, axis=0), rows, places)
         return bucket, complete[rows, bucket] + batch, epochs[rows]
 
-    def _draw(self, bucket: Indices, draws: Indices, epochs: Indices) -> Indices:
-        """Samples [n] of draws [n] from the streams of buckets [n], by number, for batches that are full in epochs [n]."""
-        epochs, rows = np.unique(self._epochs_of(bucket, draws, epochs), return_inverse=True)
-        before, after = (np.stack([self._counts(e + more)[0] for e in epochs.tolist()]) for more in (0, 1))
+    def _draws(self, epoch: int, start: int, stop: int) -> tuple[Indices, Indices, Indices]:
+        """Number of the bucket, draw of its stream and epoch in which its batch is full, each [T * B], of such steps."""
+        bucket, batch, epochs = self._batches(epoch, start, stop)
+        draws = batch[:, None] * self.batch_size + np.arange(self.batch_size)
+        return np.repeat(bucket, self.batch_size), draws.ravel(), np.repeat(epochs, self.batch_size)
+
+    def _samples_at(self, bucket: Indices, draws: Indices, epochs: Indices) -> Indices:
+        """Samples [n] at draws [n] of the streams of buckets [n], whose batches are full in epochs [n]."""
+        group, draws = self._groups_at(bucket, draws, epochs)
+        number, places = np.divmod(draws, self._sizes[group])
+        places = shuffled(places, self._sizes[group], keys_of(self._pass_seeds[group], number))
+        found: Indices = self._samples[self._starts[group] + places].astype(np.int64)
+        return found
+
+    def _count_groups(self, bucket: Indices, draws: Indices, epochs: Indices) -> Indices:
+        """Count such draws by group [G]."""
+        groups = self._groups_at(bucket, draws, epochs)[0] if len(draws) else draws
+        return np.bincount(groups, minlength=len(self._sizes))
+
+    def _groups_at(self, bucket: Indices, draws: Indices, epochs: Indices) -> tuple[Indices, Indices]:
+        """Group [n] that each such draw comes from, and the draw [n] of its stream that it is."""
+        epochs, rows = np.unique(self._epochs.of_draws(bucket, draws, epochs), return_inverse=True)
+        before, after = (self._epochs.table("groups", epochs + more) for more in (0, 1))
         counts = after - before
         first = np.add.reduceat(before, self._first_group, axis=1)
         in_bucket = np.add.reduceat(counts, self._first_group, axis=1)
@@ -188,29 +207,7 @@ class Order:
         places = shuffled(draws - first[rows, bucket], in_bucket[rows, bucket], keys)
         places += (np.cumsum(in_bucket, axis=1) - in_bucket)[rows, bucket]
         group, nth = _owner(counts, rows, places)
-        number, places = np.divmod(before[rows, group] + nth, self._sizes[group])
-        places = shuffled(places, self._sizes[group], keys_of(self._pass_seeds[group], number))
-        found: Indices = self._samples[self._starts[group] + places].astype(np.int64)
-        return found
-
-    def _epochs_of(self, bucket: Indices, draws: Indices, epochs: Indices) -> Indices:
-        """Epoch [n] of each draw [n] of a bucket [n]: that in which its batch is full, or one before, if few are drawn."""
-        _, rows = np.unique(epochs, return_inverse=True)
-        begins = np.stack([self._counts(epoch)[1] for epoch in np.unique(epochs).tolist()])
-        early = np.flatnonzero(draws < begins[rows, bucket])
-        early = early[np.lexsort((draws[early], bucket[early]))]
-        epochs = epochs.copy()
-        for group in np.split(early, np.flatnonzero(np.diff(bucket[early])) + 1):
-            own = group
-            while len(own):
-                number = int(bucket[own[0]])
-                epoch = self._epoch_of_draw(number, int(draws[own[0]]))
-                count = np.searchsorted(draws[own], self._counts(epoch + 1)[1][number])
-                epochs[own[:count]], own = epoch, own[count:]
-        return epochs
-
-    def _epoch_of_draw(self, bucket: int, draw: int) -> int:
-        return _last(lambda epoch: int(self._counts(epoch)[1][bucket]) <= draw)
+        return group, before[rows, group] + nth
 
 
 def _narrow(samples: Indices) -> NDArray[np.integer]:
@@ -220,17 +217,6 @@ def _narrow(samples: Indices) -> NDArray[np.integer]:
 
 def _seeds(seed: int, purpose: str, count: int) -> Keys:
     return np.array([seed_of(seed, purpose, number) for number in range(count)], np.uint64)
-
-
-def _last(holds: Callable[[int], bool]) -> int:
-    """Find the last number for which something holds that holds for 0, and for none after one for which it does not."""
-    low, high = 0, 1
-    while holds(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
 
 
 def _owner(counts: Indices, rows: Indices, places: Indices) -> tuple[Indices, Indices]:

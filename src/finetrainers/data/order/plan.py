@@ -237,7 +237,7 @@ class Plan:
         """Job of a sample at a position."""
         data, row = self.catalog.locate(sample)
         bucket, text = self.catalog.buckets[data.bucket[row]], self.sample_text(sample, caption, view=view)
-        return SampleJob(position, bucket, self.media_jobs(sample, view), text)
+        return SampleJob(position, bucket, self.media_jobs(sample, view), text, data.config.loss_weight)
 
     def _seeing_job(self, caption: str, seen: LatentsJob | Picture) -> TextJob:
         return TextJob(make_key("text", self.text_encoder, caption, seen.key), caption, seen)
