@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from finetrainers.data.catalog.found import found_sets
 from finetrainers.data.catalog.left_out import JOURNAL
 from finetrainers.data.catalog.occupancy import about_empty, occupancy
 from finetrainers.errors import MissingItemError
@@ -35,6 +36,7 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
         device=str(session.device),
         **({} if code is None else {"objective": code.digest}),
         **({"memory": list(fitting)} if fitting else {}),
+        sets=found_sets(prepared.plan.catalog),
         buckets=occupancy(prepared.plan.catalog, held_out, [job.bucket for job in prepared.held_out]),
     )
     for message in _about_data(session, prepared):

@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from finetrainers.data.catalog.found import set_lines
 from finetrainers.data.catalog.occupancy import bucket_lines
 from finetrainers.training.sinks import Event
 
@@ -56,7 +57,7 @@ class Console:
                 shown = "" if loss is None else f" held-out loss {loss:.5f}"
                 self._print(f"validation at step {event['step']}:{shown} {event['directory']}")
             case "run":
-                for line in [*event.get("memory", ()), *bucket_lines(event["buckets"])]:
+                for line in [*event.get("memory", ()), *set_lines(event.get("sets", ())), *bucket_lines(event["buckets"])]:
                     self._print(line)
             case "attention":
                 for trial in event["trials"]:
