@@ -75,6 +75,10 @@ def class_sets(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     if data.get("layout") != "kohya":
         return [dict(data)]
     found = class_folders(Path(data["path"]).expanduser())
+    if found and data.get("weight") is not None:
+        raise ConfigError(
+            f"data.weight: {data['path']} has folders with repeats; remove weight, or name the folders one by one"
+        )
     for folder, repeats in found:
         if repeats == 0:
             raise ConfigError(f"data.path: {folder} names 0 repeats, so that nothing in it would come; rename or move it")
