@@ -152,6 +152,18 @@ def saved_splits(folder: Path, items: Sequence[Item]) -> Path:
     return folder
 
 
+def imagefolder(folder: Path, items: Sequence[Item]) -> Path:
+    """A metadata file in the folder of each split; one split is train."""
+    metadata_jsonl(folder / "train", items)
+    metadata_csv(folder / "test", items[:1])
+    return folder
+
+
+def kohya(folder: Path, items: Sequence[Item]) -> Path:
+    """One folder that names its repeats, with captions in ``.caption``."""
+    return sidecars(folder / "10_cats animal", items, suffix=".caption")
+
+
 LAYOUT_MAKERS: dict[str, Maker] = {
     "sidecars": sidecars,
     "lists": lists,
@@ -167,5 +179,7 @@ LAYOUT_MAKERS: dict[str, Maker] = {
     "table, arrow": table_arrow,
     "saved": saved,
     "saved, splits": saved_splits,
+    "imagefolder": imagefolder,
+    "kohya": kohya,
 }
 """By the name of the layout, and of its variant."""

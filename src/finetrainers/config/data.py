@@ -35,7 +35,7 @@ class DataConfig(Section):
     arrow); of several of these a pattern, such as ``shards/{000..009}.tar`` or ``shards/*.tar``."""
     layout: str = "auto"
     """How media and captions are laid out: ``auto`` finds out, and refuses what could be two of them; or the name of one:
-    metadata, lists, sidecars, webdataset, table, saved."""
+    metadata, lists, sidecars, webdataset, table, saved, imagefolder, kohya."""
     split: str | None = None
     """Split to take where names of files or folders tell splits: train, test or validation. By default train, if there is
     one."""

@@ -8,6 +8,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from finetrainers.config.base import Section
+from finetrainers.config.dataset_toml import expand_sets
 from finetrainers.config.messages import describe
 from finetrainers.config.moved import is_saved, translate
 from finetrainers.config.overrides import read_overrides
@@ -42,11 +43,23 @@ def parse_config(tree: Mapping[str, Any], *, origin: str = "the configuration") 
     Raises:
         ConfigError: With one line per wrong key.
     """
+    tree = _with_all_sets(tree)
     try:
         return Config.model_validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
         lines = describe(cast("list[Mapping[str, Any]]", error.errors()), tree)
         raise ConfigError(f"{origin} is not valid:\n  " + "\n  ".join(lines)) from None
+
+
+def _with_all_sets(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the data sets that TOML files of other tools describe in the place of these files."""
+    found = dict(tree)
+    validation = found.get("validation")
+    if isinstance(found.get("data"), list):
+        found["data"] = expand_sets(found["data"])
+    if isinstance(validation, Mapping) and isinstance(validation.get("data"), list):
+        found["validation"] = {**validation, "data": expand_sets(validation["data"])}
+    return found
 
 
 def dump_config(config: Config) -> str:

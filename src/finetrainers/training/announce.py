@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from finetrainers.config import Config
+from finetrainers.data.catalog.found import found_sets
 from finetrainers.data.catalog.left_out import JOURNAL
 from finetrainers.data.catalog.occupancy import about_empty, occupancy
 from finetrainers.data.order.mixture import mixture
@@ -38,6 +39,7 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
         **({} if code is None else {"objective": code.digest}),
         **({"memory": list(fitting)} if fitting else {}),
         mix=mixture(prepared.plan.choices, order, config.train.steps),
+        sets=found_sets(prepared.plan.catalog),
         buckets=occupancy(prepared.plan.catalog, held_out, [job.bucket for job in prepared.held_out]),
     )
     for message in about_data(config, prepared):

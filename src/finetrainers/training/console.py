@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from finetrainers.data.catalog.found import set_lines
 from finetrainers.data.catalog.occupancy import bucket_lines
 from finetrainers.data.order.mixture import mixture_lines
 from finetrainers.training.sinks import Event
@@ -57,7 +58,9 @@ class Console:
                 shown = "" if loss is None else f" held-out loss {loss:.5f}"
                 self._print(f"validation at step {event['step']}:{shown} {event['directory']}")
             case "run":
-                for line in [*event.get("memory", ()), *mixture_lines(event["mix"]), *bucket_lines(event["buckets"])]:
+                sets, mix = event.get("sets", ()), event.get("mix", ())
+                told = [*event.get("memory", ()), *set_lines(sets), *mixture_lines(mix), *bucket_lines(event["buckets"])]
+                for line in told:
                     self._print(line)
             case "attention":
                 for trial in event["trials"]:

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from finetrainers.config import Config, is_folder
+from finetrainers.data.sources.kohya import class_sets
 from finetrainers.errors import ConfigError
 
 
 def absolute(config: Config) -> Config:
     """Make all local paths absolute and write out what follows from other keys: the saved configuration gives the run."""
+    config = with_all_sets(config)
     tree = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
     tree["output_dir"] = _full(config.output_dir)
     tree["cache"] = {**tree.get("cache", {}), "path": _full(config.cache.path)}
@@ -33,6 +35,16 @@ def absolute(config: Config) -> Config:
     _make_file_absolute(tree["model"], "adapter")
     _make_file_absolute(tree.get("objective", {}), "kind")
     return Config.model_validate(tree)
+
+
+def with_all_sets(config: Config) -> Config:
+    """Write out each data set that stands for several: a folder of folders that name their repeats."""
+    tree = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    sections = [tree, *([tree["validation"]] if "data" in tree.get("validation", {}) else [])]
+    given = [section["data"] for section in sections]
+    for section in sections:
+        section["data"] = [own for data in section["data"] for own in class_sets(data)]
+    return config if [section["data"] for section in sections] == given else Config.model_validate(tree)
 
 
 def _make_file_absolute(section: dict[str, Any], key: str) -> None:

@@ -48,6 +48,9 @@ def build_dataset(
         frames={**assigned.frames, **{name: files.frames for name, files in followers.items()}},
         pictures=pictures,
         unlisted=listing.unlisted,
+        layout=listing.layout,
+        why=listing.why,
+        passed_over=listing.passed_over,
     )
 
 

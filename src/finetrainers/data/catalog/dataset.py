@@ -43,6 +43,12 @@ class Dataset:
     """Media in the folders that no list or metadata file names."""
     pictures: Mapping[str, Pictures] = field(default_factory=dict)
     """What is known of the files of streams that have a size of their own."""
+    layout: str = ""
+    """Name of the layout that was found."""
+    why: str = ""
+    """By what it was found, and which part of it is used."""
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    """What is no part of any item, by what it is, and how much of it there is."""
 
     def path(self, sample: int, name: str) -> str:
         """Path of a sample's file of a stream."""

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 from finetrainers.config.data import DataConfig
 from finetrainers.data.sources.beside import list_folder, pair_by_place
+from finetrainers.data.sources.imagefolder import ImageFolder
+from finetrainers.data.sources.kohya import Kohya
 from finetrainers.data.sources.layout import Layout, Wanted, check_settings, choose_layout
 from finetrainers.data.sources.listing import Listing as Listing, Problem as Problem, pair
 from finetrainers.data.sources.lists import Lists
@@ -18,7 +20,7 @@ from finetrainers.data.sources.table import Table
 from finetrainers.data.sources.webdataset import WebDataset
 from finetrainers.errors import DataError
 
-LAYOUTS: tuple[Layout, ...] = (MetadataFile(), Lists(), Sidecars(), WebDataset(), Table(), Saved())
+LAYOUTS: tuple[Layout, ...] = (MetadataFile(), Lists(), Sidecars(), WebDataset(), Table(), Saved(), ImageFolder(), Kohya())
 """All that is known; a new one is a file beside this one, and a name here."""
 NEEDED_BY = {"control": "conditioning.signal: files", "reference": "conditioning.kind: references"}
 """What makes a run need the files of a stream, by its name, for messages."""

@@ -152,7 +152,7 @@ def _choose_files(stream: str, names: Sequence[str], config: DataConfig, path: P
     if column is not None:
         return _named(column, names, f"{path}: {key}")
     by_name = {name.strip().lower(): name for name in names if name not in (*taken, *config.named_columns)}
-    synonyms = STREAM_COLUMNS.get(stream, (stream,))
+    synonyms = (*STREAM_COLUMNS.get(stream, (stream,)), f"{stream}_file_name")
     found = [by_name[synonym] for synonym in synonyms if synonym in by_name]
     if found:
         return found[0]

@@ -67,6 +67,10 @@ class Place:
             found += names if relative == "." else [f"{relative}/{name}" for name in names]
         return sorted(found)
 
+    def inside(self, folder: str) -> "Place":
+        """Return a folder of this one as a place of its own."""
+        return Place(self.path / folder)
+
     def ref(self, name: str) -> str:
         """Reference of a file by its name in the folder."""
         return ref_of(self.folder / name)

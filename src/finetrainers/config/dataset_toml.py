@@ -1,0 +1,148 @@
+"""Data sets as the TOML files of kohya's and musubi's tools describe them, in our keys.
+
+Each setting becomes one of our keys, or is refused with what to write instead; what only concerns the other tool is
+warned of.
+"""
+
+import tomllib
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetrainers.errors import ConfigError
+
+PLACES = ("image_dir", "image_directory", "video_directory", "image_jsonl_file", "video_jsonl_file")
+CAPTION_EXTENSIONS = (".txt", ".caption", ".cap")
+PLAIN = {
+    "num_repeats": "repeats",
+    "flip_aug": "horizontal_flip",
+    "caption_prefix": "caption_prefix",
+    "caption_dropout_rate": "caption_dropout",
+    "control_directory": "control_path",
+}
+"""Settings that are the same by another name."""
+SAMPLINGS = {"head": "start", "chunk": "chunks"}
+"""Values of ``frame_extraction`` and those of our ``frame_sampling``."""
+OTHERS = {
+    "batch_size": "train.micro_batch_size counts",
+    "cache_directory": "cache.path counts",
+    "cache_info": "nothing here needs it",
+    "source_fps": "the rate of each clip is read from its file",
+    "min_bucket_reso": "data.N.buckets.max_aspect limits the sizes",
+    "max_bucket_reso": "data.N.buckets.max_aspect limits the sizes",
+}
+"""Settings that are left where they are, each with what counts instead: a warning."""
+REFUSED = {
+    "is_reg": "write the data set into the configuration, with loss_weight for what it counts",
+    "class_tokens": "write captions, or name the folder N_CLASS and give it as path with layout: kohya",
+    "metadata_file": "write its captions into a metadata.jsonl, and give that as path",
+    "caption_suffix": "write it into the captions",
+    "shuffle_caption": "captions stay as they are; remove it",
+    "keep_tokens": "captions are not shuffled; remove it",
+    "color_aug": "colors stay as they are; remove it",
+    "face_crop_aug_range": "use random_crop",
+    "frame_stride": "use frame_extraction = 'chunk', or stride in the configuration",
+    "frame_sample": "use frame_extraction = 'chunk', or several target_frames",
+    "max_frames": "use target_frames",
+}
+"""Settings that would change what is trained on, and have nothing here that does the same."""
+SIZES = ("resolution", "enable_bucket", "bucket_reso_steps", "bucket_no_upscale", "target_frames")
+
+
+def expand_sets(sets: Sequence[Any]) -> list[Any]:
+    """Put in the place of each data set whose path is a TOML file those that it describes; keys beside path count for all.
+
+    Raises:
+        ConfigError: If a file cannot be read, or holds a setting that nothing here does.
+    """
+    expanded: list[Any] = []
+    for data in sets:
+        path = data.get("path") if isinstance(data, dict) else None
+        if not isinstance(path, str) or not path.lower().endswith(".toml"):
+            expanded.append(data)
+            continue
+        for number, settings in enumerate(_read(Path(path).expanduser()), 1):
+            keys = {key: value for key, value in data.items() if key != "path"}
+            expanded.append({**_keys(settings, f"{path}, data set {number}", has_buckets="buckets" in data), **keys})
+    return expanded
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Read the settings of each data set: its own over those of what it stands in."""
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"data.path: {path} cannot be read as TOML: {error}") from error
+    general, datasets = tree.pop("general", {}), tree.pop("datasets", [])
+    if tree:
+        raise ConfigError(f"data.path: {path} holds {', '.join(tree)}; expected [general] and [[datasets]] of data sets")
+    found = []
+    for dataset in datasets:
+        subsets = dataset.pop("subsets", [{}])
+        found += [{**general, **dataset, **subset} for subset in subsets]
+    if not found:
+        raise ConfigError(f"data.path: {path} describes no data set; expected [[datasets]]")
+    return found
+
+
+def _keys(settings: Mapping[str, Any], where: str, *, has_buckets: bool) -> dict[str, Any]:
+    """Write the settings of one data set as ours."""
+    keys: dict[str, Any] = {}
+    left = dict(settings)
+    places = [name for name in PLACES if name in left]
+    if len(places) != 1:
+        raise ConfigError(f"{where}: names {', '.join(places) or 'no folder'}; expected one of {', '.join(PLACES)}")
+    keys["path"] = left.pop(places[0])
+    if not places[0].endswith("jsonl_file"):
+        keys["layout"] = "kohya"
+    keys |= {ours: left.pop(theirs) for theirs, ours in PLAIN.items() if theirs in left}
+    if left.pop("random_crop", False):
+        keys["resize"] = "random_crop"
+    extension = left.pop("caption_extension", CAPTION_EXTENSIONS[0])
+    if extension not in CAPTION_EXTENSIONS:
+        raise ConfigError(
+            f"{where}: caption_extension: {extension!r} is none of {', '.join(CAPTION_EXTENSIONS)}; rename the captions"
+        )
+    extraction = left.pop("frame_extraction", "head")
+    if extraction not in SAMPLINGS:
+        raise ConfigError(f"{where}: frame_extraction: {extraction!r}: only {' and '.join(SAMPLINGS)} are taken over")
+    if extraction != "head":
+        keys["frame_sampling"] = SAMPLINGS[extraction]
+    sizes = {name: left.pop(name) for name in SIZES if name in left}
+    if not has_buckets:
+        keys |= _buckets(sizes, where, is_video=places[0].startswith("video"))
+    _refuse(left, where)
+    return keys
+
+
+def _buckets(sizes: Mapping[str, Any], where: str, *, is_video: bool) -> dict[str, Any]:
+    """Write sizes, which are [width, height] or one number, as buckets."""
+    resolution = sizes.get("resolution")
+    if isinstance(resolution, int):
+        resolution = [resolution, resolution]
+    if not (isinstance(resolution, list) and len(resolution) == 2 and all(isinstance(n, int) for n in resolution)):
+        raise ConfigError(f"{where}: resolution: {resolution!r}; expected [width, height], or buckets in the configuration")
+    width, height = resolution
+    frames = sizes.get("target_frames", [1])
+    if is_video and "target_frames" not in sizes:
+        raise ConfigError(f"{where}: target_frames is missing; write it, or buckets in the configuration")
+    keys: dict[str, Any] = {"max_upscale": 1.0} if sizes.get("bucket_no_upscale", False) else {}
+    if sizes.get("enable_bucket", False):
+        step = {"step": sizes["bucket_reso_steps"]} if "bucket_reso_steps" in sizes else {}
+        return {**keys, "buckets": {"pixels": width * height, "frames": frames, **step}}
+    return {**keys, "buckets": [[count, height, width] for count in frames]}
+
+
+def _refuse(left: Mapping[str, Any], where: str) -> None:
+    """Refuse settings that change what is trained on, unless they are off; warn of those that count elsewhere."""
+    wrong = [
+        f"{name}: {value!r}: {REFUSED.get(name, 'nothing here does that; remove it')}"
+        for name, value in left.items()
+        if name not in OTHERS and value not in (False, 0, "", [])
+    ]
+    if wrong:
+        raise ConfigError(f"{where} has settings that are not taken over:\n  " + "\n  ".join(wrong))
+    for name, value in left.items():
+        if name in OTHERS:
+            warnings.warn(f"{where}: {name}: {value!r} is not taken over: {OTHERS[name]}", stacklevel=2)

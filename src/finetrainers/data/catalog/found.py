@@ -1,0 +1,45 @@
+"""What was found where each data set lies: what a run says of it before it trains."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from finetrainers.data.catalog.catalog import Catalog
+
+MAX_KINDS = 5
+"""Kinds of what is passed over that a line names."""
+
+FoundSet = Mapping[str, Any]
+"""Of one data set: its path, its layout, by what that was found, its items, and what is left out and passed over."""
+
+
+def found_sets(catalog: Catalog) -> list[FoundSet]:
+    """Tell of each data set how it is laid out, and how much of it is trained on."""
+    return [
+        {
+            "path": data.config.path,
+            "layout": data.layout,
+            "why": data.why,
+            "items": len(np.unique(data.item)),
+            "left_out": len(data.problems),
+            "passed_over": dict(data.passed_over),
+        }
+        for data in catalog.sets
+    ]
+
+
+def set_lines(sets: Sequence[FoundSet]) -> list[str]:
+    """Write one line for each data set, such as "data/crush: webdataset (12 .tar shards), 1200 items, 3 left out"."""
+    return [_line(found) for found in sets]
+
+
+def _line(found: FoundSet) -> str:
+    line = f"{found['path']}: {found['layout']} ({found['why']}), {found['items']} item{'s' * (found['items'] != 1)}"
+    if found["left_out"]:
+        line += f", {found['left_out']} left out"
+    over = sorted(found["passed_over"].items(), key=lambda kind: -kind[1])
+    if over:
+        named = ", ".join(f"{count} {kind}" for kind, count in over[:MAX_KINDS])
+        line += f", not used: {named}{', ...' * (len(over) > MAX_KINDS)}"
+    return line
