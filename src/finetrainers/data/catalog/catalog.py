@@ -35,6 +35,8 @@ class Catalog:
 
     sets: tuple[Dataset, ...]
     buckets: tuple[Bucket, ...]
+    known_as: str = ""
+    """Hash of the whole that it is a part of, such as one chapter of a streamed set."""
 
     @property
     def num_samples(self) -> int:
@@ -42,6 +44,8 @@ class Catalog:
 
     def fingerprint(self) -> str:
         """Hash what the order depends on: the contents of all items, their windows and their buckets."""
+        if self.known_as:
+            return self.known_as
         digest = hashlib.blake2b(repr(self.buckets).encode(), digest_size=8)
         for data in self.sets:
             media, *others = data.digests.values()
@@ -61,7 +65,7 @@ class Catalog:
         """
         groups: list[Group] = []
         start = 0
-        for data, numbers in zip(self.sets, self._numbers(), strict=True):
+        for data, numbers in zip(self.sets, self.shape_numbers(), strict=True):
             groups += [
                 Group(int(number), start + np.flatnonzero(numbers == number), data.config.repeats)
                 for number in np.unique(numbers)
@@ -69,7 +73,7 @@ class Catalog:
             start += len(data.item)
         return groups
 
-    def _numbers(self) -> list[NDArray[np.integer]]:
+    def shape_numbers(self) -> list[NDArray[np.integer]]:
         """Number of the group of each sample, by data set."""
         if not any(data.pictures for data in self.sets):
             return [data.bucket for data in self.sets]
