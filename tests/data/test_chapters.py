@@ -1,6 +1,7 @@
 """Chapters of sets that are read shard by shard: what comes, how often, and the same again from the journal alone."""
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from layout_makers import write_tar
 from runs import write_pictures
+from shards import write_shards
 
 from finetrainers.config import Config, DataConfig, parse_config
 from finetrainers.data.catalog.build import Common
@@ -24,26 +26,12 @@ SHARDS, ITEMS = 5, 4
 BUCKETS = [[1, 64, 64], [1, 64, 32]]
 
 
-def write_shards(folder: Path, shards: int = SHARDS, items: int = ITEMS, *, seed: int = 0) -> Path:
-    """Shards of small pictures; the last of each has other proportions."""
-    write_pictures(folder / "pictures", shards * items, seed=seed)
-    write_pictures(folder / "tall", shards, size=(64, 32), seed=seed + 1)
-    for shard in range(shards):
-        members = []
-        for number in range(items):
-            name = f"{shard * items + number:02d}"
-            place = folder / "pictures" / f"{name}.png" if number < items - 1 else folder / "tall" / f"{shard:02d}.png"
-            members += [(f"{name}.png", place.read_bytes()), (f"{name}.txt", f"{folder.name} {name}".encode())]
-        write_tar(folder / "shards" / f"{shard:03d}.tar", members)
-    return folder / "shards"
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two sets of shards and a folder of pictures."""
     root = tmp_path_factory.mktemp("chapters")
-    write_shards(root / "a")
-    write_shards(root / "b", 2, seed=7)
+    write_shards(root / "a", SHARDS, ITEMS)
+    write_shards(root / "b", 2, ITEMS, seed=7)
     write_pictures(root / "indexed", 6, seed=9)
     return root
 
@@ -61,15 +49,17 @@ def config_of(
     return parse_config({"output_dir": "run", "model": {"path": "m"}, "data": sets, "train": train})
 
 
-def chapters_of(config: Config, root: Path, output_dir: Path | None = None) -> Chapters:
+def chapters_of(config: Config, root: Path, output_dir: Path | None = None, held_out: Sequence[DataConfig] = ()) -> Chapters:
     """The chapters as one start of a run opens them."""
     memo = Memo(root / "memo.sqlite")
     look = partial(make_look, memo, workers=1, progress=lambda done, total: None)
     indexed = [own for own in config.data if not own.stream]
-    known = build_catalog(indexed, memo, workers=1, progress=lambda done, total: None, **COMMON)
+    known, apart = (
+        build_catalog(own, memo, workers=1, progress=lambda done, total: None, **COMMON) for own in (indexed, held_out)
+    )
     output_dir = root / "run" if output_dir is None else output_dir
     output_dir.mkdir(exist_ok=True)
-    return Chapters(make_book(config, known, None, COMMON, look=look), output_dir, writes=True)
+    return Chapters(make_book(config, known, apart, COMMON, look=look), output_dir, writes=True)
 
 
 def shown(chapter: Chapter, step: int) -> list[tuple[str, str]]:
@@ -177,6 +167,13 @@ class Listening:
         return self._layout.shard_items(ref, wanted)  # type: ignore[attr-defined]
 
 
+def test_what_is_held_out_comes_in_no_chapter(data: Path, tmp_path: Path) -> None:
+    """The same bytes in another set: they are left out of each chapter that has them."""
+    held_out = DataConfig(path=str(write_pictures(tmp_path / "held-out", 2)), buckets=((1, 64, 64),))
+    came, _, last = passes(chapters_of(config_of(data), tmp_path, held_out=[held_out]), 2)
+    assert came + rest_of(last) == {f"a {n:02d}": 2 for n in range(2, SHARDS * ITEMS)}
+
+
 def test_another_seed_is_another_order(data: Path, tmp_path: Path) -> None:
     one, other = config_of(data), config_of(data).model_copy(update={"seed": 5})
     shows = [[shown(chapters.at(n), n) for n in range(4)] for chapters in (chapters_of(c, tmp_path) for c in (one, other))]
@@ -192,7 +189,7 @@ def test_a_batch_larger_than_a_chapter_is_filled_from_several(data: Path, tmp_pa
 
 
 def test_shards_without_anything_to_train_on_are_an_error_and_no_endless_search(tmp_path: Path) -> None:
-    write_shards(tmp_path / "a")
+    write_shards(tmp_path / "a", SHARDS, ITEMS)
     config = config_of(tmp_path)
     small = config.data[0].model_copy(update={"buckets": ((49, 64, 64),), "on_error": "skip"})
     with pytest.raises(DataError, match="no sample to train on in any of 5 shards"):
@@ -200,7 +197,7 @@ def test_shards_without_anything_to_train_on_are_an_error_and_no_endless_search(
 
 
 def test_a_bad_sample_of_a_later_chapter_stops_or_is_named(tmp_path: Path) -> None:
-    folder = write_shards(tmp_path / "a")
+    folder = write_shards(tmp_path / "a", SHARDS, ITEMS)
     write_tar(folder / "005.tar", [("bad.png", b"no picture"), ("bad.txt", b"bad")])
     config = config_of(tmp_path, chapter_items=4)
     with pytest.raises(DataError, match=r"1 bad samples:\n .*bad\.png"):

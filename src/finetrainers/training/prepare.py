@@ -178,7 +178,8 @@ def _shares(config: Config, world: World) -> Callable[[], DeviceMesh] | None:
 
 
 def _used_again(config: Config, model: Model, requests: Sequence[Request]) -> tuple[str, ...]:
-    """Components that are loaded once and parked on the host between uses: each validation draws, each window encodes."""
+    """Components that are loaded once and parked on the host between uses: validations draw, windows and chapters encode."""
     drawing = ("vae", *model.image_components, *model.denoisers.frozen) if requests else ()
-    encoding = ("vae", *model.image_components, *model.text_components) if config.cache.max_gb is not None else ()
+    has_windows = config.cache.max_gb is not None or any(data.stream for data in config.data)
+    encoding = ("vae", *model.image_components, *model.text_components) if has_windows else ()
     return (*drawing, *encoding)
