@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from finetrainers.data.catalog.left_out import JOURNAL
 from finetrainers.errors import ConfigError
 from finetrainers.files.marks import RUN_MARK, is_run, mark_run
 from finetrainers.files.whole import sweep, write_whole
+from finetrainers.training.chapters import FOLDER as CHAPTERS
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.same_run import check_same_run, moved_places
 
@@ -56,6 +58,7 @@ def run_directory(config: Config, *, attempt: int = 0) -> Iterator[Path]:
             mark_run(directory)
             checkpoints.set_aside(-1)
             (directory / JOURNAL).unlink(missing_ok=True)
+            shutil.rmtree(directory / CHAPTERS, ignore_errors=True)
         if not (goes_on and file.exists() and moved_places(load_config(file), config)):  # else once its contents are known
             write_whole(file, dump_config(config))
         yield directory

@@ -12,9 +12,11 @@ from finetrainers.config import Config
 from finetrainers.data.cache.leases import Lease
 from finetrainers.data.cache.store import CONTENTS, MEMO_FILE, Cache
 from finetrainers.data.catalog.buckets import resolve_buckets
+from finetrainers.data.catalog.build import Common
 from finetrainers.data.catalog.catalog import Catalog, build_catalog
 from finetrainers.data.catalog.left_out import JOURNAL, read_journal
 from finetrainers.data.catalog.memo import Memo
+from finetrainers.data.catalog.probe import make_look
 from finetrainers.data.catalog.snapshot import Snapshots
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
@@ -26,6 +28,7 @@ from finetrainers.files.marks import tag_cache
 from finetrainers.memory.residency import Residency
 from finetrainers.models import Model, Request
 from finetrainers.sampling.prompts import read_prompts
+from finetrainers.training.chapters import Chapters, make_book
 from finetrainers.training.checks import (
     check_buckets,
     check_computation,
@@ -49,8 +52,9 @@ def prepare(
     lease: Lease | None = None,
     world: World | None = None,
     interrupt: Callable[[str], None] = lambda _: None,
+    start: int = 0,
 ) -> Prepared:
-    """Check everything that can be known before weights are loaded, and plan the run.
+    """Check everything that can be known before weights are loaded, and plan the run, which goes on after ``start`` steps.
 
     Raises:
         ConfigError: If a bucket, a prompt or the cache's size is impossible.
@@ -71,7 +75,12 @@ def prepare(
     keeps, shares = _used_again(config, model, requests), _shares(config, world)
     residency = Residency(model, device, keeps=keeps, experts=config.memory, shares=shares)
     encoder = Encoder(model, items, memo, config.cache, residency, progress, warn, lease, world, interrupt)
-    catalog, held_out = _catalogs(config, encoder, conditioning, streams)
+    catalog, held_out, chapters = _catalogs(config, encoder, conditioning, streams)
+    if chapters is None:
+        order = Order(config.seed, config.train.batch_size, catalog.groups())
+    else:
+        chapter = chapters.at(min(start, max(0, config.train.steps - 1)))
+        catalog, order = chapter.catalog, chapter.order
     plan = _plan(config, encoder, catalog, streams)
     prepared = Prepared(
         model=model,
@@ -80,10 +89,11 @@ def prepare(
         objective=objective,
         encoder=encoder,
         plan=plan,
-        order=Order(config.seed, config.train.batch_size, catalog.groups()),
+        order=order,
         held_out_plan=None if held_out is None else replace(plan, catalog=held_out),
         max_held_out=config.validation.max_items,
         requests=requests,
+        chapters=chapters,
     )
     return prepared.without(read_journal(config.output_dir / JOURNAL))
 
@@ -105,37 +115,42 @@ def _plan(config: Config, encoder: Encoder, catalog: Catalog, streams: Sequence[
 
 def _catalogs(
     config: Config, encoder: Encoder, conditioning: Conditioning, streams: Sequence[Stream]
-) -> tuple[Catalog, Catalog | None]:
-    """Look at what is trained on, and at what is held out: no content is on both sides."""
+) -> tuple[Catalog, Catalog | None, Chapters | None]:
+    """Look at what is trained on, and at what is held out: no content is on both sides.
+
+    Of data sets that are read shard by shard, nothing is looked at but where their shards are: their chapters are.
+    """
     adapter = encoder.model.adapter
 
     def probed(done: int, total: int) -> None:
         encoder.progress("probe media", done, total)
 
-    build = partial(
-        build_catalog,
-        memo=encoder.memo,
-        workers=config.cache.workers,
-        progress=probed,
+    common = Common(
         streams=streams,
         # The index is 0 unless conditioning.frames is index.
         min_frames={name: 1 + own.index * adapter.grid.vae_frame_step for name, own in conditioning.frames.items()},
         native_fps=adapter.training.native_fps,
         warn=encoder.warn,
-        snapshots=Snapshots(config.cache.path, encoder.warn),
     )
-    catalog = build(config.data)
+    memo, workers = encoder.memo, config.cache.workers
+    snapshots = Snapshots(config.cache.path, encoder.warn)
+    build = partial(build_catalog, memo=memo, workers=workers, progress=probed, snapshots=snapshots, **common)
+    catalog = build([data for data in config.data if not data.stream])
     if config.validation.held_out:
-        catalog, held_out = catalog.split(config.validation.held_out)
-    elif config.validation.data:
-        held_out = build(config.validation.data)
+        catalog, part = catalog.split(config.validation.held_out)
+        catalog.check_apart(part)
+        return catalog, part, None
+    held_out = build(config.validation.data) if config.validation.data else None
+    if held_out is not None:
         catalog, left_out = catalog.apart_from(held_out)
         for message in left_out:
             encoder.warn(message)
-    else:
-        return catalog, None
-    catalog.check_apart(held_out)
-    return catalog, held_out
+        catalog.check_apart(held_out)
+    if not any(data.stream for data in config.data):
+        return catalog, held_out, None
+    look = partial(make_look, memo, workers=workers, progress=probed)
+    book = make_book(config, catalog, held_out, common, look=look)
+    return catalog, held_out, Chapters(book, config.output_dir, writes=encoder.world.is_first)
 
 
 def _requests(config: Config, model: Model) -> tuple[Request, ...]:
@@ -163,7 +178,8 @@ def _shares(config: Config, world: World) -> Callable[[], DeviceMesh] | None:
 
 
 def _used_again(config: Config, model: Model, requests: Sequence[Request]) -> tuple[str, ...]:
-    """Components that are loaded once and parked on the host between uses: each validation draws, each window encodes."""
+    """Components that are loaded once and parked on the host between uses: validations draw, windows and chapters encode."""
     drawing = ("vae", *model.image_components, *model.denoisers.frozen) if requests else ()
-    encoding = ("vae", *model.image_components, *model.text_components) if config.cache.max_gb is not None else ()
+    has_windows = config.cache.max_gb is not None or any(data.stream for data in config.data)
+    encoding = ("vae", *model.image_components, *model.text_components) if has_windows else ()
     return (*drawing, *encoding)

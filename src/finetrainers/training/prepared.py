@@ -5,6 +5,7 @@ from functools import cached_property
 
 from finetrainers.conditioning import Conditioning, GivenFrames
 from finetrainers.data.catalog.left_out import LeftOut
+from finetrainers.data.order.chapters import WrittenOrder
 from finetrainers.data.order.jobs import SampleJob, TextJob
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
@@ -12,6 +13,7 @@ from finetrainers.data.sources.items import Problem
 from finetrainers.encoding.encoder import Encoder
 from finetrainers.models import Model, Request
 from finetrainers.objectives.base import Objective
+from finetrainers.training.chapters import Chapters
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,22 @@ class Prepared:
     requests: tuple[Request, ...]
     left_out: tuple[LeftOut, ...] = ()
     """What turned out bad only when it was decoded or encoded, in this start of the run or in earlier ones."""
+    chapters: Chapters | None = None
+    """Where data sets are read shard by shard: plan and order are those of one of them."""
+
+    def at(self, step: int) -> "Prepared":
+        """Return the run with plan and order of the chapter that an optimizer step is in, if it has chapters."""
+        if self.chapters is None:
+            return self
+        chapter = self.chapters.at(step)
+        if chapter.order is self.order:
+            return self
+        plan = replace(self.plan, catalog=chapter.catalog)
+        return replace(self, plan=plan, order=chapter.order).without(self.left_out)
+
+    def stop(self, num_steps: int) -> int:
+        """Return the step before which the order is known, of so many steps of the run."""
+        return min(num_steps, self.order.stop) if isinstance(self.order, WrittenOrder) else num_steps
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -46,6 +64,7 @@ class Prepared:
     def problems(self) -> tuple[Problem, ...]:
         """Bad samples that are left out, each medium once."""
         found = {problem for plan in self.plans for data in plan.catalog.sets for problem in data.problems}
+        found |= set(() if self.chapters is None else self.chapters.problems)
         known = {problem.path for problem in found}
         later = {problem for plan in self.plans for _, problem in plan.problems(self.left_out) if problem.path not in known}
         return tuple(sorted(found | later, key=lambda problem: problem.path))

@@ -78,8 +78,8 @@ class _Run:
         """Take the lines that say how techniques were chosen, if they were."""
         self.session, self.config, self.fitting = session, session.config, fitting
 
-    def prepare(self) -> Prepared:
-        """Plan the run."""
+    def prepare(self, start: int = 0) -> Prepared:
+        """Plan the run, which goes on after ``start`` steps."""
         session = self.session
         with session.stage("planning"), session.world.lead():  # which remembers what the others look at, too
             self.model = open_model(self.config.model, self.config.memory)
@@ -92,6 +92,7 @@ class _Run:
                 lease=session.lease,
                 world=session.world,
                 interrupt=session.signals.raise_if_received,
+                start=start,
             )
         self.objective, self.residency = prepared.objective, prepared.encoder.residency
         return prepared
@@ -116,7 +117,7 @@ class _Run:
         repo = world.first(lambda: check_hub(config)) if config.push_to_hub else None
         checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep, world=world)
         resumed = world.first(lambda: self._find_start(checkpoints))
-        prepared = self.prepare()
+        prepared = self.prepare(resumed or 0)
         if resumed is not None:
             start = prepared
             world.first(lambda: check_contents(session, start))

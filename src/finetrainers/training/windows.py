@@ -47,8 +47,11 @@ def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepar
     with encoder.world.together():  # before any process marks anything as used, and before the first removes anything
         if encoder.lease is not None:
             encoder.lease.renew()
+    if prepared.chapters is not None and start < config.train.steps:
+        with encoder.world.lead():  # which remembers what the others look at, too
+            prepared = prepared.at(start)
     while True:
-        stop, failures = _encode_window(prepared, budget, range(start, config.train.steps))
+        stop, failures = _encode_window(prepared, budget, range(start, prepared.stop(config.train.steps)))
         if not failures:
             return prepared, stop
         prepared = _leave_out(prepared, config, failures, since=start)

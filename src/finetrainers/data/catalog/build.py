@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypedDict
 
 import pyarrow.compute as pc
 
@@ -15,6 +16,15 @@ from finetrainers.data.catalog.rates import resampled_fps
 from finetrainers.data.sources.items import Listing
 from finetrainers.data.sources.named import flat
 from finetrainers.data.streams import MEDIA, Stream, beside
+
+
+class Common(TypedDict):
+    """Arguments of ``build_dataset`` that all data sets of a run have in common, as ``build_catalog`` explains them."""
+
+    streams: Sequence[Stream]
+    min_frames: Mapping[str, int]
+    native_fps: float | None
+    warn: Callable[[str], None]
 
 
 def build_dataset(

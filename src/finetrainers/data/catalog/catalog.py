@@ -36,6 +36,8 @@ class Catalog:
 
     sets: tuple[Dataset, ...]
     buckets: tuple[Bucket, ...]
+    known_as: str = ""
+    """Hash of the whole that it is a part of, such as one chapter of a streamed set."""
 
     @property
     def num_samples(self) -> int:
@@ -43,6 +45,8 @@ class Catalog:
 
     def fingerprint(self) -> str:
         """Hash what the order depends on: the contents of all items, their windows and their buckets."""
+        if self.known_as:
+            return self.known_as
         digest = hashlib.blake2b(repr(self.buckets).encode(), digest_size=8)
         for data in self.sets:
             media, *others = data.digests.values()
@@ -65,14 +69,14 @@ class Catalog:
         """
         groups: list[Group] = []
         start = 0
-        for data, numbers, repeats in zip(self.sets, self._numbers(), epoch_repeats(self.sets), strict=True):
+        for data, numbers, repeats in zip(self.sets, self.shape_numbers(), epoch_repeats(self.sets), strict=True):
             groups += [
                 Group(int(number), start + np.flatnonzero(numbers == number), repeats) for number in np.unique(numbers)
             ]
             start += len(data.item)
         return groups
 
-    def _numbers(self) -> list[NDArray[np.integer]]:
+    def shape_numbers(self) -> list[NDArray[np.integer]]:
         """Number of the group of each sample, by data set."""
         if not any(data.pictures for data in self.sets):
             return [data.bucket for data in self.sets]

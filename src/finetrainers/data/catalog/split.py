@@ -11,7 +11,9 @@ import numpy.typing as npt
 from finetrainers.data.catalog.dataset import Dataset, as_scalars
 from finetrainers.data.streams import MEDIA
 from finetrainers.errors import ConfigError
+from finetrainers.files.whole import DIGEST_BYTES
 
+NO_CONTENTS = np.empty(0, np.dtype((np.void, DIGEST_BYTES)))
 NUM_EXAMPLES = 3
 """Files that a warning names."""
 
@@ -44,7 +46,8 @@ def held_out_items(sets: Sequence[Dataset], fraction: float) -> list[npt.NDArray
 
 def contents(sets: Sequence[Dataset]) -> npt.NDArray[np.void]:
     """Hashes of all contents that have samples, each once, as opaque bytes."""
-    return np.unique(np.concatenate([as_scalars(data.digests[MEDIA.name])[np.unique(data.item)] for data in sets]))
+    found = [as_scalars(data.digests[MEDIA.name])[np.unique(data.item)] for data in sets]
+    return np.unique(np.concatenate([NO_CONTENTS, *found]))
 
 
 def without_contents(data: Dataset, others: npt.NDArray[np.void]) -> tuple[Dataset, list[str]]:

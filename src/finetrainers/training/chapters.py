@@ -1,0 +1,190 @@
+"""The chapters of a run whose data sets are read shard by shard, and the run's journal of where each begins.
+
+The journal has a file for each chapter: its first optimizer step, its shards, and what the chapter before has left over.
+With it a run that goes on opens the chapter that it was in, and nothing before. Without it the chapters are found again from
+the first on.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from finetrainers.config import Config
+from finetrainers.data.catalog.buckets import resolve_buckets
+from finetrainers.data.catalog.build import Common, build_dataset
+from finetrainers.data.catalog.catalog import Catalog
+from finetrainers.data.catalog.probe import Look
+from finetrainers.data.catalog.split import contents
+from finetrainers.data.media.blob import blob_of
+from finetrainers.data.media.files import why_unreadable
+from finetrainers.data.order.chapters import Begin, Book, Chapter, Known, Rest, Shards, Source
+from finetrainers.data.sources.items import Problem, open_shards
+from finetrainers.data.sources.layout import Wanted
+from finetrainers.data.streams import beside
+from finetrainers.errors import DataError
+from finetrainers.files.whole import to_json, write_whole
+
+FOLDER = "chapters"
+"""In the run directory."""
+VERSION = 1
+DIGITS = 6
+
+
+def make_book(
+    config: Config, known: Catalog, held_out: Catalog | None, common: Common, *, look: Callable[..., Look]
+) -> Book:
+    """Find the shards of the data sets that are read shard by shard; no shard is opened.
+
+    Args:
+        config: Of the run.
+        known: The other data sets.
+        held_out: What is not trained on; None if that is nothing.
+        common: What all data sets have in common.
+        look: ``make_look`` with everything but the number of files.
+
+    Raises:
+        DataError: If one of them does not consist of shards.
+    """
+    names = [stream.name for stream in beside(common["streams"])]
+    many = [stream.name for stream in common["streams"] if stream.is_many]
+    others, sources = iter(known.sets), list[Source]()
+    buckets = dict.fromkeys(known.buckets)
+    digest = hashlib.blake2b(known.fingerprint().encode(), digest_size=8)
+    for data in config.data:
+        if not data.stream:
+            sources.append(Known(next(others)))
+            continue
+        layout, refs = open_shards(data)
+        sources.append(Shards(layout, Wanted(data, names, many), tuple(refs)))
+        buckets |= dict.fromkeys(resolve_buckets(data.buckets))
+        digest.update(repr([_about_shard(ref) for ref in refs]).encode())
+    return Book(
+        config.seed,
+        config.train.batch_size,
+        tuple(sources),
+        tuple(buckets),
+        build=partial(build_dataset, **common),
+        look=lambda count: look(total=count),
+        held_out=contents(() if held_out is None else held_out.sets),
+        known_as=digest.hexdigest(),
+    )
+
+
+def _about_shard(ref: str) -> tuple[str, object]:
+    """Name and size of a shard, which it has wherever it is copied; what else tells one that is no file of this machine."""
+    blob = blob_of(ref)
+    try:
+        return blob.name, blob.stamp() if blob.path is None else blob.path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{ref}: {why_unreadable(error)}") from error
+
+
+class Chapters:
+    """Opens the chapter that a step is in; steps are asked for in ascending order."""
+
+    def __init__(self, book: Book, output_dir: Path, *, writes: bool) -> None:
+        """Take whether this process writes the journal: of several the first does."""
+        self._book, self._folder, self._writes = book, output_dir / FOLDER, writes
+        self._current: Chapter | None = None
+        self.problems: tuple[Problem, ...] = ()
+        """Bad samples of all chapters so far."""
+
+    def at(self, step: int) -> Chapter:
+        """Open the chapter of an optimizer step.
+
+        Raises:
+            DataError: If no shard has anything to train on; naming all bad samples that are not to be skipped; or if the
+                journal cannot be read or written.
+        """
+        if self._current is None:
+            self._current = self._open(self._recalled(step))
+        num_barren = 0
+        while self._current.order.stop <= step:
+            num_barren = 0 if self._current.num_new else num_barren + 1
+            if num_barren > self._book.num_shards:
+                raise DataError(f"data: there is no sample to train on in any of {self._book.num_shards} shards")
+            self._current = self._open(self._current.end)
+        return self._current
+
+    def _open(self, begin: Begin) -> Chapter:
+        chapter = self._book.open(begin)
+        self.problems = tuple(dict.fromkeys([*self.problems, *chapter.problems]))
+        if self._writes:
+            self._note(chapter)
+        return chapter
+
+    def _note(self, chapter: Chapter) -> None:
+        """Write where a chapter begins; what is there of later ones is of a run that went another way."""
+        begin = chapter.begin
+        tree = {
+            "version": VERSION,
+            "number": begin.number,
+            "step": begin.step,
+            "taken": begin.taken,
+            "shards": begin.shards,
+            "rests": [_rest_to_tree(rest) for rest in begin.rests],
+            "problems": [asdict(problem) for problem in chapter.problems],
+        }
+        file = self._folder / f"{begin.number:0{DIGITS}d}.json"
+        try:
+            self._folder.mkdir(exist_ok=True)
+            for other in self._files():
+                if int(other.stem) > begin.number:
+                    other.unlink()
+            write_whole(file, to_json(tree, indent=1))
+        except OSError as error:
+            raise DataError(f"output_dir: {file} cannot be written: {error.strerror}") from error
+
+    def _recalled(self, step: int) -> Begin:
+        """Find in the journal where the chapter of a step begins; the beginning of the first one if it is not there."""
+        begin = self._book.first()
+        problems: list[Problem] = []
+        for number, file in enumerate(self._files()):
+            tree = _read(file)
+            if tree["number"] != number or tree["step"] > step or len(tree["taken"]) != len(begin.taken):
+                break
+            problems += [Problem(**problem) for problem in tree["problems"]]
+            begin = Begin(
+                number,
+                tree["step"],
+                tuple(tree["taken"]),
+                tuple(_rest_from_tree(rest) for rest in tree["rests"]),
+                tuple(tuple(refs) for refs in tree["shards"]),
+            )
+        self.problems = tuple(dict.fromkeys(problems))
+        return begin
+
+    def _files(self) -> Sequence[Path]:
+        return sorted(file for file in self._folder.glob("*.json") if file.stem.isdigit())
+
+
+def _read(file: Path) -> Any:  # plain values of JSON
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+        if tree["version"] != VERSION:
+            raise ValueError(f"version {tree['version']}")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{file} cannot be read ({type(error).__name__}: {error}); it says where a chapter of the run begins. Restore "
+            f"it, or delete the folder {file.parent} to have all chapters found again"
+        ) from error
+    return tree
+
+
+def _rest_to_tree(rest: Rest) -> dict[str, object]:
+    return {"samples": rest.samples, "items": None if rest.items is None else rest.items.to_pylist()}
+
+
+def _rest_from_tree(tree: dict[str, Any]) -> Rest:
+    rows = tree["items"]
+    if rows is None:
+        return Rest(tuple(tree["samples"]))
+    text = pa.large_string()
+    kinds = {name: pa.large_list(text) if isinstance(cell, list) else text for name, cell in rows[0].items()}
+    return Rest(tuple(tree["samples"]), pa.Table.from_pylist(rows, pa.schema(kinds)))

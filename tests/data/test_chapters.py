@@ -1,0 +1,233 @@
+"""Chapters of sets that are read shard by shard: what comes, how often, and the same again from the journal alone."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from layout_makers import write_tar
+from runs import write_pictures
+from shards import write_shards
+
+from finetrainers.config import Config, DataConfig, parse_config
+from finetrainers.data.catalog.build import Common
+from finetrainers.data.catalog.catalog import build_catalog
+from finetrainers.data.catalog.memo import Memo
+from finetrainers.data.catalog.probe import make_look
+from finetrainers.data.order.chapters import Chapter
+from finetrainers.data.streams import MEDIA
+from finetrainers.errors import ConfigError, DataError
+from finetrainers.training.chapters import Chapters, make_book
+
+COMMON = Common(streams=(MEDIA,), min_frames={}, native_fps=None, warn=pytest.fail)
+SHARDS, ITEMS = 5, 4
+BUCKETS = [[1, 64, 64], [1, 64, 32]]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sets of shards and a folder of pictures."""
+    root = tmp_path_factory.mktemp("chapters")
+    write_shards(root / "a", SHARDS, ITEMS)
+    write_shards(root / "b", 2, ITEMS, seed=7)
+    write_pictures(root / "indexed", 6, seed=9)
+    return root
+
+
+def config_of(
+    data: Path, *, batch_size: int = 3, chapter_items: int = 8, indexed: float = 0.0, second: float = 0.0
+) -> Config:
+    streamed = {"buckets": BUCKETS, "stream": True, "chapter_items": chapter_items}
+    sets = [{"path": str(data / "a" / "shards"), **streamed}]
+    if second:
+        sets.append({"path": str(data / "b" / "shards"), "repeats": second, **streamed})
+    if indexed:
+        sets.insert(0, {"path": str(data / "indexed"), "buckets": [[1, 64, 64]], "repeats": indexed})
+    train = {"batch_size": batch_size, "micro_batch_size": batch_size}
+    return parse_config({"output_dir": "run", "model": {"path": "m"}, "data": sets, "train": train})
+
+
+def chapters_of(config: Config, root: Path, output_dir: Path | None = None, held_out: Sequence[DataConfig] = ()) -> Chapters:
+    """The chapters as one start of a run opens them."""
+    memo = Memo(root / "memo.sqlite")
+    look = partial(make_look, memo, workers=1, progress=lambda done, total: None)
+    indexed = [own for own in config.data if not own.stream]
+    known, apart = (
+        build_catalog(own, memo, workers=1, progress=lambda done, total: None, **COMMON) for own in (indexed, held_out)
+    )
+    output_dir = root / "run" if output_dir is None else output_dir
+    output_dir.mkdir(exist_ok=True)
+    return Chapters(make_book(config, known, apart, COMMON, look=look), output_dir, writes=True)
+
+
+def shown(chapter: Chapter, step: int) -> list[tuple[str, str]]:
+    """Contents and first captions of the samples of a step, in order."""
+    found = []
+    for sample in chapter.order.step(step).samples.tolist():
+        own, row = chapter.catalog.locate(sample)
+        found.append((own.digest(row, "media"), own.table["captions"][int(own.item[row])][0].as_py()))
+    return found
+
+
+def rest_of(chapter: Chapter) -> Counter[str]:
+    """Captions of what a chapter leaves over."""
+    captions: Counter[str] = Counter()
+    for number, rest in enumerate(chapter.end.rests):
+        if rest.items is not None:
+            captions.update(own[0] for own in rest.items["captions"].to_pylist())
+        else:
+            own = chapter.catalog.sets[number]
+            captions.update(own.table["captions"][int(own.item[sample])][0].as_py() for sample in rest.samples)
+    return captions
+
+
+def passes(chapters: Chapters, count: int, *, own: int = 0) -> tuple[Counter[str], list[str], Chapter]:
+    """Captions that came, shards in order, and the last chapter, after some passes of a streamed set."""
+    came: Counter[str] = Counter()
+    refs: list[str] = []
+    step = 0
+    while True:
+        chapter = chapters.at(step)
+        for step in range(chapter.order.start, chapter.order.stop):
+            came.update(caption for _, caption in shown(chapter, step))
+        refs += (chapter.begin.shards or ())[own]
+        step = chapter.order.stop
+        if chapter.end.taken[own] >= count * SHARDS:
+            return came, refs, chapter
+
+
+def test_each_sample_comes_once_a_pass_and_passes_differ(data: Path, tmp_path: Path) -> None:
+    came, refs, last = passes(chapters_of(config_of(data), tmp_path), 3)
+    total = came + rest_of(last)
+    assert total == {f"a {n:02d}": 3 for n in range(SHARDS * ITEMS)}
+    turns = [tuple(refs[start : start + SHARDS]) for start in range(0, 3 * SHARDS, SHARDS)]
+    assert all(sorted(turn) == sorted(turns[0]) for turn in turns)
+    assert len(set(turns)) == 3
+
+
+def test_all_samples_of_a_step_are_of_one_bucket(data: Path, tmp_path: Path) -> None:
+    chapters = chapters_of(config_of(data, indexed=1.0), tmp_path)
+    for step in range(12):
+        chapter = chapters.at(step)
+        samples = chapter.order.step(step).samples
+        assert len(samples) == 3
+        assert len({chapter.catalog.about_shape(int(sample)) for sample in samples}) == 1
+
+
+@pytest.mark.parametrize(("indexed", "second"), [(1.0, 0.0), (0.5, 0.0), (2.5, 1.0), (1.0, 2.0)])
+def test_sets_are_mixed_in_proportion_and_each_goes_on_with_its_pass(
+    data: Path, tmp_path: Path, indexed: float, second: float
+) -> None:
+    """After n passes of the first set the others have had their ``repeats`` times n, whatever the chapters are."""
+    came, _, last = passes(chapters_of(config_of(data, indexed=indexed, second=second), tmp_path), 4, own=1)
+    total = came + rest_of(last)
+    assert all(total[f"a {n:02d}"] == 4 for n in range(SHARDS * ITEMS))
+    of_folder = [total[f"picture number {n}"] for n in range(6)]
+    assert sum(of_folder) == int(4 * indexed * 6)
+    assert max(of_folder) - min(of_folder) <= 1
+    of_second = [total[f"b {n:02d}"] for n in range(2 * ITEMS)]
+    assert abs(sum(of_second) - 4 * second * 2 * ITEMS) <= ITEMS  # whole shards are taken
+    assert max(of_second) - min(of_second) <= 1
+
+
+@pytest.mark.parametrize("step", range(0, 30, 3))
+def test_a_run_that_goes_on_shows_what_would_have_come(data: Path, tmp_path: Path, step: int) -> None:
+    """From the journal alone, and as exactly without it."""
+    config = config_of(data, indexed=1.5, second=1.0)
+    whole = chapters_of(config, tmp_path)
+    expected = [shown(whole.at(n), n) for n in range(30)]
+    for directory in (tmp_path / "run", tmp_path / "without a journal"):
+        again = chapters_of(config, tmp_path, directory)
+        assert [shown(again.at(n), n) for n in range(step, 30)] == expected[step:]
+
+
+def test_a_run_that_goes_on_lists_no_shard_of_earlier_chapters(data: Path, tmp_path: Path) -> None:
+    config = config_of(data, chapter_items=4)
+    whole = chapters_of(config, tmp_path)
+    starts = {chapter.begin.number: chapter for chapter in (whole.at(step) for step in range(5))}
+    last = starts[max(starts)]
+    again = chapters_of(config, tmp_path)
+    listed: list[str] = []
+    (source,) = again._book.sources
+    object.__setattr__(source, "layout", Listening(source.layout, listed))
+    again.at(last.order.start)
+    assert set(listed) == {ref for refs in last.begin.shards for ref in refs}
+
+
+class Listening:
+    """A layout that says which shards it lists."""
+
+    def __init__(self, layout: object, listed: list[str]) -> None:
+        self._layout, self._listed = layout, listed
+
+    def shard_items(self, ref: str, wanted: object) -> object:
+        self._listed.append(ref)
+        return self._layout.shard_items(ref, wanted)  # type: ignore[attr-defined]
+
+
+def test_what_is_held_out_comes_in_no_chapter(data: Path, tmp_path: Path) -> None:
+    """The same bytes in another set: they are left out of each chapter that has them."""
+    held_out = DataConfig(path=str(write_pictures(tmp_path / "held-out", 2)), buckets=((1, 64, 64),))
+    came, _, last = passes(chapters_of(config_of(data), tmp_path, held_out=[held_out]), 2)
+    assert came + rest_of(last) == {f"a {n:02d}": 2 for n in range(2, SHARDS * ITEMS)}
+
+
+def test_another_seed_is_another_order(data: Path, tmp_path: Path) -> None:
+    one, other = config_of(data), config_of(data).model_copy(update={"seed": 5})
+    shows = [[shown(chapters.at(n), n) for n in range(4)] for chapters in (chapters_of(c, tmp_path) for c in (one, other))]
+    assert shows[0] != shows[1]
+
+
+def test_a_batch_larger_than_a_chapter_is_filled_from_several(data: Path, tmp_path: Path) -> None:
+    chapters = chapters_of(config_of(data, batch_size=16, chapter_items=1), tmp_path)
+    chapter = chapters.at(0)
+    assert chapter.begin.number > 0
+    assert len(chapter.order.step(0).samples) == 16
+    assert np.array_equal(chapter.order.step(0).positions, np.arange(16))
+
+
+def test_shards_without_anything_to_train_on_are_an_error_and_no_endless_search(tmp_path: Path) -> None:
+    write_shards(tmp_path / "a", SHARDS, ITEMS)
+    config = config_of(tmp_path)
+    small = config.data[0].model_copy(update={"buckets": ((49, 64, 64),), "on_error": "skip"})
+    with pytest.raises(DataError, match="no sample to train on in any of 5 shards"):
+        chapters_of(config.model_copy(update={"data": (small,)}), tmp_path).at(0)
+
+
+def test_a_bad_sample_of_a_later_chapter_stops_or_is_named(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "a", SHARDS, ITEMS)
+    write_tar(folder / "005.tar", [("bad.png", b"no picture"), ("bad.txt", b"bad")])
+    config = config_of(tmp_path, chapter_items=4)
+    with pytest.raises(DataError, match=r"1 bad samples:\n .*bad\.png"):
+        chapters_of(config, tmp_path).at(20)
+    skipping = config.model_copy(update={"data": (config.data[0].model_copy(update={"on_error": "skip"}),)})
+    chapters = chapters_of(skipping, tmp_path)
+    chapters.at(20)
+    again = chapters_of(skipping, tmp_path)
+    again.at(20)
+    for own in (chapters, again):  # the journal tells it to a run that goes on
+        assert ["bad.png" in problem.path for problem in own.problems] == [True]
+
+
+def test_a_folder_of_pictures_has_no_shards(data: Path, tmp_path: Path) -> None:
+    sets = [DataConfig(path=str(data / "indexed"), buckets=((1, 64, 64),), stream=True)]
+    with pytest.raises(DataError, match=r"data\.stream: true reads .*the layout sidecars, which has no shards"):
+        chapters_of(config_of(data).model_copy(update={"data": tuple(sets)}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"validation": {"held_out": 0.1}}, "validation.held_out: 0.1 cannot be held out of what data.stream: true lists"),
+        ({"validation": {"data": [{"path": "v", "buckets": BUCKETS, "stream": True}]}}, "validation.data.0.stream"),
+        ({"data": [{"path": "v", "buckets": BUCKETS, "chapter_items": 5}]}, "chapter_items: 5 has no effect without stream"),
+        ({"data": [{"path": "v", "buckets": BUCKETS, "stream": True, "recheck": "never"}]}, "recheck"),
+        ({"data": [{"path": "v", "buckets": BUCKETS, "stream": True, "folders": {"mask": "m"}}]}, "from the folder 'm'"),
+    ],
+)
+def test_what_cannot_be_with_a_streamed_set_is_refused(changes: dict[str, object], said: str) -> None:
+    tree = {"output_dir": "run", "model": {"path": "m"}, "data": [{"path": "v", "buckets": BUCKETS, "stream": True}]}
+    with pytest.raises(ConfigError, match=said):
+        parse_config({**tree, **changes})
