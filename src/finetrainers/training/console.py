@@ -59,8 +59,8 @@ class Console:
                 self._print(f"validation at step {event['step']}:{shown} {event['directory']}")
             case "run":
                 sets, mix = event.get("sets", ()), event.get("mix", ())
-                told = [*event.get("memory", ()), *set_lines(sets), *mixture_lines(mix), *bucket_lines(event["buckets"])]
-                for line in told:
+                lines = [*event.get("memory", ()), *set_lines(sets), *mixture_lines(mix), *bucket_lines(event["buckets"])]
+                for line in lines:
                     self._print(line)
             case "attention":
                 for trial in event["trials"]:
