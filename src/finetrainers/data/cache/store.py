@@ -18,6 +18,7 @@ from torch import Tensor
 
 from finetrainers.data.cache.claims import FILE as CLAIMS
 from finetrainers.data.cache.leases import FOLDER as LEASES
+from finetrainers.data.media.remote_disk import FOLDER as REMOTE
 from finetrainers.errors import DataError, MissingItemError
 from finetrainers.files.whole import is_closed, sort_metadata
 
@@ -33,7 +34,7 @@ IMAGE = "image."
 Kind = Literal["latents", "text"]
 KINDS: tuple[Kind, ...] = ("latents", "text")
 MEMO_FILE = "memo.sqlite"
-CONTENTS = (*KINDS, LEASES, CLAIMS, MEMO_FILE, f"{MEMO_FILE}-journal")
+CONTENTS = (*KINDS, LEASES, CLAIMS, MEMO_FILE, f"{MEMO_FILE}-journal", REMOTE)
 """All that lies in a cache's folder beside its tag."""
 
 

@@ -5,7 +5,6 @@ A medium is copied to the disk whole, and read there. Large archives and tables 
 
 import io
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -197,15 +196,15 @@ class _Blocks(io.RawIOBase):
 _disk = Disk(None)
 
 
-def keep_copies(folder: Path, limit: int) -> None:
-    """Have this process keep copies of objects in a folder, of ``limit`` bytes at most."""
+def keep_copies(folder: Path | None, limit: int) -> None:
+    """Have this process keep copies of objects in a folder, of ``limit`` bytes at most; None keeps none."""
     global _disk  # noqa: PLW0603 - references are text, and lead to no object that could hold it
     _disk = Disk(folder, limit)
 
 
-def copies_folder() -> Path:
-    """Folder of the copies, or one for temporary files."""
-    return _disk.folder or Path(tempfile.gettempdir())
+def copies_folder() -> Path | None:
+    """Folder of the copies; None if none are kept."""
+    return _disk.folder
 
 
 def system_of(ref: str) -> tuple[FileSystem, str]:

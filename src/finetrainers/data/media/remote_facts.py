@@ -3,17 +3,21 @@
 A million of them are arrays, so that no object is asked for one by one. Shape letters: N objects of a listing.
 """
 
+import itertools
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 VERSIONS = ("ETag", "etag", "version_id", "generation", "md5Hash", "Content-MD5", "sha256", "blob_id", "content_hash")
 """Fields by which backends tell what changes with the bytes; the first that is there is taken."""
 TIMES = ("LastModified", "Last-Modified", "last_modified", "updated", "mtime", "modified", "created")
+BLOCK_ROWS = 65536
+"""Objects of a listing that are held as Python objects at a time."""
 THIS_PROCESS = secrets.token_hex(8)
 """Stamp of what shows no change: it holds until this process ends."""
 
@@ -40,18 +44,53 @@ def facts_of(info: Mapping[str, object]) -> Facts:
     return Facts(size, f"{size} {THIS_PROCESS if version is None else version}")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Listed:
+    """Files [N] that a listing gave, sorted by name."""
+
+    names: pa.Array
+    """[N] large_string, relative to what was listed."""
+    sizes: NDArray[np.int64]
+    """[N] bytes; -1 where it does not tell."""
+    stamps: pa.Array
+    """[N] large_string."""
+    folders: tuple[str, ...] = ()
+    """Names of the folders in it; only those of the listed folder itself."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def listed(found: Iterable[tuple[str, Facts]], folders: Iterable[str] = ()) -> Listed:
+    """Gather names and facts, of which only a few are held as Python objects at a time."""
+    names, sizes, stamps = [], [], []
+    found = iter(found)
+    while block := list(itertools.islice(found, BLOCK_ROWS)):
+        names.append(pa.array([name for name, _ in block], pa.large_string()))
+        sizes.append(np.array([facts.size for _, facts in block], np.int64))
+        stamps.append(pa.array([facts.stamp for _, facts in block], pa.large_string()))
+    if not names:
+        return Listed(
+            pa.array([], pa.large_string()), np.zeros(0, np.int64), pa.array([], pa.large_string()), tuple(folders)
+        )
+    all_names, all_stamps = pa.concat_arrays(names), pa.concat_arrays(stamps)
+    order = pc.sort_indices(all_names)
+    return Listed(
+        all_names.take(order), np.concatenate(sizes)[order.to_numpy()], all_stamps.take(order), tuple(sorted(folders))
+    )
+
+
 class _Table:
     """Facts [N] of the objects below a prefix, found by the hash of their names."""
 
-    def __init__(self, names: Sequence[str], facts: Iterable[Facts]) -> None:
-        hashes = np.fromiter(map(hash, names), np.int64, len(names))
-        rows = np.argsort(hashes, kind="stable")
-        pairs = list(facts)
-        self._hashes: NDArray[np.int64] = hashes[rows]
-        self._rows = rows
-        self._names = pa.array(names, pa.large_string())
-        self._sizes = np.fromiter((own.size for own in pairs), np.int64, len(pairs))
-        self._stamps = pa.array([own.stamp for own in pairs], pa.large_string())
+    def __init__(self, found: Listed) -> None:
+        names = itertools.chain.from_iterable(
+            found.names.slice(start, BLOCK_ROWS).to_pylist() for start in range(0, len(found), BLOCK_ROWS)
+        )
+        hashes = np.fromiter(map(hash, names), np.int64, len(found))
+        self._rows = np.argsort(hashes, kind="stable")
+        self._hashes: NDArray[np.int64] = hashes[self._rows]
+        self._names, self._sizes, self._stamps = found.names, found.sizes, found.stamps
 
     def get(self, name: str) -> Facts | None:
         place = int(np.searchsorted(self._hashes, hash(name)))
@@ -67,15 +106,15 @@ _tables: dict[tuple[str, str], _Table] = {}
 """By prefix of the references, and by what listed them."""
 
 
-def remember(prefix: str, names: Sequence[str], facts: Iterable[Facts], *, source: str = "") -> None:
-    """Keep what a listing tells of objects, in place of what the last such listing told; ``prefix + name`` is a reference."""
+def remember(prefix: str, found: Listed, *, source: str = "") -> None:
+    """Keep what a listing tells, in place of what the last such listing told; a prefix and a name are a reference."""
     _tables.pop((prefix, source), None)
-    _tables[prefix, source] = _Table(names, facts)
+    _tables[prefix, source] = _Table(found)
 
 
 def recall(ref: str) -> Facts | None:
     """What the latest listing with an object told of it; None if none had it."""
-    for (prefix, _), table in reversed(_tables.items()):
+    for (prefix, _), table in reversed(list(_tables.items())):
         if ref.startswith(prefix):
             facts = table.get(ref[len(prefix) :])
             if facts is not None:

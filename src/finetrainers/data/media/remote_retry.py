@@ -72,7 +72,7 @@ def patiently(ref: str, do: Callable[[], T], patience: Patience | None = None) -
             return do()
         except FinetrainersError:
             raise
-        except Exception as error:  # noqa: BLE001 - each backend has classes of its own
+        except Exception as error:  # each backend has classes of its own
             if _is_ours(error):
                 raise
             elapsed = time.monotonic() - start

@@ -11,6 +11,7 @@ from finetrainers.data.sources.folders import suffixes, walk
 from finetrainers.data.sources.layout import Layout, Wanted
 from finetrainers.data.sources.listing import Listing, Problem, finish
 from finetrainers.data.sources.place import Place
+from finetrainers.data.sources.remote_sidecars import detect_remote_sidecars, list_remote_sidecars
 from finetrainers.errors import DataError
 
 BLOCK_ROWS = 65536
@@ -30,12 +31,16 @@ class Sidecars(Layout):
     def detect(self, place: Place, config: DataConfig) -> str | None:
         if place.is_file:
             return None
+        if place.is_remote:
+            return detect_remote_sidecars(place)
         for file in map(Path, walk(place.path, Counter(), without=config.named_folders)):
             if file.with_suffix(".txt").is_file():
                 return f"{file.with_suffix('.txt').name} beside {file.name}"
         return None
 
     def items(self, place: Place, wanted: Wanted) -> Listing:
+        if place.is_remote:
+            return list_remote_sidecars(place, wanted.config, LAYOUTS)
         return list_sidecars(place.path, wanted.config)
 
 
