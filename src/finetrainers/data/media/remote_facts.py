@@ -102,24 +102,31 @@ class _Table:
         return None
 
 
-_tables: dict[tuple[str, str], _Table] = {}
+_tables: dict[str, dict[str, _Table]] = {}
 """By prefix of the references, and by what listed them."""
 
 
 def remember(prefix: str, found: Listed, *, source: str = "") -> None:
-    """Keep what a listing tells, in place of what the last such listing told; a prefix and a name are a reference."""
-    _tables.pop((prefix, source), None)
-    _tables[prefix, source] = _Table(found)
+    """Keep what a listing tells, in place of what the last such listing told; a prefix and a name are a reference.
+
+    The prefix is a folder, with a slash at its end, a whole reference, or nothing.
+    """
+    tables = _tables.setdefault(prefix, {})
+    tables.pop(source, None)
+    tables[source] = _Table(found)
 
 
 def recall(ref: str) -> Facts | None:
-    """What the latest listing with an object told of it; None if none had it."""
-    for (prefix, _), table in reversed(list(_tables.items())):
-        if ref.startswith(prefix):
-            facts = table.get(ref[len(prefix) :])
+    """What the latest listing of an object's nearest folder told of it; None if none had it."""
+    end = len(ref)
+    while True:
+        for table in reversed(list(_tables.get(ref[:end], {}).values())):
+            facts = table.get(ref[end:])
             if facts is not None:
                 return facts
-    return None
+        if end <= 0:
+            return None
+        end = ref.rfind("/", 0, end - 1) + 1
 
 
 forget_all = _tables.clear

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from finetrainers.data.media.files import is_media
 from finetrainers.data.media.remote import CONNECTIONS, WEB, RemoteFile, ask
@@ -17,6 +18,7 @@ from finetrainers.data.media.view import why_unreadable
 from finetrainers.data.sources.folders import suffixes
 from finetrainers.errors import StorageError
 
+Rows = NDArray[np.int64]
 FEW_FILES = 8
 """Up to so many files of one folder are asked for one by one; of more, the folder is listed."""
 BLOCK_ROWS = 65536
@@ -35,26 +37,34 @@ def check_remote(files: pa.Array, source: object) -> tuple[pa.Array, dict[int, s
         StorageError: If a folder cannot be listed now.
     """
     name = str(source).rpartition("/")[2]
-    folders = pc.replace_substring_regex(files, pattern="/[^/]*$", replacement="")
-    present, reasons, single = [], dict[int, str](), np.zeros(len(files), np.bool_)
-    for counted in pc.value_counts(folders).to_pylist():
-        folder = counted["values"]
-        rows = pc.indices_nonzero(pc.equal(folders, folder))
-        if folder.partition("://")[0] in WEB or counted["counts"] <= FEW_FILES:
-            single[rows.to_numpy()] = True
-            continue
-        there, why = _check_folder(folder, files.take(rows), name)
-        present.append(there)
-        reasons |= {rows[row].as_py(): reason for row, reason in why.items()}
-    asked = np.flatnonzero(single)
-    there, why = _check_each(files.take(pa.array(asked)), name, str(source))
+    present, reasons = [], dict[int, str]()
+    single, groups = _by_folder(files)
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        checked = pool.map(lambda rows: _check_folder(files.take(pa.array(rows)), name), groups)
+        for rows, (there, why) in zip(groups, checked, strict=True):
+            present.append(there)
+            reasons |= {int(rows[row]): reason for row, reason in why.items()}
+        there, why = _check_each(files.take(pa.array(single)), name, str(source), pool)
     present.append(there)
-    reasons |= {int(asked[row]): reason for row, reason in why.items()}
+    reasons |= {int(single[row]): reason for row, reason in why.items()}
     return pa.concat_arrays(present), reasons
 
 
-def _check_folder(folder: str, files: pa.Array, source: str) -> tuple[pa.Array, dict[int, str]]:
+def _by_folder(files: pa.Array) -> tuple[Rows, list[Rows]]:
+    """Rows of files [N] that are asked for one by one, and those of each folder that is listed."""
+    folders = pc.replace_substring_regex(files, pattern="/[^/]*$", replacement="").dictionary_encode()
+    codes = folders.indices.to_numpy().astype(np.int64)
+    counts = np.bincount(codes, minlength=len(folders.dictionary))
+    is_web = pc.match_substring_regex(folders.dictionary, f"^({'|'.join(WEB)}):").to_numpy(zero_copy_only=False)
+    is_listed = ~is_web & (counts > FEW_FILES)
+    order = np.argsort(codes, kind="stable")
+    groups = np.split(order, np.cumsum(counts)[:-1])
+    return np.flatnonzero(~is_listed[codes]), [rows for rows, wanted in zip(groups, is_listed, strict=True) if wanted]
+
+
+def _check_folder(files: pa.Array, source: str) -> tuple[pa.Array, dict[int, str]]:
     """Check files [N] of one folder by listing it."""
+    folder = files[0].as_py().rpartition("/")[0]
     try:
         found = list_objects(folder, deep=False)
     except OSError as error:
@@ -72,20 +82,22 @@ def _check_folder(folder: str, files: pa.Array, source: str) -> tuple[pa.Array, 
     return join_folder(folder, media), reasons
 
 
-def _check_each(files: pa.Array, source: str, whole_source: str) -> tuple[pa.Array, dict[int, str]]:
+def _check_each(
+    files: pa.Array, source: str, whole_source: str, pool: ThreadPoolExecutor
+) -> tuple[pa.Array, dict[int, str]]:
     """Check files [N] by asking for each, many at once."""
     there: list[tuple[str, Facts]] = []
     reasons: dict[int, str] = {}
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        for start in range(0, len(files), BLOCK_ROWS):
-            refs = files.slice(start, BLOCK_ROWS).to_pylist()
-            for row, answer in enumerate(pool.map(_ask, refs), start):
-                if isinstance(answer, Facts):
-                    there.append((refs[row - start], answer))
-                else:
-                    reasons[row] = answer if answer else f"is listed in {source}, but there is no such object"
+    for start in range(0, len(files), BLOCK_ROWS):
+        refs = files.slice(start, BLOCK_ROWS).to_pylist()
+        for row, answer in enumerate(pool.map(_ask, refs), start):
+            if isinstance(answer, Facts):
+                there.append((refs[row - start], answer))
+            else:
+                reasons[row] = answer if answer else f"is listed in {source}, but there is no such object"
     found = listed(there)
-    remember("", found, source=whole_source)
+    if len(found):  # columns of one file are checked one after the other, and none takes the place of another
+        remember("", found, source=f"{whole_source} {files[0]}")
     return found.names, reasons
 
 
@@ -104,7 +116,7 @@ def _ask(ref: str) -> Facts | str:
         return str(error).removeprefix(f"{ref}: ").partition(";")[0]
 
 
-def _are_media(names: pa.Array) -> np.ndarray:
+def _are_media(names: pa.Array) -> NDArray[np.bool_]:
     return np.array([is_media(Path(name)) for name in names.to_pylist()], np.bool_)
 
 
