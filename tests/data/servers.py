@@ -32,6 +32,8 @@ class Behaviour:
     etag: str | None = None
     """Instead of one that follows from the contents."""
     tells_version: bool = True
+    headers: dict[str, str] = field(default_factory=dict)
+    """Sent beside the others, with any status."""
 
 
 @dataclass
@@ -74,9 +76,10 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(how.seconds)
         if data is None or how.refuse:
             how.refuse = max(0, how.refuse - 1)
-            self._send(404 if data is None else how.status, b"", {}, Behaviour(), body=False)
+            self._send(404 if data is None else how.status, b"", how.headers, Behaviour(), body=False)
             return
         headers, status = {"ETag": f'"{how.etag or hash(data)}"'} if how.tells_version else {}, 200
+        headers |= how.headers
         wanted = self.headers.get("Range")
         if wanted and how.has_ranges:
             first, _, last = wanted.removeprefix("bytes=").partition("-")

@@ -319,6 +319,80 @@ def test_folders_in_memory_and_by_file_address_work_too(folder: Path) -> None:
     assert list_items(data_config(f"file://{folder}")).table.equals(list_items(data_config(folder)).table)
 
 
+# ---------------------------------------------------------------------------------------------- the Hub
+
+COMMIT = "0123456789" * 4
+
+
+@pytest.fixture
+def hub(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Web:
+    """A Hub on this machine, and an empty cache of it."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", web.address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", web.address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    web.requests.clear()
+    return web
+
+
+def put_repository(hub: Web, folder: Path, name: str) -> str:
+    files = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    info = {"id": name, "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "likes": 0, "siblings": []}
+    hub.put(f"api/datasets/{name}/revision/main", json.dumps(info).encode())
+    tree = [
+        {"type": "file", "path": path, "size": len(data), "oid": f"{i:040}"} for i, (path, data) in enumerate(files.items())
+    ]
+    hub.put(f"api/datasets/{name}/tree/{COMMIT}", json.dumps(tree).encode())
+    for path, data in files.items():
+        hub.put(f"datasets/{name}/resolve/{COMMIT}/{path}", data, headers={"X-Repo-Commit": COMMIT})
+    return f"hf://datasets/{name}"
+
+
+def test_a_repository_is_downloaded_once_and_then_read_without_the_hub(hub: Web, folder: Path, monkeypatch) -> None:
+    from huggingface_hub import constants
+
+    place = put_repository(hub, folder, "owner/set")
+    table = list_items(data_config(place)).table
+    assert table["captions"].to_pylist() == list_items(data_config(folder)).table["captions"].to_pylist()
+    assert all(f"/snapshots/{COMMIT}/" in ref for ref in table["media"].to_pylist())
+    assert len(list_items(data_config(f"{place}@{COMMIT}/deep")).table) == 1
+    assert max(hub.count("GET").values()) == 1
+    hub.requests.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert list_items(data_config(place)).table.equals(table)
+    assert hub.requests == []
+    with pytest.raises(StorageError, match=r"hf://datasets/owner/other: the Hub cannot be reached .*unset HF_HUB_OFFLINE"):
+        list_items(data_config("hf://datasets/owner/other"))
+
+
+@pytest.mark.parametrize(
+    "address, code, message",
+    [
+        ("hf://datasets/owner/gated", "GatedRepo", "its owners have to let you in.*HF_TOKEN"),
+        ("hf://datasets/owner/none", "RepoNotFound", "no such repository, or it is private.*HF_TOKEN"),
+        ("hf://owner/none", "RepoNotFound", "a data set is hf://datasets/owner/none"),
+        ("hf://datasets/owner/set@old", "RevisionNotFound", "there is no revision 'old'"),
+        ("hf://datasets/owner", "", "names no repository; write hf://datasets/owner/name"),
+        ("hf://datasets/owner/set/depe", "", "has no 'depe' at commit 0123"),
+    ],
+)
+def test_what_the_hub_refuses_is_named(hub: Web, folder: Path, address: str, code: str, message: str) -> None:
+    put_repository(hub, folder, "owner/set")
+    status = 403 if code == "GatedRepo" else 404
+    for path in (
+        "datasets/owner/gated/revision/main",
+        "datasets/owner/none/revision/main",
+        "models/owner/none/revision/main",
+    ):
+        hub.put(f"api/{path}", b"", refuse=99, status=status, headers={"X-Error-Code": code})
+    hub.put("api/datasets/owner/set/revision/old", b"", refuse=99, status=404, headers={"X-Error-Code": code})
+    with pytest.raises(DataError, match=rf"^data\.path: .*{message}"):
+        list_items(data_config(address))
+
+
 # ---------------------------------------------------------------------------------------------- whole runs
 
 

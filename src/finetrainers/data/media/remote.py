@@ -20,6 +20,7 @@ from finetrainers.errors import DataError
 WEB = ("http", "https")
 """Schemes whose folders cannot be listed."""
 SCHEMES = ("s3", "s3a", "gs", "gcs", "hf", *WEB, "abfs", "abfss", "az", "sftp", "ssh", "ftp", "hdfs", "webhdfs", "memory")
+HUB = "hf://"
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "https", "https": "https"}
 """Extra of this package that installs what reads a scheme."""
 CONTAINERS = (".tar", ".parquet", ".arrow", ".feather")

@@ -18,7 +18,7 @@ MISSING_STATUS = (404, 410)
 PASSING_CLASSES = {
     *("aiohttp.ClientConnectionError", "aiohttp.ClientPayloadError", "aiohttp.ClientOSError", "http.IncompleteRead"),
     *("botocore.HTTPClientError", "botocore.IncompleteReadError", "botocore.ResponseStreamingError"),
-    *("httpx.TransportError", "urllib3.HTTPError", "requests.ConnectionError", "requests.Timeout"),
+    *("httpx.TransportError", "httpx2.TransportError", "urllib3.HTTPError", "requests.ConnectionError", "requests.Timeout"),
 }
 """Errors of connections, by package and name: none of these packages need be installed."""
 LASTING_CLASSES = {"aiohttp.ClientConnectorCertificateError", "aiohttp.InvalidURL", "huggingface_hub.OfflineModeIsEnabled"}

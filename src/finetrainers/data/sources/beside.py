@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finetrainers.config import DataConfig
-from finetrainers.data.media.remote import is_remote
+from finetrainers.data.media.remote import HUB, is_remote
 from finetrainers.data.sources.folders import nearest, suffixes, walk
+from finetrainers.data.sources.hub import find_hub_place
 from finetrainers.data.sources.place import Place
 from finetrainers.data.sources.remote_place import find_remote_place
 from finetrainers.errors import DataError
@@ -47,9 +48,9 @@ def list_folder(name: str, config: DataConfig, media: Place) -> Folder:
         DataError: If there is no such folder or nothing in it, or if it is that of the media.
     """
     given, where = str(config.folder_of(name)), f"data.{config.key_of_folder(name)}"
-    if is_remote(given):
+    if is_remote(given) and not given.startswith(HUB):
         return _list_remote(name, config, media)
-    folder = Path(given).expanduser().absolute()
+    folder = find_hub_place(given, key=where).path if is_remote(given) else Path(given).expanduser().absolute()
     if not folder.is_dir():
         raise DataError(f"{where}: there is no folder {given!r}{nearest(folder)}")
     if not media.is_remote and media.folder.is_dir() and folder.samefile(media.folder):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetrainers.data.media.blob import FILE, Blob, blob_of, local_path, ref_of
-from finetrainers.data.media.remote import is_remote
+from finetrainers.data.media.remote import HUB, is_remote
 from finetrainers.data.sources.folders import nearest
 from finetrainers.errors import DataError
 
@@ -94,9 +94,10 @@ def place_of(path: str) -> Place:
         DataError: If there is no such thing.
     """
     if is_remote(path):
-        from finetrainers.data.sources.remote_place import find_remote_place  # it is a place, and so needs this file
+        from finetrainers.data.sources.hub import find_hub_place  # these are places, and so need this file
+        from finetrainers.data.sources.remote_place import find_remote_place
 
-        return find_remote_place(path)
+        return find_hub_place(path) if path.startswith(HUB) else find_remote_place(path)
     path = local_path(path) if path.startswith(f"{FILE}//") else path
     place = Place(Path(path).expanduser().absolute())
     if not place.path.is_dir() and not place.is_file:
