@@ -1,6 +1,8 @@
 """Remote data: a run on it is the run on a local folder, whatever the server does meanwhile."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
 
+from layout_makers import LAYOUT_MAKERS
 from runs import config_of, curve, flux_tree, write_pictures
 from servers import Bucket, S3Requests, Web, s3_server, web_server
 
@@ -20,7 +23,8 @@ from finetrainers.data.catalog.probe import probe_all
 from finetrainers.data.media import remote, remote_facts, remote_retry
 from finetrainers.data.media.blob import blob_of
 from finetrainers.data.media.remote_disk import Disk
-from finetrainers.data.sources.items import list_items
+from finetrainers.data.sources.items import LAYOUTS, list_items
+from finetrainers.data.sources.place import place_of
 from finetrainers.errors import DataError, StorageError
 from finetrainers.training.run import train
 
@@ -317,6 +321,37 @@ def test_folders_in_memory_and_by_file_address_work_too(folder: Path) -> None:
     fsspec.filesystem("memory").put(str(folder), "/set", recursive=True)
     assert items_of("memory://set") == items_of(folder)
     assert list_items(data_config(f"file://{folder}")).table.equals(list_items(data_config(folder)).table)
+
+
+MAKERS = [name for name in LAYOUT_MAKERS if re.split("[.,]", name)[0] in {layout.name for layout in LAYOUTS}]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_layout_may_be_remote(bucket: Bucket, folder: Path, tmp_path: Path, name: str) -> None:
+    """The same items, captions and bytes; no medium is asked for, or read, twice."""
+    pictures = [((folder / "00.png").read_bytes(), "a.png", "a ball"), ((folder / "01.png").read_bytes(), "b.png", "a cube")]
+    here = LAYOUT_MAKERS[name](tmp_path / "set", pictures)
+    there = bucket.put_folder(tmp_path / "set", "set") + str(here).removeprefix(str(tmp_path / "set"))
+    tables = [list_items(data_config(path)).table for path in (here, there)]
+    assert tables[1]["captions"].equals(tables[0]["captions"])
+    assert tables[1]["captions"].to_pylist() == [["a ball"], ["a cube"]]
+    assert [read(ref) for ref in tables[1]["media"].to_pylist()] == [data for data, _, _ in pictures]
+    assert all(blob_of(ref).stamp() == blob_of(ref).stamp() for ref in tables[1]["media"].to_pylist())
+    asked = Counter(request for request in bucket.requests.all if request[1].endswith(".png"))
+    assert not asked or max(asked.values()) == 1
+
+
+@pytest.mark.parametrize("pattern", ["meta{0..1}.parquet", "meta*.parquet"])
+def test_patterns_of_remote_files_are_places(bucket: Bucket, pattern: str) -> None:
+    for name in ("meta0.parquet", "meta1.parquet", "other.parquet"):
+        bucket.put(f"set/{name}", b"-")
+    place = place_of(f"{bucket.address}/set/{pattern}")
+    assert (place.top(), place.tree((".parquet",)), place.root) == (2 * (["meta0.parquet", "meta1.parquet"],)) + (
+        f"{bucket.address}/set",
+    )
+    assert not place.has("other.parquet")
+    with pytest.raises(DataError, match="there is no file"):
+        place_of(f"{bucket.address}/set/none-{pattern}")
 
 
 # ---------------------------------------------------------------------------------------------- the Hub

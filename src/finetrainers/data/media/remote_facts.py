@@ -5,7 +5,7 @@ A million of them are arrays, so that no object is asked for one by one. Shape l
 
 import itertools
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,11 @@ class Listed:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def items(self) -> Iterator[tuple[str, Facts]]:
+        """Yield names and facts."""
+        for name, size, stamp in zip(self.names, self.sizes, self.stamps, strict=True):
+            yield name.as_py(), Facts(int(size), stamp.as_py())
 
 
 def listed(found: Iterable[tuple[str, Facts]], folders: Iterable[str] = ()) -> Listed:

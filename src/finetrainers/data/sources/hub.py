@@ -28,7 +28,9 @@ def find_hub_place(address: str, *, key: str = "data.path") -> Place:
     folder = _download(address, found, inside, key)
     path = folder / inside
     if not path.exists():
-        raise DataError(f"{key}: {address}: the repository has no {inside!r} at commit {folder.name}; see its page for what is in it")
+        raise DataError(
+            f"{key}: {address}: the repository has no {inside!r} at commit {folder.name}; see its page for what is in it"
+        )
     return Place(path)
 
 

@@ -1,9 +1,12 @@
 """Data sets of other machines: what ``data.path`` names there. No media is opened here."""
 
 import difflib
+import fnmatch
+import glob
+import itertools
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +17,9 @@ import pyarrow.compute as pc
 from finetrainers.data.media.blob import blob_of
 from finetrainers.data.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from finetrainers.data.media.remote import WEB, RemoteFile, ask, copies_folder
-from finetrainers.data.media.remote_facts import Listed, listed, remember
+from finetrainers.data.media.remote_facts import Facts, Listed, listed, remember
 from finetrainers.data.media.remote_listing import join_folder, list_objects
+from finetrainers.data.sources.patterns import expand_braces, is_pattern
 from finetrainers.data.sources.place import Place
 from finetrainers.errors import DataError
 
@@ -108,6 +112,8 @@ def find_remote_place(address: str, *, key: str = "data.path") -> RemotePlace:
     """
     address = address if address.partition("://")[0] in WEB else address.rstrip("/")
     try:
+        if is_pattern(address.partition("?")[0]):
+            return _chosen_files(address, key)
         if address.partition("://")[0] in WEB:
             return _web_file(address, key)
         found = _listed_or_none(address)
@@ -129,6 +135,34 @@ def _listed_or_none(address: str) -> Listed | None:
         return None
     is_itself = found.names.to_pylist() in ([address], [address.rpartition("/")[2]]) and not found.folders
     return None if is_itself or not (len(found) or found.folders) else found
+
+
+def _chosen_files(pattern: str, key: str) -> RemotePlace:
+    """Find the files of a pattern: braces are written out, and what ``*`` stands for is listed."""
+    found: list[tuple[str, Facts]] = []
+    for address in expand_braces(pattern):
+        folder, _, name = address.rpartition("/")
+        if not glob.has_magic(address):
+            found.append((address, ask(address)))
+            continue
+        if glob.has_magic(folder) or folder.partition("://")[0] in WEB:
+            raise DataError(f"{key}: {pattern!r}: * can stand in names of files in a folder that can be listed; use {{a,b}}")
+        there = list_objects(folder, deep=False)
+        matches = [(f"{folder}/{own}", facts) for own, facts in there.items() if fnmatch.fnmatchcase(own, name)]
+        found += matches
+        if not matches:
+            raise DataError(f"{key}: there is no file {address} of the pattern {pattern!r}")
+    folder = _common_folder([address for address, _ in found])
+    files = listed((address.removeprefix(f"{folder}/"), facts) for address, facts in found)
+    remember(f"{folder}/", files)
+    return RemotePlace(Path(pattern.rpartition("/")[2]), address=folder, files=files, _below=[files])
+
+
+def _common_folder(addresses: Sequence[str]) -> str:
+    """Address of the folder that all are in, or below."""
+    folders = [address.split("/")[:-1] for address in addresses]
+    shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
+    return "/".join(parts[0] for parts in shared)
 
 
 def _web_file(address: str, key: str) -> RemotePlace:
