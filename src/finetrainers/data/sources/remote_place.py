@@ -23,6 +23,9 @@ from finetrainers.data.sources.patterns import expand_braces, is_pattern
 from finetrainers.data.sources.place import Place
 from finetrainers.errors import DataError
 
+NOWHERE = Path("/dev/null")
+"""Folder of the paths of remote places, which tell names: nothing can be below it."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RemotePlace(Place):
@@ -119,7 +122,7 @@ def find_remote_place(address: str, *, key: str = "data.path") -> RemotePlace:
         found = _listed_or_none(address)
         if found is not None:
             remember(f"{address}/", found)
-            return RemotePlace(Path(address.rpartition("/")[2]), address=address, files=found)
+            return RemotePlace(NOWHERE / address.rpartition("/")[2], address=address, files=found)
         return _file(address, address)
     except FileNotFoundError:
         raise DataError(f"{key}: there is no file or folder {address!r}{_nearest(address)}") from None
@@ -155,7 +158,7 @@ def _chosen_files(pattern: str, key: str) -> RemotePlace:
     folder = _common_folder([address for address, _ in found])
     files = listed((address.removeprefix(f"{folder}/"), facts) for address, facts in found)
     remember(f"{folder}/", files)
-    return RemotePlace(Path(pattern.rpartition("/")[2]), address=folder, files=files, _below=[files])
+    return RemotePlace(NOWHERE / pattern.rpartition("/")[2], address=folder, files=files, _below=[files])
 
 
 def _common_folder(addresses: Sequence[str]) -> str:
@@ -179,7 +182,7 @@ def _file(address: str, plain: str) -> RemotePlace:
     folder = plain.rpartition("/")[0]
     name, facts = RemoteFile(address).name, ask(address)
     remember(address, listed([("", facts)]))
-    return RemotePlace(Path(name), address=folder, single=address, files=listed([(name, facts)]))
+    return RemotePlace(NOWHERE / name, address=folder, single=address, files=listed([(name, facts)]))
 
 
 def _nearest(address: str) -> str:
