@@ -321,7 +321,6 @@ WRONG = {  # override -> what the line has to name: the key, the value, the way 
     "data.0={path: d, buckets: [[1, 64, 64]], caption_column: 5}": ["data.0.caption_column:", "string", "array", "not 5"],
     "data.0.frame_sampling=last": ["data.0.frame_sampling:", "'start', 'middle'", "'last'"],
     "data.0=5": ["data.0:", "object", "not 5"],
-    "data.0.path=s3://bucket/x": ["data.0: path:", "'s3://bucket/x'", "download it first"],
     "data=[]": ["data:", "at least 1", "[]"],
     "data.1.path=x": ["data.1.buckets:", "is required and not given"],
     "model=m": ["model:", "object", "'m'"],

@@ -3,7 +3,6 @@
 import io
 import struct
 import zlib
-from fractions import Fraction
 
 import av
 import media_factory as factory

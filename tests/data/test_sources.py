@@ -13,6 +13,7 @@ import pytest
 from finetrainers.config.data import DataConfig
 from finetrainers.data.sources.beside import list_folder
 from finetrainers.data.sources.items import Problem, list_items
+from finetrainers.data.sources.place import Place
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.files.marks import is_cache, mark_run, tag_cache
 
@@ -366,7 +367,7 @@ def test_controls_are_found_beside_a_run(tmp_path):
     touch(tmp_path / "control", ["a.png", "run/a.png"])
     mark_run(tmp_path / "control" / "run")
     config = DataConfig(path=str(tmp_path / "media"), control_path=str(tmp_path / "control"), buckets=[[1, 8, 8]])
-    assert list_folder("control", config, tmp_path / "media").files == [str(tmp_path / "control" / "a.png")]
+    assert list_folder("control", config, Place(tmp_path / "media")).files == [str(tmp_path / "control" / "a.png")]
 
 
 def test_a_cache_is_tagged_when_it_is_made_and_a_folder_of_others_never(tmp_path):

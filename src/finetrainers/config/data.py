@@ -11,8 +11,6 @@ from finetrainers.config.base import Section
 Bucket = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 """(frames, height, width) in pixels; an image bucket has one frame."""
 
-REMOTE_SCHEMES = ("hf://", "s3://", "gs://", "http://", "https://")
-
 
 class PixelBudget(Section):
     """Generate buckets of about equal area, for all aspects up to a limit."""
@@ -32,7 +30,8 @@ class DataConfig(Section):
 
     path: str
     """Folder of media and captions, a metadata file (csv, json, jsonl or parquet), or a shard or table (tar, parquet,
-    arrow); of several of these a pattern, such as ``shards/{000..009}.tar`` or ``shards/*.tar``."""
+    arrow); of several of these a pattern, such as ``shards/{000..009}.tar`` or ``shards/*.tar``. On another machine by its
+    address: ``s3://bucket/folder``, ``gs://...``, ``hf://datasets/owner/name`` or ``https://host/metadata.jsonl``."""
     layout: str = "auto"
     """How media and captions are laid out: ``auto`` finds out, and refuses what could be two of them; or the name of one:
     metadata, lists, sidecars, webdataset, table, saved, imagefolder, kohya."""
@@ -170,8 +169,6 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "DataConfig":
-        if self.path.startswith(REMOTE_SCHEMES):
-            raise ValueError(f"path: {self.path!r} is remote; this version reads local folders: download it first")
         if isinstance(self.fps, float) and self.stride != 1:
             raise ValueError("fps and stride both choose the frames: give one of them")
         if self.stream and self.named_folders:
@@ -206,6 +203,8 @@ class CacheConfig(Section):
     max_gb: float | None = Field(default=None, gt=0)
     """Size limit in GB (10^9 bytes). Beyond it the least recently used items are removed, but for those that another
     living run needs, and a set that does not fit is encoded in windows ahead of training."""
+    remote_gb: float = Field(default=20.0, gt=0)
+    """Size limit in GB of the copies of remote files in ``cache.path``. Beyond it the least recently used are removed."""
     batch_size: int = Field(default=1, ge=1)
     """Items of one bucket that an encoder takes at once. More is faster and takes more memory; the last bits of an item
     then depend on its place in the batch, so that an interrupted encoding is no longer repeated bit for bit."""

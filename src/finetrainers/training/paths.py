@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from finetrainers.config import Config, is_folder
+from finetrainers.data.media.remote import is_remote
 from finetrainers.data.sources.kohya import class_sets
 from finetrainers.errors import ConfigError
 
@@ -19,9 +20,9 @@ def absolute(config: Config) -> Config:
         if component.get("path") is not None:
             component["path"] = _folder(component["path"])
     for data in (*tree["data"], *tree.get("validation", {}).get("data", ())):
-        data.update({key: _full(data[key]) for key in ("path", "control_path") if data.get(key) is not None})
+        data.update({key: _place(data[key]) for key in ("path", "control_path") if data.get(key) is not None})
         if "folders" in data:
-            data["folders"] = {stream: _full(folder) for stream, folder in data["folders"].items()}
+            data["folders"] = {stream: _place(folder) for stream, folder in data["folders"].items()}
     for data, section in zip(tree["data"], config.data, strict=True):
         if section.has_random_views:  # how many is a default that could change while the run goes on
             data["views"] = section.num_views
@@ -61,6 +62,15 @@ def _full(path: Path | str) -> str:
         raise ConfigError(f"{path}: there is no such home folder; write the path out") from None
 
 
+def _place(path: str) -> str:
+    return path if _has_address(path) else _full(path)
+
+
+def _has_address(path: str) -> bool:
+    """Whether a place of data is given by its address, not by a path."""
+    return is_remote(path) or path.startswith("file://")
+
+
 def _folder(path: str) -> str:
     return _full(path) if is_folder(path) else path  # else an id on the Hub
 
@@ -75,4 +85,4 @@ def places(config: Config) -> dict[str, Path]:
     found |= {"validation.prompts": config.validation.prompts, "tuning.start_from": config.tuning.start_from}
     if is_folder(config.model.path):
         found["model.path"] = config.model.path
-    return {key: Path(place) for key, place in found.items() if place is not None}
+    return {key: Path(place) for key, place in found.items() if place is not None and not _has_address(str(place))}

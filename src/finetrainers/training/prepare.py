@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from finetrainers.conditioning import Conditioning, build_conditioning, build_given_frames
 from finetrainers.config import Config
 from finetrainers.data.cache.leases import Lease
-from finetrainers.data.cache.store import CONTENTS, MEMO_FILE, Cache
+from finetrainers.data.cache.store import CONTENTS, GB, MEMO_FILE, Cache
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.data.catalog.build import Common
 from finetrainers.data.catalog.catalog import Catalog, build_catalog
@@ -18,6 +18,8 @@ from finetrainers.data.catalog.left_out import JOURNAL, read_journal
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.probe import make_look
 from finetrainers.data.catalog.snapshot import Snapshots
+from finetrainers.data.media.remote import keep_copies
+from finetrainers.data.media.remote_disk import FOLDER
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
 from finetrainers.data.streams import Stream, streams_of
@@ -71,6 +73,7 @@ def prepare(
     check_streams(config, streams)
     check_mirrors(config, streams)
     tag_cache(config.cache.path, CONTENTS)
+    keep_copies(config.cache.path / FOLDER, int(config.cache.remote_gb * GB))
     items, memo = Cache(config.cache.path), Memo(config.cache.path / MEMO_FILE)
     keeps, shares = _used_again(config, model, requests), _shares(config, world)
     residency = Residency(model, device, keeps=keeps, experts=config.memory, shares=shares)

@@ -14,7 +14,11 @@ import pyarrow.compute as pc
 
 from finetrainers.config import DataConfig
 from finetrainers.data.media.blob import local_path, ref_of
+from finetrainers.data.media.remote import HUB, is_remote
 from finetrainers.data.sources.folders import nearest, suffixes, walk
+from finetrainers.data.sources.hub import find_hub_place
+from finetrainers.data.sources.place import Place
+from finetrainers.data.sources.remote_place import find_remote_place
 from finetrainers.errors import DataError
 
 Paired = tuple[pa.Array, dict[int, str]]
@@ -32,30 +36,47 @@ class Folder:
 
     name: str
     """Of the stream."""
-    path: Path
+    path: str
+    """Its reference."""
     files: Sequence[str]
     config: DataConfig
 
 
-def list_folder(name: str, config: DataConfig, media_folder: Path) -> Folder:
+def list_folder(name: str, config: DataConfig, media: Place) -> Folder:
     """List all media below the folder of a stream.
 
     Raises:
         DataError: If there is no such folder or nothing in it, or if it is that of the media.
     """
-    given, where = config.folder_of(name), f"data.{config.key_of_folder(name)}"
-    folder = Path(str(given)).expanduser().absolute()
+    given, where = str(config.folder_of(name)), f"data.{config.key_of_folder(name)}"
+    if is_remote(given) and not given.startswith(HUB):
+        return _list_remote(name, config, media)
+    folder = find_hub_place(given, key=where).path if is_remote(given) else Path(given).expanduser().absolute()
     if not folder.is_dir():
         raise DataError(f"{where}: there is no folder {given!r}{nearest(folder)}")
-    if media_folder.is_dir() and folder.samefile(media_folder):
+    if not media.is_remote and media.folder.is_dir() and folder.samefile(media.folder):
         raise DataError(f"{where}: {given!r} holds the media themselves; give the folder of the {name}s")
-    files = list(walk(folder, Counter()))
-    if not files:
-        raise DataError(f"{where}: there are no images or videos in {folder} ({suffixes()})")
-    return Folder(name, folder, files, config)
+    return _filled(Folder(name, str(folder), list(walk(folder, Counter())), config))
 
 
-def pair_by_place(media: pa.ChunkedArray, media_folder: Path, other: Folder) -> Paired:
+def _list_remote(name: str, config: DataConfig, media: Place) -> Folder:
+    given, where = str(config.folder_of(name)), f"data.{config.key_of_folder(name)}"
+    place = find_remote_place(given, key=where)
+    if place.is_file:
+        raise DataError(f"{where}: {given!r} is a file; give a folder that can be listed")
+    if place.root == media.root:
+        raise DataError(f"{where}: {given!r} holds the media themselves; give the folder of the {name}s")
+    return _filled(Folder(name, place.root, place.media().to_pylist(), config))
+
+
+def _filled(folder: Folder) -> Folder:
+    if not folder.files:
+        where = f"data.{folder.config.key_of_folder(folder.name)}"
+        raise DataError(f"{where}: there are no images or videos in {folder.path} ({suffixes()})")
+    return folder
+
+
+def pair_by_place(media: pa.ChunkedArray, media_folder: str, other: Folder) -> Paired:
     """Pair media [N] below a folder with the files of the same place and name, but for the suffix, in the other folder."""
     name, folder, files = other.name, media_folder, other.files
     places = relative_to(media, folder)
@@ -81,13 +102,13 @@ def pair_by_place(media: pa.ChunkedArray, media_folder: Path, other: Folder) -> 
     return paired, reasons
 
 
-def about_outside(media_folder: Path, other: Folder) -> str:
+def about_outside(media_folder: str, other: Folder) -> str:
     """Say of an item that lies outside the folder of the media why a folder of files has none for it."""
     folder, column = other.config.key_of_folder(other.name), other.config.key_of_column(other.name)
     return f"lies outside {media_folder}, so that data.{folder} names no {other.name} for it; use data.{column}"
 
 
-def relative_to(media: pa.ChunkedArray | pa.Array, folder: Path) -> pa.Array:
+def relative_to(media: pa.ChunkedArray | pa.Array, folder: str) -> pa.Array:
     """Paths [N] relative to a folder; null where they lie outside of it."""
     media = media.combine_chunks() if isinstance(media, pa.ChunkedArray) else media
     prefix = f"{folder}/"

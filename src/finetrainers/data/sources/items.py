@@ -38,7 +38,7 @@ def list_items(config: DataConfig, streams: Sequence[str] = (), many: Collection
         DataError: If the place or its layout is not known, or a list cannot be read, or nothing names those files.
     """
     place = place_of(config.path)
-    folders = [list_folder(name, config, place.folder) for name in streams if config.folder_of(name) is not None]
+    folders = [list_folder(name, config, place) for name in streams if config.folder_of(name) is not None]
     columns = [name for name in streams if config.folder_of(name) is None]
     layout, why = choose_layout(LAYOUTS, place, config)
     if layout is None:
@@ -56,7 +56,7 @@ def list_items(config: DataConfig, streams: Sequence[str] = (), many: Collection
     listing = replace(listing, layout=layout.name, why=why + listing.why)
     for other in folders:
         by_place = pair_many_by_place if other.name in many else pair_by_place
-        listing = pair(listing, other.name, by_place(listing.table["media"], place.folder, other))
+        listing = pair(listing, other.name, by_place(listing.table["media"], place.root, other))
     return listing
 
 

@@ -1,16 +1,13 @@
 """Two lists: ``captions.txt`` beside ``videos.txt`` or ``images.txt``, line by line."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 
 from finetrainers.config.data import DataConfig
 from finetrainers.data.sources.layout import Layout, Wanted
 from finetrainers.data.sources.listing import Listing
-from finetrainers.data.sources.named import list_named
+from finetrainers.data.sources.named import Source, list_named
 from finetrainers.data.sources.place import Place
-from finetrainers.data.sources.texts import read_text
 from finetrainers.errors import DataError
 
 CAPTION_LISTS = ("captions.txt", "prompts.txt", "prompt.txt")
@@ -30,16 +27,16 @@ class Lists(Layout):
 
     def items(self, place: Place, wanted: Wanted) -> Listing:
         names = [_only(place, names) for names in (CAPTION_LISTS, MEDIA_LISTS)]
-        captions, media = (place.folder / name for name in names)
-        texts, paths = _lines(captions), _lines(media)
+        captions, media = names
+        texts, paths = _lines(place, captions), _lines(place, media)
         if len(texts) != len(paths):
             raise DataError(
-                f"{captions.name} has {len(texts)} lines, but {media.name} has {len(paths)}, in {media.parent}; line n of "
+                f"{captions} has {len(texts)} lines, but {media} has {len(paths)}, in {place.root}; line n of "
                 "one belongs to line n of the other"
             )
         single = pa.LargeListArray.from_arrays(pa.array(np.arange(len(texts) + 1)), pa.array(texts, pa.large_string()))
         items = pa.record_batch([pa.array(paths, pa.large_string()), single], names=["media", "captions"])
-        return list_named(media, "line", items)
+        return list_named(Source(place.root, media), "line", items)
 
 
 def _only(place: Place, names: tuple[str, ...]) -> str:
@@ -51,10 +48,7 @@ def _only(place: Place, names: tuple[str, ...]) -> str:
     raise DataError(f"{place}: there is none of {', '.join(names)}, which data.layout: lists needs")
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(place: Place, name: str) -> list[str]:
     """Lines of a file without the blank ones at its end."""
-    try:
-        text = read_text(path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error}); convert it") from error
+    text = place.read_text(name)
     return text.rstrip().split("\n") if text.strip() else []  # not splitlines(), which also cuts at exotic separators

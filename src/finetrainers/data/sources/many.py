@@ -3,8 +3,6 @@
 Shape letters: N items, M files, P places of media.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +17,7 @@ NUMBER = r"(?P<number>[0-9]{1,18})$"
 """What a name ends in; more digits would not fit into 64 bits."""
 
 
-def pair_many_by_place(media: pa.ChunkedArray, media_folder: Path, other: Folder) -> Paired:
+def pair_many_by_place(media: pa.ChunkedArray, media_folder: str, other: Folder) -> Paired:
     """Pair media [N] below a folder with lists of the files that the other folder has at their places, but for the suffix.
 
     These are one file of the name of the media, or several that are numbered after it, in the order of their numbers, or all
@@ -76,7 +74,7 @@ def _unclear(owners: NDArray[np.int64], ways: NDArray[np.int64], numbers: NDArra
     return unclear
 
 
-def _why_unpaired(place: str | None, files: list[str], media_folder: Path, other: Folder) -> str:
+def _why_unpaired(place: str | None, files: list[str], media_folder: str, other: Folder) -> str:
     """Say why an item at a place, for which there are these files, has none."""
     name = other.name
     if place is None:

@@ -4,7 +4,7 @@ from finetrainers.config.data import DataConfig
 from finetrainers.data.sources.layout import Layout, Wanted
 from finetrainers.data.sources.listing import Listing, pair
 from finetrainers.data.sources.metadata import METADATA_READERS, read_metadata
-from finetrainers.data.sources.named import list_named, named_files, named_lists
+from finetrainers.data.sources.named import Source, list_named, named_files, named_lists
 from finetrainers.data.sources.place import Place
 from finetrainers.data.sources.table_file import has_embedded
 from finetrainers.errors import DataError
@@ -30,13 +30,14 @@ class MetadataFile(Layout):
         if not found:
             known = ", ".join(METADATA_READERS)
             raise DataError(f"data.path: {place} is no metadata file ({known}) and has none of the name metadata")
-        path = place.folder / found[0]
+        source = Source(place.root, found[0])
         odd: dict[int, str] = {}
-        items = read_metadata(path, wanted.config, wanted.columns, wanted.many, odd=odd)
-        listing = list_named(path, "row", items, odd)
+        with place.file(source.name) as path:
+            items = read_metadata(path, wanted.config, wanted.columns, wanted.many, odd=odd)
+        listing = list_named(source, "row", items, odd)
         for name in wanted.columns:
             check = named_lists if name in wanted.many else named_files
-            listing = pair(listing, name, check(listing.table[name], path, name))
+            listing = pair(listing, name, check(listing.table[name], source, name))
         return listing
 
 

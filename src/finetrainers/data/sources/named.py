@@ -5,7 +5,7 @@ Shape letters: N items.
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,30 @@ import pyarrow.compute as pc
 
 from finetrainers.data.media.blob import local_path, ref_of
 from finetrainers.data.media.files import is_media
+from finetrainers.data.media.remote import SCHEMES, is_remote
 from finetrainers.data.sources.beside import Paired, about_file
 from finetrainers.data.sources.folders import how_to_convert, media_beside, suffixes
 from finetrainers.data.sources.listing import Listing, Problem, finish
 from finetrainers.data.sources.metadata import group
+from finetrainers.data.sources.remote_files import check_remote
 from finetrainers.data.sources.spelling import Spelling
 from finetrainers.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file that names files."""
+
+    parent: str
+    """Reference of its folder, which relative names are relative to."""
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.parent}/{self.name}"
+
+
+REMOTE = rf"^({'|'.join(SCHEMES)})://"
+"""What references to other machines begin with."""
 
 
 def flat(files: pa.Array) -> pa.Array:
@@ -34,7 +52,7 @@ def all_but(rows: Iterable[int], count: int) -> pa.Array:
     return pa.array(chosen)
 
 
-def named_files(named: pa.ChunkedArray, source: Path, stream: str) -> Paired:
+def named_files(named: pa.ChunkedArray, source: Source | Path, stream: str) -> Paired:
     """Check the files [N] of a stream that a list names: absolute paths, null where there is none."""
     nowhere = f"{source.parent}/"  # an empty name, made absolute
     files = pc.fill_null(named, nowhere).combine_chunks()
@@ -46,7 +64,7 @@ def named_files(named: pa.ChunkedArray, source: Path, stream: str) -> Paired:
     return pc.if_else(all_but(reasons, len(files)), files, None), reasons
 
 
-def named_lists(named: pa.ChunkedArray, source: Path, stream: str) -> Paired:
+def named_lists(named: pa.ChunkedArray, source: Source | Path, stream: str) -> Paired:
     """Check the lists [N] of files of a stream that a list names: each file has to be there, and at least one."""
     nowhere = f"{source.parent}/"
     lists = named.combine_chunks()
@@ -63,9 +81,12 @@ def named_lists(named: pa.ChunkedArray, source: Path, stream: str) -> Paired:
     return pc.if_else(all_but(reasons, len(lists)), lists, None), reasons
 
 
-def check_files(files: pa.Array, source: Path) -> tuple[pa.Array, dict[int, str]]:
+def check_files(files: pa.Array, source: Source | Path) -> tuple[pa.Array, dict[int, str]]:
     """List the media in the folders of the listed files [N], and say by row which of the files are none, and why."""
-    present = pa.array(media_beside(files, source.parent), pa.large_string())
+    is_far = pc.fill_null(pc.match_substring_regex(files, REMOTE), False)
+    if pc.any(is_far).as_py() or is_remote(str(source.parent)):
+        return _check_both(files, is_far, source)
+    present = pa.array(media_beside(files, Path(source.parent)), pa.large_string())
     spelling, reasons = Spelling(), {}
     for row in np.flatnonzero(~pc.is_in(files, value_set=present).to_numpy(zero_copy_only=False)).tolist():
         name = files[row].as_py()
@@ -98,7 +119,19 @@ def as_on_disk(files: pa.Array, found: list[str]) -> pa.Array:
     return pc.replace_with_mask(files, is_odd, pa.array(spelled, files.type))
 
 
-def absolute(paths: pa.Array, folder: Path) -> pa.Array:
+def _check_both(files: pa.Array, is_far: pa.Array, source: Source | Path) -> tuple[pa.Array, dict[int, str]]:
+    """Check files [N] some or all of which are of other machines."""
+    present, reasons = [], dict[int, str]()
+    for kind, check in ((is_far, check_remote), (pc.invert(is_far), check_files)):
+        rows = pc.indices_nonzero(kind).to_pylist()
+        if rows:
+            there, why = check(files.filter(kind), source)
+            present.append(there)
+            reasons |= {rows[row]: reason for row, reason in why.items()}
+    return pa.concat_arrays(present), dict(sorted(reasons.items()))
+
+
+def absolute(paths: pa.Array, folder: str | Path) -> pa.Array:
     """Join a folder and the paths [N], or lists of paths, relative to it; a list that is null becomes empty."""
     if pa.types.is_large_list(paths.type):
         return group(pc.list_parent_indices(paths).to_numpy(), absolute(pc.list_flatten(paths), folder), len(paths))
@@ -106,12 +139,12 @@ def absolute(paths: pa.Array, folder: Path) -> pa.Array:
     joined = pc.binary_join_element_wise(
         pa.scalar(f"{folder}/", pa.large_string()), cleaned, pa.scalar("", pa.large_string())
     )
-    return pc.replace_substring_regex(
-        pc.if_else(pc.starts_with(cleaned, "/"), cleaned, joined), pattern="//+", replacement="/"
-    )
+    is_absolute = pc.or_(pc.starts_with(cleaned, "/"), pc.match_substring_regex(cleaned, REMOTE))
+    whole = pc.if_else(is_absolute, cleaned, joined)
+    return pc.replace_substring_regex(whole, pattern="(^|[^:])//+", replacement=r"\1/")
 
 
-def list_named(source: Path, unit: str, items: pa.RecordBatch, odd: Mapping[int, str] | None = None) -> Listing:
+def list_named(source: Source | Path, unit: str, items: pa.RecordBatch, odd: Mapping[int, str] | None = None) -> Listing:
     """Check the items that a file lists: paths relative to its folder, existing media, captions.
 
     ``odd`` says by row what is wrong with rows that cannot be read, and that are left out.
@@ -139,7 +172,7 @@ def list_named(source: Path, unit: str, items: pa.RecordBatch, odd: Mapping[int,
     return replace(listing, notes=(_about_spelling(source, respelled),)) if respelled else listing
 
 
-def _about_spelling(source: Path, found: list[str]) -> str:
+def _about_spelling(source: Source | Path, found: list[str]) -> str:
     kinds = {
         "with backslashes": [path for path in found if "\\" in path],
         "in another Unicode normalization": [path for path in found if "\\" not in path],

@@ -1,13 +1,17 @@
 """Where a data set lies: what ``data.path`` names. No media is opened here."""
 
 import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetrainers.data.media.blob import Blob, blob_of, ref_of
+from finetrainers.data.media.blob import FILE, Blob, blob_of, local_path, ref_of
+from finetrainers.data.media.remote import HUB, is_remote
 from finetrainers.data.sources.folders import nearest
 from finetrainers.data.sources.patterns import files_of, is_pattern
+from finetrainers.data.sources.texts import read_text
 from finetrainers.errors import DataError
 from finetrainers.files.marks import is_no_data
 
@@ -83,6 +87,33 @@ class Place:
         """Yield those of the ``top`` files that have one of these suffixes, sorted by name."""
         yield from (self.blob(name) for name in self.top() if name.lower().endswith(suffixes))
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is of another machine; then ``path`` tells names only, and ``root`` where it is."""
+        return False
+
+    @property
+    def root(self) -> str:
+        """Reference of the folder, without a slash at its end."""
+        return ref_of(self.folder)
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """Yield the path of a file of the folder, or of a copy of it, for what reads files by their paths."""
+        yield self.folder / name
+
+    def read_text(self, name: str) -> str:
+        """Read a text of the folder.
+
+        Raises:
+            DataError: If it is not UTF-8.
+        """
+        try:
+            with self.file(name) as path:
+                return read_text(path)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.ref(name)}: not UTF-8 text ({error}); convert it") from error
+
 
 def place_of(path: str) -> Place:
     """Find what ``data.path`` names.
@@ -90,9 +121,17 @@ def place_of(path: str) -> Place:
     Raises:
         DataError: If there is no such thing.
     """
+    if is_remote(path):
+        from finetrainers.data.sources.hub import find_hub_place  # these are places, and so need this file
+        from finetrainers.data.sources.remote_place import find_remote_place
+
+        return find_hub_place(path) if path.startswith(HUB) else find_remote_place(path)
+    path = local_path(path) if path.startswith(f"{FILE}//") else path
     place = Place(Path(path).expanduser().absolute())
     if is_pattern(path) and not place.path.exists():
         return Place(*files_of(place.path))
     if not place.path.is_dir() and not place.is_file:
-        raise DataError(f"data.path: there is no file or folder {path!r}{nearest(place.path)}")
+        is_id = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path) is not None
+        hub = f"; a repository of the Hub is hf://datasets/{path}" if is_id else ""
+        raise DataError(f"data.path: there is no file or folder {path!r}{nearest(place.path)}{hub}")
     return place

@@ -16,6 +16,7 @@ from finetrainers.data.sources.layout import Layout, Wanted
 from finetrainers.data.sources.left_over import LeftOver
 from finetrainers.data.sources.listing import Listing, Problem, finish
 from finetrainers.data.sources.place import Place
+from finetrainers.data.sources.remote_sidecars import detect_remote_sidecars, list_remote_sidecars
 from finetrainers.data.sources.texts import read_text
 from finetrainers.errors import DataError
 
@@ -36,6 +37,8 @@ class Sidecars(Layout):
     def detect(self, place: Place, config: DataConfig) -> str | None:
         if place.is_file or place.chosen:
             return None
+        if place.is_remote:
+            return detect_remote_sidecars(place)
         for ref in walk(place.path, Counter(), without=config.named_folders, on_error=_tell_later):
             file = Path(local_path(ref))
             if os.path.isfile(file.with_suffix(".txt")):  # noqa: PTH113 - says no where it may not look
@@ -43,6 +46,8 @@ class Sidecars(Layout):
         return None
 
     def items(self, place: Place, wanted: Wanted) -> Listing:
+        if place.is_remote:
+            return list_remote_sidecars(place, wanted.config, LAYOUTS)
         return list_sidecars(place.path, wanted.config)
 
 
