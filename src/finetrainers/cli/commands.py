@@ -10,6 +10,7 @@ from typing import Any
 
 from finetrainers.cli.bench import add_bench
 from finetrainers.cli.cache import add_cache
+from finetrainers.cli.data_prepare import add_data
 from finetrainers.cli.launch import add_launch
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.distributed.ending import ended_for_good
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     schema = commands.add_parser("schema", help="print the JSON schema of the configuration")
     schema.set_defaults(run=run_schema)
     add_cache(commands)
+    add_data(commands)
     return parser
 
 

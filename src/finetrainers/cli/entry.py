@@ -50,11 +50,18 @@ def run_program() -> NoReturn:
 
 def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    takes_overrides = words[:1] in (["train"], ["encode"], ["bench"], ["launch"])  # which argparse would take apart
-    options = build_parser().parse_args(words[:1] if takes_overrides else words)
+    takes_overrides = words[:1] in (
+        ["train"],
+        ["encode"],
+        ["bench"],
+        ["launch"],
+        ["data"],
+    )  # which argparse would take apart
+    num_own = 2 if words[:1] == ["data"] else 1  # the command, and the action of one that has several
+    options = build_parser().parse_args(words[:num_own] if takes_overrides else words)
     try:
         with storage_errors():
-            status = int(options.run(options, words[1:]) or DONE)
+            status = int(options.run(options, words[num_own:]) or DONE)
             if sys.stdout is not None:  # as it is where it was closed before we began
                 sys.stdout.flush()
             return status
