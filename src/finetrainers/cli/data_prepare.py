@@ -35,12 +35,14 @@ def run_prepare(_: argparse.Namespace, words: list[str]) -> int:
     if file is None:
         raise ConfigError(f"data prepare: no configuration file is among {' '.join(words)!r}; give CONFIG as well")
     config = load_section(file, overrides, PrepareConfig)
-    from finetrainers.cli.commands import quiet_libraries
+    if any("model" in type(step).model_fields for step in config.steps):
+        from finetrainers.cli.commands import quiet_libraries
+
+        quiet_libraries()
     from finetrainers.data.curate.prepare import prepare
     from finetrainers.data.curate.report import summary
     from finetrainers.training.signals import StopSignals
 
-    quiet_libraries()
     with StopSignals(kept="what is journalled is kept", at_once="preparing the data").installed():
         totals = prepare(config, lambda message: print(message, file=sys.stderr, flush=True))
     print("\n".join([*summary(config, totals), f"{config.output.path}"]))

@@ -15,7 +15,7 @@ class ScenesStep(Section):
     kind: Literal["scenes"]
     """Split clips at their cuts."""
     detector: Literal["adaptive", "content"] = "adaptive"
-    """``content`` compares each frame with the one before it, ``adaptive`` that with its neighbours'."""
+    """How frames are compared: ``content`` with the one before, ``adaptive`` that change with those of its neighbours."""
     threshold: float | None = Field(default=None, gt=0)
     """What a change must exceed to be a cut; null takes the detector's own (3 for adaptive, 27 for content)."""
     min_seconds: float = Field(default=0.6, ge=0)
@@ -98,24 +98,25 @@ class NearDuplicatesStep(Section):
     """Bits, of the 64 of each hash, in which two items may differ and still look the same; clips have three hashes."""
 
 
-class _ModelStep(Section):
-    """What all steps with a model of ``transformers`` share."""
+class VisionConfig(Section):
+    """A model of ``transformers`` that looks at pictures."""
 
-    model: str
-    """Folder, or name on the Hub, of a model of transformers."""
-    stills: int = Field(default=3, ge=1)
-    """Frames of a clip, spread over it, that the model sees."""
+    path: str
+    """Folder of the model, or its name on the Hub."""
     device: str = "auto"
     """Where it computes: cpu, cuda, ...; auto takes cuda if there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of its weights."""
 
 
-class CaptionStep(_ModelStep):
+class CaptionStep(Section):
     """Write captions with a model that takes pictures and gives text."""
 
     kind: Literal["caption"]
     """Write captions."""
+    model: VisionConfig
+    stills: int = Field(default=3, ge=1)
+    """Frames of a clip, spread over it, that the model sees."""
     prompt: str = "Describe this in one paragraph."
     """What the model is asked, where it has a chat template; else the beginning of its answer."""
     max_tokens: int = Field(default=200, ge=1)
@@ -124,11 +125,14 @@ class CaptionStep(_ModelStep):
     """Write new captions for items that have one too."""
 
 
-class ClassifyStep(_ModelStep):
+class ClassifyStep(Section):
     """Score items with an image classifier, such as one for watermarks or nudity."""
 
     kind: Literal["classify"]
     """Score items with an image classifier."""
+    model: VisionConfig
+    stills: int = Field(default=3, ge=1)
+    """Frames of a clip, spread over it, that the model sees."""
     scores: dict[str, str] = Field(min_length=1)
     """Label of the model by the name of the score that its probability becomes, such as {nsfw: porn}."""
     take: Literal["max", "mean"] = "max"
@@ -142,11 +146,14 @@ class ClassifyStep(_ModelStep):
         return self
 
 
-class AestheticStep(_ModelStep):
+class AestheticStep(Section):
     """Score items with a linear head on CLIP's embedding of the picture: the score ``aesthetic``."""
 
     kind: Literal["aesthetic"]
     """Score beauty with a linear head on CLIP."""
+    model: VisionConfig
+    stills: int = Field(default=3, ge=1)
+    """Frames of a clip, spread over it, that the model sees."""
     head: Path
     """File (safetensors, or a state dict of torch) with a weight [1, D] and a bias [1]."""
 

@@ -41,5 +41,5 @@ def make(config: ClassifyStep, context: Context) -> list[Step]:
     for name, label in config.scores.items():
         if label not in known:
             labels = ", ".join(sorted(known, key=lambda label: known[label]))
-            raise ConfigError(f"{context.key}.scores.{name}: {config.model} has no label {label!r}; it has {labels}")
+            raise ConfigError(f"{context.key}.scores.{name}: {config.model.path} has no label {label!r}; it has {labels}")
     return [Classify(config, seer, {name: known[label] for name, label in config.scores.items()})]

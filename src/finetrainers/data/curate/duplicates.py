@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from finetrainers.config.curate import ExactDuplicatesStep, NearDuplicatesStep
-from finetrainers.data.curate.hashes import NearIndex, perceptual_hash
+from finetrainers.data.curate.hashes import DigestIndex, NearIndex, perceptual_hash
 from finetrainers.data.curate.piece import Dropped, Outcome, Piece
 from finetrainers.data.curate.reading import stills
 from finetrainers.data.curate.registry import Context, Mark, OrderedStep, Step, register_step
@@ -21,10 +21,10 @@ class DropExact(OrderedStep):
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._seen: dict[bytes, int] = {}
+        self._seen = DigestIndex()
 
     def see(self, piece: Piece) -> tuple[Outcome, Mark | None]:
-        first = self._seen.get(bytes.fromhex(piece.medium.digest))
+        first = self._seen.find(piece.medium.digest)
         if first == piece.medium.index:  # another piece of the same file
             return piece, None
         if first is not None:
@@ -34,8 +34,8 @@ class DropExact(OrderedStep):
         return piece, mark
 
     def remember(self, mark: Mark) -> None:
-        key, index = mark
-        self._seen[bytes.fromhex(str(key))] = int(index)
+        digest, index = mark
+        self._seen.add(str(digest), int(index))
 
 
 class Fingerprint(Step):
@@ -52,13 +52,13 @@ class DropNear(OrderedStep):
 
     def __init__(self, config: NearDuplicatesStep, context: Context) -> None:
         self._context = context
-        self._indices = {count: NearIndex(count, count * config.distance) for count in (1, CLIP_FRAMES)}
+        self._indices = {count: NearIndex(count, config.distance) for count in (1, CLIP_FRAMES)}
         self._media: dict[int, array[int]] = {count: array("q") for count in self._indices}
 
     def see(self, piece: Piece) -> tuple[Outcome, Mark | None]:
         words = piece.fingerprint
         assert words is not None, "Fingerprint comes before"
-        found = self._indices[len(words)].nearest(words)
+        found = self._indices[len(words)].earliest(words)
         if found is not None:
             number, differing = found
             origin = self._context.origin_of(self._media[len(words)][number])

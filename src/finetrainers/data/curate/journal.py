@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import IO, Any
@@ -10,10 +11,12 @@ from typing import IO, Any
 from finetrainers.config.curate import PrepareConfig
 from finetrainers.data.curate.inputs import Inputs
 from finetrainers.errors import ConfigError, DataError
-from finetrainers.files.whole import write_whole
+from finetrainers.files.whole import name_path, write_whole
 
 STATE_FOLDER = ".prepare"
 VERSION = 1
+FLUSH_SECONDS = 1.0
+"""Of lines that a loss of power may take; their files are written once more."""
 Record = dict[str, Any]  # JSON of one medium: prepare.py writes and reads it
 
 
@@ -26,6 +29,7 @@ class Journal:
         self._state = _state(config, inputs)
         self._lock: IO[str] | None = None
         self._out: IO[str] | None = None
+        self._flushed = 0.0
         self.num_done = 0
         """Media whose lines are there."""
 
@@ -62,11 +66,17 @@ class Journal:
                 yield json.loads(line)
 
     def append(self, record: Record) -> None:
-        """Write a line, and flush it to the disk."""
+        """Write a line, which a killed process leaves; now and then they are flushed to the disk."""
         assert self._out is not None, "the journal is open"
-        self._out.write(json.dumps(record) + "\n")
-        self._out.flush()
-        os.fsync(self._out.fileno())
+        try:
+            self._out.write(json.dumps(record) + "\n")
+            self._out.flush()
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                os.fsync(self._out.fileno())
+                self._flushed = time.monotonic()
+        except OSError as error:
+            name_path(error, self.file)
+            raise
 
     def _check_state(self) -> None:
         """Go on with the same preparation only."""

@@ -15,7 +15,7 @@ from finetrainers.data.curate.registry import Context, Step, register_step
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of R, G and B in grey (ITU-R BT.601)."""
-STILL_DIFFERENCE = 0.5
+STILL_DIFFERENCE = 1.0
 """Mean difference of two frames, of 255, up to which nothing has moved: codecs change a little even then."""
 BLACK = 16.0
 """Mean grey, of 255, up to which a frame is black."""

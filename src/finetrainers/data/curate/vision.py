@@ -29,16 +29,16 @@ class Seer:
         Raises:
             ConfigError: If there is no such model, or it is of another kind.
         """
-        self.device = torch.device(_device(config.device, key))
+        self.device = torch.device(_device(config.model.device, key))
         self.lock = threading.Lock()
         """Held while the model computes: threads that decode wait for it."""
         self._stills = config.stills
         try:
-            loaded = model.from_pretrained(config.model, dtype=getattr(torch, config.dtype))
-            self.processor = processor.from_pretrained(config.model)
+            loaded = model.from_pretrained(config.model.path, dtype=getattr(torch, config.model.dtype))
+            self.processor = processor.from_pretrained(config.model.path)
         except (OSError, ValueError, KeyError, ImportError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise ConfigError(f"{key}.model: {config.model!r} cannot be used: {reason}") from error
+            raise ConfigError(f"{key}.model.path: {config.model.path!r} cannot be used: {reason}") from error
         self.model: Any = loaded.to(self.device).eval().requires_grad_(False)
 
     def pictures(self, piece: Piece) -> list[Image.Image]:
@@ -60,7 +60,7 @@ def _device(name: str, key: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"{key}.device: {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{key}.model.device: {name!r} cannot be used: {str(error).splitlines()[0]}") from None
     return name
 
 
