@@ -129,12 +129,17 @@ def _within(frames: Pixels, box: Box) -> Pixels:
     return frames[:, box.top : box.top + box.height, box.left : box.left + box.width]
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream, Timeline]]:
+    with reading(path), open_video(path) as (container, stream):
+        yield container, stream, whole_timeline(container, stream, path)
+
+
 def small_frames(medium: Medium, start: int, stop: int, *, step: int = 1) -> Iterator[Pixels]:
     """Decode every ``step``-th frame from ``start`` to ``stop`` in one go, each [SMALL_HEIGHT, W, 3], as it is stored."""
     width = max(1, round(SMALL_HEIGHT * medium.info.width / medium.info.height))
     scaler, expected = VideoReformatter(), start
-    with reading(medium.path), open_video(medium.path) as (container, stream):
-        timeline = whole_timeline(container, stream, medium.path)
+    with _opened(medium.path) as (container, stream, timeline):
         for number, frame in _frames_from(container, stream, timeline, start):
             _stop_if_asked(medium)
             if number < expected:
@@ -179,11 +184,9 @@ def _numbered(container: InputContainer, stream: VideoStream, timeline: Timeline
 
 def times_of(piece: Piece) -> tuple[npt.NDArray[np.float64], Fraction | None]:
     """Seconds since the first frame at which each frame [F] is shown, and the frame rate, if it is a constant one."""
-    path = piece.medium.path
-    with reading(path), open_video(path) as (container, stream):
-        timeline = whole_timeline(container, stream, path)
+    with _opened(piece.medium.path) as (_, _, timeline):
+        rate = timeline.nominal_fps
     times = timeline.times[piece.start : piece.stop] - timeline.times[piece.start]
-    rate = timeline.nominal_fps
-    if rate is None or np.abs(times - np.arange(len(times)) / float(rate)).max() > ROUNDING_SECONDS:
+    if not rate or np.abs(times - np.arange(len(times)) / float(rate)).max() > ROUNDING_SECONDS:
         return times, None
     return times, rate
