@@ -14,7 +14,7 @@ START := $(shell date +%s)
 VERSIONS := pyproject.toml constraints.txt
 QUICKSTART_STAMP := $(VENV)/.installed-quickstart
 TEST_STAMP := $(VENV)/.installed-test
-TEST_EXTRAS := dev,docs,tensorboard,wandb,trackio,prodigyopt,schedulefree,bitsandbytes,torchao,pytorch-optimizer,canny,curate
+TEST_EXTRAS := dev,docs,tensorboard,wandb,trackio,prodigyopt,schedulefree,bitsandbytes,torchao,pytorch-optimizer,canny,curate,s3,https
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST_ARGUMENTS ?=
 # Processes that test on one GPU at a time: each holds half a GiB of it besides what it tests.

@@ -433,7 +433,8 @@ def test_a_full_disk_ends_the_preparation_and_leaves_nothing_half(
 ) -> None:
     from finetrainers.data.curate import writing
 
-    def full(*_: object) -> None:
+    def full(_piece: object, file: Path, _output: object) -> None:
+        file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
