@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetrainers.config import Config, PromptConfig
+from finetrainers.config.curate import PrepareConfig
 from finetrainers.config.prompts import spellings
 from finetrainers.config.reference import Key, keys
 
@@ -49,6 +50,15 @@ Relative paths are looked for below the current folder, then beside the file.
 |---|---|---|---|---|"""
 
 
+PREPARATION = """
+## A preparation
+
+What [`finetrainers data prepare`](prepare.md) reads, in a file of its own. A key of a kind of step says which.
+
+| key | type | default | bounds | meaning |
+|---|---|---|---|---|"""
+
+
 def main() -> int:
     """Write the page, or compare it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -79,7 +89,8 @@ def reference_page() -> str:
         parts.append("| key | type | default | bounds | meaning |\n|---|---|---|---|---|")
         parts.append("\n".join(map(_row, section)) + "\n")
     prompts = [_row(key, *spellings(key.name)) for key in keys(PromptConfig)]
-    return "\n".join([*parts, PROMPTS, *prompts]) + "\n"
+    preparation = [_row(key, is_of_kind=True) for key in keys(PrepareConfig)]
+    return "\n".join([*parts, PROMPTS, *prompts, PREPARATION, *preparation]) + "\n"
 
 
 def _sections(all_keys: list[Key]) -> dict[str, list[Key]]:
@@ -98,10 +109,10 @@ def _sections(all_keys: list[Key]) -> dict[str, list[Key]]:
     return sections
 
 
-def _row(key: Key, *names: str) -> str:
+def _row(key: Key, *names: str, is_of_kind: bool = False) -> str:
     name = ", ".join(map(_code, names or (key.name,)))
     default = "" if key.default is None else _code(key.default or '""')
-    sentence = re.sub(r"^\[kind: \w+\] ", "", key.sentence)  # the heading says it
+    sentence = key.sentence if is_of_kind else re.sub(r"^\[kind: \w+\] ", "", key.sentence)  # the heading says it
     return f"| {name} | {_code(key.type)} | {default} | {_code(key.bounds)} | {_escape(sentence)} |"
 
 

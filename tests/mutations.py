@@ -397,6 +397,24 @@ MUTATIONS = (
     Mutation("a damaged snapshot is trusted", "data/catalog/snapshot.py", "    if hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest() != mapped[-DIGEST_BYTES:]:", "    if False:", "data/test_snapshot.py::test_what_is_damaged_is_made_anew"),
     Mutation("what could not be read once is never read again", "data/catalog/snapshot.py", "bad = np.flatnonzero(~facts[\"is_good\"])", "bad = np.empty(0, np.int64)", "data/test_snapshot.py::test_a_bad_file_is_tried_at_each_start"),
     Mutation("with recheck: folders a list that is overwritten goes unnoticed", "data/catalog/marks.py", "            facts = _facts_of(_but_items(entries))", "            facts = _facts_of(())", "data/test_snapshot.py::test_with_folders_lists_and_folders_count_and_single_files_do_not"),
+    # Raw media become a set.
+    Mutation('an expression runs code', 'data/curate/expression.py', '        if found not in wanted:', '        if False:', 'data/test_curate.py::test_a_wrong_expression_says_what_is_wrong_and_runs_nothing'),
+    Mutation('a clip is cut beside its scene', 'data/curate/scenes.py', 'enumerate(small_frames(medium, piece.start, piece.stop), piece.start)', 'enumerate(small_frames(medium, piece.start, piece.stop), piece.start + 1)', 'data/test_curate.py::test_a_clip_is_split_at_its_cuts'),
+    Mutation('a cut clip has another frame', 'data/curate/reading.py', '(start + 0.5) / (spare + 1)', '(start + 1.5) / (spare + 2)', 'data/test_curate.py::test_a_cut_clip_has_exactly_its_frames_and_its_rate'),
+    Mutation('a cut clip of no constant rate loses its times', 'data/curate/writing.py', 'stamps = range(len(times)) if rate else', 'stamps = range(len(times)) if rate is None or rate else', 'data/test_curate.py::test_a_cut_clip_of_no_constant_rate_keeps_its_times'),
+    Mutation('a cut clip has other colors', 'data/curate/writing.py', 'dst_colorspace=Colorspace.ITU709', 'dst_colorspace=Colorspace.ITU601', 'data/test_curate.py::test_colors_of_a_cut_clip_are_those_that_the_trainer_sees'),
+    Mutation('what stays whole is encoded anew', 'data/curate/writing.py', '    if piece.is_whole:\n        make', '    if False:\n        make', 'data/test_curate.py::test_what_stays_whole_is_copied'),
+    Mutation('near duplicates that share no first band are missed', 'data/curate/hashes.py', '            if key not in bucket:\n                continue', '            if key not in bucket:\n                break', 'data/test_curate.py::test_the_index_finds_what_a_comparison_of_all_pairs_finds'),
+    Mutation('a resumed preparation has forgotten what it has seen', 'data/curate/prepare.py', '            ordered[place].remember(mark)', '            pass', 'data/test_curate.py::test_a_killed_preparation_goes_on_and_ends_as_one_that_was_not'),
+    Mutation('a torn line of the journal ends the preparation', 'data/curate/journal.py', '            file.truncate(end)', '            pass', 'data/test_curate.py::test_a_killed_preparation_goes_on_and_ends_as_one_that_was_not'),
+    Mutation('two preparations write into one folder', 'data/curate/journal.py', 'fcntl.LOCK_EX | fcntl.LOCK_NB', 'fcntl.LOCK_SH | fcntl.LOCK_NB', 'data/test_curate.py::test_two_preparations_of_one_output_are_refused'),
+    Mutation("a preparation writes into a folder of the user's", 'data/curate/journal.py', '(not output.is_dir() or any(output.iterdir()))', 'False', 'data/test_curate.py::test_an_output_of_others_is_refused_and_left_as_it_is'),
+    Mutation('a bad file ends a preparation', 'data/curate/prepare.py', '            batch.failure = str(error)', '            raise', 'data/test_curate.py::test_a_bad_file_is_named_and_ends_nothing'),
+    Mutation('the order of a prepared set depends on the workers', 'data/curate/pipeline.py', 'ahead((pool.submit(do, item) for item in items), AHEAD * workers)', '[pool.submit(do, item) for item in items][:: -1 if workers > 1 else 1]', 'data/test_curate.py::test_the_number_of_workers_changes_nothing'),
+    Mutation('a second process makes other shards', 'data/curate/shards.py', '        if not file.exists():\n            self._write_whole(file)', '        if True:\n            self._write_whole(file)', 'data/test_curate.py::test_shards_hold_what_the_folder_holds'),
+    Mutation('a full disk leaves half a clip', 'data/curate/writing.py', '            temporary.unlink(missing_ok=True)', '            pass', 'data/test_curate.py::test_a_full_disk_ends_the_preparation_and_leaves_nothing_half'),
+    Mutation('the labels of a classifier are mixed up', 'data/curate/classify.py', '{name: known[label] for name, label', '{name: known[label] - 1 for name, label', 'data/test_curate_models.py::test_a_classifier_gives_the_probabilities_of_its_labels'),
+    Mutation('a caption repeats the question', 'data/curate/caption.py', 'answer = tokens[0, given:] if', 'answer = tokens[0] if', 'data/test_curate_models.py::test_a_chat_model_writes_captions_where_there_are_none'),
 )  # fmt: skip
 
 

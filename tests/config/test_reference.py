@@ -13,6 +13,7 @@ import finetrainers.config
 from finetrainers.cli.help import config_help
 from finetrainers.config import Config
 from finetrainers.config.base import Section
+from finetrainers.config.curate import PrepareConfig
 from finetrainers.config.reference import keys, sections_at
 
 SOURCE = Path(finetrainers.__file__).parent
@@ -61,7 +62,7 @@ def is_property(function: ast.FunctionDef) -> bool:
 def test_all_sections_are_part_of_the_configuration() -> None:
     """Every class is reachable from Config, so that the tests below miss none and none is dead."""
     reachable = {definition for definition in Config.model_json_schema()["$defs"]} | {"Config"}
-    in_files_of_their_own = {"PromptConfig"}
+    in_files_of_their_own = {"PromptConfig", "PrepareConfig", *PrepareConfig.model_json_schema()["$defs"]}
     assert {section.__name__ for section in all_sections()} == reachable | in_files_of_their_own
 
 
@@ -74,7 +75,7 @@ def test_every_key_is_read_by_code_that_acts_on_it(section, name) -> None:
 @pytest.mark.parametrize(("section", "name"), all_fields(), ids=lambda x: getattr(x, "__name__", x))
 def test_every_key_has_a_sentence(section, name) -> None:
     field = section.model_fields[name]
-    if isinstance(field.default, Section) or name in {"model", "data", "conditioning", "tuning", "objective"}:
+    if isinstance(field.default, Section) or name in {"model", "data", "conditioning", "tuning", "objective", "output"}:
         return  # a section: its own docstring describes it
     assert re.match(r"^([A-Z]|trackio).{9,}[.]$", " ".join((field.description or "").split())), field.description
 

@@ -1,22 +1,24 @@
-"""``finetrainers data``: looks at the data of a run before it is begun."""
+"""``finetrainers data``: looks at the data of a run before it is begun, and prepares raw media."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
+from finetrainers.cli.data_prepare import add_prepare
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.errors import ConfigError
 
 
 def add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command with its actions; their options are read where overrides have been told apart from them."""
-    data = commands.add_parser("data", help="inspect the data of a run")
+    data = commands.add_parser("data", help="inspect the data of a run, or prepare raw media")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     action = actions.add_parser(
         "inspect", help="tell what the data of a run are, and whether it would train", add_help=False
     )
     action.set_defaults(run=run_inspect)
+    add_prepare(actions)
 
 
 def inspect_parser() -> argparse.ArgumentParser:

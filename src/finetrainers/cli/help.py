@@ -2,6 +2,7 @@
 
 import textwrap
 
+from finetrainers.config import Config, Section
 from finetrainers.config.reference import Key, keys
 
 WIDTH = 110
@@ -15,13 +16,14 @@ alone is true. These are all keys:
 SENTENCES = {
     "train": "Train, or continue the run in output_dir.",
     "encode": "Fill the cache with what training will read.",
+    "data prepare": "Make a set that can be trained on of raw media, or go on with one.",
 }
 
 
-def config_help(command: str) -> str:
+def config_help(command: str, root: type[Section] = Config) -> str:
     """Describe a command that takes a configuration, with all keys."""
     lines = [USAGE.format(command=command, sentence=SENTENCES[command])]
-    for key in keys():
+    for key in keys(root):
         lines.append(f"  {key.name}  ({_facts(key)})")
         lines += textwrap.wrap(key.sentence, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -15,6 +15,8 @@ from finetrainers.config.overrides import read_overrides
 from finetrainers.config.run import Config
 from finetrainers.config.syntax import Tree, dump_yaml, read_tree
 from finetrainers.errors import ConfigError
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -37,17 +39,32 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return parse_config(tree, origin=str(path))
 
 
+def load_section(path: str | Path, overrides: Sequence[str], root: type[AnySection]) -> AnySection:
+    """Read a file whose keys are those of another section than Config, as ``load_config`` does.
+
+    Raises:
+        ConfigError: With one line per wrong key.
+    """
+    tree = read_tree(Path(path), root)
+    for key, value in read_overrides(overrides, root):
+        _set(tree, key, value)
+    return _parse(tree, str(path), root)
+
+
 def parse_config(tree: Mapping[str, Any], *, origin: str = "the configuration") -> Config:
     """Check a tree of plain values.
 
     Raises:
         ConfigError: With one line per wrong key.
     """
-    tree = _with_all_sets(tree)
+    return _parse(_with_all_sets(tree), origin, Config)
+
+
+def _parse(tree: Mapping[str, Any], origin: str, root: type[AnySection]) -> AnySection:
     try:
-        return Config.model_validate_json(json.dumps(tree, default=str), strict=True)
+        return root.model_validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
-        lines = describe(cast("list[Mapping[str, Any]]", error.errors()), tree)
+        lines = describe(cast("list[Mapping[str, Any]]", error.errors()), tree, root)
         raise ConfigError(f"{origin} is not valid:\n  " + "\n  ".join(lines)) from None
 
 
@@ -62,8 +79,8 @@ def _with_all_sets(tree: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def dump_config(config: Config) -> str:
-    """Write a configuration as YAML that ``load_config`` reads back to an equal one."""
+def dump_config(config: Section) -> str:
+    """Write a configuration as YAML that ``load_config`` or ``load_section`` reads back to an equal one."""
     tree = config.model_dump(mode="json", by_alias=True, exclude_unset=False)
     return dump_yaml(_drop_idle(tree, config))
 

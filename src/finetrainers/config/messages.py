@@ -8,12 +8,13 @@ from finetrainers.config.base import RefusedKeyError, Section
 from finetrainers.config.conditioning import FORMS
 from finetrainers.config.moved import about_moved
 from finetrainers.config.reference import general_name, kinds_of, sections_at
+from finetrainers.config.run import Config
 
 Location = tuple[str | int, ...]
 """Path of a key: ("data", 0, "buckets")."""
 
 
-def describe(errors: list[Mapping[str, Any]], tree: Mapping[str, Any]) -> list[str]:
+def describe(errors: list[Mapping[str, Any]], tree: Mapping[str, Any], root: type[Section] = Config) -> list[str]:
     """One line for each wrong key; what is only wrong because something inside it is, is left out."""
     found: dict[Location, list[Mapping[str, Any]]] = {}
     for error in errors:
@@ -24,20 +25,20 @@ def describe(errors: list[Mapping[str, Any]], tree: Mapping[str, Any]) -> list[s
         if not any(len(other) > len(place) and other[: len(place)] == place for other in found)
     }
     unknown = [place for place, wrong in innermost.items() if wrong[0]["type"] == "extra_forbidden"]
-    misspelt = {(*place[:-1], name) for place in unknown for name in _nearest(place)}
+    misspelt = {(*place[:-1], name) for place in unknown for name in _nearest(place, root)}
     return sorted(
-        _line(place, wrong, tree)
+        _line(place, wrong, tree, root)
         for place, wrong in innermost.items()
         if wrong[0]["type"] != "missing" or place not in misspelt  # the line of the misspelt key says it all
     )
 
 
-def _line(place: Location, errors: Sequence[Mapping[str, Any]], tree: Mapping[str, Any]) -> str:
+def _line(place: Location, errors: Sequence[Mapping[str, Any]], tree: Mapping[str, Any], root: type[Section]) -> str:
     """Describe one wrong key; several errors are those of the members of a union, any of which would do."""
     where, error = ".".join(map(str, place)), errors[0]
     match error["type"]:
         case "extra_forbidden":
-            return f"{where}: {about_moved(place, error['input'], tree) or _unknown(place)}"
+            return f"{where}: {about_moved(place, error['input'], tree) or _unknown(place, root)}"
         case "missing":
             return f"{where}: is required and not given"
         case "value_error":
@@ -57,21 +58,21 @@ def _line(place: Location, errors: Sequence[Mapping[str, Any]], tree: Mapping[st
     return f"{where}: {prefix}{', or '.join(dict.fromkeys(rules))}{shown}"
 
 
-def _unknown(place: Location) -> str:
+def _unknown(place: Location, root: type[Section]) -> str:
     *parents, leaf = place
-    known = sections_at(parents)
-    if kinds_of(general_name([*place, "kind"])):  # an index, where a list could be
+    known = sections_at(parents, root)
+    if kinds_of(general_name([*place, "kind"]), root):  # an index, where a list could be
         return f"{'.'.join(map(str, parents))} is one section here; name its key without an index, or make it a list"
     if leaf in known:
         return f"does not exist with this kind of {'.'.join(map(str, parents))}; remove it or change the kind"
-    close = _nearest(place)
+    close = _nearest(place, root)
     hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
     return f"there is no such key; {hint}"
 
 
-def _nearest(place: Location) -> list[str]:
+def _nearest(place: Location, root: type[Section]) -> list[str]:
     *parents, leaf = place
-    return get_close_matches(str(leaf), sections_at(parents), n=1)
+    return get_close_matches(str(leaf), sections_at(parents, root), n=1)
 
 
 def _real_location(location: Sequence[str | int], tree: Mapping[str, Any]) -> Location:

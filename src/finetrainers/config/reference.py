@@ -32,22 +32,22 @@ def keys(section: type[BaseModel] = Config) -> list[Key]:
     return list(_walk(section, ""))
 
 
-def kinds_of(name: str) -> set[str]:
-    """Types that a key takes, by its name in the reference: {"str", "null"} for track.wandb; empty if there is none.
+def kinds_of(name: str, root: type[BaseModel] = Config) -> set[str]:
+    """Types that a key of ``root`` takes, by its name in the reference: {"str", "null"} for track.wandb; empty if none.
 
     An item of a list of text, which has no line of its own there, is text.
     """
-    types = {part for key in keys() if key.name == name for part in key.type.split(" | ")}
+    types = {part for key in keys(root) if key.name == name for part in key.type.split(" | ")}
     if not types and name.endswith(".N"):
-        return {"str"} if any(part.startswith("list of str") for part in kinds_of(name.removesuffix(".N"))) else set()
+        return {"str"} if any(part.startswith("list of str") for part in kinds_of(name.removesuffix(".N"), root)) else set()
     return types
 
 
-def sections_at(parents: Sequence[str | int]) -> list[str]:
+def sections_at(parents: Sequence[str | int], root: type[BaseModel] = Config) -> list[str]:
     """Names of the keys that exist below the given path; ["data", 0] means a data set."""
     prefix = general_name(parents)
     start = f"{prefix}." if prefix else ""
-    names = dict.fromkeys(k.name[len(start) :].split(".")[0] for k in keys() if k.name.startswith(start))
+    names = dict.fromkeys(k.name[len(start) :].split(".")[0] for k in keys(root) if k.name.startswith(start))
     return [name for name in names if name != "N" or len(names) == 1]  # what may be a list or one of its items
 
 

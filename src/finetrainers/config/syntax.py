@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 
 import yaml
 
+from finetrainers.config.base import Section
 from finetrainers.config.reference import general_name, kinds_of
+from finetrainers.config.run import Config
 from finetrainers.errors import ConfigError
 
 Tree = dict[str, Any]  # what YAML, TOML and JSON hold: checked by pydantic, not by mypy
@@ -113,7 +115,7 @@ def dump_yaml(tree: Tree) -> str:
     return str(yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
-def read_tree(path: Path) -> Tree:
+def read_tree(path: Path, root: type[Section] = Config) -> Tree:
     """Read a configuration file; a byte order mark, as some editors put at its start, does not matter.
 
     Raises:
@@ -141,7 +143,7 @@ def read_tree(path: Path) -> Tree:
             raise ConfigError(f"{path} holds {type(tree).__name__}, not sections with keys")
         if isinstance(tree.get("data"), dict):
             tree["data"] = [tree["data"]]  # one data set needs no list
-        return dict(to_plain(tree))
+        return dict(to_plain(tree, root=root))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be parsed: {error}") from None
 
@@ -154,7 +156,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> Tree:
     return tree
 
 
-def to_plain(value: Any, place: Sequence[str | int] = (), above: Sequence[Any] = ()) -> Any:
+def to_plain(value: Any, place: Sequence[str | int] = (), above: Sequence[Any] = (), *, root: type[Section] = Config) -> Any:
     """Make of a tree what JSON can say: a ``Switch`` is a boolean where the key takes one, and else its text.
 
     Raises:
@@ -164,11 +166,12 @@ def to_plain(value: Any, place: Sequence[str | int] = (), above: Sequence[Any] =
         if any(value is outer for outer in above):
             raise ValueError(f"{'.'.join(map(str, place))} holds itself, by an alias")
         if isinstance(value, dict):
-            return {str(name): to_plain(inner, (*place, str(name)), (*above, value)) for name, inner in value.items()}
-        return [to_plain(inner, (*place, index), (*above, value)) for index, inner in enumerate(value)]
+            inside = (*above, value)
+            return {str(name): to_plain(inner, (*place, str(name)), inside, root=root) for name, inner in value.items()}
+        return [to_plain(inner, (*place, index), (*above, value), root=root) for index, inner in enumerate(value)]
     if isinstance(value, Switch):
         is_on = value.lower() in ("yes", "on")
-        return is_on if "bool" in kinds_of(general_name(place)) else str(value)
+        return is_on if "bool" in kinds_of(general_name(place), root) else str(value)
     if value is None or isinstance(value, str | int | float):
         return value
     raise ValueError(f"{'.'.join(map(str, place))}: {value} is a {type(value).__name__}, which no key takes; quote it")

@@ -3,6 +3,7 @@
 Shape letters: N items, W words of 64 bits, B bands, H and W pixels of a picture.
 """
 
+import itertools
 from array import array
 from collections.abc import Sequence
 
@@ -51,16 +52,16 @@ class DigestIndex:
 
 
 class NearIndex:
-    """Finds hashes [W words] within a distance of bits.
+    """Finds items whose hashes [W words] all differ in at most ``distance`` bits.
 
-    Two that differ in at most d bits agree in at least one of d + 1 bands (Manku et al., WWW 2007): only those that share a
-    band are compared. Takes 8 W + 4 B bytes an item.
+    Two words that differ in d bits agree in at least one of d + 1 bands (Manku et al., WWW 2007): only items that share a
+    band of their middle word are compared. Takes 8 W + 4 B bytes an item.
     """
 
     def __init__(self, num_words: int, distance: int) -> None:
         self._distance = distance
-        bounds = np.linspace(0, num_words * WORD_BITS, distance + 2).round().astype(int)
-        self._bands = [range(a, b) for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)]
+        bounds = np.linspace(0, WORD_BITS, distance + 2).round().astype(int).tolist()
+        self._bands = [range(a, b) for a, b in itertools.pairwise(bounds)]
         self._buckets: list[dict[int, array[int]]] = [{} for _ in self._bands]
         self._words = np.empty((1024, num_words), np.uint64)
         self._size = 0
@@ -69,7 +70,7 @@ class NearIndex:
         return self._size
 
     def add(self, words: Sequence[int]) -> None:
-        """Take in a hash; its number is the count of those before it."""
+        """Take in an item; its number is the count of those before it."""
         if self._size == len(self._words):
             self._words = np.concatenate([self._words, np.empty_like(self._words)])
         self._words[self._size] = words
@@ -77,21 +78,21 @@ class NearIndex:
             bucket.setdefault(key, array("I")).append(self._size)
         self._size += 1
 
-    def nearest(self, words: Sequence[int]) -> tuple[int, int] | None:
-        """Find the earliest hash within the distance; its number and how many bits differ, or None."""
+    def earliest(self, words: Sequence[int]) -> tuple[int, int] | None:
+        """Find the first item within the distance; its number and how many bits differ in all, or None."""
         best: tuple[int, int] | None = None
         wanted = np.array(words, np.uint64)
         for bucket, key in zip(self._buckets, self._keys(words), strict=True):
             if key not in bucket:
                 continue
             numbers = np.array(bucket[key])
-            differing = np.bitwise_count(self._words[numbers] ^ wanted).sum(axis=1, dtype=np.int64)
-            hits = np.flatnonzero(differing <= self._distance)
+            differing = np.bitwise_count(self._words[numbers] ^ wanted)
+            hits = np.flatnonzero((differing <= self._distance).all(axis=1))
             if len(hits) and (best is None or numbers[hits[0]] < best[0]):
-                best = int(numbers[hits[0]]), int(differing[hits[0]])
+                best = int(numbers[hits[0]]), int(differing[hits[0]].sum())
         return best
 
     def _keys(self, words: Sequence[int]) -> list[int]:
-        """Value [B] of each band of a hash."""
-        bits = sum(word << (WORD_BITS * place) for place, word in enumerate(words))
-        return [(bits >> band.start) & ((1 << len(band)) - 1) for band in self._bands]
+        """Value [B] of each band of the middle word."""
+        word = words[len(words) // 2]
+        return [(word >> band.start) & ((1 << len(band)) - 1) for band in self._bands]

@@ -42,7 +42,7 @@ def near_duplicates(media: list[tuple[str, str, bool, int]]) -> dict[str, Any]:
     index, pairs = NearIndex(1, NEAR_BITS), []
     kept: list[tuple[str, str, bool]] = []
     for path, content, is_held_out, bits in media:
-        found = index.nearest([bits])
+        found = index.earliest([bits])
         if found is not None and kept[found[0]][1] != content:
             other = kept[found[0]]
             pairs.append({"paths": [other[0], path], "bits": found[1], "crosses": other[2] != is_held_out})
