@@ -5,6 +5,9 @@ Parquet table of 16 of them. The bare loop decodes the same frames of the file a
 RGB, in the same process; it neither reads time stamps nor checks for damage, crops or copies.
 The ratio is bare / ours in CPU-seconds: 1.0 is as fast. Promised: at least 0.9, and memory that does not grow.
 
+Then the cache: random batches of items, latents of LTX-Video's clips of 49 frames of 512x768 and captions, are read from
+packs, and the same bytes by plain reads of a file an item. Promised: a ratio of at least 0.8.
+
     python benchmarks/data_path.py [--rounds 15 | --quick]
 """
 
@@ -23,9 +26,13 @@ import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+import torch
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from finetrainers.config.data import DataConfig
+from finetrainers.data.cache.item import to_bytes
+from finetrainers.data.cache.packs import KINDS
+from finetrainers.data.cache.store import Cache, make_key
 from finetrainers.data.media.files import View, decode
 from finetrainers.data.media.timeline import forget_timelines
 from finetrainers.data.media.view import fit
@@ -39,6 +46,7 @@ CODECS = {
 }
 EMBEDDED = 16
 """Clips of a shard, or of a row group."""
+BATCH_SIZE = 16
 
 
 def render(path: Path, *, seconds: int) -> Path:
@@ -129,6 +137,35 @@ def compare(
     )
 
 
+def compare_cache(root: Path, *, num_items: int, rounds: int) -> None:
+    """Read random batches from the cache, and the same items from files of their own, in turns."""
+    cache, keys = Cache(root / "cache"), [make_key(number) for number in range(num_items)]
+    for kind, shape in (("latents", (2, 128, 7, 16, 24)), ("text", (128, 4096))):
+        with cache.in_batches():
+            for number, key in enumerate(keys):
+                drawn = torch.randn(shape, generator=torch.Generator().manual_seed(number)).bfloat16()
+                tensors = dict(zip(("mean", "std"), drawn, strict=True)) if kind == "latents" else {"prompt_embeds": drawn}
+                cache.write(kind, key, tensors, {"fps": "24.0"})
+                file = root / kind / key
+                file.parent.mkdir(exist_ok=True)
+                file.write_bytes(to_bytes(tensors, {"fps": "24.0"}))
+    random = np.random.default_rng(0)
+    batches = [[keys[n] for n in random.choice(num_items, BATCH_SIZE, replace=False)] for _ in range(rounds + 1)]
+    pairs = [
+        (
+            cpu_seconds(lambda batch=batch: [(root / kind / key).read_bytes() for key in batch for kind in KINDS]),
+            cpu_seconds(lambda batch=batch: cache.read_all([(kind, key) for key in batch for kind in KINDS])),
+        )
+        for batch in batches
+    ][1:]
+    theirs, own = (statistics.median(times) for times in zip(*pairs, strict=True))
+    in_packs = sum(entry.pack is not None for entry in cache.entries())
+    print(
+        f"cache, {2 * num_items} items, {in_packs} of them in packs, batches of {BATCH_SIZE}: files {theirs * 1e3:.1f} ms, "
+        f"ours {own * 1e3:.1f} ms, ratio {theirs / own:.3f}"
+    )
+
+
 def peak_megabytes(path: Path, sampling: str) -> float:
     """Memory that decoding adds at its peak, in a fresh process."""
     output = subprocess.run([sys.executable, __file__, "--peak", str(path), sampling], check=True, capture_output=True)
@@ -165,6 +202,9 @@ def main() -> None:
             clip = render(Path(folder) / f"short{suffix}", seconds=lengths[0])
             for where, ref in {"file": str(clip), **embed(clip, Path(folder))}.items():
                 compare(clip, "start", seconds=lengths[0], cold=True, rounds=rounds, ref=ref, where=where)
+    with tempfile.TemporaryDirectory() as folder:
+        compare_cache(Path(folder), num_items=100 if options.quick else 300, rounds=rounds)
+    with tempfile.TemporaryDirectory() as folder:
         paths = {seconds: render(Path(folder) / f"{seconds}.mp4", seconds=seconds) for seconds in lengths}
         for seconds, path in paths.items():
             for sampling, cold in (("start", True), ("random", True), ("random", False)):

@@ -2,14 +2,17 @@
 
 First the order alone: a metadata file's worth of items in 20 buckets is assigned, grouped and ordered, and steps at the
 start, in the middle and in a later epoch are asked for. Then the plan: from a catalog of ten million paths, captions and
-digests to the jobs of the first batch, and to all distinct jobs of one epoch. Last, what each loader worker holds for itself
-once it has found jobs of several epochs: target <= 100 MB. Not measured: the look at each file and the
-search of the cache, which are a few system calls an item. Memory is the process's; each part runs in one of its own.
+digests to the jobs of the first batch, and to all distinct jobs of one epoch. Then what each loader worker holds for itself
+once it has found jobs of several epochs: target <= 100 MB. Last, the search of a cache that has all items, as at each start
+after the first. Not measured: the look at each file, which is a few system calls an item. Memory is the process's; each part
+runs in one of its own.
 """
 
 import argparse
 import multiprocessing
 import resource
+import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +23,9 @@ import pyarrow.compute as pc
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from finetrainers.config import DataConfig
+from finetrainers.data.cache.packs import KEY_BYTES, write_pack
+from finetrainers.data.cache.store import Cache
+from finetrainers.data.cache.writing import BATCH_ITEMS
 from finetrainers.data.catalog.buckets import assign_buckets
 from finetrainers.data.catalog.catalog import Catalog
 from finetrainers.data.catalog.dataset import Dataset as DataSet
@@ -36,6 +42,7 @@ NUM_LOOKED_AT = 20_000
 BATCH_SIZE = 64
 NUM_STEPS = 100
 """Of each of the epochs in which a worker looks."""
+ROUNDS = 3
 
 
 def measure_order(num_items: int) -> None:
@@ -117,6 +124,28 @@ def private_mb() -> float:
     return sum(sizes) * 1024 / 1e6
 
 
+def measure_known(num_items: int) -> None:
+    """Print seconds until a start knows that a cache has all items, for caches of several sizes."""
+    for count in (num_items // 1000, num_items // 100, num_items // 10):
+        with tempfile.TemporaryDirectory() as folder:
+            keys = np.random.default_rng(0).integers(0, 256, (count, KEY_BYTES), np.uint8)
+            index = Cache(Path(folder)).index
+            for first in range(0, count, BATCH_ITEMS):
+                items = [(key.tobytes(), b"") for key in keys[first : first + BATCH_ITEMS]]
+                index.add(write_pack(Path(folder), "latents", items))
+            wall, cpu = [], []
+            for _ in range(ROUNDS):
+                start, cpu_start = time.perf_counter(), time.process_time()
+                assert Cache(Path(folder)).known("latents", keys).all()
+                wall.append(time.perf_counter() - start)
+                cpu.append(time.process_time() - cpu_start)
+            seconds, cpu_seconds = statistics.median(wall), statistics.median(cpu)
+            print(
+                f"cache: {count} items are known after {seconds:.2f} s ({cpu_seconds:.2f} s CPU), "
+                f"{seconds / count * 1e6:.2f} us an item"
+            )
+
+
 def make_catalog(num_items: int) -> Catalog:
     """Synthetic items: one caption and one sample each, all different."""
     random = np.random.default_rng(0)
@@ -150,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few items: shows that it runs, no figures to quote")
     num_items = NUM_ITEMS_QUICK if parser.parse_args().quick else NUM_ITEMS
-    parts: tuple[Callable[[int], None], ...] = (measure_order, measure_plan, measure_workers)
+    parts: tuple[Callable[[int], None], ...] = (measure_order, measure_plan, measure_workers, measure_known)
     for part in parts:
         process = multiprocessing.get_context("spawn").Process(target=part, args=(num_items,))
         process.start()

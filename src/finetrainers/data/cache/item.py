@@ -51,7 +51,7 @@ def from_bytes(data: Tensor) -> Item:
         DamagedError: If they are cut off or are something else; a number that has changed, ``is_whole`` finds.
     """
     tensors, metadata = _parsed(data)
-    rows = json.loads(metadata.get(ROWS, "{}"))
+    rows = json.loads(metadata[ROWS]) if ROWS in metadata else {}
     return {name: _with_zeros(tensor, rows.get(name)) for name, tensor in tensors.items()}, metadata
 
 
@@ -84,26 +84,27 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 def _parsed(data: Tensor) -> Item:
     """Read the tensors as they are stored, and the metadata."""
     try:
-        head = data[:HEADER_START].numpy().tobytes()
+        numbers = data.numpy()
+        head = numbers[:HEADER_START].tobytes()
         start = HEADER_START + int.from_bytes(head, "little")
         if len(head) < HEADER_START or start > len(data):
             raise DamagedError(f"its {len(data)} bytes are cut off in the header")
-        tree = json.loads(data[HEADER_START:start].numpy().tobytes())
+        tree = json.loads(numbers[HEADER_START:start].tobytes())
         metadata = tree.pop("__metadata__", {})
         if start + max((own["data_offsets"][1] for own in tree.values()), default=0) != len(data):
             raise DamagedError(f"it has {len(data)} bytes, and the header speaks of others")
-        return {name: _tensor(data[start:], own) for name, own in tree.items()}, metadata
+        return {name: _tensor(data, start, own) for name, own in tree.items()}, metadata
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise DamagedError(f"its header cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _tensor(data: Tensor, about: Mapping[str, list[int]]) -> Tensor:
+def _tensor(data: Tensor, first: int, about: Mapping[str, list[int]]) -> Tensor:
     dtype = DTYPES[str(about["dtype"])]
     start, stop = about["data_offsets"]
     shape = about["shape"]
     if stop - start != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{stop - start} bytes for the shape {shape}")
-    return data[start:stop].view(dtype).view(shape)  # safetensors aligns them
+    return data[first + start : first + stop].view(dtype).view(shape)  # safetensors aligns them
 
 
 def _num_rows(tensor: Tensor) -> int:

@@ -74,12 +74,8 @@ class Cache:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.index = Index(root)
+        self.packs = root / PACKS
         self._batches: Batches | None = None
-
-    @property
-    def packs(self) -> Path:
-        """Folder of the packs."""
-        return self.root / PACKS
 
     def file(self, kind: Kind, key: str) -> Path:
         """Where an item is, if it is there and has a file of its own."""
