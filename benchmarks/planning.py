@@ -29,7 +29,7 @@ from finetrainers.data.cache.writing import BATCH_ITEMS
 from finetrainers.data.catalog.buckets import assign_buckets
 from finetrainers.data.catalog.catalog import Catalog
 from finetrainers.data.catalog.dataset import Dataset as DataSet
-from finetrainers.data.loader import start_worker
+from finetrainers.data.loader import WORKER_CONTEXT, start_worker
 from finetrainers.data.order.order import Group, Order
 from finetrainers.data.order.plan import Plan
 from finetrainers.data.streams import MEDIA
@@ -108,7 +108,13 @@ def measure_workers(num_items: int) -> None:
     steps = [order.first_step(epoch) + n for epoch in range(4) for n in range(NUM_STEPS)]
     steps = steps * max(1, 1000 // len(steps))
     loader = DataLoader(
-        Memory(plan, order), batch_size=None, sampler=steps, num_workers=2, worker_init_fn=start_worker, prefetch_factor=1
+        Memory(plan, order),
+        batch_size=None,
+        sampler=steps,
+        num_workers=2,
+        worker_init_fn=start_worker,
+        prefetch_factor=1,
+        multiprocessing_context=WORKER_CONTEXT,
     )
     found: dict[int, list[float]] = {}
     for worker, private in loader:

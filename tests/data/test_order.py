@@ -1,7 +1,10 @@
 """Order: what the n-th sample is, for any way of asking."""
 
+import gc
 import math
+import multiprocessing
 import pickle
+import sys
 import tracemalloc
 from collections import Counter
 from fractions import Fraction
@@ -12,6 +15,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
+from finetrainers.config import LoaderConfig
+from finetrainers.data.loader import load_steps
 from finetrainers.data.order.draws import keys_of, shuffled, uniform
 from finetrainers.data.order.epochs import Epochs
 from finetrainers.data.order.order import Group, Order
@@ -157,6 +162,25 @@ def test_an_order_keeps_nothing_that_grows_with_the_samples() -> None:
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept <= peak < 500_000
+
+
+class TellsOfWorker:
+    """Stands for the steps of a run; each batch says how its worker was born, and whether its first collection is cheap."""
+
+    def __getitem__(self, step: int) -> tuple[str, bool]:
+        return type(multiprocessing.current_process()).__name__, gc.get_freeze_count() > 10_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes are not forked")
+def test_loader_workers_share_what_the_run_holds() -> None:
+    """Also where the run itself was spawned; and no collection of theirs looks at what they share, which would copy it."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        (told,) = load_steps(TellsOfWorker(), LoaderConfig(workers=1), start=0, stop=1, pin=False)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert tuple(told) == ("ForkProcess", True)
 
 
 def test_no_sample_at_all_is_an_error() -> None:
