@@ -45,6 +45,10 @@ class Web:
     requests: list[tuple[str, str]] = field(default_factory=list)
     """Method and path."""
     address: str = ""
+    now: int = 0
+    most_at_once: int = 0
+    """Requests that were answered at the same time, at most."""
+    lock: Any = field(default_factory=threading.Lock)
 
     def put(self, name: str, data: bytes, **behaviour: object) -> str:
         """Serve a file, and return its address."""
@@ -73,7 +77,12 @@ class _Handler(BaseHTTPRequestHandler):
         web, path = self.server.web, unquote(self.path.partition("?")[0])
         web.requests.append((self.command, path))
         data, how = web.files.get(path), web.behaviours.get(path, Behaviour())
+        with web.lock:
+            web.now += 1
+            web.most_at_once = max(web.most_at_once, web.now)
         time.sleep(how.seconds)
+        with web.lock:
+            web.now -= 1
         if data is None or how.refuse:
             how.refuse = max(0, how.refuse - 1)
             self._send(404 if data is None else how.status, b"", how.headers, Behaviour(), body=False)

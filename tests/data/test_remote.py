@@ -1,5 +1,6 @@
 """Remote data: a run on it is the run on a local folder, whatever the server does meanwhile."""
 
+import importlib
 import json
 import re
 from collections import Counter
@@ -214,6 +215,60 @@ def test_what_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.Monke
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
     with pytest.raises(DataError, match=r"gs://bucket/a\.png: .*pip install 'finetrainers\[gcs\]'"):
         read("gs://bucket/a.png")
+
+
+def test_objects_are_copied_many_at_once_before_they_are_looked_at(web: Web, folder: Path, tmp_path: Path) -> None:
+    """One thread that looks at them waits for the server once, not for each of them."""
+    refs = [web.put(f"slow/{number}.png", (folder / "00.png").read_bytes(), seconds=0.2) for number in range(8)]
+    remote_facts.remember("", remote_facts.listed([(ref, blob_of(ref).facts()) for ref in refs[:1]]))
+    stamp = remote_facts.recall(refs[0])
+    remote_facts.remember("", remote_facts.listed([(ref, stamp) for ref in refs]))
+    memo = Memo(tmp_path / "memo.sqlite")
+    web.most_at_once = 0
+    facts, problems = probe_all(pa.chunked_array([refs]), memo, 1, lambda _: None)
+    memo.close()
+    assert facts["is_good"].all()
+    assert problems == []
+    assert web.most_at_once > 3
+    assert max(web.count("GET")[f"/slow/{number}.png"] for number in range(8)) == 1
+
+
+@pytest.mark.parametrize(
+    "module, name, arguments, kind",
+    [
+        ("botocore.exceptions", "NoCredentialsError", {}, "denied"),
+        ("botocore.exceptions", "ReadTimeoutError", {"endpoint_url": "x"}, "passes"),
+        ("botocore.exceptions", "EndpointConnectionError", {"endpoint_url": "x"}, "passes"),
+        ("aiohttp", "ClientPayloadError", {}, "passes"),
+        ("aiohttp", "ServerDisconnectedError", {}, "passes"),
+        ("builtins", "TimeoutError", {}, "passes"),
+        ("builtins", "ConnectionResetError", {}, "passes"),
+        ("builtins", "FileNotFoundError", {}, "missing"),
+        ("builtins", "PermissionError", {}, "denied"),
+        ("builtins", "IsADirectoryError", {}, "other"),
+    ],
+)
+def test_what_a_failure_means(module: str, name: str, arguments: dict[str, Any], kind: str) -> None:
+    error = getattr(importlib.import_module(module), name)(**arguments)
+    assert remote_retry.kind_of(error) == kind
+
+
+def test_what_gives_access_is_named(bucket: Bucket) -> None:
+    from botocore.exceptions import NoCredentialsError
+
+    def refuse() -> None:
+        raise NoCredentialsError
+
+    with pytest.raises(PermissionError, match="AWS_ACCESS_KEY_ID .*FSSPEC_S3_ANON=true"):
+        remote_retry.patiently("s3://bucket/a.png", refuse)
+
+
+def test_a_mistake_of_ours_is_not_told_as_one_of_the_server() -> None:
+    def mistake() -> None:
+        raise TypeError("ours")
+
+    with pytest.raises(TypeError):
+        remote_retry.patiently("s3://bucket/a.png", mistake)
 
 
 # ---------------------------------------------------------------------------------------------- places

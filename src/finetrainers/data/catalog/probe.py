@@ -1,6 +1,6 @@
 """A look at each file that the memo does not know: its hash, its size and its length."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from finetrainers.data.catalog.memo import Fact, Memo
 from finetrainers.data.media.blob import blob_of
 from finetrainers.data.media.files import probe, why_unreadable
+from finetrainers.data.media.remote_ahead import FetchAhead
 from finetrainers.data.sources.items import Problem
 from finetrainers.errors import DataError
 from finetrainers.files.whole import DIGEST_BYTES, hash_stream
@@ -91,7 +92,7 @@ def probe_all(
             stamps = [_stamp_of(path) for path in paths]
             known = memo.recall(list(zip(paths, stamps, strict=True)))
             unknown = [i for i, fact in enumerate(known) if fact is None]
-            probed = dict(zip(unknown, pool.map(_probe_file, [paths[i] for i in unknown]), strict=True))
+            probed = dict(zip(unknown, _probe_files([paths[i] for i in unknown], pool), strict=True))
             found_now = [(paths[i], stamps[i], fact) for i, fact in probed.items()]
             memo.put([(p, stamp, f) for p, stamp, f in found_now if isinstance(f, Fact) and stamp is not None])
             for i, fact in enumerate(known):
@@ -109,6 +110,18 @@ def _stamp_of(path: str) -> str | None:
         return blob_of(path).stamp()
     except OSError:  # such as a link to nowhere: probing it will say why
         return None
+
+
+def _probe_files(paths: Sequence[str], pool: ThreadPoolExecutor) -> list[Fact | str]:
+    with FetchAhead(paths) as ahead:
+
+        def probe_one(path: str) -> Fact | str:
+            try:
+                return _probe_file(path)
+            finally:
+                ahead.was_read(path)
+
+        return list(pool.map(probe_one, paths))
 
 
 def _probe_file(path: str) -> Fact | str:

@@ -17,7 +17,12 @@ DENIED_STATUS = (401, 403, 407)
 MISSING_STATUS = (404, 410)
 PASSING_CLASSES = {
     *("aiohttp.ClientConnectionError", "aiohttp.ClientPayloadError", "aiohttp.ClientOSError", "http.IncompleteRead"),
-    *("botocore.HTTPClientError", "botocore.IncompleteReadError", "botocore.ResponseStreamingError"),
+    *(
+        "botocore.HTTPClientError",
+        "botocore.ConnectionError",
+        "botocore.IncompleteReadError",
+        "botocore.ResponseStreamingError",
+    ),
     *("httpx.TransportError", "httpx2.TransportError", "urllib3.HTTPError", "requests.ConnectionError", "requests.Timeout"),
 }
 """Errors of connections, by package and name: none of these packages need be installed."""
