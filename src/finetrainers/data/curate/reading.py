@@ -17,6 +17,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from finetrainers.data.curate.piece import Box, Medium, Piece
+from finetrainers.data.media.blob import blob_of
 from finetrainers.data.media.files import View, decode, probe, why_unreadable
 from finetrainers.data.media.timeline import ROUNDING_SECONDS, Timeline, open_video, whole_timeline
 from finetrainers.data.media.view import bad_media
@@ -131,8 +132,9 @@ def _within(frames: Pixels, box: Box) -> Pixels:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream, Timeline]]:
-    with reading(path), open_video(path) as (container, stream):
-        yield container, stream, whole_timeline(container, stream, path)
+    blob = blob_of(path)
+    with reading(path), open_video(blob) as (container, stream):
+        yield container, stream, whole_timeline(container, stream, blob)
 
 
 def small_frames(medium: Medium, start: int, stop: int, *, step: int = 1) -> Iterator[Pixels]:
