@@ -32,7 +32,8 @@ class DataConfig(Section):
 
     path: str
     """Folder of media and captions, a metadata file (csv, json, jsonl or parquet), or a shard or table (tar, parquet,
-    arrow); of several of these a pattern, such as ``shards/{000..009}.tar`` or ``shards/*.tar``."""
+    arrow); of several of these a pattern, such as ``shards/{000..009}.tar`` or ``shards/*.tar``. Or a TOML file of the
+    tools of kohya or musubi, which stands for all its data sets."""
     layout: str = "auto"
     """How media and captions are laid out: ``auto`` finds out, and refuses what could be two of them; or the name of one:
     metadata, lists, sidecars, webdataset, table, saved, imagefolder, kohya."""
