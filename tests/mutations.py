@@ -416,6 +416,14 @@ MUTATIONS = (
     Mutation('a full disk leaves half a clip', 'data/curate/writing.py', '            temporary.unlink(missing_ok=True)', '            pass', 'data/test_curate.py::test_a_full_disk_ends_the_preparation_and_leaves_nothing_half'),
     Mutation('the labels of a classifier are mixed up', 'data/curate/classify.py', '{name: known[label] for name, label', '{name: known[label] - 1 for name, label', 'data/test_curate_models.py::test_a_classifier_gives_the_probabilities_of_its_labels'),
     Mutation('a caption repeats the question', 'data/curate/caption.py', 'answer = tokens[0, given:] if', 'answer = tokens[0] if', 'data/test_curate_models.py::test_a_chat_model_writes_captions_where_there_are_none'),
+    # Formats.
+    Mutation("a member of an archive goes on into the next", "data/media/archives.py", "min(len(buffer), self._size - self._position)", "len(buffer)", "data/test_webdataset.py::test_a_member_is_a_file_that_ends_where_it_ends"),
+    Mutation("a name leads out of an archive", "data/sources/tar_shard.py", 'if member.name.startswith("/") or', 'if False and', "data/test_webdataset.py::test_a_malicious_archive_writes_runs_and_reads_nothing"),
+    Mutation("a cut shard passes", "data/sources/tar_shard.py", "    if len(rest) < BLOCK:\n", "    if False:\n", "data/test_webdataset.py::test_a_truncated_shard_is_named_and_the_rest_of_it_is_kept"),
+    Mutation("the rows of a group are read again and again", "data/media/cells.py", "if self._kept and row < self._kept[0][0]:", "if self._kept:", "data/test_tables.py::test_the_rows_of_a_group_are_read_once"),
+    Mutation("test is trained on", "data/sources/splits.py", 'wanted = "train" if "train" in found else next(iter(found))', "return list(names), '', {}", "data/test_webdataset.py::test_the_split_is_train_unless_another_is_named"),
+    Mutation("numbers in names of folders are lost", "data/sources/kohya.py", '"repeats": repeats * data', '"repeats": data', "data/test_kohya.py::test_a_folder_of_them_is_a_data_set_for_each_with_its_repeats"),
+    Mutation("a setting of another tool vanishes", "config/dataset_toml.py", "    if wrong:\n", "    if False:\n", "config/test_dataset_toml.py::test_what_is_not_taken_over_is_refused"),
 )  # fmt: skip
 
 

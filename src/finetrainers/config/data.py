@@ -31,7 +31,8 @@ class DataConfig(Section):
     path: str
     """Folder of media and captions, a metadata file (csv, json, jsonl or parquet), or a shard or table (tar, parquet,
     arrow); of several of these a pattern, such as ``shards/{000..009}.tar`` or ``shards/*.tar``. On another machine by its
-    address: ``s3://bucket/folder``, ``gs://...``, ``hf://datasets/owner/name`` or ``https://host/metadata.jsonl``."""
+    address: ``s3://bucket/folder``, ``gs://...``, ``hf://datasets/owner/name`` or ``https://host/metadata.jsonl``. Or a
+    TOML file of the tools of kohya or musubi, which stands for all its data sets."""
     layout: str = "auto"
     """How media and captions are laid out: ``auto`` finds out, and refuses what could be two of them; or the name of one:
     metadata, lists, sidecars, webdataset, table, saved, imagefolder, kohya."""

@@ -38,7 +38,7 @@ class Kohya(Layout):
     settings = frozenset({"caption_lines"})
 
     def detect(self, place: Place, config: DataConfig) -> str | None:
-        found = class_folders(place.path)
+        found = [] if place.chosen else class_folders(place.path)
         return f"{found[0][0].name} names {found[0][1]} repeats" if found else None
 
     def items(self, place: Place, wanted: Wanted) -> Listing:

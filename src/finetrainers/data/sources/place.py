@@ -73,7 +73,7 @@ class Place:
 
     def inside(self, folder: str) -> "Place":
         """Return a folder of this one as a place of its own."""
-        return Place(self.path / folder)
+        return self if folder == "." else place_of(self.ref(folder))
 
     def ref(self, name: str) -> str:
         """Reference of a file by its name in the folder."""
