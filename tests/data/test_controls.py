@@ -27,6 +27,7 @@ from finetrainers.data.catalog.probe import FACTS
 from finetrainers.data.media.files import decode, probe
 from finetrainers.data.media.view import View
 from finetrainers.data.order.plan import Plan
+from finetrainers.data.sources.folders import suffixes
 from finetrainers.data.sources.items import Listing, Problem, list_items
 from finetrainers.data.sources.metadata import CONTROL_COLUMNS, MEDIA_COLUMNS
 from finetrainers.data.streams import MEDIA, Stream
@@ -157,7 +158,7 @@ def test_a_controls_folder_that_cannot_serve_is_an_error(tmp_path: Path) -> None
         f"data.control_path: there is no folder {missing!r}; did you mean 'controls'?"
     )
     assert error_of(tmp_path / "media", control_path=str(tmp_path / "controls")).startswith(
-        f"data.control_path: there are no images or videos in {tmp_path / 'controls'} (.jpg .jpeg .png"
+        f"data.control_path: there are no images or videos in {tmp_path / 'controls'} (.jpg .jpeg .jpe"
     )
     same = str(tmp_path / "media/../media")
     assert error_of(tmp_path / "media", control_path=same) == (
@@ -222,7 +223,7 @@ def test_rows_without_a_control_are_problems(tmp_path: Path, layout: str) -> Non
         "folder.mp4": f"its control {tmp_path}/depth: is listed in {layout}, but there is no such file",
         "notes.mp4": (
             f"its control {tmp_path}/depth/notes.npy: suffix '.npy' is none of "
-            ".jpg .jpeg .png .webp .bmp .tiff .tif .gif .mp4 .mov .mkv .webm .avi"
+            f"{suffixes()}"
         ),
     }
 

@@ -12,6 +12,7 @@ import pytest
 
 from finetrainers.config.data import DataConfig
 from finetrainers.data.sources.beside import list_folder
+from finetrainers.data.sources.folders import suffixes
 from finetrainers.data.sources.items import Problem, list_items
 from finetrainers.data.sources.place import Place
 from finetrainers.errors import ConfigError, DataError
@@ -196,7 +197,7 @@ def test_rows_that_cannot_be_used_are_problems(tmp_path, name):
         "empty.mp4": "the caption is empty",
         "null.mp4": "the caption is empty" if name.endswith("csv") else "the caption is missing",  # csv has no null
         "gone.mp4": f"is listed in {name}, but there is no such file",
-        "notes.npy": "suffix '.npy' is none of .jpg .jpeg .png .webp .bmp .tiff .tif .gif .mp4 .mov .mkv .webm .avi",
+        "notes.npy": f"suffix '.npy' is none of {suffixes()}",
         f"{name}, row 6": "names no media file",
     }
 

@@ -60,9 +60,10 @@ def probe(media: Media) -> MediaInfo:
                 raise bad_media(blob, f"is {content} by its first bytes, no video; rename or replace it")
             return probe_video(blob)
         with opened(blob) as image:
+            info = (probe_animation if is_animation(image) else probe_image)(image, blob)
             if image.format in CHECKS:
                 CHECKS[image.format](blob)
-            return (probe_animation if is_animation(image) else probe_image)(image, blob)
+            return info
 
 
 def decode(media: Media, view: View) -> Clip:

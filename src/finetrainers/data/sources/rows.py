@@ -156,11 +156,17 @@ class _Column:
 
 
 def single(cells: pa.ChunkedArray, name: str, odd: Odd) -> pa.ChunkedArray:
-    """Take the text of each cell, where a list has one; others are odd. What holds no lists stays as it is."""
+    """Take the text of each cell, where a list has one; lists of more are odd, unless half of the cells are such.
+
+    A column that holds no lists, or is one of lists, stays as it is.
+    """
     if not (pa.types.is_list(cells.type) or pa.types.is_large_list(cells.type)):
         return cells
     counts = pc.fill_null(pc.list_value_length(cells), 0)
-    for row in pc.indices_nonzero(pc.greater(counts, 1)).to_pylist():
+    several = pc.indices_nonzero(pc.greater(counts, 1)).to_pylist()
+    if 2 * len(several) >= len(cells):
+        return cells
+    for row in several:
         odd.setdefault(row, f"column {name!r} holds {counts[row]} texts; expected one")
     return pc.list_element(pc.if_else(pc.equal(counts, 1), cells, pa.scalar(None, cells.type)), 0)
 
