@@ -372,6 +372,13 @@ MUTATIONS = (
     Mutation("a damaged snapshot is trusted", "data/catalog/snapshot.py", "    if hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest() != mapped[-DIGEST_BYTES:]:", "    if False:", "data/test_snapshot.py::test_what_is_damaged_is_made_anew"),
     Mutation("what could not be read once is never read again", "data/catalog/snapshot.py", "bad = np.flatnonzero(~facts[\"is_good\"])", "bad = np.empty(0, np.int64)", "data/test_snapshot.py::test_a_bad_file_is_tried_at_each_start"),
     Mutation("with recheck: folders a list that is overwritten goes unnoticed", "data/catalog/marks.py", "            facts = _facts_of(_but_items(entries))", "            facts = _facts_of(())", "data/test_snapshot.py::test_with_folders_lists_and_folders_count_and_single_files_do_not"),
+    # Chapters.
+    Mutation("a shard comes twice in a pass", "data/order/chapters.py", "turn, place = divmod(number, len(self.refs))", "turn, place = divmod(2 * number, len(self.refs))", "data/test_chapters.py::test_each_sample_comes_once_a_pass_and_passes_differ"),
+    Mutation("what a chapter leaves over never comes", "data/order/chapters.py", "            left.append(samples[full:])", "            left.append(samples[:0])", "data/test_chapters.py::test_each_sample_comes_once_a_pass_and_passes_differ"),
+    Mutation("beside shards a folder begins its pass anew in each chapter", "data/order/chapters.py", "draws, turns = np.arange(start, stop) % max(1, count),", "draws, turns = np.arange(stop - start) % max(1, count),", "data/test_chapters.py::test_sets_are_mixed_in_proportion_and_each_goes_on_with_its_pass"),
+    Mutation("repeats of a streamed set have no effect", "data/order/chapters.py", "Fraction(taken, len(source.refs)) / Fraction(str(source.config.repeats))", "Fraction(taken, len(source.refs))", "data/test_chapters.py::test_sets_are_mixed_in_proportion_and_each_goes_on_with_its_pass"),
+    Mutation("a run that goes on forgets what a chapter had left over", "training/chapters.py", "                tuple(_rest_from_tree(rest) for rest in tree[\"rests\"]),", "                begin.rests,", "data/test_chapters.py::test_a_run_that_goes_on_shows_what_would_have_come"),
+    Mutation("what is held out is trained on in chapters", "data/order/chapters.py", "without_contents(self._dataset(source.config, new), self.held_out)", "without_contents(self._dataset(source.config, new), self.held_out[:0])", "data/test_chapters.py::test_what_is_held_out_comes_in_no_chapter"),
 )  # fmt: skip
 
 

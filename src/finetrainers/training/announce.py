@@ -85,7 +85,7 @@ def _announce_schedule(session: Session, step: int, before: int) -> None:
 def _about_data(session: Session, prepared: Prepared) -> list[str]:
     """Say which media and which buckets are not trained on."""
     config, catalog = session.config, prepared.plan.catalog
-    messages = about_empty(catalog, "data")
+    messages = [] if prepared.chapters is not None else about_empty(catalog, "data")  # later chapters may fill them
     if config.validation.data and prepared.held_out_plan is not None:
         messages += about_empty(prepared.held_out_plan.catalog, "validation.data")
     messages += [
