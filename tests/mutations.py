@@ -424,6 +424,13 @@ MUTATIONS = (
     Mutation("test is trained on", "data/sources/splits.py", 'wanted = "train" if "train" in found else next(iter(found))', "return list(names), '', {}", "data/test_webdataset.py::test_the_split_is_train_unless_another_is_named"),
     Mutation("numbers in names of folders are lost", "data/sources/kohya.py", '"repeats": repeats * data', '"repeats": data', "data/test_kohya.py::test_a_folder_of_them_is_a_data_set_for_each_with_its_repeats"),
     Mutation("a setting of another tool vanishes", "config/dataset_toml.py", "    if wrong:\n", "    if False:\n", "config/test_dataset_toml.py::test_what_is_not_taken_over_is_refused"),
+    # Chapters.
+    Mutation("a shard comes twice in a pass", "data/order/chapters.py", "turn, place = divmod(number, len(self.refs))", "turn, place = divmod(2 * number, len(self.refs))", "data/test_chapters.py::test_each_sample_comes_once_a_pass_and_passes_differ"),
+    Mutation("what a chapter leaves over never comes", "data/order/chapters.py", "            left.append(samples[full:])", "            left.append(samples[:0])", "data/test_chapters.py::test_each_sample_comes_once_a_pass_and_passes_differ"),
+    Mutation("beside shards a folder begins its pass anew in each chapter", "data/order/chapters.py", "draws, turns = np.arange(start, stop) % max(1, count),", "draws, turns = np.arange(stop - start) % max(1, count),", "data/test_chapters.py::test_sets_are_mixed_in_proportion_and_each_goes_on_with_its_pass"),
+    Mutation("repeats of a streamed set have no effect", "data/order/chapters.py", "Fraction(taken, len(source.refs)) / Fraction(str(source.config.repeats))", "Fraction(taken, len(source.refs))", "data/test_chapters.py::test_sets_are_mixed_in_proportion_and_each_goes_on_with_its_pass"),
+    Mutation("a run that goes on forgets what a chapter had left over", "training/chapters.py", "                tuple(_rest_from_tree(rest) for rest in tree[\"rests\"]),", "                begin.rests,", "data/test_chapters.py::test_a_run_that_goes_on_shows_what_would_have_come"),
+    Mutation("what is held out is trained on in chapters", "data/order/chapters.py", "without_contents(self._dataset(source.config, new), self.held_out)", "without_contents(self._dataset(source.config, new), self.held_out[:0])", "data/test_chapters.py::test_what_is_held_out_comes_in_no_chapter"),
 )  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def _announce_schedule(session: Session, step: int, before: int) -> None:
 def about_data(config: Config, prepared: Prepared) -> list[str]:
     """Say which media and which buckets are not trained on."""
     catalog = prepared.plan.catalog
-    messages = about_empty(catalog, "data")
+    messages = [] if prepared.chapters is not None else about_empty(catalog, "data")  # later chapters may fill them
     if config.validation.data and prepared.held_out_plan is not None:
         messages += about_empty(prepared.held_out_plan.catalog, "validation.data")
     messages += [
