@@ -363,6 +363,9 @@ MUTATIONS = (
     Mutation("a run that a launcher starts once more fails on the lock of its former process", "training/directory.py",
              "ENDING_SECONDS if attempt else 0.0", "0.0",
              "training/test_run.py::test_a_run_that_is_started_once_more_waits_for_its_former_process"),
+    Mutation("a color profile is left out", "data/media/profiles.py", "if transform is not None:", "if transform is False:", "data/test_odd_media.py::test_a_profile_of_wide_colors_is_applied"),
+    Mutation("a quote that is not closed swallows rows", "data/sources/rows.py", "    _check_quotes(path)\n", "", "data/test_odd_tables.py::test_a_quote_that_is_not_closed_is_named_with_its_line"),
+    Mutation("an odd error of a decoder ends the run", "data/media/files.py", "except Exception as error:", "except ZeroDivisionError as error:", "data/test_odd_media.py::test_whatever_a_decoder_raises_names_the_file"),
 )  # fmt: skip
 
 

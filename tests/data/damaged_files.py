@@ -3,7 +3,6 @@
 import io
 import struct
 import zlib
-from fractions import Fraction
 
 import av
 import media_factory as factory
@@ -157,7 +156,11 @@ def _huge(good):
     too_large = "million pixels, more than the 268 million that are decoded; scale it down"
     nothing = (b"IDAT", zlib.compress(bytes(64)))
     yield "huge.png", _png(60000, 60000, nothing), too_large
-    yield "huge.bmp", b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 40000, 40000, 1, 24, 0, 0, 0, 0, 0, 0), too_large
+    yield (
+        "huge.bmp",
+        b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 40000, 40000, 1, 24, 0, 0, 0, 0, 0, 0),
+        too_large,
+    )
     yield "huge.gif", b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x08\x01\0\0;", too_large
     jpeg = io.BytesIO()
     Image.new("RGB", (64, 48)).save(jpeg, "JPEG")
@@ -173,7 +176,11 @@ def _huge(good):
     for element in (b"\xb0\x82\x01\x40", b"\xba\x82\x01\x40"):  # PixelWidth and PixelHeight of 320 (RFC 9559)
         place = wide.index(element) + 2
         wide[place : place + 2] = b"\x80\x00"
-    yield "huge track.mkv", bytes(wide), "frames of 32768 x 32768 are 1074 million pixels, more than the 67 million|cannot be decoded"
+    yield (
+        "huge track.mkv",
+        bytes(wide),
+        "frames of 32768 x 32768 are 1074 million pixels, more than the 67 million|cannot be decoded",
+    )
 
 
 def _wide(folder):
@@ -248,8 +255,16 @@ def _exif():
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "maker " * 20
     for size in (6, 10, 14, 17, 20, 30):
-        yield f"exif of {size} bytes.webp", _saved(image, "WEBP", lossless=True, exif=exif.tobytes()[:size]), np.asarray(image)[None]
-    yield "exif of noise.webp", _saved(image, "WEBP", lossless=True, exif=b"Exif\0\0" + bytes(range(200))), np.asarray(image)[None]
+        yield (
+            f"exif of {size} bytes.webp",
+            _saved(image, "WEBP", lossless=True, exif=exif.tobytes()[:size]),
+            np.asarray(image)[None],
+        )
+    yield (
+        "exif of noise.webp",
+        _saved(image, "WEBP", lossless=True, exif=b"Exif\0\0" + bytes(range(200))),
+        np.asarray(image)[None],
+    )
 
 
 def _with_exif(image, exif):

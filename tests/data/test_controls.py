@@ -221,10 +221,7 @@ def test_rows_without_a_control_are_problems(tmp_path: Path, layout: str) -> Non
         "blank.mp4": f"{layout} names no control for it",
         "gone.mp4": f"its control {tmp_path}/depth/gone.png: is listed in {layout}, but there is no such file",
         "folder.mp4": f"its control {tmp_path}/depth: is listed in {layout}, but there is no such file",
-        "notes.mp4": (
-            f"its control {tmp_path}/depth/notes.npy: suffix '.npy' is none of "
-            f"{suffixes()}"
-        ),
+        "notes.mp4": (f"its control {tmp_path}/depth/notes.npy: suffix '.npy' is none of {suffixes()}"),
     }
 
 

@@ -225,7 +225,14 @@ def test_animations_are_videos(tmp_path, suffix):
     assert probe(path) == MediaInfo(10, 64, 128, pytest.approx(10 / 1.5), pytest.approx(1.5))
     assert factory.read_counters(decode(path, view(num_frames=10))) == list(range(10))
     assert factory.read_counters(decode(path, view(num_frames=3, frame_sampling="uniform"))) == [0, 5, 9]
-    assert factory.read_counters(decode(path, view(num_frames=15, fps=10))) == [0, 1, 2, 3, 4, *(n for n in range(5, 10) for _ in "ab")]
+    assert factory.read_counters(decode(path, view(num_frames=15, fps=10))) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        *(n for n in range(5, 10) for _ in "ab"),
+    ]
     with pytest.raises(DataError, match="has 10 frames with stride 1, 11 are needed"):
         decode(path, view(num_frames=11))
 
@@ -280,7 +287,9 @@ def test_more_containers(tmp_path, suffix):
 def test_large_images_are_made_smaller_first(tmp_path, monkeypatch, mode, suffix):
     """It is seen in nothing but memory."""
     smooth = Image.fromarray(np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)).resize((800, 600))
-    image = Image.fromarray(np.asarray(smooth.convert("L")).astype(np.uint16) * 257) if mode == "I;16" else smooth.convert(mode)
+    image = (
+        Image.fromarray(np.asarray(smooth.convert("L")).astype(np.uint16) * 257) if mode == "I;16" else smooth.convert(mode)
+    )
     path = tmp_path / f"a{suffix}"
     try:
         image.save(path)

@@ -59,8 +59,8 @@ def to_srgb(codes: npt.NDArray[np.uint16], colors: Colors) -> npt.NDArray[np.uin
         light = _table(0)[codes]
     light = light @ _matrix(colors.primaries)
     indices = np.rint(np.clip(light, 0, 1) * (LEVELS - 1)).astype(np.uint16)
-    shown: npt.NDArray[np.uint8] = _to_eight_bits()[indices]
-    return shown
+    eight: npt.NDArray[np.uint8] = _to_eight_bits()[indices]
+    return eight
 
 
 @cache
