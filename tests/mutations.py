@@ -449,6 +449,9 @@ MUTATIONS = (
     Mutation("remote captions are fetched at every start", "data/media/remote_texts.py",
              "if row is None]", "]",
              "data/test_remote.py::test_captions_are_fetched_again_only_when_they_change"),
+    Mutation("a color profile is left out", "data/media/profiles.py", "if transform is not None:", "if transform is False:", "data/test_odd_media.py::test_a_profile_of_wide_colors_is_applied"),
+    Mutation("a quote that is not closed swallows rows", "data/sources/rows.py", "    _check_quotes(path)\n", "", "data/test_odd_tables.py::test_a_quote_that_is_not_closed_is_named_with_its_line"),
+    Mutation("an odd error of a decoder ends the run", "data/media/files.py", "except Exception as error:", "except ZeroDivisionError as error:", "data/test_odd_media.py::test_whatever_a_decoder_raises_names_the_file"),
 )  # fmt: skip
 
 

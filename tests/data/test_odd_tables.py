@@ -1,3 +1,4 @@
+# ruff: noqa: PTH102, PTH118, PTH119, PTH123 - names of bytes, which Path does not take
 """Odd tables and folders: read by what is used, or named with row and line; nothing is lost without a word."""
 
 import json

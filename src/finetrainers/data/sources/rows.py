@@ -57,7 +57,8 @@ def _check_quotes(path: Path) -> None:
     except csv.Error as error:
         raise DataError(
             f"{path}: the row that begins in line {begin} has a quote that is not closed, or closed too early ({error}); "
-            'a value with quotes, commas or line breaks stands in double quotes, and quotes inside of it are doubled: "5"" wide"'
+            "a value with quotes, commas or line breaks stands in double quotes, and quotes inside of it are doubled: "
+            '"5"" wide"'
         ) from error
     finally:
         csv.field_size_limit(limit)
@@ -70,8 +71,8 @@ def read_jsonl(path: Path, choose: ChooseColumns, odd: Odd) -> pa.Table:
         columns = choose(table.column_names)
         dates = [name for name in columns if pa.types.is_timestamp(table[name].type)]
         if dates:  # Arrow takes text that looks like a date for one
-            schema = pa.schema([(name, pa.string()) for name in dates])
-            table = pyarrow.json.read_json(as_utf8(path), parse_options=pyarrow.json.ParseOptions(explicit_schema=schema))
+            as_text = pyarrow.json.ParseOptions(explicit_schema=pa.schema([(name, pa.string()) for name in dates]))
+            table = pyarrow.json.read_json(as_utf8(path), parse_options=as_text)
         return table.select(columns)
     except pa.ArrowInvalid as error:
         names: dict[str, None] = {}
@@ -92,11 +93,13 @@ def _lines(path: Path, arrows: pa.ArrowInvalid) -> Iterator[Mapping[str, object]
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except (ValueError, RecursionError) as error:
                 raise DataError(
-                    f"{path}: cannot be read as jsonl: line {number}: {error}; one object a line is .jsonl, one list of objects is .json"
+                    f"{path}: cannot be read as jsonl: line {number}: {error}; one object a line is .jsonl, one list of "
+                    "objects is .json"
                 ) from error
             if not isinstance(row, dict):
                 raise DataError(
-                    f"{path}: cannot be read as jsonl: line {number} holds {_kind(row)}; expected an object with a path and a caption"
+                    f"{path}: cannot be read as jsonl: line {number} holds {_kind(row)}; expected an object with a path and "
+                    "a caption"
                 )
             yield row
     if number == 0:
