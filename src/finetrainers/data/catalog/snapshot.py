@@ -21,6 +21,7 @@ from finetrainers.config import DataConfig
 from finetrainers.data.cache.store import SNAPSHOTS
 from finetrainers.data.catalog.marks import Marks
 from finetrainers.data.catalog.probe import FACTS, Facts, Look, LookAt
+from finetrainers.data.media.remote import is_remote
 from finetrainers.data.sources.items import Listing, Problem
 from finetrainers.data.sources.place import place_of
 from finetrainers.data.streams import Stream
@@ -88,7 +89,7 @@ class Snapshots:
 
     def find(self, config: DataConfig, streams: Sequence[Stream], list_now: Callable[[], Listing]) -> Snapshot:
         """Recall a data set that is as it was, or list it now."""
-        if self._folder is None:
+        if self._folder is None or any(map(is_remote, (config.path, *config.named_folders))):
             return Snapshot(list_now())
         if config.recheck == "never":
             known = self._read(self._folder, config, streams)

@@ -40,7 +40,7 @@ LISTS = (
 TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
 
 
-def read_metadata(  # noqa: C901 - one case after the other
+def read_metadata(
     path: Path,
     config: DataConfig,
     streams: Sequence[str] = (),

@@ -15,6 +15,7 @@ import pyarrow.parquet
 from finetrainers.config.data import DataConfig
 from finetrainers.data.media.blob import blob_of
 from finetrainers.data.media.cells import ARROW, PARQUET, ArrowTable, cell_refs, content, open_arrow
+from finetrainers.data.media.remote import is_remote
 from finetrainers.data.media.view import why_unreadable
 from finetrainers.data.sources.layout import Wanted
 from finetrainers.data.sources.listing import Listing, Problem, finish, pair
@@ -195,7 +196,7 @@ STREAM_NAMES = ("control", "mask", "reference", "rejected")
 
 def _files(source: _Parquet | _Arrow, ref: str, column: str, *, is_many: bool) -> pa.Array:
     """References of the media in or named by a column [N]; null where there is none."""
-    folder = Path(blob_of(ref).path or Path(ref)).parent
+    folder = ref.rpartition("/")[0] if is_remote(ref) else Path(blob_of(ref).path or Path(ref)).parent
     kind = source.schema.field(column).type
     if column not in _embedded(source.schema):
         if is_many and (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and not pa.types.is_string(kind.value_type):
