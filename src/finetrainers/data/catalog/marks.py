@@ -71,7 +71,7 @@ class Marks:
         self._seen.add((own.st_dev, own.st_ino))
         self._folders.add(folder)
         entries = [entry for entry in entries if not entry.name.startswith(".")]
-        folders = [entry.path for entry in entries if entry.is_dir()]
+        folders = [entry.path for entry in entries if _is_folder(entry)]
         if self._recheck == "files":
             facts = _facts_of(entries)
         else:
@@ -84,6 +84,13 @@ class Marks:
         for part in ("\0".join([folder, *names]).encode(errors="surrogateescape"), facts.tobytes()):
             self._hash.update(len(part).to_bytes(8, "little"))
             self._hash.update(part)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _but_items(entries: "list[os.DirEntry[str]]") -> "list[os.DirEntry[str]]":
