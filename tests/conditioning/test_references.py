@@ -305,6 +305,8 @@ def write_pairs(root: Path) -> Path:
     rows = [
         {"file_name": f"{n:02d}.png", "text": f"edit number {n}", "reference": [f"../before/{n:02d}.png"]} for n in range(6)
     ]
+    for caption in media.glob("*.txt"):
+        caption.unlink()
     (media / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return media
 

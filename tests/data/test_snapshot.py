@@ -29,6 +29,7 @@ def catalog_of(root: Path, config: DataConfig, *, keeps: bool = True, warn: Call
             workers=1,
             progress=lambda done, total: None,
             streams=streams,
+            warn=lambda _: None,  # of captions that are left over
             snapshots=Snapshots(root, warn) if keeps else None,
         )
     finally:

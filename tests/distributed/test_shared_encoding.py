@@ -27,7 +27,7 @@ LAUNCHED_ALONE = {"WORLD_SIZE": "1"}
 
 @pytest.fixture
 def tree(tiny_flux: Path, tmp_path: Path) -> Tree:
-    return flux_tree(tiny_flux, write_pictures(tmp_path / "data", 7), tmp_path, train={"steps": 2})
+    return flux_tree(tiny_flux, write_pictures(tmp_path / "data", 7), tmp_path, train={"steps": 3})
 
 
 def saved(tree: Tree, tmp_path: Path, name: str = "config", **sections: Any) -> Path:
@@ -62,8 +62,8 @@ def run_noted(command: str, file: str, log: Path, hangs: int | None = None) -> i
         return count
 
     def noted_decode(path: Path, *rest: Any) -> Any:
-        note(log, f"decoded {rank} {path.name}")
-        if path.name == "bad.png":
+        note(log, f"decoded {rank} {Path(path).name}")
+        if Path(path).name == "bad.png":
             raise DataError(f"{path}: breaks in the middle")
         return decode(path, *rest)
 

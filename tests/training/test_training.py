@@ -656,7 +656,7 @@ def test_an_item_that_is_gone_is_one_message(
     def gone(*_: Any) -> Any:
         raise DataError(said)
 
-    monkeypatch.setattr("finetrainers.data.loader.read_encoded", gone)
+    monkeypatch.setattr("finetrainers.data.loader.read_samples", gone)
     with pytest.raises(DataError) as caught:
         run(base, tmp_path / "run", loader={"workers": workers})
     assert str(caught.value) == said

@@ -66,7 +66,7 @@ def test_held_out_items_are_never_trained_on(tree: Tree, tmp_path: Path, monkeyp
     import finetrainers.data.loader as loader
     import finetrainers.training.validate as validate
 
-    read = loader.read_encoded
+    read, make = loader.read_encoded, loader.Steps._make
     seen: dict[str, set[str]] = {"train": set(), "held-out": set()}
 
     def reading(kind: str) -> Any:
@@ -76,7 +76,11 @@ def test_held_out_items_are_never_trained_on(tree: Tree, tmp_path: Path, monkeyp
 
         return call
 
-    monkeypatch.setattr(loader, "read_encoded", reading("train"))
+    def making(self: Any, jobs: Any, step: int) -> Any:
+        seen["train"].update(job.target.key for job in jobs)
+        return make(self, jobs, step)
+
+    monkeypatch.setattr(loader.Steps, "_make", making)
     monkeypatch.setattr(validate, "read_encoded", reading("held-out"))
     validations(tree, tmp_path / "run", validation={"data": [], "held_out": 0.3}, train={"steps": 4})
     assert seen["train"]
