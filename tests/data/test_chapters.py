@@ -1,5 +1,6 @@
 """Chapters of sets that are read shard by shard: what comes, how often, and the same again from the journal alone."""
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -154,6 +155,34 @@ def test_a_run_that_goes_on_lists_no_shard_of_earlier_chapters(data: Path, tmp_p
     object.__setattr__(source, "layout", Listening(source.layout, listed))
     again.at(last.order.start)
     assert set(listed) == {ref for refs in last.begin.shards for ref in refs}
+
+
+@pytest.mark.parametrize(("changed", "said"), [("indexed", "other samples"), ("a", "other shards")])
+def test_a_run_does_not_go_on_in_sets_that_are_others_now(tmp_path: Path, changed: str, said: str) -> None:
+    """Numbers of the journal would be those of other samples; without the journal it counts anew."""
+    write_shards(tmp_path / "a", SHARDS, ITEMS)
+    write_pictures(tmp_path / "indexed", 6, seed=9)
+    config = config_of(tmp_path, indexed=1.5)
+    whole = chapters_of(config, tmp_path)
+    step = next(step for step in range(1, 20) if whole.at(step).begin.number > 1)
+    if changed == "a":
+        write_tar(tmp_path / "a" / "shards" / "999.tar", [])
+    else:
+        for file in (tmp_path / "indexed").glob("00.*"):
+            file.unlink()
+    with pytest.raises(
+        DataError, match=rf"data\.path: '{tmp_path}/{changed}.*' has {said} .*delete {tmp_path}/run/chapters"
+    ):
+        chapters_of(config, tmp_path).at(step)
+    shutil.rmtree(tmp_path / "run" / "chapters")
+    chapters_of(config, tmp_path).at(step)
+
+
+def test_a_run_that_trained_nothing_begins_with_mended_sets(tmp_path: Path) -> None:
+    write_shards(tmp_path / "a", SHARDS, ITEMS)
+    chapters_of(config_of(tmp_path), tmp_path).at(0)
+    write_tar(tmp_path / "a" / "shards" / "999.tar", [])
+    assert chapters_of(config_of(tmp_path), tmp_path).at(0).order.start == 0
 
 
 class Listening:

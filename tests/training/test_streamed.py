@@ -45,6 +45,14 @@ def test_a_run_goes_through_several_chapters(base: Tree) -> None:
     assert len(curve(base["output_dir"], "loss")) == STEPS
 
 
+def test_a_finished_streamed_run_reports_itself(base: Tree) -> None:
+    """What the steps take of each data set is not told: the samples of later chapters are not known."""
+    report = json.loads((Path(base["output_dir"]) / "report.json").read_text())
+    (run,) = (event for event in events_of(base["output_dir"]) if event["event"] == "run")
+    assert report["steps"] == STEPS
+    assert report["mix"] == run["mix"] == []
+
+
 @pytest.mark.parametrize("where", ["inside a chapter", "between two chapters"])
 def test_a_streamed_run_goes_on_bit_for_bit(base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """Mixed, shuffled, read by three workers: losses, norms and weights are those of the run that nobody stopped."""

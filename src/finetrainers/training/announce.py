@@ -6,7 +6,6 @@ from finetrainers.config import Config
 from finetrainers.data.catalog.found import found_sets
 from finetrainers.data.catalog.left_out import JOURNAL
 from finetrainers.data.catalog.occupancy import about_empty, occupancy
-from finetrainers.data.order.mixture import mixture
 from finetrainers.errors import MissingItemError
 from finetrainers.optim.schedules import learning_rate
 from finetrainers.training.objective import read_objective
@@ -38,7 +37,7 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
         device=str(session.device),
         **({} if code is None else {"objective": code.digest}),
         **({"memory": list(fitting)} if fitting else {}),
-        mix=mixture(prepared.plan.choices, order, config.train.steps),
+        mix=prepared.mixture(config.train.steps),
         sets=found_sets(prepared.plan.catalog),
         buckets=occupancy(prepared.plan.catalog, held_out, [job.bucket for job in prepared.held_out]),
     )

@@ -32,7 +32,7 @@ from finetrainers.files.whole import to_json, write_whole
 
 FOLDER = "chapters"
 """In the run directory."""
-VERSION = 1
+VERSION = 2
 DIGITS = 6
 
 
@@ -92,6 +92,7 @@ class Chapters:
         """Take whether this process writes the journal: of several the first does."""
         self._book, self._folder, self._writes = book, output_dir / FOLDER, writes
         self._current: Chapter | None = None
+        self._sets = [_known_as(source, book) for source in book.sources]
         self.problems: tuple[Problem, ...] = ()
         """Bad samples of all chapters so far."""
 
@@ -125,6 +126,7 @@ class Chapters:
         tree = {
             "version": VERSION,
             "number": begin.number,
+            "sets": self._sets,
             "step": begin.step,
             "taken": begin.taken,
             "shards": begin.shards,
@@ -142,13 +144,20 @@ class Chapters:
             raise DataError(f"output_dir: {file} cannot be written: {error.strerror}") from error
 
     def _recalled(self, step: int) -> Begin:
-        """Find in the journal where the chapter of a step begins; the beginning of the first one if it is not there."""
+        """Find in the journal where the chapter of a step begins; the beginning of the first one if it is not there.
+
+        Raises:
+            DataError: If the journal cannot be read, or counts samples and shards of data sets that are others now.
+        """
         begin = self._book.first()
+        if step == 0:  # nothing was trained on: it may be mended data that the run begins anew with
+            return begin
         problems: list[Problem] = []
         for number, file in enumerate(self._files()):
             tree = _read(file)
             if tree["number"] != number or tree["step"] > step or len(tree["taken"]) != len(begin.taken):
                 break
+            self._check_sets(tree["sets"])
             problems += [Problem(**problem) for problem in tree["problems"]]
             begin = Begin(
                 number,
@@ -160,8 +169,28 @@ class Chapters:
         self.problems = tuple(dict.fromkeys(problems))
         return begin
 
+    def _check_sets(self, before: Sequence[str]) -> None:
+        """Refuse to count on in a data set that is not the one whose samples or shards were counted."""
+        for source, old, new in zip(self._book.sources, before, self._sets, strict=True):
+            if old != new:
+                config = source.data.config if isinstance(source, Known) else source.config
+                what = "samples" if isinstance(source, Known) else "shards"
+                raise DataError(
+                    f"data.path: {config.path!r} has other {what} than when the run was last started, and {self._folder} "
+                    f"counts those: bring them back to continue the run as it was, or delete {self._folder} to have its "
+                    "chapters found again in what is there now"
+                )
+
     def _files(self) -> Sequence[Path]:
         return sorted(file for file in self._folder.glob("*.json") if file.stem.isdigit())
+
+
+def _known_as(source: Source, book: Book) -> str:
+    """Hash what numbers in the journal count: samples of a known set, or shards, one of which may be mended meanwhile."""
+    if isinstance(source, Known):
+        return Catalog((source.data,), book.buckets).fingerprint()
+    names = repr([blob_of(ref).name for ref in source.refs])
+    return hashlib.blake2b(names.encode(), digest_size=8).hexdigest()
 
 
 def _read(file: Path) -> Any:  # plain values of JSON

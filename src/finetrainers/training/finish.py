@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from finetrainers.data.order.mixture import mixture
 from finetrainers.files.steps import step_directory
 from finetrainers.training.card import write_card
 from finetrainers.training.export import export_facts
@@ -57,7 +56,7 @@ def _report(session: Session, trainer: Trainer, prepared: Prepared) -> dict[str,
         "steps": trainer.step,
         "skipped_steps": trainer.update.num_skipped,
         "num_samples": prepared.plan.num_samples,
-        "mix": mixture(prepared.plan.choices, prepared.order, trainer.step),
+        "mix": prepared.mixture(trainer.step),
         "bad_samples": [asdict(problem) for problem in prepared.problems],
         "first_loss": losses.get(min(losses, default=0)),
         "last_loss": losses.get(max(losses, default=0)),

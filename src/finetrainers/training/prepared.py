@@ -7,6 +7,7 @@ from finetrainers.conditioning import Conditioning, GivenFrames
 from finetrainers.data.catalog.left_out import LeftOut
 from finetrainers.data.order.chapters import WrittenOrder
 from finetrainers.data.order.jobs import SampleJob, TextJob
+from finetrainers.data.order.mixture import Mixture, mixture
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
 from finetrainers.data.sources.items import Problem
@@ -49,6 +50,10 @@ class Prepared:
     def stop(self, num_steps: int) -> int:
         """Return the step before which the order is known, of so many steps of the run."""
         return min(num_steps, self.order.stop) if isinstance(self.order, WrittenOrder) else num_steps
+
+    def mixture(self, num_steps: int) -> list[Mixture]:
+        """Count what so many steps of the run show of each data set; nothing with chapters, of which one is known."""
+        return mixture(self.plan.choices, self.order, num_steps) if self.chapters is None else []
 
     @property
     def plans(self) -> tuple[Plan, ...]:
