@@ -397,6 +397,7 @@ MUTATIONS = (
     Mutation("files that a list names elsewhere change unnoticed", "data/catalog/snapshot.py", "            marks.add_folders(_folders_of(known.listing) or ())\n", "            return known\n", "data/test_snapshot.py::test_files_elsewhere_that_a_list_names_count_too"),
     Mutation("a damaged snapshot is trusted", "data/catalog/snapshot.py", "    if hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest() != mapped[-DIGEST_BYTES:]:", "    if False:", "data/test_snapshot.py::test_what_is_damaged_is_made_anew"),
     Mutation("what could not be read once is never read again", "data/catalog/snapshot.py", "bad = np.flatnonzero(~facts[\"is_good\"])", "bad = np.empty(0, np.int64)", "data/test_snapshot.py::test_a_bad_file_is_tried_at_each_start"),
+    Mutation("what a list names and is not there is missing forever", "data/catalog/snapshot.py", "            return None if known.listing.problems else known\n", "            return known\n", "data/test_snapshot.py::test_media_that_come_after_the_list_that_names_them_are_found"),
     Mutation("with recheck: folders a list that is overwritten goes unnoticed", "data/catalog/marks.py", "            facts = _facts_of(_but_items(entries))", "            facts = _facts_of(())", "data/test_snapshot.py::test_with_folders_lists_and_folders_count_and_single_files_do_not"),
     # Raw media become a set.
     Mutation('an expression runs code', 'data/curate/expression.py', '        if found not in wanted:', '        if False:', 'data/test_curate.py::test_a_wrong_expression_says_what_is_wrong_and_runs_nothing'),
@@ -453,6 +454,9 @@ MUTATIONS = (
     Mutation("a color profile is left out", "data/media/profiles.py", "if transform is not None:", "if transform is False:", "data/test_odd_media.py::test_a_profile_of_wide_colors_is_applied"),
     Mutation("a quote that is not closed swallows rows", "data/sources/rows.py", "    _check_quotes(path)\n", "", "data/test_odd_tables.py::test_a_quote_that_is_not_closed_is_named_with_its_line"),
     Mutation("an odd error of a decoder ends the run", "data/media/files.py", "except Exception as error:", "except ZeroDivisionError as error:", "data/test_odd_media.py::test_whatever_a_decoder_raises_names_the_file"),
+    Mutation("a run goes on in another order and says nothing", "training/announce.py", '    if before[-1].get("order") != ORDER_VERSION:', "    if False:", "training/test_relocated.py::test_another_order_than_when_the_run_was_begun_is_a_warning"),
+    Mutation("a pack that another run writes meanwhile is lost", "data/cache/store.py", "        gone = sorted(name for name in known - names if not (self.packs / name).exists())\n", "        gone = sorted(set(self.index.packs()) - names)\n", "data/test_packs.py::test_a_pack_that_another_run_writes_meanwhile_is_not_taken_for_gone"),
+    Mutation("the cache's limit counts captions with their padding", "encoding/budget.py", "        return max(self._sizes(list({job.text.key for job in jobs})), default=0)", "        return 8 * max(self._sizes(list({job.text.key for job in jobs})), default=0)", "encoding/test_encoding.py::test_captions_count_as_they_are_stored"),
 )  # fmt: skip
 
 

@@ -265,6 +265,22 @@ def test_a_pack_that_somebody_removed_holds_nothing(tmp_path: Path) -> None:
         cache.read("latents", make_key(gone))
 
 
+def test_a_pack_that_another_run_writes_meanwhile_is_not_taken_for_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(tmp_path)
+    fill(cache, range(10))
+    asked = cache.index.packs
+
+    def asked_late() -> dict[str, tuple[int, int]]:
+        fill(Cache(tmp_path), range(10, 20))
+        return asked()
+
+    monkeypatch.setattr(cache.index, "packs", asked_late)
+    cache.refresh()
+    assert all(cache.has("latents", make_key(number)) for number in range(20))
+
+
 # -- damage -----------------------------------------------------------------------------------------------------------
 
 

@@ -100,6 +100,7 @@ def copied(original: Path, tmp_path: Path) -> DataConfig:
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*caption files have no image or video beside them")
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_second_start_finds_what_has_changed(original: Path, tmp_path: Path, change: str) -> None:
     config = copied(original, tmp_path)
@@ -183,6 +184,18 @@ def test_a_bad_file_is_tried_at_each_start(tmp_path: Path) -> None:
     assert content(again) == content(first)
     (outside / "00.png").write_bytes(good)
     assert not catalog_of(tmp_path, config).sets[0].problems
+
+
+@pytest.mark.parametrize("recheck", ["files", "folders", "never"])
+def test_media_that_come_after_the_list_that_names_them_are_found(tmp_path: Path, recheck: str) -> None:
+    config, outside = listed(tmp_path, path=str(tmp_path / "lists" / "metadata.csv"), on_error="skip", recheck=recheck)
+    outside.rename(tmp_path / "elsewhere")
+    assert len(catalog_of(tmp_path, config).sets[0].problems) == 3
+    (tmp_path / "elsewhere").rename(outside)
+    assert not catalog_of(tmp_path, config).sets[0].problems
+    before = kept(tmp_path)
+    assert len(catalog_of(tmp_path, config).sets[0].table) == 3
+    assert kept(tmp_path) == before
 
 
 def test_other_settings_of_the_same_files_recall_them(tmp_path: Path) -> None:

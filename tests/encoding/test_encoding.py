@@ -6,8 +6,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,12 +18,15 @@ from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pic
 from finetrainers import ConfigError, DataError, encode, train
 from finetrainers.data.cache import writing
 from finetrainers.data.cache.claims import Claims
+from finetrainers.data.cache.item import without_zeros
 from finetrainers.data.cache.store import Cache, make_key
 from finetrainers.data.media.blob import LocalFile
-from finetrainers.data.order.jobs import TextJob
+from finetrainers.data.order.jobs import SampleJob, TextJob
 from finetrainers.data.order.lazy import Lazy
+from finetrainers.data.order.order import Group, Order
 from finetrainers.distributed.board import Place
 from finetrainers.encoding import encoder as encoding_stage
+from finetrainers.encoding.budget import Budget
 from finetrainers.encoding.shares import Progress, Share
 from finetrainers.models.pretrained import Pretrained
 
@@ -403,6 +408,19 @@ def test_windows_train_as_the_whole_cache_does(tree: Tree, tmp_path: Path) -> No
 def test_a_cache_too_small_for_one_step_is_an_error_that_says_what_is_enough(tree: Tree) -> None:
     with pytest.raises(ConfigError, match=r"cache\.max_gb: 1e-06 GB cannot hold .* 0\.\d+ GB can"):
         train(config_of(merged(tree, {"cache": {"max_gb": 1e-6}})))
+
+
+def test_captions_count_as_they_are_stored(tmp_path: Path) -> None:
+    """Not with the zeros that are put back: a limit that holds all steps makes one window of them."""
+    cache, order = Cache(tmp_path), Order(0, 1, [Group(0, np.arange(1), 1.0)])
+    text = torch.cat([torch.ones(9, 64), torch.zeros(503, 64)])
+    sizes = [cache.write("text", make_key(number), *without_zeros({"x": text[8 - number :]})) for number in range(8)]
+    jobs = [[SampleJob(n, (1, 64, 64), {}, TextJob(make_key(n), "")) for n in (step, 7)] for step in range(7)]
+    encoder: Any = SimpleNamespace(config=SimpleNamespace(max_gb=8 * max(sizes) / 1e9), cache=cache, fill=lambda *_: [])
+    plan: Any = SimpleNamespace(step=lambda order, step: jobs[step])
+    assert Budget(encoder).window(plan, order, range(7), pinned=()) == 7
+    encoder.config.max_gb = 4 * max(sizes) / 1e9
+    assert Budget(encoder).window(plan, order, range(7), pinned=()) == 3
 
 
 def test_an_impossible_bucket_names_the_nearest(tree: Tree) -> None:

@@ -1,5 +1,6 @@
 """A run, its data and its model move: it goes on bit for bit. Other contents in a new place are refused."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -97,3 +98,13 @@ def test_other_data_in_the_old_place_are_a_warning(begun: Tree) -> None:
     train(config_of(merged(begun, STEPS)))
     messages = [event["message"] for event in events_of(begun["output_dir"]) if event["event"] == "warning"]
     assert any("the data changed since the run was last started" in message for message in messages)
+
+
+def test_another_order_than_when_the_run_was_begun_is_a_warning(begun: Tree) -> None:
+    file = Path(begun["output_dir"]) / "events.jsonl"
+    events = events_of(begun["output_dir"])
+    file.write_text("".join(json.dumps({k: v for k, v in event.items() if k != "order"}) + "\n" for event in events))
+    for steps in (3, 4):  # the second goes on in the order of the first
+        train(config_of(merged(begun, {"train": {"steps": steps}})))
+    messages = [event["message"] for event in events_of(begun["output_dir"]) if event["event"] == "warning"]
+    assert sum("the order of samples is another since this run was last started" in message for message in messages) == 1

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import torch
 
 from finetrainers.config import Bucket
-from finetrainers.data.cache.item import to_bytes
 from finetrainers.data.cache.leases import oldest_lease
 from finetrainers.data.cache.packs import KINDS
 from finetrainers.data.cache.store import GB
@@ -83,11 +82,11 @@ class Budget:
         return [size for size in sizes if size is not None]
 
     def _text_bytes(self, jobs: Sequence[SampleJob]) -> int:
-        """Bytes of an encoded caption that needs no padding: the others of most encoders have no more."""
+        """Bytes of the largest encoded caption of these jobs, as it is stored; at least one of them is encoded for it."""
         for job in jobs:
             if not self.encoder.fill([], [job.text]):
-                return len(to_bytes(*self.encoder.cache.read("text", job.text.key)))
-        return 0  # none of the media that are seen with the captions can be decoded
+                break
+        return max(self._sizes(list({job.text.key for job in jobs})), default=0)  # none if their media cannot be decoded
 
     def latents_bytes(self, job: SampleJob, item: LatentsJob) -> int:
         """Bytes that an item takes in the cache."""

@@ -6,6 +6,7 @@ from finetrainers.config import Config
 from finetrainers.data.catalog.found import found_sets
 from finetrainers.data.catalog.left_out import JOURNAL
 from finetrainers.data.catalog.occupancy import about_empty, occupancy
+from finetrainers.data.order.order import ORDER_VERSION
 from finetrainers.errors import MissingItemError
 from finetrainers.optim.schedules import learning_rate
 from finetrainers.training.objective import read_objective
@@ -33,6 +34,7 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
         num_held_out=len(prepared.held_out),
         num_bad=len(prepared.problems),
         **now,
+        order=ORDER_VERSION,
         epochs=order.epoch_of(max(0, config.train.steps - 1)) + 1,
         device=str(session.device),
         **({} if code is None else {"objective": code.digest}),
@@ -69,6 +71,11 @@ def _announce_changes(session: Session, fingerprint: str | None, *, resumed: int
         return
     if before[-1]["data"] != fingerprint:
         session.warn("the data changed since the run was last started (files, or a signal): it goes on with the new ones")
+    if before[-1].get("order") != ORDER_VERSION:
+        session.warn(
+            "the order of samples is another since this run was last started (an update): it goes on with other samples "
+            "from here"
+        )
     _announce_schedule(session, resumed, before[-1]["steps"])
 
 

@@ -205,10 +205,10 @@ class Cache:
 
     def refresh(self) -> None:
         """Let the index have the packs that are there, no more and no fewer: runs that are killed leave it behind."""
+        known = set(self.index.packs())  # before the folder is read: others write a pack first, and enter it then
         names = {file.name for file in os.scandir(self.packs) if is_pack(file.name)}
-        known = set(self.index.packs())
         new = [pack for name in sorted(names - known) if (pack := read_pack(self.root, name)) is not None]
-        gone = sorted(known - names)
+        gone = sorted(name for name in known - names if not (self.packs / name).exists())
         if new or gone:
             try:
                 self.index.add(*new, instead_of=gone)

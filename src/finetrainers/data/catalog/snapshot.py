@@ -109,8 +109,8 @@ class Snapshots:
 
     def keep(self, config: DataConfig, streams: Sequence[Stream], snapshot: Snapshot) -> None:
         """Write what this start has found out; a cache that may not be written keeps nothing."""
-        if self._folder is None or snapshot.is_recalled or snapshot.mark is None:
-            return
+        if self._folder is None or snapshot.is_recalled or snapshot.mark is None or snapshot.listing.problems:
+            return  # what an item lacks may come to a place that nothing is watched at
         file = self._folder / self._name(config, streams)
         temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         try:
@@ -126,9 +126,10 @@ class Snapshots:
                 )
 
     def _read(self, folder: Path, config: DataConfig, streams: Sequence[Stream]) -> Snapshot | None:
-        """Read what is kept of a data set; nothing where that is damaged, or of another version."""
+        """Read what is kept of a data set; nothing where that is damaged, or of another version, or where items were bad."""
         try:
-            return _read(folder / self._name(config, streams))
+            known = _read(folder / self._name(config, streams))
+            return None if known.listing.problems else known
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return None
 

@@ -20,6 +20,8 @@ from finetrainers.data.order.draws import Indices as Indices, Keys, keys_of, see
 from finetrainers.data.order.epochs import EPOCHS_AT_ONCE, Epochs
 from finetrainers.errors import DataError
 
+ORDER_VERSION = 2
+"""Raised when the same seed and data sets have another order than before."""
 STEPS_AT_ONCE, DRAWS_AT_ONCE = 32, 4096
 """Most steps, and most draws of them, that are found when one step is asked for: the next ones then cost nothing."""
 DRAWS_COUNTED_AT_ONCE = 1 << 20
