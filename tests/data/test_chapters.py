@@ -178,6 +178,24 @@ def test_a_run_does_not_go_on_in_sets_that_are_others_now(tmp_path: Path, change
     chapters_of(config, tmp_path).at(step)
 
 
+def test_a_run_goes_on_with_shards_that_were_moved(tmp_path: Path) -> None:
+    """Shards of the chapter and what was left over, found where they are now, and a bad sample told once."""
+    folder = write_shards(tmp_path / "old" / "a", SHARDS, ITEMS, bad=1)
+    whole = chapters_of(skipping(config_of(folder.parents[1])), tmp_path)
+    expected = [shown(whole.at(n), n) for n in range(12)]
+    step = whole.at(8).order.start
+    assert whole.at(8).begin.rests[0].items is not None
+    (tmp_path / "old").rename(tmp_path / "new")
+    again = chapters_of(skipping(config_of(tmp_path / "new")), tmp_path)
+    assert [shown(again.at(n), n) for n in range(step, 12)] == expected[step:]
+    assert len(again.problems) == 1
+    assert f"{tmp_path}/new/" in again.problems[0].path
+
+
+def skipping(config: Config) -> Config:
+    return config.model_copy(update={"data": tuple(own.model_copy(update={"on_error": "skip"}) for own in config.data)})
+
+
 def test_a_run_that_trained_nothing_begins_with_mended_sets(tmp_path: Path) -> None:
     write_shards(tmp_path / "a", SHARDS, ITEMS)
     chapters_of(config_of(tmp_path), tmp_path).at(0)

@@ -37,6 +37,8 @@ class Shards:
 
     layout: Layout
     wanted: Wanted
+    root: str
+    """Reference of the folder that has them."""
     refs: tuple[str, ...]
     """In the order of their names."""
 
