@@ -432,6 +432,8 @@ MUTATIONS = (
     Mutation("a run that goes on forgets what a chapter had left over", "training/chapters.py", "                tuple(_rest_from_tree(rest, move) for rest, move in zip(tree[\"rests\"], moves, strict=True)),", "                begin.rests,", "data/test_chapters.py::test_a_run_that_goes_on_shows_what_would_have_come"),
     Mutation("a run goes on with numbers of other samples", "training/chapters.py", "            if old != new:\n                config", "            if False:\n                config", "data/test_chapters.py::test_a_run_does_not_go_on_in_sets_that_are_others_now"),
     Mutation("what was left over is sought where it was", "training/chapters.py", "return f\"{scheme}{now}/{name}\"", "return ref", "data/test_chapters.py::test_a_run_goes_on_with_shards_that_were_moved"),
+    Mutation("in a chapter a bucket that is bad ends the run", "data/order/chapters.py", "return range(self.start, self.stop)", "return range(0)", "data/test_chapters.py::test_where_all_of_a_bucket_are_bad_another_step_of_the_chapter_comes"),
+    Mutation("what a chapter leaves over stands in for nothing", "data/order/chapters.py", "pool = np.unique(np.concatenate([old, new]))", "pool = np.unique(batches)", "data/test_chapters.py::test_for_a_bad_sample_another_of_its_bucket_stands_in_though_it_is_left_over"),
     Mutation("what is held out is trained on in chapters", "data/order/chapters.py", "without_contents(self._dataset(source.config, new), self.held_out)", "without_contents(self._dataset(source.config, new), self.held_out[:0])", "data/test_chapters.py::test_what_is_held_out_comes_in_no_chapter"),
     Mutation("a network that is down leaves out samples", "data/media/remote_retry.py",
              'if kind == "passes":', 'if kind == "never":',
