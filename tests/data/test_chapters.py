@@ -1,5 +1,6 @@
 """Chapters of sets that are read shard by shard: what comes, how often, and the same again from the journal alone."""
 
+import pickle
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -15,9 +16,11 @@ from shards import write_shards
 from finetrainers.config import Config, DataConfig, parse_config
 from finetrainers.data.catalog.build import Common
 from finetrainers.data.catalog.catalog import build_catalog
+from finetrainers.data.catalog.left_out import BadViews
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.probe import make_look
 from finetrainers.data.order.chapters import Chapter
+from finetrainers.data.order.choices import Choices
 from finetrainers.data.streams import MEDIA
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.training.chapters import Chapters, make_book
@@ -178,6 +181,24 @@ def test_a_run_does_not_go_on_in_sets_that_are_others_now(tmp_path: Path, change
     chapters_of(config, tmp_path).at(step)
 
 
+def test_a_run_goes_on_with_shards_that_were_moved(tmp_path: Path) -> None:
+    """Shards of the chapter and what was left over, found where they are now, and a bad sample told once."""
+    folder = write_shards(tmp_path / "old" / "a", SHARDS, ITEMS, bad=1)
+    whole = chapters_of(skipping(config_of(folder.parents[1])), tmp_path)
+    expected = [shown(whole.at(n), n) for n in range(12)]
+    step = whole.at(8).order.start
+    assert whole.at(8).begin.rests[0].items is not None
+    (tmp_path / "old").rename(tmp_path / "new")
+    again = chapters_of(skipping(config_of(tmp_path / "new")), tmp_path)
+    assert [shown(again.at(n), n) for n in range(step, 12)] == expected[step:]
+    assert len(again.problems) == 1
+    assert f"{tmp_path}/new/" in again.problems[0].path
+
+
+def skipping(config: Config) -> Config:
+    return config.model_copy(update={"data": tuple(own.model_copy(update={"on_error": "skip"}) for own in config.data)})
+
+
 def test_a_run_that_trained_nothing_begins_with_mended_sets(tmp_path: Path) -> None:
     write_shards(tmp_path / "a", SHARDS, ITEMS)
     chapters_of(config_of(tmp_path), tmp_path).at(0)
@@ -238,6 +259,44 @@ def test_a_bad_sample_of_a_later_chapter_stops_or_is_named(tmp_path: Path) -> No
     again.at(20)
     for own in (chapters, again):  # the journal tells it to a run that goes on
         assert ["bad.png" in problem.path for problem in own.problems] == [True]
+
+
+def taken_without(chapter: Chapter, bad: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Samples, and their buckets, that all positions of a chapter show when some are bad; as its workers find them."""
+    catalog, order = chapter.catalog, pickle.loads(pickle.dumps(chapter.order))
+    choices = Choices(catalog, 0, BadViews.of([(sample, 0, 0) for sample in bad], 1))
+    positions = np.arange(order.start * order.batch_size, order.stop * order.batch_size)
+    found = choices.at(order, positions)[0]
+    by_step = [choices.at(order, own)[0].tolist() for own in positions.reshape(-1, order.batch_size)]
+    assert found.tolist() == [sample for own in by_step for sample in own]  # whatever is asked for at once
+    assert not set(found.tolist()) & set(bad)
+    buckets = np.concatenate(catalog.shape_numbers())
+    assert all(len(np.unique(buckets[own])) == 1 for own in by_step)
+    return found.tolist(), buckets[found].tolist()
+
+
+def test_for_a_bad_sample_another_of_its_bucket_stands_in_though_it_is_left_over(data: Path, tmp_path: Path) -> None:
+    """A chapter with one batch, that is bad as a whole; and all else of it is bad."""
+    chapter = chapters_of(config_of(data, batch_size=4), tmp_path).at(0)
+    whole, of_whole = taken_without(chapter, [])
+    assert chapter.order.stop == 1
+    found, of_found = taken_without(chapter, whole)
+    assert len(set(found)) <= 2  # six are of that bucket
+    assert of_found == of_whole
+    with pytest.raises(DataError, match="no good sample is left"):
+        taken_without(chapter, range(chapter.catalog.num_samples))
+
+
+def test_where_all_of_a_bucket_are_bad_another_step_of_the_chapter_comes(data: Path, tmp_path: Path) -> None:
+    """Only in the place of those: all other steps stay as they are."""
+    chapter = chapters_of(config_of(data, batch_size=1), tmp_path).at(0)
+    whole, of_whole = taken_without(chapter, [])
+    gone = min(of_whole, key=of_whole.count)
+    found, of_found = taken_without(chapter, [own for own, bucket in zip(whole, of_whole, strict=True) if bucket == gone])
+    assert gone not in of_found
+    assert [found[n] for n, bucket in enumerate(of_whole) if bucket != gone] == [
+        own for own, bucket in zip(whole, of_whole, strict=True) if bucket != gone
+    ]
 
 
 def test_a_folder_of_pictures_has_no_shards(data: Path, tmp_path: Path) -> None:

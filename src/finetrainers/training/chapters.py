@@ -21,7 +21,7 @@ from finetrainers.data.catalog.build import Common, build_dataset
 from finetrainers.data.catalog.catalog import Catalog
 from finetrainers.data.catalog.probe import Look
 from finetrainers.data.catalog.split import contents
-from finetrainers.data.media.blob import blob_of
+from finetrainers.data.media.blob import SCHEME_END, blob_of
 from finetrainers.data.media.files import why_unreadable
 from finetrainers.data.order.chapters import Begin, Book, Chapter, Known, Rest, Shards, Source
 from finetrainers.data.sources.items import Problem, open_shards
@@ -34,6 +34,10 @@ FOLDER = "chapters"
 """In the run directory."""
 VERSION = 2
 DIGITS = 6
+Move = tuple[str | None, str | None]
+"""References of the folder of a data set: before, and now; none of one whose items are known."""
+Cell = str | list[str]
+"""Of a row of a listing."""
 
 
 def make_book(
@@ -60,8 +64,8 @@ def make_book(
         if not data.stream:
             sources.append(Known(next(others)))
             continue
-        layout, refs = open_shards(data)
-        sources.append(Shards(layout, Wanted(data, names, many), tuple(refs)))
+        layout, root, refs = open_shards(data)
+        sources.append(Shards(layout, Wanted(data, names, many), root, tuple(refs)))
         buckets |= dict.fromkeys(resolve_buckets(data.buckets))
         digest.update(repr([_about_shard(ref) for ref in refs]).encode())
     return Book(
@@ -93,6 +97,7 @@ class Chapters:
         self._book, self._folder, self._writes = book, output_dir / FOLDER, writes
         self._current: Chapter | None = None
         self._sets = [_known_as(source, book) for source in book.sources]
+        self._roots = [None if isinstance(source, Known) else source.root for source in book.sources]
         self.problems: tuple[Problem, ...] = ()
         """Bad samples of all chapters so far."""
 
@@ -129,7 +134,8 @@ class Chapters:
             "sets": self._sets,
             "step": begin.step,
             "taken": begin.taken,
-            "shards": begin.shards,
+            "roots": self._roots,
+            "shards": self._numbers(begin.shards or ()),
             "rests": [_rest_to_tree(rest) for rest in begin.rests],
             "problems": [asdict(problem) for problem in chapter.problems],
         }
@@ -158,16 +164,26 @@ class Chapters:
             if tree["number"] != number or tree["step"] > step or len(tree["taken"]) != len(begin.taken):
                 break
             self._check_sets(tree["sets"])
-            problems += [Problem(**problem) for problem in tree["problems"]]
+            moves = list(zip(tree["roots"], self._roots, strict=True))
+            problems += [Problem(_moved(own["path"], moves), own["reason"]) for own in tree["problems"]]
             begin = Begin(
                 number,
                 tree["step"],
                 tuple(tree["taken"]),
-                tuple(_rest_from_tree(rest) for rest in tree["rests"]),
-                tuple(tuple(refs) for refs in tree["shards"]),
+                tuple(_rest_from_tree(rest, move) for rest, move in zip(tree["rests"], moves, strict=True)),
+                self._named(tree["shards"]),
             )
         self.problems = tuple(dict.fromkeys(problems))
         return begin
+
+    def _numbers(self, shards: Sequence[Sequence[str]]) -> list[list[int]]:
+        """By data set: numbers of shards, which they have wherever they are."""
+        places = [{ref: n for n, ref in enumerate(_refs(source))} for source in self._book.sources]
+        return [[own[ref] for ref in refs] for own, refs in zip(places, shards, strict=True)]
+
+    def _named(self, numbers: Sequence[Sequence[int]]) -> tuple[tuple[str, ...], ...]:
+        """By data set: shards by their numbers."""
+        return tuple(tuple(_refs(source)[n] for n in own) for source, own in zip(self._book.sources, numbers, strict=True))
 
     def _check_sets(self, before: Sequence[str]) -> None:
         """Refuse to count on in a data set that is not the one whose samples or shards were counted."""
@@ -210,10 +226,31 @@ def _rest_to_tree(rest: Rest) -> dict[str, object]:
     return {"samples": rest.samples, "items": None if rest.items is None else rest.items.to_pylist()}
 
 
-def _rest_from_tree(tree: dict[str, Any]) -> Rest:
-    rows = tree["items"]
-    if rows is None:
+def _cell_moved(cell: Cell, move: Move) -> Cell:
+    return [_moved(ref, [move]) for ref in cell] if isinstance(cell, list) else _moved(cell, [move])
+
+
+def _refs(source: Source) -> tuple[str, ...]:
+    return () if isinstance(source, Known) else source.refs
+
+
+def _moved(ref: str, moves: Sequence[Move]) -> str:
+    """Return a reference, or one of something in a file, as it is where the first of these folders that has it is now."""
+    for before, now in moves:
+        scheme, root, name = ref.partition(f"{before}/")
+        if before is not None and root and (not scheme or scheme.endswith(SCHEME_END)):
+            return f"{scheme}{now}/{name}"
+    return ref
+
+
+def _rest_from_tree(tree: dict[str, Any], move: Move) -> Rest:
+    """Make what was left over of its JSON: captions stay, and all else are references."""
+    if tree["items"] is None:
         return Rest(tuple(tree["samples"]))
+    rows = [
+        {name: cell if name == "captions" else _cell_moved(cell, move) for name, cell in row.items()}
+        for row in tree["items"]
+    ]
     text = pa.large_string()
     kinds = {name: pa.large_list(text) if isinstance(cell, list) else text for name, cell in rows[0].items()}
     return Rest(tuple(tree["samples"]), pa.Table.from_pylist(rows, pa.schema(kinds)))

@@ -5,7 +5,7 @@ they have done times ``repeats``, so that any number of chapters shows them in t
 made of the next shards and of as many samples of the sets whose items are known. What is left over of a bucket begins the
 bucket's samples in the next chapter. All of it is a function of the seed, the contents, and where the chapter begins.
 
-Shape letters: T optimizer steps, B batch size.
+Shape letters: T optimizer steps, B batch size, M samples of a chapter.
 """
 
 import math
@@ -37,6 +37,8 @@ class Shards:
 
     layout: Layout
     wanted: Wanted
+    root: str
+    """Reference of the folder that has them."""
     refs: tuple[str, ...]
     """In the order of their names."""
 
@@ -107,13 +109,17 @@ class Chapter:
 class WrittenOrder(Order):
     """An order of some optimizer steps that is written down, from ``start`` to ``stop``."""
 
-    def __init__(self, batch_size: int, start: int, buckets: Indices, samples: Indices) -> None:
-        """Take buckets [T] and samples [T, B]."""
+    def __init__(
+        self, batch_size: int, start: int, buckets: Indices, samples: Indices, pool: tuple[Indices, Indices]
+    ) -> None:
+        """Take buckets [T] and samples [T, B], and of all that may stand in for others the buckets [M] and samples [M]."""
         self.batch_size, self.start, self.stop = batch_size, start, start + len(buckets)
-        self._rows = buckets, samples
+        self._rows, self._pool = (buckets, samples), pool
 
-    def __reduce__(self) -> "tuple[type[WrittenOrder], tuple[int, int, Indices, Indices]]":  # type: ignore[override]
-        return WrittenOrder, (self.batch_size, self.start, *self._rows)
+    def __reduce__(  # type: ignore[override]
+        self,
+    ) -> "tuple[type[WrittenOrder], tuple[int, int, Indices, Indices, tuple[Indices, Indices]]]":
+        return WrittenOrder, (self.batch_size, self.start, *self._rows, self._pool)
 
     @property
     def buckets(self) -> list[int]:
@@ -130,12 +136,17 @@ class WrittenOrder(Order):
         return buckets.copy(), samples.copy()
 
     def samples_of(self, bucket: int) -> Indices:
-        buckets, samples = self._rows
-        return np.unique(samples[buckets == bucket])
+        buckets, samples = self._pool
+        found: Indices = samples[buckets == bucket]
+        return found
 
     def pick(self, bucket: int, draws: npt.NDArray[np.float64]) -> Indices:
         samples = self.samples_of(bucket)
         return samples[(draws * len(samples)).astype(np.int64)]
+
+    @property
+    def stand_ins(self) -> range:
+        return range(self.start, self.stop)
 
     def first_step(self, epoch: int) -> int:
         return self.start if epoch == 0 else self.stop
@@ -296,7 +307,8 @@ class Book:
         owner = np.searchsorted(ends, rest, side="right")
         own = [(part, rest[owner == place] - starts[place]) for place, part in enumerate(parts)]
         rests = tuple(self._rest(n, [each for each in own if each[0].source == n]) for n in range(len(self.sources)))
-        return WrittenOrder(self.batch_size, begin.step, buckets[batches[:, 0]], batches), rests
+        pool = np.unique(np.concatenate([old, new]))
+        return WrittenOrder(self.batch_size, begin.step, buckets[batches[:, 0]], batches, (buckets[pool], pool)), rests
 
     def _rest(self, number: int, left: Sequence[tuple[_Part, Indices]]) -> Rest:
         """Gather what is left over of one data set."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from finetrainers.data.catalog.catalog import Catalog
 from finetrainers.data.catalog.left_out import JOURNAL, BadViews
-from finetrainers.data.order.draws import uniform
+from finetrainers.data.order.draws import seed_of, shuffled, uniform
 from finetrainers.data.order.order import Indices, Order
 from finetrainers.errors import DataError
 
@@ -37,7 +37,10 @@ class Choices:
         buckets, samples = order.steps(int(positions[0]) // order.batch_size, int(positions[-1]) // order.batch_size + 1)
         samples = samples.ravel()
         views, captions = self.of(samples, positions)
-        if len(self._bad_rows(order, samples, positions, views)):
+        if len(bad := self._bad_rows(order, samples, positions, views)):
+            for row in np.unique(bad // order.batch_size).tolist() if len(order.stand_ins) else ():
+                own = slice(row * order.batch_size, (row + 1) * order.batch_size)
+                buckets[row], samples[own] = self._possible(order, int(buckets[row]), samples[own], positions[own])
             samples = self._replaced(order, samples, positions, np.repeat(buckets, order.batch_size))
             views, captions = self.of(samples, positions)
         return samples, views, captions
@@ -82,6 +85,29 @@ class Choices:
                 own = buckets[rows] == bucket
                 samples[rows[own]] = order.pick(int(bucket), draws[own])
         return samples
+
+    def _possible(self, order: Order, bucket: int, samples: Indices, positions: Indices) -> tuple[int, Indices]:
+        """Let another step stand in for one at positions [B] whose bucket has too few good samples: bucket, samples [B]."""
+        exhausted = set[int]()
+        if self._has_good(order, bucket, positions):
+            return bucket, samples
+        count, first = len(order.stand_ins), order.stand_ins.start
+        seed = seed_of(self.seed, "step", int(positions[0]) // order.batch_size)
+        for place in shuffled(np.arange(count), np.array(count), np.array(seed, np.uint64)).tolist():
+            (other,), others = order.steps(first + place, first + place + 1)
+            if other != bucket and other not in exhausted:
+                if self._has_good(order, int(other), positions):
+                    return int(other), others[0]
+                exhausted.add(int(other))
+        return bucket, samples
+
+    def _has_good(self, order: Order, bucket: int, positions: Indices) -> bool:
+        """Whether a good sample of a bucket can stand at each of these positions."""
+        samples = order.samples_of(bucket)
+        if not np.isin(samples, self.bad.codes // self.bad.num_views).all():
+            return True
+        rows = (np.full(len(samples), position) for position in positions)
+        return all(len(self._bad_rows(order, samples, at, self.of(samples, at)[0])) < len(samples) for at in rows)
 
     def _check_bucket(self, order: Order, bucket: int, position: int) -> None:
         """Raise if no sample of a bucket can stand at a position."""

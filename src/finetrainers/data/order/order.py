@@ -143,6 +143,11 @@ class Order:
         samples = self._samples[self._of(bucket)]
         return samples[(draws * len(samples)).astype(np.int64)].astype(np.int64)
 
+    @property
+    def stand_ins(self) -> range:
+        """Steps that may come in the place of one whose bucket has no good sample left; none where that is an error."""
+        return range(0)
+
     def first_step(self, epoch: int) -> int:
         """Return the number of full batches before an epoch."""
         return self._epochs.first_step(epoch)

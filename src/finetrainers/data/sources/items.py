@@ -60,8 +60,8 @@ def list_items(config: DataConfig, streams: Sequence[str] = (), many: Collection
     return listing
 
 
-def open_shards(config: DataConfig) -> tuple[Layout, list[str]]:
-    """Find out how a data set is laid out that is read shard by shard, and of which shards it consists.
+def open_shards(config: DataConfig) -> tuple[Layout, str, list[str]]:
+    """Find out how a data set is laid out that is read shard by shard, in which folder, and of which shards it consists.
 
     Raises:
         DataError: If it does not consist of shards.
@@ -76,4 +76,4 @@ def open_shards(config: DataConfig) -> tuple[Layout, list[str]]:
             "Parquet or Arrow files, or set stream: false"
         )
     check_settings(layout, config)
-    return layout, shards
+    return layout, place.root, shards
