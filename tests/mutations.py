@@ -456,6 +456,7 @@ MUTATIONS = (
     Mutation("a run goes on in another order and says nothing", "training/announce.py", '    if before[-1].get("order") != ORDER_VERSION:', "    if False:", "training/test_relocated.py::test_another_order_than_when_the_run_was_begun_is_a_warning"),
     Mutation("a pack that another run writes meanwhile is lost", "data/cache/store.py", "        gone = sorted(name for name in known - names if not (self.packs / name).exists())\n", "        gone = sorted(set(self.index.packs()) - names)\n", "data/test_packs.py::test_a_pack_that_another_run_writes_meanwhile_is_not_taken_for_gone"),
     Mutation("the cache's limit counts captions with their padding", "encoding/budget.py", "        return max(self._sizes(list({job.text.key for job in jobs})), default=0)", "        return 8 * max(self._sizes(list({job.text.key for job in jobs})), default=0)", "encoding/test_encoding.py::test_captions_count_as_they_are_stored"),
+    Mutation("what cannot be written of one kind takes the other along", "data/cache/writing.py", "                errors.append(error)\n", "                raise\n", "data/test_packs.py::test_what_cannot_be_written_of_one_kind_costs_nothing_of_the_other"),
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from finetrainers.data.cache import convert as converting, writing
 from finetrainers.data.cache.convert import convert
 from finetrainers.data.cache.item import without_zeros
 from finetrainers.data.cache.leases import Lease, oldest_lease
-from finetrainers.data.cache.packs import keys_of
+from finetrainers.data.cache.packs import KINDS, Kind, Pack, keys_of
 from finetrainers.data.cache.store import Cache, make_key
 from finetrainers.data.cache.upkeep import damaged, evict, stored_files
 from finetrainers.errors import DONE, USER_ERROR, DataError, MissingItemError, StorageError
@@ -219,6 +219,27 @@ def test_a_full_disk_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(list(cache.packs.iterdir())) == 1
     fill(cache, range(10, 20))
     assert numbers_in(Cache(tmp_path)) == list(range(20))
+
+
+@pytest.mark.parametrize("bad", KINDS)
+def test_what_cannot_be_written_of_one_kind_costs_nothing_of_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: Kind
+) -> None:
+    write_pack = writing.write_pack
+
+    def refusing(root: Path, kind: Kind, items: Sequence[tuple[bytes, bytes]]) -> Pack:
+        if kind == bad:
+            raise DataError("no room")
+        return write_pack(root, kind, items)
+
+    monkeypatch.setattr(writing, "write_pack", refusing)
+    cache = Cache(tmp_path)
+    with pytest.raises(DataError, match="no room"), cache.in_batches():
+        for number in range(5):
+            for kind in KINDS:
+                cache.write(kind, make_key(number), {"x": torch.zeros(3)}, {})
+    assert {entry.kind for entry in cache.entries()} == set(KINDS) - {bad}
+    assert len(list(cache.entries())) == 5
 
 
 # -- the index --------------------------------------------------------------------------------------------------------
