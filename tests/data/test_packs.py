@@ -35,10 +35,11 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(converting, "BATCH_ITEMS", 10)
 
 
-def fill(cache: Cache, numbers: Iterable[int]) -> None:
+def fill(cache: Cache, numbers: Iterable[int], kinds: Sequence[Kind] = ("latents",)) -> None:
     with cache.in_batches():
         for number in numbers:
-            cache.write("latents", make_key(number), {"x": torch.full((SIZE,), float(number))}, {"number": str(number)})
+            for kind in kinds:
+                cache.write(kind, make_key(number), {"x": torch.full((SIZE,), float(number))}, {"number": str(number)})
 
 
 def numbers_in(cache: Cache) -> list[int]:
@@ -234,10 +235,8 @@ def test_what_cannot_be_written_of_one_kind_costs_nothing_of_the_other(
 
     monkeypatch.setattr(writing, "write_pack", refusing)
     cache = Cache(tmp_path)
-    with pytest.raises(DataError, match="no room"), cache.in_batches():
-        for number in range(5):
-            for kind in KINDS:
-                cache.write(kind, make_key(number), {"x": torch.zeros(3)}, {})
+    with pytest.raises(DataError, match="no room"):
+        fill(cache, range(5), KINDS)
     assert {entry.kind for entry in cache.entries()} == set(KINDS) - {bad}
     assert len(list(cache.entries())) == 5
 
@@ -248,6 +247,23 @@ def test_what_cannot_be_written_of_one_kind_costs_nothing_of_the_other(
 def test_an_index_that_is_lost_is_made_again(tmp_path: Path) -> None:
     fill(Cache(tmp_path), range(25))
     (tmp_path / "index.sqlite").unlink()
+    assert all(known(Cache(tmp_path), range(25)))
+    assert numbers_in(Cache(tmp_path)) == list(range(25))
+
+
+@pytest.mark.parametrize("may_write", [False, True])
+def test_a_cache_that_may_only_be_read_needs_no_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_write: bool
+) -> None:
+    fill(Cache(tmp_path), range(25))
+    (tmp_path / "index.sqlite").unlink()
+    (tmp_path / "index.sqlite").symlink_to(tmp_path / "nowhere" / "index.sqlite")  # cannot be made, not even by root
+    monkeypatch.setattr(os, "access", lambda *_: may_write)
+    if may_write:
+        with pytest.raises(StorageError, match="change the permissions"):
+            known(Cache(tmp_path), range(25))
+        return
+    assert Cache(tmp_path).has("latents", make_key(3))
     assert all(known(Cache(tmp_path), range(25)))
     assert numbers_in(Cache(tmp_path)) == list(range(25))
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from finetrainers.data.cache.packs import KEY_BYTES, KINDS, Kind, Pack, kind_of, prefixes, read_pack
+from finetrainers.data.cache.packs import FOLDER, KEY_BYTES, KINDS, Kind, Pack, is_pack, kind_of, prefixes, read_pack
 from finetrainers.data.catalog.memo import BUSY_SECONDS, WAYS_OUT
 from finetrainers.errors import StorageError
 
@@ -37,6 +37,9 @@ TABLES = (
 
 AGAIN = "remove it: it is made again from the packs"
 OWN_WAYS_OUT = {**WAYS_OUT, sqlite3.SQLITE_CORRUPT: AGAIN, sqlite3.SQLITE_NOTADB: AGAIN}
+
+CLOSED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+"""What SQLite says of a place that may be read only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +82,7 @@ class Index:
             for name in instead_of:
                 self._drop(database, name)
             for pack in packs:
-                database.execute("INSERT OR IGNORE INTO packs (name, items) VALUES (?, ?)", (pack.name, len(pack.directory)))
-                (number,) = database.execute("SELECT id FROM packs WHERE name = ?", (pack.name,)).fetchone()
-                kind, table = KINDS.index(pack.kind), pack.directory
-                keys = (key.tobytes() for key in table["key"])
-                rows = zip(keys, table["start"].tolist(), table["length"].tolist(), strict=True)
-                database.executemany(
-                    "INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?)",
-                    [(kind, key, number, start, length) for key, start, length in sorted(rows)],
-                )
+                _enter(database, pack)
 
     def entries(self, kind: Kind) -> Iterator[tuple[bytes, str, int]]:
         """Key, pack and length of all items of a kind, by their keys, a part of them at a time."""
@@ -178,11 +173,7 @@ class Index:
             self._inherited.append(self._opened[1])
             self._opened = None
         if self._opened is None:
-            database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            self._opened = os.getpid(), database
-            if not database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
-                for table in TABLES:
-                    database.execute(table)
+            self._opened = os.getpid(), self._open()
         database = self._opened[1]
         try:
             yield database
@@ -192,6 +183,22 @@ class Index:
             raise
         if database.in_transaction:
             database.commit()
+
+    def _open(self) -> sqlite3.Connection:
+        """Open the database, or one in memory where there is none yet and none may be made."""
+        try:
+            return _connect(self._path)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in CLOSED or os.access(self._path.parent, os.W_OK):
+                raise
+        database, folder = _connect(":memory:"), self._path.parent / FOLDER
+        names = sorted(file.name for file in os.scandir(folder) if is_pack(file.name)) if folder.is_dir() else []
+        database.execute("BEGIN")
+        for pack in (read_pack(self._path.parent, name) for name in names):
+            if pack is not None:
+                _enter(database, pack)
+        database.commit()
+        return database
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -206,6 +213,32 @@ class Index:
         if self._opened is not None and self._opened[0] == os.getpid():
             self._opened[1].close()
         self._opened = None
+
+
+def _connect(path: Path | str) -> sqlite3.Connection:
+    """Open a database that has the tables."""
+    database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        if not database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+            for table in TABLES:
+                database.execute(table)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _enter(database: sqlite3.Connection, pack: Pack) -> None:
+    """Enter a pack and its items, but for those that another has."""
+    database.execute("INSERT OR IGNORE INTO packs (name, items) VALUES (?, ?)", (pack.name, len(pack.directory)))
+    (number,) = database.execute("SELECT id FROM packs WHERE name = ?", (pack.name,)).fetchone()
+    kind, table = KINDS.index(pack.kind), pack.directory
+    keys = (key.tobytes() for key in table["key"])
+    rows = zip(keys, table["start"].tolist(), table["length"].tolist(), strict=True)
+    database.executemany(
+        "INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?)",
+        [(kind, key, number, start, length) for key, start, length in sorted(rows)],
+    )
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
