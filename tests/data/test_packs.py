@@ -403,6 +403,24 @@ def test_a_pack_of_which_little_is_kept_gives_its_room_back(tmp_path: Path) -> N
     assert all(file.stat().st_mtime < 2e9 - 1e8 and file.stat().st_mtime < time.time() - 1e6 for file in packs_in(cache))
 
 
+@pytest.mark.parametrize("way", ["evict", "remove"])
+def test_an_item_of_two_packs_stays_when_one_of_them_goes(tmp_path: Path, way: str) -> None:
+    """Two runs have encoded it at once."""
+    cache = Cache(tmp_path)
+    fill(cache, range(10))
+    (first,) = packs_in(cache)
+    fill(Cache(tmp_path), range(5, 15))
+    if way == "evict":
+        os.utime(first, (1e9, 1e9))
+        assert evict(cache, bytes_of(cache) - 100).removed.items == 10
+        assert not first.exists()
+        assert all(cache.has("latents", make_key(number)) for number in range(5, 15))
+        assert numbers_in(cache) == list(range(5, 15))
+    else:
+        cache.remove(*(entry for entry in cache.entries() if entry.key == make_key(7)))
+        assert numbers_in(cache) == list(range(15))
+
+
 def test_what_a_living_run_needs_of_a_pack_stays(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     fill(cache, range(30))

@@ -84,6 +84,16 @@ class Index:
             for pack in packs:
                 _enter(database, pack)
 
+    def restore(self) -> None:
+        """Enter again what packs hold of items that were read from other packs, which are gone."""
+        counts = "SELECT pack, COUNT(*) AS entered FROM items GROUP BY pack"
+        select = f"SELECT name FROM packs LEFT JOIN ({counts}) ON pack = id WHERE COALESCE(entered, 0) < items ORDER BY id"
+        with self._errors(), self._connection() as database:
+            names = [name for (name,) in database.execute(select)]
+        packs = [pack for name in names if (pack := read_pack(self._path.parent, name)) is not None]
+        if packs:
+            self.add(*packs)
+
     def entries(self, kind: Kind) -> Iterator[tuple[bytes, str, int]]:
         """Key, pack and length of all items of a kind, by their keys, a part of them at a time."""
         last = b""

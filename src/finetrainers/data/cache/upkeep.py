@@ -111,6 +111,8 @@ def evict(cache: Cache, max_bytes: int, *, keep: Collection[str] = (), since: fl
             surplus -= freed
             if surplus <= 0:
                 break
+        if removed.items and cache.packs.is_dir():
+            cache.index.restore()
     return Eviction(removed, sum((Tally(one.items, one.bytes) for one in held), Tally()), max(0, surplus))
 
 
