@@ -461,6 +461,7 @@ MUTATIONS = (
     Mutation("snapshots that killed starts have begun stay", "data/cache/upkeep.py", "(PACKS, LEASES, SNAPSHOTS)", "(PACKS, LEASES)", "data/test_snapshot.py::test_two_starts_with_one_process_number_write_files_of_their_own_and_leftovers_go"),
     Mutation("a cache that may only be read lacks its index", "data/cache/index.py", "if error.sqlite_errorcode & 0xFF not in CLOSED or", "if True or", "data/test_packs.py::test_a_cache_that_may_only_be_read_needs_no_index"),
     Mutation("an item of two packs goes with one of them", "data/cache/index.py", "        if packs:\n            self.add(*packs)\n", "", "data/test_packs.py::test_an_item_of_two_packs_stays_when_one_of_them_goes"),
+    Mutation("a cache that may only be read lacks the packs of a killed writer", "data/cache/store.py", "                self.index.move_to_memory()\n", "", "data/test_packs.py::test_a_cache_that_may_only_be_read_serves_packs_that_its_index_lacks"),
 )  # fmt: skip
 
 

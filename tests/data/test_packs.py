@@ -2,12 +2,14 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from safetensors.torch import load
 from finetrainers.cli.entry import main
 from finetrainers.data.cache import convert as converting, writing
 from finetrainers.data.cache.convert import convert
+from finetrainers.data.cache.index import Index
 from finetrainers.data.cache.item import without_zeros
 from finetrainers.data.cache.leases import Lease, oldest_lease
 from finetrainers.data.cache.packs import KINDS, Kind, Pack, keys_of
@@ -266,6 +269,27 @@ def test_a_cache_that_may_only_be_read_needs_no_index(
     assert Cache(tmp_path).has("latents", make_key(3))
     assert all(known(Cache(tmp_path), range(25)))
     assert numbers_in(Cache(tmp_path)) == list(range(25))
+
+
+def test_a_cache_that_may_only_be_read_serves_packs_that_its_index_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(Cache(tmp_path), range(10))
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "add", lambda *_, **__: None)
+        fill(Cache(tmp_path), range(10, 20))
+    connect = sqlite3.connect
+
+    def read_only(path: Path | str, **settings: Any) -> sqlite3.Connection:
+        is_file = isinstance(path, Path)
+        return connect(f"file:{path}?mode=ro" if is_file else path, uri=is_file, **settings)
+
+    monkeypatch.setattr(sqlite3, "connect", read_only)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    cache = Cache(tmp_path)
+    assert all(known(cache, range(20)))
+    assert numbers_in(pickle.loads(pickle.dumps(cache))) == numbers_in(cache) == list(range(20))
+    assert pickle.loads(pickle.dumps(cache)).has("latents", make_key(15))
 
 
 def test_an_index_that_is_damaged_is_named_with_the_way_out(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ use it at once, over a network file system as well: it has a rollback journal, w
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,14 +56,19 @@ class Place:
 class Index:
     """The index of one cache; the database is opened when it is needed, in each process anew."""
 
-    def __init__(self, root: Path) -> None:
-        self._path = root / FILE
+    def __init__(self, root: Path, *, in_memory: bool = False) -> None:
+        self._path, self._in_memory = root / FILE, in_memory
         self._opened: tuple[int, sqlite3.Connection] | None = None
         self._inherited: list[sqlite3.Connection] = []
         """Of the process that this one was forked from: not to be used here, nor closed."""
 
-    def __reduce__(self) -> tuple[type["Index"], tuple[Path]]:
-        return Index, (self._path.parent,)
+    def __reduce__(self) -> tuple[Callable[..., "Index"], tuple[Path]]:
+        return partial(Index, in_memory=self._in_memory), (self._path.parent,)
+
+    def move_to_memory(self) -> None:
+        """Use from now on an index of the packs that are there: the one on the disk lacks some, and is others' to write."""
+        self.close()
+        self._in_memory = True
 
     def packs(self) -> dict[str, tuple[int, int]]:
         """Number of each pack, and how many items it was made of, by its name."""
@@ -197,7 +203,8 @@ class Index:
     def _open(self) -> sqlite3.Connection:
         """Open the database, or one in memory where there is none yet and none may be made."""
         try:
-            return _connect(self._path)
+            if not self._in_memory:
+                return _connect(self._path)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF not in CLOSED or os.access(self._path.parent, os.W_OK):
                 raise

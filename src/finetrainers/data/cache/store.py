@@ -216,6 +216,7 @@ class Cache:
             except StorageError:
                 if os.access(self.root, os.W_OK):  # else it is others' to do
                     raise
+                self.index.move_to_memory()
 
     def entries(self) -> Iterator[Entry]:
         """All items."""
