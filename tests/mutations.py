@@ -460,6 +460,12 @@ MUTATIONS = (
     Mutation("a run goes on in another order and says nothing", "training/announce.py", '    if before[-1].get("order") != ORDER_VERSION:', "    if False:", "training/test_relocated.py::test_another_order_than_when_the_run_was_begun_is_a_warning"),
     Mutation("a pack that another run writes meanwhile is lost", "data/cache/store.py", "        gone = sorted(name for name in known - names if not (self.packs / name).exists())\n", "        gone = sorted(set(self.index.packs()) - names)\n", "data/test_packs.py::test_a_pack_that_another_run_writes_meanwhile_is_not_taken_for_gone"),
     Mutation("the cache's limit counts captions with their padding", "encoding/budget.py", "        return max(self._sizes(list({job.text.key for job in jobs})), default=0)", "        return 8 * max(self._sizes(list({job.text.key for job in jobs})), default=0)", "encoding/test_encoding.py::test_captions_count_as_they_are_stored"),
+    Mutation("what cannot be written of one kind takes the other along", "data/cache/writing.py", "                errors.append(error)\n", "                raise\n", "data/test_packs.py::test_what_cannot_be_written_of_one_kind_costs_nothing_of_the_other"),
+    Mutation("two starts write one snapshot at once", "data/catalog/snapshot.py", "secrets.token_hex(8)}.tmp", "os.getpid()}.tmp", "data/test_snapshot.py::test_two_starts_with_one_process_number_write_files_of_their_own_and_leftovers_go"),
+    Mutation("snapshots that killed starts have begun stay", "data/cache/upkeep.py", "(PACKS, LEASES, SNAPSHOTS)", "(PACKS, LEASES)", "data/test_snapshot.py::test_two_starts_with_one_process_number_write_files_of_their_own_and_leftovers_go"),
+    Mutation("a cache that may only be read lacks its index", "data/cache/index.py", "if error.sqlite_errorcode & 0xFF not in CLOSED or", "if True or", "data/test_packs.py::test_a_cache_that_may_only_be_read_needs_no_index"),
+    Mutation("an item of two packs goes with one of them", "data/cache/index.py", "        if packs:\n            self.add(*packs)\n", "", "data/test_packs.py::test_an_item_of_two_packs_stays_when_one_of_them_goes"),
+    Mutation("a cache that may only be read lacks the packs of a killed writer", "data/cache/store.py", "                self.index.move_to_memory()\n", "", "data/test_packs.py::test_a_cache_that_may_only_be_read_serves_packs_that_its_index_lacks"),
 )  # fmt: skip
 
 

@@ -2,12 +2,14 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +19,10 @@ from safetensors.torch import load
 from finetrainers.cli.entry import main
 from finetrainers.data.cache import convert as converting, writing
 from finetrainers.data.cache.convert import convert
+from finetrainers.data.cache.index import Index
 from finetrainers.data.cache.item import without_zeros
 from finetrainers.data.cache.leases import Lease, oldest_lease
-from finetrainers.data.cache.packs import keys_of
+from finetrainers.data.cache.packs import KINDS, Kind, Pack, keys_of
 from finetrainers.data.cache.store import Cache, make_key
 from finetrainers.data.cache.upkeep import damaged, evict, stored_files
 from finetrainers.errors import DONE, USER_ERROR, DataError, MissingItemError, StorageError
@@ -35,10 +38,11 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(converting, "BATCH_ITEMS", 10)
 
 
-def fill(cache: Cache, numbers: Iterable[int]) -> None:
+def fill(cache: Cache, numbers: Iterable[int], kinds: Sequence[Kind] = ("latents",)) -> None:
     with cache.in_batches():
         for number in numbers:
-            cache.write("latents", make_key(number), {"x": torch.full((SIZE,), float(number))}, {"number": str(number)})
+            for kind in kinds:
+                cache.write(kind, make_key(number), {"x": torch.full((SIZE,), float(number))}, {"number": str(number)})
 
 
 def numbers_in(cache: Cache) -> list[int]:
@@ -221,6 +225,25 @@ def test_a_full_disk_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.Mon
     assert numbers_in(Cache(tmp_path)) == list(range(20))
 
 
+@pytest.mark.parametrize("bad", KINDS)
+def test_what_cannot_be_written_of_one_kind_costs_nothing_of_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: Kind
+) -> None:
+    write_pack = writing.write_pack
+
+    def refusing(root: Path, kind: Kind, items: Sequence[tuple[bytes, bytes]]) -> Pack:
+        if kind == bad:
+            raise DataError("no room")
+        return write_pack(root, kind, items)
+
+    monkeypatch.setattr(writing, "write_pack", refusing)
+    cache = Cache(tmp_path)
+    with pytest.raises(DataError, match="no room"):
+        fill(cache, range(5), KINDS)
+    assert {entry.kind for entry in cache.entries()} == set(KINDS) - {bad}
+    assert len(list(cache.entries())) == 5
+
+
 # -- the index --------------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +252,44 @@ def test_an_index_that_is_lost_is_made_again(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite").unlink()
     assert all(known(Cache(tmp_path), range(25)))
     assert numbers_in(Cache(tmp_path)) == list(range(25))
+
+
+@pytest.mark.parametrize("may_write", [False, True])
+def test_a_cache_that_may_only_be_read_needs_no_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_write: bool
+) -> None:
+    fill(Cache(tmp_path), range(25))
+    (tmp_path / "index.sqlite").unlink()
+    (tmp_path / "index.sqlite").symlink_to(tmp_path / "nowhere" / "index.sqlite")  # cannot be made, not even by root
+    monkeypatch.setattr(os, "access", lambda *_: may_write)
+    if may_write:
+        with pytest.raises(StorageError, match="change the permissions"):
+            known(Cache(tmp_path), range(25))
+        return
+    assert Cache(tmp_path).has("latents", make_key(3))
+    assert all(known(Cache(tmp_path), range(25)))
+    assert numbers_in(Cache(tmp_path)) == list(range(25))
+
+
+def test_a_cache_that_may_only_be_read_serves_packs_that_its_index_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(Cache(tmp_path), range(10))
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "add", lambda *_, **__: None)
+        fill(Cache(tmp_path), range(10, 20))
+    connect = sqlite3.connect
+
+    def read_only(path: Path | str, **settings: Any) -> sqlite3.Connection:
+        is_file = isinstance(path, Path)
+        return connect(f"file:{path}?mode=ro" if is_file else path, uri=is_file, **settings)
+
+    monkeypatch.setattr(sqlite3, "connect", read_only)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    cache = Cache(tmp_path)
+    assert all(known(cache, range(20)))
+    assert numbers_in(pickle.loads(pickle.dumps(cache))) == numbers_in(cache) == list(range(20))
+    assert pickle.loads(pickle.dumps(cache)).has("latents", make_key(15))
 
 
 def test_an_index_that_is_damaged_is_named_with_the_way_out(tmp_path: Path) -> None:
@@ -364,6 +425,24 @@ def test_a_pack_of_which_little_is_kept_gives_its_room_back(tmp_path: Path) -> N
     assert sum(file.stat().st_size for file in packs_in(cache)) == bytes_of(cache)
     assert numbers_in(cache) == [3, 14, 25]
     assert all(file.stat().st_mtime < 2e9 - 1e8 and file.stat().st_mtime < time.time() - 1e6 for file in packs_in(cache))
+
+
+@pytest.mark.parametrize("way", ["evict", "remove"])
+def test_an_item_of_two_packs_stays_when_one_of_them_goes(tmp_path: Path, way: str) -> None:
+    """Two runs have encoded it at once."""
+    cache = Cache(tmp_path)
+    fill(cache, range(10))
+    (first,) = packs_in(cache)
+    fill(Cache(tmp_path), range(5, 15))
+    if way == "evict":
+        os.utime(first, (1e9, 1e9))
+        assert evict(cache, bytes_of(cache) - 100).removed.items == 10
+        assert not first.exists()
+        assert all(cache.has("latents", make_key(number)) for number in range(5, 15))
+        assert numbers_in(cache) == list(range(5, 15))
+    else:
+        cache.remove(*(entry for entry in cache.entries() if entry.key == make_key(7)))
+        assert numbers_in(cache) == list(range(15))
 
 
 def test_what_a_living_run_needs_of_a_pack_stays(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from PIL import Image
 from runs import write_pictures
 
 from finetrainers.config import DataConfig
+from finetrainers.data.cache.store import Cache
+from finetrainers.data.cache.upkeep import remove_leftovers
 from finetrainers.data.catalog.catalog import Catalog, build_catalog
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.snapshot import Snapshots
@@ -215,3 +217,24 @@ def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
     assert content(catalog_of(tmp_path, config, warn=said.append)) == content(catalog_of(tmp_path, config, keeps=False))
     assert len(said) == 1
     assert "cannot be written" in said[0]
+
+
+def test_two_starts_with_one_process_number_write_files_of_their_own_and_leftovers_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(file: Path, to: Path) -> Path:
+        raise KeyboardInterrupt
+
+    config, _ = listed(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                catalog_of(tmp_path, config)
+    left = list((tmp_path / "snapshots").iterdir())
+    assert len(left) == 2
+    assert remove_leftovers(Cache(tmp_path)) == 0  # they may be being written
+    for file in left:
+        os.utime(file, (1e9, 1e9))
+    assert remove_leftovers(Cache(tmp_path)) == 2
+    assert not kept(tmp_path)

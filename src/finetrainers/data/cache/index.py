@@ -6,16 +6,17 @@ use it at once, over a network file system as well: it has a rollback journal, w
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetrainers.data.cache.packs import KEY_BYTES, KINDS, Kind, Pack, kind_of, prefixes, read_pack
+from finetrainers.data.cache.packs import FOLDER, KEY_BYTES, KINDS, Kind, Pack, is_pack, kind_of, prefixes, read_pack
 from finetrainers.data.catalog.memo import BUSY_SECONDS, WAYS_OUT
 from finetrainers.errors import StorageError
 
@@ -38,6 +39,9 @@ TABLES = (
 AGAIN = "remove it: it is made again from the packs"
 OWN_WAYS_OUT = {**WAYS_OUT, sqlite3.SQLITE_CORRUPT: AGAIN, sqlite3.SQLITE_NOTADB: AGAIN}
 
+CLOSED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+"""What SQLite says of a place that may be read only."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -52,14 +56,19 @@ class Place:
 class Index:
     """The index of one cache; the database is opened when it is needed, in each process anew."""
 
-    def __init__(self, root: Path) -> None:
-        self._path = root / FILE
+    def __init__(self, root: Path, *, in_memory: bool = False) -> None:
+        self._path, self._in_memory = root / FILE, in_memory
         self._opened: tuple[int, sqlite3.Connection] | None = None
         self._inherited: list[sqlite3.Connection] = []
         """Of the process that this one was forked from: not to be used here, nor closed."""
 
-    def __reduce__(self) -> tuple[type["Index"], tuple[Path]]:
-        return Index, (self._path.parent,)
+    def __reduce__(self) -> tuple[Callable[..., "Index"], tuple[Path]]:
+        return partial(Index, in_memory=self._in_memory), (self._path.parent,)
+
+    def move_to_memory(self) -> None:
+        """Use from now on an index of the packs that are there: the one on the disk lacks some, and is others' to write."""
+        self.close()
+        self._in_memory = True
 
     def packs(self) -> dict[str, tuple[int, int]]:
         """Number of each pack, and how many items it was made of, by its name."""
@@ -79,15 +88,17 @@ class Index:
             for name in instead_of:
                 self._drop(database, name)
             for pack in packs:
-                database.execute("INSERT OR IGNORE INTO packs (name, items) VALUES (?, ?)", (pack.name, len(pack.directory)))
-                (number,) = database.execute("SELECT id FROM packs WHERE name = ?", (pack.name,)).fetchone()
-                kind, table = KINDS.index(pack.kind), pack.directory
-                keys = (key.tobytes() for key in table["key"])
-                rows = zip(keys, table["start"].tolist(), table["length"].tolist(), strict=True)
-                database.executemany(
-                    "INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?)",
-                    [(kind, key, number, start, length) for key, start, length in sorted(rows)],
-                )
+                _enter(database, pack)
+
+    def restore(self) -> None:
+        """Enter again what packs hold of items that were read from other packs, which are gone."""
+        counts = "SELECT pack, COUNT(*) AS entered FROM items GROUP BY pack"
+        select = f"SELECT name FROM packs LEFT JOIN ({counts}) ON pack = id WHERE COALESCE(entered, 0) < items ORDER BY id"
+        with self._errors(), self._connection() as database:
+            names = [name for (name,) in database.execute(select)]
+        packs = [pack for name in names if (pack := read_pack(self._path.parent, name)) is not None]
+        if packs:
+            self.add(*packs)
 
     def entries(self, kind: Kind) -> Iterator[tuple[bytes, str, int]]:
         """Key, pack and length of all items of a kind, by their keys, a part of them at a time."""
@@ -178,11 +189,7 @@ class Index:
             self._inherited.append(self._opened[1])
             self._opened = None
         if self._opened is None:
-            database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            self._opened = os.getpid(), database
-            if not database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
-                for table in TABLES:
-                    database.execute(table)
+            self._opened = os.getpid(), self._open()
         database = self._opened[1]
         try:
             yield database
@@ -192,6 +199,23 @@ class Index:
             raise
         if database.in_transaction:
             database.commit()
+
+    def _open(self) -> sqlite3.Connection:
+        """Open the database, or one in memory where there is none yet and none may be made."""
+        try:
+            if not self._in_memory:
+                return _connect(self._path)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in CLOSED or os.access(self._path.parent, os.W_OK):
+                raise
+        database, folder = _connect(":memory:"), self._path.parent / FOLDER
+        names = sorted(file.name for file in os.scandir(folder) if is_pack(file.name)) if folder.is_dir() else []
+        database.execute("BEGIN")
+        for pack in (read_pack(self._path.parent, name) for name in names):
+            if pack is not None:
+                _enter(database, pack)
+        database.commit()
+        return database
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -206,6 +230,32 @@ class Index:
         if self._opened is not None and self._opened[0] == os.getpid():
             self._opened[1].close()
         self._opened = None
+
+
+def _connect(path: Path | str) -> sqlite3.Connection:
+    """Open a database that has the tables."""
+    database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        if not database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+            for table in TABLES:
+                database.execute(table)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _enter(database: sqlite3.Connection, pack: Pack) -> None:
+    """Enter a pack and its items, but for those that another has."""
+    database.execute("INSERT OR IGNORE INTO packs (name, items) VALUES (?, ?)", (pack.name, len(pack.directory)))
+    (number,) = database.execute("SELECT id FROM packs WHERE name = ?", (pack.name,)).fetchone()
+    kind, table = KINDS.index(pack.kind), pack.directory
+    keys = (key.tobytes() for key in table["key"])
+    rows = zip(keys, table["start"].tolist(), table["length"].tolist(), strict=True)
+    database.executemany(
+        "INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?)",
+        [(kind, key, number, start, length) for key, start, length in sorted(rows)],
+    )
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -195,6 +195,7 @@ class Cache:
             with upkeep(self.root):
                 for name, keys in gone.items():
                     self.rewrite(name, _not_in(keys))
+                self.index.restore()
 
     def rewrite(self, name: str, keeps: Callable[[bytes], bool]) -> int:
         """Take items out of a pack; return the bytes that this frees. One that another run has removed is fine."""
@@ -215,6 +216,7 @@ class Cache:
             except StorageError:
                 if os.access(self.root, os.W_OK):  # else it is others' to do
                     raise
+                self.index.move_to_memory()
 
     def entries(self) -> Iterator[Entry]:
         """All items."""

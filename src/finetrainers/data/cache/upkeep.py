@@ -10,7 +10,7 @@ from finetrainers.data.cache.item import is_whole
 from finetrainers.data.cache.leases import FOLDER as LEASES
 from finetrainers.data.cache.packs import FOLDER as PACKS, KINDS, Kind, is_pack, kind_of, read_pack
 from finetrainers.data.cache.rewrite import contents, read_part, upkeep
-from finetrainers.data.cache.store import Cache, Entry
+from finetrainers.data.cache.store import SNAPSHOTS, Cache, Entry
 
 LEFTOVER_SECONDS = 3600.0
 """Age from which a temporary file is one that a killed run has left: no write takes so long."""
@@ -111,6 +111,8 @@ def evict(cache: Cache, max_bytes: int, *, keep: Collection[str] = (), since: fl
             surplus -= freed
             if surplus <= 0:
                 break
+        if removed.items and cache.packs.is_dir():
+            cache.index.restore()
     return Eviction(removed, sum((Tally(one.items, one.bytes) for one in held), Tally()), max(0, surplus))
 
 
@@ -127,7 +129,7 @@ def _needed(cache: Cache, stored: Sequence[Stored], keep: Collection[str]) -> Co
 def remove_leftovers(cache: Cache) -> int:
     """Delete the temporary files that killed runs have left; return how many."""
     count, before = 0, time.time() - LEFTOVER_SECONDS
-    patterns = (*(f"{kind}/??/.*.tmp" for kind in KINDS), f"{PACKS}/.*.tmp", f"{LEASES}/.*.tmp")
+    patterns = (*(f"{kind}/??/.*.tmp" for kind in KINDS), *(f"{folder}/.*.tmp" for folder in (PACKS, LEASES, SNAPSHOTS)))
     for file in (file for pattern in patterns for file in cache.root.glob(pattern)):
         try:
             if file.stat().st_mtime < before:

@@ -5,11 +5,12 @@ first items of a fill, all of a small one, have one each; of a large one that is
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from finetrainers.data.cache.index import Index
 from finetrainers.data.cache.packs import KINDS, Kind, write_file, write_pack
+from finetrainers.errors import DataError, StorageError
 
 NUM_ALONE = 64
 """Items of a fill, of each kind, that have a file each."""
@@ -64,9 +65,19 @@ class Batches:
             StorageError: If the index cannot be written; then the items are there, and are found later.
         """
         waiting, self._waiting, self._bytes = self._waiting, {kind: {} for kind in KINDS}, 0
+        errors: list[DataError | StorageError] = []
         for kind, items in waiting.items():
-            if len(items) >= FEW:
-                self._index.add(write_pack(self._root, kind, [(bytes.fromhex(key), data) for key, data in items.items()]))
-            else:
-                for key, data in items.items():
-                    write_file(item_file(self._root, kind, key), [data])
+            try:
+                self._write(kind, items)
+            except (DataError, StorageError) as error:  # what is of another kind may find room
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _write(self, kind: Kind, items: Mapping[str, bytes]) -> None:
+        """Write the items of one kind."""
+        if len(items) >= FEW:
+            self._index.add(write_pack(self._root, kind, [(bytes.fromhex(key), data) for key, data in items.items()]))
+        else:
+            for key, data in items.items():
+                write_file(item_file(self._root, kind, key), [data])

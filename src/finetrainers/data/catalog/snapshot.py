@@ -8,6 +8,7 @@ import hashlib
 import json
 import mmap
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -112,7 +113,7 @@ class Snapshots:
         if self._folder is None or snapshot.is_recalled or snapshot.mark is None or snapshot.listing.problems:
             return  # what an item lacks may come to a place that nothing is watched at
         file = self._folder / self._name(config, streams)
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        temporary = file.with_name(f".{file.stem}.{secrets.token_hex(8)}.tmp")  # runs in two containers may have one number
         try:
             self._folder.mkdir(exist_ok=True)
             _write(temporary, snapshot)
