@@ -12,6 +12,9 @@ from finetrainers.config.data import DataConfig
 from finetrainers.data.catalog.catalog import Catalog, build_catalog
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.media.files import decode
+from finetrainers.data.sources.items import LAYOUTS, list_items
+from finetrainers.data.sources.layout import Wanted, choose_layout
+from finetrainers.data.sources.place import place_of
 
 FRAMES = {"image": 1, "video": 5}
 CAPTIONS = ("A cat, asleep", "Ein Bär", "Rain on a roof", "Four", "Five")
@@ -31,7 +34,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Item]]:
     return items
 
 
-def catalog_of(path: Path, kind: str, folder: Path, **options: object) -> Catalog:
+def catalog_of(path: Path | str, kind: str, folder: Path, **options: object) -> Catalog:
     config = DataConfig(path=str(path), buckets=[[FRAMES[kind], 64, 128]], fps=None, **options)
     memo = Memo(folder / "memo.sqlite")
     try:
@@ -60,3 +63,42 @@ def test_every_layout_gives_the_same_items_and_pixels(
     options = {"layout": "kohya"} if layout == "kohya" else {}
     expected = {tuple(range(16 * n, 16 * n + FRAMES[kind])): [text] for n, text in enumerate(CAPTIONS)}
     assert shown(catalog_of(path, kind, tmp_path, **options)) == expected
+
+
+REMOTE = [layout for layout in LAYOUT_MAKERS if layout != "kohya"]
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+@pytest.mark.parametrize("layout", REMOTE)
+def test_every_layout_gives_the_same_from_elsewhere(
+    tmp_path: Path, media: dict[str, list[Item]], layout: str, kind: str
+) -> None:
+    import fsspec
+
+    folder = f"/{tmp_path.name}"
+    path = LAYOUT_MAKERS[layout](tmp_path / "set", media[kind])
+    for file in path.parent.rglob("*") if path.is_file() else (tmp_path / "set").rglob("*"):
+        if file.is_file():
+            fsspec.filesystem("memory").pipe(f"{folder}/{file.relative_to(tmp_path / 'set')}", file.read_bytes())
+    there = f"memory:/{folder}{str(path).removeprefix(str(tmp_path / 'set'))}"
+    expected = {tuple(range(16 * n, 16 * n + FRAMES[kind])): [text] for n, text in enumerate(CAPTIONS)}
+    assert shown(catalog_of(there, kind, tmp_path)) == expected
+
+
+STREAMED = [layout for layout in LAYOUT_MAKERS if layout.startswith(("webdataset", "table", "saved"))]
+
+
+@pytest.mark.parametrize("layout", STREAMED)
+def test_what_has_shards_gives_the_same_shard_by_shard(tmp_path: Path, media: dict[str, list[Item]], layout: str) -> None:
+    path = LAYOUT_MAKERS[layout](tmp_path / "set", media["image"])
+    config = DataConfig(path=str(path), buckets=[[1, 64, 128]])
+    place = place_of(config.path)
+    chosen, _ = choose_layout(LAYOUTS, place, config)
+    assert chosen is not None
+    shards = chosen.shards(place, config)
+    assert shards
+    listed = [chosen.shard_items(ref, Wanted(config)).table for ref in shards]
+    rows = [row for table in listed for row in table.select(["media", "captions"]).to_pylist()]
+    whole = list_items(config).table.select(["media", "captions"]).to_pylist()
+    assert sorted(rows, key=str) == sorted(whole, key=str)
+    assert len(whole) == len(CAPTIONS)

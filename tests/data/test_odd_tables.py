@@ -297,3 +297,14 @@ def test_what_a_folder_leaves_over_is_told(tmp_path):
         f"{tmp_path}: 1 media without captions are of formats that cannot be read here: {tmp_path}/c.heic",
         f"{tmp_path}: 1 caption files belong to several media of the same name, and are used for each: {tmp_path}/d.txt",
     )
+
+
+def test_a_remote_list_may_name_local_files(tmp_path):
+    import fsspec
+
+    touch(tmp_path, "a.png")
+    listed_there = f"file_name,text\n{tmp_path}/a.png,A\n{tmp_path}/b.png,B\n"
+    fsspec.filesystem("memory").pipe(f"/{tmp_path.name}/metadata.csv", listed_there.encode())
+    found = list_items(DataConfig(path=f"memory://{tmp_path.name}/metadata.csv", buckets=[[1, 8, 8]]))
+    assert found.table["media"].to_pylist() == [str(tmp_path / "a.png")]
+    assert "there is no such file" in found.problems[0].reason

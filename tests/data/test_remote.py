@@ -518,3 +518,11 @@ def test_a_run_on_s3_is_the_run_on_the_local_folder(bucket: Bucket, tiny_flux: P
         assert len(gets) == len(set(gets)) == (6 if name == "s3" else 0), gets
     assert runs["s3"] == runs["local"] == runs["again"]
     assert len(runs["s3"]) == 2
+
+
+def test_what_is_fetched_ahead_ends_when_it_is_left(bucket: Bucket, tmp_path: Path) -> None:
+    from finetrainers.data.media.remote_ahead import FetchAhead
+
+    refs = [bucket.put(f"ahead/{number}.png", b"-") for number in range(3)] * 3000
+    with pytest.raises(KeyError), FetchAhead(refs):
+        raise KeyError

@@ -345,3 +345,25 @@ def test_a_state_that_names_other_places_is_refused(tmp_path: Path) -> None:
     (tmp_path / "set/state.json").write_text("{")
     with pytest.raises(DataError, match=r"state\.json: cannot be read"):
         listed(tmp_path / "set")
+
+
+def test_a_table_of_no_batches_has_no_items(tmp_path: Path) -> None:
+    table = pa.table({"image": pa.array([], pa.binary()), "text": pa.array([], pa.string())})
+    with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema):
+        pass
+    with pytest.raises(DataError, match=r"x\.arrow|no media|no item"):
+        listed(tmp_path / "x.arrow")
+
+
+def test_splits_lie_in_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["../out"]}')
+    with pytest.raises(DataError, match="names a split that is no folder in it"):
+        listed(tmp_path, layout="saved")
+
+
+def test_several_references_may_be_bytes_in_cells(tmp_path: Path) -> None:
+    """What is in a cell is not looked for as a file."""
+    table = pa.table({"image": pa.array([b"one", b"two"]), "reference": pa.array([b"r1", b"r2"]), "text": ["One", "Two"]})
+    found = listed(write(tmp_path / "x.parquet", table), ("reference",), ("reference",))
+    assert found.problems == ()
+    assert [[content(ref) for ref in row] for row in found.table["reference"].to_pylist()] == [[b"r1"], [b"r2"]]

@@ -321,3 +321,35 @@ def test_a_member_more_costs_little(tmp_path: Path) -> None:
     start = time.process_time()
     assert len(listed(path).table) == 5000
     assert (time.process_time() - start) / len(members) < 200e-6
+
+
+def test_a_member_of_negative_size_ends_the_shard(tmp_path: Path) -> None:
+    """Python before 3.13.6 would read it again and again (CVE-2025-8194)."""
+    file = write_tar(tmp_path / "x.tar", [("a.jpg", b"one"), ("a.txt", b"One"), ("b.jpg", b"two"), ("b.txt", b"Two")])
+    data = bytearray(file.read_bytes())
+    header = data.index(b"b.jpg")
+    data[header + 124 : header + 136] = b"\xff" * 10 + (-512 & 0xFFFF).to_bytes(2, "big")
+    info = tarfile.TarInfo.frombuf  # the checksum of a header is of all its bytes, itself as blanks
+    data[header + 148 : header + 156] = b" " * 8
+    data[header + 148 : header + 156] = f"{sum(data[header : header + 512]):06o}\0 ".encode()
+    assert info(bytes(data[header : header + 512]), "utf-8", "strict").size == -512
+    file.write_bytes(data)
+    found = listed(file)
+    assert rows(found) == {"one": ["One"]}
+    assert "truncated or damaged" in reasons(found)
+
+
+@pytest.mark.parametrize("record", [b'{"caption": "\\ud800"}', b"[" * 200_000])
+def test_a_record_that_cannot_be_read_is_a_bad_sample(tmp_path: Path, record: bytes) -> None:
+    members = [("a.jpg", b"one"), ("a.json", record), ("b.jpg", b"two"), ("b.txt", b"Two")]
+    found = listed(write_tar(tmp_path / "x.tar", members))
+    assert rows(found) == {"two": ["Two"]}
+    assert "its caption cannot be read" in reasons(found)
+
+
+def test_shards_in_linked_folders_are_found(tmp_path: Path) -> None:
+    shards(tmp_path / "elsewhere", "0.tar")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "part").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "back").symlink_to(tmp_path / "set")
+    assert len(listed(tmp_path / "set").table) == 1

@@ -125,6 +125,7 @@ def _buckets(sizes: Mapping[str, Any], where: str, *, is_video: bool) -> dict[st
         raise ConfigError(f"{where}: resolution: {resolution!r}; expected [width, height], or buckets in the configuration")
     width, height = resolution
     frames = sizes.get("target_frames", [1])
+    frames = [frames] if isinstance(frames, int) else frames
     if is_video and "target_frames" not in sizes:
         raise ConfigError(f"{where}: target_frames is missing; write it, or buckets in the configuration")
     keys: dict[str, Any] = {"max_upscale": 1.0} if sizes.get("bucket_no_upscale", False) else {}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from finetrainers.data.media.blob import local_path
 from finetrainers.data.sources.folders import nearest, suffixes, walk
 from finetrainers.errors import ConfigError
 
@@ -69,6 +70,6 @@ def _folder(name: str, output: Path) -> Path:
 
 def _hashed(files: Iterator[str], digest: "hashlib.blake2b") -> Iterator[bytes]:
     for file in files:
-        name = os.fsencode(file)
+        name = os.fsencode(local_path(file))
         digest.update(name + b"\0")
         yield name

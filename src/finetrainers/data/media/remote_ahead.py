@@ -27,9 +27,11 @@ class FetchAhead:
 
     def _fetch(self, ref: str) -> None:
         self._room.acquire()
-        if not self._is_over:
-            with suppress(OSError, FinetrainersError):  # who reads it finds out
-                blob_of(ref).open().close()
+        if self._is_over:
+            self._room.release()  # for the next that waits
+            return
+        with suppress(OSError, FinetrainersError):  # who reads it finds out
+            blob_of(ref).open().close()
 
     def was_read(self, ref: str) -> None:
         """Make room for another."""

@@ -56,7 +56,7 @@ def list_folder(name: str, config: DataConfig, media: Place) -> Folder:
         raise DataError(f"{where}: there is no folder {given!r}{nearest(folder)}")
     if not media.is_remote and media.folder.is_dir() and folder.samefile(media.folder):
         raise DataError(f"{where}: {given!r} holds the media themselves; give the folder of the {name}s")
-    return _filled(Folder(name, str(folder), list(walk(folder, Counter())), config))
+    return _filled(Folder(name, ref_of(folder), list(walk(folder, Counter())), config))
 
 
 def _list_remote(name: str, config: DataConfig, media: Place) -> Folder:

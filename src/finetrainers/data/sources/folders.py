@@ -77,7 +77,11 @@ def media_beside(media: pa.Array, folder: Path) -> list[str]:
 
 
 def _media_in(folder: str) -> Iterator[str]:
-    with os.scandir(folder) as entries:
+    try:
+        entries = os.scandir(folder)
+    except OSError:  # its files may be read nevertheless: each is looked at
+        return
+    with entries:
         yield from (ref_of(e.path) for e in entries if not e.name.startswith(".") and is_media(Path(e.name)) and e.is_file())
 
 

@@ -24,6 +24,11 @@ class Problem:
     reason: str
     """Why, without the path."""
 
+    def __post_init__(self) -> None:
+        for name in ("path", "reason"):  # names of files may be no text, and nothing could be written of them
+            text = getattr(self, name).encode(errors="backslashreplace").decode()
+            object.__setattr__(self, name, text)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Listing:
@@ -68,6 +73,7 @@ def join(listings: Iterable[Listing]) -> Listing:
         by_path(problem for piece in pieces for problem in piece.problems),
         sum(piece.unlisted for piece in pieces),
         passed_over=dict(passed_over),
+        notes=tuple(dict.fromkeys(note for piece in pieces for note in piece.notes)),
     )
 
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from finetrainers.data.media.blob import local_path, ref_of
 from finetrainers.data.media.files import is_media
-from finetrainers.data.media.remote import SCHEMES, is_remote
+from finetrainers.data.media.remote import SCHEMES
 from finetrainers.data.sources.beside import Paired, about_file
 from finetrainers.data.sources.folders import how_to_convert, media_beside, suffixes
 from finetrainers.data.sources.listing import Listing, Problem, finish
@@ -81,15 +81,21 @@ def named_lists(named: pa.ChunkedArray, source: Source | Path, stream: str) -> P
     return pc.if_else(all_but(reasons, len(lists)), lists, None), reasons
 
 
+EMBEDDED = ("parquet:", "arrow:", "tar:")
+"""What references begin with that no list has named: media in cells and archives."""
+
+
 def check_files(files: pa.Array, source: Source | Path) -> tuple[pa.Array, dict[int, str]]:
     """List the media in the folders of the listed files [N], and say by row which of the files are none, and why."""
     is_far = pc.fill_null(pc.match_substring_regex(files, REMOTE), False)
-    if pc.any(is_far).as_py() or is_remote(str(source.parent)):
+    if pc.any(is_far).as_py():
         return _check_both(files, is_far, source)
     present = pa.array(media_beside(files, Path(source.parent)), pa.large_string())
     spelling, reasons = Spelling(), {}
     for row in np.flatnonzero(~pc.is_in(files, value_set=present).to_numpy(zero_copy_only=False)).tolist():
         name = files[row].as_py()
+        if name.startswith(EMBEDDED):  # read from where it was found
+            continue
         path = Path(local_path(name))
         if not os.path.isfile(path):  # noqa: PTH113 - says no to names that no file can have, too
             close = spelling.other_case(str(path))

@@ -61,7 +61,13 @@ class Place:
         if self.is_file or self.chosen:
             return [name for name in self.top() if name.lower().endswith(suffixes)]
         found: list[str] = []
-        for folder, folders, files in os.walk(self.path):
+        seen: set[tuple[int, int]] = set()
+        for folder, folders, files in os.walk(self.path, followlinks=True):
+            stat = os.stat(folder)  # noqa: PTH116 - a string path costs less, and there may be many
+            if (stat.st_dev, stat.st_ino) in seen:  # a link back up
+                folders.clear()
+                continue
+            seen.add((stat.st_dev, stat.st_ino))
             relative = os.path.relpath(folder, self.path)
             if relative != "." and is_no_data(Path(folder), files):
                 folders.clear()
@@ -126,7 +132,7 @@ def place_of(path: str) -> Place:
         from finetrainers.data.sources.remote_place import find_remote_place
 
         return find_hub_place(path) if path.startswith(HUB) else find_remote_place(path)
-    path = local_path(path) if path.startswith(f"{FILE}//") else path
+    path = local_path(path) if path.startswith(f"{FILE}/") else path
     place = Place(Path(path).expanduser().absolute())
     if is_pattern(path) and not place.path.exists():
         return Place(*files_of(place.path))

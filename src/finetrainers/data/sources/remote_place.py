@@ -136,7 +136,10 @@ def _listed_or_none(address: str) -> Listed | None:
         found = list_objects(address, deep=False)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    is_itself = found.names.to_pylist() in ([address], [address.rpartition("/")[2]]) and not found.folders
+    names = [
+        name.lstrip("/") for name in found.names.slice(0, 2).to_pylist()
+    ]  # a file is listed as all or a part of its path
+    is_itself = len(names) == 1 and not found.folders and f"/{address}".endswith(f"/{names[0]}")
     return None if is_itself or not (len(found) or found.folders) else found
 
 

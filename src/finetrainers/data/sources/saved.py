@@ -50,6 +50,8 @@ def _choose(place: Place, config: DataConfig) -> tuple[list[str], str, dict[str,
     splits = _read(place, SPLITS).get("splits")
     if not isinstance(splits, list) or not all(isinstance(name, str) for name in splits):
         raise DataError(f"{place}/{SPLITS}: names no splits; save the data set again")
+    if any("/" in name or name in ("", ".", "..") for name in splits):
+        raise DataError(f"{place}/{SPLITS}: names a split that is no folder in it; save the data set again")
     if config.split in splits or len(splits) == 1:
         chosen = config.split if config.split in splits else splits[0]
         if config.split not in (None, chosen):
@@ -81,7 +83,7 @@ def _read(place: Place, name: str) -> dict[str, object]:
     try:
         with place.blob(name).open() as file:
             content = json.loads(file.read())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{place}/{name}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{place}/{name}: holds {type(content).__name__}, not an object")

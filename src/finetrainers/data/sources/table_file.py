@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from finetrainers.config.data import DataConfig
-from finetrainers.data.media.blob import blob_of
+from finetrainers.data.media.blob import blob_of, ref_of
 from finetrainers.data.media.cells import ARROW, PARQUET, ArrowTable, cell_refs, content, open_arrow
 from finetrainers.data.media.remote import is_remote
 from finetrainers.data.media.view import why_unreadable
@@ -71,7 +71,8 @@ class _Arrow:
         self._batches = list(table.batches())
 
     def read(self, columns: Sequence[str]) -> pa.Table:
-        return pa.Table.from_batches([batch.select(list(columns)) for batch in self._batches], None)
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        return pa.Table.from_batches([batch.select(list(columns)) for batch in self._batches], schema)
 
     def groups(self, column: str) -> Iterator[tuple[pa.Array | None, pa.Array]]:
         """Yield for each batch what ``_Parquet.groups`` yields for a row group."""
@@ -196,7 +197,7 @@ STREAM_NAMES = ("control", "mask", "reference", "rejected")
 
 def _files(source: _Parquet | _Arrow, ref: str, column: str, *, is_many: bool) -> pa.Array:
     """References of the media in or named by a column [N]; null where there is none."""
-    folder = ref.rpartition("/")[0] if is_remote(ref) else Path(blob_of(ref).path or Path(ref)).parent
+    folder = ref.rpartition("/")[0] if is_remote(ref) else ref_of(Path(blob_of(ref).path or Path(ref)).parent)
     kind = source.schema.field(column).type
     if column not in _embedded(source.schema):
         if is_many and (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and not pa.types.is_string(kind.value_type):

@@ -79,7 +79,7 @@ def _members(file: BinaryIO, shard: _Shard) -> Iterator[tarfile.TarInfo]:
         try:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # it keeps all of them, which may be millions
-                if member.offset_data + member.size > size:
+                if member.size < 0 or member.offset_data + member.size > size:  # a negative one is read again and again
                     raise tarfile.ReadError("unexpected end of data")
                 yield member
         except tarfile.ReadError as error:
@@ -187,7 +187,7 @@ def _row(key: str, sample: _Sample, shard: _Shard) -> dict[str, object] | None:
         shard.passed_over[f"media named {part or 'without a part of their own'}, of no stream that is needed"] += len(others)
     try:
         captions, unused = captions_of(sample.texts, shard.wanted.config, where)
-    except ValueError as error:  # not UTF-8, not JSON, or no text
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or no text
         shard.problems.append(Problem(where, f"its caption cannot be read: {error}"))
         return None
     shard.passed_over.update(unused)

@@ -61,4 +61,7 @@ def _texts(name: str, value: object) -> list[str]:
     texts = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{name!r} of its .json holds {value!r:.60}, which is no text")
-    return [str(text) for text in texts]
+    found = [str(text) for text in texts]
+    for text in found:
+        text.encode()  # half of a pair of surrogates is no text
+    return found
