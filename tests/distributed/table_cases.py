@@ -121,5 +121,7 @@ def _write_pairs(folder: Path) -> Path:
         {"file_name": f"{n:02d}.png", "text": f"edit {n}", "reference": [f"../before/{m:02d}.png" for m in range(n % 2, 2)]}
         for n in range(4)
     ]
+    for caption in media.glob("*.txt"):
+        caption.unlink()
     (media / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return media
