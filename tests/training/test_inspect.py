@@ -219,3 +219,13 @@ def test_a_page_of_another_kind_of_file_is_refused(tree: dict[str, Any], tmp_pat
     config = tmp_path / "c.json"
     config.write_text(json.dumps(tree))
     assert main(["data", "inspect", str(config), "--output", str(tmp_path / "report.pdf")]) == 2
+
+
+def test_a_folder_that_stands_for_several_data_sets_is_told_as_these(model: Path, tmp_path: Path) -> None:
+    for name, count in (("2_cats", 3), ("1_dogs", 2)):
+        write_pictures(tmp_path / "data" / name, count, seed=count)
+    tree = flux_tree(model, tmp_path / "data", tmp_path)
+    tree["data"][0] |= {"layout": "kohya"}
+    report = inspect(config_of(tree), Inspecting()).report
+    assert report["would_train"], report["refused"]
+    assert sorted((Path(data["path"]).name, data["items"]) for data in report["data"]) == [("1_dogs", 2), ("2_cats", 3)]

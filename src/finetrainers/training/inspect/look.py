@@ -18,6 +18,7 @@ from finetrainers.training.inspect.decoding import decode_all
 from finetrainers.training.inspect.duplicates import exact_duplicates
 from finetrainers.training.inspect.facts import about_buckets, about_media, about_sets, cache_gb, probe_again, problems_of
 from finetrainers.training.inspect.pixels import about_pixels
+from finetrainers.training.paths import absolute
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
 
@@ -54,6 +55,7 @@ def inspect(config: Config, how: Inspecting) -> Inspected:
         The report; its ``would_train`` tells whether ``train`` would come past its data.
     """
     warnings: list[str] = []
+    config = absolute(config)  # as a run does, which writes out what stands for several data sets
     try:
         check_batch(
             settle_layout(config.parallel, 1),
