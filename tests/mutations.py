@@ -414,7 +414,7 @@ MUTATIONS = (
     Mutation('a bad file ends a preparation', 'data/curate/prepare.py', '            batch.failure = str(error)', '            raise', 'data/test_curate.py::test_a_bad_file_is_named_and_ends_nothing'),
     Mutation('the order of a prepared set depends on the workers', 'data/curate/pipeline.py', 'ahead((pool.submit(do, item) for item in items), AHEAD * workers)', '[pool.submit(do, item) for item in items][:: -1 if workers > 1 else 1]', 'data/test_curate.py::test_the_number_of_workers_changes_nothing'),
     Mutation('a second process makes other shards', 'data/curate/shards.py', '        if not file.exists():\n            self._write_whole(file)', '        if True:\n            self._write_whole(file)', 'data/test_curate.py::test_shards_hold_what_the_folder_holds'),
-    Mutation('a full disk leaves half a clip', 'data/curate/writing.py', '            temporary.unlink(missing_ok=True)', '            pass', 'data/test_curate.py::test_a_full_disk_ends_the_preparation_and_leaves_nothing_half'),
+    Mutation('a full disk leaves half a clip', 'files/whole.py', '            temporary.unlink(missing_ok=True)', '            pass', 'data/test_curate.py::test_a_full_disk_ends_the_preparation_and_leaves_nothing_half'),
     Mutation('the labels of a classifier are mixed up', 'data/curate/classify.py', '{name: known[label] for name, label', '{name: known[label] - 1 for name, label', 'data/test_curate_models.py::test_a_classifier_gives_the_probabilities_of_its_labels'),
     Mutation('a caption repeats the question', 'data/curate/caption.py', 'answer = tokens[0, given:] if', 'answer = tokens[0] if', 'data/test_curate_models.py::test_a_chat_model_writes_captions_where_there_are_none'),
     # Formats.

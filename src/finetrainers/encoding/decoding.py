@@ -70,13 +70,20 @@ def _shape(job: LatentsJob) -> tuple[bool, bool, int, int, int]:
     return stream.role == "condition", stream.encoder == "none", view.num_frames, view.height, view.width
 
 
-def _decode(job: LatentsJob) -> Clip | Failure:
+def clip_of(job: LatentsJob) -> Clip | Failure:
+    """Decode what an item is made of, or say why that cannot be done."""
     try:
-        clip = decode(job.path, job.view)
+        return decode(job.path, job.view)
     except DataError as error:
         return Failure.of(job, str(error).removeprefix(f"{job.path}: "))
     except OSError as error:
         return Failure.of(job, why_unreadable(error))
+
+
+def _decode(job: LatentsJob) -> Clip | Failure:
+    clip = clip_of(job)
+    if isinstance(clip, Failure):
+        return clip
     return replace(clip, pixels=_apply(job.stream.transform, clip, job.path))
 
 

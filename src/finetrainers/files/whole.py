@@ -102,20 +102,28 @@ def share_mode(directory: Path, *, of: Path) -> None:
             file.chmod(stat.S_IMODE(mode))
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write a text file such that it has the old contents or the new ones, never a part."""
+@contextmanager
+def whole_file(file: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file; flush it to the disk, and rename it to ``file``, once the body has written it.
+
+    If that fails, the file is as it was, and nothing is left behind.
+    """
     temporary = file.with_name(f".{file.name}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as out:  # for names of files that are no text
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
+        yield temporary
+        _sync(temporary)
         temporary.replace(file)
-    except OSError as error:
+    except BaseException as error:
         name_path(error, file)
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a text file such that it has the old contents or the new ones, never a part."""
+    with whole_file(file) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # for names of files that are no text
 
 
 def name_path(error: BaseException, path: Path) -> None:

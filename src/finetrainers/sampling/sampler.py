@@ -203,14 +203,9 @@ def decode_control(
         num_frames=1 + (frames - 1) // frame_step * frame_step,
         height=height,
         width=width,
-        frame_sampling="start",
         fps=fps,
         stride=data.stride,
-        window=0.0,
-        chunk=0,
         resize="stretch" if data.resize == "stretch" else "center_crop",
-        crop=(0.5, 0.5),
-        flip=False,
     )
     return decode(path, view).pixels
 

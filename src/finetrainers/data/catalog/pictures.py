@@ -75,20 +75,7 @@ def nearest_sizes(height: NDArray[np.integer], width: NDArray[np.integer], sizes
 
 def picture_view(size: Bucket) -> View:
     """Show a picture as media are shown by default: scaled to cover the size, and cut to it around the middle."""
-    frames, height, width = size
-    return View(
-        num_frames=frames,
-        height=height,
-        width=width,
-        frame_sampling="start",
-        fps=None,
-        stride=1,
-        window=0.0,
-        chunk=0,
-        resize="center_crop",
-        crop=(0.5, 0.5),
-        flip=False,
-    )
+    return View(*size)
 
 
 def probe_pictures(

@@ -108,13 +108,8 @@ def _decode(medium: Medium, start: int, count: int, *, height: int, width: int) 
         height=height,
         width=width,
         frame_sampling="random",
-        fps=None,
-        stride=1,
         window=(start + 0.5) / (spare + 1),  # which ``sample_positions`` makes the start of
-        chunk=0,
         resize="stretch",
-        crop=(0.5, 0.5),
-        flip=False,
     )
     pixels: Pixels = decode(medium.path, view).pixels.numpy()
     return pixels

@@ -5,17 +5,15 @@ Which items a shard holds follows from their sizes and order alone, so that a se
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetrainers.data.curate.rows import Row
-from finetrainers.files.whole import name_path
+from finetrainers.files.whole import whole_file
 
 MB = 10**6
 GROUP_BYTES = 32 * MB
@@ -56,17 +54,8 @@ class Shards:
         return (self._output / f"{self._number:06d}{self._suffix}").exists()
 
     def _write_whole(self, file: Path) -> None:
-        temporary = file.with_name(f".{file.name}.tmp")
-        try:
+        with whole_file(file) as temporary:
             self._write(temporary, self._rows, self._staged)
-            with temporary.open("rb") as done:
-                os.fsync(done.fileno())
-            temporary.replace(file)
-        except BaseException as error:
-            name_path(error, file)
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
 
 
 def write_tar(file: Path, rows: Sequence[Row], staged: Path) -> None:

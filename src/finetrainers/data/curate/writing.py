@@ -1,10 +1,8 @@
 """A piece as a file of its own: copied where it is all of its medium, else encoded anew."""
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from finetrainers.config.curate import OutputConfig
 from finetrainers.data.curate.piece import Piece
 from finetrainers.data.curate.reading import Pixels, full_frames, reading, times_of
 from finetrainers.data.media.view import bad_media
-from finetrainers.files.whole import BLOCK_BYTES, name_path
+from finetrainers.files.whole import BLOCK_BYTES, whole_file
 
 FOLDER_MEDIA = 1000
 """Media of the input whose pieces share a folder."""
@@ -58,17 +56,8 @@ def write_piece(piece: Piece, file: Path, output: OutputConfig) -> int:
 def _whole(file: Path, make: Callable[[Path], object]) -> int:
     """Make a file under another name, flush it to the disk, and give it its own."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    try:
+    with whole_file(file) as temporary:
         make(temporary)
-        with temporary.open("rb") as done:
-            os.fsync(done.fileno())
-        temporary.replace(file)
-    except BaseException as error:
-        name_path(error, file)
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
     return file.stat().st_size
 
 

@@ -47,21 +47,21 @@ class View:
     """H of the sample."""
     width: int
     """W of the sample."""
-    frame_sampling: FrameSampling
+    frame_sampling: FrameSampling = "start"
     """Which of the available frames."""
-    fps: float | None
+    fps: float | None = None
     """Resample to this many frames per second; None takes the clip's own frames."""
-    stride: int
+    stride: int = 1
     """Take every n-th frame, where ``fps`` is None."""
-    window: float
+    window: float = 0.0
     """In [0, 1]: where the window of ``random`` lies."""
-    chunk: int
+    chunk: int = 0
     """Which of the consecutive windows of ``chunks``, from 0."""
-    resize: Resize
+    resize: Resize = "center_crop"
     """Both crops scale to the smallest size that covers; ``stretch`` scales to the bucket."""
-    crop: tuple[float, float]
+    crop: tuple[float, float] = (0.5, 0.5)
     """In [0, 1]: place (y, x) of the crop; (0.5, 0.5) is the center."""
-    flip: bool
+    flip: bool = False
     """Mirror left and right."""
 
 

@@ -4,10 +4,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from finetrainers.data.media.files import decode
-from finetrainers.data.media.view import why_unreadable
-from finetrainers.data.order.jobs import LatentsJob
-from finetrainers.errors import DataError
+from finetrainers.data.order.jobs import Failure, LatentsJob
+from finetrainers.encoding.decoding import clip_of
 from finetrainers.training.prepared import Prepared
 
 
@@ -32,10 +30,5 @@ def decode_all(prepared: Prepared, *, workers: int, say: Callable[[str, int, int
 
 
 def _fails(job: LatentsJob) -> str | None:
-    try:
-        decode(job.path, job.view)
-    except DataError as error:
-        return str(error).removeprefix(f"{job.path}: ")
-    except OSError as error:
-        return why_unreadable(error)
-    return None
+    clip = clip_of(job)
+    return clip.reason if isinstance(clip, Failure) else None

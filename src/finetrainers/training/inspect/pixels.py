@@ -95,16 +95,4 @@ def _hash(frames: Tensor) -> int:
 
 
 def _small(frames: int) -> View:
-    return View(
-        num_frames=frames,
-        height=SIDE,
-        width=SIDE,
-        frame_sampling="uniform",
-        fps=None,
-        stride=1,
-        window=0.0,
-        chunk=0,
-        resize="stretch",
-        crop=(0.5, 0.5),
-        flip=False,
-    )
+    return View(frames, SIDE, SIDE, frame_sampling="uniform", resize="stretch")
