@@ -62,7 +62,11 @@ def test_a_profile_leaves_transparency_alone(tmp_path, mode):
     assert pixel(tmp_path / "a.png") == pytest.approx([c * alpha + 255 * (1 - alpha) for c in (196, 47, 54)], abs=1)
 
 
-@pytest.mark.parametrize("profile", [srgb_profile(), srgb_profile(P3)[:200], b"no profile", b"\0" * 128])
+@pytest.mark.parametrize(
+    "profile",
+    [srgb_profile(), srgb_profile(P3)[:200], b"no profile", b"\0" * 128],
+    ids=["sRGB", "cut off", "no profile", "zeros"],  # a profile has the second in which it was made: no name of a test
+)
 def test_profiles_of_srgb_and_broken_ones_change_no_bit(tmp_path, profile):
     colors = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
     Image.fromarray(colors).save(tmp_path / "a.png", icc_profile=profile)

@@ -26,6 +26,7 @@ from finetrainers.memory.attention import KERNELS, MASKLESS, attention, attentio
 from finetrainers.memory.attention_calls import Call, Layout, record_calls
 from finetrainers.memory.attention_choice import Trial, candidates, fastest, try_backends
 from finetrainers.memory.attention_trial import TOLERANCES, WrongAnswerError, backend_of, milliseconds
+from finetrainers.memory.dense import _Whole
 from finetrainers.models import open_model
 from finetrainers.models.facts import TextFacts
 from finetrainers.models.padding import trim_padding
@@ -146,6 +147,24 @@ def test_calls_are_recorded_as_they_are_made() -> None:
     found = record_calls(forward, is_dispatched=False)
     assert found == Counter({CALLS["cross"]: 2, CALLS["bool mask"]: 1})
     assert not record_calls(forward, is_dispatched=True)  # diffusers' dispatcher makes none of these
+
+
+def test_gradients_are_recorded_as_they_come_back() -> None:
+    queries = torch.empty(1, 9, 16, device="meta", requires_grad=True)
+
+    def forward(*, is_whole: bool) -> torch.Tensor:
+        parts = [queries.unflatten(2, (2, 8)).transpose(1, 2)] * 3
+        answer = scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+        answer = _Whole.apply(answer) if is_whole else answer
+        return torch.cat([answer, queries], dim=2).square().mean()
+
+    for is_whole, step in ((False, 32), (True, 16)):
+        (call,) = record_calls(lambda: forward(is_whole=is_whole), is_dispatched=False, needs_backward=True)  # noqa: B023
+        assert call.gradient is not None
+        assert call.gradient.stride[-2] == step
+        assert call.gradient.is_dense() == is_whole
+        assert Call.from_json(json.loads(json.dumps(call.to_json()))) == call
+        assert Layout.of(call.make(CPU).gradient) == call.gradient
 
 
 def test_backends_are_tried_in_processes_that_may_die() -> None:
@@ -359,7 +378,10 @@ def test_auto_takes_the_fastest_and_a_resumed_run_keeps_it(tree: Tree, tmp_path:
     assert losses[0] == losses[1]
     (train, _, needs_backward), (validate, _, in_validation) = tried
     assert (needs_backward, in_validation) == (True, False)
-    assert train == validate  # of one sample, as the micro-batches are
+    assert all(call.gradient for call in train)
+    assert (
+        Counter({replace(call, gradient=None): n for call, n in train.items()}) == validate
+    )  # of one sample, as micro-batches
     events = [event for event in events_of(whole) if event["event"] == "attention"]
     assert [(event["key"], event["backend"]) for event in events] == [
         ("train", "_native_math"),

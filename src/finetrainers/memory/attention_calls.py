@@ -3,6 +3,7 @@
 Shape letters: B batch, H heads, S tokens of the queries, T tokens of keys and values, D width of a head.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +35,11 @@ class Layout:
         dtype = str(tensor.dtype).removeprefix("torch.")
         return cls(dtype, tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset()))
 
+    def is_dense(self) -> bool:
+        """Whether its values lie beside each other, in whatever order of dimensions."""
+        extent = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        return extent == math.prod(self.shape)
+
     def part(self, heads: int, tokens: int) -> "Layout":
         """That of [B, H / heads, S / tokens, D], of which D and H lie together as after an exchange."""
         if heads == tokens == 1:
@@ -63,6 +69,8 @@ class Call:
     enable_gqa: bool
     is_dispatched: bool
     """Whether the call comes through diffusers' dispatcher."""
+    gradient: Layout | None = None
+    """Of the gradient that comes back to the answer: some kernels read only a dense one; None: heads beside their widths."""
 
     def to_json(self) -> dict[str, Any]:
         """Make plain values."""
@@ -72,8 +80,8 @@ class Call:
     def from_json(cls, tree: Mapping[str, Any]) -> "Call":
         """Read what ``to_json`` has made."""
         layouts: dict[str, Any] = {}
-        for name in ("query", "key", "value", "mask"):
-            own = tree[name]
+        for name in ("query", "key", "value", "mask", "gradient"):
+            own = tree.get(name)
             layouts[name] = own and Layout(own["dtype"], tuple(own["shape"]), tuple(own["stride"]), own["offset"])
         return cls(**{**tree, **layouts})
 
@@ -81,7 +89,11 @@ class Call:
         """Make random tensors that lie as those of the call; the mask hides the last quarter of the keys."""
         query, key, value = (part.make(torch.randn, device) for part in (self.query, self.key, self.value))
         batch, heads, tokens, _ = self.query.shape
-        gradient = torch.randn(batch, tokens, heads, self.value.shape[-1], dtype=query.dtype, device=device)
+        if self.gradient is None:
+            shape = batch, tokens, heads, self.value.shape[-1]
+            gradient = torch.randn(shape, dtype=query.dtype, device=device).transpose(1, 2)
+        else:
+            gradient = self.gradient.make(torch.randn, device)
         mask = None
         if self.mask is not None:
             is_bool = self.mask.dtype == "bool"
@@ -89,7 +101,7 @@ class Call:
             hidden = torch.arange(mask.shape[-1], device=device) >= mask.shape[-1] - mask.shape[-1] // 4
             # Of the mask's own strides: those of what is computed from it may be others.
             mask = _written(mask, mask & ~hidden if is_bool else mask + HIDDEN * hidden.to(mask.dtype))
-        return Tensors(query, key, value, mask, gradient.transpose(1, 2))
+        return Tensors(query, key, value, mask, gradient)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +130,44 @@ class _Recorder(TorchFunctionMode):
 
     def __init__(self, *, is_dispatched: bool) -> None:
         super().__init__()
-        self.calls: Counter[Call] = Counter()
+        self.calls: list[Call] = []
         self._is_dispatched = is_dispatched
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         if func is not torch.nn.functional.scaled_dot_product_attention:
             return func(*args, **named)
-        call, answer = _asked(*args, **named, is_dispatched=self._is_dispatched)
+        call, parts = _asked(*args, **named, is_dispatched=self._is_dispatched)
         # The choice is the math kernel: it reaches the calls that find no other.
-        if not torch.backends.cuda.flash_sdp_enabled():
-            self.calls[call] += 1
-        return answer
+        if torch.backends.cuda.flash_sdp_enabled():
+            return _Answer.apply(*parts, _ignored)
+        number = len(self.calls)
+        self.calls.append(call)
+
+        def note(gradient: Layout) -> None:
+            self.calls[number] = replace(call, gradient=gradient)
+
+        return _Answer.apply(*parts, note)
+
+
+def _ignored(_: Layout) -> None:
+    """Of a call that no backend is chosen for."""
+
+
+class _Answer(torch.autograd.Function):
+    """In the place of attention: an empty answer, whose gradient is looked at."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, note: Callable[[Layout], None]) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.note = note
+        batch, heads, tokens, _ = query.shape
+        return query.new_empty(batch, tokens, heads, value.shape[-1]).transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.note(Layout.of(gradients[0]))
+        return *(torch.empty_like(part) for part in ctx.saved_tensors), None
 
 
 def _asked(  # noqa: PLR0917  # as torch's own
@@ -143,26 +181,28 @@ def _asked(  # noqa: PLR0917  # as torch's own
     enable_gqa: bool = False,
     *,
     is_dispatched: bool,
-) -> tuple[Call, Tensor]:
-    """Describe a call of torch's attention, and make what takes the place of its answer."""
+) -> tuple[Call, tuple[Tensor, Tensor, Tensor]]:
+    """Describe a call of torch's attention; queries, keys and values besides."""
     layouts = (Layout.of(query), Layout.of(key), Layout.of(value))
     mask = None if attn_mask is None else Layout.of(attn_mask)
-    call = Call(*layouts, mask, scale, is_causal, enable_gqa, is_dispatched)
-    batch, heads, tokens, _ = query.shape
-    return call, query.new_empty(batch, tokens, heads, value.shape[-1]).transpose(1, 2)
+    return Call(*layouts, mask, scale, is_causal, enable_gqa, is_dispatched), (query, key, value)
 
 
-def record_calls(forward: Callable[[], object], *, is_dispatched: bool) -> Counter[Call]:
+def record_calls(forward: Callable[[], object], *, is_dispatched: bool, needs_backward: bool = False) -> Counter[Call]:
     """Run a forward pass, on the meta device if that will do, and count the calls of attention that a backend would compute.
 
     Args:
-        forward: The pass.
+        forward: The pass; what it returns is the loss, of any shape, if the backward pass is run too.
         is_dispatched: Whether diffusers lets a backend compute the attention of the denoiser.
+        needs_backward: Whether it is, so that calls know how their gradients lie in memory.
     """
     recorder = _Recorder(is_dispatched=is_dispatched)
-    with torch.no_grad(), attention("_native_math", is_dispatched=is_dispatched), recorder:
-        forward()
-    return recorder.calls
+    with attention("_native_math", is_dispatched=is_dispatched), recorder, torch.set_grad_enabled(needs_backward):
+        losses = forward()
+        if needs_backward:
+            assert isinstance(losses, Tensor)
+            losses.sum().backward()
+    return Counter(recorder.calls)
 
 
 def share_calls(calls: Counter[Call], *, context: int, kind: ContextKind) -> Counter[Call]:
@@ -182,6 +222,7 @@ def share_calls(calls: Counter[Call], *, context: int, kind: ContextKind) -> Cou
             query=call.query.part(heads, queries),
             key=call.key.part(heads, keys),
             value=call.value.part(heads, keys),
+            gradient=call.gradient and call.gradient.part(heads, queries),
         )
         shared[own] += count * keys
     return shared

@@ -50,6 +50,9 @@ class ModelAdapter(ABC):
     """Whether the denoiser's attention takes a mask, which some backends refuse."""
     dispatches_attention: ClassVar[bool] = True
     """Whether diffusers computes the denoiser's attention with the backend that is chosen."""
+    joins_attention: ClassVar[tuple[str, ...]] = ()
+    """Class names of the blocks that join the answer of their ``attn`` with something else along the channels: its gradient
+    comes back as a slice, on which kernels of attention fail, and is made whole before."""
     latents: LatentFacts = LatentFacts()
     """How the VAE makes latents, and how they are normalized."""
     text: TextFacts = TextFacts()

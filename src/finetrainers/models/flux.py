@@ -29,6 +29,7 @@ class Flux(ModelAdapter):
 
     pipelines = {"text-to-image": "FluxPipeline", "image-to-image": KONTEXT_PIPELINE}
     blocks = ("FluxTransformerBlock", "FluxSingleTransformerBlock")
+    joins_attention = ("FluxSingleTransformerBlock",)
     input_layer = "x_embedder"
     channel_dim = -1
     # The attention projections of both kinds of block, as diffusers' own FLUX LoRA script has them.

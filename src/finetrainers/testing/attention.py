@@ -25,6 +25,8 @@ def check_attention_is_computed_by_the_chosen_kernel(subject: ModelUnderTest) ->
     flash, expected = _pass(plain, own)
     calls = _calls(plain, own)
     assert calls, "no attention is found for which a backend could be chosen"
+    sliced = [call.gradient for call in calls if call.gradient is not None and not call.gradient.is_dense()]
+    assert not sliced, f"gradients come back to attention as slices, {sliced[0]}; name the block in joins_attention"
     if not any(call.mask for call in calls):
         chosen, found = _pass(subject.trainer(attention={"train": "_native_flash"}), own)
         assert chosen == flash, f"_native_flash computes {chosen} attentions, and torch's own choice {flash}"
@@ -62,7 +64,9 @@ def check_padding_that_is_cut_off_changes_nothing(subject: ModelUnderTest) -> No
 def _calls(trainer: Trainer, micro: Batch) -> Counter[Call]:
     """Count the attentions for which a backend can be chosen."""
     is_dispatched = trainer.adapter.dispatches_attention
-    return record_calls(lambda: trainer.micro_losses(trainer.on_device(micro)), is_dispatched=is_dispatched)
+    return record_calls(
+        lambda: trainer.micro_losses(trainer.on_device(micro)), is_dispatched=is_dispatched, needs_backward=True
+    )
 
 
 def _pass(trainer: Trainer, micro: Batch) -> tuple[int, dict[str, Tensor]]:

@@ -134,12 +134,13 @@ def _record(session: Session, prepared: Prepared, steps: range) -> dict[Key, Cou
     micro = trainer.on_device(ahead[largest].split(session.config.train.micro_batch_size)[0])
     alone = ahead.sample(largest, 0).to(META)
     shared = partial(share_calls, context=session.world.layout.context, kind=session.config.parallel.context_kind)
-    return {"train": shared(calls_of(trainer, micro)), "validate": shared(calls_of(trainer, alone))}
+    return {"train": shared(calls_of(trainer, micro, needs_backward=True)), "validate": shared(calls_of(trainer, alone))}
 
 
-def calls_of(trainer: Trainer, batch: Batch) -> Counter[Call]:
+def calls_of(trainer: Trainer, batch: Batch, *, needs_backward: bool = False) -> Counter[Call]:
     """Count the calls of attention that a backend can be chosen for, of a trainer and a batch on the meta device."""
-    return record_calls(lambda: trainer.micro_losses(batch), is_dispatched=trainer.adapter.dispatches_attention)
+    is_dispatched = trainer.adapter.dispatches_attention
+    return record_calls(lambda: trainer.micro_losses(batch), is_dispatched=is_dispatched, needs_backward=needs_backward)
 
 
 def build_on_meta(config: Config, model: Model, objective: Objective) -> Trainer:

@@ -16,6 +16,7 @@ from finetrainers.distributed.reading import SharedReading
 from finetrainers.distributed.world import World, alone
 from finetrainers.memory.attention import attention, attention_within
 from finetrainers.memory.compile import recompiles_explained, sizes_are_fixed
+from finetrainers.memory.dense import make_gradients_whole
 from finetrainers.memory.quantize.compress import compressing
 from finetrainers.memory.shards import ToShards, share_weights
 from finetrainers.memory.techniques import ToHost, prepare
@@ -60,6 +61,7 @@ def build_trainer(
         conditioning.prepare(part, model.adapter)
         full_modules = conditioning.trained_modules(part, model.adapter)
         tuning.apply(part, model.adapter, component=name, seed=config.seed, full_modules=full_modules)
+        make_gradients_whole(part, model.adapter.joins_attention)
         share_tokens(part, model.adapter.context_plan(), blocks, world, config.parallel.context_kind)
         prepare(part, blocks, config, device)
         if mesh is not None:

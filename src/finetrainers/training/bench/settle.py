@@ -53,4 +53,4 @@ def _calls(config: Config, model: Model) -> Counter[Call]:
     sizes = [size for data in config.data for size in resolve_buckets(data.buckets)]
     size, rows = max(sizes, key=model.adapter.grid.num_tokens), config.train.micro_batch_size
     batch = synthetic_batch(config, model, size, rows, device=torch.device("cpu"))
-    return calls_of(trainer, trainer.on_device(batch))
+    return calls_of(trainer, trainer.on_device(batch), needs_backward=True)
