@@ -146,6 +146,8 @@ def test_a_run_reports_the_mix_that_it_trained_on(two_sets: Tree, monkeypatch: p
     original = Trainer.micro_losses
 
     def micro_losses(trainer: Trainer, batch: Batch) -> torch.Tensor:
+        if batch.noise.is_meta:  # where attention is chosen for a GPU
+            return original(trainer, batch)
         losses, plain = original(trainer, batch), losses_of(trainer.objective, trainer.predict, batch)
         weight = torch.ones(len(plain)) if batch.weight is None else batch.weight.cpu()
         assert torch.equal(losses.cpu(), plain.cpu() * weight)

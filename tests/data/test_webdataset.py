@@ -336,7 +336,7 @@ def test_a_member_of_negative_size_ends_the_shard(tmp_path: Path) -> None:
     file.write_bytes(data)
     found = listed(file)
     assert rows(found) == {"one": ["One"]}
-    assert "truncated or damaged" in reasons(found)
+    assert "damaged" in reasons(found)  # read as its end, or by a later Python as no member
 
 
 @pytest.mark.parametrize("record", [b'{"caption": "\\ud800"}', b"[" * 200_000])

@@ -45,24 +45,26 @@ class Checkpointing:
             skipped: Blocks that are computed once, and keep all activations.
             keeps_attention: Whether outputs of attention are kept, and so not computed again.
             given: Where what blocks are given is kept, if not on the device.
-            compiled: How blocks are compiled that keep attention: with what computes them again, else it would not be seen.
+            compiled: How blocks are compiled together with what computes them again: one graph does both, and leaves out what no
+                gradient needs. What is kept of attention would not be seen otherwise.
         """
         self._skipped = {id(block) for block in skipped}
         self._keeps_attention = keeps_attention
         self._given = given
         self._compiled: Any = None  # as torch.compile returns it
         if compiled is not None:
-            self._compiled = torch.compile(_keep_attention, dynamic=compiled.dynamic, backend=compiled.backend)
+            run = _keep_attention if keeps_attention else _compute_again
+            self._compiled = torch.compile(run, dynamic=compiled.dynamic, backend=compiled.backend)
 
     def __call__(self, block: nn.Module, *args: Any) -> Any:  # what blocks take and return is their own affair
         """Compute a block."""
         if id(block) in self._skipped:
             return block(*args)
         with nullcontext() if self._given is None else self._given(args):
-            if not self._keeps_attention:
-                return checkpoint(block.__call__, *args, use_reentrant=False)
             if self._compiled is not None:
                 return self._compiled(block, *args)
+            if not self._keeps_attention:
+                return checkpoint(block.__call__, *args, use_reentrant=False)
             kept = KeptAttention(block)
             outputs = checkpoint(block.__call__, *args, use_reentrant=False, context_fn=kept.contexts)
         kept.check()
@@ -77,6 +79,11 @@ def _keep_attention(block: nn.Module, *args: Any) -> Any:
     """Compute a block within a graph, its hooks included. Not by its call, which may be compiled for itself."""
     contexts = partial(create_selective_checkpoint_contexts, _keep)
     return checkpoint(block._call_impl, *args, use_reentrant=False, context_fn=contexts)
+
+
+def _compute_again(block: nn.Module, *args: Any) -> Any:
+    """Compute a block within a graph, and all of it again in the backward pass."""
+    return checkpoint(block._call_impl, *args, use_reentrant=False)
 
 
 class KeptAttention:
@@ -127,7 +134,7 @@ def enable_checkpointing(
     compiled: CompileConfig | None = None,
 ) -> None:
     """Let a denoiser of diffusers compute blocks again in the backward pass: each, or of ``every`` so many the first."""
-    if every == 1 and not keeps_attention and given is None:
+    if every == 1 and not keeps_attention and given is None and compiled is None:
         denoiser.enable_gradient_checkpointing()
         return
     skipped = [block for number, block in enumerate(named_blocks(denoiser, blocks).values()) if number % every]

@@ -31,13 +31,16 @@ def prepare(denoiser: Any, blocks: Sequence[str], config: Config, device: torch.
     memory = config.memory
     check_blocks(denoiser, blocks, memory)
     if config.train.gradient_checkpointing:
+        is_one_graph = (
+            config.compile.kind == "regional" and memory.activations == "device" and memory.resident_blocks == "all"
+        )
         enable_checkpointing(
             denoiser,
             blocks,
             every=memory.checkpoint_every,
             keeps_attention=memory.checkpoint_keep == "attention",
             given=ActivationOffload(device) if memory.activations == "host" else None,
-            compiled=config.compile if config.compile.kind == "regional" else None,
+            compiled=config.compile if is_one_graph else None,
         )
     if memory.resident_blocks != "all":
         assert memory.resident_blocks != "auto", "a number is settled before anything is built"

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+import finetrainers
 from finetrainers.config import Config
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.errors import CheckpointError
@@ -140,7 +140,7 @@ def file_metadata(config: Config, model: Model, *, step: int) -> dict[str, str]:
         "modelspec.implementation": "diffusers",
         "modelspec.title": f"{base}, {triggers or 'tuned'} ({kind}, {step} steps)",
         "modelspec.resolution": f"{width}x{height}",
-        "finetrainers.version": version("finetrainers"),
+        "finetrainers.version": finetrainers.__version__,
         "finetrainers.base_model": base,
         "finetrainers.family": model.adapter.name,
         "finetrainers.task": model.task,
