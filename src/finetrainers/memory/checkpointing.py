@@ -45,8 +45,8 @@ class Checkpointing:
             skipped: Blocks that are computed once, and keep all activations.
             keeps_attention: Whether outputs of attention are kept, and so not computed again.
             given: Where what blocks are given is kept, if not on the device.
-            compiled: How blocks are compiled together with what computes them again: one graph does both, and leaves out what no
-                gradient needs. What is kept of attention would not be seen otherwise.
+            compiled: How blocks are compiled together with what computes them again: one graph does both, and leaves out
+                what no gradient needs. What is kept of attention would not be seen otherwise.
         """
         self._skipped = {id(block) for block in skipped}
         self._keeps_attention = keeps_attention
