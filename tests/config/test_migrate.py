@@ -1,21 +1,27 @@
 """Configurations of other trainers: each key becomes one of ours, or is listed with the reason."""
 
 import copy
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 from migrations import SOURCES, Source
 
 from finetrainers.cli.entry import main
-from finetrainers.cli.status import DONE
-from finetrainers.config import load_config
-from finetrainers.config.migrate.formats import Migration, migrate
+from finetrainers.cli.status import DONE, USER_ERROR
+from finetrainers.config import ModelConfig, load_config
+from finetrainers.config.migrate.formats import NAMES, Migration, migrate
+from finetrainers.config.migrate.shared import FAMILIES, LINEARS
 from finetrainers.config.migrate.write import config_text
 from finetrainers.config.syntax import parse_yaml
 from finetrainers.errors import ConfigError
+from finetrainers.models import adapters, open_model
+from finetrainers.testing.tiny import FACTORIES
 
 Place = tuple[str | int, ...]
 
@@ -112,13 +118,150 @@ def test_a_key_that_nobody_knows_is_listed(name: str, translate: Any) -> None:
 @pytest.mark.parametrize("name", SOURCES)
 def test_what_is_written_is_a_configuration_of_ours(name: str, translate: Any, tmp_path: Path) -> None:
     """With its prompts in a file of their own; comments change nothing of what is read."""
-    assert (
-        main(["migrate", SOURCES[name].write(tmp_path), "--output", "ours.yaml"]) == DONE if Path.cwd() == tmp_path else True
-    )
     found = translate(SOURCES[name])
+    assert main(["migrate", SOURCES[name].write(tmp_path), "--output", "ours.yaml"]) == DONE
     text = config_text(found.tree, found.comments, ["head"])
     assert parse_yaml(text) == found.tree
     for comment in found.comments.values():
         assert f"# {' '.join(comment.split())}\n" in text
     config = load_config(tmp_path / "ours.yaml")
     assert (config.validation.prompts is not None) == bool(found.prompts)
+
+
+EXPECTED = yaml.safe_load(Path(__file__).with_name("migrated.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_each_key_becomes_what_it_means(name: str, translate: Any) -> None:
+    found = translate(SOURCES[name])
+    expected = EXPECTED[name]
+    assert found.tree == expected["config"]
+    assert list(found.prompts) == expected["prompts"]
+    assert found.processes == expected["processes"]
+    for kind in ("lost", "differs", "idle"):
+        assert [note.key for note in found.notes if note.kind == kind] == expected[kind]
+
+
+def test_a_format_is_recognised_by_what_it_holds(translate: Any) -> None:
+    names = {name: translate(source).name for name, source in SOURCES.items()}
+    assert set(names.values()) == set(NAMES)
+    for source, name in names.items():
+        assert source.partition("-")[0] in name
+
+
+def test_a_named_format_is_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = SOURCES["diffusion-pipe-wan"].write(tmp_path)
+    assert migrate(file, "diffusion-pipe").name == "diffusion-pipe"
+    with pytest.raises(ConfigError, match=r"wan\.toml: a configuration of ai-toolkit has"):
+        migrate(file, "ai-toolkit")
+    with pytest.raises(ConfigError, match="--from: 'nobody' is none of finetrainers, ai-toolkit"):
+        migrate(file, "nobody")
+
+
+SCRIPT = """#!/bin/bash
+set -e
+NUM_GPUS=2   # a comment
+DATA="training.json"
+PARALLEL="--dp_degree $NUM_GPUS --dp_shards 1"
+model_cmd=(
+  --model_name "ltx_video"   # which
+  # --revision old
+  --pretrained_model_name_or_path "${MODEL:-Lightricks/LTX-Video}"
+)
+model_cmd+=(--seed 3)
+if [ "$NUM_GPUS" == 1 ]; then
+  python train.py $PARALLEL "${model_cmd[@]}" --dataset_config $DATA --training_type lora --output_dir 'my run'
+else
+  torchrun --nproc_per_node=$NUM_GPUS train.py \\
+    $PARALLEL "${model_cmd[@]}" --dataset_config "$DATA" --training_type lora --output_dir "my run"
+fi
+echo done
+"""
+
+
+def script(folder: Path, text: str) -> Path:
+    SOURCES["finetrainers-ltx"].write(folder)
+    (folder / "train.sh").write_text(text)
+    return folder / "train.sh"
+
+
+def test_a_script_is_read_as_a_shell_would(tmp_path: Path) -> None:
+    """Variables, defaults, arrays, comments, continued lines, quotes; files are found beside it."""
+    found = migrate(str(script(tmp_path, SCRIPT)))
+    assert found.tree["model"]["path"] == "Lightricks/LTX-Video"
+    assert found.tree["output_dir"] == "my run"
+    assert found.tree["seed"] == 3
+    assert found.tree["parallel"] == {"replicate": 2, "shard": 1, "context": 1}
+    assert found.processes == 2
+    assert "revision" not in found.tree["model"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("--output_dir 'my run'", "--output_dir other", "2 commands that train, with different settings"),
+        ('DATA="training.json"', "", r"\$DATA is set neither by the script nor in this shell"),
+        ('"ltx_video"', '"ltx_video', "leaves . open"),
+        ("train.py", "draw.py", "no command trains with finetrainers or musubi-tuner"),
+        ('DATA="training.json"', "DATA=nowhere.json", "nowhere.json is found neither from here nor beside"),
+        ('"ltx_video"', "mochi", "mochi: there is no such family here; there are cogvideox, cogview4, flux"),
+        ("--training_type lora", "--training_type loha", "'loha' is none of lora, full-finetune"),
+        ("--seed 3", "--seed three", "seed: 'three' is no number"),
+        ("--seed 3", "--rank 0", "what a configuration of finetrainers becomes is not valid:\n  tuning.rank"),
+    ],
+)
+def test_what_cannot_be_read_says_why(old: str, new: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        migrate(str(script(tmp_path, SCRIPT.replace(old, new))))
+
+
+def test_variables_of_an_environment_file_are_options(tmp_path: Path) -> None:
+    """config.env has names of its own for some, and more options in one variable."""
+    source = SOURCES["simpletuner-wan"]
+    source.write(tmp_path)
+    given = {**source.tree, "max_train_steps": 300}
+    names = {"max_train_steps": "MAX_NUM_STEPS", "data_backend_config": "DATALOADER_CONFIG", "lr_scheduler": "LR_SCHEDULE"}
+    lines = [f"export {names.get(key, key.upper())}='{value}'" for key, value in given.items() if key != "tread_config"]
+    extra = 'export TRAINER_EXTRA_ARGS="${TRAINER_EXTRA_ARGS} --lora_alpha=8 --use_dora"'
+    (tmp_path / "config.env").write_text("\n".join(["# a comment", *lines, extra]))
+    found = migrate(str(tmp_path / "config.env"))
+    expected = EXPECTED["simpletuner-wan"]["config"]
+    assert found.tree["tuning"] == {**expected["tuning"], "alpha": 8.0, "dora": True}
+    assert found.tree["train"] == {**expected["train"], "steps": 300}
+    assert found.tree["data"] == expected["data"]
+
+
+def test_nothing_is_overwritten_and_secrets_are_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = SOURCES["finetrainers-ltx"].write(tmp_path)
+    (tmp_path / "mine-prompts.json").write_text("mine")
+    assert main(["migrate", source, "--output", "mine.yaml"]) == USER_ERROR
+    assert "mine-prompts.json exists already, and is not overwritten" in capsys.readouterr().err
+    assert not (tmp_path / "mine.yaml").exists()
+    assert (tmp_path / "mine-prompts.json").read_text() == "mine"
+    assert main(["migrate", source]) == DONE
+    printed = capsys.readouterr()
+    assert "hf_secret" not in printed.out + printed.err
+    assert "hub_token: ...: log in with" in printed.err
+    assert "Its 1 prompts are left out: give --output CONFIG" in printed.out
+    (tmp_path / "printed.yaml").write_text(printed.out)
+    load_config(tmp_path / "printed.yaml")
+
+
+@pytest.mark.parametrize("family", sorted(LINEARS))
+def test_all_linear_layers_of_the_blocks_are_meant(family: str, tiny: Any) -> None:
+    """What other tools adapt without saying so: each linear layer of each block, and nothing else."""
+    model = open_model(ModelConfig(path=str(tiny(family, next(iter(FACTORIES[family]))))))
+    named = dict(model.pretrained.load(model.adapter.denoiser).named_modules())
+    blocks = [name for name, module in named.items() if type(module).__name__ in model.adapter.blocks]
+    linears = {name for name, module in named.items() if isinstance(module, torch.nn.Linear)}
+    inside = {name for name in linears if any(name.startswith(f"{block}.") for block in blocks)}
+    assert inside
+    assert {name for name in named if re.fullmatch(LINEARS[family], name)} == inside
+
+
+def test_the_families_are_those_that_there_are() -> None:
+    assert sorted(adapters()) == sorted(FAMILIES)

@@ -15,6 +15,8 @@ from finetrainers.errors import ConfigError
 
 NAMES = ("finetrainers", "ai-toolkit", "simpletuner", "musubi-tuner", "diffusion-pipe")
 """Trainers whose configurations are read; the first is this one before version 1."""
+NEEDED = {"ai-toolkit": ("job", "config"), "simpletuner": ("model_family",), "diffusion-pipe": ("model", "dataset")}
+"""Keys that a file has to have."""
 PROGRAMS = {"finetrainers": original, "musubi-tuner": musubi}
 """Those that are configured by a command."""
 
@@ -47,6 +49,8 @@ def migrate(source: str, name: str | None = None) -> Migration:
     Raises:
         ConfigError: If it is none of these, or cannot become a valid configuration.
     """
+    if name is not None and name not in NAMES:
+        raise ConfigError(f"--from: {name!r} is none of {', '.join(NAMES)}")
     path = _file(source)
     content = source if path is None else _read(path)
     folder = Path() if path is None else path.parent
@@ -99,6 +103,11 @@ def _translate(content: str, suffix: str, folder: Path, name: str | None, where:
     if not isinstance(tree, dict):
         raise ConfigError(f"{where} holds {type(tree).__name__}, not keys and values; give the trainer's main configuration")
     name = name or recognise(tree)
+    missing = [key for key in NEEDED.get(name or "", ()) if not {key, f"--{key}"} & tree.keys()]
+    if missing:
+        raise ConfigError(
+            f"{where}: a configuration of {name} has {', '.join(missing)}; give its main file, or another --from"
+        )
     match name:
         case "ai-toolkit":
             return name, ai_toolkit.migrate(tree), 1

@@ -69,7 +69,11 @@ def _settled(draft: Draft, settings: Tree, where: str) -> Tree:
         if key in settings:
             draft.lost(f"{where}.{key}", settings.pop(key), "conditioning.pixels says how large references are")
     if any(key.startswith("video") for key in settings):
-        settings.setdefault("target_frames", [1])
+        frames = settings.setdefault("target_frames", [1])
+        if len(frames) > 1:
+            draft.differs(
+                f"{where}.target_frames", frames, "a clip has one bucket here, the longest that it fills; there it has all"
+            )
     return settings
 
 

@@ -14,6 +14,8 @@ from finetrainers.config.syntax import Tree
 from finetrainers.errors import ConfigError
 
 RESIZES = {"bicubic": "stretch", "center_crop": "center_crop", "random_crop": "random_crop"}
+LISTS = (".csv", ".json", ".jsonl", ".parquet", ".arrow")
+"""Files that list media: no repositories."""
 PROMPT_KEYS = {
     "caption": "prompt", "prompt": "prompt", "image_path": "image", "last_image_path": "last_image",
     "control_image_path": "control", "control_video_path": "control", "frame_rate": "fps",
@@ -45,7 +47,8 @@ def _put_set(draft: Draft, inner: Draft, number: int) -> None:
     buckets = inner.take(f"{kind}_resolution_buckets")
     if not buckets:
         raise ConfigError(f"datasets.{number}: has no {kind}_resolution_buckets, which its dataset_type {kind!r} needs")
-    is_remote = not Path(place).expanduser().exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", place)
+    is_listed = Path(place).suffix.lower() in LISTS
+    is_remote = not is_listed and not Path(place).expanduser().exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", place)
     data: Tree = {"path": f"hf://datasets/{place}" if is_remote else place}
     if is_remote:
         inner.differs(
