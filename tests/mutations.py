@@ -475,6 +475,7 @@ MUTATIONS = (
     Mutation("a variable that nobody sets is text of a configuration", "config/migrate/command.py", "    for word in found[-1][2] if found else ():", "    for word in ():", "config/test_migrate.py::test_what_cannot_be_read_says_why"),
     Mutation("the image runs as root", "../Dockerfile", "USER trainer\n", "USER root\n", "docs/test_deploy.py::test_the_image_runs_the_command_as_somebody_without_rights"),
     Mutation("a rented machine goes on for a wrong configuration", "../examples/deploy/rented.sh", "    0 | 2)", "    0)", "docs/test_deploy.py::test_a_rent_ends_where_going_on_would_not_help"),
+    Mutation("a key of another trainer is not answered with ours", "config/messages.py", "    if synonym is not None:\n", "    if False:\n", "config/test_synonyms.py::test_a_key_of_another_trainer_is_answered_with_ours"),
 )  # fmt: skip
 
 
