@@ -239,7 +239,8 @@ SIMPLE_WAN = Source(
         "use_ema": True, "report_to": "tensorboard", "attention_mechanism": "flash-attn", "tread_config": {"routes": [1]},
     },
     {"data.json": [{"id": "v", "type": "huggingface", "dataset_name": "someone/clips", "dataset_type": "video",
-                    "caption_strategy": "textfile", "crop": False, "resolution": 480,
+                    "caption_strategy": "huggingface", "crop": False, "resolution": 480,
+                    "huggingface": {"video_column": "clip", "caption_column": "prompt", "split": "train"},
                     "video": {"num_frames": 49, "min_frames": 49}}]},
 )  # fmt: skip
 PIPE_HUNYUAN = Source(

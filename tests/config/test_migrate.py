@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from migrations import SOURCES, Source
+from runs import curve, write_pictures
 
 from finetrainers.cli.entry import main
 from finetrainers.cli.status import DONE, USER_ERROR
@@ -21,6 +22,7 @@ from finetrainers.config.migrate.write import config_text
 from finetrainers.config.syntax import parse_yaml
 from finetrainers.errors import ConfigError
 from finetrainers.models import adapters, open_model
+from finetrainers.testing.device import device_of_runs
 from finetrainers.testing.tiny import FACTORIES
 
 Place = tuple[str | int, ...]
@@ -265,3 +267,63 @@ def test_all_linear_layers_of_the_blocks_are_meant(family: str, tiny: Any) -> No
 
 def test_the_families_are_those_that_there_are() -> None:
     assert sorted(adapters()) == sorted(FAMILIES)
+
+
+def test_options_of_a_file_are_options_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that the command gives as well win."""
+    monkeypatch.chdir(tmp_path)
+    source = SOURCES["musubi-kontext"]
+    written = {"general": {"config_only": 5, **source.tree}, "learning": {"learning_rate": 9e-9}}
+    Source("options.toml", written, source.files).write(tmp_path)
+    rate = f"--learning_rate {source.tree['learning_rate']}"
+    found = migrate(f"python flux_kontext_train_network.py --config_file options {rate}")
+    assert found.tree == EXPECTED["musubi-kontext"]["config"]
+    assert "config_only" in [note.key for note in found.notes]
+
+
+def small(model: str) -> dict[str, Source]:
+    """A LoRA of a model on 64 x 64 pixels in the folder pictures, by three trainers."""
+    job = {
+        "name": "small",
+        "process": [
+            {
+                "type": "sd_trainer",
+                "training_folder": "runs",
+                "network": {"type": "lora", "linear": 4, "linear_alpha": 4},
+                "datasets": [{"folder_path": "pictures", "resolution": 64}],
+                "train": {"steps": 2, "batch_size": 2, "lr": 1e-3, "dtype": "fp32", "optimizer": "adamw"},
+                "model": {"name_or_path": model, "arch": "flux"},
+            }
+        ],
+    }
+    command = {
+        "model_name": "flux", "pretrained_model_name_or_path": model, "transformer_dtype": "fp32",
+        "training_type": "control-lora", "control_type": "none", "frame_conditioning_type": "full", "rank": 4,
+        "lora_alpha": 4, "batch_size": 2, "train_steps": 2, "output_dir": "runs/small", "dataset_config": "data.json",
+    }  # fmt: skip
+    sets = {"datasets": [{"data_root": "pictures", "dataset_type": "image", "image_resolution_buckets": [[64, 64]]}]}
+    pipe = {
+        "output_dir": "runs/small", "dataset": "data.toml", "max_steps": 2, "micro_batch_size_per_gpu": 2,
+        "model": {"type": "flux", "diffusers_path": model, "dtype": "float32", "flux_shift": True},
+        "adapter": {"type": "lokr", "rank": 1e6}, "optimizer": {"type": "adamw_optimi", "lr": 1e-3},
+    }  # fmt: skip
+    return {
+        "ai-toolkit": Source("job.yaml", {"job": "extension", "config": job}),
+        "finetrainers": Source("python train.py", command, {"data.json": sets}),
+        "diffusion-pipe": Source(
+            "pipe.toml", pipe, {"data.toml": {"resolutions": [64], "directory": [{"path": "pictures"}]}}
+        ),
+    }
+
+
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("finetrainers", "diffusion-pipe")]
+
+
+@pytest.mark.parametrize("name", ["ai-toolkit", *LONG])
+def test_what_comes_out_trains(name: str, tiny_flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "pictures", 4)
+    assert main(["migrate", small(str(tiny_flux))[name].write(tmp_path), "--output", "ours.yaml"]) == DONE
+    words = ["model.max_sequence_length=16", f"train.device={device_of_runs()}", "loader.workers=0"]
+    assert main(["train", "ours.yaml", *words]) == DONE
+    assert len(curve(tmp_path / "runs/small", "loss")) == 2

@@ -102,6 +102,8 @@ def _translate(content: str, suffix: str, folder: Path, name: str | None, where:
     tree = parse(content, suffix, where)
     if not isinstance(tree, dict):
         raise ConfigError(f"{where} holds {type(tree).__name__}, not keys and values; give the trainer's main configuration")
+    if "directory" in tree:
+        raise ConfigError(f"{where} describes data sets alone; give the main configuration, which names it")
     name = name or recognise(tree)
     missing = [key for key in NEEDED.get(name or "", ()) if not {key, f"--{key}"} & tree.keys()]
     if missing:

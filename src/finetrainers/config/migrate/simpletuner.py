@@ -43,10 +43,20 @@ FORMATS = {
     "int4-torchao": ("nf4", "is 4 bits with other levels; needs finetrainers[bitsandbytes]"),
 }  # fmt: skip
 ATTENTION = {
-    "xformers": "xformers", "flash-attn": "flash", "flash-attn-2": "flash", "flash-attn-3": "_flash_3_hub", "flex": "flex",
-    "flash-attn-3-varlen": "_flash_3_varlen_hub", "cudnn": "_native_cudnn", "native-efficient": "_native_efficient",
-    "native-flash": "_native_flash", "native-math": "_native_math", "diffusers": "auto",
-}  # fmt: skip
+    "xformers": "xformers",
+    "flash-attn": "flash",
+    "flash-attn-2": "flash",
+    "flash-attn-3": "_flash_3_hub",
+    "flash-attn-3-hub": "_flash_3_hub",
+    "flash-attn-hub": "flash_hub",
+    "flex": "flex",
+    "flash-attn-3-varlen": "_flash_3_varlen_hub",
+    "cudnn": "_native_cudnn",
+    "native-efficient": "_native_efficient",
+    "native-flash": "_native_flash",
+    "native-math": "_native_math",
+    "diffusers": "auto",
+}
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 ADDED = ["add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
 FLUX_TARGETS = {

@@ -95,7 +95,8 @@ def put_data(draft: Draft, folder: Path) -> None:
 
 
 def _set(draft: Draft, inner: Draft, shared: Tree, conditions: dict[Any, Tree]) -> Tree:
-    data: Tree = {"path": _path(inner)}
+    data: Tree = {}
+    data["path"] = _path(inner, data)
     is_video = inner.take("dataset_type", "image", one_of("image", "video")) == "video"
     _put_captions(inner, data, shared)
     repeats = inner.take("repeats", None, number)
@@ -129,13 +130,11 @@ def _set(draft: Draft, inner: Draft, shared: Tree, conditions: dict[Any, Tree]) 
     return data
 
 
-def _path(inner: Draft) -> str:
+def _path(inner: Draft, data: Tree) -> str:
+    """Find where the media are; columns of a table go into the data set."""
     kind = inner.take("type", "local", text)
     if kind == "huggingface":
-        name = inner.take("dataset_name", None, text)
-        for key, value in inner.take_table("huggingface").items():
-            inner.lost(f"huggingface.{key}", value, "name columns with media_column and caption_column")
-        return f"hf://datasets/{name}"
+        return _hub_path(inner, data)
     if kind == "aws":
         bucket, prefix = inner.take("aws_bucket_name", "", text), inner.take("aws_data_prefix", "", text)
         for key in [key for key in inner.left if key.startswith("aws_")]:
@@ -156,6 +155,18 @@ def _path(inner: Draft) -> str:
     return str(place)
 
 
+def _hub_path(inner: Draft, data: Tree) -> str:
+    """Name a data set of the Hub, with its columns and its split."""
+    columns = {"image_column": "media_column", "video_column": "media_column", "caption_column": "caption_column"}
+    for theirs, ours in {**columns, "split": "split"}.items():
+        value = inner.take(f"huggingface.{theirs}")
+        if value is not None:
+            data[ours] = value
+    for key, value in inner.take_table("huggingface").items():
+        inner.lost(f"huggingface.{key}", value, "see docs/data_formats.md for what is read of a table")
+    return f"hf://datasets/{inner.take('dataset_name', None, text)}"
+
+
 def _put_captions(inner: Draft, data: Tree, shared: Tree) -> None:
     strategy, prompt = (
         inner.take("caption_strategy", shared["strategy"], text),
@@ -171,7 +182,7 @@ def _put_captions(inner: Draft, data: Tree, shared: Tree) -> None:
             value = inner.take(f"parquet.{theirs}")
             if value is not None:
                 data[ours] = value
-    else:
+    elif strategy != "huggingface":
         inner.lost(
             "caption_strategy", strategy, "give each item a caption file, or a metadata.jsonl with file_name and caption"
         )
