@@ -63,7 +63,9 @@ def to_toml(tree: Tree, table: str = "") -> str:
 
 
 def is_table(value: Any) -> bool:
-    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+    return isinstance(value, dict) or (
+        isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+    )
 
 
 LTX = Source(

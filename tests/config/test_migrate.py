@@ -45,11 +45,19 @@ def leaves(tree: Any, place: Place = ()) -> Iterator[Place]:
 
 def changed(tree: Any, place: Place) -> Any:
     """The tree with another value at a place."""
+    node = tree
+    for key in place:
+        node = node[key]
+    return put(tree, place, other(node))
+
+
+def put(tree: Any, place: Place, value: Any) -> Any:
+    """The tree with a value at a place."""
     tree = copy.deepcopy(tree)
     node = tree
     for key in place[:-1]:
         node = node[key]
-    node[place[-1]] = other(node[place[-1]])
+    node[place[-1]] = value
     return tree
 
 
@@ -106,6 +114,35 @@ def test_no_key_of_the_source_is_dropped_in_silence(name: str, translate: Any) -
             if outcome(replace(source, files=files), translate) == before:
                 silent.append((file, *place))
     assert silent == []
+
+
+ODD = (None, [], {}, "x", -1, 0, ["x"], [[1]], [{"a": 1}])
+"""Values that mean nothing to most keys."""
+
+
+def places(tree: Any, place: Place = ()) -> Iterator[Place]:
+    """Of all values, tables and lists among them."""
+    yield place
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        yield from places(value, (*place, key))
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_whatever_stands_in_a_source_is_no_crash(name: str, translate: Any) -> None:
+    """An odd value in the place of any other is translated, listed or a ConfigError; each place gets one of them."""
+    source = SOURCES[name]
+    trees = {"": source.tree, **{file: tree for file, tree in source.files.items() if isinstance(tree, dict | list)}}
+    for file, tree in trees.items():
+        for number, place in enumerate(places(tree)):
+            odd = ODD[number % len(ODD)]
+            if not place or (odd is None and file.endswith(".toml")):  # which has no null
+                continue
+            mutated = put(tree, place, odd)
+            outcome(
+                replace(source, tree=mutated) if not file else replace(source, files={**source.files, file: mutated}),
+                translate,
+            )
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -94,12 +94,18 @@ def read_sets(path: Path) -> list[dict[str, Any]]:
     if tree:
         raise ConfigError(f"data.path: {path} holds {', '.join(tree)}; expected [general] and [[datasets]] of data sets")
     found = []
-    for dataset in datasets:
-        subsets = dataset.pop("subsets", [{}])
-        found += [{**general, **dataset, **subset} for subset in subsets]
+    for dataset in _tables(datasets, path):
+        subsets = _tables(dataset.pop("subsets", [{}]), path)
+        found += [{**_tables([general], path)[0], **dataset, **subset} for subset in subsets]
     if not found:
         raise ConfigError(f"data.path: {path} describes no data set; expected [[datasets]]")
     return found
+
+
+def _tables(value: Any, path: Path) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ConfigError(f"data.path: {path}: {value!r} are no tables; write [general], [[datasets]], [[datasets.subsets]]")
+    return value
 
 
 def translate_set(settings: Mapping[str, Any], where: str, *, has_buckets: bool = False) -> TomlSet:
@@ -111,7 +117,7 @@ def translate_set(settings: Mapping[str, Any], where: str, *, has_buckets: bool 
     keys: dict[str, Any] = {}
     left = dict(settings)
     places = [name for name in PLACES if name in left]
-    if len(places) != 1:
+    if len(places) != 1 or not isinstance(left[places[0]], str):
         raise ConfigError(f"{where}: names {', '.join(places) or 'no folder'}; expected one of {', '.join(PLACES)}")
     keys["path"] = left.pop(places[0])
     if not places[0].endswith("jsonl_file"):

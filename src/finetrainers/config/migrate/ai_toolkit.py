@@ -14,7 +14,7 @@ from finetrainers.config.migrate.shared import (
     put_swapped,
     put_weights,
 )
-from finetrainers.config.migrate.values import dtype, integer, number, switch, text
+from finetrainers.config.migrate.values import betas, dtype, integer, number, switch, tables, text
 from finetrainers.config.syntax import Tree
 from finetrainers.errors import ConfigError
 
@@ -42,13 +42,13 @@ PLAIN = {
 def migrate(tree: Tree) -> Draft:
     """Translate a job: of several processes the first."""
     job = dict(tree["config"])
-    processes = job.pop("process")
-    if not isinstance(processes, list) or not processes or processes[0].get("type") not in PROCESSES:
+    processes = tables("config.process", job.pop("process"))
+    if not processes or processes[0].get("type") not in PROCESSES:
         raise ConfigError(f"config.process: expected a process of type {' or '.join(PROCESSES)}; others are not training")
     others = {key: value for key, value in tree.items() if key != "config"}
     draft = Draft({**processes[0], **others})
     for key in ("job", "type"):
-        draft.idle(key, draft.take(key), "is a training")
+        draft.idle(key, draft.take(key), "finetrainers train does it")
     for number_of, process in enumerate(processes[1:], 1):
         draft.lost(
             f"process.{number_of}", process.get("type"), "a configuration is of one run; put it into a file of its own"
@@ -168,21 +168,22 @@ def _put_levels(draft: Draft, family: str) -> None:
 def _put_optimizer(draft: Draft) -> None:
     name = draft.take("train.optimizer", "adamw", text)
     own = draft.take_table("train.optimizer_params")
-    betas = own.pop("betas", None)
+    written = own.pop("betas", None)
+    first, second = betas("train.optimizer_params.betas", "0.9,0.999" if written is None else written)
     is_prodigy = name.lower().startswith("prodigy")
     rate = draft.left.get("train.lr")
     lr = draft.take("train.lr", 1e-6, number)
     settings = {
         "lr": 1.0 if is_prodigy and lr < 0.1 else lr,
         "weight_decay": number("optimizer_params.weight_decay", own.get("weight_decay", 0.0 if is_prodigy else 0.01)),
-        "beta1": (betas or [0.9])[0],
-        "beta2": (betas or [0.999])[-1],
+        "beta1": first,
+        "beta2": second,
         "eps": number("optimizer_params.eps", own.get("eps", 1e-6)),
     }
     if settings["lr"] != lr:
         draft.differs("train.lr", rate, "below 0.1 is taken for 1 there, and here", "optimizer.lr")
     origin = {key: f"train.optimizer_params.{key}" if key in own else "" for key in settings}
-    origin |= dict.fromkeys(("beta1", "beta2"), "train.optimizer_params.betas" if betas else "")
+    origin |= dict.fromkeys(("beta1", "beta2"), "train.optimizer_params.betas" if written else "")
     put_optimizer(draft, "train.optimizer", name, settings, origin | {"lr": "train.lr" if rate is not None else ""})
     for key, value in own.items():
         if key not in settings:
@@ -229,7 +230,8 @@ def _put_others(draft: Draft) -> None:
             draft.put("hub_repo", repo)
     elif repo is not None:
         draft.idle("save.hf_repo_id", repo, "push_to_hub is off")
-    draft.tree.pop("push_to_hub", None) if not draft.tree.get("push_to_hub") else None
+    if not draft.tree.get("push_to_hub"):
+        draft.tree.pop("push_to_hub", None)
     draft.put("checkpoint.keep_weights", draft.take("save.max_step_saves_to_keep", 5, integer))
     project = draft.take("logging.project_name", "ai-toolkit", text)
     if draft.take("logging.use_wandb", False, switch):

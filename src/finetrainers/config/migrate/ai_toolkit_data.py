@@ -4,8 +4,9 @@ from typing import Any
 
 from finetrainers.config.migrate.draft import Draft, Note, is_off
 from finetrainers.config.migrate.shared import add_data, put_masks
-from finetrainers.config.migrate.values import integer, number, switch, text
+from finetrainers.config.migrate.values import count, integer, number, numbers, switch, text
 from finetrainers.config.syntax import Tree
+from finetrainers.errors import ConfigError
 
 STEP = 64
 """What sizes are multiples of, where a data set does not say it."""
@@ -71,12 +72,16 @@ def put_data(draft: Draft, *, is_edit: bool) -> None:
         draft.notes += [Note(note.kind, f"datasets.{number_of}.{note.key}", note.value, note.text) for note in inner.notes]
     if trigger:
         draft.differs("trigger_word", trigger, "stands before every caption here, also where the caption has it already")
+    if not draft.tree.get("data"):
+        raise ConfigError("datasets: there are none; a configuration needs one")
     put_masks(draft)
 
 
 def _sets(draft: Draft, inner: Draft, trigger: str | None, regular: float, *, is_edit: bool) -> list[Tree]:
     folder, listed = inner.take("folder_path", None, text), inner.take("dataset_path", None, text)
     data: Tree = {"path": folder or listed}
+    if data["path"] is None:
+        raise ConfigError("datasets: one has no folder_path; a data set needs a folder")
     own = inner.take("trigger_word", trigger, text)
     if own:
         data["caption_prefix"] = own
@@ -93,13 +98,10 @@ def _sets(draft: Draft, inner: Draft, trigger: str | None, regular: float, *, is
     _put_files(draft, inner, data, is_edit=is_edit)
     _put_loader(draft, inner)
     step = inner.take("bucket_tolerance", STEP, integer)
-    sizes = inner.take("resolution", 512)
+    sizes = numbers("resolution", inner.take("resolution", 512))
     if inner.left.get("buckets") is True:
         inner.idle("buckets", inner.take("buckets"), "buckets are always there")
-    return [
-        {**data, "buckets": {"pixels": int(size) ** 2, "frames": [frames], "step": step}}
-        for size in (sizes if isinstance(sizes, list) else [sizes])
-    ]
+    return [{**data, "buckets": {"pixels": int(size) ** 2, "frames": [frames], "step": step}} for size in sizes]
 
 
 def _put_plain(inner: Draft, data: Tree) -> None:
@@ -127,7 +129,7 @@ def _put_loader(draft: Draft, inner: Draft) -> None:
 
 def _put_frames(inner: Draft, data: Tree) -> int:
     """Write which frames of a clip are taken; return how many."""
-    frames = int(inner.take("num_frames", 1, integer))
+    frames: int = inner.take("num_frames", 1, count)
     is_shrunk, fps = inner.take("shrink_video_to_frames", True, switch), inner.take("fps", None, number)
     if inner.take("do_i2v", False, switch):
         inner.differs("do_i2v", True, "the model's task says it: see model.task")
@@ -156,8 +158,8 @@ def _put_files(draft: Draft, inner: Draft, data: Tree, *, is_edit: bool) -> None
         inner.idle("mask_min_value", floor, "without mask_path nothing is masked")
     control: Any = inner.take("control_path") or inner.take("control_path_1")
     if isinstance(control, list):
+        inner.lost("control_path", control, "one picture of each item is shown here: the first")
         control = control[0] if control else None
-        inner.lost("control_path", control, "one picture of each item is shown here: the first") if control else None
     if control and is_edit:
         data.setdefault("folders", {})["reference"] = control
         draft.put("conditioning.kind", "references")
@@ -172,7 +174,8 @@ def put_prompts(draft: Draft) -> None:
     shared = {key: draft.take(f"sample.{key}", default) for key, default in keys.items()}
     negative, seed = draft.take("sample.neg", ""), draft.take("sample.seed", 0, integer)
     is_walking, every = draft.take("sample.walk_seed", False, switch), draft.take("sample.sample_every", 100, integer)
-    rows = [{"prompt": prompt} for prompt in draft.take("sample.prompts") or []]
+    prompts = draft.take("sample.prompts") or []
+    rows = [{"prompt": prompt} for prompt in (prompts if isinstance(prompts, list) else [prompts])]
     samples = [draft.take_table(f"sample.samples.{index}") for index in range(draft.count("sample.samples"))]
     trigger = next((data["caption_prefix"] for data in draft.tree["data"] if "caption_prefix" in data), "")
     if draft.take("train.disable_sampling", False, switch):

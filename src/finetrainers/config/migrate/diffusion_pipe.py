@@ -19,7 +19,7 @@ from finetrainers.config.migrate.shared import (
     put_swapped,
     put_weights,
 )
-from finetrainers.config.migrate.values import dtype, integer, number, one_of, read_beside, switch, text
+from finetrainers.config.migrate.values import betas, dtype, integer, lists, number, one_of, read_beside, switch, text
 from finetrainers.config.syntax import Tree
 
 FAMILIES = {"flux": "flux", "ltx-video": "ltx_video", "hunyuan-video": "hunyuan_video", "wan": "wan"}
@@ -44,8 +44,10 @@ def migrate(tree: Tree, folder: Path) -> Draft:
     samples = _put_batch(draft)
     epochs = Epochs(draft, samples)
     _put_steps(draft, epochs, samples, folder, family)
-    has_adapter = any(key.startswith("adapter.") for key in draft.left)
-    _put_adapter(draft, family) if has_adapter else draft.put("tuning.kind", "full")
+    if any(key.startswith("adapter.") for key in draft.left):
+        _put_adapter(draft, family)
+    else:
+        draft.put("tuning.kind", "full")
     _put_levels(draft)
     _put_optimizer(draft)
     _put_memory(draft)
@@ -89,7 +91,7 @@ def _put_batch(draft: Draft) -> int:
     batch = draft.take("micro_batch_size_per_gpu", 1)
     if isinstance(batch, list):
         draft.lost("micro_batch_size_per_gpu", batch, "all buckets have one batch size here; the smallest is taken")
-        batch = min(size for _, size in batch)
+        batch = min(size for _, size in lists("micro_batch_size_per_gpu", batch, lengths=(2,)))
     accumulation = draft.take("gradient_accumulation_steps", 1, integer)
     stages = draft.take("pipeline_stages", 1, integer)
     if stages > 1:
@@ -154,13 +156,13 @@ def _put_levels(draft: Draft) -> None:
 
 def _put_optimizer(draft: Draft) -> None:
     name = draft.take("optimizer.type", "adamw_optimi", text)
-    betas = draft.take("optimizer.betas", [0.9, 0.99 if name.lower() == "adamw_optimi" else 0.999])
+    first, second = draft.take("optimizer.betas", (0.9, 0.99 if name.lower() == "adamw_optimi" else 0.999), betas)
     keys = {"lr": "lr", "weight_decay": "weight_decay", "eps": "eps", "beta1": "betas", "beta2": "betas"}
     origin = {ours: f"optimizer.{key}" if f"optimizer.{key}" in draft.left else "" for ours, key in keys.items()}
     defaults = {"lr": 1e-3, "weight_decay": 0.01, "eps": 1e-8}
     forced = draft.take("force_constant_lr", None, number)
     settings: dict[str, Any] = {key: draft.take(f"optimizer.{key}", value, number) for key, value in defaults.items()}
-    settings |= {"lr": forced or settings["lr"], "beta1": betas[0], "beta2": betas[-1]}
+    settings |= {"lr": forced or settings["lr"], "beta1": first, "beta2": second}
     put_optimizer(
         draft,
         "optimizer.type",

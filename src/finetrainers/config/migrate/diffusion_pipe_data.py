@@ -5,7 +5,7 @@ from typing import Any
 
 from finetrainers.config.migrate.draft import Draft, Note
 from finetrainers.config.migrate.shared import put_masks
-from finetrainers.config.migrate.values import number, switch, text
+from finetrainers.config.migrate.values import count, lists, number, numbers, switch, table, tables, text
 from finetrainers.config.syntax import Tree
 from finetrainers.errors import ConfigError
 
@@ -28,7 +28,7 @@ IDLE = {
 def put_data(draft: Draft, tree: Tree, family: str, *, section: str = "data") -> None:
     """Write the folders of a file as data sets: one for each resolution, since each item has all of them there."""
     shared = {key: value for key, value in tree.items() if key != "directory"}
-    folders = tree.get("directory", [])
+    folders = tables("dataset: directory", table("dataset", tree).get("directory", []))
     if not folders:
         raise ConfigError("dataset: has no [[directory]]; a configuration needs at least one")
     for index, folder in enumerate(folders):
@@ -47,6 +47,8 @@ def put_data(draft: Draft, tree: Tree, family: str, *, section: str = "data") ->
 
 def _sets(draft: Draft, inner: Draft, family: str, *, is_measured: bool) -> list[Tree]:
     data: Tree = {"path": inner.take("path", None, text)}
+    if data["path"] is None:
+        raise ConfigError("directory: has no path; a data set needs a folder")
     prefix = inner.take("caption_prefix", "", text)
     if prefix:
         data["caption_prefix"] = prefix.strip()
@@ -75,29 +77,36 @@ def _sets(draft: Draft, inner: Draft, family: str, *, is_measured: bool) -> list
 def _buckets(inner: Draft) -> list[Any]:
     """Buckets of each data set that a folder becomes."""
     sizes = inner.take("size_buckets")
-    resolutions, frames = inner.take("resolutions", []), inner.take("frame_buckets", [1])
-    ratios, is_by_aspect = inner.take("ar_buckets"), inner.take("enable_ar_bucket", False, switch)
-    low, high = inner.take("min_ar", 0.5, number), inner.take("max_ar", 2.0, number)
+    resolutions, ratios = inner.take("resolutions", []), inner.take("ar_buckets")
+    frames = [count("frame_buckets", frames) for frames in numbers("frame_buckets", inner.take("frame_buckets", [1]))]
+    is_by_aspect = inner.take("enable_ar_bucket", False, switch)
+    (low,), (high,) = numbers("min_ar", inner.take("min_ar", 0.5)), numbers("max_ar", inner.take("max_ar", 2.0))
     if sizes:
-        return [[[count, height, width] for width, height, count in sizes]]
-    if not resolutions:
-        raise ConfigError(f"directory {inner.tree or ''}: has neither resolutions nor size_buckets; a data set needs sizes")
+        return [[[frames, height, width] for width, height, frames in lists("size_buckets", sizes, lengths=(3,))]]
+    if not resolutions or not isinstance(resolutions, list):
+        raise ConfigError(f"directory: resolutions: {resolutions!r}; a data set needs a list of them, or size_buckets")
     found: list[Any] = []
     for resolution in resolutions:
-        pixels = resolution**2 if isinstance(resolution, int) else resolution[0] * resolution[1]
+        pixels = math.prod((numbers("resolutions", resolution) * 2)[:2])
         if not is_by_aspect:
             side = _rounded(math.sqrt(pixels))
-            found.append([[count, side, side] for count in frames])
+            found.append([[number_of, side, side] for number_of in frames])
         elif ratios:
-            found.append([[count, *_size(pixels, ratio)] for count in frames for ratio in ratios])
+            aspects = [_aspect(ratio) for ratio in (ratios if isinstance(ratios, list) else [ratios])]
+            found.append([[number_of, *_size(pixels, aspect)] for number_of in frames for aspect in aspects])
         else:
-            found.append({"pixels": pixels, "frames": frames, "max_aspect": max(high, 1 / low)})
+            found.append({"pixels": round(pixels), "frames": frames, "max_aspect": max(high, 1 / low, 1.0)})
     return found
 
 
-def _size(pixels: int, ratio: Any) -> list[int]:
-    """Height and width of an area with a ratio of width to height, which may be given as both."""
-    aspect = ratio[0] / ratio[1] if isinstance(ratio, list) else float(ratio)
+def _aspect(ratio: Any) -> float:
+    """Ratio of width to height, which may be given as both."""
+    found = numbers("ar_buckets", ratio)
+    return found[0] / found[-1] if isinstance(ratio, list) else found[0]
+
+
+def _size(pixels: float, aspect: float) -> list[int]:
+    """Height and width of an area."""
     return [_rounded(math.sqrt(pixels / aspect)), _rounded(math.sqrt(pixels * aspect))]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from finetrainers.config.dataset_toml import read_sets, translate_set
 from finetrainers.config.migrate.draft import Draft, Note
 from finetrainers.config.migrate.shared import Epochs, add_data
-from finetrainers.config.migrate.values import find_beside, integer, text
+from finetrainers.config.migrate.values import count, find_beside, integer, text
 from finetrainers.config.syntax import Tree
 from finetrainers.errors import ConfigError
 
@@ -35,8 +35,9 @@ def put_data(draft: Draft, folder: Path, *, references: bool) -> int:
     batches: list[int] = []
     for number, settings in enumerate(read_sets(path)):
         where = f"datasets.{number}"
-        batches.append(int(settings.get("batch_size", 1)))
+        batches.append(count(f"{where}.batch_size", settings.get("batch_size", 1)))
         found = translate_set(_settled(draft, dict(settings), where), where)
+        count(f"{where}.num_repeats", found.keys.get("repeats", 1))
         data = dict(found.keys)
         if references and "control_path" in data:
             data["folders"] = {"reference": data.pop("control_path")}
@@ -70,7 +71,7 @@ def _settled(draft: Draft, settings: Tree, where: str) -> Tree:
             draft.lost(f"{where}.{key}", settings.pop(key), "conditioning.pixels says how large references are")
     if any(key.startswith("video") for key in settings):
         frames = settings.setdefault("target_frames", [1])
-        if len(frames) > 1:
+        if isinstance(frames, list) and len(frames) > 1:
             draft.differs(
                 f"{where}.target_frames", frames, "a clip has one bucket here, the longest that it fills; there it has all"
             )

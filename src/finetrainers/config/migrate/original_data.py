@@ -1,7 +1,6 @@
 """Data sets and validation files of finetrainers before version 1."""
 
 import csv
-import json
 import math
 import re
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from finetrainers.config.migrate.draft import Draft
 from finetrainers.config.migrate.shared import add_data
-from finetrainers.config.migrate.values import find_beside, integer, one_of, read_beside, text
+from finetrainers.config.migrate.values import find_beside, integer, lists, one_of, parse, read_beside, table, tables, text
 from finetrainers.config.syntax import Tree
 from finetrainers.errors import ConfigError
 
@@ -29,8 +28,8 @@ def put_data(draft: Draft, folder: Path) -> None:
     name = draft.take("dataset_config", None, text)
     if name is None:
         raise ConfigError("dataset_config is not given; the command has to name it, since data are part of a configuration")
-    tree = read_beside("dataset_config", name, folder)
-    for number, dataset in enumerate(tree.get("datasets", [])):
+    tree = table("dataset_config", read_beside("dataset_config", name, folder))
+    for number, dataset in enumerate(tables("datasets", tree.get("datasets", []))):
         inner = Draft(dataset)
         _put_set(draft, inner, number)
         inner.finish("data sets have no such key; see docs/configuration.md#datan")
@@ -47,6 +46,7 @@ def _put_set(draft: Draft, inner: Draft, number: int) -> None:
     buckets = inner.take(f"{kind}_resolution_buckets")
     if not buckets:
         raise ConfigError(f"datasets.{number}: has no {kind}_resolution_buckets, which its dataset_type {kind!r} needs")
+    buckets = lists(f"datasets.{number}.{kind}_resolution_buckets", buckets, lengths=(2,) if kind == "image" else (3,))
     is_listed = Path(place).suffix.lower() in LISTS
     is_remote = not is_listed and not Path(place).expanduser().exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", place)
     data: Tree = {"path": f"hf://datasets/{place}" if is_remote else place}
@@ -107,6 +107,6 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix.lower() == ".csv":
         return list(csv.DictReader(content.splitlines()))
     if path.suffix.lower() == ".jsonl":
-        return [json.loads(line) for line in content.splitlines() if line.strip()]
-    tree = json.loads(content)
-    return list(tree["data"] if isinstance(tree, dict) else tree)
+        return tables(str(path), [parse(line, ".json", str(path)) for line in content.splitlines() if line.strip()])
+    tree = parse(content, ".json", str(path))
+    return tables(str(path), tree.get("data") if isinstance(tree, dict) else tree)

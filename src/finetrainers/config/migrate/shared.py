@@ -113,6 +113,9 @@ def put_schedule(draft: Draft, key: str, name: str, warmup: tuple[str, int], **s
 
 def put_batch(draft: Draft, batch: tuple[str, int], accumulation: tuple[str, int], devices: tuple[str, int]) -> int:
     """Write a batch that the other tool counts on each device; return the samples of an optimizer step."""
+    for key, number_of in (batch, accumulation, devices):
+        if number_of < 1:
+            raise ConfigError(f"{key}: {number_of} is less than 1; write 1 or more")
     total = batch[1] * accumulation[1] * devices[1]
     draft.put("train.micro_batch_size", batch[1])
     draft.put("train.batch_size", total)

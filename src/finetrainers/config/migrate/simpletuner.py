@@ -19,7 +19,7 @@ from finetrainers.config.migrate.shared import (
 )
 from finetrainers.config.migrate.simpletuner_data import put_data, put_prompts
 from finetrainers.config.migrate.simpletuner_keys import ENV, FLAVOURS, IDLE, LOST, UNKNOWN
-from finetrainers.config.migrate.values import betas, dtype, integer, number, one_of, read_beside, switch, text
+from finetrainers.config.migrate.values import betas, dtype, integer, number, one_of, read_beside, switch, table, text
 from finetrainers.config.syntax import Tree
 
 FAMILIES = {"flux": "flux", "wan": "wan", "ltxvideo": "ltx_video"}
@@ -170,7 +170,7 @@ def _put_tuning(draft: Draft, family: str, folder: Path) -> None:
 
 
 def _put_lycoris(draft: Draft, tree: Tree) -> None:
-    inner = Draft(tree)
+    inner = Draft(table("lycoris_config", tree))
     algorithm = inner.take("algo", "lokr", text)
     if algorithm not in ("lokr", "lora"):
         draft.lost("lycoris_config algo", algorithm, "there are lora and lokr here; lokr stands in its place")

@@ -5,7 +5,19 @@ from typing import Any
 
 from finetrainers.config.migrate.draft import Draft, Note, flatten
 from finetrainers.config.migrate.shared import Epochs, add_data, put_masks
-from finetrainers.config.migrate.values import integer, number, one_of, read_beside, size, switch, text, words
+from finetrainers.config.migrate.values import (
+    integer,
+    number,
+    numbers,
+    one_of,
+    read_beside,
+    size,
+    switch,
+    table,
+    tables,
+    text,
+    words,
+)
 from finetrainers.config.syntax import Tree
 from finetrainers.errors import ConfigError
 
@@ -63,7 +75,7 @@ LOST = {
 def put_data(draft: Draft, folder: Path) -> None:
     """Write the data sets of the file that ``data_backend_config`` names."""
     name = draft.take("data_backend_config", "config/multidatabackend.json", text)
-    backends = read_beside("data_backend_config", name, folder)
+    backends = tables("data_backend_config", read_beside("data_backend_config", name, folder))
     trained = [backend for backend in backends if backend.get("dataset_type", "image") in ("image", "video")]
     for key in ("resolution", "caption_strategy", "instance_prompt"):
         if key in draft.left and all(key in backend for backend in trained):
@@ -196,7 +208,7 @@ def _put_captions(inner: Draft, data: Tree, shared: Tree) -> None:
 
 
 def _buckets(inner: Draft, shared: Tree, *, is_video: bool, is_square: bool) -> Any:
-    resolution = inner.take("resolution", shared["resolution"], number)
+    (resolution,) = numbers("resolution", inner.take("resolution", shared["resolution"], number))
     unit = inner.take("resolution_type", "pixel_area", one_of("pixel_area", "area", "pixel"))
     pixels = round(resolution * 10**6) if unit == "area" else round(resolution) ** 2
     if unit == "pixel":
@@ -216,7 +228,7 @@ def put_prompts(draft: Draft, folder: Path) -> None:
     prompts = [draft.take("validation_prompt", None, text)]
     library = draft.take("user_prompt_library", None, text)
     if library is not None:
-        found = read_beside("user_prompt_library", library, folder)
+        found = table("user_prompt_library", read_beside("user_prompt_library", library, folder))
         prompts += [value["prompt"] if isinstance(value, dict) else str(value) for value in found.values()]
     every, by_epoch = (
         draft.take("validation_step_interval", 100, integer),

@@ -1,6 +1,7 @@
 """Values as other tools write them: numbers may be text, switches may be words, paths may be elsewhere."""
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Callable
@@ -16,9 +17,50 @@ TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 def integer(key: str, value: Any) -> int:
     """Read a whole number."""
     number_read = number(key, value)
-    if number_read != int(number_read):
+    if not math.isfinite(number_read) or number_read != int(number_read):
         raise ConfigError(f"{key}: {value!r} is no whole number; write one")
     return int(number_read)
+
+
+def count(key: str, value: Any) -> int:
+    """Read a whole number that is at least 1."""
+    found = integer(key, value)
+    if found < 1:
+        raise ConfigError(f"{key}: {value!r} is less than 1; write 1 or more")
+    return found
+
+
+def numbers(key: str, value: Any) -> list[float]:
+    """Read a list of numbers above 0."""
+    found = [number(key, item) for item in value] if isinstance(value, list) else [number(key, value)]
+    if not found or min(found) <= 0:
+        raise ConfigError(f"{key}: {value!r} are no numbers above 0; write a list of them")
+    return found
+
+
+def lists(key: str, value: Any, *, lengths: tuple[int, ...]) -> list[list[int]]:
+    """Read a list of lists of whole numbers, such as sizes."""
+    if (
+        not isinstance(value, list)
+        or not value
+        or not all(isinstance(item, list) and len(item) in lengths for item in value)
+    ):
+        raise ConfigError(f"{key}: {value!r}; expected a list of lists of {' or '.join(map(str, lengths))} numbers")
+    return [[count(key, part) for part in item] for item in value]
+
+
+def tables(key: str, value: Any) -> list[dict[str, Any]]:
+    """Read a list of tables."""
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ConfigError(f"{key}: expected a list of tables, not {value!r}")
+    return value
+
+
+def table(key: str, value: Any) -> dict[str, Any]:
+    """Read a table."""
+    if not isinstance(value, dict):
+        raise ConfigError(f"{key}: expected keys and values, not {value!r}")
+    return value
 
 
 def number(key: str, value: Any) -> float:
@@ -41,14 +83,17 @@ def switch(key: str, value: Any) -> bool:
     raise ConfigError(f"{key}: {value!r} is neither true nor false; write one of them")
 
 
-def text(_: str, value: Any) -> str:
-    """Read text."""
+def text(key: str, value: Any) -> str:
+    """Read text; a number or a switch is its word."""
+    if isinstance(value, list | dict):
+        raise ConfigError(f"{key}: {value!r} is no text; write one word or path")
     return str(value)
 
 
-def betas(key: str, value: str) -> tuple[float, float]:
-    """Read two numbers, as 0.9,0.99 or (0.9, 0.99)."""
-    found = [number(key, part) for part in value.strip("()[] ").split(",")]
+def betas(key: str, value: Any) -> tuple[float, float]:
+    """Read two numbers, in a list or as 0.9,0.99 or (0.9, 0.99)."""
+    parts = value if isinstance(value, list) else str(value).strip("()[] ").split(",")
+    found = [number(key, part) for part in parts]
     if len(found) != 2:
         raise ConfigError(f"{key}: {value!r} are not two numbers; write them as 0.9,0.99")
     return found[0], found[1]
