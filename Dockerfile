@@ -12,8 +12,10 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 python3-venv python3-dev gcc g++ ca-certificates \
     && rm -rf /var/lib/apt/lists/*
 
-# Volumes belong to the user that trains: what is written in them outlives the container.
-RUN useradd --create-home --uid ${USER_ID} trainer \
+# Volumes belong to the user that trains: what is written in them outlives the container. The base has a user 1000 of its own,
+# a number that the one who builds may have, too.
+RUN (userdel --remove ubuntu 2>/dev/null || true) \
+    && useradd --create-home --uid ${USER_ID} trainer \
     && install --directory --owner=trainer --group=trainer /cache /data /runs
 
 WORKDIR /opt/source

@@ -52,7 +52,7 @@ LOST = {
     "train.bypass_guidance_embedding": "the family's own guidance is trained with",
     "train.xformers": "write attention.train: xformers",
     "train.attention_backend": "write attention.train",
-    "save.dtype": "weights are exported in the type that they are trained in",
+    "save.dtype": "adapters are saved in float32, whole weights in model.dtype",
     "network.pretrained_lora_path": "tuning.start_from takes a folder of weights that a run of ours has exported",
     "model.assistant_lora_path": "merge it into the model before, and give its folder as model.path",
     "model.lora_path": "merge it into the model before, and give its folder as model.path",

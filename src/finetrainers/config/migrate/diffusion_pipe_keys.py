@@ -13,7 +13,7 @@ IDLE = {
     "x_axis_examples": "events.jsonl has both",
     "reentrant_activation_checkpointing": "which kind is used follows from memory",
     "model.cache_text_embeddings": "captions are always encoded before",
-    "adapter.dtype": "adapters are trained in float32",
+    "adapter.dtype": "adapters have float32 masters",
     "monitoring.wandb_run_name": "a run is named after output_dir",
     "map_num_proc": "cache.workers is for what is decoded",
     "model.text_encoder_fp8": "memory.text_encoder_weights does that",
@@ -22,7 +22,7 @@ ONE_FILE = "weights in files of their own are not read; model.path names the sam
 LOST = {
     **{f"model.{key}": ONE_FILE for key in ("transformer_path", "vae_path", "llm_path", "clip_path", "single_file_path")},
     "monitoring.wandb_api_key": "log in with `wandb login`; a key is not part of a configuration",
-    "save_dtype": "weights are exported in the type that they are trained in",
+    "save_dtype": "adapters are saved in float32, whole weights in model.dtype",
     "image_micro_batch_size_per_gpu": "all buckets have one batch size; give train.micro_batch_size for the largest",
     "pseudo_huber_c": "the loss is the squared error; one of yours is objective.kind: file.py:Name",
     "huber_delta": "the loss is the squared error; one of yours is objective.kind: file.py:Name",
