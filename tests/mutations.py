@@ -424,7 +424,7 @@ MUTATIONS = (
     Mutation("the rows of a group are read again and again", "data/media/cells.py", "if self._kept and row < self._kept[0][0]:", "if self._kept:", "data/test_tables.py::test_the_rows_of_a_group_are_read_once"),
     Mutation("test is trained on", "data/sources/splits.py", 'wanted = "train" if "train" in found else next(iter(found))', "return list(names), '', {}", "data/test_webdataset.py::test_the_split_is_train_unless_another_is_named"),
     Mutation("numbers in names of folders are lost", "data/sources/kohya.py", '"repeats": repeats * data', '"repeats": data', "data/test_kohya.py::test_a_folder_of_them_is_a_data_set_for_each_with_its_repeats"),
-    Mutation("a setting of another tool vanishes", "config/dataset_toml.py", "    if wrong:\n", "    if False:\n", "config/test_dataset_toml.py::test_what_is_not_taken_over_is_refused"),
+    Mutation("a setting of another tool vanishes", "config/dataset_toml.py", "    if found.refused:\n", "    if False:\n", "config/test_dataset_toml.py::test_what_is_not_taken_over_is_refused"),
     # Chapters.
     Mutation("a shard comes twice in a pass", "data/order/chapters.py", "turn, place = divmod(number, len(self.refs))", "turn, place = divmod(2 * number, len(self.refs))", "data/test_chapters.py::test_each_sample_comes_once_a_pass_and_passes_differ"),
     Mutation("what a chapter leaves over never comes", "data/order/chapters.py", "            left.append(samples[full:])", "            left.append(samples[:0])", "data/test_chapters.py::test_each_sample_comes_once_a_pass_and_passes_differ"),
@@ -466,6 +466,16 @@ MUTATIONS = (
     Mutation("a cache that may only be read lacks its index", "data/cache/index.py", "if error.sqlite_errorcode & 0xFF not in CLOSED or", "if True or", "data/test_packs.py::test_a_cache_that_may_only_be_read_needs_no_index"),
     Mutation("an item of two packs goes with one of them", "data/cache/index.py", "        if packs:\n            self.add(*packs)\n", "", "data/test_packs.py::test_an_item_of_two_packs_stays_when_one_of_them_goes"),
     Mutation("a cache that may only be read lacks the packs of a killed writer", "data/cache/store.py", "                self.index.move_to_memory()\n", "", "data/test_packs.py::test_a_cache_that_may_only_be_read_serves_packs_that_its_index_lacks"),
+    Mutation("a key of another trainer is dropped in silence", "config/migrate/draft.py", "            self.lost(key, value, unknown)\n", "            pass\n", "config/test_migrate.py::test_a_key_that_nobody_knows_is_listed"),
+    Mutation("a known key of another trainer is dropped in silence", "config/migrate/draft.py", "                    self.lost(key, value, lost[name])\n", "                    pass\n", "config/test_migrate.py::test_no_key_of_the_source_is_dropped_in_silence"),
+    Mutation("a migration overwrites a file", "cli/migrate.py", "            if file.exists():", "            if False:", "config/test_migrate.py::test_nothing_is_overwritten_and_secrets_are_not_shown"),
+    Mutation("a migration shows a token", "config/migrate/draft.py", "if _SECRET.search(self.key)", "if False", "config/test_migrate.py::test_nothing_is_overwritten_and_secrets_are_not_shown"),
+    Mutation("a batch of one device is taken for that of all", "config/migrate/shared.py", "total = batch[1] * accumulation[1] * devices[1]", "total = batch[1] * accumulation[1]", "config/test_migrate.py::test_each_key_becomes_what_it_means"),
+    Mutation("micro-batches are taken for optimizer steps", "config/migrate/original.py", "math.ceil(steps / accumulation)", "steps", "config/test_migrate.py::test_each_key_becomes_what_it_means"),
+    Mutation("a variable that nobody sets is text of a configuration", "config/migrate/command.py", "    for word in found[-1][2] if found else ():", "    for word in ():", "config/test_migrate.py::test_what_cannot_be_read_says_why"),
+    Mutation("the image runs as root", "../Dockerfile", "USER trainer\n", "USER root\n", "docs/test_deploy.py::test_the_image_runs_the_command_as_somebody_without_rights"),
+    Mutation("a rented machine goes on for a wrong configuration", "../examples/deploy/rented.sh", "    0 | 2)", "    0)", "docs/test_deploy.py::test_a_rent_ends_where_going_on_would_not_help"),
+    Mutation("a key of another trainer is not answered with ours", "config/messages.py", "    if synonym is not None:\n", "    if False:\n", "config/test_synonyms.py::test_a_key_of_another_trainer_is_answered_with_ours"),
 )  # fmt: skip
 
 

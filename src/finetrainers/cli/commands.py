@@ -13,6 +13,7 @@ from finetrainers.cli.cache import add_cache
 from finetrainers.cli.data import add_data
 from finetrainers.cli.imports import uncollected
 from finetrainers.cli.launch import add_launch
+from finetrainers.cli.migrate import add_migrate
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.distributed.ending import ended_for_good
 from finetrainers.distributed.launch import read_launch
@@ -55,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     schema.set_defaults(run=run_schema)
     add_cache(commands)
     add_data(commands)
+    add_migrate(commands)
     return parser
 
 

@@ -7,6 +7,7 @@ warned of.
 import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,18 @@ REFUSED = {
 SIZES = ("resolution", "enable_bucket", "bucket_reso_steps", "bucket_no_upscale", "target_frames")
 
 
+@dataclass(frozen=True, slots=True)
+class TomlSet:
+    """One data set of a TOML file."""
+
+    keys: dict[str, Any]
+    """Ours."""
+    refused: dict[str, tuple[Any, str]]
+    """Settings that change what is trained on and have nothing here that does the same: value, and what to write instead."""
+    others: dict[str, tuple[Any, str]]
+    """Settings that only concern the other tool: value, and what counts instead."""
+
+
 def expand_sets(sets: Sequence[Any]) -> list[Any]:
     """Put in the place of each data set whose path is a TOML file those that it describes; keys beside path count for all.
 
@@ -62,13 +75,16 @@ def expand_sets(sets: Sequence[Any]) -> list[Any]:
         if not isinstance(path, str) or not path.lower().endswith(".toml"):
             expanded.append(data)
             continue
-        for number, settings in enumerate(_read(Path(path).expanduser()), 1):
+        for number, settings in enumerate(read_sets(Path(path).expanduser()), 1):
             keys = {key: value for key, value in data.items() if key != "path"}
-            expanded.append({**_keys(settings, f"{path}, data set {number}", has_buckets="buckets" in data), **keys})
+            where = f"{path}, data set {number}"
+            found = translate_set(settings, where, has_buckets="buckets" in data)
+            _refuse(found, where)
+            expanded.append({**found.keys, **keys})
     return expanded
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read_sets(path: Path) -> list[dict[str, Any]]:
     """Read the settings of each data set: its own over those of what it stands in."""
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -78,20 +94,30 @@ def _read(path: Path) -> list[dict[str, Any]]:
     if tree:
         raise ConfigError(f"data.path: {path} holds {', '.join(tree)}; expected [general] and [[datasets]] of data sets")
     found = []
-    for dataset in datasets:
-        subsets = dataset.pop("subsets", [{}])
-        found += [{**general, **dataset, **subset} for subset in subsets]
+    for dataset in _tables(datasets, path):
+        subsets = _tables(dataset.pop("subsets", [{}]), path)
+        found += [{**_tables([general], path)[0], **dataset, **subset} for subset in subsets]
     if not found:
         raise ConfigError(f"data.path: {path} describes no data set; expected [[datasets]]")
     return found
 
 
-def _keys(settings: Mapping[str, Any], where: str, *, has_buckets: bool) -> dict[str, Any]:
-    """Write the settings of one data set as ours."""
+def _tables(value: Any, path: Path) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ConfigError(f"data.path: {path}: {value!r} are no tables; write [general], [[datasets]], [[datasets.subsets]]")
+    return value
+
+
+def translate_set(settings: Mapping[str, Any], where: str, *, has_buckets: bool = False) -> TomlSet:
+    """Write the settings of one data set as ours.
+
+    Raises:
+        ConfigError: If what has to be there is missing, or has a value that nothing here does.
+    """
     keys: dict[str, Any] = {}
     left = dict(settings)
     places = [name for name in PLACES if name in left]
-    if len(places) != 1:
+    if len(places) != 1 or not isinstance(left[places[0]], str):
         raise ConfigError(f"{where}: names {', '.join(places) or 'no folder'}; expected one of {', '.join(PLACES)}")
     keys["path"] = left.pop(places[0])
     if not places[0].endswith("jsonl_file"):
@@ -112,8 +138,13 @@ def _keys(settings: Mapping[str, Any], where: str, *, has_buckets: bool) -> dict
     sizes = {name: left.pop(name) for name in SIZES if name in left}
     if not has_buckets:
         keys |= _buckets(sizes, where, is_video=places[0].startswith("video"))
-    _refuse(left, where)
-    return keys
+    refused = {
+        name: (value, REFUSED.get(name, "nothing here does that; remove it"))
+        for name, value in left.items()
+        if name not in OTHERS and value not in (False, 0, "", [])
+    }
+    off = {name: (value, "is off") for name, value in left.items() if name not in OTHERS and name not in refused}
+    return TomlSet(keys, refused, off | {name: (value, OTHERS[name]) for name, value in left.items() if name in OTHERS})
 
 
 def _buckets(sizes: Mapping[str, Any], where: str, *, is_video: bool) -> dict[str, Any]:
@@ -135,15 +166,11 @@ def _buckets(sizes: Mapping[str, Any], where: str, *, is_video: bool) -> dict[st
     return {**keys, "buckets": [[count, height, width] for count in frames]}
 
 
-def _refuse(left: Mapping[str, Any], where: str) -> None:
+def _refuse(found: TomlSet, where: str) -> None:
     """Refuse settings that change what is trained on, unless they are off; warn of those that count elsewhere."""
-    wrong = [
-        f"{name}: {value!r}: {REFUSED.get(name, 'nothing here does that; remove it')}"
-        for name, value in left.items()
-        if name not in OTHERS and value not in (False, 0, "", [])
-    ]
-    if wrong:
+    if found.refused:
+        wrong = [f"{name}: {value!r}: {way_out}" for name, (value, way_out) in found.refused.items()]
         raise ConfigError(f"{where} has settings that are not taken over:\n  " + "\n  ".join(wrong))
-    for name, value in left.items():
+    for name, (value, reason) in found.others.items():
         if name in OTHERS:
-            warnings.warn(f"{where}: {name}: {value!r} is not taken over: {OTHERS[name]}", stacklevel=2)
+            warnings.warn(f"{where}: {name}: {value!r} is not taken over: {reason}", stacklevel=2)

@@ -9,6 +9,7 @@ from finetrainers.config.conditioning import FORMS
 from finetrainers.config.moved import about_moved
 from finetrainers.config.reference import general_name, kinds_of, sections_at
 from finetrainers.config.run import Config
+from finetrainers.config.synonyms import about_synonym, synonym_of
 
 Location = tuple[str | int, ...]
 """Path of a key: ("data", 0, "buckets")."""
@@ -25,11 +26,13 @@ def describe(errors: list[Mapping[str, Any]], tree: Mapping[str, Any], root: typ
         if not any(len(other) > len(place) and other[: len(place)] == place for other in found)
     }
     unknown = [place for place, wrong in innermost.items() if wrong[0]["type"] == "extra_forbidden"]
-    misspelt = {(*place[:-1], name) for place in unknown for name in _nearest(place, root)}
+    misspelt = {".".join(map(str, (*place[:-1], name))) for place in unknown for name in _nearest(place, root)}
+    synonyms = {name for place in unknown if root is Config and (name := synonym_of(place))}
+    said = misspelt | synonyms | {name.rpartition(".")[0] for name in synonyms}
     return sorted(
         _line(place, wrong, tree, root)
         for place, wrong in innermost.items()
-        if wrong[0]["type"] != "missing" or place not in misspelt  # the line of the misspelt key says it all
+        if wrong[0]["type"] != "missing" or ".".join(map(str, place)) not in said  # the line of the other key says it all
     )
 
 
@@ -38,7 +41,7 @@ def _line(place: Location, errors: Sequence[Mapping[str, Any]], tree: Mapping[st
     where, error = ".".join(map(str, place)), errors[0]
     match error["type"]:
         case "extra_forbidden":
-            return f"{where}: {about_moved(place, error['input'], tree) or _unknown(place, root)}"
+            return f"{where}: {about_moved(place, error['input'], tree) or _unknown(place, error['input'], root)}"
         case "missing":
             return f"{where}: is required and not given"
         case "value_error":
@@ -58,13 +61,16 @@ def _line(place: Location, errors: Sequence[Mapping[str, Any]], tree: Mapping[st
     return f"{where}: {prefix}{', or '.join(dict.fromkeys(rules))}{shown}"
 
 
-def _unknown(place: Location, root: type[Section]) -> str:
+def _unknown(place: Location, value: Any, root: type[Section]) -> str:
     *parents, leaf = place
     known = sections_at(parents, root)
     if kinds_of(general_name([*place, "kind"]), root):  # an index, where a list could be
         return f"{'.'.join(map(str, parents))} is one section here; name its key without an index, or make it a list"
     if leaf in known:
         return f"does not exist with this kind of {'.'.join(map(str, parents))}; remove it or change the kind"
+    synonym = about_synonym(place, value, root)
+    if synonym is not None:
+        return f"there is no such key; {synonym}"
     close = _nearest(place, root)
     hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
     return f"there is no such key; {hint}"
