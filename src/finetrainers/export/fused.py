@@ -1,0 +1,115 @@
+"""Adapters added into the base's own weights, file by file and tensor by tensor: a model is never in memory as a whole."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from finetrainers.errors import ConfigError, ModelError
+from finetrainers.export.base import names_in
+from finetrainers.export.changes import Change
+from finetrainers.export.combine import total
+from finetrainers.export.writing import CODES, DTYPES, Spec, cast_one, some, write_stream
+from finetrainers.files.whole import to_json, write_whole
+from finetrainers.tuning.base import NOT_EXPORTED
+
+Changes = Mapping[str, Sequence[tuple[Change, float]]]
+"""By layer: what is added to its weight, and what it is multiplied by."""
+INDEX = "diffusion_pytorch_model.safetensors.index.json"
+
+
+def write_fused(
+    folder: Path,
+    files: Sequence[Path],
+    settings: Mapping[str, Any],
+    *,
+    changes: Changes,
+    replaced: Mapping[str, Tensor],
+    dtype: str | None,
+    metadata: Mapping[str, str],
+) -> None:
+    """Write full weights of one component, in diffusers' layout.
+
+    Args:
+        folder: Is made, and receives config and files.
+        files: Of the weights that are changed.
+        settings: The component's config.
+        changes: What is added to them.
+        replaced: Tensors that take the place of those of the same names, such as layers of a control.
+        dtype: One of ``DTYPES``; None leaves each as it is stored.
+        metadata: Of the files.
+
+    Raises:
+        ConfigError: If changes are of layers that the weights have not, or are stored as no numbers that can be added to.
+    """
+    stored = {name: file for file in files for name in names_in(file)}
+    names = set(stored)
+    strange = sorted(({f"{layer}.weight" for layer in changes} | replaced.keys()) - names)
+    if strange:
+        raise ConfigError(f"--base: it has no {some(strange)}, which the adapter changes; name what it was trained from")
+    folder.mkdir(parents=True)
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            _write_file(folder / file.name, file, opened, changes=changes, replaced=replaced, dtype=dtype, metadata=metadata)
+    if len(files) > 1:
+        sizes = {name: spec.bytes for file in files for name, spec in _specs(file, replaced, dtype).items()}
+        index = {
+            "metadata": {"total_size": sum(sizes.values())},
+            "weight_map": {n: f.name for n, f in sorted(stored.items())},
+        }
+        write_whole(folder / INDEX, to_json(index, indent=2))
+    own = {name: value for name, value in settings.items() if name not in NOT_EXPORTED}
+    write_whole(folder / "config.json", to_json(own, indent=2))
+
+
+def _write_file(
+    target: Path,
+    file: Path,
+    opened: Any,
+    *,
+    changes: Changes,
+    replaced: Mapping[str, Tensor],
+    dtype: str | None,
+    metadata: Mapping[str, str],
+) -> None:
+    specs = _specs(file, replaced, dtype)
+
+    def read(name: str) -> Tensor:
+        tensor: Tensor = replaced[name] if name in replaced else opened.get_tensor(name)
+        own = changes.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
+        if own is not None:
+            tensor = _changed(name, tensor, own)
+        return cast_one(name, tensor, specs[name].dtype)
+
+    write_stream(target, specs, read, metadata)
+
+
+def _changed(name: str, tensor: Tensor, own: Sequence[tuple[Change, float]]) -> Tensor:
+    if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
+        raise ConfigError(f"--base: {name} is stored as {tensor.dtype}, to which nothing can be added; name it in bfloat16")
+    added = total(name.removesuffix(".weight"), own, lambda _: tensor)
+    if added.numel() != tensor.numel():
+        raise ConfigError(f"--base: {name} has shape {list(tensor.shape)}, and the adapter changes {list(added.shape)}")
+    return tensor.float() + added.reshape(tensor.shape)
+
+
+def _specs(file: Path, replaced: Mapping[str, Tensor], dtype: str | None) -> dict[str, Spec]:
+    """What each tensor of a file becomes."""
+    specs = {}
+    with safe_open(file, framework="pt") as opened:
+        for name in names_in(file):
+            part = opened.get_slice(name)
+            own = _dtype(part.get_dtype(), file)
+            shape = tuple(replaced[name].shape) if name in replaced else tuple(part.get_shape())
+            specs[name] = Spec(DTYPES[dtype] if dtype is not None and own.is_floating_point else own, shape)
+    return specs
+
+
+def _dtype(code: str, file: Path) -> torch.dtype:
+    found = next((dtype for dtype, own in CODES.items() if own == code), None)
+    if found is None:
+        raise ModelError(f"{file} has tensors of type {code}, which cannot be written; name the same model in bfloat16")
+    return found
