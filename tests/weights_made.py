@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from runs import Tree, config_of, flux_tree
+from runs import Tree, config_of, flux_tree, merged
 from torch import Tensor
 
+from finetrainers.conditioning import build_conditioning
 from finetrainers.config import dump_config
 from finetrainers.files.steps import step_directory
 from finetrainers.files.whole import whole_directory, write_whole
@@ -24,9 +25,9 @@ def make_run(
     model: Path, root: Path, tuning: Tree, *, components: Sequence[str] = ("transformer",), seed: int = 0, **sections: Any
 ) -> tuple[Path, dict[str, Any]]:
     """Lay out a run whose adapter, or full weights, are random; return it, and its denoisers with what it trained."""
-    tree = flux_tree(model, root / "data", root, tuning=tuning, output_dir=str(root / "run"), **sections)
+    tree = merged(flux_tree(model, root / "data", root, output_dir=str(root / "run")), {"tuning": tuning, **sections})
     config = config_of(tree)
-    opened = open_model(config.model)
+    opened, conditioning = open_model(config.model), build_conditioning(config.conditioning)
     made, folder = {}, step_directory(config.output_dir / "weights", STEP)
     folder.parent.mkdir(parents=True)
     write_whole(config.output_dir / "config.yaml", dump_config(config))
@@ -34,13 +35,16 @@ def make_run(
         torch.default_generator.manual_seed(seed)
         for component in components:
             built, denoiser = build_tuning(config.tuning), opened.pretrained.load_denoiser(component, torch.device("cpu"))
-            built.apply(denoiser, opened.adapter, component=component, seed=0)
+            conditioning.prepare(denoiser, opened.adapter)
+            modules = conditioning.trained_modules(denoiser, opened.adapter)
+            built.apply(denoiser, opened.adapter, component=component, seed=0, full_modules=modules)
             with torch.no_grad():
                 for parameter in denoiser.parameters():
                     if parameter.requires_grad:
                         parameter.add_(torch.randn_like(parameter), alpha=0.1)
             metadata = file_metadata(config, opened, step=STEP) | {"finetrainers.component": component}
-            facts = ExportFacts(component, opened.pipeline_class, torch.float32, metadata=metadata)
+            settings = conditioning.exported_settings(denoiser, opened.adapter)
+            facts = ExportFacts(component, opened.pipeline_class, torch.float32, settings, metadata=metadata)
             built.export(denoiser, dict(built.exported(denoiser, facts)), temporary, facts)
             made[component] = denoiser
     return config.output_dir, made

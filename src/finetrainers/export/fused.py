@@ -1,6 +1,6 @@
 """Adapters added into the base's own weights, file by file and tensor by tensor: a model is never in memory as a whole."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def write_fused(
         settings: The component's config.
         changes: What is added to them.
         replaced: Tensors that take the place of those of the same names, such as layers of a control.
-        dtype: One of ``DTYPES``; None leaves each as it is stored.
+        dtype: One of ``DTYPES``, for all but what diffusers keeps in float32; None leaves each as it is stored.
         metadata: Of the files.
 
     Raises:
@@ -51,11 +51,13 @@ def write_fused(
     if strange:
         raise ConfigError(f"--base: it has no {some(strange)}, which the adapter changes; name what it was trained from")
     folder.mkdir(parents=True)
+    specs = {file: _specs(file, replaced, dtype, _kept_in_float32(settings)) for file in files}
     for file in files:
         with safe_open(file, framework="pt") as opened:
-            _write_file(folder / file.name, file, opened, changes=changes, replaced=replaced, dtype=dtype, metadata=metadata)
+            read = _reader(opened, specs[file], changes, replaced)
+            write_stream(folder / file.name, specs[file], read, metadata)
     if len(files) > 1:
-        sizes = {name: spec.bytes for file in files for name, spec in _specs(file, replaced, dtype).items()}
+        sizes = {name: spec.bytes for own in specs.values() for name, spec in own.items()}
         index = {
             "metadata": {"total_size": sum(sizes.values())},
             "weight_map": {n: f.name for n, f in sorted(stored.items())},
@@ -65,17 +67,10 @@ def write_fused(
     write_whole(folder / "config.json", to_json(own, indent=2))
 
 
-def _write_file(
-    target: Path,
-    file: Path,
-    opened: Any,
-    *,
-    changes: Changes,
-    replaced: Mapping[str, Tensor],
-    dtype: str | None,
-    metadata: Mapping[str, str],
-) -> None:
-    specs = _specs(file, replaced, dtype)
+def _reader(
+    opened: Any, specs: Mapping[str, Spec], changes: Changes, replaced: Mapping[str, Tensor]
+) -> Callable[[str], Tensor]:
+    """Make each tensor of an open file as it is to be written."""
 
     def read(name: str) -> Tensor:
         tensor: Tensor = replaced[name] if name in replaced else opened.get_tensor(name)
@@ -84,7 +79,15 @@ def _write_file(
             tensor = _changed(name, tensor, own)
         return cast_one(name, tensor, specs[name].dtype)
 
-    write_stream(target, specs, read, metadata)
+    return read
+
+
+def _kept_in_float32(settings: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the modules that diffusers loads in float32, whatever type is asked for (Wan's time embedding, norms)."""
+    import diffusers
+
+    denoiser_class = getattr(diffusers, str(settings.get("_class_name")), None)
+    return frozenset(() if denoiser_class is None else denoiser_class._keep_in_fp32_modules or ())
 
 
 def _changed(name: str, tensor: Tensor, own: Sequence[tuple[Change, float]]) -> Tensor:
@@ -96,7 +99,7 @@ def _changed(name: str, tensor: Tensor, own: Sequence[tuple[Change, float]]) -> 
     return tensor.float() + added.reshape(tensor.shape)
 
 
-def _specs(file: Path, replaced: Mapping[str, Tensor], dtype: str | None) -> dict[str, Spec]:
+def _specs(file: Path, replaced: Mapping[str, Tensor], dtype: str | None, kept: frozenset[str]) -> dict[str, Spec]:
     """What each tensor of a file becomes."""
     specs = {}
     with safe_open(file, framework="pt") as opened:
@@ -104,7 +107,9 @@ def _specs(file: Path, replaced: Mapping[str, Tensor], dtype: str | None) -> dic
             part = opened.get_slice(name)
             own = _dtype(part.get_dtype(), file)
             shape = tuple(replaced[name].shape) if name in replaced else tuple(part.get_shape())
-            specs[name] = Spec(DTYPES[dtype] if dtype is not None and own.is_floating_point else own, shape)
+            if dtype is not None and own.is_floating_point and not kept.intersection(name.split(".")):
+                own = DTYPES[dtype]
+            specs[name] = Spec(own, shape)
     return specs
 
 

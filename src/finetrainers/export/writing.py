@@ -71,6 +71,7 @@ def write_stream(file: Path, specs: Mapping[str, Spec], read: Callable[[str], Te
             tensor = read(name)
             assert (tensor.dtype, tuple(tensor.shape)) == (specs[name].dtype, specs[name].shape), name
             out.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+            del tensor  # before the next is read
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

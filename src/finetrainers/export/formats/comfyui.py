@@ -65,9 +65,9 @@ def _scale_of(change: Change | None, weight: Tensor) -> Tensor:
 
     peft divides by their length after it (arXiv:2402.09353), so the magnitude itself is not what ComfyUI takes.
     """
-    length = weight.float().flatten(1).norm(dim=1)
-    if not isinstance(change, LowRank) or change.magnitude is None:
-        return length[:, None]
-    after = weight.float().flatten(1) + change.product()
-    lengths: Tensor = after.norm(dim=1)
-    return (change.magnitude.float() * length / lengths)[:, None]
+    before = weight.float().flatten(1)
+    length: Tensor = before.norm(dim=1)
+    if isinstance(change, LowRank) and change.magnitude is not None:
+        after: Tensor = (before + change.product()).norm(dim=1)
+        length = change.magnitude.float() * length / after
+    return length[:, None]
