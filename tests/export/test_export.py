@@ -70,6 +70,8 @@ def test_fused_experts_keep_the_files_and_types_of_the_base(tiny: Tiny, tmp_path
     for component in ("transformer", "transformer_2"):
         WanTransformer3DModel.from_pretrained(model / component).save_pretrained(base / component, max_shard_size="200KB")
     made, denoisers = make_run(model, tmp_path, LORA, components=("transformer", "transformer_2"))
+    names = [file.name for file in export(Asked([made], "comfyui")).files]
+    assert names == [f"run-step000012-{level}_noise.safetensors" for level in ("high", "low")]
     (folder,) = export(Asked([made], "fused", base=str(base), dtype="bf16")).files
     for component, denoiser in denoisers.items():
         names = [sorted(file.name for file in at.iterdir()) for at in (folder / component, base / component)]

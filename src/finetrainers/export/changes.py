@@ -62,6 +62,11 @@ class Kronecker:
 Change = LowRank | Kronecker
 
 
+def is_dora(change: Change) -> bool:
+    """Whether a change has a magnitude."""
+    return isinstance(change, LowRank) and change.magnitude is not None
+
+
 def difference(change: Change, weight: Tensor | None) -> Tensor:
     """What a change adds to a layer's weight, [O, I] in float32; a magnitude depends on the weight, nothing else does."""
     product = change.product()

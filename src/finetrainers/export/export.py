@@ -64,7 +64,11 @@ def export(asked: Asked) -> Exported:
         ConfigError: If it cannot be written so; the message says what can.
         ModelError: If the base is not there.
     """
-    sources = [open_source(path, asked.step) for path in asked.sources]
+    return export_sources(asked, [open_source(path, asked.step) for path in asked.sources])
+
+
+def export_sources(asked: Asked, sources: Sequence[Source]) -> Exported:
+    """As ``export``, of weights that were found already."""
     factors = _factors(asked)
     base = base_of(sources[0].config, asked.base)
     full = next((source for source in sources if source.full), None)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from finetrainers.errors import ConfigError
-from finetrainers.export.changes import Change, Kronecker, LowRank
+from finetrainers.export.changes import Change, Kronecker, LowRank, is_dora
 from finetrainers.export.formats.native import Keys, Weights, matrices, native_layers, scaled, whole_change
 from finetrainers.export.names import Names, Native
 from finetrainers.export.source import Adapter
@@ -20,6 +20,7 @@ def comfyui_keys(adapter: Adapter, names: Names, weights: Weights) -> Keys:
     Raises:
         ConfigError: If it is DoRA of a family that is drawn with there by code that reads none.
     """
+    refuse_dora(adapter.changes, names)
     if names.comfyui != "native":
         return _by_own_names(adapter, names, weights)
     layers = native_layers(adapter.changes, names)
@@ -27,7 +28,7 @@ def comfyui_keys(adapter: Adapter, names: Names, weights: Weights) -> Keys:
     for native, parts in layers.parts.items():
         name = f"diffusion_model.{native.name}"
         keys.tensors |= matrices(name, whole_change(native, parts), ENDINGS, always_alpha=False)
-        if any(_is_dora(part) for part in parts.values()):
+        if any(is_dora(part) for part in parts.values()):
             keys.tensors[f"{name}.dora_scale"] = _dora_scale(native, parts, adapter, names, weights)
     return keys
 
@@ -40,18 +41,22 @@ def _by_own_names(adapter: Adapter, names: Names, weights: Weights) -> Keys:
         name = f"lycoris_{layer.replace('.', '_')}" if is_lycoris else f"transformer.{layer}"
         written = scaled(change) if names.comfyui == "scaled" else change
         keys.tensors |= matrices(name, written, ENDINGS, always_alpha=False)
-        if isinstance(change, LowRank) and change.magnitude is not None:
-            if names.comfyui == "scaled":
-                raise ConfigError(
-                    f"--to comfyui: what draws with {names.family} there reads no DoRA; take --to diffusers, or --rank N, "
-                    "which makes a LoRA of it"
-                )
+        if is_dora(change):
             keys.tensors[f"{name}.dora_scale"] = _scale_of(change, weights(layer))
     return keys
 
 
-def _is_dora(change: Change) -> bool:
-    return isinstance(change, LowRank) and change.magnitude is not None
+def refuse_dora(changes: Mapping[str, Change], names: Names) -> None:
+    """Refuse what is not read where a family is drawn with by a custom node.
+
+    Raises:
+        ConfigError: If there is a magnitude.
+    """
+    if names.comfyui == "scaled" and any(is_dora(change) for change in changes.values()):
+        raise ConfigError(
+            f"--to comfyui: what draws with {names.family} there reads no DoRA; take --to diffusers, or --rank N, "
+            "which makes a LoRA of it"
+        )
 
 
 def _dora_scale(native: Native, parts: Mapping[int, Change], adapter: Adapter, names: Names, weights: Weights) -> Tensor:
