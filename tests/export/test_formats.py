@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ LOKR: Tree = {"kind": "lokr", "rank": 2, "alpha": 6, "targets": ALL}
 DORA: Tree = {**LORA, "alpha": 6, "dora": True}
 
 
-def exported(run: Path, to: str, **options: Any) -> tuple[dict[str, Tensor], Exported]:
-    result = export(Asked([run], to, **{"dtype": "fp32", **options}))
+def exported(run: Path, to: str, output: Path, **options: Any) -> tuple[dict[str, Tensor], Exported]:
+    result = export(Asked([run], to, **{"dtype": "fp32", "output": output, **options}))
     return load_file(result.files[0]), result
 
 
@@ -69,9 +70,22 @@ def same(found: Deltas, wanted: Deltas) -> None:
         )
 
 
-def run_of(tiny: Tiny, family: str, root: Path, tuning: Tree) -> tuple[Path, Deltas, Any]:
-    run, made = make_run(tiny(family, VARIANTS[family]), root, tuning)
-    return run, deltas(made["transformer"]), made["transformer"]
+Made = Callable[[str, Tree], tuple[Path, Deltas, Any]]
+
+
+@pytest.fixture(scope="module")
+def made(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A run by family and tuning, each made once: its folder, what it adds, its denoiser. Shared: export elsewhere."""
+    known: dict[str, tuple[Path, Deltas, Any]] = {}
+
+    def make(family: str, tuning: Tree) -> tuple[Path, Deltas, Any]:
+        key = f"{family} {tuning}"
+        if key not in known:
+            run, denoisers = make_run(tiny(family, VARIANTS[family]), tmp_path_factory.mktemp("made"), tuning)
+            known[key] = run, deltas(denoisers["transformer"]), denoisers["transformer"]
+        return known[key]
+
+    return make
 
 
 BLOCKS_OF_HUNYUAN = ALL.replace(".*blocks", r"(transformer_blocks|context_embedder\.token_refiner\.refiner_blocks)")
@@ -80,9 +94,9 @@ BLOCKS_OF_HUNYUAN = ALL.replace(".*blocks", r"(transformer_blocks|context_embedd
 
 @pytest.mark.parametrize("tuning", [LORA, SCALED, LOKR], ids=["lora", "rslora of another alpha", "lokr"])
 @pytest.mark.parametrize("family", ["wan", "ltx_video"])
-def test_native_names_come_back_as_what_was_trained(tiny: Tiny, tmp_path: Path, family: str, tuning: Tree) -> None:
-    run, trained, _ = run_of(tiny, family, tmp_path, tuning)
-    tensors, _ = exported(run, "comfyui")
+def test_native_names_come_back_as_what_was_trained(made: Made, tmp_path: Path, family: str, tuning: Tree) -> None:
+    run, trained, _ = made(family, tuning)
+    tensors, _ = exported(run, "comfyui", tmp_path / "comfyui")
     assert all(name.startswith("diffusion_model.") for name in tensors)
     native = {layer.removeprefix("diffusion_model."): added(tensors, layer) for layer in layers_of(tensors)}
     assert {re.sub(r"(?<=\.)\d+(?=\.)", "*", name, count=1) for name in native} <= NATIVE[family]
@@ -90,20 +104,20 @@ def test_native_names_come_back_as_what_was_trained(tiny: Tiny, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("tuning", [LORA, SCALED], ids=["lora", "rslora of another alpha"])
-def test_hunyuan_video_comes_back_as_what_was_trained(tiny: Tiny, tmp_path: Path, tuning: Tree) -> None:
+def test_hunyuan_video_comes_back_as_what_was_trained(made: Made, tmp_path: Path, tuning: Tree) -> None:
     """q, k and v are one matrix there."""
-    run, trained, _ = run_of(tiny, "hunyuan_video", tmp_path, {**tuning, "targets": BLOCKS_OF_HUNYUAN})
-    tensors, _ = exported(run, "comfyui")
+    run, trained, _ = made("hunyuan_video", {**tuning, "targets": BLOCKS_OF_HUNYUAN})
+    tensors, _ = exported(run, "comfyui", tmp_path / "comfyui")
     native = {layer.removeprefix("diffusion_model."): added(tensors, layer) for layer in layers_of(tensors)}
     assert {re.sub(r"(?<=\.)\d+(?=\.)", "*", name, count=1) for name in native} <= NATIVE["hunyuan_video"]
     same(in_diffusers("hunyuan_video", native), trained)
 
 
 @pytest.mark.parametrize("family", ["wan", "ltx_video", "hunyuan_video"])
-def test_kohya_has_the_tensors_of_comfyui_under_its_names(tiny: Tiny, tmp_path: Path, family: str) -> None:
-    run, _, _ = run_of(tiny, family, tmp_path, SCALED)
-    comfyui, _ = exported(run, "comfyui")
-    kohya, _ = exported(run, "kohya")
+def test_kohya_has_the_tensors_of_comfyui_under_its_names(made: Made, tmp_path: Path, family: str) -> None:
+    run, _, _ = made(family, SCALED)
+    comfyui, _ = exported(run, "comfyui", tmp_path / "comfyui")
+    kohya, _ = exported(run, "kohya", tmp_path / "kohya")
     ours = {}
     for name, tensor in comfyui.items():
         layer, _, ending = (
@@ -116,27 +130,35 @@ def test_kohya_has_the_tensors_of_comfyui_under_its_names(tiny: Tiny, tmp_path: 
     assert all(torch.equal(ours[name], kohya[name]) for name in ours)
 
 
-def pipeline_of(model: Path) -> Any:
-    return diffusers.DiffusionPipeline.from_pretrained(model)
+@pytest.fixture(scope="module")
+def pipelines(tiny: Tiny) -> Callable[[str], Any]:
+    """Plain pipelines by family, each loaded once. Shared: take off what you put on."""
+    return cache(lambda family: diffusers.DiffusionPipeline.from_pretrained(tiny(family, VARIANTS[family])))
 
 
 @pytest.mark.parametrize("to", ["comfyui", "diffusers"])
 @pytest.mark.parametrize("family", VARIANTS)
-def test_plain_pipelines_load_what_was_trained(tiny: Tiny, tmp_path: Path, family: str, to: str) -> None:
+def test_plain_pipelines_load_what_was_trained(
+    made: Made, pipelines: Callable[[str], Any], tmp_path: Path, family: str, to: str
+) -> None:
     """Where alpha is the rank, which is what diffusers' converters for LTX-Video and HunyuanVideo take."""
     targets = ALL.replace(".*blocks", "transformer_blocks") if family == "hunyuan_video" else ALL
     tuning = {**LORA, "targets": targets} if to == "comfyui" and family in ("ltx_video", "hunyuan_video") else SCALED
-    run, trained, _ = run_of(tiny, family, tmp_path, {**tuning, "targets": targets})
-    pipeline = pipeline_of(tiny(family, VARIANTS[family]))
-    pipeline.load_lora_weights(export(Asked([run], to, dtype="fp32")).files[0])
-    same(deltas(pipeline.transformer), trained)
+    run, trained, _ = made(family, {**tuning, "targets": targets})
+    pipeline = pipelines(family)
+    pipeline.load_lora_weights(export(Asked([run], to, dtype="fp32", output=tmp_path)).files[0])
+    found = deltas(pipeline.transformer)
+    pipeline.unload_lora_weights()
+    same(found, trained)
 
 
-def test_wan_comes_back_from_kohya_s_names(tiny: Tiny, tmp_path: Path) -> None:
-    run, trained, _ = run_of(tiny, "wan", tmp_path, SCALED)
-    pipeline = pipeline_of(tiny("wan", VARIANTS["wan"]))
-    pipeline.load_lora_weights(export(Asked([run], "kohya", dtype="fp32")).files[0])
-    same(deltas(pipeline.transformer), trained)
+def test_wan_comes_back_from_kohya_s_names(made: Made, pipelines: Callable[[str], Any], tmp_path: Path) -> None:
+    run, trained, _ = made("wan", SCALED)
+    pipeline = pipelines("wan")
+    pipeline.load_lora_weights(export(Asked([run], "kohya", dtype="fp32", output=tmp_path)).files[0])
+    found = deltas(pipeline.transformer)
+    pipeline.unload_lora_weights()
+    same(found, trained)
 
 
 WIDTH = 3072
@@ -192,10 +214,10 @@ def test_single_blocks_of_hunyuan_video_come_back() -> None:
         torch.testing.assert_close(answers(read, f"transformer.{layer}", x), wanted, rtol=1e-4, atol=1e-2)
 
 
-def test_double_blocks_of_flux_come_back_from_kohya_s_names_to_equal_tensors(tiny: Tiny, tmp_path: Path) -> None:
+def test_double_blocks_of_flux_come_back_from_kohya_s_names_to_equal_tensors(made: Made, tmp_path: Path) -> None:
     tuning = {**SCALED, "targets": ALL.replace(".*blocks", "transformer_blocks")}
-    run, trained, denoiser = run_of(tiny, "flux", tmp_path, tuning)
-    tensors, _ = exported(run, "kohya")
+    run, trained, denoiser = made("flux", tuning)
+    tensors, _ = exported(run, "kohya", tmp_path / "kohya")
     assert {re.sub(r"\d+", "*", name.partition(".")[0], count=1) for name in tensors} <= {
         f"lora_unet_{name.replace('.', '_')}" for name in NATIVE["flux"]
     }
@@ -207,30 +229,30 @@ def test_double_blocks_of_flux_come_back_from_kohya_s_names_to_equal_tensors(tin
         torch.testing.assert_close(read[f"transformer.{layer}.lora_A.weight"], down * 3.0, rtol=1e-6, atol=0)
 
 
-def test_lokr_of_flux_is_read_by_names_of_lycoris(tiny: Tiny, tmp_path: Path) -> None:
-    run, trained, _ = run_of(tiny, "flux", tmp_path, {**LOKR, "targets": r"transformer_blocks\.\d+\.attn\.(to_q|to_out\.0)"})
-    tensors, _ = exported(run, "comfyui")
+def test_lokr_of_flux_is_read_by_names_of_lycoris(made: Made, tmp_path: Path) -> None:
+    run, trained, _ = made("flux", {**LOKR, "targets": r"transformer_blocks\.\d+\.attn\.(to_q|to_out\.0)"})
+    tensors, _ = exported(run, "comfyui", tmp_path / "comfyui")
     read = lora_converters._convert_lycoris_flux2_lokr_to_diffusers(tensors)
     same({layer: added(read, f"transformer.{layer}") for layer in trained}, trained)
 
 
 @pytest.mark.parametrize("family", VARIANTS)
-def test_denoisers_load_lokr(tiny: Tiny, tmp_path: Path, family: str) -> None:
-    run, trained, _ = run_of(tiny, family, tmp_path, LOKR)
-    file = export(Asked([run], "diffusers", dtype="fp32")).files[0]
-    denoiser = type(run_of(tiny, family, tmp_path / "other", LOKR)[2]).from_pretrained(
-        tiny(family, VARIANTS[family]), subfolder="transformer"
-    )
-    denoiser.load_lora_adapter(file, use_safetensors=True)
-    same(deltas(denoiser), trained)
+def test_denoisers_load_lokr(made: Made, pipelines: Callable[[str], Any], tmp_path: Path, family: str) -> None:
+    run, trained, _ = made(family, LOKR)
+    file = export(Asked([run], "diffusers", dtype="fp32", output=tmp_path)).files[0]
+    transformer = pipelines(family).transformer
+    transformer.load_lora_adapter(file, use_safetensors=True)
+    found = deltas(transformer)
+    transformer.unload_lora()
+    same(found, trained)
 
 
 @pytest.mark.parametrize("family", ["wan", "hunyuan_video", "flux"])
-def test_dora_counts_in_comfyui_as_in_training(tiny: Tiny, tmp_path: Path, family: str) -> None:
+def test_dora_counts_in_comfyui_as_in_training(made: Made, tmp_path: Path, family: str) -> None:
     """ComfyUI divides rows by their length before the change, peft by that after it."""
     targets = r".*blocks\.\d+\.attn2?\.to_[qk]"  # v is in the same matrix, and does not change
-    run, trained, denoiser = run_of(tiny, family, tmp_path, {**DORA, "targets": targets})
-    tensors, _ = exported(run, "comfyui")
+    run, trained, denoiser = made(family, {**DORA, "targets": targets})
+    tensors, _ = exported(run, "comfyui", tmp_path / "comfyui")
     names, base = FAMILIES[family], denoiser.state_dict()
     for layer, delta in trained.items():
         native = names.find(layer)
@@ -266,13 +288,13 @@ def test_dora_counts_in_comfyui_as_in_training(tiny: Tiny, tmp_path: Path, famil
     ],
 )
 def test_what_a_format_cannot_carry_is_named(
-    tiny: Tiny, tmp_path: Path, family: str, tuning: Tree, to: str, message: str
+    made: Made, tmp_path: Path, family: str, tuning: Tree, to: str, message: str
 ) -> None:
-    run, _, _ = run_of(tiny, family, tmp_path, tuning)
+    run, _, _ = made(family, tuning)
     with pytest.raises(ConfigError, match=message):
-        export(Asked([run], to))
-    assert not list((run / "exports").rglob("*"))
+        export(Asked([run], to, output=tmp_path))
+    assert not list(tmp_path.iterdir())
     if "no layer" in message:
-        tensors, result = exported(run, to, leave_out=True)
+        tensors, result = exported(run, to, tmp_path / to, leave_out=True)
         assert "timestep_embedder.linear_1" in result.notes[0]
         assert not any("time" in name for name in tensors)
