@@ -474,7 +474,7 @@ MUTATIONS = (
     Mutation("an export leaves out what it cannot carry without a word", "export/export.py", "if not asked.leave_out:", "if False:", "export/test_formats.py::test_what_a_format_cannot_carry_is_named"),
     Mutation("an export writes over what is there", "export/writing.py", "if not file.exists():", "if True:", "export/test_export.py::test_files_are_never_written_over"),
     Mutation("fusing holds two tensors at once", "export/writing.py", "            del tensor  # before the next is read\n", "", "export/test_export.py::test_one_tensor_at_a_time_is_in_memory"),
-    Mutation("fused weights are the base's", "export/fused.py", "return tensor.float() + added.reshape(tensor.shape)", "return tensor.float()", "export/test_export.py::test_fused_weights_are_the_base_with_what_was_trained"),
+    Mutation("fused weights are the base's", "export/fused.py", "return added.reshape(tensor.shape).add_(tensor)", "return tensor.float()", "export/test_export.py::test_fused_weights_are_the_base_with_what_was_trained"),
     Mutation("what diffusers keeps in float32 is rounded when it is fused", "export/fused.py", " and not kept.intersection(name.split(\".\"))", "", "export/test_export.py::test_fused_experts_keep_the_files_and_types_of_the_base"),
     Mutation("adapters are added up without their weights", "export/combine.py", "change.up * (factor * change.scale)", "change.up * change.scale", "export/test_export.py::test_adapters_are_added_up_exactly"),
     Mutation("a run knows at its first save that its adapter cannot be exported", "training/checks.py", "            check_saved(config, model.adapter.name, adapted_layers(shell))\n", "            pass\n", "export/test_saved.py::test_what_cannot_be_carried_is_known_before_weights_are_loaded"),

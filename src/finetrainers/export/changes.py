@@ -29,7 +29,7 @@ class LowRank:
 
     def product(self) -> Tensor:
         """Scale * up @ down, [O, I] in float32."""
-        return self.scale * (self.up.float().flatten(1) @ self.down.float().flatten(1))
+        return (self.scale * self.up.float().flatten(1)) @ self.down.float().flatten(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Kronecker:
         first, second = self._factor("lokr_w1"), self._factor("lokr_w2")
         if second.ndim > first.ndim:
             first = first[(...,) + (None,) * (second.ndim - first.ndim)]
-        return self.scale * torch.kron(first, second).flatten(1)
+        return torch.kron(self.scale * first, second).flatten(1)
 
     def _factor(self, name: str) -> Tensor:
         if name in self.factors:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from finetrainers.errors import ConfigError
-from finetrainers.export.changes import Change, Kronecker, LowRank, difference
+from finetrainers.export.changes import Change, Kronecker, LowRank, difference, is_dora
 from finetrainers.export.formats import Weights
 from finetrainers.export.lowrank import Left, nearest
 
@@ -43,9 +43,12 @@ def combined(adapters: Weighted, weights: Weights, *, rank: int | None, left: Le
 
 def total(layer: str, own: Sequence[tuple[Change, float]], weights: Weights) -> Tensor:
     """Sum of what changes add to a layer's weight, [O, I] in float32."""
-    needs_weight = any(isinstance(change, LowRank) and change.magnitude is not None for change, _ in own)
-    weight = weights(layer) if needs_weight else None
-    return torch.stack([factor * difference(change, weight) for change, factor in own]).sum(0)
+    weight = weights(layer) if any(is_dora(change) for change, _ in own) else None
+    first, *others = own
+    result = difference(first[0], weight).mul_(first[1])
+    for change, factor in others:
+        result.add_(difference(change, weight), alpha=factor)
+    return result
 
 
 def _side_by_side(layer: str, own: Sequence[tuple[Change, float]]) -> LowRank:

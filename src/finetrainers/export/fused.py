@@ -96,7 +96,7 @@ def _changed(name: str, tensor: Tensor, own: Sequence[tuple[Change, float]]) -> 
     added = total(name.removesuffix(".weight"), own, lambda _: tensor)
     if added.numel() != tensor.numel():
         raise ConfigError(f"--base: {name} has shape {list(tensor.shape)}, and the adapter changes {list(added.shape)}")
-    return tensor.float() + added.reshape(tensor.shape)
+    return added.reshape(tensor.shape).add_(tensor)
 
 
 def _specs(file: Path, replaced: Mapping[str, Tensor], dtype: str | None, kept: frozenset[str]) -> dict[str, Spec]:
