@@ -20,7 +20,7 @@ from finetrainers.cli.entry import main
 from finetrainers.errors import ConfigError
 from finetrainers.export.export import Asked, export
 from finetrainers.export.lowrank import nearest
-from finetrainers.export.writing import Spec, write_stream
+from finetrainers.export.writing import Spec, cast, write_stream
 
 Tiny = Callable[[str, str], Path]
 LORA: Tree = {"kind": "lora", "rank": 4, "alpha": 6}
@@ -250,3 +250,22 @@ def test_layers_of_a_control_are_refused_and_fused(tiny_flux: Path, tmp_path: Pa
     layers = load_file(made / "weights/step-000012/transformer/layers.safetensors")
     assert found.x_embedder.weight.shape == layers["x_embedder.weight"].shape
     assert torch.equal(found.x_embedder.weight, layers["x_embedder.weight"])
+
+
+def test_what_is_of_another_model_is_refused(tiny: Tiny, run: tuple[Path, Deltas], tmp_path: Path) -> None:
+    """By what the files say of themselves, and by the shapes of their layers."""
+    wan, _ = make_run(tiny("wan", "2.1-t2v"), tmp_path / "wan", {**LORA, "dora": True})
+    with pytest.raises(ConfigError, match="adapters of different models"):
+        export(Asked([run[0], wan], "fused", output=tmp_path / "fused"))
+    for to in ("fused", "comfyui"):
+        with pytest.raises(ConfigError, match="name what it was trained from"):
+            export(Asked([wan], to, base=str(tiny("wan", "2.2-ti2v-5b")), output=tmp_path / to))
+    assert not (tmp_path / "fused").exists()
+
+
+def test_numbers_that_fp16_does_not_hold_are_refused() -> None:
+    tensors = {"a.lora_B.weight": torch.tensor([1e6]), "a.alpha": torch.tensor(1e6)}
+    with pytest.raises(ConfigError, match="take bf16"):
+        cast(tensors, "fp16")
+    assert cast(tensors, "bf16")["a.alpha"].dtype == torch.float32
+    assert cast({"a.alpha": torch.tensor(1e6)}, "fp16")["a.alpha"] == 1e6

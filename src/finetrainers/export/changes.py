@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from finetrainers.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
@@ -26,6 +28,11 @@ class LowRank:
     def rank(self) -> int:
         """R."""
         return len(self.down)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I), and of a convolution (O, I h w)."""
+        return len(self.up), self.down[:1].numel()
 
     def product(self) -> Tensor:
         """Scale * up @ down, [O, I] in float32."""
@@ -45,6 +52,16 @@ class Kronecker:
         """R of the second factor, or else of the first; None if both are whole."""
         inner = next((self.factors[name] for name in ("lokr_w2_b", "lokr_w1_b") if name in self.factors), None)
         return None if inner is None else len(inner)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I), and of a convolution (O, I h w)."""
+        sizes = [self._size(name) for name in ("lokr_w1", "lokr_w2")]
+        return sizes[0][0] * sizes[1][0], sizes[0][1] * sizes[1][1]
+
+    def _size(self, name: str) -> tuple[int, int]:
+        rows, columns = (self.factors[name if name in self.factors else f"{name}_{side}"] for side in "ab")
+        return len(rows), columns[:1].numel()
 
     def product(self) -> Tensor:
         """Scale * kron(w1, w2), [O, I] in float32."""
@@ -73,6 +90,21 @@ def difference(change: Change, weight: Tensor | None) -> Tensor:
     if isinstance(change, Kronecker) or change.magnitude is None:
         return product
     assert weight is not None, "a change with a magnitude has been asked for without the weight that it changes"
+    check_fits(change, weight)
     before = weight.float().flatten(1)
     after = before + product
     return after * torch.div(change.magnitude.float(), after.norm(dim=1))[:, None] - before
+
+
+def check_fits(change: Change, weight: Tensor) -> None:
+    """Refuse a change of another layer than the one with this weight.
+
+    Raises:
+        ConfigError: If shapes differ.
+    """
+    stored = tuple(weight.flatten(1).shape)
+    if stored != change.shape:
+        raise ConfigError(
+            f"--base: a layer has shape {list(stored)}, and the adapter changes {list(change.shape)}; name what it was "
+            "trained from"
+        )

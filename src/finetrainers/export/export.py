@@ -70,6 +70,7 @@ def export(asked: Asked) -> Exported:
 def export_sources(asked: Asked, sources: Sequence[Source]) -> Exported:
     """As ``export``, of weights that were found already."""
     factors = _factors(asked)
+    _check_together(sources)
     base = base_of(sources[0].config, asked.base)
     full = next((source for source in sources if source.full), None)
     if asked.to == FUSED or (full is not None and asked.rank is None and asked.to == "diffusers"):
@@ -89,6 +90,24 @@ def export_sources(asked: Asked, sources: Sequence[Source]) -> Exported:
         _write(file, asked, sources, factors, base, component=component, adapter=adapter, notes=result.notes)
         result.files.append(file)
     return result
+
+
+def _check_together(sources: Sequence[Source]) -> None:
+    """Refuse adapters of different models.
+
+    Raises:
+        ConfigError: If the same layer has other shapes, or no layer is the same.
+    """
+    first = sources[0]
+    for other in sources[1:]:
+        for component in first.adapters.keys() & other.adapters.keys():
+            ours, theirs = first.adapters[component].changes, other.adapters[component].changes
+            layer = next((name for name in ours.keys() & theirs.keys() if ours[name].shape != theirs[name].shape), None)
+            families = recorded_family(first), recorded_family(other)
+            if layer is not None or (None not in families and len(set(families)) > 1):
+                raise ConfigError(
+                    f"export: {first.path} and {other.path} are adapters of different models; add up those of one"
+                )
 
 
 def _factors(asked: Asked) -> list[float]:

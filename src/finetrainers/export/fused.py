@@ -10,7 +10,7 @@ from torch import Tensor
 
 from finetrainers.errors import ConfigError, ModelError
 from finetrainers.export.base import names_in
-from finetrainers.export.changes import Change
+from finetrainers.export.changes import Change, check_fits
 from finetrainers.export.combine import total
 from finetrainers.export.writing import CODES, DTYPES, Spec, cast_one, some, write_stream
 from finetrainers.files.whole import to_json, write_whole
@@ -93,9 +93,9 @@ def _kept_in_float32(settings: Mapping[str, Any]) -> frozenset[str]:
 def _changed(name: str, tensor: Tensor, own: Sequence[tuple[Change, float]]) -> Tensor:
     if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
         raise ConfigError(f"--base: {name} is stored as {tensor.dtype}, to which nothing can be added; name it in bfloat16")
+    for change, _ in own:
+        check_fits(change, tensor)
     added = total(name.removesuffix(".weight"), own, lambda _: tensor)
-    if added.numel() != tensor.numel():
-        raise ConfigError(f"--base: {name} has shape {list(tensor.shape)}, and the adapter changes {list(added.shape)}")
     return added.reshape(tensor.shape).add_(tensor)
 
 

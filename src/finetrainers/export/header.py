@@ -13,6 +13,8 @@ from finetrainers.export.names import Names
 from finetrainers.export.source import Source
 from finetrainers.tuning.exported import SETTINGS
 
+MODULES = {"flux": "networks.lora_flux", "wan": "networks.lora_wan"}
+"""What kohya's tools load LoRA of a family with, where it is not the usual one."""
 NOT_OF_THE_FILE = ("format", SETTINGS)
 """Of the header of what is exported: it does not hold for what is made of it."""
 
@@ -51,11 +53,11 @@ def network(changes: Mapping[str, Change], names: Names | None) -> dict[str, str
     ranks = [change.rank or 0 for change in changes.values()]
     module = "lycoris.kohya"
     if isinstance(first, LowRank):
-        module = "networks.lora_" + ("" if names is None else names.family.partition("_")[0])
+        module = "networks.lora" if names is None else MODULES.get(names.family, "networks.lora")
     usual = max(set(ranks), key=ranks.count)
     alpha = next(change.scale * usual for change in changes.values() if (change.rank or 0) == usual)
     return {
-        "ss_network_module": module.removesuffix("_"),
+        "ss_network_module": module,
         "ss_network_dim": str(usual),
         "ss_network_alpha": f"{alpha:g}",
     }

@@ -142,6 +142,9 @@ def _low_rank(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], file: 
         if ending is None:
             raise ConfigError(f"{file}: {name} is no key of diffusers' LoRA or LoKr; only those can be exported")
         found.setdefault(name.removesuffix(ending), {})[ENDINGS[ending]] = tensor
+    for layer, own in found.items():
+        if not {"down", "up"} <= own.keys():
+            raise ConfigError(f"{file}: {layer} has only its {' and '.join(own)}; the file is no whole LoRA")
     return {layer: LowRank(**own, scale=_scale(settings, len(own["down"]))) for layer, own in found.items()}
 
 

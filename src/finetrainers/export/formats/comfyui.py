@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from finetrainers.errors import ConfigError
-from finetrainers.export.changes import Change, Kronecker, LowRank, is_dora
+from finetrainers.export.changes import Change, Kronecker, LowRank, check_fits, is_dora
 from finetrainers.export.formats.native import Keys, Weights, matrices, native_layers, scaled, whole_change
 from finetrainers.export.names import Names, Native
 from finetrainers.export.source import Adapter
@@ -73,6 +73,7 @@ def _scale_of(change: Change | None, weight: Tensor) -> Tensor:
     before = weight.float().flatten(1)
     length: Tensor = before.norm(dim=1)
     if isinstance(change, LowRank) and change.magnitude is not None:
+        check_fits(change, weight)
         after: Tensor = (before + change.product()).norm(dim=1)
         length = change.magnitude.float() * length / after
     return length[:, None]
