@@ -72,6 +72,8 @@ def test_fused_experts_keep_the_files_and_types_of_the_base(tiny: Tiny, tmp_path
     made, denoisers = make_run(model, tmp_path, LORA, components=("transformer", "transformer_2"))
     names = [file.name for file in export(Asked([made], "comfyui")).files]
     assert names == [f"run-step000012-{level}_noise.safetensors" for level in ("high", "low")]
+    second = made / "weights/step-000012/pytorch_lora_weights_2.safetensors"  # which expert's it is, its header says
+    assert export(Asked([second], "comfyui", output=tmp_path / "one")).files[0].name.endswith("-low_noise.safetensors")
     (folder,) = export(Asked([made], "fused", base=str(base), dtype="bf16")).files
     for component, denoiser in denoisers.items():
         names = [sorted(file.name for file in at.iterdir()) for at in (folder / component, base / component)]

@@ -117,12 +117,13 @@ def read_weights(folder: Path, *, path: Path, config: Config | None, step: int |
         name=(folder if config is None else config.output_dir).resolve().name.removesuffix(".safetensors"),
         step=None if config is None else step,
         config=config,
-        adapters={component: _read_adapter(file, layers.get(component)) for component, file in files.items()},
+        adapters=dict(_read_adapter(file, component, layers) for component, file in files.items()),
         full={} if files else full,
     )
 
 
-def _read_adapter(file: Path, layers: Path | None) -> Adapter:
+def _read_adapter(file: Path, component: str, layers: Mapping[str, Path]) -> tuple[str, Adapter]:
+    """Read an adapter, and which component it is of: the header may say so, or else the name of its file."""
     try:
         settings = adapter_settings(file)
         with safe_open(file, framework="pt") as opened:
@@ -132,7 +133,8 @@ def _read_adapter(file: Path, layers: Path | None) -> Adapter:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     is_lokr = any(".lokr_" in name for name in tensors)
     changes = _kronecker(tensors, settings) if is_lokr else _low_rank(tensors, settings, file)
-    return Adapter(changes, metadata, settings, layers)
+    component = metadata.get("finetrainers.component", component)
+    return component, Adapter(changes, metadata, settings, layers.get(component))
 
 
 def _low_rank(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], file: Path) -> dict[str, Change]:
