@@ -476,6 +476,18 @@ MUTATIONS = (
     Mutation("the image runs as root", "../Dockerfile", "USER trainer\n", "USER root\n", "docs/test_deploy.py::test_the_image_runs_the_command_as_somebody_without_rights"),
     Mutation("a rented machine goes on for a wrong configuration", "../examples/deploy/rented.sh", "    0 | 2)", "    0)", "docs/test_deploy.py::test_a_rent_ends_where_going_on_would_not_help"),
     Mutation("a key of another trainer is not answered with ours", "config/messages.py", "    if synonym is not None:\n", "    if False:\n", "config/test_synonyms.py::test_a_key_of_another_trainer_is_answered_with_ours"),
+    Mutation("an alpha that is not the rank is lost in an export", "export/formats/native.py", "if change.scale != 1.0 or always_alpha:", "if always_alpha:", "export/test_formats.py::test_native_names_come_back_as_what_was_trained"),
+    Mutation("an export puts all parts of a fused matrix where the first is", "export/formats/native.py", "begin = sum(rows[:number])", "begin = 0", "export/test_formats.py::test_hunyuan_video_comes_back_as_what_was_trained"),
+    Mutation("DoRA counts by another rule in ComfyUI", "export/formats/comfyui.py", "length = change.magnitude.float() * length / after", "length = change.magnitude.float()", "export/test_formats.py::test_dora_counts_in_comfyui_as_in_training"),
+    Mutation("a layer of Wan has another's name in an export", "export/names/wan.py", '"to_out.0": "o"', '"to_out.0": "v"', "export/test_formats.py::test_native_names_come_back_as_what_was_trained"),
+    Mutation("LoKr loses its scale in an export", "export/source.py", "Kronecker(factors, scale)", "Kronecker(factors, 1.0)", "export/test_formats.py::test_native_names_come_back_as_what_was_trained"),
+    Mutation("an export leaves out what it cannot carry without a word", "export/export.py", "if not asked.leave_out:", "if False:", "export/test_formats.py::test_what_a_format_cannot_carry_is_named"),
+    Mutation("an export writes over what is there", "export/writing.py", "if not file.exists():", "if True:", "export/test_export.py::test_files_are_never_written_over"),
+    Mutation("fusing holds two tensors at once", "export/writing.py", "            del tensor  # before the next is read\n", "", "export/test_export.py::test_one_tensor_at_a_time_is_in_memory"),
+    Mutation("fused weights are the base's", "export/fused.py", "return added.reshape(tensor.shape).add_(tensor)", "return tensor.float()", "export/test_export.py::test_fused_weights_are_the_base_with_what_was_trained"),
+    Mutation("what diffusers keeps in float32 is rounded when it is fused", "export/fused.py", " and not kept.intersection(name.split(\".\"))", "", "export/test_export.py::test_fused_experts_keep_the_files_and_types_of_the_base"),
+    Mutation("adapters are added up without their weights", "export/combine.py", "change.up * (factor * change.scale)", "change.up * change.scale", "export/test_export.py::test_adapters_are_added_up_exactly"),
+    Mutation("a run knows at its first save that its adapter cannot be exported", "training/checks.py", "            check_saved(config, model.adapter.name, adapted_layers(shell))\n", "            pass\n", "export/test_saved.py::test_what_cannot_be_carried_is_known_before_weights_are_loaded"),
 )  # fmt: skip
 
 

@@ -264,6 +264,13 @@ def test_every_option_of_launch_is_documented() -> None:
     assert set(re.findall(r"^\| `(--[\w-]+)`", section, re.MULTILINE)) == options - {"-h", "--help"}
 
 
+def test_every_option_of_export_is_documented() -> None:
+    section = (DOCS / "cli.md").read_text().partition("## export")[2].partition("\n## ")[0]
+    (commands,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    options = {option for action in commands.choices["export"]._actions for option in action.option_strings}
+    assert set(re.findall(r"^\| `(--[\w-]+)`", section, re.MULTILINE)) == options - {"-h", "--help"}
+
+
 def test_every_option_of_bench_is_documented() -> None:
     section = (DOCS / "cli.md").read_text().partition("## bench")[2].partition("\n## ")[0]
     options = {option for action in bench_parser()._actions for option in action.option_strings}

@@ -11,6 +11,7 @@ from typing import Any
 from finetrainers.cli.bench import add_bench
 from finetrainers.cli.cache import add_cache
 from finetrainers.cli.data import add_data
+from finetrainers.cli.export import add_export
 from finetrainers.cli.imports import uncollected
 from finetrainers.cli.launch import add_launch
 from finetrainers.cli.migrate import add_migrate
@@ -41,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_launch(commands)
     add_bench(commands)
     _add_sample(commands)
+    add_export(commands)
     add_quickstart(commands).set_defaults(run=run_quickstart)
     models = commands.add_parser("models", help="list families, tasks and tuning kinds")
     models.add_argument("--json", action="store_true", help="as JSON")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from finetrainers.config.base import Section
 
@@ -20,5 +20,15 @@ class CheckpointConfig(Section):
     keep_weights: Literal["auto"] | Annotated[int, Field(ge=1)] | None = "auto"
     """Of how many steps the exported weights are kept, null for all: the newest, as soon as they are whole. ``auto`` keeps
     all adapters, which are small and worth comparing, and of weights of full rank as many as of checkpoints."""
+    export: tuple[Literal["comfyui", "kohya"], ...] = ()
+    """Programs for which each exported adapter is written once more, in the keys and the type that they read: [comfyui]
+    makes weights/step-000500/comfyui/RUN-step000500.safetensors. ``finetrainers export`` does the same later, and more."""
     resume: Literal["latest"] | Annotated[int, Field(ge=0)] = "latest"
     """Where a run in an existing output_dir goes on: the latest whole checkpoint, or that of a step, which must exist."""
+
+    @field_validator("export")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"{list(value)} names one twice; name each once")
+        return value

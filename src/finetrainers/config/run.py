@@ -173,6 +173,14 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _exports_are_adapters(self) -> "Config":
+        whole = "tuning.kind: full" if self.tuning.kind == "full" else "a control" if self.control else None
+        if self.checkpoint.export and whole is not None:
+            reason = f"{list(self.checkpoint.export)} is for adapters alone, and {whole} trains whole layers; remove it"
+            raise RefusedKeyError("checkpoint.export", reason)
+        return self
+
+    @model_validator(mode="after")
     def _compressed_weights_are_frozen(self) -> "Config":
         if self.memory.weights != "none" and self.tuning.kind == "full":
             raise RefusedKeyError(

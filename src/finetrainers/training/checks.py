@@ -10,6 +10,7 @@ from finetrainers.config import Config, FullConfig, ReferencesConfig
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.data.streams import Stream, beside
 from finetrainers.errors import ConfigError
+from finetrainers.export.saved import check_saved
 from finetrainers.memory.attention import MASKLESS, check_attention
 from finetrainers.memory.compile import check_compile, sizes_are_fixed
 from finetrainers.memory.quantize.formats import check_format
@@ -17,6 +18,7 @@ from finetrainers.memory.techniques import check_blocks
 from finetrainers.models import Model
 from finetrainers.models.base import ModelAdapter, Settings
 from finetrainers.tuning import build_tuning
+from finetrainers.tuning.exported import adapted_layers
 
 FROM_FRAMES = ("image-to-video", "first-last-frame-to-video")
 """Tasks that are given frames of a clip and make the others: a single image has no others."""
@@ -168,6 +170,8 @@ def check_tuning(config: Config, model: Model) -> None:
         conditioning.prepare(shell, model.adapter)
         full_modules = conditioning.trained_modules(shell, model.adapter)
         tuning.apply(shell, model.adapter, component=name, seed=config.seed, full_modules=full_modules)
+        if config.checkpoint.export:
+            check_saved(config, model.adapter.name, adapted_layers(shell))
 
 
 def check_computation(config: Config, model: Model) -> None:

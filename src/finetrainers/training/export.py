@@ -15,6 +15,7 @@ import finetrainers
 from finetrainers.config import Config
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.errors import CheckpointError
+from finetrainers.export.saved import export_saved
 from finetrainers.files.steps import step_directory, step_folders
 from finetrainers.files.whole import MANIFEST, whole_directory
 from finetrainers.models import Model
@@ -87,6 +88,7 @@ def write_weights(staged: StagedWeights, config: Config, tuning: Tuning) -> Path
         with whole_directory(directory) as temporary:
             for component in staged.components:
                 tuning.export(component.part, component.tensors, temporary, component.facts)
+            export_saved(temporary, config, staged.step)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{directory}: the weights cannot be written: {error}; make room or mend it, and start the run again"

@@ -40,6 +40,13 @@ def adapter_state(denoiser: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
+def adapted_layers(denoiser: Any) -> list[str]:
+    """Names of the layers that the adapter changes."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [name for name, module in denoiser.named_modules() if isinstance(module, BaseTunerLayer)]
+
+
 def adapter_settings(file: Path) -> dict[str, Any]:
     """Read the settings of peft that stand in a file of weights."""
     with safe_open(file, framework="pt") as item:

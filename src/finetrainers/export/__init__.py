@@ -1,0 +1,1 @@
+"""Trained weights in the files that other programs read: renamed, added up, fused into the base, or extracted."""
