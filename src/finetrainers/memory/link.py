@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from finetrainers.memory.meter import Meter
+
 
 @dataclass(slots=True)
 class OnItsWay:
@@ -52,6 +54,9 @@ class Link:
 
     def _copied(self, tensor: Tensor, copy: Tensor, stream: torch.cuda.Stream | None) -> OnItsWay:
         if self.device.type == "meta":
+            counting = Meter.current()
+            if counting is not None:
+                counting.work.link_bytes += tensor.nbytes
             return OnItsWay(copy, self.device)
         if stream is None:
             return OnItsWay(copy.copy_(tensor), self.device)

@@ -11,8 +11,11 @@ from torch.utils._pytree import tree_leaves
 from finetrainers.config import Bucket, Config
 from finetrainers.config.attention import AttentionConfig
 from finetrainers.config.compile import CompileConfig
+from finetrainers.memory.allocator import reserved_bytes
+from finetrainers.memory.compiled import counted_compile
 from finetrainers.memory.meta import META, fused_attention
 from finetrainers.memory.meter import Meter, Usage
+from finetrainers.memory.work import Work
 from finetrainers.models import Model
 from finetrainers.training.build import build_trainer
 from finetrainers.training.objective import build_objective
@@ -28,6 +31,10 @@ class StepCost:
     usage: Usage
     num_trained: int
     """Weights that train."""
+    work: Work
+    """What kernels do in a whole step."""
+    reserved_bytes: int
+    """The most that torch's allocator would hold of the device."""
 
     @property
     def peak_bytes(self) -> int:
@@ -35,15 +42,23 @@ class StepCost:
         return self.usage.peak_bytes
 
 
-def predict_step(config: Config, model: Model, bucket: Bucket) -> StepCost:
+def predict_step(config: Config, model: Model, bucket: Bucket, *, is_compiled: bool = True) -> StepCost:
     """Take two steps of a run's own trainer on the meta device; the second has all that the first has made.
 
     Of several experts each takes a step before the last one, which has what all of them keep.
 
     Not counted: what a CUDA context and libraries hold, and what kernels allocate inside.
+
+    Args:
+        config: Of the run.
+        model: None of whose weights are asked for.
+        bucket: Size (frames, height, width) of all samples.
+        is_compiled: Whether what ``compile`` saves is counted, which takes about ten seconds more; without, the count is an
+            upper bound.
     """
-    # Compiled code and attention's libraries know no meta device; both take less, or as much.
-    plain = {"compile": CompileConfig(), "attention": AttentionConfig(train="native")}
+    # Attention's libraries know no meta device; all take as much.
+    compiled = counted_compile(config.compile) if is_compiled else CompileConfig()
+    plain = {"compile": compiled, "attention": AttentionConfig(train="native")}
     config = config.model_copy(update=plain)
     with torch.random.fork_rng(devices=[]):
         return measure_steps(build_meta_trainer(config, model), config, model, bucket)
@@ -78,9 +93,13 @@ def measure_steps(trainer: Trainer, config: Config, model: Model, bucket: Bucket
         masters = [own for own in update.parameters if own.dtype == torch.float32]
         meter.label("host", [*masters, *_tensors(update.optimizer.state.values())])
         meter.move("gradients", to="host")
-    usage = meter.usage()
-    usage = replace(usage, flop=usage.flop * train.batch_size // rows)
-    return StepCost(usage, sum(own.numel() for own in update.parameters))
+    usage, work, times = meter.usage(), meter.work, train.batch_size // rows
+    return StepCost(
+        replace(usage, flop=usage.flop * times),
+        sum(own.numel() for own in update.parameters),
+        work.repeated(times),
+        reserved_bytes(meter.history()),
+    )
 
 
 def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -213,7 +213,7 @@ def with_techniques(config: Config, techniques: Techniques) -> Config:
 def predict_largest(config: Config, model: Model) -> StepCost:
     """Count the step of the bucket that has most tokens."""
     buckets = [bucket for data in config.data for bucket in resolve_buckets(data.buckets)]
-    return predict_step(config, model, max(buckets, key=model.adapter.grid.num_tokens))
+    return predict_step(config, model, max(buckets, key=model.adapter.grid.num_tokens), is_compiled=False)
 
 
 def trial_lines(trials: Sequence[Trial]) -> list[str]:
