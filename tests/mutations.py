@@ -360,7 +360,7 @@ MUTATIONS = (
     # Many devices.
     Mutation("copies of the weights train apart", "optim/update.py", "self._world.sums([kept.gradient for kept in self._whole if", "self._world.sums([kept.gradient for kept in self._whole[:1] if", "distributed/test_table.py::test_layouts_take_the_steps_of_one_process"),
     Mutation("copies add up more than what trains, once", "distributed/world.py", "            distributed.all_reduce(flat)\n", "            distributed.all_reduce(flat.clone())\n            distributed.all_reduce(flat)\n", "distributed/test_traffic.py::test_collectives_move_what_the_layout_asks_for"),
-    Mutation("what fills up shards is not counted", "testing/scale.py", "ceil(rows / processes) * processes", "rows", "distributed/test_scale.py::test_shards_are_those_of_fsdp"),
+    Mutation("what fills up shards is not counted", "training/plan/scale.py", "ceil(rows / processes) * processes", "rows", "distributed/test_scale.py::test_shards_are_those_of_fsdp"),
     # Weights that several processes share.
     Mutation("gradients of shared weights are means", "distributed/parallelize.py", "set_gradient_divide_factor(1.0)", "set_gradient_divide_factor(2.0)", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
     Mutation("gathered weights are those of before an average was put in their place", "optim/update.py", "            self._sharing.let_go()\n", "            pass\n", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),

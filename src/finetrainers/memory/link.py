@@ -45,6 +45,9 @@ class Link:
 
     def to_host(self, tensor: Tensor) -> OnItsWay:
         """Copy a tensor of the device; the caller keeps it until the copy was waited for."""
+        counting = Meter.current()
+        if counting is not None:
+            counting.work.to_host_bytes += tensor.nbytes
         return self._copied(tensor, self.new_host(tensor.shape, tensor.dtype), self._down)
 
     def to_device(self, tensor: Tensor, stride: Sequence[int]) -> OnItsWay:

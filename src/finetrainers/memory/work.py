@@ -36,6 +36,8 @@ class Work:
     """How many there are."""
     link_bytes: int = 0
     """That go from host to device or back while it computes."""
+    to_host_bytes: int = 0
+    """Of these, those that go to the host, where they wait."""
 
     def note(self, func: Any, arguments: Any, made: Any, flop: int) -> None:
         """Add an operation that computes something."""
@@ -48,7 +50,14 @@ class Work:
     def repeated(self, times: int) -> "Work":
         """Do all of it so many times."""
         many = (Counter({kind: times * count for kind, count in own.items()}) for own in (self.flop, self.moved, self.kernels))
-        return Work(*many, link_bytes=times * self.link_bytes)
+        return Work(*many, times * self.link_bytes, self.to_host_bytes)
+
+    def add(self, other: "Work") -> None:
+        """Do what another does as well."""
+        for own, more in ((self.flop, other.flop), (self.moved, other.moved), (self.kernels, other.kernels)):
+            own.update(more)
+        self.link_bytes += other.link_bytes
+        self.to_host_bytes += other.to_host_bytes
 
     def note_fused(self, read: Iterable[Tensor], made: Sequence[Tensor]) -> None:
         """Add what is one kernel where it is compiled."""

@@ -14,9 +14,10 @@ from finetrainers.config.compile import CompileConfig
 from finetrainers.memory.allocator import reserved_bytes
 from finetrainers.memory.compiled import counted_compile
 from finetrainers.memory.meta import META, fused_attention
-from finetrainers.memory.meter import Meter, Usage
+from finetrainers.memory.meter import Meter, Usage, plain_tensors
 from finetrainers.memory.work import Work
 from finetrainers.models import Model
+from finetrainers.optim.update import Update
 from finetrainers.training.build import build_trainer
 from finetrainers.training.objective import build_objective
 from finetrainers.training.synthetic import of_each_expert, synthetic_batch
@@ -35,6 +36,10 @@ class StepCost:
     """What kernels do in a whole step."""
     reserved_bytes: int
     """The most that torch's allocator would hold of the device."""
+    state_bytes: int
+    """Of masters, the optimizer's states and averages, wherever they are: what a checkpoint has."""
+    host_bytes: int
+    """In the host's memory: streamed weights, inputs of blocks, what is updated there."""
 
     @property
     def peak_bytes(self) -> int:
@@ -89,7 +94,8 @@ def measure_steps(trainer: Trainer, config: Config, model: Model, bucket: Bucket
         with fused_attention(), meter:
             trainer.train_step(own)
         meter.label("states", _tensors(update.optimizer.state.values()))
-    if config.optimizer.state == "cpu":  # what takes none of the device's memory
+    is_on_host = config.optimizer.state == "cpu"
+    if is_on_host:  # what takes none of the device's memory
         masters = [own for own in update.parameters if own.dtype == torch.float32]
         meter.label("host", [*masters, *_tensors(update.optimizer.state.values())])
         meter.move("gradients", to="host")
@@ -99,7 +105,21 @@ def measure_steps(trainer: Trainer, config: Config, model: Model, bucket: Bucket
         sum(own.numel() for own in update.parameters),
         work.repeated(times),
         reserved_bytes(meter.history()),
+        state_bytes=_state_bytes(update),
+        host_bytes=_weights_on_host(trainer) + work.to_host_bytes + (_state_bytes(update) if is_on_host else 0),
     )
+
+
+def _state_bytes(update: Update) -> int:
+    averages = [] if update.ema is None else list(update.ema.shadow_params)
+    kept = [*update.parameters, *_tensors(update.optimizer.state.values()), *averages]
+    return sum(inner.nbytes for own in kept for inner in plain_tensors(own))
+
+
+def _weights_on_host(trainer: Trainer) -> int:
+    """Bytes of weights that are streamed: on the meta device these have no memory of their own."""
+    own = [inner for tensor in trainer.denoiser.parameters() for inner in plain_tensors(tensor)]
+    return sum(tensor.nbytes for tensor in own if tensor.untyped_storage().nbytes() < tensor.nbytes)
 
 
 def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:

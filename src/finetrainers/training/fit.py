@@ -57,6 +57,8 @@ class Trial:
     peak_bytes: int | None
     reason: str = ""
     """Why the set is impossible, where it is."""
+    cost: StepCost | None = None
+    """All that was counted, where it is possible."""
 
     @property
     def title(self) -> str:
@@ -192,7 +194,7 @@ def try_sets(config: Config, model: Model, sets: Sequence[Techniques]) -> Iterat
         except FinetrainersError as error:
             yield Trial(techniques, None, None, str(error).splitlines()[-1].strip())
         else:
-            yield Trial(techniques, chosen, cost.peak_bytes)
+            yield Trial(techniques, chosen, cost.peak_bytes, cost=cost)
 
 
 def with_techniques(config: Config, techniques: Techniques) -> Config:
