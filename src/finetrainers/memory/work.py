@@ -49,8 +49,15 @@ class Work:
 
     def repeated(self, times: int) -> "Work":
         """Do all of it so many times."""
-        many = (Counter({kind: times * count for kind, count in own.items()}) for own in (self.flop, self.moved, self.kernels))
+        many = (
+            Counter({kind: times * count for kind, count in own.items()}) for own in (self.flop, self.moved, self.kernels)
+        )
         return Work(*many, times * self.link_bytes, self.to_host_bytes)
+
+    def divided(self, by: int) -> "Work":
+        """Do a part of it, in as many kernels."""
+        parts = (Counter({kind: count // by for kind, count in own.items()}) for own in (self.flop, self.moved))
+        return Work(*parts, Counter(self.kernels), self.link_bytes, self.to_host_bytes)
 
     def add(self, other: "Work") -> None:
         """Do what another does as well."""

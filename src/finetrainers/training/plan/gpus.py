@@ -68,7 +68,9 @@ def find_gpu(text: str) -> Gpu:
     found = [gpu for name, gpu in known.items() if name.removeprefix("rtx").startswith(_plain(text).removeprefix("rtx"))]
     if _plain(text) and found:
         return found[0]
-    raise ConfigError(f"--gpu: there is no {text!r} among {', '.join(gpu.name for gpu in GPUS)}; or give a size, such as 24GB")
+    raise ConfigError(
+        f"--gpu: there is no {text!r} among {', '.join(gpu.name for gpu in GPUS)}; or give a size, such as 24GB"
+    )
 
 
 def gpu_of_device(name: str) -> Gpu | None:

@@ -1,0 +1,63 @@
+"""What is known of how far plans are from what was measured, and figures of the user's own machine."""
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from finetrainers.config import parse_config
+from finetrainers.errors import ConfigError
+from finetrainers.models import open_model
+from finetrainers.training.bench.figures import Result
+from finetrainers.training.cost import predict_step
+from finetrainers.training.plan.figures import Errors
+from finetrainers.training.plan.gpus import Gpu, gpu_of_device
+from finetrainers.training.plan.speed import Machine
+
+ALLOCATED, RESERVED = 0.05, 0.10
+"""Largest differences of steps that one H200 has measured."""
+SECONDS, SECONDS_ELSEWHERE = 0.2, 0.5
+"""The same of seconds where a figure of the machine is known; and what has to be expected of GPUs that nobody measured."""
+BASIS = "steps that one H200 measured (docs/plan.md)"
+
+
+def errors_of(*, is_calibrated: bool) -> Errors:
+    """Say how far off a plan may be."""
+    seconds = SECONDS if is_calibrated else SECONDS_ELSEWHERE
+    return Errors(allocated=ALLOCATED, reserved=RESERVED, seconds=seconds, basis=BASIS)
+
+
+def read_measured(file: Path) -> Result:
+    """Read what ``finetrainers bench --json`` has written.
+
+    Raises:
+        ConfigError: If it is no such file.
+    """
+    try:
+        return Result.model_validate_json(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--measured: {file} cannot be read: {error.strerror}") from None
+    except (ValidationError, UnicodeDecodeError, json.JSONDecodeError):
+        raise ConfigError(
+            f"--measured: {file} has no figures of finetrainers bench; write it with finetrainers bench CONFIG --json {file}"
+        ) from None
+
+
+def machine_of(measured: Result, gpu: Gpu | None) -> Machine:
+    """Make the machine on which figures were measured: as much slower than its kind as its steps were.
+
+    Args:
+        measured: The figures, at whose configuration steps are counted; the folder of that model has to be there.
+        gpu: What it is, if its name does not say it.
+
+    Raises:
+        ConfigError: If nothing is known of such a GPU.
+    """
+    found = gpu_of_device(measured.device) or gpu
+    if found is None or found.tflops is None:
+        raise ConfigError(f"--measured: nothing is known of {measured.device!r}; name the kind of GPU with --gpu as well")
+    config = parse_config(measured.config)
+    model, machine = open_model(config.model), Machine(found)
+    buckets = {own.bucket: own.seconds.step for own in measured.buckets}
+    counted = {size: machine.seconds(predict_step(config, model, size).work) for size in buckets}
+    return machine.calibrated(measured=sum(buckets.values()), counted=sum(counted.values()))
