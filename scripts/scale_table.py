@@ -20,6 +20,7 @@ from finetrainers.distributed.layout import Layout
 from finetrainers.memory.meta import fused_attention
 from finetrainers.memory.meter import Meter
 from finetrainers.models.blocks import named_blocks
+from finetrainers.training.cost import build_meta_trainer
 from finetrainers.training.plan.scale import (
     FLOAT32_BYTES,
     KINDS,
@@ -33,7 +34,6 @@ from finetrainers.training.plan.scale import (
     trained_numel,
     units_of,
 )
-from finetrainers.training.cost import build_meta_trainer
 from finetrainers.training.synthetic import synthetic_batch
 
 MODELS = ("Wan 2.1 14B", "HunyuanVideo")

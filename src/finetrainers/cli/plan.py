@@ -23,8 +23,8 @@ def plan_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "finetrainers plan",
         usage="finetrainers plan CONFIG [section.key=value | --section.key value ...] [options]",
-        description="Count memory, time, cost, disk and traffic of the run of CONFIG from config files alone, and with --gpu "
-        "propose the fastest settings that fit. Keys are those of finetrainers train --help.",
+        description="Count memory, time, cost, disk and traffic of the run of CONFIG from config files alone, and with "
+        "--gpu propose the fastest settings that fit. Keys are those of finetrainers train --help.",
         allow_abbrev=False,
     )
     parser.add_argument("--gpu", metavar="NAME|SIZE", help="kind of GPU (h100, rtx4090 ...), or its memory (24GB)")

@@ -1,8 +1,8 @@
 """How much memory torch's allocator for CUDA would hold: pieces are cut from segments, which it keeps for later.
 
-As torch 2.11's ``CUDACachingAllocator`` does it without ``expandable_segments``: pieces of up to 1 MiB share segments of 2 MiB,
-those below 10 MiB share segments of 20 MiB, and larger ones begin a segment of their own size. A free piece is taken that is the
-smallest of those that are large enough; what is left of it stays free, and joins its free neighbours.
+As torch 2.11's ``CUDACachingAllocator`` does it without ``expandable_segments``: pieces of up to 1 MiB share segments of 2
+MiB, those below 10 MiB share segments of 20 MiB, and larger ones begin a segment of their own size. The smallest free piece
+that is large enough is taken; what is left of it stays free, and joins its free neighbours.
 """
 
 from bisect import bisect_left, insort

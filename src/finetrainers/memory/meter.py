@@ -155,7 +155,7 @@ class Meter(TorchDispatchMode):
         if func not in self._views:
             self._views[func] = is_view(func) or func._overloadpacket in MAKING
         if not self._views[func]:
-            self.work.note(func, (args, kwargs), result, flop)
+            self.work.note(func, (*args, *kwargs.values()), result, flop)
 
     def _see(self, tensor: Tensor) -> _Storage:
         """Count the memory of a tensor, if it is new."""

@@ -7,8 +7,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-from torch.utils._pytree import tree_leaves
 
 Kernel = Literal["product", "product_float32", "convolution", "attention", "attention_backward", "other", "fused"]
 KERNELS: tuple[Kernel, ...] = (
@@ -39,25 +37,25 @@ class Work:
     to_host_bytes: int = 0
     """Of these, those that go to the host, where they wait."""
 
-    def note(self, func: Any, arguments: Any, made: Any, flop: int) -> None:
+    def note(self, func: Any, arguments: Iterable[Any], made: Any, flop: int) -> None:
         """Add an operation that computes something."""
-        tensors = _tensors(arguments)
+        tensors = list(_tensors(arguments))
         kernel = _kernel(func, tensors) if flop else "other"
         self.flop[kernel] += flop
-        self.moved[kernel] += num_bytes([*tensors, *_tensors(made)])
+        self.moved[kernel] += num_bytes(tensors) + num_bytes(_tensors((made,)))
         self.kernels[kernel] += 1
 
     def repeated(self, times: int) -> "Work":
         """Do all of it so many times."""
-        many = (
+        flop, moved, kernels = (
             Counter({kind: times * count for kind, count in own.items()}) for own in (self.flop, self.moved, self.kernels)
         )
-        return Work(*many, times * self.link_bytes, self.to_host_bytes)
+        return Work(flop, moved, kernels, times * self.link_bytes, self.to_host_bytes)
 
     def divided(self, by: int) -> "Work":
         """Do a part of it, in as many kernels."""
-        parts = (Counter({kind: count // by for kind, count in own.items()}) for own in (self.flop, self.moved))
-        return Work(*parts, Counter(self.kernels), self.link_bytes, self.to_host_bytes)
+        flop, moved = (Counter({kind: count // by for kind, count in own.items()}) for own in (self.flop, self.moved))
+        return Work(flop, moved, Counter(self.kernels), self.link_bytes, self.to_host_bytes)
 
     def add(self, other: "Work") -> None:
         """Do what another does as well."""
@@ -83,19 +81,17 @@ def _kernel(func: Any, tensors: Sequence[Tensor]) -> Kernel:
 
 def num_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of what tensors show, and no more than their memory has."""
-    return sum(min(own.numel() * own.element_size(), own.untyped_storage().nbytes()) for own in tensors)
+    return sum(own.untyped_storage().nbytes() if 0 in own.stride() else own.numel() * own.element_size() for own in tensors)
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    return [inner for own in tree_leaves(tree) if isinstance(own, Tensor) for inner in _plain(own) if inner.is_meta]
-
-
-def _plain(tensor: Any) -> Iterator[Tensor]:
-    if not is_traceable_wrapper_subclass(tensor):
-        yield tensor
-        return
-    for name in tensor.__tensor_flatten__()[0]:
-        yield from _plain(getattr(tensor, name))
+def _tensors(arguments: Iterable[Any]) -> Iterator[Tensor]:
+    """Tensors on the meta device among the arguments of an operation, those in lists included."""
+    for own in arguments:
+        if isinstance(own, Tensor):
+            if own.is_meta:
+                yield own
+        elif isinstance(own, list | tuple):
+            yield from _tensors(own)
 
 
 def is_view(func: Any) -> bool:

@@ -179,9 +179,16 @@ def budget_bytes(config: Config) -> int:
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
-def try_sets(config: Config, model: Model, sets: Sequence[Techniques]) -> Iterator[Trial]:
-    """Count the step of a run's largest bucket with one set after the other; what comes to the same is tried once."""
-    tried: list[Techniques] = []
+def try_sets(config: Config, model: Model, sets: Sequence[Techniques], known: Sequence[Trial] = ()) -> Iterator[Trial]:
+    """Count the step of a run's largest bucket with one set after the other; what comes to the same is tried once.
+
+    Args:
+        config: Of the run.
+        model: None of whose weights are asked for.
+        sets: Those to try.
+        known: What was tried before, and is not tried again.
+    """
+    tried = [trial.techniques for trial in known]
     for wanted in sets:
         techniques = {key: _in_blocks(value, model) for key, value in wanted.items() if not _is_given(config, key)}
         if techniques in tried:

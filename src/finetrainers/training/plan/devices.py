@@ -25,6 +25,7 @@ from finetrainers.training.plan.scale import (
 )
 from finetrainers.training.plan.speed import PEERS
 
+STATES: tuple[Category, ...] = ("masters", "states")
 IN_FLIGHT = 2
 """Blocks that are whole besides those that are gathered ahead: the one that is computed, and the buffer of the next."""
 
@@ -58,9 +59,10 @@ def units_of_run(config: Config, model: Model) -> Sequence[Unit]:
 
 
 def shared_usage(usage: Usage, units: Sequence[Unit], layout: Layout, *, prefetch: int) -> Usage:
-    """Cut what one device would hold: weights and states by those that share them, activations by those that share tokens."""
+    """Cut what one device would hold: weights and states by those that share them, activations by sharers of tokens."""
     found: dict[Category, int] = dict(usage.peak)
-    for category in ("activations", "temporaries"):
+    of_tokens: tuple[Category, ...] = ("activations", "temporaries")
+    for category in of_tokens:
         found[category] = ceil(usage.peak[category] / layout.context)
     sharing = layout.shard * layout.context
     if layout.shard > 1:
@@ -68,8 +70,7 @@ def shared_usage(usage: Usage, units: Sequence[Unit], layout: Layout, *, prefetc
         largest = max(gathered_bytes(unit, sharing) for unit in blocks)
         found["weights"] = ceil(usage.peak["weights"] / sharing)
         found["trained"] = 0  # they rest as masters
-        for category in ("masters", "states"):
-            found[category] = ceil(usage.peak[category] / sharing)
+        found["masters"], found["states"] = (ceil(usage.peak[own] / sharing) for own in STATES)
         if not is_little(units):
             found["gradients"] = ceil(usage.peak["gradients"] / sharing)
             found["temporaries"] += max(trained_numel([unit]) for unit in blocks) * (FLOAT32_BYTES + 2)

@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def text_passes(config: Config, model: Model) -> Iterator[Pass]:
         compress_text_encoders([encoder], config.memory.text_encoder_weights, META)
         length = min(model.max_length, getattr(encoder.config, "max_position_embeddings", model.max_length))
         tokens = torch.zeros(rows, length, dtype=torch.long, device=META)
-        yield _counted(encoder, lambda own=encoder, given=tokens: own(input_ids=given))
+        yield _counted(encoder, partial(encoder, input_ids=tokens))
 
 
 def _text_encoder(model: Model, name: str) -> nn.Module | None:

@@ -38,7 +38,7 @@ class Step(Figures):
     parts: Mapping[str, float]
     """Seconds by kind of kernel, where they are known; host is what the GPU would wait for the program."""
     link_bytes: int
-    """Between the host and the GPU."""
+    """Between host and GPU."""
 
 
 class Run(Figures):
@@ -48,7 +48,7 @@ class Run(Figures):
     seconds: float | None
     """Of its optimizer steps, one bucket as often as the other."""
     encode_seconds: float | None
-    """Of filling the cache, as far as the GPU works on it; None where the number of items or the GPU's speed is not known."""
+    """Of filling the cache, as far as the GPU works on it; None where the number of items or that speed is not known."""
     validation_seconds: float | None
     """Of drawing and measuring in all validations."""
     price: float | None
@@ -95,6 +95,8 @@ class Technique(Figures):
     """Of a step."""
     reason: str = ""
     """Why it was not counted."""
+    is_chosen: bool = False
+    """Whether it is the one that is proposed: the first that fits."""
 
 
 class Errors(Figures):
@@ -126,7 +128,7 @@ class Planned(Figures):
     disk: Disk
     between: Between | None
     techniques: tuple[Technique, ...]
-    """Those that were counted, the chosen one last; none without --gpu."""
+    """Those that were counted, the fastest first; none without --gpu."""
     fits: bool | None
     """Whether all stages are within the limit; None without --gpu."""
     proposal: str | None

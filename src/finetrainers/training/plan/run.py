@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetrainers.config import Bucket, Config, dump_config
+from finetrainers.config import Bucket, Config
+from finetrainers.config.syntax import dump_yaml
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.models import Model, open_model
 from finetrainers.optim.optimizers import check_optimizer
@@ -84,7 +85,8 @@ class _Planning:
         config = self._settled(found)
         own = on_one_of(config, self.layout)
         asked.say("counting the step of the largest bucket")
-        cost = self._shared(own, predict_step(own, self.model, self.buckets[-1]))
+        known = None if found is None or own.compile.kind != "none" else found.chosen.cost
+        cost = self._shared(own, known or predict_step(own, self.model, self.buckets[-1]))
         asked.say("counting encoders, VAE and drawing")
         config, own, counted = self._staged(config, own, cost)
         steps = self._steps(own, cost)
@@ -103,7 +105,7 @@ class _Planning:
             between=sharing,
             techniques=self._techniques(found),
             fits=None if self.limit is None else all((own.allocated or 0) <= self.limit for own in stages),
-            proposal=None if self.limit is None else dump_config(config),
+            proposal=None if self.limit is None else written(config),
             errors=errors_of(is_calibrated=asked.measured is not None),
         )
 
@@ -117,7 +119,7 @@ class _Planning:
         """The run with what was chosen, as it was written otherwise."""
         if found is None:
             return with_techniques(self.config, {}) if self.config.memory.preset == "auto" else self.config
-        return with_techniques(self.config, found.trials[-1].techniques)
+        return with_techniques(self.config, found.chosen.techniques)
 
     def _techniques(self, found: Found | None) -> tuple[Technique, ...]:
         return () if found is None else found.techniques(self.machine)
@@ -222,3 +224,8 @@ class _Planning:
             items = own.max_items if self.items is None else min(own.max_items, max(1, int(own.held_out * self.items)))
             once += items * own.noise_levels * denoise / samples
         return times * once / self.layout.data_size
+
+
+def written(config: Config) -> str:
+    """Write a configuration as YAML, without the keys that stand for their defaults."""
+    return dump_yaml(config.model_dump(mode="json", by_alias=True, exclude_unset=True))

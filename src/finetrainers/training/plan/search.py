@@ -1,6 +1,6 @@
 """Finds the fastest set of techniques with which a run fits on a GPU, and what each set takes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -21,8 +21,8 @@ FURTHER: Sequence[Techniques] = (
     EIGHT_BIT,
     {**EIGHT_BIT, "optimizer.masters": "stochastic_rounding"},
 )
-"""What is tried where no set of ``memory.preset: auto`` fits: these change how a run learns a little, which a plan may propose
-and a run does not choose by itself."""
+"""What is tried where no set of ``memory.preset: auto`` fits: these change a little how a run learns, which a plan may
+propose and a run does not choose by itself."""
 STORED: Mapping[str, float] = {"none": 1.0, "int8": 0.5}
 """Least part of the frozen weights that a format leaves."""
 FULL_RANK: Sequence[Techniques] = (
@@ -40,21 +40,19 @@ FULL_RANK: Sequence[Techniques] = (
 """The same for full rank, where the frozen weights are none."""
 
 
+AFTER = 1
+"""Sets that are counted after the one that is taken, to show what they would save."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What a search has found."""
 
+    chosen: Trial
     trials: tuple[Trial, ...]
-    """In the order in which they were tried, the chosen one last."""
+    """In the order in which they were tried; some come after the chosen one."""
     left_out: tuple[tuple[Techniques, int], ...]
     """Sets that cannot fit, and the least that they take, in bytes."""
-
-    @property
-    def chosen(self) -> Config:
-        """The run with what was found."""
-        config = self.trials[-1].config
-        assert config is not None
-        return config
 
     def techniques(self, machine: Machine) -> tuple[Technique, ...]:
         """Say what all sets take."""
@@ -62,13 +60,18 @@ class Found:
             Technique(keys=_plain(keys), allocated=None, seconds=None, reason=f"at least {num_bytes / 1e9:.1f} GB")
             for keys, num_bytes in self.left_out
         ]
-        return (*least, *(_technique(trial, machine) for trial in self.trials))
+        return (*least, *(self._technique(trial, machine) for trial in self.trials))
 
-
-def _technique(trial: Trial, machine: Machine) -> Technique:
-    cost = trial.cost
-    seconds = machine.seconds(cost.work) if cost is not None and machine.is_known else None
-    return Technique(keys=_plain(trial.techniques), allocated=trial.peak_bytes, seconds=seconds, reason=trial.reason)
+    def _technique(self, trial: Trial, machine: Machine) -> Technique:
+        cost = trial.cost
+        seconds = machine.seconds(cost.work) if cost is not None and machine.is_known else None
+        return Technique(
+            keys=_plain(trial.techniques),
+            allocated=trial.peak_bytes,
+            seconds=seconds,
+            reason=trial.reason,
+            is_chosen=trial is self.chosen,
+        )
 
 
 def _plain(keys: Techniques) -> dict[str, bool | int | str]:
@@ -84,27 +87,24 @@ def search(config: Config, model: Model, limit: float) -> Found:
     further = FULL_RANK if config.tuning.kind == "full" else FURTHER
     trials: list[Trial] = []
     left_out: list[tuple[Techniques, int]] = []
-    base = _base(config, model)
+    chosen: Trial | None = None
+    (base,) = try_sets(config, model, [CHECKPOINTING])
     for wanted in (*SETS, *further):
-        least = 0 if base is None else _least(wanted, base, config)
+        least = 0 if base.cost is None else _least(wanted, base.cost, config)
         if least > limit:
             left_out.append((wanted, least))
             continue
-        for trial in _new(try_sets(config, model, [wanted]), trials):
-            trials.append(trial)
-            if trial.peak_bytes is not None and trial.peak_bytes <= limit:
-                return Found(tuple(trials), tuple(left_out))
-    raise ConfigError(_refusal(trials, left_out, limit))
-
-
-def _new(found: Iterator[Trial], before: Sequence[Trial]) -> Iterator[Trial]:
-    return (trial for trial in found if trial.techniques not in [own.techniques for own in before])
-
-
-def _base(config: Config, model: Model) -> StepCost | None:
-    """Count the step of plain checkpointing, from which it is known what a set takes at least."""
-    (trial,) = try_sets(config, model, [CHECKPOINTING])
-    return trial.cost
+        trial = base if wanted == CHECKPOINTING else next(try_sets(config, model, [wanted], known=[*trials, base]), None)
+        if trial is None or trial in trials:
+            continue
+        trials.append(trial)
+        if chosen is None and trial.peak_bytes is not None and trial.peak_bytes <= limit:
+            chosen = trial
+        if chosen is not None and len(trials) > trials.index(chosen) + AFTER:
+            break
+    if chosen is None:
+        raise ConfigError(_refusal(trials, left_out, limit))
+    return Found(chosen, tuple(trials), tuple(left_out))
 
 
 def _least(wanted: Techniques, base: StepCost, config: Config) -> int:
@@ -132,6 +132,6 @@ def _refusal(trials: Sequence[Trial], left_out: Sequence[tuple[Any, int]], limit
     least = min([own for own, _ in possible] or [num_bytes for _, num_bytes in left_out])
     title = min(possible)[1] if possible else "no set that was counted"
     return (
-        f"--gpu: a step may take {limit / 1e9:.1f} GB, and the smallest that was found takes {least / 1e9:.1f} GB ({title}); "
-        "name a larger GPU, or set smaller data.0.buckets, a lower tuning.rank or a smaller model"
+        f"--gpu: a step may take {limit / 1e9:.1f} GB, and the smallest that was found takes {least / 1e9:.1f} GB "
+        f"({title}); name a larger GPU, or set smaller data.0.buckets, a lower tuning.rank or a smaller model"
     )

@@ -1,7 +1,7 @@
 """How long a GPU works on what was counted.
 
-Each kernel computes or moves memory, whichever takes longer; small ones wait for the program that starts them. The shares of a
-GPU's stated speed that kernels reach are those of an H200, fitted to measured steps (``scripts/plan_table.py``). A figure of
+Each kernel computes or moves memory, whichever takes longer; small ones wait for the program that starts them. The shares of
+a GPU's stated speed that kernels reach are those of an H200, fitted to measured steps (docs/plan.md). A figure of
 ``finetrainers bench`` of the user's own machine takes the place of what is not known of it.
 """
 

@@ -98,7 +98,7 @@ def _pass_stage(name: str, own: Pass) -> Stage:
 
 
 def _load_stage(config: Config, model: Model, cost: StepCost) -> Stage:
-    resting = {category: cost.usage.peak[category] for category in RESTING if category != "states"}
+    resting: dict[Category, int] = {own: cost.usage.peak[own] for own in RESTING if own != "states"}
     parts = parts_of(Usage(resting, 0))
     shell = model.pretrained.shell(model.denoisers.trained[0])
     largest = max(own.nbytes for own in shell.parameters())

@@ -31,7 +31,7 @@ def _head(planned: Planned) -> list[str]:
 
 
 def _memory(stages: Sequence[Stage]) -> list[str]:
-    rows = [("GiB", "allocated", "reserved", *PARTS, "host")]
+    rows: list[tuple[str, ...]] = [("GiB", "allocated", "reserved", *PARTS, "host")]
     for own in stages:
         parts = (_gib(own.parts.get(part, 0)) for part in PARTS)
         rows.append((own.stage, _gib(own.allocated), _gib(own.reserved), *parts, _gib(own.host)))
@@ -44,7 +44,7 @@ def _gib(num_bytes: int | None) -> str:
 
 
 def _times(planned: Planned) -> list[str]:
-    rows = [("bucket", "tokens", "TFLOP", "s/step", "host link GB")]
+    rows: list[tuple[str, ...]] = [("bucket", "tokens", "TFLOP", "s/step", "host link GB")]
     rows += [_step(own) for own in planned.steps]
     run = planned.run
     lines = aligned(rows)
@@ -79,8 +79,8 @@ def _disk(planned: Planned) -> list[str]:
         else f"{own.cache / 1e9:.2f} GB of {own.items:,} items of {own.item / 1e6:.1f} MB at most"
     )
     return _wrapped(
-        f"disk: cache {cache}; checkpoints {own.checkpoints / 1e9:.2f} GB ({own.checkpoint / 1e9:.2f} each, one more while it is "
-        f"written); weights {own.weights / 1e9:.2f} GB a step that is exported"
+        f"disk: cache {cache}; checkpoints {own.checkpoints / 1e9:.2f} GB ({own.checkpoint / 1e9:.2f} each, one more "
+        f"while it is written); weights {own.weights / 1e9:.2f} GB a step that is exported"
     )
 
 
@@ -90,19 +90,21 @@ def _devices(planned: Planned) -> list[str]:
     sent = ", ".join(f"{kind} {num_bytes / 1e9:.2f}" for kind, num_bytes in own.sent.items())
     time = "" if own.seconds is None else f"; {own.seconds:.3f} s, if nothing of it hides behind computing"
     return _wrapped(
-        f"devices: replicate {own.replicate}, shard {own.shard}, context {own.context}; each sends in a step, in GB: {sent}{time}"
+        f"devices: replicate {own.replicate}, shard {own.shard}, context {own.context}; each sends in a step, in GB: "
+        f"{sent}{time}"
     )
 
 
 def _techniques(techniques: Sequence[Technique]) -> list[str]:
-    rows = [("step GB", "s/step", "techniques, the fastest first; the last is taken")]
+    rows = [("step GB", "s/step", "techniques, the fastest first; * is taken")]
     for own in techniques:
         keys = (
             ", ".join(f"{key.partition('.')[2]}: {_value(value)}" for key, value in own.keys.items()) or "as it is written"
         )
         peak = "-" if own.allocated is None else f"{own.allocated / 1e9:.1f}"
         seconds = "-" if own.seconds is None else f"{own.seconds:.3f}"
-        rows.append((peak, seconds, f"{keys} ({own.reason})" if own.reason else keys))
+        mark = "* " if own.is_chosen else ""
+        rows.append((peak, seconds, f"{mark}{keys} ({own.reason})" if own.reason else f"{mark}{keys}"))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = []
     for peak, seconds, keys in rows:
