@@ -1,7 +1,9 @@
 """What is known of how far plans are from what was measured, and figures of the user's own machine."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -56,8 +58,27 @@ def machine_of(measured: Result, gpu: Gpu | None) -> Machine:
     found = gpu_of_device(measured.device) or gpu
     if found is None or found.tflops is None:
         raise ConfigError(f"--measured: nothing is known of {measured.device!r}; name the kind of GPU with --gpu as well")
-    config = parse_config(measured.config)
+    config = parse_config(as_given(measured.config))
     model, machine = open_model(config.model), Machine(found)
     buckets = {own.bucket: own.seconds.step for own in measured.buckets}
     counted = {size: machine.seconds(predict_step(config, model, size).work) for size in buckets}
     return machine.calibrated(measured=sum(buckets.values()), counted=sum(counted.values()))
+
+
+def as_given(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a whole configuration what stands for a default: beside other keys, some of it would be refused."""
+    kinds = ("kind", "name")
+    skeleton: dict[str, Any] = {"output_dir": whole["output_dir"], "model": {"path": whole["model"]["path"]}}
+    skeleton["data"] = [{key: data[key] for key in ("path", "buckets")} for data in whole["data"]]
+    for section, keys in whole.items():
+        if isinstance(keys, Mapping) and section != "model":
+            skeleton[section] = {key: keys[key] for key in kinds if keys.get(key) is not None}
+    defaults = parse_config(skeleton).model_dump(mode="json", by_alias=True)
+    found: dict[str, Any] = dict(skeleton)
+    for section, keys in whole.items():
+        if isinstance(keys, Mapping):
+            changed = {key: value for key, value in keys.items() if value != defaults[section].get(key)}
+            found[section] = {**skeleton.get(section, {}), **changed}
+        elif section != "data" and keys != defaults.get(section):
+            found[section] = keys
+    return found
