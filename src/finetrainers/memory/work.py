@@ -3,23 +3,27 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-Kernel = Literal["product", "product_float32", "convolution", "attention", "attention_backward", "other", "fused"]
-KERNELS: tuple[Kernel, ...] = (
+Kernel = Literal[
     "product",
     "product_float32",
     "convolution",
     "attention",
     "attention_backward",
+    "attention_narrow",
+    "attention_narrow_backward",
     "other",
     "fused",
-)
-"""Matrix products in 16 bits and in float32, convolutions, attention in both directions, all else, and all else where it is
-compiled."""
+]
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+"""Matrix products in 16 bits and in float32, convolutions, attention in both directions, the same with narrow heads, all
+else, and all else where it is compiled."""
+NARROW = 64
+"""Width of heads up to which attention's kernels are slower."""
 
 
 @dataclass(slots=True)
@@ -73,6 +77,8 @@ class Work:
 def _kernel(func: Any, tensors: Sequence[Tensor]) -> Kernel:
     name = func.__name__
     if "attention" in name:
+        if tensors[0].shape[-1] <= NARROW:
+            return "attention_narrow_backward" if "backward" in name else "attention_narrow"
         return "attention_backward" if "backward" in name else "attention"
     if "conv" in name:
         return "convolution"

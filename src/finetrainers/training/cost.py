@@ -1,5 +1,6 @@
 """What one optimizer step will take, counted before a weight is read."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from finetrainers.memory.allocator import reserved_bytes
 from finetrainers.memory.compiled import counted_compile
 from finetrainers.memory.meta import META, fused_attention
 from finetrainers.memory.meter import Meter, Usage, plain_tensors
-from finetrainers.memory.work import Work
+from finetrainers.memory.work import Kernel, Work
 from finetrainers.models import Model
 from finetrainers.optim.update import Update
 from finetrainers.training.build import build_trainer
@@ -72,7 +73,11 @@ def predict_step(config: Config, model: Model, bucket: Bucket, *, is_compiled: b
 def build_meta_trainer(config: Config, model: Model) -> Trainer:
     """Build a run's trainer without any memory."""
     tuning = build_tuning(config.tuning.model_copy(update={"start_from": None}))
-    return build_trainer(config, model, objective=build_objective(config, model), tuning=tuning, device=META, weights="none")
+    objective = build_objective(config, model)
+    from diffusers.models.modeling_utils import no_init_weights
+
+    with no_init_weights():  # adapters are made on the host, where nobody needs draws for them
+        return build_trainer(config, model, objective=objective, tuning=tuning, device=META, weights="none")
 
 
 def measure_steps(trainer: Trainer, config: Config, model: Model, bucket: Bucket) -> StepCost:
@@ -88,6 +93,10 @@ def measure_steps(trainer: Trainer, config: Config, model: Model, bucket: Bucket
     if update.ema is not None:
         meter.label("states", update.ema.shadow_params)
     update.optimizer.register_step_pre_hook(lambda *_: meter.label("gradients", _gradients(update.parameters)))
+    # One kernel updates many tensors on a GPU, which are one by one here: only what it moves counts.
+    counts: list[Counter[Kernel]] = []
+    update.optimizer.register_step_pre_hook(lambda *_: counts.append(Counter(meter.work.kernels)))
+    update.optimizer.register_step_post_hook(lambda *_: setattr(meter.work, "kernels", counts.pop()))
     batches = of_each_expert(batch, model)
     for own in (*batches, batches[-1]):
         meter.reset()

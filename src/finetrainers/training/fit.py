@@ -1,5 +1,6 @@
 """``memory.preset: auto``: the fastest set of techniques with which a step fits into the memory that there is."""
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -162,7 +163,7 @@ def as_recorded(config: Config) -> Config:
         return config
     if config.memory.resident_blocks == "auto":
         return with_techniques(_with_open_blocks(config), {BLOCKS: before[BLOCKS]})
-    return with_techniques(config, {key: value for key, value in before.items() if not _is_given(config, key)})
+    return with_techniques(config, {key: value for key, value in before.items() if not is_given(config, key)})
 
 
 def budget_bytes(config: Config) -> int:
@@ -190,7 +191,7 @@ def try_sets(config: Config, model: Model, sets: Sequence[Techniques], known: Se
     """
     tried = [trial.techniques for trial in known]
     for wanted in sets:
-        techniques = {key: _in_blocks(value, model) for key, value in wanted.items() if not _is_given(config, key)}
+        techniques = {key: _in_blocks(value, model) for key, value in wanted.items() if not is_given(config, key)}
         if techniques in tried:
             continue
         tried.append(techniques)
@@ -202,6 +203,7 @@ def try_sets(config: Config, model: Model, sets: Sequence[Techniques], known: Se
             yield Trial(techniques, None, None, str(error).splitlines()[-1].strip())
         else:
             yield Trial(techniques, chosen, cost.peak_bytes, cost=cost)
+        gc.collect()  # a trainer is made of cycles, and its adapters take the host's memory
 
 
 def with_techniques(config: Config, techniques: Techniques) -> Config:
@@ -246,7 +248,7 @@ def _recorded(config: Config) -> Techniques | None:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _is_given(config: Config, key: str) -> bool:
+def is_given(config: Config, key: str) -> bool:
     """Whether the user has written a key."""
     section, _, name = key.partition(".")
     return name in getattr(config, section).model_fields_set

@@ -9,7 +9,7 @@ from finetrainers.config import Config
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
 from finetrainers.training.cost import StepCost
-from finetrainers.training.fit import CHECKPOINTING, INT8, SETS, Techniques, Trial, try_sets
+from finetrainers.training.fit import CHECKPOINTING, INT8, SETS, Techniques, Trial, is_given, try_sets
 from finetrainers.training.plan.figures import Technique
 from finetrainers.training.plan.speed import Machine
 
@@ -38,10 +38,6 @@ FULL_RANK: Sequence[Techniques] = (
     {**CHECKPOINTING, "optimizer.state": "cpu", "memory.activations": "host", "memory.resident_blocks": 0},
 )
 """The same for full rank, where the frozen weights are none."""
-
-
-AFTER = 1
-"""Sets that are counted after the one that is taken, to show what they would save."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,26 +81,38 @@ def search(config: Config, model: Model, limit: float) -> Found:
         ConfigError: If nothing fits.
     """
     further = FULL_RANK if config.tuning.kind == "full" else FURTHER
-    trials: list[Trial] = []
-    left_out: list[tuple[Techniques, int]] = []
-    chosen: Trial | None = None
     (base,) = try_sets(config, model, [CHECKPOINTING])
-    for wanted in (*SETS, *further):
+    counted, trials, left_out = [base], list[Trial](), list[tuple[Techniques, int]]()
+    floor = 0
+    if base.peak_bytes is not None and base.peak_bytes > limit:
+        counted += try_sets(config, model, [STREAMED], known=counted)  # takes least: if it is too much, so are all others
+        floor = counted[-1].peak_bytes or 0
+    for number, wanted in enumerate((*SETS, *further)):
         least = 0 if base.cost is None else _least(wanted, base.cost, config)
+        least = max(least, floor) if number < len(SETS) and floor > limit else least
         if least > limit:
             left_out.append((wanted, least))
             continue
-        trial = base if wanted == CHECKPOINTING else next(try_sets(config, model, [wanted], known=[*trials, base]), None)
+        trial = _counted(config, model, wanted, counted)
         if trial is None or trial in trials:
             continue
         trials.append(trial)
-        if chosen is None and trial.peak_bytes is not None and trial.peak_bytes <= limit:
-            chosen = trial
-        if chosen is not None and len(trials) > trials.index(chosen) + AFTER:
-            break
-    if chosen is None:
-        raise ConfigError(_refusal(trials, left_out, limit))
-    return Found(chosen, tuple(trials), tuple(left_out))
+        fitting = [own for own in trials if own.peak_bytes is not None and own.peak_bytes <= limit]
+        if fitting and (len(trials) > 1 or left_out):  # of one alone nobody sees what others would save
+            return Found(fitting[0], tuple(trials), tuple(left_out))
+    raise ConfigError(_refusal(counted, left_out, limit))
+
+
+def _counted(config: Config, model: Model, wanted: Techniques, counted: list[Trial]) -> Trial | None:
+    """Count a set, unless it was counted before; None if it comes to the same as another."""
+    keys = {key: value for key, value in wanted.items() if not is_given(config, key)}
+    before = [own for own in counted if own.techniques == keys]
+    if before:
+        return before[0]
+    for trial in try_sets(config, model, [wanted], known=counted):
+        counted.append(trial)
+        return trial
+    return None
 
 
 def _least(wanted: Techniques, base: StepCost, config: Config) -> int:
