@@ -162,9 +162,9 @@ def opened(name: str, tuning: Mapping[str, Any], keys: Mapping[str, Any]) -> tup
     return config, open_model(config.model)
 
 
-def earlier_cost(name: str, dtype: torch.dtype) -> StepCost:
+def earlier_cost(name: str, dtype: torch.dtype, keys: Mapping[str, Any] | None = None) -> StepCost:
     """Count a step of LoRA as an earlier version took it, with all that trains in one type; in bfloat16 it was compiled."""
-    config, model = opened(name, LORA, {})
+    config, model = opened(name, LORA, keys or {})
     if dtype == torch.bfloat16:
         config = config.model_copy(update={"compile": counted_compile(CompileConfig(kind="regional"))})
     trainer = build_meta_trainer(config, model)

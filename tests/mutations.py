@@ -466,6 +466,12 @@ MUTATIONS = (
     Mutation("a cache that may only be read lacks its index", "data/cache/index.py", "if error.sqlite_errorcode & 0xFF not in CLOSED or", "if True or", "data/test_packs.py::test_a_cache_that_may_only_be_read_needs_no_index"),
     Mutation("an item of two packs goes with one of them", "data/cache/index.py", "        if packs:\n            self.add(*packs)\n", "", "data/test_packs.py::test_an_item_of_two_packs_stays_when_one_of_them_goes"),
     Mutation("a cache that may only be read lacks the packs of a killed writer", "data/cache/store.py", "                self.index.move_to_memory()\n", "", "data/test_packs.py::test_a_cache_that_may_only_be_read_serves_packs_that_its_index_lacks"),
+    Mutation("what is inside of a compiled kernel takes memory", "memory/compiled.py", "return packet in flop_registry or", "return True or", "memory/test_compiled.py::test_a_compiled_block_keeps_what_its_backward_pass_cannot_compute_again"),
+    Mutation("free neighbours stay apart", "memory/allocator.py", "for other in (piece.before, piece.after):", "for other in ():", "memory/test_compiled.py::test_free_neighbours_are_one_piece_again"),
+    Mutation("a plan proposes what does not fit", "training/plan/search.py", "own.peak_bytes is not None and own.peak_bytes <= limit]", "own.peak_bytes is not None]", "training/test_plan.py::test_what_is_proposed_is_the_first_that_fits_and_can_be_given_to_train"),
+    Mutation("a measured figure changes no seconds", "training/plan/measured.py", "slower if model.adapter.name == family else slower**0.5", "1.0", "training/test_plan.py::test_a_measured_figure_makes_seconds_those_of_the_machine"),
+    Mutation("shards hold all states", "training/plan/devices.py", "(ceil(usage.peak[own] / sharing) for own in STATES)", "(usage.peak[own] for own in STATES)", "training/test_plan.py::test_shards_hold_a_part_and_send_what_they_gather"),
+    Mutation("a bill leaves out validation", "training/plan/run.py", "(encoding or 0.0) + validating", "(encoding or 0.0)", "training/test_plan.py::test_the_bill_is_that_of_all_seconds"),
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from finetrainers.cli.entry import main
 from finetrainers.config import Config, load_config
 from finetrainers.errors import ConfigError
 from finetrainers.models import open_model
+from finetrainers.testing.real_sizes import write_published
 from finetrainers.training.bench.figures import Result
 from finetrainers.training.cost import predict_step
 from finetrainers.training.fit import USABLE
@@ -87,11 +88,13 @@ def test_what_is_proposed_is_the_first_that_fits_and_can_be_given_to_train(tree:
         assert predict_step(proposed, model, (1, 64, 64)).peak_bytes == only(found, "step").allocated
 
 
+@pytest.mark.long
 def test_what_fits_nowhere_is_refused_with_the_least(tree: Tree) -> None:
     with pytest.raises(ConfigError, match=r"--gpu: a step may take .* the smallest that was found takes"):
         plan(config_of(tree), Asked(Gpu("own", 1e-6), say=silent))
 
 
+@pytest.mark.long
 def test_the_size_of_a_gpu_says_nothing_of_time(tree: Tree) -> None:
     found = plan(config_of(tree), Asked(find_gpu("24GB"), say=silent))
     assert found.fits
@@ -99,6 +102,7 @@ def test_the_size_of_a_gpu_says_nothing_of_time(tree: Tree) -> None:
     assert found.steps[0].seconds is None
 
 
+@pytest.mark.long
 def test_shards_hold_a_part_and_send_what_they_gather(tree: Tree, planned: Planned) -> None:
     config = config_of(merged(tree, {"tuning": {"kind": "full"}, "train": {"micro_batch_size": 1}}))
     one, two = (plan(config, Asked(None, gpus=n, say=silent)) for n in (1, 2))
@@ -115,6 +119,22 @@ def test_shards_hold_a_part_and_send_what_they_gather(tree: Tree, planned: Plann
     assert shared.between.sent["all-gather"] > 0
     assert only(shared, "step").parts["optimizer"] < 0.6 * only(one, "step").parts["optimizer"]
     assert two.steps[0].tflop == pytest.approx(one.steps[0].tflop / 2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", ["16GB", "24GB"])
+def test_what_is_proposed_for_a_real_size_fits(size: str, tmp_path: Path) -> None:
+    """Of FLUX.1, whose weights alone take more; scripts/plan_table.py has the other families."""
+    tree = {
+        "output_dir": str(tmp_path / "run"),
+        "model": {"path": str(write_published("FLUX.1 dev", tmp_path / "model"))},
+        "data": [{"path": "none", "buckets": [[1, 1024, 1024]]}],
+        "tuning": {"kind": "lora", "rank": 128, "alpha": 128},
+    }
+    gpu = find_gpu(size)
+    found = plan(config_of(tree), Asked(gpu, say=silent))
+    assert found.fits
+    assert all(own.allocated <= USABLE * gpu.memory_bytes for own in found.stages)
 
 
 def measured(config: Config, *, factor: float, file: Path) -> Path:

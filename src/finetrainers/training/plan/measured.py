@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,20 @@ from finetrainers.training.plan.figures import Errors
 from finetrainers.training.plan.gpus import Gpu, gpu_of_device
 from finetrainers.training.plan.speed import Machine
 
-ALLOCATED, RESERVED = 0.05, 0.10
-"""Largest differences of steps that one H200 has measured."""
-SECONDS, SECONDS_ELSEWHERE = 0.2, 0.5
-"""The same of seconds where a figure of the machine is known; and what has to be expected of GPUs that nobody measured."""
-BASIS = "steps that one H200 measured (docs/plan.md)"
+ALLOCATED, SECONDS = 0.05, 0.20
+"""Largest differences of steps that one H200 has measured, rounded up."""
+RESERVED = 0.10
+"""What is aimed at: no measured step says it yet."""
+SECONDS_ELSEWHERE = 0.5
+"""What has to be expected of GPUs that nobody has measured."""
+BASIS = "allocated and seconds by steps that one H200 measured, reserved by none (docs/plan.md)"
+PRODUCT = 0.80
+"""Share of the stated operations a second that the H200's matrix product reached."""
 
 
-def errors_of(*, is_calibrated: bool) -> Errors:
-    """Say how far off a plan may be."""
-    seconds = SECONDS if is_calibrated else SECONDS_ELSEWHERE
+def errors_of(*, is_measured: bool) -> Errors:
+    """Say how far off a plan may be; seconds are known better of a machine, or a kind of GPU, that was measured."""
+    seconds = SECONDS if is_measured else SECONDS_ELSEWHERE
     return Errors(allocated=ALLOCATED, reserved=RESERVED, seconds=seconds, basis=BASIS)
 
 
@@ -45,12 +50,16 @@ def read_measured(file: Path) -> Result:
         ) from None
 
 
-def machine_of(measured: Result, gpu: Gpu | None) -> Machine:
-    """Make the machine on which figures were measured: as much slower than its kind as its steps were.
+def machine_of(measured: Result, gpu: Gpu | None, family: str) -> Machine:
+    """Make the machine on which figures were measured: as much slower than its kind as its product and its steps were.
+
+    A family's kernels are faster or slower than others' on any machine: of another family, half of what the product does not
+    explain is taken to be the machine's.
 
     Args:
         measured: The figures, at whose configuration steps are counted; the folder of that model has to be there.
         gpu: What it is, if its name does not say it.
+        family: Of the model that is planned.
 
     Raises:
         ConfigError: If nothing is known of such a GPU.
@@ -59,10 +68,11 @@ def machine_of(measured: Result, gpu: Gpu | None) -> Machine:
     if found is None or found.tflops is None:
         raise ConfigError(f"--measured: nothing is known of {measured.device!r}; name the kind of GPU with --gpu as well")
     config = parse_config(as_given(measured.config))
-    model, machine = open_model(config.model), Machine(found)
+    model, machine = open_model(config.model), Machine(found, PRODUCT * found.tflops / measured.product.tflops)
     buckets = {own.bucket: own.seconds.step for own in measured.buckets}
-    counted = {size: machine.seconds(predict_step(config, model, size).work) for size in buckets}
-    return machine.calibrated(measured=sum(buckets.values()), counted=sum(counted.values()))
+    counted = sum(machine.seconds(predict_step(config, model, size).work) for size in buckets)
+    slower = sum(buckets.values()) / counted
+    return replace(machine, factor=machine.factor * (slower if model.adapter.name == family else slower**0.5))
 
 
 def as_given(whole: Mapping[str, Any]) -> dict[str, Any]:

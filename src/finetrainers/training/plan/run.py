@@ -32,6 +32,8 @@ from finetrainers.training.plan.stages import Counted, count_stages
 
 HOUR = 3600
 UNKNOWN = Gpu("unknown", 0)
+MEASURED = "H200"
+"""GPU to whose steps speeds were fitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class _Planning:
     def _machine(self) -> Machine:
         if self.asked.measured is not None:
             self.asked.say("counting the step that was measured")
-            return machine_of(read_measured(self.asked.measured), self.asked.gpu)
+            return machine_of(read_measured(self.asked.measured), self.asked.gpu, self.model.adapter.name)
         return Machine(self.asked.gpu or UNKNOWN)
 
     def planned(self) -> Planned:
@@ -106,7 +108,7 @@ class _Planning:
             techniques=self._techniques(found),
             fits=None if self.limit is None else all((own.allocated or 0) <= self.limit for own in stages),
             proposal=None if self.limit is None else written(config),
-            errors=errors_of(is_calibrated=asked.measured is not None),
+            errors=errors_of(is_measured=asked.measured is not None or self.machine.gpu.name == MEASURED),
         )
 
     def _search(self) -> Found | None:

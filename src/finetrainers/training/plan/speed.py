@@ -6,7 +6,7 @@ a GPU's stated speed that kernels reach are those of an H200, fitted to measured
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from finetrainers.memory.work import KERNELS, Kernel, Work
 from finetrainers.training.plan.gpus import Gpu
@@ -67,7 +67,3 @@ class Machine:
             return moving
         stated = self.gpu.float32_tflops if kernel == "product_float32" else self.gpu.tflops
         return max(moving, work.flop[kernel] / (REACHED[kernel] * stated * 1e12))
-
-    def calibrated(self, *, measured: float, counted: float) -> "Machine":
-        """Be as much slower as a step was that has been measured."""
-        return replace(self, factor=self.factor * measured / counted)
