@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from finetrainers.config import Config, parse_config
+from finetrainers.config import CompileConfig, Config, parse_config
 from finetrainers.errors import FinetrainersError
+from finetrainers.memory.compiled import counted_compile
 from finetrainers.memory.meter import CATEGORIES
 from finetrainers.models import Model, open_model
 from finetrainers.optim.optimizers import build_optimizer
@@ -161,9 +162,11 @@ def opened(name: str, tuning: Mapping[str, Any], keys: Mapping[str, Any]) -> tup
     return config, open_model(config.model)
 
 
-def earlier_cost(name: str, dtype: torch.dtype) -> StepCost:
-    """Count a step of LoRA as an earlier version took it, with all that trains in one type."""
-    config, model = opened(name, LORA, {})
+def earlier_cost(name: str, dtype: torch.dtype, keys: Mapping[str, Any] | None = None) -> StepCost:
+    """Count a step of LoRA as an earlier version took it, with all that trains in one type; in bfloat16 it was compiled."""
+    config, model = opened(name, LORA, keys or {})
+    if dtype == torch.bfloat16:
+        config = config.model_copy(update={"compile": counted_compile(CompileConfig(kind="regional"))})
     trainer = build_meta_trainer(config, model)
     trainer.update = PlainUpdate(trainer, config, dtype)
     return measure_steps(trainer, config, model, config.data[0].buckets[0])  # type: ignore[index]  # a list, above

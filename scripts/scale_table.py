@@ -4,7 +4,7 @@
     python scripts/scale_table.py --print     # prints the tables, and changes nothing
 
 Shapes are those of the models' own modules on the meta device. How they are cut and moved is the formula of
-``finetrainers.testing.scale``, which tests compare with real shards and with counted bytes.
+``finetrainers.training.plan.scale``, which tests compare with real shards and with counted bytes.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from finetrainers.distributed.layout import Layout
 from finetrainers.memory.meta import fused_attention
 from finetrainers.memory.meter import Meter
 from finetrainers.models.blocks import named_blocks
-from finetrainers.testing.scale import (
+from finetrainers.training.cost import build_meta_trainer
+from finetrainers.training.plan.scale import (
     FLOAT32_BYTES,
     KINDS,
     Unit,
@@ -33,7 +34,6 @@ from finetrainers.testing.scale import (
     trained_numel,
     units_of,
 )
-from finetrainers.training.cost import build_meta_trainer
 from finetrainers.training.synthetic import synthetic_batch
 
 MODELS = ("Wan 2.1 14B", "HunyuanVideo")

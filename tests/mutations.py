@@ -360,7 +360,7 @@ MUTATIONS = (
     # Many devices.
     Mutation("copies of the weights train apart", "optim/update.py", "self._world.sums([kept.gradient for kept in self._whole if", "self._world.sums([kept.gradient for kept in self._whole[:1] if", "distributed/test_table.py::test_layouts_take_the_steps_of_one_process"),
     Mutation("copies add up more than what trains, once", "distributed/world.py", "            distributed.all_reduce(flat)\n", "            distributed.all_reduce(flat.clone())\n            distributed.all_reduce(flat)\n", "distributed/test_traffic.py::test_collectives_move_what_the_layout_asks_for"),
-    Mutation("what fills up shards is not counted", "testing/scale.py", "ceil(rows / processes) * processes", "rows", "distributed/test_scale.py::test_shards_are_those_of_fsdp"),
+    Mutation("what fills up shards is not counted", "training/plan/scale.py", "ceil(rows / processes) * processes", "rows", "distributed/test_scale.py::test_shards_are_those_of_fsdp"),
     # Weights that several processes share.
     Mutation("gradients of shared weights are means", "distributed/parallelize.py", "set_gradient_divide_factor(1.0)", "set_gradient_divide_factor(2.0)", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
     Mutation("gathered weights are those of before an average was put in their place", "optim/update.py", "            self._sharing.let_go()\n", "            pass\n", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
@@ -488,6 +488,12 @@ MUTATIONS = (
     Mutation("what diffusers keeps in float32 is rounded when it is fused", "export/fused.py", " and not kept.intersection(name.split(\".\"))", "", "export/test_export.py::test_fused_experts_keep_the_files_and_types_of_the_base"),
     Mutation("adapters are added up without their weights", "export/combine.py", "change.up * (factor * change.scale)", "change.up * change.scale", "export/test_export.py::test_adapters_are_added_up_exactly"),
     Mutation("a run knows at its first save that its adapter cannot be exported", "training/checks.py", "            check_saved(config, model.adapter.name, adapted_layers(shell))\n", "            pass\n", "export/test_saved.py::test_what_cannot_be_carried_is_known_before_weights_are_loaded"),
+    Mutation("what is inside of a compiled kernel takes memory", "memory/compiled.py", "return packet in flop_registry or", "return True or", "memory/test_compiled.py::test_a_compiled_block_keeps_what_its_backward_pass_cannot_compute_again"),
+    Mutation("free neighbours stay apart", "memory/allocator.py", "for other in (piece.before, piece.after):", "for other in ():", "memory/test_compiled.py::test_free_neighbours_are_one_piece_again"),
+    Mutation("a plan proposes what does not fit", "training/plan/search.py", "own.peak_bytes is not None and own.peak_bytes <= limit]", "own.peak_bytes is not None]", "training/test_plan.py::test_what_is_proposed_is_the_first_that_fits_and_can_be_given_to_train"),
+    Mutation("a measured figure changes no seconds", "training/plan/measured.py", "slower if model.adapter.name == family else slower**0.5", "1.0", "training/test_plan.py::test_a_measured_figure_makes_seconds_those_of_the_machine"),
+    Mutation("shards hold all states", "training/plan/devices.py", "(ceil(usage.peak[own] / sharing) for own in STATES)", "(usage.peak[own] for own in STATES)", "training/test_plan.py::test_shards_hold_a_part_and_send_what_they_gather"),
+    Mutation("a bill leaves out validation", "training/plan/run.py", "(encoding or 0.0) + validating", "(encoding or 0.0)", "training/test_plan.py::test_the_bill_is_that_of_all_seconds"),
 )  # fmt: skip
 
 

@@ -129,13 +129,8 @@ def test_the_module_is_the_program() -> None:
 
 def test_help_names_all_commands_and_statuses() -> None:
     text = run_python("-m", "finetrainers", "--help").stdout
-<<<<<<< HEAD
-    commands = ["train", "encode", "launch", "bench", "sample", "quickstart", "models", "schema", "cache", "data", "migrate"]
-    assert re.findall(r"^    (\w+)\s", text, re.MULTILINE) == commands
-=======
-    commands = ("train", "encode", "launch", "bench", "sample", "export", "quickstart", "models", "schema", "cache", "data")
-    assert re.findall(r"^    (\w+)\s", text, re.MULTILINE) == list(commands)
->>>>>>> s8/export
+    commands = "train encode launch bench sample export quickstart models schema cache data migrate"
+    assert re.findall(r"^    (\w+)\s", text, re.MULTILINE) == commands.split()
     assert re.findall(r"[:;]\s(\d)\s", text[text.index("exit status") :]) == ["0", "1", "2", "3"]
 
 

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from finetrainers.distributed.layout import Layout
 from finetrainers.models.blocks import named_blocks
-from finetrainers.testing.scale import (
+from finetrainers.training.plan.scale import (
     Weight,
     groups_of,
     sent,

@@ -15,7 +15,7 @@ from traffic import Traffic
 from finetrainers.config import Config, parse_config
 from finetrainers.distributed.world import join
 from finetrainers.models.blocks import named_blocks
-from finetrainers.testing.scale import traffic_of_tokens, traffic_of_weights, units_of
+from finetrainers.training.plan.scale import traffic_of_tokens, traffic_of_weights, units_of
 from finetrainers.training.trainer import Trainer
 
 OF_FIGURES = 4 * 64

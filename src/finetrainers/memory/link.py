@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from finetrainers.memory.meter import Meter
+
 
 @dataclass(slots=True)
 class OnItsWay:
@@ -43,6 +45,9 @@ class Link:
 
     def to_host(self, tensor: Tensor) -> OnItsWay:
         """Copy a tensor of the device; the caller keeps it until the copy was waited for."""
+        counting = Meter.current()
+        if counting is not None:
+            counting.work.to_host_bytes += tensor.nbytes
         return self._copied(tensor, self.new_host(tensor.shape, tensor.dtype), self._down)
 
     def to_device(self, tensor: Tensor, stride: Sequence[int]) -> OnItsWay:
@@ -52,6 +57,9 @@ class Link:
 
     def _copied(self, tensor: Tensor, copy: Tensor, stream: torch.cuda.Stream | None) -> OnItsWay:
         if self.device.type == "meta":
+            counting = Meter.current()
+            if counting is not None:
+                counting.work.link_bytes += tensor.nbytes
             return OnItsWay(copy, self.device)
         if stream is None:
             return OnItsWay(copy.copy_(tensor), self.device)

@@ -8,16 +8,23 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode_stack,
+    is_traceable_wrapper_subclass,
+)
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from finetrainers.memory.meta import Shapes, answer, body_of, is_composite
+from finetrainers.memory.work import Work, is_view
 
 Category = Literal["weights", "trained", "masters", "states", "gradients", "activations", "temporaries", "host"]
 CATEGORIES: tuple[Category, ...] = ("weights", "trained", "masters", "states", "gradients", "activations", "temporaries")
 """What memory of the device is counted as: frozen weights, those that train, their float32 masters, what the optimizer
 keeps, gradients, what a forward pass makes (in the backward pass again, with checkpointing), and all else."""
+MAKING = (torch.ops.aten.empty, torch.ops.aten.empty_strided, torch.ops.aten.empty_like, torch.ops.aten.new_empty)
+"""Operations that compute nothing."""
 BLOCK_BYTES = 512
 """torch's allocator for CUDA rounds every size up to a multiple."""
 
@@ -60,7 +67,24 @@ class Meter(TorchDispatchMode):
         self._events: list[tuple[_Storage, int]] = []
         """Bytes that came or went, in order."""
         self._flop = 0
-        self._shapes = Shapes()
+        self._history: list[tuple[_Storage, int]] = []
+        """Events before the last ``reset``."""
+        self._carried = 0
+        """Events that only say what was in memory at that time."""
+        self.work = Work()
+        """What was computed since the last ``reset``."""
+        self._shapes, self._views = Shapes(), dict[Any, bool]()
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """Tell torch that compiled code is compiled as if nobody counted."""
+        return True
+
+    @staticmethod
+    def current() -> "Meter | None":
+        """Find the meter that counts now."""
+        modes = _get_current_dispatch_mode_stack()
+        return next((mode for mode in reversed(modes) if isinstance(mode, Meter)), None)
 
     def label(self, category: Category, tensors: Iterable[Tensor]) -> None:
         """Count the memory of tensors as of a category from the moment when it was made."""
@@ -89,8 +113,16 @@ class Meter(TorchDispatchMode):
 
     def reset(self) -> None:
         """Forget what came and went; what is in memory stays counted."""
+        self._history += self._events[self._carried :]
         self._events = [(storage, storage.num_bytes) for storage in self._live.values()]
-        self._flop = 0
+        self._carried = len(self._events)
+        self._flop, self.work = 0, Work()
+
+    def history(self) -> Iterator[tuple[int, int]]:
+        """All that came and went from the beginning: each piece of the device's memory, with its bytes or minus them."""
+        for storage, change in (*self._history, *self._events[self._carried :]):
+            if storage.category != "host":
+                yield id(storage), change
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(hasattr(kind, "__tensor_flatten__") for kind in types):  # made of others: what they do with those comes here
@@ -107,15 +139,23 @@ class Meter(TorchDispatchMode):
             with self:
                 return func.decompose(*args, **kwargs)
         result = self._shapes.run(func, args, kwargs)
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self._flop += formula(*args, **kwargs, out_val=result)
+        self._note(func, args, kwargs, result)
         if args and result is args[0]:  # written: nothing new
             return result
         for made in (result,) if isinstance(result, Tensor) else tree_leaves(result):
             if isinstance(made, Tensor) and made.is_meta:
                 self._see(made)
         return result
+
+    def _note(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Count the operations and the traffic of what is computed."""
+        formula = flop_registry.get(func._overloadpacket)
+        flop = 0 if formula is None else formula(*args, **kwargs, out_val=result)
+        self._flop += flop
+        if func not in self._views:
+            self._views[func] = is_view(func) or func._overloadpacket in MAKING
+        if not self._views[func]:
+            self.work.note(func, (*args, *kwargs.values()), result, flop)
 
     def _see(self, tensor: Tensor) -> _Storage:
         """Count the memory of a tensor, if it is new."""

@@ -1,5 +1,6 @@
 """What one optimizer step will take, counted before a weight is read."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,9 +12,13 @@ from torch.utils._pytree import tree_leaves
 from finetrainers.config import Bucket, Config
 from finetrainers.config.attention import AttentionConfig
 from finetrainers.config.compile import CompileConfig
+from finetrainers.memory.allocator import reserved_bytes
+from finetrainers.memory.compiled import counted_compile
 from finetrainers.memory.meta import META, fused_attention
-from finetrainers.memory.meter import Meter, Usage
+from finetrainers.memory.meter import Meter, Usage, plain_tensors
+from finetrainers.memory.work import Kernel, Work
 from finetrainers.models import Model
+from finetrainers.optim.update import Update
 from finetrainers.training.build import build_trainer
 from finetrainers.training.objective import build_objective
 from finetrainers.training.synthetic import of_each_expert, synthetic_batch
@@ -28,6 +33,14 @@ class StepCost:
     usage: Usage
     num_trained: int
     """Weights that train."""
+    work: Work
+    """What kernels do in a whole step."""
+    reserved_bytes: int
+    """The most that torch's allocator would hold of the device."""
+    state_bytes: int
+    """Of masters, the optimizer's states and averages, wherever they are: what a checkpoint has."""
+    host_bytes: int
+    """In the host's memory: streamed weights, inputs of blocks, what is updated there."""
 
     @property
     def peak_bytes(self) -> int:
@@ -35,15 +48,23 @@ class StepCost:
         return self.usage.peak_bytes
 
 
-def predict_step(config: Config, model: Model, bucket: Bucket) -> StepCost:
+def predict_step(config: Config, model: Model, bucket: Bucket, *, is_compiled: bool = True) -> StepCost:
     """Take two steps of a run's own trainer on the meta device; the second has all that the first has made.
 
     Of several experts each takes a step before the last one, which has what all of them keep.
 
     Not counted: what a CUDA context and libraries hold, and what kernels allocate inside.
+
+    Args:
+        config: Of the run.
+        model: None of whose weights are asked for.
+        bucket: Size (frames, height, width) of all samples.
+        is_compiled: Whether what ``compile`` saves is counted, which takes about ten seconds more; without, the count is an
+            upper bound.
     """
-    # Compiled code and attention's libraries know no meta device; both take less, or as much.
-    plain = {"compile": CompileConfig(), "attention": AttentionConfig(train="native")}
+    # Attention's libraries know no meta device; all take as much.
+    compiled = counted_compile(config.compile) if is_compiled else CompileConfig()
+    plain = {"compile": compiled, "attention": AttentionConfig(train="native")}
     config = config.model_copy(update=plain)
     with torch.random.fork_rng(devices=[]):
         return measure_steps(build_meta_trainer(config, model), config, model, bucket)
@@ -52,7 +73,11 @@ def predict_step(config: Config, model: Model, bucket: Bucket) -> StepCost:
 def build_meta_trainer(config: Config, model: Model) -> Trainer:
     """Build a run's trainer without any memory."""
     tuning = build_tuning(config.tuning.model_copy(update={"start_from": None}))
-    return build_trainer(config, model, objective=build_objective(config, model), tuning=tuning, device=META, weights="none")
+    objective = build_objective(config, model)
+    from diffusers.models.modeling_utils import no_init_weights
+
+    with no_init_weights():  # adapters are made on the host, where nobody needs draws for them
+        return build_trainer(config, model, objective=objective, tuning=tuning, device=META, weights="none")
 
 
 def measure_steps(trainer: Trainer, config: Config, model: Model, bucket: Bucket) -> StepCost:
@@ -68,19 +93,42 @@ def measure_steps(trainer: Trainer, config: Config, model: Model, bucket: Bucket
     if update.ema is not None:
         meter.label("states", update.ema.shadow_params)
     update.optimizer.register_step_pre_hook(lambda *_: meter.label("gradients", _gradients(update.parameters)))
+    # One kernel updates many tensors on a GPU, which are one by one here: only what it moves counts.
+    counts: list[Counter[Kernel]] = []
+    update.optimizer.register_step_pre_hook(lambda *_: counts.append(Counter(meter.work.kernels)))
+    update.optimizer.register_step_post_hook(lambda *_: setattr(meter.work, "kernels", counts.pop()))
     batches = of_each_expert(batch, model)
     for own in (*batches, batches[-1]):
         meter.reset()
         with fused_attention(), meter:
             trainer.train_step(own)
         meter.label("states", _tensors(update.optimizer.state.values()))
-    if config.optimizer.state == "cpu":  # what takes none of the device's memory
+    is_on_host = config.optimizer.state == "cpu"
+    if is_on_host:  # what takes none of the device's memory
         masters = [own for own in update.parameters if own.dtype == torch.float32]
         meter.label("host", [*masters, *_tensors(update.optimizer.state.values())])
         meter.move("gradients", to="host")
-    usage = meter.usage()
-    usage = replace(usage, flop=usage.flop * train.batch_size // rows)
-    return StepCost(usage, sum(own.numel() for own in update.parameters))
+    usage, work, times = meter.usage(), meter.work, train.batch_size // rows
+    return StepCost(
+        replace(usage, flop=usage.flop * times),
+        sum(own.numel() for own in update.parameters),
+        work.repeated(times),
+        reserved_bytes(meter.history()),
+        state_bytes=_state_bytes(update),
+        host_bytes=_weights_on_host(trainer) + work.to_host_bytes + (_state_bytes(update) if is_on_host else 0),
+    )
+
+
+def _state_bytes(update: Update) -> int:
+    averages = [] if update.ema is None else list(update.ema.shadow_params)
+    kept = [*update.parameters, *_tensors(update.optimizer.state.values()), *averages]
+    return sum(inner.nbytes for own in kept for inner in plain_tensors(own))
+
+
+def _weights_on_host(trainer: Trainer) -> int:
+    """Bytes of weights that are streamed: on the meta device these have no memory of their own."""
+    own = [inner for tensor in trainer.denoiser.parameters() for inner in plain_tensors(tensor)]
+    return sum(tensor.nbytes for tensor in own if tensor.untyped_storage().nbytes() < tensor.nbytes)
 
 
 def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """``memory.preset: auto``: the fastest set of techniques with which a step fits into the memory that there is."""
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -57,6 +58,8 @@ class Trial:
     peak_bytes: int | None
     reason: str = ""
     """Why the set is impossible, where it is."""
+    cost: StepCost | None = None
+    """All that was counted, where it is possible."""
 
     @property
     def title(self) -> str:
@@ -160,7 +163,7 @@ def as_recorded(config: Config) -> Config:
         return config
     if config.memory.resident_blocks == "auto":
         return with_techniques(_with_open_blocks(config), {BLOCKS: before[BLOCKS]})
-    return with_techniques(config, {key: value for key, value in before.items() if not _is_given(config, key)})
+    return with_techniques(config, {key: value for key, value in before.items() if not is_given(config, key)})
 
 
 def budget_bytes(config: Config) -> int:
@@ -177,11 +180,18 @@ def budget_bytes(config: Config) -> int:
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
-def try_sets(config: Config, model: Model, sets: Sequence[Techniques]) -> Iterator[Trial]:
-    """Count the step of a run's largest bucket with one set after the other; what comes to the same is tried once."""
-    tried: list[Techniques] = []
+def try_sets(config: Config, model: Model, sets: Sequence[Techniques], known: Sequence[Trial] = ()) -> Iterator[Trial]:
+    """Count the step of a run's largest bucket with one set after the other; what comes to the same is tried once.
+
+    Args:
+        config: Of the run.
+        model: None of whose weights are asked for.
+        sets: Those to try.
+        known: What was tried before, and is not tried again.
+    """
+    tried = [trial.techniques for trial in known]
     for wanted in sets:
-        techniques = {key: _in_blocks(value, model) for key, value in wanted.items() if not _is_given(config, key)}
+        techniques = {key: _in_blocks(value, model) for key, value in wanted.items() if not is_given(config, key)}
         if techniques in tried:
             continue
         tried.append(techniques)
@@ -192,7 +202,8 @@ def try_sets(config: Config, model: Model, sets: Sequence[Techniques]) -> Iterat
         except FinetrainersError as error:
             yield Trial(techniques, None, None, str(error).splitlines()[-1].strip())
         else:
-            yield Trial(techniques, chosen, cost.peak_bytes)
+            yield Trial(techniques, chosen, cost.peak_bytes, cost=cost)
+        gc.collect()  # a trainer is made of cycles, and its adapters take the host's memory
 
 
 def with_techniques(config: Config, techniques: Techniques) -> Config:
@@ -213,7 +224,7 @@ def with_techniques(config: Config, techniques: Techniques) -> Config:
 def predict_largest(config: Config, model: Model) -> StepCost:
     """Count the step of the bucket that has most tokens."""
     buckets = [bucket for data in config.data for bucket in resolve_buckets(data.buckets)]
-    return predict_step(config, model, max(buckets, key=model.adapter.grid.num_tokens))
+    return predict_step(config, model, max(buckets, key=model.adapter.grid.num_tokens), is_compiled=False)
 
 
 def trial_lines(trials: Sequence[Trial]) -> list[str]:
@@ -237,7 +248,7 @@ def _recorded(config: Config) -> Techniques | None:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _is_given(config: Config, key: str) -> bool:
+def is_given(config: Config, key: str) -> bool:
     """Whether the user has written a key."""
     section, _, name = key.partition(".")
     return name in getattr(config, section).model_fields_set

@@ -1,0 +1,80 @@
+"""Compare plans with what one H200 has measured of earlier states of this code, and write the table of docs/plan.md.
+
+python scripts/plan_table.py             # about ten minutes on one core
+python scripts/plan_table.py --print     # prints the table, and changes nothing
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from memory_table import DOCS, GIB, earlier_cost, filled, row, say
+
+from finetrainers.training.plan.gpus import find_gpu
+from finetrainers.training.plan.speed import Machine
+
+
+class Measured(NamedTuple):
+    """A step that was measured."""
+
+    model: str
+    dtype: torch.dtype
+    """Of all that trained; in bfloat16 blocks were compiled."""
+    seconds: float
+    gib: float | None
+    keys: Mapping[str, Any] = {}
+
+
+MEASURED = (
+    Measured("LTX-Video 2B", torch.float32, 0.293, 6.0),
+    Measured("Wan 2.1 1.3B", torch.float32, 1.58, 8.2),
+    Measured("Wan 2.1 14B", torch.float32, 7.76, 46.8),
+    Measured("HunyuanVideo", torch.float32, 6.83, 37.5),
+    Measured("CogVideoX-5b", torch.float32, 4.73, 20.1),
+    Measured("CogView4 6B", torch.float32, 0.64, 15.1),
+    Measured("LTX-Video 2B", torch.bfloat16, 0.189, 5.0),
+    Measured("LTX-Video 2B", torch.bfloat16, 0.106, 11.9, {"train.gradient_checkpointing": False}),
+    Measured("LTX-Video 2B", torch.bfloat16, 0.664, None, {"train.batch_size": 8, "train.micro_batch_size": 8}),
+    Measured("Wan 2.1 1.3B", torch.bfloat16, 0.99, 6.5),
+    Measured("Wan 2.1 14B", torch.bfloat16, 5.25, 40.8),
+    Measured("HunyuanVideo", torch.bfloat16, 5.11, 34.9),
+    Measured("FLUX.1 dev", torch.bfloat16, 0.583, 25.5),
+)
+
+
+def table() -> Iterator[str]:
+    """One row for each measured step."""
+    yield "| LoRA of rank 128 | GiB: measured | counted | | seconds: measured | counted | |"
+    yield "|---|---|---|---|---|---|---|"
+    machine = Machine(find_gpu("h200"))
+    for own in MEASURED:
+        title = f"{own.model}, {'compiled' if own.dtype == torch.bfloat16 else 'float32'}"
+        title += "".join(f", {key.partition('.')[2]}: {str(value).lower()}" for key, value in own.keys.items())
+        say(title)
+        cost = earlier_cost(own.model, own.dtype, own.keys)
+        gib, seconds = cost.peak_bytes / GIB, machine.seconds(cost.work)
+        memory = ("-", f"{gib:.1f}", "") if own.gib is None else (f"{own.gib:.1f}", f"{gib:.1f}", off(gib, own.gib))
+        yield row(title, *memory, f"{own.seconds:.3g}", f"{seconds:.3g}", off(seconds, own.seconds))
+
+
+def off(counted: float, measured: float) -> str:
+    """Say how far off a count is."""
+    return f"{100 * (counted / measured - 1):+.0f} %"
+
+
+def main() -> None:
+    """Make the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--print", action="store_true", help="print the table, and change no page")
+    options = parser.parse_args()
+    lines = list(table())
+    if options.print:
+        print("\n".join(lines))
+        return
+    page = DOCS / "plan.md"
+    page.write_text(filled(page.read_text(), "plan", lines))
+
+
+if __name__ == "__main__":
+    main()

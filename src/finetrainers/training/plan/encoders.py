@@ -1,0 +1,107 @@
+"""What encoding and decoding take: text encoders and the VAE on the meta device, at the sizes of a run."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetrainers.config import Bucket, Config
+from finetrainers.errors import ModelError
+from finetrainers.memory.allocator import reserved_bytes
+from finetrainers.memory.meta import META, fused_attention
+from finetrainers.memory.meter import Meter, Usage
+from finetrainers.memory.quantize.compress import compress_text_encoders
+from finetrainers.memory.work import Work
+from finetrainers.models import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass through a component takes."""
+
+    usage: Usage
+    reserved: int
+    work: Work
+    weights: int
+    """Bytes of the component itself."""
+
+
+def text_passes(config: Config, model: Model) -> Iterator[Pass]:
+    """Count each text encoder of a model, as far as its folder has their configs: of what is encoded at once."""
+    rows = config.cache.batch_size
+    for name in model.text_components:
+        encoder = _text_encoder(model, name)
+        if encoder is None:
+            continue
+        compress_text_encoders([encoder], config.memory.text_encoder_weights, META)
+        length = min(model.max_length, getattr(encoder.config, "max_position_embeddings", model.max_length))
+        tokens = torch.zeros(rows, length, dtype=torch.long, device=META)
+        yield _counted(encoder, partial(encoder, input_ids=tokens))
+
+
+def _text_encoder(model: Model, name: str) -> nn.Module | None:
+    """Make a text encoder without weights; None for a tokenizer, and where there is no config."""
+    library, class_name = model.pretrained.index[name]
+    component_class = getattr(importlib.import_module(library), class_name)
+    if not (isinstance(component_class, type) and issubclass(component_class, nn.Module)):
+        return None
+    try:
+        settings = model.pretrained.settings(name)
+    except ModelError:
+        return None
+    own: Any = component_class
+    with torch.device(META):
+        made = own(own.config_class(**settings))
+    encoder: nn.Module = made.to(model.pretrained.place(name).dtype).eval().requires_grad_(False)
+    return encoder
+
+
+def encode_media(config: Config, model: Model, bucket: Bucket) -> Pass:
+    """Count what the VAE takes of the clips that are encoded at once."""
+    frames, height, width = bucket
+    vae = _vae(config, model)
+    shape = (config.cache.batch_size, 3, *(() if model.adapter.latents.is_image_vae else (frames,)), height, width)
+    pixels = torch.empty(shape, dtype=vae.dtype, device=META)
+    return _counted(vae, lambda: vae.encode(pixels).latent_dist.mean)
+
+
+def decode_media(config: Config, model: Model, bucket: Bucket) -> Pass:
+    """Count what the VAE takes of one sample that is drawn."""
+    vae = _vae(config, model)
+    channels, *sizes = model.adapter.grid.encoded_shape(bucket)
+    shape = (1, channels, *(sizes[1:] if model.adapter.latents.is_image_vae else sizes))
+    latents = torch.empty(shape, dtype=vae.dtype, device=META)
+    takes_time = "temb" in vae.decode.__code__.co_varnames and bool(vae.config.get("timestep_conditioning"))
+    told = {"temb": torch.zeros(1, device=META)} if takes_time else {}
+    return _counted(vae, lambda: vae.decode(latents, **told).sample)
+
+
+def _vae(config: Config, model: Model) -> Any:
+    vae = model.pretrained.shell("vae").to(META)
+    if config.memory.vae_tiling:
+        vae.enable_tiling()
+    if config.memory.vae_slicing:
+        vae.enable_slicing()
+    return vae
+
+
+def _counted(component: Any, run: Callable[[], object]) -> Pass:
+    meter = Meter()
+    own: list[Tensor] = [*component.parameters(), *component.buffers()]
+    meter.label("weights", own)
+    with torch.no_grad(), fused_attention(), _on_meta(), meter:
+        run()
+    weights = sum(tensor.nbytes for tensor in own)
+    return Pass(meter.usage(), reserved_bytes(meter.history()), meter.work, weights)
+
+
+@contextmanager
+def _on_meta() -> Iterator[None]:
+    """Let what a component makes by itself, such as positions, be on the meta device too."""
+    with torch.device(META):
+        yield

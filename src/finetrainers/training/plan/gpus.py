@@ -1,0 +1,84 @@
+"""GPUs by what decides how fast a step is and whether it fits. docs/plan.md says where the numbers come from."""
+
+import re
+from dataclasses import dataclass
+
+from finetrainers.config.memory import read_size
+from finetrainers.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One kind of GPU, as its vendor states it."""
+
+    name: str
+    memory_gb: float
+    """10^9 bytes."""
+    tflops: float | None = None
+    """Of matrix products in bfloat16 that add up in float32, without sparsity; None where only the memory is known."""
+    float32_tflops: float = 0.0
+    """Of float32, without TF32."""
+    bandwidth_gbs: float = 0.0
+    """10^9 bytes a second of its own memory."""
+    link_gbs: float = 0.0
+    """10^9 bytes a second to the host, in one direction."""
+    peer_gbs: float = 0.0
+    """10^9 bytes a second to other GPUs of the host, in one direction."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """All of its memory."""
+        return int(self.memory_gb * 1e9)
+
+
+GPUS: tuple[Gpu, ...] = (
+    Gpu("B200", 180, 2250, 75, 8000, 64, 900),
+    Gpu("H200", 141, 989, 67, 4800, 64, 450),
+    Gpu("H100", 80, 989, 67, 3350, 64, 450),
+    Gpu("H100 PCIe", 80, 756, 51, 2000, 64, 64),
+    Gpu("A100 80GB", 80, 312, 19.5, 2039, 32, 300),
+    Gpu("A100 40GB", 40, 312, 19.5, 1555, 32, 300),
+    Gpu("L40S", 48, 362, 91.6, 864, 32, 32),
+    Gpu("L4", 24, 121, 30.3, 300, 32, 32),
+    Gpu("A10", 24, 125, 31.2, 600, 32, 32),
+    Gpu("RTX PRO 6000", 96, 503, 125, 1792, 64, 64),
+    Gpu("RTX 6000 Ada", 48, 364, 91.1, 960, 32, 32),
+    Gpu("RTX A6000", 48, 155, 38.7, 768, 32, 32),
+    Gpu("RTX 5090", 32, 209, 104.8, 1792, 64, 64),
+    Gpu("RTX 4090", 24, 165, 82.6, 1008, 32, 32),
+    Gpu("RTX 4080", 16, 97.5, 48.7, 717, 32, 32),
+    Gpu("RTX 4060 Ti 16GB", 16, 44, 22.1, 288, 16, 16),
+    Gpu("RTX 3090", 24, 71, 35.6, 936, 32, 32),
+    Gpu("RTX 3060", 12, 25.5, 12.7, 360, 32, 32),
+)
+"""Known ones, the largest of each line first."""
+
+
+def find_gpu(text: str) -> Gpu:
+    """Find a GPU by its name, or make one of which only the memory is known, such as 24GB.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    known = {_plain(gpu.name): gpu for gpu in GPUS}
+    if _plain(text) in known:
+        return known[_plain(text)]
+    if re.fullmatch(r"\s*\d+(\.\d+)?\s*(GB|GiB|MB|MiB)\s*", text):
+        return Gpu(text.strip(), int(str(read_size(text))) / 1e9)
+    found = [gpu for name, gpu in known.items() if name.removeprefix("rtx").startswith(_plain(text).removeprefix("rtx"))]
+    if _plain(text) and found:
+        return found[0]
+    raise ConfigError(
+        f"--gpu: there is no {text!r} among {', '.join(gpu.name for gpu in GPUS)}; or give a size, such as 24GB"
+    )
+
+
+def gpu_of_device(name: str) -> Gpu | None:
+    """Find the GPU that torch names so, such as NVIDIA H200."""
+    plain = _plain(name)
+    found = [gpu for gpu in GPUS if _plain(gpu.name) in plain]
+    return max(found, key=lambda gpu: len(gpu.name), default=None)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower().removeprefix("nvidia").replace("geforce", ""))

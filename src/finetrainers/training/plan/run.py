@@ -1,0 +1,233 @@
+"""Plans a run: counts its stages on the meta device, and says what they mean for a GPU, a bill and a disk."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from finetrainers.config import Bucket, Config
+from finetrainers.config.syntax import dump_yaml
+from finetrainers.data.catalog.buckets import resolve_buckets
+from finetrainers.models import Model, open_model
+from finetrainers.optim.optimizers import check_optimizer
+from finetrainers.sampling.prompts import read_prompts
+from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_tuning
+from finetrainers.training.cost import StepCost, predict_step
+from finetrainers.training.fit import USABLE, with_techniques
+from finetrainers.training.plan.devices import (
+    between,
+    layout_of,
+    num_gpus,
+    on_one_of,
+    shared_cost,
+    shared_usage,
+    units_of_run,
+)
+from finetrainers.training.plan.disk import Leaves, count_items
+from finetrainers.training.plan.figures import Between, Planned, Run, Step, Technique
+from finetrainers.training.plan.gpus import Gpu
+from finetrainers.training.plan.measured import errors_of, machine_of, read_measured
+from finetrainers.training.plan.search import Found, search
+from finetrainers.training.plan.speed import Machine
+from finetrainers.training.plan.stages import Counted, count_stages
+
+HOUR = 3600
+UNKNOWN = Gpu("unknown", 0)
+MEASURED = "H200"
+"""GPU to whose steps speeds were fitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a plan is to say besides what the configuration does."""
+
+    gpu: Gpu | None = None
+    gpus: int | None = None
+    price: float | None = None
+    """Of one GPU, an hour."""
+    items: int | None = None
+    measured: Path | None = None
+    say: Callable[[str], None] = print
+
+
+def plan(config: Config, asked: Asked) -> Planned:
+    """Plan a run; nothing is written, and no weights are asked for.
+
+    Raises:
+        ConfigError: If the configuration is impossible, or nothing fits on the GPU.
+        ModelError: If the model is not there.
+    """
+    check_optimizer(config.optimizer, config.schedule)
+    model = open_model(config.model, config.memory)
+    for check in (check_buckets, check_conditioning, check_computation, check_tuning):
+        check(config, model)
+    return _Planning(config, model, asked).planned()
+
+
+class _Planning:
+    """One plan in the making."""
+
+    def __init__(self, config: Config, model: Model, asked: Asked) -> None:
+        self.config, self.model, self.asked = config, model, asked
+        self.layout = layout_of(config, num_gpus(config, asked.gpus))
+        self.items = count_items(config, model) if asked.items is None else asked.items
+        self.machine = self._machine()
+        self.limit = None if asked.gpu is None else int(USABLE * asked.gpu.memory_bytes)
+        sizes = {size for data in config.data for size in resolve_buckets(data.buckets)}
+        self.buckets = sorted(sizes, key=model.adapter.grid.num_tokens)
+
+    def _machine(self) -> Machine:
+        if self.asked.measured is not None:
+            self.asked.say("counting the step that was measured")
+            return machine_of(read_measured(self.asked.measured), self.asked.gpu, self.model.adapter.name)
+        return Machine(self.asked.gpu or UNKNOWN)
+
+    def planned(self) -> Planned:
+        """Count, and put all together."""
+        asked, found = self.asked, self._search()
+        config = self._settled(found)
+        own = on_one_of(config, self.layout)
+        asked.say("counting the step of the largest bucket")
+        known = None if found is None or own.compile.kind != "none" else found.chosen.cost
+        cost = self._shared(own, known or predict_step(own, self.model, self.buckets[-1]))
+        asked.say("counting encoders, VAE and drawing")
+        config, own, counted = self._staged(config, own, cost)
+        steps = self._steps(own, cost)
+        sharing = self._between(config)
+        stages = counted.stages
+        return Planned(
+            family=self.model.adapter.name,
+            gpu=None if asked.gpu is None else asked.gpu.name,
+            limit=self.limit,
+            gpus=self.layout.size,
+            num_trained=cost.num_trained,
+            stages=stages,
+            steps=steps,
+            run=self._run(config, counted, steps, sharing),
+            disk=Leaves(config, self.model, self.buckets[-1], cost, self.items).disk(),
+            between=sharing,
+            techniques=self._techniques(found),
+            fits=None if self.limit is None else all((own.allocated or 0) <= self.limit for own in stages),
+            proposal=None if self.limit is None else written(config),
+            errors=errors_of(is_measured=asked.measured is not None or self.machine.gpu.name == MEASURED),
+        )
+
+    def _search(self) -> Found | None:
+        if self.limit is None or self.layout.shard > 1 or self.layout.context > 1:
+            return None
+        self.asked.say("counting sets of techniques, the fastest first")
+        return search(on_one_of(self.config, self.layout), self.model, self.limit)
+
+    def _settled(self, found: Found | None) -> Config:
+        """The run with what was chosen, as it was written otherwise."""
+        if found is None:
+            return with_techniques(self.config, {}) if self.config.memory.preset == "auto" else self.config
+        return with_techniques(self.config, found.chosen.techniques)
+
+    def _techniques(self, found: Found | None) -> tuple[Technique, ...]:
+        return () if found is None else found.techniques(self.machine)
+
+    def _shared(self, own: Config, cost: StepCost) -> StepCost:
+        """Cut a step to what one of several devices has of it."""
+        if self.layout.size == self.layout.replicate:
+            return cost
+        units = units_of_run(own, self.model)
+        usage = shared_usage(cost.usage, units, self.layout, prefetch=self.config.parallel.prefetch)
+        work = cost.work.divided(self.layout.context)
+        return replace(cost, usage=usage, reserved_bytes=shared_cost(cost, usage), work=work)
+
+    def _staged(self, config: Config, own: Config, cost: StepCost) -> tuple[Config, Config, Counted]:
+        """Count the stages; what encodes and decodes is made smaller where it does not fit."""
+        counted = count_stages(own, self.model, self.buckets[-1], cost)
+        if self.limit is None:
+            return config, own, counted
+        over = {stage.stage for stage in counted.stages if (stage.allocated or 0) > self.limit}
+        keys: dict[str, bool | str] = {}
+        given = config.memory.model_fields_set
+        if "encode text" in over and "text_encoder_weights" not in given:
+            keys["memory.text_encoder_weights"] = "fp8_e4m3"
+        if over & {"encode media", "validation"} and "vae_tiling" not in given:
+            keys["memory.vae_tiling"] = True
+        if not keys:
+            return config, own, counted
+        self.asked.say(f"counting them with {', '.join(f'{key}: {str(value).lower()}' for key, value in keys.items())}")
+        config, own = with_techniques(config, keys), with_techniques(own, keys)
+        return config, own, count_stages(own, self.model, self.buckets[-1], cost)
+
+    def _steps(self, own: Config, cost: StepCost) -> tuple[Step, ...]:
+        """Steps of the largest and, if there are several, of the smallest bucket."""
+        steps = [self._step(self.buckets[-1], cost)]
+        if len(self.buckets) > 1:
+            self.asked.say("counting the step of the smallest bucket")
+            smallest = self.buckets[0]
+            steps.append(self._step(smallest, self._shared(own, predict_step(own, self.model, smallest))))
+        return tuple(steps)
+
+    def _step(self, bucket: Bucket, cost: StepCost) -> Step:
+        parts = self.machine.parts(cost.work) if self.machine.is_known else {}
+        return Step(
+            bucket=bucket,
+            tokens=self.model.adapter.grid.num_tokens(bucket),
+            tflop=sum(cost.work.flop.values()) / 1e12,
+            seconds=sum(parts.values()) if parts else None,
+            parts=parts,
+            link_bytes=cost.work.link_bytes,
+        )
+
+    def _between(self, config: Config) -> Between | None:
+        if self.layout.size == 1:
+            return None
+        units = units_of_run(on_one_of(config, self.layout), self.model)
+        gpu = self.asked.gpu or UNKNOWN
+        return between(config, self.model, self.layout, units, bucket=self.buckets[-1], gpu=gpu)
+
+    def _run(self, config: Config, counted: Counted, steps: tuple[Step, ...], sharing: Between | None) -> Run:
+        count, price = config.train.steps, self.asked.price
+        if not self.machine.is_known:
+            return Run(steps=count, seconds=None, encode_seconds=None, validation_seconds=None, price=price, cost=None)
+        step = self._mean_seconds(steps) + (0.0 if sharing is None or sharing.seconds is None else sharing.seconds)
+        training, encoding = count * step, self._encode_seconds(config, counted)
+        validating = self._validation_seconds(config, counted)
+        total = training + (encoding or 0.0) + validating
+        return Run(
+            steps=count,
+            seconds=training,
+            encode_seconds=encoding,
+            validation_seconds=validating,
+            price=price,
+            cost=None if price is None else price * self.layout.size * total / HOUR,
+        )
+
+    def _mean_seconds(self, steps: tuple[Step, ...]) -> float:
+        """Mean over all buckets; those that were not counted lie between the two that were, by a + b tokens^2."""
+        largest, smallest = steps[0], steps[-1]
+        assert largest.seconds is not None
+        assert smallest.seconds is not None
+        span = largest.tokens**2 - smallest.tokens**2
+        slope = 0.0 if not span else (largest.seconds - smallest.seconds) / span
+        tokens = [self.model.adapter.grid.num_tokens(size) for size in self.buckets]
+        return sum(smallest.seconds + slope * (own**2 - smallest.tokens**2) for own in tokens) / len(tokens)
+
+    def _encode_seconds(self, config: Config, counted: Counted) -> float | None:
+        if self.items is None:
+            return None
+        once = self.machine.seconds(counted.encode_text) + self.machine.seconds(counted.encode_media)
+        return once * self.items / config.cache.batch_size / self.layout.size
+
+    def _validation_seconds(self, config: Config, counted: Counted) -> float:
+        own = config.validation
+        times = 2 + (0 if own.every is None else max(0, (config.train.steps - 1) // own.every))
+        denoise, decode = self.machine.seconds(counted.denoise), self.machine.seconds(counted.decode)
+        samples = 2 if self.model.adapter.text.has_negative_prompt else 1
+        once = 0.0
+        if own.prompts is not None:
+            requests = read_prompts(own.prompts, self.model, size=self.buckets[-1])
+            once += sum(request.steps * denoise + decode for request in requests)
+        if own.held_out or own.data:
+            items = own.max_items if self.items is None else min(own.max_items, max(1, int(own.held_out * self.items)))
+            once += items * own.noise_levels * denoise / samples
+        return times * once / self.layout.data_size
+
+
+def written(config: Config) -> str:
+    """Write a configuration as YAML, without the keys that stand for their defaults."""
+    return dump_yaml(config.model_dump(mode="json", by_alias=True, exclude_unset=True))

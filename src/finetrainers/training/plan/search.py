@@ -1,0 +1,145 @@
+"""Finds the fastest set of techniques with which a run fits on a GPU, and what each set takes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from finetrainers.config import Config
+from finetrainers.errors import ConfigError
+from finetrainers.models import Model
+from finetrainers.training.cost import StepCost
+from finetrainers.training.fit import CHECKPOINTING, INT8, SETS, Techniques, Trial, is_given, try_sets
+from finetrainers.training.plan.figures import Technique
+from finetrainers.training.plan.speed import Machine
+
+STREAMED: Techniques = {**INT8, "memory.activations": "host", "memory.resident_blocks": 0}
+EIGHT_BIT: Techniques = {**STREAMED, "optimizer.name": "adamw_8bit"}
+FURTHER: Sequence[Techniques] = (
+    {**CHECKPOINTING, "memory.activations": "host", "optimizer.name": "adamw_8bit"},
+    {**INT8, "memory.activations": "host", "optimizer.name": "adamw_8bit"},
+    EIGHT_BIT,
+    {**EIGHT_BIT, "optimizer.masters": "stochastic_rounding"},
+)
+"""What is tried where no set of ``memory.preset: auto`` fits: these change a little how a run learns, which a plan may
+propose and a run does not choose by itself."""
+STORED: Mapping[str, float] = {"none": 1.0, "int8": 0.5}
+"""Least part of the frozen weights that a format leaves."""
+FULL_RANK: Sequence[Techniques] = (
+    {**CHECKPOINTING, "optimizer.masters": "stochastic_rounding"},
+    {**CHECKPOINTING, "optimizer.name": "adamw_8bit", "optimizer.masters": "stochastic_rounding"},
+    {
+        **CHECKPOINTING,
+        "optimizer.name": "adamw_8bit",
+        "optimizer.masters": "stochastic_rounding",
+        "optimizer.in_backward": True,
+        "train.clip_norm": float("inf"),
+    },
+    {**CHECKPOINTING, "optimizer.state": "cpu", "memory.activations": "host", "memory.resident_blocks": 0},
+)
+"""The same for full rank, where the frozen weights are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search has found."""
+
+    chosen: Trial
+    trials: tuple[Trial, ...]
+    """In the order in which they were tried; some come after the chosen one."""
+    left_out: tuple[tuple[Techniques, int], ...]
+    """Sets that cannot fit, and the least that they take, in bytes."""
+
+    def techniques(self, machine: Machine) -> tuple[Technique, ...]:
+        """Say what all sets take."""
+        least = [
+            Technique(keys=_plain(keys), allocated=None, seconds=None, reason=f"at least {num_bytes / 1e9:.1f} GB")
+            for keys, num_bytes in self.left_out
+        ]
+        return (*least, *(self._technique(trial, machine) for trial in self.trials))
+
+    def _technique(self, trial: Trial, machine: Machine) -> Technique:
+        cost = trial.cost
+        seconds = machine.seconds(cost.work) if cost is not None and machine.is_known else None
+        return Technique(
+            keys=_plain(trial.techniques),
+            allocated=trial.peak_bytes,
+            seconds=seconds,
+            reason=trial.reason,
+            is_chosen=trial is self.chosen,
+        )
+
+
+def _plain(keys: Techniques) -> dict[str, bool | int | str]:
+    return {key: value if isinstance(value, bool | int | str) else str(value) for key, value in keys.items()}
+
+
+def search(config: Config, model: Model, limit: float) -> Found:
+    """Count one set after the other, the fastest first, up to the first whose step fits; those that cannot fit are left out.
+
+    Raises:
+        ConfigError: If nothing fits.
+    """
+    further = FULL_RANK if config.tuning.kind == "full" else FURTHER
+    (base,) = try_sets(config, model, [CHECKPOINTING])
+    counted, trials, left_out = [base], list[Trial](), list[tuple[Techniques, int]]()
+    floor = 0
+    if base.peak_bytes is not None and base.peak_bytes > limit:
+        counted += try_sets(config, model, [STREAMED], known=counted)  # takes least: if it is too much, so are all others
+        floor = counted[-1].peak_bytes or 0
+    for number, wanted in enumerate((*SETS, *further)):
+        least = 0 if base.cost is None else _least(wanted, base.cost, config)
+        least = max(least, floor) if number < len(SETS) and floor > limit else least
+        if least > limit:
+            left_out.append((wanted, least))
+            continue
+        trial = _counted(config, model, wanted, counted)
+        if trial is None or trial in trials:
+            continue
+        trials.append(trial)
+        fitting = [own for own in trials if own.peak_bytes is not None and own.peak_bytes <= limit]
+        if fitting and (len(trials) > 1 or left_out):  # of one alone nobody sees what others would save
+            return Found(fitting[0], tuple(trials), tuple(left_out))
+    raise ConfigError(_refusal(counted, left_out, limit))
+
+
+def _counted(config: Config, model: Model, wanted: Techniques, counted: list[Trial]) -> Trial | None:
+    """Count a set, unless it was counted before; None if it comes to the same as another."""
+    keys = {key: value for key, value in wanted.items() if not is_given(config, key)}
+    before = [own for own in counted if own.techniques == keys]
+    if before:
+        return before[0]
+    for trial in try_sets(config, model, [wanted], known=counted):
+        counted.append(trial)
+        return trial
+    return None
+
+
+def _least(wanted: Techniques, base: StepCost, config: Config) -> int:
+    """Bytes that are there at any time of a step: what trains with its state, and the frozen weights that stay."""
+    peak, own = base.usage.peak, {**wanted}
+    weights: float = peak["weights"]
+    stored = config.memory.weights if "weights" in config.memory.model_fields_set else own.get("memory.weights", "none")
+    weights *= STORED.get(str(stored), 0.25)
+    resident = own.get("memory.resident_blocks", 1)
+    if config.tuning.kind == "full" and resident != 1:
+        return 0
+    weights *= float(resident) if isinstance(resident, int | Fraction) else 1.0
+    states: float = peak["masters"] + peak["states"]
+    if own.get("optimizer.masters") == "stochastic_rounding":
+        states -= peak["masters"]
+    if own.get("optimizer.name") == "adamw_8bit":
+        states -= 0.8 * peak["states"]
+    return 0 if own.get("optimizer.state") == "cpu" else int(0.98 * (weights + peak["trained"] + states))
+
+
+def _refusal(trials: Sequence[Trial], left_out: Sequence[tuple[Any, int]], limit: float) -> str:
+    possible = [(trial.peak_bytes, trial.title) for trial in trials if trial.peak_bytes is not None]
+    if not possible and not left_out:
+        return f"--gpu: no set of techniques is possible: {trials[-1].title}: {trials[-1].reason}"
+    least = min([own for own, _ in possible] or [num_bytes for _, num_bytes in left_out])
+    title = min(possible)[1] if possible else "no set that was counted"
+    return (
+        f"--gpu: a step may take {limit / 1e9:.1f} GB, and the smallest that was found takes {least / 1e9:.1f} GB "
+        f"({title}); name a larger GPU, or set smaller data.0.buckets, a lower tuning.rank or a smaller model"
+    )

@@ -1,0 +1,207 @@
+"""A plan says what a run takes from its configuration alone, and proposes what fits."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import config_of, flux_tree, merged
+
+from finetrainers.cli.entry import main
+from finetrainers.config import Config, load_config
+from finetrainers.errors import ConfigError
+from finetrainers.models import open_model
+from finetrainers.testing.real_sizes import write_published
+from finetrainers.training.bench.figures import Result
+from finetrainers.training.cost import predict_step
+from finetrainers.training.fit import USABLE
+from finetrainers.training.plan.figures import Planned
+from finetrainers.training.plan.gpus import GPUS, Gpu, find_gpu, gpu_of_device
+from finetrainers.training.plan.run import Asked, plan
+
+Tree = dict[str, Any]
+CHECKPOINTING = "train.gradient_checkpointing"
+
+
+def silent(_: str) -> None:
+    """Nothing is shown."""
+
+
+@pytest.fixture(scope="module")
+def tree(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    root = tmp_path_factory.mktemp("plan")
+    sections = {"model": {"dtype": "bfloat16"}, "train": {"steps": 100, "batch_size": 4, "micro_batch_size": 4}}
+    return merged(flux_tree(tiny_flux, root / "data", root), {**sections, "validation": {"held_out": 0.1}})
+
+
+@pytest.fixture(scope="module")
+def planned(tree: Tree) -> Planned:
+    return plan(config_of(tree), Asked(find_gpu("h100"), price=2.0, items=50, say=silent))
+
+
+def only(planned: Planned, name: str) -> Any:
+    (found,) = (stage for stage in planned.stages if stage.stage == name)
+    return found
+
+
+def test_a_plan_counts_the_step_that_the_run_counts(planned: Planned, tree: Tree) -> None:
+    config = config_of(tree)
+    cost = predict_step(config, open_model(config.model), (1, 64, 64))
+    assert only(planned, "step").allocated == cost.peak_bytes
+    assert planned.steps[0].tflop == pytest.approx(cost.usage.flop / 1e12)
+    assert planned.num_trained == cost.num_trained
+
+
+def test_every_stage_is_the_sum_of_its_parts(planned: Planned) -> None:
+    assert {"encode text", "encode media", "load", "step", "validation", "save"} == {own.stage for own in planned.stages}
+    for own in planned.stages:
+        assert own.allocated == sum(own.parts.values()), own.stage
+        assert own.reserved >= own.allocated, own.stage
+    assert only(planned, "load").allocated < only(planned, "save").allocated < only(planned, "step").allocated
+
+
+def test_the_bill_is_that_of_all_seconds(planned: Planned) -> None:
+    run = planned.run
+    assert run.seconds == pytest.approx(100 * planned.steps[0].seconds)
+    seconds = run.seconds + run.encode_seconds + run.validation_seconds
+    assert run.cost == pytest.approx(2.0 * seconds / 3600)
+    assert planned.disk.cache == 50 * planned.disk.item
+
+
+def test_what_is_proposed_is_the_first_that_fits_and_can_be_given_to_train(tree: Tree, tmp_path: Path) -> None:
+    config = config_of(tree)
+    model = open_model(config.model)
+    whole = predict_step(
+        config_of(merged(tree, {"train": {"gradient_checkpointing": False}})), model, (1, 64, 64)
+    ).peak_bytes
+    for size, is_checkpointed in ((whole + 1000, False), (whole - 1000, True)):
+        found = plan(config, Asked(Gpu("own", size / USABLE / 1e9), say=silent))
+        assert found.fits
+        assert all(own.allocated <= found.limit for own in found.stages)
+        (chosen,) = (own for own in found.techniques if own.is_chosen)
+        assert chosen.keys[CHECKPOINTING] is is_checkpointed
+        file = tmp_path / "proposal.yaml"
+        file.write_text(str(found.proposal), encoding="utf-8")
+        proposed = load_config(file)
+        assert proposed.train.gradient_checkpointing is is_checkpointed
+        assert predict_step(proposed, model, (1, 64, 64)).peak_bytes == only(found, "step").allocated
+
+
+@pytest.mark.long
+def test_what_fits_nowhere_is_refused_with_the_least(tree: Tree) -> None:
+    with pytest.raises(ConfigError, match=r"--gpu: a step may take .* the smallest that was found takes"):
+        plan(config_of(tree), Asked(Gpu("own", 1e-6), say=silent))
+
+
+@pytest.mark.long
+def test_the_size_of_a_gpu_says_nothing_of_time(tree: Tree) -> None:
+    found = plan(config_of(tree), Asked(find_gpu("24GB"), say=silent))
+    assert found.fits
+    assert found.run.seconds is None
+    assert found.steps[0].seconds is None
+
+
+@pytest.mark.long
+def test_shards_hold_a_part_and_send_what_they_gather(tree: Tree, planned: Planned) -> None:
+    config = config_of(merged(tree, {"tuning": {"kind": "full"}, "train": {"micro_batch_size": 1}}))
+    one, two = (plan(config, Asked(None, gpus=n, say=silent)) for n in (1, 2))
+    shared = plan(
+        config_of(merged(config.model_dump(mode="json", exclude_unset=True), {"parallel": {"shard": 2}})), Asked(say=silent)
+    )
+    assert one.between is None
+    assert two.between is not None
+    assert set(two.between.sent) == {"all-reduce"}
+    assert two.between.sent["all-reduce"] == pytest.approx(
+        4 * one.num_trained
+    )  # float32, twice around, half of it each time
+    assert shared.between is not None
+    assert shared.between.sent["all-gather"] > 0
+    assert only(shared, "step").parts["optimizer"] < 0.6 * only(one, "step").parts["optimizer"]
+    assert two.steps[0].tflop == pytest.approx(one.steps[0].tflop / 2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", ["16GB", "24GB"])
+def test_what_is_proposed_for_a_real_size_fits(size: str, tmp_path: Path) -> None:
+    """Of FLUX.1, whose weights alone take more; scripts/plan_table.py has the other families."""
+    tree = {
+        "output_dir": str(tmp_path / "run"),
+        "model": {"path": str(write_published("FLUX.1 dev", tmp_path / "model"))},
+        "data": [{"path": "none", "buckets": [[1, 1024, 1024]]}],
+        "tuning": {"kind": "lora", "rank": 128, "alpha": 128},
+    }
+    gpu = find_gpu(size)
+    found = plan(config_of(tree), Asked(gpu, say=silent))
+    assert found.fits
+    assert all(own.allocated <= USABLE * gpu.memory_bytes for own in found.stages)
+
+
+def measured(config: Config, *, factor: float, file: Path) -> Path:
+    """Write what a bench would have measured, of an H100 whose steps take a multiple of what is expected."""
+    expected = plan(config, Asked(find_gpu("h100"), say=silent)).steps[0]
+    seconds = dict.fromkeys(("step", "first_step", "data", "forward", "backward", "update"), factor * expected.seconds)
+    bucket = {
+        "bucket": expected.bucket,
+        "tokens": expected.tokens,
+        "seconds": seconds,
+        "samples_per_second": 1.0,
+        "tokens_per_second": 1.0,
+        "tflop": expected.tflop,
+        "share": 0.5,
+        "memory": {"allocated": 1, "reserved": 1, "process": 1},
+    }
+    result = Result.model_validate(
+        {
+            "versions": {},
+            "device": "NVIDIA H100 80GB HBM3",
+            "family": "flux",
+            "weights": "random",
+            "num_trained": 1,
+            "steps": 5,
+            "warmup": 2,
+            "config": config.model_dump(mode="json", by_alias=True),
+            "product": {"size": 8192, "dtype": "bfloat16", "tflops": 700.0},
+            "buckets": [bucket],
+        }
+    )
+    file.write_text(result.model_dump_json(), encoding="utf-8")
+    return file
+
+
+def test_a_measured_figure_makes_seconds_those_of_the_machine(tree: Tree, planned: Planned, tmp_path: Path) -> None:
+    config = config_of(merged(tree, {"train": {"gradient_checkpointing": False}}))
+    file = measured(config, factor=3.0, file=tmp_path / "bench.json")
+    found = plan(config, Asked(find_gpu("h100"), measured=file, say=silent))
+    assert found.steps[0].seconds == pytest.approx(3 * plan(config, Asked(find_gpu("h100"), say=silent)).steps[0].seconds)
+    assert found.errors.seconds < planned.errors.seconds
+    file.write_text("{}")
+    with pytest.raises(ConfigError, match="--measured: .* has no figures of finetrainers bench"):
+        plan(config, Asked(measured=file, say=silent))
+
+
+def test_gpus_are_found_by_what_people_write() -> None:
+    names = {"h100": "H100", "H200": "H200", "rtx4090": "RTX 4090", "4090": "RTX 4090", "a100": "A100 80GB"}
+    assert {text: find_gpu(text).name for text in names} == names
+    assert find_gpu("24GiB").memory_bytes == 24 * 2**30
+    assert gpu_of_device("NVIDIA GeForce RTX 4090") == find_gpu("rtx4090")
+    assert gpu_of_device("NVIDIA H100 PCIe") == find_gpu("H100 PCIe")
+    assert gpu_of_device("cpu with 2 threads") is None
+    assert len({gpu.name for gpu in GPUS}) == len(GPUS)
+    with pytest.raises(ConfigError, match="--gpu: there is no 'voodoo' among"):
+        find_gpu("voodoo")
+
+
+def test_the_command_writes_a_table_and_json(
+    tiny: Callable[[str, str], Path], tree: Tree, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(tree), encoding="utf-8")
+    before = set(tmp_path.iterdir())
+    assert main(["plan", str(file), "--gpu", "h100", "--json", str(tmp_path / "plan.json"), "train.steps=7"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.split("The configuration,")[0].splitlines())) <= 100
+    read = Planned.model_validate_json((tmp_path / "plan.json").read_text(encoding="utf-8"))
+    assert read.run.steps == 7
+    assert set(tmp_path.iterdir()) == {*before, tmp_path / "plan.json"}  # nothing else, no run directory and no cache
+    assert main(["plan", str(file), "--gpu", "voodoo"]) == 2
