@@ -13,6 +13,7 @@ from finetrainers.cli.cache import add_cache
 from finetrainers.cli.data import add_data
 from finetrainers.cli.imports import uncollected
 from finetrainers.cli.launch import add_launch
+from finetrainers.cli.rehearse import add_rehearse
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.distributed.ending import ended_for_good
 from finetrainers.distributed.launch import read_launch
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run_config_command)
     add_launch(commands)
     add_bench(commands)
+    add_rehearse(commands)
     _add_sample(commands)
     add_quickstart(commands).set_defaults(run=run_quickstart)
     models = commands.add_parser("models", help="list families, tasks and tuning kinds")

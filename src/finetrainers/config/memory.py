@@ -15,7 +15,7 @@ UNITS = {"": 1, "MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 """Bytes of each unit that sizes are written in."""
 
 
-def _bytes(value: object) -> object:
+def read_bytes(value: object) -> object:
     """Read a size such as 24GB; numbers are bytes."""
     if not isinstance(value, str):
         return value
@@ -34,7 +34,7 @@ class MemoryConfig(Section):
     """Who chooses what saves memory: the keys that are written, alone, or ``auto``, which counts what a step would take with
     one set of techniques after the other, the fastest first, and takes the first that fits in the budget. Keys that are
     written stay as they are."""
-    budget: Annotated[int, Field(ge=1), BeforeValidator(_bytes)] | None = None
+    budget: Annotated[int, Field(ge=1), BeforeValidator(read_bytes)] | None = None
     """Memory of the device that ``preset: auto`` and ``resident_blocks: auto`` may count on, such as 24GB or 24GiB (1 GB is
     10^9 bytes); by default all that a GPU has."""
     vae_tiling: bool = False
