@@ -50,7 +50,14 @@ def run_program() -> NoReturn:
 
 def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    takes_overrides = words[:1] in (["train"], ["encode"], ["bench"], ["launch"], ["data"], ["rehearse"])  # argparse takes them apart
+    takes_overrides = words[:1] in (
+        ["train"],
+        ["encode"],
+        ["bench"],
+        ["launch"],
+        ["data"],
+        ["rehearse"],
+    )  # argparse takes them apart
     num_own = 2 if words[:1] == ["data"] else 1  # the command, and the action of one that has several
     options = build_parser().parse_args(words[:num_own] if takes_overrides else words)
     try:

@@ -155,8 +155,8 @@ class Pretrained:
         Raises:
             ModelError: If the config does not fit its class.
         """
-        library, class_name = self._class_of(component)
-        component_class = getattr(importlib.import_module(library), class_name)
+        _, class_name = self._class_of(component)
+        component_class = self.component_class(component)
         try:
             return make_shell(component_class, self.settings(component), self.place(component).dtype)
         except (TypeError, ValueError) as error:

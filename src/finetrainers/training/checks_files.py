@@ -16,6 +16,8 @@ from finetrainers.tuning import build_tuning
 
 PATTERNS = ("*.safetensors", "*.bin")
 """Files of weights, as diffusers and transformers write them."""
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+"""Files that a tokenizer has its words in, one of them at least; without any, transformers makes an empty one in silence."""
 
 
 def check_files(config: Config, model: Model) -> None:
@@ -33,6 +35,10 @@ def check_files(config: Config, model: Model) -> None:
         folder = Path(place.path) / place.subfolder
         if place.is_local and model.pretrained.has_weights(name):
             _check_folder(name, folder)
+        elif place.is_local and name.startswith("tokenizer") and not any((folder / file).is_file() for file in VOCABULARIES):
+            raise ModelError(
+                f"{name}: {folder} has no vocabulary ({', '.join(VOCABULARIES)}), and would read no word; download it again"
+            )
     check_start_fits(config, model)
 
 

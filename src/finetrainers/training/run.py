@@ -79,8 +79,8 @@ class _Run:
         """Take the lines that say how techniques were chosen, if they were."""
         self.session, self.config, self.fitting = session, session.config, fitting
 
-    def prepare(self, start: int = 0) -> Prepared:
-        """Plan the run, which goes on after ``start`` steps."""
+    def prepare(self, start: int = 0, *, files: Config | None = None) -> Prepared:
+        """Plan the run, which goes on after ``start`` steps; look at the files of the weights that it will load, if it does."""
         session = self.session
         with session.stage("planning"), session.world.lead():  # which remembers what the others look at, too
             self.model = open_model(self.config.model, self.config.memory)
@@ -95,6 +95,8 @@ class _Run:
                 interrupt=session.signals.raise_if_received,
                 start=start,
             )
+            if files is not None:
+                check_files(files, self.model)
         self.objective, self.residency = prepared.objective, prepared.encoder.residency
         return prepared
 
@@ -118,8 +120,7 @@ class _Run:
         repo = world.first(lambda: check_hub(config)) if config.push_to_hub else None
         checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep, world=world)
         resumed = world.first(lambda: self._find_start(checkpoints))
-        prepared = self.prepare(resumed or 0)
-        world.first(lambda: check_files(config if resumed is None else without_start(config), self.model))
+        prepared = self.prepare(resumed or 0, files=config if resumed is None else without_start(config))
         if resumed is not None:
             start = prepared
             world.first(lambda: check_contents(session, start))

@@ -114,12 +114,17 @@ def _text_bytes(model: Model) -> int:
 def _count_weights(config: Config, model: Model) -> tuple[int, int]:
     """Weights that train, and all of what is trained."""
     tuning, conditioning = build_tuning(without_start(config).tuning), build_conditioning(config.conditioning)
-    trained = whole = 0
+    trained = whole = own_trained = own_whole = 0
+    before = None
     for name in model.denoisers.trained:
+        if before == (before := model.pretrained.settings(name)):  # an expert of the same shape
+            trained, whole = trained + own_trained, whole + own_whole
+            continue
         shell = model.pretrained.shell(name)
         conditioning.prepare(shell, model.adapter)
         modules = conditioning.trained_modules(shell, model.adapter)
         tuning.apply(shell, model.adapter, component=name, seed=config.seed, full_modules=modules)
-        trained += sum(own.numel() for own in trained_parameters(shell).values())
-        whole += sum(own.numel() for own in shell.parameters())
+        own_trained = sum(own.numel() for own in trained_parameters(shell).values())
+        own_whole = sum(own.numel() for own in shell.parameters())
+        trained, whole = trained + own_trained, whole + own_whole
     return trained, whole

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import warnings
 from pathlib import Path
 
 from finetrainers.config import Config, load_config
@@ -24,7 +25,11 @@ def check_places(config: Config, findings: Findings) -> int | None:
         check_writable("cache.path", config.cache.path)
         _check_cache(config.cache.path)
     with findings.part("what the run goes on from") as part:
-        resumed = _check_resumed(config)
+        with warnings.catch_warnings(record=True) as damaged:  # checkpoints that are passed over
+            warnings.simplefilter("always")
+            resumed = _check_resumed(config)
+        for each in damaged:
+            findings.warn(str(each.message))
         part.notes.append("a new run" if resumed is None else f"the checkpoint of step {resumed}")
         return resumed
     return None
@@ -39,8 +44,13 @@ def check_writable(key: str, directory: Path) -> None:
     place = existing(directory)
     if not place.is_dir():
         raise StorageError(f"{key}: {place}: is a file where a folder is to be; remove it, or name another place")
-    if not os.access(place, os.W_OK | os.X_OK):
+    if not may(place, os.W_OK | os.X_OK):
         raise StorageError(f"{key}: {place}: may not be written into; change its permissions, or name another place")
+
+
+def may(place: Path, mode: int) -> bool:
+    """Whether this process may do something with a file or folder."""
+    return os.access(place, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def existing(directory: Path) -> Path:
@@ -74,7 +84,7 @@ def _check_cache(directory: Path) -> None:
     if not (directory / CACHE_TAG).is_file():
         return
     for place in directory.iterdir():
-        if not os.access(place, os.W_OK | (os.X_OK if place.is_dir() else 0)) and place.name != CACHE_TAG:
+        if place.name != CACHE_TAG and not may(place, os.W_OK | (os.X_OK if place.is_dir() else 0)):
             raise StorageError(f"cache.path: {place}: may not be written; change its permissions, or name another place")
 
 

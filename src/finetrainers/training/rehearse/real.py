@@ -55,9 +55,7 @@ def layout_of(config: Config, processes: int | None, findings: Findings) -> Layo
     return None
 
 
-def check_real(
-    config: Config, layout: Layout, findings: Findings, *, cache: Path, free: int | None
-) -> Prepared | None:
+def check_real(config: Config, layout: Layout, findings: Findings, *, cache: Path, free: int | None) -> Prepared | None:
     """Make all checks at the real size; return the planned run, or None if it cannot be planned."""
     with findings.part("packages"):
         check_optimizer(config.optimizer, config.schedule)
@@ -152,7 +150,11 @@ def _decode(prepared: Prepared) -> str:
         DataError: Naming those that cannot be decoded.
     """
     bad: dict[str, Failure] = {}
-    strict = {data.path for data in (data.config for plan in prepared.plans for data in plan.catalog.sets) if data.on_error == "fail"}
+    strict = {
+        data.path
+        for data in (data.config for plan in prepared.plans for data in plan.catalog.sets)
+        if data.on_error == "fail"
+    }
     stop, count = time.perf_counter() + DECODE_SECONDS, 0
     workers = max(1, prepared.encoder.config.workers)
     with ThreadPoolExecutor(workers) as pool:
@@ -167,7 +169,9 @@ def _decode(prepared: Prepared) -> str:
     if bad and strict:
         named = "\n".join(f"{failure.path}: {failure.reason}" for failure in list(bad.values())[:NAMED])
         more = f"\nand {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-        raise DataError(f"data: {len(bad)} media cannot be decoded; mend or remove them, or set on_error: skip:\n{named}{more}")
+        raise DataError(
+            f"data: {len(bad)} media cannot be decoded; mend or remove them, or set on_error: skip:\n{named}{more}"
+        )
     total = sum(plan.catalog.num_samples for plan in prepared.plans)
     return f"{count} media decoded, of {total} samples" if count else "nothing to decode"
 

@@ -17,6 +17,10 @@ HEADS = ("num_attention_heads", "num_heads", "num_key_value_heads")
 FEED_FORWARD = ("intermediate_size", "d_ff", "ffn_dim")
 HEAD_WIDTHS = ("head_dim", "d_kv")
 """Of encoders; that of the denoiser decides its rotary positions, and stays."""
+OF_WIDTH = ("_dim", "caption_channels")
+"""How keys of a denoiser end that may be its own width, or that of an encoder."""
+OF_ENCODERS = ("text", "caption", "joint", "pooled", "image")
+"""Words in those of encoders, which may be as wide as the denoiser."""
 VAE_WIDTHS = ("block_out_channels", "decoder_block_out_channels", "base_dim", "decoder_base_dim")
 VAE_DEPTHS = ("layers_per_block", "decoder_layers_per_block", "num_res_blocks")
 NUM_HEADS, NUM_DENOISER_LAYERS, NUM_ENCODER_LAYERS = 2, 2, 4
@@ -93,8 +97,9 @@ def small_denoiser(settings: Mapping[str, Any], widths: Widths) -> Tree:
             small[key] = min(value, NUM_HEADS)
         elif key in FEED_FORWARD and narrow is not None:
             small[key] = min(value, 2 * narrow)
-        elif key.endswith("_dim") and key not in ("attention_head_dim", "freq_dim"):
-            small[key] = narrow if narrow is not None and value == inner else widths(value)
+        elif key.endswith(OF_WIDTH) and key not in ("attention_head_dim", "freq_dim"):
+            is_of_encoder = value in widths.small and (value != inner or any(word in key for word in OF_ENCODERS))
+            small[key] = narrow if narrow is not None and value == inner and not is_of_encoder else widths(value)
     return small | _small_positions(settings)
 
 
