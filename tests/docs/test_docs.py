@@ -20,6 +20,7 @@ from finetrainers.batch import Prompt
 from finetrainers.cli.bench import bench_parser
 from finetrainers.cli.commands import build_parser
 from finetrainers.cli.launch import launch_parser
+from finetrainers.cli.rehearse import rehearse_parser
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import ChannelConcatConfig, LoraConfig, load_config
 from finetrainers.config.conditioning import SIGNALS
@@ -261,6 +262,12 @@ def test_every_option_of_sample_is_documented() -> None:
 def test_every_option_of_launch_is_documented() -> None:
     section = (DOCS / "cli.md").read_text().partition("## launch")[2].partition("\n## ")[0]
     options = {option for action in launch_parser()._actions for option in action.option_strings}
+    assert set(re.findall(r"^\| `(--[\w-]+)`", section, re.MULTILINE)) == options - {"-h", "--help"}
+
+
+def test_every_option_of_rehearse_is_documented() -> None:
+    section = (DOCS / "cli.md").read_text().partition("## rehearse")[2].partition("\n## ")[0]
+    options = {option for action in rehearse_parser()._actions for option in action.option_strings}
     assert set(re.findall(r"^\| `(--[\w-]+)`", section, re.MULTILINE)) == options - {"-h", "--help"}
 
 

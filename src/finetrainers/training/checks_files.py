@@ -1,4 +1,4 @@
-"""What can be known of local files before anything is encoded: whether the weights that a run will load are there and fit."""
+"""What can be known of local files before anything is encoded: whether the weights that a run loads are there and fit."""
 
 import json
 from collections.abc import Sequence

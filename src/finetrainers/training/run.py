@@ -80,7 +80,7 @@ class _Run:
         self.session, self.config, self.fitting = session, session.config, fitting
 
     def prepare(self, start: int = 0, *, files: Config | None = None) -> Prepared:
-        """Plan the run, which goes on after ``start`` steps; look at the files of the weights that it will load, if it does."""
+        """Plan the run, which goes on after ``start`` steps; with ``files``, look at those of the weights that it loads."""
         session = self.session
         with session.stage("planning"), session.world.lead():  # which remembers what the others look at, too
             self.model = open_model(self.config.model, self.config.memory)

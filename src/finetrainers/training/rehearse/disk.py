@@ -48,7 +48,7 @@ def needs(config: Config, prepared: Prepared) -> Iterator[Need]:
     cache = cache if limit is None else min(cache, int(limit * GB))
     yield Need("cache.path", config.cache.path, cache, "encoded items")
     trained, whole = _count_weights(config, prepared.model)
-    state = ADAM_BYTES if config.optimizer.name not in STATE_BYTES else STATE_BYTES[config.optimizer.name]
+    state = STATE_BYTES.get(config.optimizer.name, ADAM_BYTES)
     state += FLOAT32 * (1 + (config.train.ema_decay is not None))
     saves = max(1, -(-config.train.steps // config.checkpoint.every))
     kept = min(saves, config.checkpoint.keep + 1)  # an old one goes only after the new one is whole

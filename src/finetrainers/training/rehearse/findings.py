@@ -1,9 +1,8 @@
 """What a rehearsal has found, and how it is told."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from types import TracebackType
 from typing import Any
 
 from finetrainers.errors import FinetrainersError, Interrupted
@@ -38,23 +37,10 @@ class Findings:
         """All of them, in the order in which they were found."""
         return [error for part in self.parts for error in part.errors]
 
-    @contextmanager
-    def part(self, name: str) -> Iterator[Part]:
-        """Time a part; what the body raises for the user is an error of it, and the rehearsal goes on."""
-        part, start = Part(name), time.perf_counter()
-        self.parts.append(part)
-        try:
-            yield part
-        except Interrupted:
-            raise
-        except FinetrainersError as error:
-            self._add(part, str(error))
-        finally:
-            part.seconds = time.perf_counter() - start
-
-    def _add(self, part: Part, message: str) -> None:
-        if message not in self.errors:  # one that several checks come upon
-            part.errors.append(message)
+    def part(self, name: str) -> "Trying":
+        """Begin a part: what its body raises for the user is an error of it, and the rehearsal goes on."""
+        self.parts.append(Part(name))
+        return Trying(self, self.parts[-1])
 
     def leave_out(self, what: str) -> None:
         """Say once what is not rehearsed."""
@@ -84,6 +70,27 @@ class Findings:
         count = len(self.errors)
         verdict = f"{count} error{'s' * (count > 1)}: mend {'them' if count > 1 else 'it'}, and rehearse again"
         return [*found, verdict if count else "OK: nothing that was rehearsed stands in the way of this run"]
+
+
+@dataclass(slots=True)
+class Trying:
+    """Times a part, and takes its errors."""
+
+    findings: Findings
+    part: Part
+    _start: float = 0.0
+
+    def __enter__(self) -> Part:
+        self._start = time.perf_counter()
+        return self.part
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        self.part.seconds = time.perf_counter() - self._start
+        if not isinstance(error, FinetrainersError) or isinstance(error, Interrupted):
+            return False
+        if str(error) not in self.findings.errors:  # one that several checks come upon
+            self.part.errors.append(str(error))
+        return True
 
 
 def _lines_of(part: Part) -> list[str]:

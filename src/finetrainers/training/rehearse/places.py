@@ -16,7 +16,7 @@ from finetrainers.training.same_run import check_same_run
 
 
 def check_places(config: Config, findings: Findings) -> int | None:
-    """Look whether the run may write where it will, and may go on with what is there; return the step that it goes on from."""
+    """Look whether the run may write where it will, and go on with what is there; return the step that it goes on from."""
     with findings.part("folders: permissions and locks"):
         check_writable("output_dir", config.output_dir)
         refuse_folder_of_others(config.output_dir)

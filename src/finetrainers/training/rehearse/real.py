@@ -190,7 +190,7 @@ def _look_at_captions(prepared: Prepared, findings: Findings) -> None:
     if found["num_cut"]:
         first = found["cut"][0]
         findings.warn(
-            f"{found['num_cut']} captions are longer than model.max_sequence_length ({found['max_tokens']} tokens), and what "
-            f"is beyond is not seen: {first['lost_tokens']} tokens of the longest, which begins {first['caption'][:60]!r}; "
+            f"{found['num_cut']} captions are longer than model.max_sequence_length ({found['max_tokens']} tokens), and "
+            f"what is beyond is not seen: {first['lost_tokens']} tokens of the longest, which begins {first['caption'][:60]!r}; "
             "shorten them"
         )

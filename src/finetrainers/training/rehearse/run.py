@@ -16,7 +16,7 @@ from finetrainers.training.prepared import Prepared
 from finetrainers.training.rehearse.findings import Findings
 from finetrainers.training.rehearse.real import check_real, layout_of
 from finetrainers.training.rehearse.stages import Twin, run_stages
-from finetrainers.training.rehearse.twin import twin_tree, write_prompts
+from finetrainers.training.rehearse.twin import FIRST_STEPS, twin_tree, write_prompts
 from finetrainers.training.rehearse.twin_model import write_twin
 
 
@@ -34,7 +34,7 @@ class Rehearsing:
     """Called with what is done next."""
 
 
-def rehearse(file: str | Path, overrides: Sequence[str] = (), how: Rehearsing = Rehearsing()) -> Findings:  # noqa: B008 - frozen
+def rehearse(file: str | Path, overrides: Sequence[str] = (), how: Rehearsing = Rehearsing()) -> Findings:
     """Rehearse the run of a configuration file; nothing of the user's is written, and nothing is left behind."""
     refuse_further_processes()
     findings = Findings()
@@ -76,6 +76,6 @@ def _run_twin(config: Config, prepared: Prepared, layout: Layout, findings: Find
             write_prompts(prepared.requests, model, prompts)
             tree["validation"]["prompts"] = str(prompts)
         twin = Twin(config, tree, model, layout, prepared.requests, directory)
-        twin.at(1, 0)
+        twin.at(FIRST_STEPS, 0)
     if not findings.errors:
         run_stages(twin, findings)

@@ -85,8 +85,9 @@ def _small_number(key: str, value: int, own: int, widths: Widths) -> int:
 def small_denoiser(settings: Mapping[str, Any], widths: Widths) -> Tree:
     """Shrink a denoiser: heads stay as wide as they are, and there are two."""
     heads, head = settings.get("num_attention_heads"), settings.get("attention_head_dim")
-    inner = heads * head if isinstance(heads, int) and isinstance(head, int) else None
-    narrow = min(heads, NUM_HEADS) * head if inner is not None else None
+    inner, narrow = None, None
+    if isinstance(heads, int) and isinstance(head, int):
+        inner, narrow = heads * head, min(heads, NUM_HEADS) * head
     small = dict(settings)
     for key, value in settings.items():
         if not isinstance(value, int) or isinstance(value, bool):

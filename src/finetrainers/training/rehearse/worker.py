@@ -61,7 +61,7 @@ def _be(order: Order, rank: int, port: int) -> NoReturn:
     except OtherProcessError as error:
         status = error.status
     except FinetrainersError as error:
-        print(f"finetrainers: {error}", file=log)  # noqa: T201  # what the process has to say
+        print(f"finetrainers: {error}", file=log)  # what the process has to say
         status = error.status
     except BaseException:  # noqa: BLE001  # as a process of its own would
         traceback.print_exc(file=log)
