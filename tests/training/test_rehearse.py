@@ -240,6 +240,7 @@ def test_widths_that_are_equal_stay_equal_and_others_differ() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument:UserWarning")  # of diffusers, to the Hub's client
 @pytest.mark.parametrize("name", MODELS)
 def test_a_published_model_is_rehearsed_from_its_config_files(
     name: str, published: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -188,9 +188,8 @@ def _spread(prepared: Prepared) -> Iterator[LatentsJob]:
 def _look_at_captions(prepared: Prepared, findings: Findings) -> None:
     found = about_captions(prepared)
     if found["num_cut"]:
-        first = found["cut"][0]
+        longest = found["cut"][0]
         findings.warn(
             f"{found['num_cut']} captions are longer than model.max_sequence_length ({found['max_tokens']} tokens), and "
-            f"what is beyond is not seen: {first['lost_tokens']} tokens of the longest, which begins {first['caption'][:60]!r}; "
-            "shorten them"
+            f"what is beyond is not seen; the longest loses {longest['lost_tokens']}, and begins {longest['caption'][:60]!r}"
         )
