@@ -22,7 +22,7 @@ def check_hub(config: Config) -> str:
         found = HfApi().whoami()
     repo = config.hub_repo or f"{found['name']}/{config.output_dir.name}"
     check_repo(repo, key="output_dir" if config.hub_repo is None else "hub_repo")
-    _check_rights(repo, found)
+    _check_rights(found)
     return repo
 
 
@@ -41,24 +41,16 @@ def check_repo(repo: str, *, key: str) -> None:
         raise ConfigError(f"{key}: {repo!r} cannot be the name of a Hub repository: {error}; set hub_repo") from None
 
 
-def _check_rights(repo: str, found: Mapping[str, Any]) -> None:
-    """Refuse a token that may read alone, and a repository of somebody else, as far as the Hub tells.
+def _check_rights(found: Mapping[str, Any]) -> None:
+    """Refuse a token that may read alone, as far as the Hub tells.
 
     Raises:
         ConfigError: Naming the way out.
     """
-    role = found.get("auth", {}).get("accessToken", {}).get("role")
-    if role == "read":
+    if found.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise ConfigError(
             "push_to_hub: the token may read the Hub, and not write to it; log in with one that may (`hf auth login`), or "
             "set push_to_hub=false"
-        )
-    owner, _, name = repo.partition("/")
-    owners = [found["name"], *(org["name"] for org in found.get("orgs", ()))]
-    if name and owner.lower() not in [own.lower() for own in owners]:
-        raise ConfigError(
-            f"hub_repo: {repo} is none of {', '.join(owners)}, whom the token belongs to; name one of theirs, or log in as "
-            "another user"
         )
 
 
