@@ -319,7 +319,7 @@ PLANTED: tuple[Planted, ...] = (
     Planted("a VAE that is half downloaded", "model", "planning",
             lambda w: cut(w.own_model() / "vae" / "diffusion_pytorch_model.safetensors"), r"vae/.*damaged or not whole", before="encoding"),
     Planted("a tokenizer without its vocabulary", "model", "planning",
-            lambda w: (w.own_model() / "tokenizer_2" / "tokenizer.json").unlink(), r"tokenizer_2: .* has no vocabulary", before="encoding"),
+            lambda w: (w.own_model() / "tokenizer_2" / "tokenizer.json").unlink(), r"tokenizer_2: .* has no vocabulary", before="end"),
     Planted("a tokenizer that is half downloaded", "model", "encoding",
             lambda w: cut(w.own_model() / "tokenizer_2" / "tokenizer.json"), r"tokenizer_2", twin=True),
     Planted("a class that this version of diffusers does not have", "model", "planning", _edit_index,
