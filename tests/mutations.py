@@ -140,7 +140,7 @@ MUTATIONS = (
     Mutation("an error loses the steps since the last checkpoint", "training/run.py", "saver.rescue(trainer, error)", "pass", "training/test_training.py::test_an_error_saves_the_steps_before_it"),
     Mutation("exported weights fill the disk", "training/export.py", "keep = config.num_kept_weights", "keep = None", "training/test_training.py::test_as_many_weights_are_kept_as_are_asked_for"),
     Mutation("the last weights are written twice", "training/saving.py", "lambda: self._checkpoints.vouches_for(weights, trainer.step)", "lambda: False", "training/test_training.py::test_the_last_weights_are_written_once"),
-    Mutation("a user's folder is taken for a run, and overwritten", "training/directory.py", "    _refuse_folder_of_others(directory)\n", "", "training/test_run.py::test_a_folder_that_no_run_made_is_refused_and_left_as_it_is"),
+    Mutation("a user's folder is taken for a run, and overwritten", "training/directory.py", "    refuse_folder_of_others(directory)\n", "", "training/test_run.py::test_a_folder_that_no_run_made_is_refused_and_left_as_it_is"),
     Mutation("a user's file beside weights is deleted with them", "training/export.py", "(directory / name).unlink(missing_ok=True)", "__import__('shutil').rmtree(directory, ignore_errors=True)", "training/test_training.py::test_what_a_user_put_beside_weights_stays"),
     Mutation("a run's own samples are data of the next start", "data/sources/folders.py", "if Path(name) != folder and is_no_data(Path(name), files):", "if False:", "training/test_training.py::test_a_run_below_its_own_data_goes_on_with_the_same_data"),
     Mutation("two processes write into one run", "training/directory.py", "fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", "training/test_run.py::test_a_second_holder_is_refused_until_the_first_is_gone"),
@@ -321,7 +321,7 @@ MUTATIONS = (
     Mutation("an expert that does not train is loaded for each validation", "training/prepare.py", ", *model.denoisers.frozen) if requests", ") if requests", "memory/test_residency.py::test_of_two_experts_the_one_that_draws_is_alone"),
     Mutation("blocks that wait on the host come along to the device", "memory/residency.py", "if name in names], device)", "], device)", "memory/test_residency.py::test_only_what_was_on_the_device_comes_back"),
     Mutation("what a class keeps in float32 is loaded in bfloat16", "models/weights.py", "torch.float32 if kept.intersection(name.split(\".\")) else dtype", "dtype", "models/test_weights.py::test_a_filled_shell_is_what_diffusers_loads"),
-    Mutation("a tensor that the files lack stays without memory", "models/weights.py", "    if missing:\n        some", "    if False:\n        some", "models/test_weights.py::test_what_is_missing_or_of_another_shape_is_named"),
+    Mutation("a tensor that the files lack stays without memory", "models/weights.py", "    if missing:\n        where", "    if False:\n        where", "models/test_weights.py::test_what_is_missing_or_of_another_shape_is_named"),
     # Blocks.
     Mutation("blocks that should be left are computed again", "memory/checkpointing.py", "if number % every]", "if number % every > every]", "memory/test_checkpointing.py::test_every_second_block_is_computed_again_and_gradients_are_the_same"),
     Mutation("attention that is kept is computed again", "memory/checkpointing.py", "else CheckpointPolicy.MUST_SAVE", "else CheckpointPolicy.PREFER_RECOMPUTE", "memory/test_checkpointing.py::test_kept_attention_is_computed_once_and_gradients_are_the_same"),
@@ -494,6 +494,18 @@ MUTATIONS = (
     Mutation("a measured figure changes no seconds", "training/plan/measured.py", "slower if model.adapter.name == family else slower**0.5", "1.0", "training/test_plan.py::test_a_measured_figure_makes_seconds_those_of_the_machine"),
     Mutation("shards hold all states", "training/plan/devices.py", "(ceil(usage.peak[own] / sharing) for own in STATES)", "(usage.peak[own] for own in STATES)", "training/test_plan.py::test_shards_hold_a_part_and_send_what_they_gather"),
     Mutation("a bill leaves out validation", "training/plan/run.py", "(encoding or 0.0) + validating", "(encoding or 0.0)", "training/test_plan.py::test_the_bill_is_that_of_all_seconds"),
+    # Rehearsals.
+    Mutation("a run meets weights that are missing after it has encoded for hours", "training/run.py", "            if files is not None:\n                check_files(files, self.model)\n", "", "training/test_rehearse.py::test_a_planted_error_ends_a_run_where_the_table_says"),
+    Mutation("weights of another shape are found when they are loaded", "models/weights.py", "            _check_shape(module, file, name, shape, wanted[name])\n            del", "            del", "training/test_rehearse.py::test_a_planted_error_is_found_before_the_twin_is_built"),
+    Mutation("a half downloaded text encoder or VAE is found when it is loaded", "training/checks_files.py", "    check_whole([file for file in files", "    ([file for file in files", "training/test_rehearse.py::test_a_planted_error_is_found_before_the_twin_is_built"),
+    Mutation("a tokenizer without words is taken for one", "training/checks_files.py", "        elif place.is_local and name.startswith(\"tokenizer\") and", "        elif False and", "training/test_rehearse.py::test_a_planted_error_is_found_before_the_twin_is_built"),
+    Mutation("a prompt's picture that is cut off ends the run when it is drawn", "sampling/prompts.py", "            picture.load()\n", "            pass\n", "training/test_rehearse.py::test_a_planted_error_is_found_before_the_twin_is_built"),
+    Mutation("a rehearsal counts one checkpoint where several are kept", "training/rehearse/disk.py", "kept * trained * state", "trained * state", "training/test_rehearse.py::test_a_planted_error_is_found_before_the_twin_is_built"),
+    Mutation("a rehearsal does not see that a folder may not be written", "training/rehearse/places.py", "    if not may(place, os.W_OK | os.X_OK):", "    if False:", "training/test_rehearse.py::test_a_planted_error_is_found_before_the_twin_is_built"),
+    Mutation("a rehearsal does not ask for the lock of a run", "training/rehearse/places.py", "            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)", "            pass", "training/test_rehearse.py::test_a_planted_error_is_found_before_the_twin_is_built"),
+    Mutation("a rehearsal writes into the user's cache", "training/rehearse/twin.py", "\"path\": str(cache)}", "\"path\": str(config.cache.path)}", "training/test_rehearse.py::test_a_run_that_would_train_is_rehearsed_whole_and_nothing_of_the_user_is_touched"),
+    Mutation("a twin's text encoder fits where the real one does not", "training/rehearse/shrink.py", "ENCODER_STEP * (1 + number)", "ENCODER_STEP", "training/test_rehearse.py::test_widths_that_are_equal_stay_equal_and_others_differ"),
+    Mutation("a twin's processes share one axis alone", "training/rehearse/twin.py", "    axis = axes[turn % len(axes)]", "    axis = axes[0]", "training/test_rehearse.py::test_the_axes_of_a_run_take_turns"),
 )  # fmt: skip
 
 

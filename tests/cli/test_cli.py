@@ -86,6 +86,7 @@ def test_help_takes_little_cpu_time() -> None:
         ["--version"],
         ["train", "--help"],
         ["bench", "--help"],
+        ["rehearse", "--help"],
         ["launch", "--help"],
         ["quickstart", "--help"],
         ["train", "nowhere.yaml"],

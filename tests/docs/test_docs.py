@@ -20,6 +20,7 @@ from finetrainers.batch import Prompt
 from finetrainers.cli.bench import bench_parser
 from finetrainers.cli.commands import build_parser
 from finetrainers.cli.launch import launch_parser
+from finetrainers.cli.rehearse import rehearse_parser
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import ChannelConcatConfig, LoraConfig, load_config
 from finetrainers.config.conditioning import SIGNALS
@@ -268,6 +269,12 @@ def test_every_option_of_export_is_documented() -> None:
     section = (DOCS / "cli.md").read_text().partition("## export")[2].partition("\n## ")[0]
     (commands,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
     options = {option for action in commands.choices["export"]._actions for option in action.option_strings}
+    assert set(re.findall(r"^\| `(--[\w-]+)`", section, re.MULTILINE)) == options - {"-h", "--help"}
+
+
+def test_every_option_of_rehearse_is_documented() -> None:
+    section = (DOCS / "cli.md").read_text().partition("## rehearse")[2].partition("\n## ")[0]
+    options = {option for action in rehearse_parser()._actions for option in action.option_strings}
     assert set(re.findall(r"^\| `(--[\w-]+)`", section, re.MULTILINE)) == options - {"-h", "--help"}
 
 

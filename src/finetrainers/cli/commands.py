@@ -16,6 +16,7 @@ from finetrainers.cli.imports import uncollected
 from finetrainers.cli.launch import add_launch
 from finetrainers.cli.migrate import add_migrate
 from finetrainers.cli.plan import add_plan
+from finetrainers.cli.rehearse import add_rehearse
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.distributed.ending import ended_for_good
 from finetrainers.distributed.launch import read_launch
@@ -43,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_launch(commands)
     add_bench(commands)
     add_plan(commands)
+    add_rehearse(commands)
     _add_sample(commands)
     add_export(commands)
     add_quickstart(commands).set_defaults(run=run_quickstart)

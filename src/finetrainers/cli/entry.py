@@ -57,6 +57,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         ["plan"],
         ["launch"],
         ["data"],
+        ["rehearse"],
     )  # argparse takes them apart
     num_own = 2 if words[:1] == ["data"] else 1  # the command, and the action of one that has several
     options = build_parser().parse_args(words[:num_own] if takes_overrides else words)

@@ -112,6 +112,25 @@ class Pretrained:
             raise ModelError(f"{component}: {folder} has no files; is this a pipeline in diffusers layout?")
         return files
 
+    def has_weights(self, component: str) -> bool:
+        """Whether a component is a network, and no tokenizer, processor or scheduler."""
+        return issubclass(self.component_class(component), torch.nn.Module)
+
+    def component_class(self, component: str) -> Any:
+        """Class that loads a component.
+
+        Raises:
+            ModelError: If the pipeline does not have it, or nobody knows the class.
+        """
+        library, class_name = self._class_of(component)
+        try:
+            return getattr(importlib.import_module(library), FAITHFUL_CLASSES.get(class_name, class_name))
+        except (ImportError, AttributeError) as error:
+            raise ModelError(
+                f"{component}: {library}.{class_name} of model_index.json cannot be had ({error}); install a version of "
+                f"{library} that has it"
+            ) from error
+
     def load(self, component: str) -> Any:
         """Load a component, on the CPU and in evaluation mode; weights in their configured data type.
 
@@ -119,8 +138,7 @@ class Pretrained:
             ModelError: If it cannot be loaded.
         """
         library, class_name = self._class_of(component)
-        place = self.place(component)
-        component_class = getattr(importlib.import_module(library), FAITHFUL_CLASSES.get(class_name, class_name))
+        place, component_class = self.place(component), self.component_class(component)
         has_weights = issubclass(component_class, torch.nn.Module)
         options: dict[str, Any] = {"subfolder": place.subfolder, "revision": place.revision}
         if has_weights:
@@ -137,8 +155,8 @@ class Pretrained:
         Raises:
             ModelError: If the config does not fit its class.
         """
-        library, class_name = self._class_of(component)
-        component_class = getattr(importlib.import_module(library), class_name)
+        _, class_name = self._class_of(component)
+        component_class = self.component_class(component)
         try:
             return make_shell(component_class, self.settings(component), self.place(component).dtype)
         except (TypeError, ValueError) as error:

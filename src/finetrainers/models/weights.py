@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from finetrainers.distributed.parallelize import copy_whole
@@ -78,6 +78,41 @@ def copy_from_files(module: Any, files: Sequence[Path]) -> None:
         copy_whole(own[name], tensor)
 
 
+def check_stored(module: Any, files: Sequence[Path]) -> None:
+    """Look whether files hold all that a module saves, by their headers alone.
+
+    Raises:
+        ModelError: If there is something missing, of another shape, or if a file is cut off.
+    """
+    wanted = {name: tensor.shape for name, tensor in module.state_dict(keep_vars=True).items()}
+    missing = dict.fromkeys(wanted)
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                found = {name: torch.Size(opened.get_slice(name).get_shape()) for name in opened.keys() if name in missing}  # noqa: SIM118  # no mapping
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file}: is damaged or not whole ({error}); download it again") from error
+        for name, shape in found.items():
+            _check_shape(module, file, name, shape, wanted[name])
+            del missing[name]
+    _refuse_missing(module, files, list(missing))
+
+
+def _check_shape(module: Any, file: Path, name: str, found: torch.Size, wanted: torch.Size) -> None:
+    if found != wanted:
+        raise ModelError(
+            f"{file}: {name} has shape {list(found)}, and {type(module).__name__} of this config.json takes {list(wanted)}"
+        )
+
+
+def _refuse_missing(module: Any, files: Sequence[Path], missing: Sequence[str]) -> None:
+    if missing:
+        where = files[0].parent if files else "no file"
+        raise ModelError(
+            f"{where}: {len(missing)} tensors of {type(module).__name__} are missing, such as {', '.join(missing[:3])}"
+        )
+
+
 def _stored(module: Any, files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
     """Read all that a module saves: names, and tensors on the host.
 
@@ -92,17 +127,10 @@ def _stored(module: Any, files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
                 if name not in missing:
                     continue
                 tensor = opened.get_tensor(name)
-                if tensor.shape != wanted[name].shape:
-                    raise ModelError(
-                        f"{file}: {name} has shape {list(tensor.shape)}, and {type(module).__name__} of this config.json "
-                        f"takes {list(wanted[name].shape)}"
-                    )
+                _check_shape(module, file, name, tensor.shape, wanted[name].shape)
                 del missing[name]
                 yield name, tensor
-    if missing:
-        some = ", ".join(list(missing)[:3])
-        where = files[0].parent if files else "no file"
-        raise ModelError(f"{where}: {len(missing)} tensors of {type(module).__name__} are missing, such as {some}")
+    _refuse_missing(module, files, list(missing))
 
 
 def fill_at_random(shell: Any, device: torch.device, settle: Settle | None = None) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
+
 from finetrainers.config import PromptConfig
 from finetrainers.config.prompts import parse_prompt, spellings
 from finetrainers.data.media.files import probe
@@ -163,8 +165,19 @@ def _check_family(prompt: PromptConfig, where: str, model: Model, *, takes_refer
             raise ConfigError(f"{where}: {key}: {adapter.name} takes none in the task {model.task}; {way_out}")
         if file is not None and not file.is_file():
             raise ConfigError(f"{where}: {key}: there is no file {file}")
+        if file is not None:
+            _check_picture(file, f"{where}: {key}")
     if prompt.fps is not None and not adapter.grid.has_video:
         raise ConfigError(f"{where}: {adapter.name} draws images, which have no fps; remove it")
+
+
+def _check_picture(file: Path, where: str) -> None:
+    """Refuse what is no picture, or only the beginning of one: it would end the run when it is drawn."""
+    try:
+        with PIL.Image.open(file) as picture:
+            picture.load()
+    except (OSError, SyntaxError, ValueError) as error:  # as Pillow's formats have it
+        raise ConfigError(f"{where}: {file} cannot be read as a picture: {error}; name another") from None
 
 
 def _check_control(file: Path | None, where: str, *, takes_control: bool) -> None:

@@ -58,6 +58,21 @@ def check_start(config: Config) -> None:
         raise ConfigError(f"tuning.start_from: there is no folder {start}; name weights that a run has exported")
 
 
+def check_steps_left(config: Config, resumed: int) -> None:
+    """Refuse to continue a run that is further already.
+
+    Raises:
+        ConfigError: If it is.
+    """
+    if resumed > config.train.steps:
+        raise ConfigError(f"train.steps: {config.train.steps} is less than the {resumed} steps that this run has taken")
+
+
+def without_start(config: Config) -> Config:
+    """Return the configuration of a run that begins from its model's own weights."""
+    return config.model_copy(update={"tuning": config.tuning.model_copy(update={"start_from": None})})
+
+
 def check_conditioning(config: Config, model: Model) -> None:
     """Refuse references that the model does not take, and a control that it or the buckets have no place for.
 
@@ -157,7 +172,7 @@ def check_tuning(config: Config, model: Model) -> None:
     Raises:
         ConfigError: Naming the key and what there is.
     """
-    tuning = build_tuning(config.tuning.model_copy(update={"start_from": None}))
+    tuning = build_tuning(without_start(config).tuning)
     conditioning = build_conditioning(config.conditioning)
     tried: list[Settings] = []
     for name in model.denoisers.trained:
@@ -208,7 +223,7 @@ def check_computation(config: Config, model: Model) -> None:
 
 
 def _check_attention(config: Config, adapter: ModelAdapter) -> None:
-    """Refuse attention backends that are not there, that would not be asked, or that take no mask where there is one.
+    """Refuse attention backends that are not there, that would not be asked, or that take no mask.
 
     Raises:
         ConfigError: Naming the key and what to set instead.
@@ -216,6 +231,16 @@ def _check_attention(config: Config, adapter: ModelAdapter) -> None:
     train, validate = config.attention.train, config.attention.validation
     check_attention("train", train, is_dispatched=adapter.dispatches_attention)
     check_attention("validate", validate, is_dispatched=adapter.dispatches_attention)
+    check_masks(config, adapter)
+
+
+def check_masks(config: Config, adapter: ModelAdapter) -> None:
+    """Refuse attention backends that take no mask where there is one.
+
+    Raises:
+        ConfigError: Naming the key and what to set instead.
+    """
+    train, validate = config.attention.train, config.attention.validation
     if not adapter.masks_attention:
         return
     why = f"takes no mask, and {adapter.name} masks the padding of prompts"

@@ -42,7 +42,7 @@ def run_directory(config: Config, *, attempt: int = 0) -> Iterator[Path]:
         ConfigError: If another process has it, if it holds what no run made, or a run that has another configuration.
     """
     directory = config.output_dir
-    _refuse_folder_of_others(directory)
+    refuse_folder_of_others(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("a") as lock:
         _hold(lock, directory, seconds=ENDING_SECONDS if attempt else 0.0)
@@ -64,7 +64,7 @@ def run_directory(config: Config, *, attempt: int = 0) -> Iterator[Path]:
         yield directory
 
 
-def _refuse_folder_of_others(directory: Path) -> None:
+def refuse_folder_of_others(directory: Path) -> None:
     """Refuse a folder that holds something and that no run made: what is in it would be overwritten."""
     if not directory.exists() or is_run(directory) or _is_earlier_run(directory):
         return

@@ -1,8 +1,9 @@
 """The push of weights, card and samples to the Hub."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from finetrainers.config import Config
 from finetrainers.errors import ConfigError
@@ -18,8 +19,39 @@ def check_hub(config: Config) -> str:
     from huggingface_hub import HfApi
 
     with _hub_errors("log in with `hf auth login`, or set push_to_hub=false"):
-        user = HfApi().whoami()["name"]
-    return config.hub_repo or f"{user}/{config.output_dir.name}"
+        found = HfApi().whoami()
+    repo = config.hub_repo or f"{found['name']}/{config.output_dir.name}"
+    check_repo(repo, key="output_dir" if config.hub_repo is None else "hub_repo")
+    _check_rights(found)
+    return repo
+
+
+def check_repo(repo: str, *, key: str) -> None:
+    """Refuse what cannot be the name of a repository.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise ConfigError(f"{key}: {repo!r} cannot be the name of a Hub repository: {error}; set hub_repo") from None
+
+
+def _check_rights(found: Mapping[str, Any]) -> None:
+    """Refuse a token that may read alone, as far as the Hub tells.
+
+    Raises:
+        ConfigError: Naming the way out.
+    """
+    if found.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise ConfigError(
+            "push_to_hub: the token may read the Hub, and not write to it; log in with one that may (`hf auth login`), or "
+            "set push_to_hub=false"
+        )
 
 
 @contextmanager

@@ -10,14 +10,15 @@ from finetrainers.distributed.context import share_tokens
 from finetrainers.distributed.layout import check_batch
 from finetrainers.distributed.parallelize import begin_anew
 from finetrainers.distributed.world import join
-from finetrainers.errors import ConfigError, MissingItemError, StoppedAtOnceError
+from finetrainers.errors import MissingItemError, StoppedAtOnceError
 from finetrainers.models import open_model
 from finetrainers.optim.schedules import learning_rate, set_learning_rate
 from finetrainers.training.announce import announce, announce_miss, announce_replaced
 from finetrainers.training.attention import settle_attention
 from finetrainers.training.build import build_batches, build_steps, build_trainer
 from finetrainers.training.checkpoint import Checkpoints
-from finetrainers.training.checks import check_start
+from finetrainers.training.checks import check_start, check_steps_left, without_start
+from finetrainers.training.checks_files import check_files
 from finetrainers.training.finish import Result as Result, finish
 from finetrainers.training.fit import as_recorded, fit
 from finetrainers.training.hub import check_hub
@@ -78,8 +79,8 @@ class _Run:
         """Take the lines that say how techniques were chosen, if they were."""
         self.session, self.config, self.fitting = session, session.config, fitting
 
-    def prepare(self, start: int = 0) -> Prepared:
-        """Plan the run, which goes on after ``start`` steps."""
+    def prepare(self, start: int = 0, *, files: Config | None = None) -> Prepared:
+        """Plan the run, which goes on after ``start`` steps; with ``files``, look at those of the weights that it loads."""
         session = self.session
         with session.stage("planning"), session.world.lead():  # which remembers what the others look at, too
             self.model = open_model(self.config.model, self.config.memory)
@@ -94,6 +95,8 @@ class _Run:
                 interrupt=session.signals.raise_if_received,
                 start=start,
             )
+            if files is not None:
+                check_files(files, self.model)
         self.objective, self.residency = prepared.objective, prepared.encoder.residency
         return prepared
 
@@ -117,7 +120,7 @@ class _Run:
         repo = world.first(lambda: check_hub(config)) if config.push_to_hub else None
         checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep, world=world)
         resumed = world.first(lambda: self._find_start(checkpoints))
-        prepared = self.prepare(resumed or 0)
+        prepared = self.prepare(resumed or 0, files=config if resumed is None else without_start(config))
         if resumed is not None:
             start = prepared
             world.first(lambda: check_contents(session, start))
@@ -125,8 +128,7 @@ class _Run:
             prepared, stop = self.encode(prepared, resumed or 0)
         world.first(lambda: announce(session, prepared, resumed=resumed, fitting=self.fitting))
         # A checkpoint holds all that trains: what the run began from may be gone.
-        fresh = {} if resumed is None else {"start_from": None}
-        tuning = build_tuning(config.tuning.model_copy(update=fresh))
+        tuning = build_tuning((config if resumed is None else without_start(config)).tuning)
         # Before anything is loaded, while the device is empty: trials have processes of their own on it.
         steps = range(resumed or 0, stop)
         self.attention = world.first(lambda: settle_attention(session, prepared, steps, is_resumed=resumed is not None))
@@ -165,8 +167,7 @@ class _Run:
         self.session.signals.kept = f"the checkpoint of step {resumed} is kept"
         if config.checkpoint.resume != "latest":
             checkpoints.set_aside(resumed)
-        if resumed > config.train.steps:
-            raise ConfigError(f"train.steps: {config.train.steps} is less than the {resumed} steps that this run has taken")
+        check_steps_left(config, resumed)
         return resumed
 
     def _load(self, checkpoints: Checkpoints, tuning: Tuning, resumed: int | None) -> Trainer:

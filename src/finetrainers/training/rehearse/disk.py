@@ -1,0 +1,130 @@
+"""The room that the real run will need on disks, against what is free."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from finetrainers.conditioning import build_conditioning
+from finetrainers.config import Config
+from finetrainers.data.order.jobs import LatentsJob
+from finetrainers.errors import StorageError
+from finetrainers.models import Model
+from finetrainers.training.checks import without_start
+from finetrainers.training.prepared import Prepared
+from finetrainers.training.rehearse.findings import Part
+from finetrainers.training.rehearse.places import existing
+from finetrainers.tuning import build_tuning
+from finetrainers.tuning.base import trained_parameters
+
+GB = 10**9
+MEASURED = 1000
+"""Items whose sizes are added up, spread over all; that of the others is their mean."""
+STATE_BYTES = {"sgd": 4, "adafactor": 0, "muon": 4, "adamw_8bit": 2, "adamw_4bit": 1, "adamw_fp8": 2, "prodigy": 16}
+"""Of an optimizer's state, a weight."""
+ADAM_BYTES = 8
+FLOAT32 = 4
+HEADER_BYTES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What something takes."""
+
+    key: str
+    """Names the place."""
+    place: Path
+    bytes: int
+    what: str
+
+
+def needs(config: Config, prepared: Prepared) -> Iterator[Need]:
+    """Count what the run will write, at its largest."""
+    cache = _cache_bytes(prepared, config.train.steps)
+    limit = config.cache.max_gb
+    cache = cache if limit is None else min(cache, int(limit * GB))
+    yield Need("cache.path", config.cache.path, cache, "encoded items")
+    trained, whole = _count_weights(config, prepared.model)
+    state = STATE_BYTES.get(config.optimizer.name, ADAM_BYTES)
+    state += FLOAT32 * (1 + (config.train.ema_decay is not None))
+    saves = max(1, -(-config.train.steps // config.checkpoint.every))
+    kept = min(saves, config.checkpoint.keep + 1)  # an old one goes only after the new one is whole
+    yield Need("output_dir", config.output_dir, kept * trained * state, f"{kept} checkpoints")
+    weights = saves if config.num_kept_weights is None else min(saves, config.num_kept_weights + 1)
+    exported = (whole if config.tuning.kind == "full" else trained) * prepared.model.dtype.itemsize
+    yield Need("output_dir", config.output_dir, weights * exported, f"weights of {weights} steps")
+
+
+def check_disk(config: Config, prepared: Prepared, part: Part, *, free: int | None) -> None:
+    """Compare what the run will write with what is free on each disk, or with what its machine will have.
+
+    Raises:
+        StorageError: If it does not fit.
+    """
+    found = list(needs(config, prepared))
+    part.notes += [f"{need.what}: {need.bytes / GB:.2f} GB ({need.key})" for need in found]
+    disks: dict[int, list[Need]] = {}
+    for need in found:
+        disks.setdefault(0 if free is not None else existing(need.place).stat().st_dev, []).append(need)
+    for own in disks.values():
+        there = shutil.disk_usage(existing(own[0].place)).free if free is None else free
+        total = sum(need.bytes for need in own)
+        if total > there:
+            parts = ", ".join(f"{need.what} {need.bytes / GB:.1f} GB ({need.key})" for need in own if need.bytes)
+            raise StorageError(
+                f"{max(own, key=lambda need: need.bytes).key}: the run writes {total / GB:.1f} GB, and {there / GB:.1f} GB "
+                f"are free there: {parts}; make room, name another place, set cache.max_gb, or a lower checkpoint.keep or "
+                "checkpoint.keep_weights (and data.N.views)"
+            )
+
+
+def _cache_bytes(prepared: Prepared, steps: int) -> int:
+    """Count the items that the steps read, latents and captions."""
+    plan, order = prepared.plan, prepared.order
+    jobs = plan.distinct(order, 0, prepared.stop(steps))
+    latents = jobs.latents()
+    some = np.unique(np.linspace(0, len(latents) - 1, min(MEASURED, len(latents))).astype(int)).tolist()
+    mean = float(np.mean([_latents_bytes(prepared, latents[index]) for index in some])) if some else 0.0
+    held_out = sum(_latents_bytes(prepared, item) for job in prepared.held_out for item in job.media.values())
+    texts = len(jobs.texts()) + len(prepared.texts)
+    return int(mean * len(latents)) + held_out + texts * _text_bytes(prepared.model)
+
+
+def _latents_bytes(prepared: Prepared, item: LatentsJob) -> int:
+    model = prepared.model
+    shape = model.adapter.grid.encoded_shape((item.view.num_frames, item.view.height, item.view.width))
+    values, itemsize = torch.Size(shape).numel(), model.pretrained.place("vae").dtype.itemsize
+    if item.stream.encoder == "none":
+        return torch.Size(shape[1:]).numel() * FLOAT32 + HEADER_BYTES
+    own = values * itemsize * (2 if model.adapter.latents.samples_posterior else 1)
+    if model.takes_image and item.stream.role == "target":
+        own += FLOAT32 * sum(tensor.numel() for tensor in model.adapter.blank_image(shape, model.task).values())
+    return own + HEADER_BYTES
+
+
+def _text_bytes(model: Model) -> int:
+    """Bytes of a caption that is as long as captions may be."""
+    blank = model.adapter.blank_text(model.max_length)
+    return sum(tensor.numel() for tensor in blank.values()) * model.dtype.itemsize + HEADER_BYTES
+
+
+def _count_weights(config: Config, model: Model) -> tuple[int, int]:
+    """Weights that train, and all of what is trained."""
+    tuning, conditioning = build_tuning(without_start(config).tuning), build_conditioning(config.conditioning)
+    trained = whole = own_trained = own_whole = 0
+    before = None
+    for name in model.denoisers.trained:
+        if before == (before := model.pretrained.settings(name)):  # an expert of the same shape
+            trained, whole = trained + own_trained, whole + own_whole
+            continue
+        shell = model.pretrained.shell(name)
+        conditioning.prepare(shell, model.adapter)
+        modules = conditioning.trained_modules(shell, model.adapter)
+        tuning.apply(shell, model.adapter, component=name, seed=config.seed, full_modules=modules)
+        own_trained = sum(own.numel() for own in trained_parameters(shell).values())
+        own_whole = sum(own.numel() for own in shell.parameters())
+        trained, whole = trained + own_trained, whole + own_whole
+    return trained, whole

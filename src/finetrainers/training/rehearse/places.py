@@ -1,0 +1,106 @@
+"""The folders that the real run will write into: looked at, and not touched."""
+
+import fcntl
+import os
+import warnings
+from pathlib import Path
+
+from finetrainers.config import Config, load_config
+from finetrainers.errors import ConfigError, StorageError
+from finetrainers.files.marks import CACHE_TAG
+from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.checks import check_start, check_steps_left
+from finetrainers.training.directory import refuse_folder_of_others
+from finetrainers.training.rehearse.findings import Findings
+from finetrainers.training.same_run import check_same_run
+
+
+def check_places(config: Config, findings: Findings) -> int | None:
+    """Look whether the run may write where it will, and go on with what is there; return the step that it goes on from."""
+    with findings.part("folders: permissions and locks"):
+        check_writable("output_dir", config.output_dir)
+        refuse_folder_of_others(config.output_dir)
+        _check_lock(config.output_dir / ".lock")
+    with findings.part("cache"):
+        check_writable("cache.path", config.cache.path)
+        _check_cache(config.cache.path)
+    with findings.part("what the run goes on from") as part:
+        with warnings.catch_warnings(record=True) as damaged:  # checkpoints that are passed over
+            warnings.simplefilter("always")
+            resumed = _check_resumed(config)
+        for each in damaged:
+            findings.warn(str(each.message))
+        part.notes.append("a new run" if resumed is None else f"the checkpoint of step {resumed}")
+        return resumed
+    return None
+
+
+def check_writable(key: str, directory: Path) -> None:
+    """Refuse a folder that cannot be made, or written into.
+
+    Raises:
+        StorageError: Naming the key, and the folder that is in the way.
+    """
+    place = existing(directory)
+    if not place.is_dir():
+        raise StorageError(f"{key}: {place}: is a file where a folder is to be; remove it, or name another place")
+    if not may(place, os.W_OK | os.X_OK):
+        raise StorageError(f"{key}: {place}: may not be written into; change its permissions, or name another place")
+
+
+def may(place: Path, mode: int) -> bool:
+    """Whether this process may do something with a file or folder."""
+    return os.access(place, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def existing(directory: Path) -> Path:
+    """Return the nearest of a folder and those that it lies in which is there."""
+    return next(place for place in (directory, *directory.parents) if os.path.lexists(place))
+
+
+def _check_lock(lock: Path) -> None:
+    """Refuse a run directory that another process holds; its lock is asked for, and let go at once.
+
+    Raises:
+        ConfigError: If it is held.
+    """
+    if not lock.is_file():
+        return
+    with lock.open() as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"output_dir: {lock.parent} is in use by another process; stop it, or take another directory"
+            ) from None
+
+
+def _check_cache(directory: Path) -> None:
+    """Refuse files of a cache that may not be written, such as those of another user.
+
+    Raises:
+        StorageError: Naming one.
+    """
+    if not (directory / CACHE_TAG).is_file():
+        return
+    for place in directory.iterdir():
+        if place.name != CACHE_TAG and not may(place, os.W_OK | (os.X_OK if place.is_dir() else 0)):
+            raise StorageError(f"cache.path: {place}: may not be written; change its permissions, or name another place")
+
+
+def _check_resumed(config: Config) -> int | None:
+    """Find what the run would go on from, as ``train`` does.
+
+    Raises:
+        ConfigError: If it is another run, or further already.
+        CheckpointError: If what is asked for is not there.
+    """
+    checkpoints, file = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep), "config.yaml"
+    if checkpoints.steps() and (config.output_dir / file).exists():
+        check_same_run(load_config(config.output_dir / file), config)
+    resumed = checkpoints.find(config.checkpoint.resume)
+    if resumed is None:
+        check_start(config)
+    else:
+        check_steps_left(config, resumed)
+    return resumed

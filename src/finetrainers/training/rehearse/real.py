@@ -1,0 +1,195 @@
+"""What can be known of the real run at its real size, without weights and without writing anything of the user's."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from finetrainers.config import Config, MemoryConfig
+from finetrainers.config.attention import AUTO, AttentionConfig
+from finetrainers.data.order.jobs import Failure, LatentsJob
+from finetrainers.distributed.launch import Launch
+from finetrainers.distributed.layout import Layout, check_batch, settle_layout
+from finetrainers.distributed.world import World
+from finetrainers.encoding.decoding import clip_of
+from finetrainers.errors import ConfigError, DataError
+from finetrainers.memory.attention import check_attention
+from finetrainers.models import Model, open_model
+from finetrainers.optim.optimizers import check_optimizer
+from finetrainers.training.announce import about_data
+from finetrainers.training.checks import check_masks, without_start
+from finetrainers.training.checks_context import check_context
+from finetrainers.training.checks_files import check_files
+from finetrainers.training.inspect.captions import about_captions
+from finetrainers.training.prepare import prepare
+from finetrainers.training.prepared import Prepared
+from finetrainers.training.rehearse.accounts import check_accounts
+from finetrainers.training.rehearse.disk import check_disk
+from finetrainers.training.rehearse.findings import Findings
+from finetrainers.training.rehearse.places import check_places
+from finetrainers.training.sharing import check_sharing
+from finetrainers.training.track import check_trackers
+
+DECODE_SECONDS = 15.0
+"""For decoding media at their real size: what is not reached is only probed."""
+NAMED = 5
+"""Bad media that are named."""
+
+
+def layout_of(config: Config, processes: int | None, findings: Findings) -> Layout | None:
+    """Say how the run's processes share its work, as many as are asked for or as its sizes say; None where that is wrong."""
+    asked = config.parallel.replicate, config.parallel.shard, config.parallel.context
+    size = processes
+    if size is None:
+        size = 1
+        for number in asked:
+            size *= number or 1
+    with findings.part("processes and batch") as part:
+        part.notes.append(f"{size} process{'es' * (size > 1)}")
+        layout = settle_layout(config.parallel, size)
+        check_batch(layout, batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
+        check_sharing(config, layout)
+        return layout
+    return None
+
+
+def check_real(config: Config, layout: Layout, findings: Findings, *, cache: Path, free: int | None) -> Prepared | None:
+    """Make all checks at the real size; return the planned run, or None if it cannot be planned."""
+    with findings.part("packages"):
+        check_optimizer(config.optimizer, config.schedule)
+        check_trackers(config.track)
+    check_accounts(config, findings)
+    resumed = check_places(config, findings)
+    config = without_auto(config if resumed is None else without_start(config))
+    model: Model | None = None
+    with findings.part("model"):
+        model = open_model(config.model, config.memory)
+    if model is None:
+        return None
+    with findings.part("files of the model"):
+        check_files(config, model)
+        _say_what_is_remote(model, findings)
+    prepared = _plan(config, model, layout, findings, cache=cache)
+    if prepared is None:
+        return None
+    with findings.part("media") as part:
+        part.notes.append(_decode(prepared))
+    with findings.part("captions") as part:
+        _look_at_captions(prepared, findings)
+    with findings.part("disk") as part:
+        check_disk(config, prepared, part, free=free)
+    return prepared
+
+
+def without_auto(config: Config) -> Config:
+    """Leave out what the memory of a GPU decides."""
+    given = {key: getattr(config.memory, key) for key in config.memory.model_fields_set}
+    if "auto" not in (config.memory.preset, config.memory.resident_blocks):
+        return config
+    settled = {key: value for key, value in given.items() if value != "auto" and key != "budget"}
+    return config.model_copy(update={"memory": MemoryConfig(**settled)})
+
+
+def device_of(config: Config) -> torch.device:
+    """Device that the run will be on: a GPU, unless it says otherwise. Nothing is put on it."""
+    name = config.train.device
+    return torch.device("cuda" if name == "auto" or name.startswith("cuda") else name)
+
+
+def _plan(config: Config, model: Model, layout: Layout, findings: Findings, *, cache: Path) -> Prepared | None:
+    device = device_of(config)
+    with findings.part("settings"):
+        config = _with_attention_of_here(config, model, findings)
+    with findings.part("data and prompts") as part:
+        check_context(config, model, context=layout.context, device=device)
+        world = World(device, Launch(size=layout.size, local_size=layout.size), layout)
+        places = {"output_dir": cache / "run", "cache": config.cache.model_copy(update={"path": cache})}
+        planned = config.model_copy(update=places)
+        prepared = prepare(planned, model, device, progress=lambda *_: None, warn=findings.warn, world=world)
+        part.notes.append(f"{prepared.plan.num_samples} samples, {len(prepared.requests)} prompts")
+        for message in about_data(config, prepared):
+            findings.warn(message)
+        return prepared
+    return None
+
+
+def _with_attention_of_here(config: Config, model: Model, findings: Findings) -> Config:
+    """Leave out backends of attention whose kernels only a machine with a GPU has, once what can be known of them is.
+
+    Raises:
+        ConfigError: If there is no such backend, or if it cannot be beside the rest.
+    """
+    is_dispatched, own = model.adapter.dispatches_attention, {}
+    for key, backend in (("train", config.attention.train), ("validate", config.attention.validation)):
+        try:
+            check_attention(key, backend, is_dispatched=is_dispatched)  # type: ignore[arg-type]  # one of the two
+        except ConfigError as error:
+            if not isinstance(error.__cause__, RuntimeError | ImportError):
+                raise
+            findings.leave_out(f"attention.{key}: {backend}, whose kernels are not here ({error.__cause__})".split("\n")[0])
+            own[key] = AUTO
+    check_masks(config, model.adapter)
+    if not own:
+        return config
+    kept = {"train": config.attention.train, "validate": config.attention.validation} | own
+    return config.model_copy(update={"attention": AttentionConfig(**kept)})
+
+
+def _say_what_is_remote(model: Model, findings: Findings) -> None:
+    names = (*model.denoisers.trained, "vae", *model.text_components)
+    if any(not model.pretrained.place(name).is_local for name in names):
+        findings.leave_out("the weights of the model, which are on the Hub: they are not downloaded")
+
+
+def _decode(prepared: Prepared) -> str:
+    """Decode media as encoding will, as many as there is time for, and say how many.
+
+    Raises:
+        DataError: Naming those that cannot be decoded.
+    """
+    bad: dict[str, Failure] = {}
+    strict = {
+        data.path
+        for data in (data.config for plan in prepared.plans for data in plan.catalog.sets)
+        if data.on_error == "fail"
+    }
+    stop, count = time.perf_counter() + DECODE_SECONDS, 0
+    workers = max(1, prepared.encoder.config.workers)
+    with ThreadPoolExecutor(workers) as pool:
+        jobs = _spread(prepared)
+        while some := [job for _, job in zip(range(4 * workers), jobs, strict=False)]:
+            for job, clip in zip(some, pool.map(clip_of, some), strict=True):
+                count += 1
+                if isinstance(clip, Failure):
+                    bad.setdefault(job.path, clip)
+            if time.perf_counter() > stop:
+                break
+    if bad and strict:
+        named = "\n".join(f"{failure.path}: {failure.reason}" for failure in list(bad.values())[:NAMED])
+        more = f"\nand {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        raise DataError(
+            f"data: {len(bad)} media cannot be decoded; mend or remove them, or set on_error: skip:\n{named}{more}"
+        )
+    total = sum(plan.catalog.num_samples for plan in prepared.plans)
+    return f"{count} media decoded, of {total} samples" if count else "nothing to decode"
+
+
+def _spread(prepared: Prepared) -> Iterator[LatentsJob]:
+    """Yield what encoding decodes of the first view of each sample: every 16th sample first, and so on, each once."""
+    for plan in prepared.plans:
+        samples = plan.catalog.num_samples
+        for begin in range(min(16, samples)):
+            for sample in range(begin, samples, 16):
+                yield from plan.media_jobs(sample, 0).values()
+
+
+def _look_at_captions(prepared: Prepared, findings: Findings) -> None:
+    found = about_captions(prepared)
+    if found["num_cut"]:
+        longest = found["cut"][0]
+        findings.warn(
+            f"{found['num_cut']} captions are longer than model.max_sequence_length ({found['max_tokens']} tokens), and "
+            f"what is beyond is not seen; the longest loses {longest['lost_tokens']}, and begins {longest['caption'][:60]!r}"
+        )

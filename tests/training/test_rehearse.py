@@ -1,0 +1,295 @@
+"""A rehearsal finds what would end a run, touches nothing, and its twin is the model in small."""
+
+import functools
+import json
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from media_factory import write_counter
+from planted import PLANTED, Planted, Work, planted
+from published import PUBLISHED, write_published
+from runs import Tree, config_of, flux_tree, write_pictures
+
+from finetrainers.config import ModelConfig
+from finetrainers.distributed.layout import Layout
+from finetrainers.models import Model, open_model
+from finetrainers.training.rehearse.run import Rehearsing, rehearse
+from finetrainers.training.rehearse.shrink import Widths, small_denoiser, small_encoder
+from finetrainers.training.rehearse.twin import share
+from finetrainers.training.rehearse.twin_model import write_twin
+from finetrainers.training.run import train
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("pictures") / "data", 4)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_flux: Path, pictures: Path) -> Path:
+    """A run of two steps. Shared: copy it."""
+    root = tmp_path_factory.mktemp("finished")
+    train(config_of(base(tiny_flux, pictures, root)))
+    return root / "run"
+
+
+def base(model: Path, data: Path, root: Path) -> Tree:
+    return flux_tree(model, data, root, train={"steps": 2, "device": "cpu"}, checkpoint={"every": 2})
+
+
+@pytest.fixture
+def work(
+    tiny_flux: Path, tiny_ltx: Path, pictures: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Work:
+    shutil.copytree(pictures, tmp_path / "data")
+
+    def finished() -> Path:
+        config = (finished_run / "config.yaml").read_text().replace(str(pictures), str(tmp_path / "data"))
+        config = config.replace(str(finished_run.parent), str(tmp_path))
+        shutil.copytree(finished_run, tmp_path / "run")
+        (tmp_path / "run" / "config.yaml").write_text(config)
+        return tmp_path / "run"
+
+    tree = base(tiny_flux, tmp_path / "data", tmp_path)
+    return Work(tmp_path, tree, tiny_flux, tiny_ltx, monkeypatch, ExitStack(), finished)
+
+
+def errors_of(work: Work, **how: Any) -> list[str]:
+    file = work.root / "config.yaml"
+    file.write_text(yaml.safe_dump(work.tree))
+    return rehearse(file, how=Rehearsing(processes=work.processes, free=work.free, **how)).errors
+
+
+def contents(root: Path) -> dict[str, tuple[int, float]]:
+    return {str(f.relative_to(root)): (f.stat().st_size, f.stat().st_mtime) for f in root.rglob("*") if f.is_file()}
+
+
+QUICK = [error for error in PLANTED if not error.twin]
+TWIN = [pytest.param(error, marks=[pytest.mark.long] * error.is_long, id=error.name) for error in PLANTED if error.twin]
+
+
+@pytest.mark.parametrize("error", QUICK, ids=lambda error: error.name)
+def test_a_planted_error_is_found_before_the_twin_is_built(error: Planted, work: Work) -> None:
+    with planted(error, work):
+        found = errors_of(work, with_twin=False)
+    assert len(found) == 1, found
+    assert re.search(error.message, found[0], re.DOTALL), found
+
+
+@pytest.mark.parametrize("error", TWIN)
+def test_a_planted_error_is_found_by_the_twin(error: Planted, work: Work) -> None:
+    with planted(error, work):
+        found = errors_of(work)
+    assert len(found) == 1, found
+    assert re.search(error.message, found[0], re.DOTALL), found
+
+
+def test_there_are_forty_planted_errors_of_all_kinds() -> None:
+    assert len({error.name for error in PLANTED}) == len(PLANTED) >= 40
+    assert {error.kind for error in PLANTED} == {"config", "data", "model", "disk", "permissions", "processes"}
+
+
+def table_rows() -> list[str]:
+    """Of docs/rehearse.md."""
+    rows = []
+    for error in PLANTED:
+        before = "" if error.before is None else f" (was: {error.before})"
+        rows.append(f"| {error.kind} | {error.name} | {error.where}{before} | {'twin' if error.twin else 'checks'} |")
+    return rows
+
+
+def test_the_table_of_the_docs_is_the_list() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rehearse.md").read_text()
+    found = [line for line in page.splitlines() if re.match(r"\| (config|data|model|disk|permissions|processes) \|", line)]
+    assert found == table_rows()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("error", [error for error in PLANTED if error.trains], ids=lambda error: error.name)
+def test_a_planted_error_ends_a_run_where_the_table_says(error: Planted, work: Work) -> None:
+    """None of them is one that a run would have lived with."""
+    with planted(error, work), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of checkpoints that are passed over
+        with pytest.raises(Exception):  # noqa: B017, PT011  # those of the user's own code are of any kind
+            train(config_of(work.tree))
+    assert where_it_ended(Path(work.tree["output_dir"])) == error.where
+
+
+def where_it_ended(run: Path) -> str:
+    """The stage that came after the last one that is recorded; of a run that went on, of its last start."""
+    if not (run / "events.jsonl").is_file():
+        return "start"
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    begun = max((number + 1 for number, event in enumerate(events) if event["event"] == "end"), default=0)
+    if begun == len(events):
+        return "start"
+    done = [event["stage"] for event in events[begun:] if event["event"] == "stage"]
+    stages = ("planning", "encoding", "loading", "first step")
+    return next((stage for stage in stages if stage not in done), "end")
+
+
+def test_a_run_that_would_train_is_rehearsed_whole_and_nothing_of_the_user_is_touched(work: Work) -> None:
+    work.prompts({"prompt": "a red ball", "num_inference_steps": 30})
+    work.change(validation={"held_out": 0.3}, train={"steps": 1000, "ema_decay": 0.9})
+    file = work.root / "config.yaml"
+    file.write_text(yaml.safe_dump(work.tree))
+    before, temporary = contents(work.root), set(Path(tempfile.gettempdir()).glob("finetrainers-rehearse-*"))
+    findings = rehearse(file)
+    assert findings.errors == []
+    assert contents(work.root) == before
+    assert set(Path(tempfile.gettempdir()).glob("finetrainers-rehearse-*")) == temporary
+    names = [
+        part.name.partition(" ")[2].split(" ")[0].rstrip(",") for part in findings.parts if part.name.startswith("twin: ")
+    ]
+    assert names == ["its", "its", "encode", "train", "resume", "load"]
+    assert findings.lines()[-1].startswith("OK")
+    assert findings.report()["ok"]
+
+
+def test_all_errors_that_do_not_hide_each_other_are_told_at_once(work: Work) -> None:
+    work.change(output_dir=str(work.root / "data"), parallel={"replicate": 3}, tuning={"targets": ["none"]})
+    found = errors_of(work)
+    assert [error.split(":")[0] for error in found] == ["train.batch_size", "output_dir", "tuning.targets"]
+
+
+def test_the_command_prints_json_and_ends_with_the_status_of_a_user_error(
+    work: Work, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from finetrainers.cli import main
+
+    work.change(tuning={"targets": ["none"]})
+    (work.root / "c.yaml").write_text(yaml.safe_dump(work.tree))
+    status = main(["rehearse", str(work.root / "c.yaml"), "--json", "--disk", "1GB", "seed=5"])
+    report = json.loads(capsys.readouterr().out)
+    assert (status, report["ok"]) == (2, False)
+    assert [part["name"] for part in report["parts"] if part["errors"]] == ["data and prompts"]
+
+
+def test_a_caption_that_is_cut_is_told_and_is_no_error(work: Work) -> None:
+    (work.data / "01.txt").write_text("a red ball " * 30)
+    (work.root / "c.yaml").write_text(yaml.safe_dump(work.tree))
+    findings = rehearse(work.root / "c.yaml", how=Rehearsing(with_twin=False))
+    assert findings.errors == []
+    assert "1 captions are longer than model.max_sequence_length (16 tokens)" in findings.warnings[0]
+
+
+# -- twins ------------------------------------------------------------------------------------------------------------
+
+MODELS = {
+    "flux": ("flux", "dev"), "ltx_video": ("ltx_video", "0.9.0"), "wan": ("wan", "2.1-t2v"), "wan i2v": ("wan", "2.1-i2v"),
+    "hunyuan_video": ("hunyuan_video", "t2v"), "cogvideox": ("cogvideox", "5b"), "cogview4": ("cogview4", "6b"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def published(tiny: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A model by its published config files, without weights."""
+    root = tmp_path_factory.mktemp("published")
+
+    @functools.cache
+    def make(name: str) -> Path:
+        return write_published(tiny(*MODELS[name]), root / name.replace(" ", "-"), PUBLISHED[name])
+
+    return make
+
+
+LONG = [pytest.param(name, marks=[pytest.mark.long] * (name not in ("flux", "ltx_video"))) for name in MODELS]
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_twin_is_small_and_keeps_what_decides_sizes_and_tasks(
+    name: str, published: Callable[[str], Path], tmp_path: Path
+) -> None:
+    real = open_model(ModelConfig(path=str(published(name))))
+    twin = open_model(ModelConfig(path=str(write_twin(real, tmp_path / "twin"))))
+    assert sum(file.stat().st_size for file in (tmp_path / "twin").rglob("*.safetensors")) < 200 * 10**6
+    assert (twin.task, twin.pipeline_class, twin.max_length) == (real.task, real.pipeline_class, real.max_length)
+    assert twin.adapter.grid == real.adapter.grid
+    assert twin.adapter.training == real.adapter.training
+    assert [type(module) for module in kinds_of(twin)] == [type(module) for module in kinds_of(real)]
+
+
+def kinds_of(model: Model) -> list[Any]:
+    """One module of each kind that a denoiser is made of."""
+    return list({type(module): module for module in model.pretrained.shell("transformer").modules()}.values())
+
+
+def test_widths_that_are_equal_stay_equal_and_others_differ() -> None:
+    encoders = [{"d_model": 4096}, {"hidden_size": 768, "projection_dim": 768}, {"text_config": {"hidden_size": 1024}}]
+    widths = Widths.of(encoders)
+    assert len({widths(4096), widths(768), widths(1024)}) == 3
+    small = small_denoiser(
+        {
+            "num_attention_heads": 32, "attention_head_dim": 128, "text_embed_dim": 4096, "cross_attention_dim": 4096,
+            "pooled_projection_dim": 768, "in_channels": 4096, "num_layers": 40,
+        },
+        widths,
+    )  # fmt: skip
+    assert small["text_embed_dim"] == widths(4096)
+    assert small["pooled_projection_dim"] == small_encoder(encoders[1], widths)["hidden_size"]
+    assert small["cross_attention_dim"] == 2 * 128
+    assert (small["in_channels"], small["attention_head_dim"], small["num_layers"]) == (4096, 128, 2)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument:UserWarning")  # of diffusers, to the Hub's client
+@pytest.mark.parametrize("name", MODELS)
+def test_a_published_model_is_rehearsed_from_its_config_files(
+    name: str, published: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is on the Hub: no weights are here, and none are missed."""
+    from huggingface_hub import constants
+
+    commit = "1" * 40
+    snapshots = tmp_path / "hub" / "models--me--model" / "snapshots"
+    shutil.copytree(published(name), snapshots / commit)
+    (snapshots.parent / "refs").mkdir()
+    (snapshots.parent / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    is_image = name in ("flux", "cogview4")
+    if is_image:
+        write_pictures(tmp_path / "data", 2)
+    else:
+        (tmp_path / "data").mkdir()
+        for number in range(2):
+            write_counter(tmp_path / "data" / f"{number}.mp4", 17 + number)
+            (tmp_path / "data" / f"{number}.txt").write_text("a clip")
+    tree = {
+        "output_dir": str(tmp_path / "run"), "cache": {"path": str(tmp_path / "cache")}, "model": {"path": "me/model"},
+        "data": [
+            {"path": str(tmp_path / "data"), "buckets": [[1 if is_image else 17, 256, 384]], "max_upscale": 9, "fps": None}
+        ],
+        "tuning": {"kind": "full" if name == "wan" else "lora"},
+    }  # fmt: skip
+    if is_image:
+        del tree["data"][0]["fps"]
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
+    findings = rehearse(tmp_path / "c.yaml", how=Rehearsing(free=10**15))
+    assert findings.errors == []
+    assert any("on the Hub: they are not downloaded" in what for what in findings.left_out)
+
+
+@pytest.mark.long
+def test_a_run_on_many_devices_is_rehearsed_on_two_processes(work: Work) -> None:
+    work.change(parallel={"shard": 2, "context": 2}, train={"batch_size": 4, "micro_batch_size": 2})
+    (work.root / "c.yaml").write_text(yaml.safe_dump(work.tree))
+    findings = rehearse(work.root / "c.yaml")
+    assert findings.errors == []
+    assert [part.name for part in findings.parts if "2 processes" in part.name]
+
+
+def test_the_axes_of_a_run_take_turns() -> None:
+    tree = {"train": {"batch_size": 2}, "parallel": {"shard": 4, "context": 2, "offload": True, "reshard": 4}}
+    first, second = (share(tree, Layout(1, 4, 2), turn) for turn in (0, 1))
+    assert first["parallel"] == {"offload": True, "shard": 2}
+    assert second["parallel"] == {"context": 2}
+    assert first["train"] == second["train"] == {"batch_size": 4}
+    assert tree["train"]["batch_size"] == 2
