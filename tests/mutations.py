@@ -466,6 +466,7 @@ MUTATIONS = (
     Mutation("a cache that may only be read lacks its index", "data/cache/index.py", "if error.sqlite_errorcode & 0xFF not in CLOSED or", "if True or", "data/test_packs.py::test_a_cache_that_may_only_be_read_needs_no_index"),
     Mutation("an item of two packs goes with one of them", "data/cache/index.py", "        if packs:\n            self.add(*packs)\n", "", "data/test_packs.py::test_an_item_of_two_packs_stays_when_one_of_them_goes"),
     Mutation("a cache that may only be read lacks the packs of a killed writer", "data/cache/store.py", "                self.index.move_to_memory()\n", "", "data/test_packs.py::test_a_cache_that_may_only_be_read_serves_packs_that_its_index_lacks"),
+    Mutation("videos of equal frames differ in their bytes", "sampling/sampler.py", '"16", **REPEATABLE_X264}', '"16"}', "sampling/test_sample.py::test_equal_frames_are_written_as_equal_bytes"),
 )  # fmt: skip
 
 
