@@ -64,6 +64,11 @@ RUN_ALIKE = (
 which other checks look at. For `make test-long`."""
 
 
+RESUMED = (*FIRSTS, "flux kontext image-to-image", "wan 2.2-t2v-a14b text-to-video")
+"""Cases that go on without a control: one of each family, references and two experts. All others do so with one, in
+``control_is_learned_and_kept``, which compares as much; without one for `make test-long`."""
+
+
 def is_of_use(check: str, name: str) -> bool:
     """Whether a check may find something in a case that it does not find in others."""
     if check in OF_REFERENCES:
@@ -72,7 +77,8 @@ def is_of_use(check: str, name: str) -> bool:
 
 
 def cell(name: str, check: str) -> Any:
-    return pytest.param(name, check, marks=[pytest.mark.long] if check in OF_RUNS and name in RUN_ALIKE else [])
+    is_alike = name not in RESUMED if check == "a_resumed_run_is_the_same_run" else check in OF_RUNS and name in RUN_ALIKE
+    return pytest.param(name, check, marks=[pytest.mark.long] if is_alike else [])
 
 
 @pytest.mark.parametrize(
