@@ -20,6 +20,9 @@ PYTEST_ARGUMENTS ?=
 # Processes that test on one GPU at a time: each holds half a GiB of it besides what it tests.
 GPU_WORKERS ?= 8
 BENCH_ARGUMENTS ?=
+QUICKSTART_ARGUMENTS ?=
+# Where it is set, each of a few hundred processes would compile all files anew, and the tests' for pytest: seconds each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
 .PHONY: help quickstart test test-long test-distributed test-gpu check docs bench mutations clean
@@ -53,7 +56,7 @@ $(TEST_STAMP): $(VERSIONS) | $(BIN)/python
 	@touch $@
 
 quickstart: $(QUICKSTART_STAMP)
-	$(BIN)/finetrainers quickstart --output quickstart-run
+	$(BIN)/finetrainers quickstart --output quickstart-run $(QUICKSTART_ARGUMENTS)
 	@echo "make quickstart took $$(( $$(date +%s) - $(START) )) s, installation included"
 
 test: $(TEST_STAMP)
@@ -62,9 +65,9 @@ test: $(TEST_STAMP)
 test-long: $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not distributed" $(PYTEST_ARGUMENTS)
 
-# In one worker: each test starts two or four processes.
+# In one worker: each test starts two or four processes. Other folders have none, and to collect them takes seconds.
 test-distributed: $(TEST_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m distributed $(PYTEST_ARGUMENTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/distributed tests/training -m distributed $(PYTEST_ARGUMENTS)
 
 test-gpu: $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(GPU_WORKERS) --dist worksteal --device cuda -m "(gpu or not slow) and not distributed" $(PYTEST_ARGUMENTS)

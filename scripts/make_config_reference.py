@@ -4,6 +4,7 @@ import argparse
 import difflib
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def reference_page() -> str:
     return "\n".join([*parts, PROMPTS, *prompts, PREPARATION, *preparation]) + "\n"
 
 
-def _sections(all_keys: list[Key]) -> dict[str, list[Key]]:
+def _sections(all_keys: Sequence[Key]) -> dict[str, list[Key]]:
     """Keys by the heading that they stand under, in order."""
     sections: dict[str, list[Key]] = {}
     kind = ""

@@ -53,10 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, a minute or two for one fixture: at the end, the other core would wait for it.
 
-    Tests that need more GPUs than there are are skipped.
+    Tests that need more GPUs than there are are skipped. `make test-distributed` looks for its tests in two folders only.
     """
     items.sort(key=lambda item: item.path.name != "test_floor.py")
     for item in items:
+        if item.get_closest_marker("distributed") and item.path.parent.name not in ("distributed", "training"):
+            raise pytest.UsageError(f"{item.nodeid}: `make test-distributed` does not look there")
         wanted = num_gpus(item)
         if wanted:
             import torch

@@ -506,6 +506,7 @@ MUTATIONS = (
     Mutation("a rehearsal writes into the user's cache", "training/rehearse/twin.py", "\"path\": str(cache)}", "\"path\": str(config.cache.path)}", "training/test_rehearse.py::test_a_run_that_would_train_is_rehearsed_whole_and_nothing_of_the_user_is_touched"),
     Mutation("a twin's text encoder fits where the real one does not", "training/rehearse/shrink.py", "ENCODER_STEP * (1 + number)", "ENCODER_STEP", "training/test_rehearse.py::test_widths_that_are_equal_stay_equal_and_others_differ"),
     Mutation("a twin's processes share one axis alone", "training/rehearse/twin.py", "    axis = axes[turn % len(axes)]", "    axis = axes[0]", "training/test_rehearse.py::test_the_axes_of_a_run_take_turns"),
+    Mutation("videos of equal frames differ in their bytes", "sampling/sampler.py", '"16", **REPEATABLE_X264}', '"16"}', "sampling/test_sample.py::test_equal_frames_are_written_as_equal_bytes"),
 )  # fmt: skip
 
 

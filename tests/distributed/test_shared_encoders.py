@@ -55,6 +55,7 @@ def encode_shared(folders: list[Path]) -> list[tuple[float, float]]:
     return found
 
 
+@pytest.mark.distributed
 def test_encoders_of_all_families_can_be_shared(tiny: Callable[[str, str], Path], tmp_path: Path) -> None:
     folders = [tiny(family, variant) for family, variant in FAMILIES]
     for found in ranks.results(encode_shared, 2, folders, folder=tmp_path / "ranks"):

@@ -44,7 +44,11 @@ def forgotten() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("name", CASES)
+LONG = ("hunyuan_video", "wan")
+"""Tracing their blocks takes longest; Wan's are compiled in test_techniques.py, too. For `make test-long`."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] if name in LONG else []) for name in CASES])
 def test_compiled_blocks_compute_the_same_without_a_graph_break(
     name: str, tiny: Callable[[str, str], Path], tmp_path: Path
 ) -> None:

@@ -110,8 +110,18 @@ COMPILED: Mapping[str, tuple[str, Technique]] = {  # sums of another order
 }
 ALONE = [(family, own) for own in TECHNIQUES.items() for family in FAMILIES]
 COMBINED = [(family, (name, own)) for name, (family, own) in {**TOGETHER, **COMPILED}.items()]
+
+
+def marks_of(family: str, name: str, tuning: Mapping[str, Any]) -> list[pytest.MarkDecorator]:
+    """Each family has each technique, in turn with a LoRA and at full rank; the other of the two is for `make test-long`."""
+    if name not in TECHNIQUES:
+        return []
+    place = list(FAMILIES).index(family) + list(TECHNIQUES).index(name)
+    return [pytest.mark.long] if (place + (tuning is FULL)) % 2 else []
+
+
 CELLS = [
-    pytest.param(family, own, tuning, id=f"{family}-{name}-{tuning['kind']}")
+    pytest.param(family, own, tuning, id=f"{family}-{name}-{tuning['kind']}", marks=marks_of(family, name, tuning))
     for family, (name, own) in ALONE + COMBINED
     for tuning in own.tunings
 ]

@@ -46,6 +46,15 @@ OF_RUNS = (
     "control_is_drawn_where_it_was_trained",
 )
 """What trains and draws several times."""
+OF_TRAINING = (
+    *OF_RUNS,
+    "exported_weights_load_in_plain_diffusers",
+    "control_reaches_its_columns",
+    "control_begins_where_sft_does",
+    "gradient_checkpointing_gives_equal_gradients",
+    "lora_begins_at_the_base",
+)
+"""What looks at blocks and layers by their names, which variants have in common."""
 RUN_ALIKE = (
     "cogvideox 5b text-to-video",
     "cogvideox 1.5-5b text-to-video",
@@ -64,6 +73,11 @@ RUN_ALIKE = (
 which other checks look at. For `make test-long`."""
 
 
+RESUMED = (*FIRSTS, "flux kontext image-to-image", "wan 2.2-t2v-a14b text-to-video")
+"""Cases that go on without a control: one of each family, references and two experts. All others do so with one, in
+``control_is_learned_and_kept``, which compares as much; without one for `make test-long`."""
+
+
 def is_of_use(check: str, name: str) -> bool:
     """Whether a check may find something in a case that it does not find in others."""
     if check in OF_REFERENCES:
@@ -72,7 +86,9 @@ def is_of_use(check: str, name: str) -> bool:
 
 
 def cell(name: str, check: str) -> Any:
-    return pytest.param(name, check, marks=[pytest.mark.long] if check in OF_RUNS and name in RUN_ALIKE else [])
+    is_alike = check in OF_TRAINING and name in RUN_ALIKE
+    is_resumed_elsewhere = check == "a_resumed_run_is_the_same_run" and name not in RESUMED
+    return pytest.param(name, check, marks=[pytest.mark.long] if is_alike or is_resumed_elsewhere else [])
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,10 @@ def test_noise_levels_are_those_of_the_experts_that_train(a14b: Path, tmp_path: 
     assert subject.model.denoisers.trained == PARTS[expert or "both"]
 
 
+OF_RUNS = ("control_is_", "exported_weights_")
+"""How the names of checks that train and draw begin."""
+
+
 @pytest.fixture(scope="module")
 def alone(tiny: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelUnderTest]:
     """Each expert once: its samples are encoded for the first check and stay."""
@@ -79,8 +83,15 @@ def alone(tiny: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFac
     return {expert: subject_of(path, tmp_path_factory.mktemp(expert), expert) for expert in ("high_noise", "low_noise")}
 
 
-@pytest.mark.parametrize("expert", ["high_noise", "low_noise"])
-@pytest.mark.parametrize("check", CHECKS)
+def cell(expert: str, check: str) -> Any:
+    """What trains and draws, with one of the two; going on, which both do with a control, for `make test-long`."""
+    is_alike = check == "a_resumed_run_is_the_same_run" or (expert == "low_noise" and check.startswith(OF_RUNS))
+    return pytest.param(check, expert, marks=[pytest.mark.long] if is_alike else [])
+
+
+@pytest.mark.parametrize(
+    ("check", "expert"), [cell(expert, check) for expert in ("high_noise", "low_noise") for check in CHECKS]
+)
 def test_one_expert_passes_the_contract(alone: dict[str, ModelUnderTest], expert: str, check: str) -> None:
     CHECKS[check](alone[expert])
 

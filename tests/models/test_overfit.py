@@ -20,10 +20,12 @@ FIRSTS = {(case.family, case.task): name for name, case in reversed(CASES.items(
 """One of each family and task."""
 OF_OTHERS = (
     "cogvideox 5b-i2v image-to-video",
+    "flux kontext image-to-image",
     "ltx_video 0.9.0 image-to-video",
     "wan 2.1-flf2v first-last-frame-to-video",
 )
-"""Their task is that of another family among the first, and their family has another task there."""
+"""Their family has another task among the first, and theirs is that of another family, or, of references, one whose learning
+the contract looks at."""
 SHOWN = set(FIRSTS.values()) - set(OF_OTHERS)
 """The others are for `make test-long`."""
 STEPS = 20

@@ -23,6 +23,7 @@ from finetrainers.models import Model, open_model
 from finetrainers.models.experts import expert_of
 
 CASES = all_cases()
+FIRSTS = {(case.family, case.task): name for name, case in reversed(CASES.items())}.values()
 KINDS = {
     "a linear layer": "flux dev text-to-image",
     "a convolution of pictures": "cogvideox 2b text-to-video",
@@ -127,8 +128,15 @@ def recorded(denoiser: Any, layer: nn.Module) -> Iterator[tuple[list[dict[str, A
         hook.remove()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("name", CASES)
+def cell(name: str, dtype: torch.dtype) -> Any:
+    """All in float32, and the first of each family and task in bfloat16; the others are for `make test-long`."""
+    marks = [pytest.mark.long] if dtype == torch.bfloat16 and name not in FIRSTS else []
+    return pytest.param(name, dtype, id=f"{name}-{str(dtype).removeprefix('torch.')}", marks=marks)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [cell(name, dtype) for name in CASES for dtype in (torch.float32, torch.bfloat16)]
+)
 @torch.no_grad()
 def test_before_training_control_changes_no_bit(
     name: str, dtype: torch.dtype, subject_of: Callable[[str], ModelUnderTest]

@@ -75,8 +75,15 @@ def assert_equal(one: Trainer, other: Trainer) -> None:
     assert all(torch.equal(a, b) for a, b in weights)
 
 
-@pytest.mark.parametrize("tuning", TUNINGS)
-@pytest.mark.parametrize("way", WAYS, ids=called)
+def case(number: int, tuning: str) -> Any:
+    """Each optimizer with both, its other ways in turn with a LoRA and at full rank; the rest is for `make test-long`."""
+    is_rest = number >= len(NAMES) and number % 2 == (tuning == "lora")
+    return pytest.param(
+        WAYS[number], tuning, id=f"{called(WAYS[number])}-{tuning}", marks=[pytest.mark.long] if is_rest else []
+    )
+
+
+@pytest.mark.parametrize(("way", "tuning"), [case(number, tuning) for number in range(len(WAYS)) for tuning in TUNINGS])
 def test_trains_and_goes_on_from_a_checkpoint_to_the_bit(
     subject: ModelUnderTest, tmp_path: Path, way: dict[str, Any], tuning: str
 ) -> None:

@@ -13,7 +13,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     from finetrainers.quickstart.image import IMAGE
 
     sizes = {"num_train": 160, "num_rehearsal": 160, "num_held_out": 8, "num_prompts": 24}
-    return finish(tmp_path_factory, replace(IMAGE, steps=100, **sizes))
+    return finish(tmp_path_factory, replace(IMAGE, steps=75, **sizes))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from runs import Tree, config_of, flux_tree, write_pictures
@@ -15,6 +16,7 @@ from finetrainers.conditioning import build_conditioning
 from finetrainers.config import NoConditioning, dump_config, load_config
 from finetrainers.models import Request
 from finetrainers.sampling.sample import name_of
+from finetrainers.sampling.sampler import write_video
 
 NO_CONTROL = build_conditioning(NoConditioning())
 REQUEST: Tree = {"prompt": "a cat", "num_inference_steps": 1, "seed": 3}
@@ -176,3 +178,11 @@ def test_changed_references_are_drawn_anew(run: Path, tmp_path: Path) -> None:
     names = [name(*references) for references in ((), files[:1], files[1:], files, files[::-1])]
     assert len(set(names)) == 5
     assert name(copied, files[1]) == names[3]
+
+
+def test_equal_frames_are_written_as_equal_bytes(tmp_path: Path) -> None:
+    """A run that is resumed, or drawn from again, differs in no video."""
+    blocks = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    frames = [Image.fromarray(block) for block in blocks]
+    written = {write_video(tmp_path / f"{number}.mp4", frames, 8.0).read_bytes() for number in range(30)}
+    assert len(written) == 1

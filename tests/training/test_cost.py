@@ -30,7 +30,7 @@ def table() -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", ["LTX-Video 2B", "CogView4 6B"])
+@pytest.mark.parametrize("name", ["LTX-Video 2B", pytest.param("CogView4 6B", marks=pytest.mark.long)])
 def test_a_step_of_a_real_size_takes_what_a_gpu_has_measured(name: str, table: Any) -> None:
     counted = table.earlier_cost(name, torch.float32).peak_bytes / 2**30
     assert counted == pytest.approx(table.MEASURED[name][0], rel=0.05)

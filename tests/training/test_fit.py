@@ -82,7 +82,14 @@ def test_the_fastest_that_fits_is_taken(tree: Tree, trials: list[Trial]) -> None
         assert CHECKPOINTING in fitted.lines()[-1]
 
 
-def test_where_nothing_fits_the_smallest_is_named(tree: Tree, trials: list[Trial]) -> None:
+def test_where_nothing_fits_the_smallest_is_named(tree: Tree, trials: list[Trial], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all sets, which are not counted once more for it."""
+
+    def counted(_config: Config, _model: object, sets: object) -> list[Trial]:
+        assert sets == SETS
+        return trials
+
+    monkeypatch.setattr("finetrainers.training.fit.try_sets", counted)
     smallest = min(trial.peak_bytes for trial in trials if trial.peak_bytes is not None)
     with pytest.raises(ConfigError, match=f"the smallest that preset: auto finds takes {smallest / 1e9:.1f} GB"):
         fit(with_budget(tree, 1000))

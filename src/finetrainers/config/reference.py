@@ -3,6 +3,7 @@
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -27,9 +28,10 @@ class Key:
     sentence: str
 
 
-def keys(section: type[BaseModel] = Config) -> list[Key]:
+@cache
+def keys(section: type[BaseModel] = Config) -> tuple[Key, ...]:
     """All keys of a configuration, or of another file, in order."""
-    return list(_walk(section, ""))
+    return tuple(_walk(section, ""))  # once: each override asks
 
 
 def kinds_of(name: str, root: type[BaseModel] = Config) -> set[str]:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from difflib import get_close_matches
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,10 +43,16 @@ def adapters() -> dict[str, type[ModelAdapter]]:
     """All registered adapters by family name, those of other packages' entry points included."""
     from finetrainers.models import cogvideox, cogview4, flux, hunyuan_video, ltx_video, wan  # noqa: F401 - importing registers them
 
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
+    for entry in _entries():
         if entry.name not in _adapters:
             register_model(entry.name)(entry.load())
     return dict(sorted(_adapters.items()))
+
+
+@cache
+def _entries() -> EntryPoints:
+    """Find the adapters of other packages: once, for the descriptions of all installed packages are read."""
+    return entry_points(group=ENTRY_POINT_GROUP)
 
 
 def get_adapter(name: str) -> type[ModelAdapter]:

@@ -21,6 +21,7 @@ from finetrainers.config import DataConfig
 from finetrainers.data.catalog.rates import clip_fps
 from finetrainers.data.conditions import draw_latents, fill_frames, pad_mask
 from finetrainers.data.media.files import View, available_frames, decode, probe
+from finetrainers.data.media.video import REPEATABLE_X264
 from finetrainers.data.streams import Stream
 from finetrainers.memory.compile import eager_modules
 from finetrainers.models import Model, Request
@@ -223,8 +224,9 @@ def write_video(file: Path, frames: Sequence[Any], fps: float) -> Path:
 
     import av
 
+    options = {"crf": "16", **REPEATABLE_X264}
     with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "16"})
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.width, stream.height = frames[0].size
         stream.pix_fmt = "yuv420p"
         for frame in frames:

@@ -15,6 +15,7 @@ from PIL import Image
 from finetrainers.config.curate import OutputConfig
 from finetrainers.data.curate.piece import Piece
 from finetrainers.data.curate.reading import Pixels, full_frames, reading, times_of
+from finetrainers.data.media.video import REPEATABLE_X264
 from finetrainers.data.media.view import bad_media
 from finetrainers.files.whole import BLOCK_BYTES, whole_file
 
@@ -23,8 +24,6 @@ FOLDER_MEDIA = 1000
 NAME_LENGTH = 60
 TIME_BASE = Fraction(1, 90_000)
 """Of clips whose frame rate is not constant."""
-REPEATABLE = {"mbtree": "0"}
-"""Without this, x264 (core 165) makes of the same frames now these bytes and now those: 10 of 25 times others."""
 BT709, LIMITED_RANGE = 1, 1
 """What players take HD video for, stated so that nobody has to guess."""
 
@@ -73,7 +72,7 @@ def _encode(piece: Piece, file: Path, output: OutputConfig) -> None:
     times, rate = times_of(piece)
     height, width = even_size(piece)
     with av.open(str(file), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        options = {"crf": str(output.crf), "preset": output.preset, **REPEATABLE}
+        options = {"crf": str(output.crf), "preset": output.preset, **REPEATABLE_X264}
         stream = container.add_stream("libx264", rate=rate or _average(piece), options=options)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         _state_colors(stream)

@@ -47,6 +47,8 @@ SEEK_GAP = 8
 HD_HEIGHT = 720
 """Video of unstated colors is BT.709 from this height on, as players have it; below, swscale takes BT.601."""
 UNSTATED_COLORSPACE = 2
+REPEATABLE_X264 = {"mbtree": "0"}
+"""Without this, x264 (core 165) makes of the same frames now these bytes and now those: 10 of 25 times others."""
 
 
 class Orientation(NamedTuple):
