@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from finetrainers.events import EndEvent
 from finetrainers.files.steps import step_directory
 from finetrainers.training.card import write_card
 from finetrainers.training.export import export_facts
@@ -41,7 +42,7 @@ def finish(
     if repo is not None:
         report["pushed_to"] = push(repo, weights, samples=samples if drawn else None, private=config.hub_private)
         write_report(config.output_dir, report)
-    session.emit("end", status="done", step=trainer.step, weights=str(weights))
+    session.emit(EndEvent(status="done", step=trainer.step, weights=str(weights)))
     return Result(config.output_dir, weights, trainer.step, report)
 
 

@@ -11,6 +11,7 @@ from finetrainers.distributed.layout import check_batch
 from finetrainers.distributed.parallelize import begin_anew
 from finetrainers.distributed.world import join
 from finetrainers.errors import ConfigError, MissingItemError, StoppedAtOnceError
+from finetrainers.events import EndEvent
 from finetrainers.models import open_model
 from finetrainers.optim.schedules import learning_rate, set_learning_rate
 from finetrainers.training.announce import announce, announce_miss, announce_replaced
@@ -27,7 +28,7 @@ from finetrainers.training.relocated import check_contents
 from finetrainers.training.saving import Saver
 from finetrainers.training.session import Session, open_session
 from finetrainers.training.sharing import check_sharing
-from finetrainers.training.track import StepLog
+from finetrainers.training.track import StepLog, loaded_event
 from finetrainers.training.trainer import AfterStep, Metrics, Trainer
 from finetrainers.training.validate import Validator
 from finetrainers.training.windows import Misses, encode_again, encode_steps, mend
@@ -68,7 +69,7 @@ def encode(config: Config) -> None:
         run = _Run(session)
         with session.stage("encoding"):
             run.encode(run.prepare(), 0)
-        session.emit("end", status="done", step=0)
+        session.emit(EndEvent(status="done", step=0))
 
 
 class _Run:
@@ -132,6 +133,7 @@ class _Run:
         self.attention = world.first(lambda: settle_attention(session, prepared, steps, is_resumed=resumed is not None))
         with session.stage("loading"), world.together():
             trainer = self._load(checkpoints, tuning, resumed)
+        session.emit(loaded_event(trainer))
         if config.control is not None and trainer.step < stop:
             self._verify_control(trainer, prepared)
         saver = Saver(session, checkpoints, self.model, tuning)

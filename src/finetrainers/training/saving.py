@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from finetrainers.errors import CheckpointError, Interrupted, NonFiniteError
+from finetrainers.events import CheckpointEvent
 from finetrainers.files.steps import step_directory
 from finetrainers.memory.residency import free_memory
 from finetrainers.models import Model
@@ -118,7 +119,7 @@ class Saver:
 
         def tell() -> None:
             directory = step_directory(checkpoints.root, step)
-            self._session.emit("checkpoint", step=step, directory=str(directory), stall_seconds=stall_seconds)
+            self._session.emit(CheckpointEvent(step=step, directory=str(directory), stall_seconds=stall_seconds))
             if asked and self._session.world.is_first:
                 (config.output_dir / SAVE_FILE).unlink(missing_ok=True)
             self._session.is_answering = False

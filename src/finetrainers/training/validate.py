@@ -1,6 +1,7 @@
 """Samples for prompts, and held-out loss. Neither changes anything that training depends on."""
 
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +20,7 @@ from finetrainers.data.loader import make_prompt, read_encoded
 from finetrainers.data.order.jobs import SampleJob
 from finetrainers.data.streams import MEDIA
 from finetrainers.errors import MissingItemError
+from finetrainers.events import ValidationEvent
 from finetrainers.files.steps import step_directory
 from finetrainers.files.whole import to_json, whole_directory, write_whole
 from finetrainers.objectives.base import losses_of
@@ -136,7 +138,7 @@ class Validator:
         Raises:
             DataError: If what is read is gone from the cache again and again.
         """
-        world = self._session.world
+        world, began = self._session.world, time.perf_counter()
         world.first(lambda: encode_for_validation(self._prepared))
         with ExitStack() as stack:
             temporary = world.first(lambda: stack.enter_context(whole_directory(directory)))
@@ -146,7 +148,8 @@ class Validator:
             parts = world.talk.gather(own if world.is_first_of_replica else Part())
             fields = world.first(lambda: self._record(trainer, temporary, parts))
             world.first(stack.close)  # which gives the directory its name
-        self._session.emit("validation", **fields, directory=str(directory))
+        seconds = time.perf_counter() - began
+        self._session.emit(ValidationEvent(**fields, directory=str(directory), seconds=seconds))
 
     def _part(self, trainer: Trainer, directory: Path, pace: Pace) -> Part:
         """Do what is this process's to do, and again if the cache has lost something of it meanwhile."""
