@@ -20,5 +20,8 @@ class CheckpointConfig(Section):
     keep_weights: Literal["auto"] | Annotated[int, Field(ge=1)] | None = "auto"
     """Of how many steps the exported weights are kept, null for all: the newest, as soon as they are whole. ``auto`` keeps
     all adapters, which are small and worth comparing, and of weights of full rank as many as of checkpoints."""
+    keep_best: bool = False
+    """Save after each validation whose held-out loss is the lowest so far, and keep that checkpoint and its weights besides
+    ``keep`` and ``keep_weights`` until another is lower. Step 0 is not counted."""
     resume: Literal["latest"] | Annotated[int, Field(ge=0)] = "latest"
     """Where a run in an existing output_dir goes on: the latest whole checkpoint, or that of a step, which must exist."""

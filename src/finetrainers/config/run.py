@@ -145,6 +145,17 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _the_best_is_known(self) -> "Config":
+        lacking = "validation.held_out or validation.data" if not self.validation.has_held_out else "validation.every"
+        if self.checkpoint.keep_best and not (self.validation.has_held_out and self.validation.every is not None):
+            raise RefusedKeyError(
+                "checkpoint.keep_best",
+                f"true has no effect without {lacking}: the best step is the one of the lowest held-out loss; give it, or "
+                "remove keep_best",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _weights_are_of_all_sets(self) -> "Config":
         weighted = [index for index, data in enumerate(self.data) if data.weight is not None]
         if weighted and len(self.data) == 1:

@@ -28,11 +28,31 @@ class ValidationConfig(Section):
     """Noise levels of the grid on which each held-out sample is measured."""
     max_items: int = Field(default=64, ge=1)
     """Largest number of held-out samples that are measured."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop early after so many validations in a row whose held-out loss is no lower than the lowest before; step 0 is not
+    counted. By default all steps are taken."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """How much lower than the lowest before a held-out loss has to be for ``patience`` to begin anew."""
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether a held-out loss is measured."""
+        return bool(self.held_out or self.data)
+
+    def is_due(self, step: int, *, last: int) -> bool:
+        """Whether there is a validation after a step: at step 0, at intervals and at the last."""
+        return step in (0, last) or (self.every is not None and step % self.every == 0)
 
     def idle(self) -> Mapping[str, str]:
-        if self.held_out or self.data:
-            return {}
-        return dict.fromkeys(("noise_levels", "max_items"), "without held-out samples; give held_out or data, or remove it")
+        idle = {}
+        if self.patience is None:
+            idle["min_delta"] = "without patience; give it, or remove min_delta"
+        if self.every is None:
+            idle["patience"] = "without every, by which there is a validation before the end; give it, or remove patience"
+        if not self.has_held_out:
+            reason = "without held-out samples; give held_out or data, or remove it"
+            idle |= dict.fromkeys(("noise_levels", "max_items", "patience"), reason)
+        return idle
 
     @model_validator(mode="after")
     def _one_source(self) -> "ValidationConfig":

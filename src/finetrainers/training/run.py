@@ -22,6 +22,7 @@ from finetrainers.training.checks import check_start
 from finetrainers.training.finish import Result as Result, finish
 from finetrainers.training.fit import as_recorded, fit
 from finetrainers.training.hub import check_hub
+from finetrainers.training.outcomes import Outcomes
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.relocated import check_contents
@@ -140,9 +141,11 @@ class _Run:
         validator = Validator(session, prepared)
         if resumed is not None:
             saver.keep(resumed)
-        trainer.after_step = (self._step_log(), saver, validator)
+        outcomes = Outcomes(session, checkpoints, saver)
+        trainer.after_step = (self._step_log(), saver, validator, outcomes)
         try:
             validator(trainer)
+            outcomes(trainer)
             self._watch_first_step(trainer)
             prepared = self._train_windows(trainer, prepared, stop)
         except BaseException as error:
@@ -151,7 +154,9 @@ class _Run:
             raise
         weights = saver.finished_weights(trainer)
         done = prepared
-        return world.first(lambda: finish(session, trainer, done, tuning=tuning, weights=weights, repo=repo))
+        return world.first(
+            lambda: finish(session, trainer, done, outcomes=outcomes, tuning=tuning, weights=weights, repo=repo)
+        )
 
     def _find_start(self, checkpoints: Checkpoints) -> int | None:
         """Find the step from which a run goes on, if there is one, and set aside what came after it.
@@ -213,7 +218,7 @@ class _Run:
                 announce_miss(self.session, miss, trainer.step)
                 prepared, stop = self._mended(prepared, range(trainer.step, stop))
             else:
-                if stop == self.config.train.steps:
+                if stop == self.config.train.steps or trainer.is_over:
                     return prepared
                 prepared, stop = self.encode(prepared, stop)
             announce_replaced(self.session, before, prepared, range(trainer.step, stop))

@@ -49,6 +49,12 @@ class Saver:
         if asked.stop:
             signals.stop(f"training, after step {trainer.step}")
 
+    def save(self, trainer: Trainer) -> None:
+        """Save after this step too, if that is not done."""
+        self._settle()  # the thread changes which was the last, and all processes have to decide alike
+        if trainer.step != self._last:
+            self._save(trainer, with_weights=True, in_background=self._session.config.checkpoint.background)
+
     def keep(self, step: int) -> None:
         """Remember that a step's checkpoint is whole."""
         self._last, self._session.signals.kept = step, f"the checkpoint of step {step} is kept"
@@ -110,9 +116,12 @@ class Saver:
         staged = checkpoints.stage(trainer, copies=in_background)
         self._last, self._session.is_answering = step, asked
 
+        def export() -> Path | None:
+            return None if weights is None else write_weights(weights, config, tuning, spared=checkpoints.spared)
+
         def write() -> None:
             self._last = before  # what has no checkpoint because its weights cannot be written can still have one
-            folder = None if weights is None else checkpoints.talk.first(lambda: write_weights(weights, config, tuning))
+            folder = checkpoints.talk.first(export)
             self._last = step
             checkpoints.write(staged, weights=folder)
             self.keep(step)
@@ -150,4 +159,4 @@ class Saver:
     def _export(self, trainer: Trainer) -> None:
         config, tuning = self._session.config, self._tuning
         weights = stage_weights(trainer, config, self._model, tuning)
-        self._session.world.first(lambda: write_weights(weights, config, tuning))
+        self._session.world.first(lambda: write_weights(weights, config, tuning, spared=self._checkpoints.spared))

@@ -125,8 +125,7 @@ class Validator:
     def __call__(self, trainer: Trainer, metrics: object = None) -> None:
         """Validate at step 0, every so many steps and at the last; once each, also if the run was interrupted."""
         config = self._session.config
-        every = config.validation.every
-        is_due = trainer.step in (0, config.train.steps) or (every is not None and trainer.step % every == 0)
+        is_due = config.validation.is_due(trainer.step, last=config.train.steps)
         directory = step_directory(self._directory, trainer.step)
         if is_due and (self._prepared.requests or self._held_out) and not self._session.world.first(directory.exists):
             with self._session.memory("validating"):
