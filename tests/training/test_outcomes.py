@@ -72,7 +72,9 @@ def test_a_run_that_gets_no_better_stops_and_keeps_the_best(tree: Tree) -> None:
     assert (report["stopped_by"], report["best_step"], report["steps"]) == ("early_stop", 2, 4)
     assert left(tree, "checkpoints") == left(tree, "weights") == [2, 4]
     (warned,) = (e["message"] for e in events_of(tree["output_dir"]) if e["event"] == "warning")
-    assert warned.startswith("stopped early at step 4: the held-out loss was no better in 2 validations; the best is 0.20000")
+    assert warned.startswith(
+        "stopped early at step 4: the held-out loss was no better in 2 validations; the best is 0.20000"
+    )
 
 
 def test_a_stopped_run_trains_no_further_until_patience_is_raised(tree: Tree) -> None:
@@ -127,7 +129,10 @@ def test_what_was_validated_after_the_step_that_a_run_goes_back_to_counts_no_mor
 @pytest.mark.parametrize(
     "sections, message",
     [
-        ({"validation": {"patience": 2, "every": 1, "prompts": "p.json"}}, r"validation\.patience: 2 has no effect without held"),
+        (
+            {"validation": {"patience": 2, "every": 1, "prompts": "p.json"}},
+            r"validation\.patience: 2 has no effect without held",
+        ),
         ({"validation": {"patience": 2, "held_out": 0.1}}, r"validation\.patience: 2 has no effect without every"),
         ({"validation": {"min_delta": 0.1, "held_out": 0.1}}, r"validation\.min_delta: 0\.1 has no effect without patience"),
         ({"checkpoint": {"keep_best": True}}, r"checkpoint\.keep_best: true has no effect without validation\.held_out"),

@@ -136,6 +136,12 @@ class Config(Section):
         for index, data in enumerate(self.validation.data):
             if data.stream:
                 raise RefusedKeyError(f"validation.data.{index}.stream", "true is for sets that are trained on; remove it")
+        if self.validation.items and any(data.stream for data in self.data):
+            raise RefusedKeyError(
+                "validation.items",
+                f"{self.validation.items} cannot be chosen from what data.stream: true lists while training goes on; "
+                "remove it",
+            )
         if self.validation.held_out and any(data.stream for data in self.data):
             raise RefusedKeyError(
                 "validation.held_out",

@@ -24,6 +24,9 @@ from finetrainers.events.parts import (
     DataShare as DataShare,
     FilledBucket as FilledBucket,
     FoundData as FoundData,
+    ItemLoss as ItemLoss,
+    ItemTable as ItemTable,
+    SetLoss as SetLoss,
 )
 from finetrainers.events.read import (
     OtherEvent as OtherEvent,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from finetrainers.events.parts import AttentionTrial, DataShare, FilledBucket, FoundData
+from finetrainers.events.parts import AttentionTrial, DataShare, FilledBucket, FoundData, ItemTable, SetLoss
 from finetrainers.events.record import Count, Event, Number, Numbers, Positive, Seconds
 
 
@@ -173,6 +173,11 @@ class ValidationEvent(Event):
     """The same by noise level: "0.00-0.25" and so on; 0 is clean."""
     held_out_samples: Positive | None = None
     """Samples that were measured."""
+    held_out_sets: Sequence[SetLoss] | None = None
+    """The held-out loss of each data set, with its path and samples, where several have held-out samples."""
+    items: ItemTable | None = None
+    """Loss of training items, each at the same noise (validation.items): how many, their mean loss, and the easiest and the
+    hardest, with path, loss, and first_loss, that at the first validation."""
     samples: Sequence[str] | None = None
     """Names of the files in the directory, in the order of the prompts."""
     directory: str

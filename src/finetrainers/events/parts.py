@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from finetrainers.events.record import Record
+from finetrainers.events.record import Number, Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,34 @@ class FilledBucket(Record):
     size: Sequence[int]
     samples: int
     held_out: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetLoss(Record):
+    """The held-out loss of one data set."""
+
+    path: str
+    samples: int
+    loss: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemLoss(Record):
+    """The loss of one item."""
+
+    path: str
+    loss: Number
+    first_loss: Number | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemTable(Record):
+    """The easiest and the hardest of the items that are measured one by one."""
+
+    items: int
+    loss: Number
+    easiest: Sequence[ItemLoss]
+    hardest: Sequence[ItemLoss]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ class Record:
     def tree(self) -> dict[str, Any]:
         """Return what is written: fields that are None by default are left out while they are None."""
         found = {own.name: (getattr(self, own.name), own.default) for own in own_fields(cast("Any", type(self)))}
-        given = {name: _plain(value) for name, (value, default) in found.items() if value is not None or default is MISSING}
+        given = {name: plain(value) for name, (value, default) in found.items() if value is not None or default is MISSING}
         return given | dict(self.extra)
 
 
@@ -92,11 +92,14 @@ def _read(hint: Any, value: Any) -> Any:
     return value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Turn records inside lists and objects into what JSON knows."""
     match value:
         case Record():
             return value.tree()
+        case dict():
+            return {key: plain(item) for key, item in value.items()}
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [plain(item) for item in value]
         case _:
             return value

@@ -64,7 +64,7 @@ def settle_attention(session: Session, prepared: Prepared, steps: range, *, is_r
         is_dispatched = prepared.model.adapter.dispatches_attention
         usable = _usable(session, prepared.model, key)
         names = candidates(key, session.device, is_dispatched=is_dispatched, usable=usable)
-        if key == "validate" and not (prepared.requests or prepared.held_out):
+        if key == "validate" and not (prepared.requests or prepared.measured):
             names = names[:1]
         if len(names) == 1:  # nothing to choose
             named[key] = names[0]

@@ -71,6 +71,7 @@ def _report(session: Session, trainer: Trainer, prepared: Prepared, *, outcomes:
     events = events[begun[-1] if begun else 0 :]  # what was before is of a run that was given up
     losses = {e["step"]: e["loss"] for e in events if e["event"] == "step"}
     held_out = {e["step"]: e["held_out_loss"] for e in events if e["event"] == "validation" and "held_out_loss" in e}
+    tables = [e["items"] for e in events if e["event"] == "validation" and "items" in e and e["step"] <= trainer.step]
     return {
         "version": 1,
         "steps": trainer.step,
@@ -83,5 +84,6 @@ def _report(session: Session, trainer: Trainer, prepared: Prepared, *, outcomes:
         "held_out_losses": sorted((step, loss) for step, loss in held_out.items() if step <= trainer.step),
         "stopped_by": outcomes.reason,
         "best_step": outcomes.best,
+        "items": tables[-1] if tables else None,
         "seconds": session.seconds,
     }

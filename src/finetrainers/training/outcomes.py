@@ -4,7 +4,6 @@ All of it is read from the folders of the validations up to a step, so that a ru
 one that was never interrupted does.
 """
 
-import json
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import Literal
 
 from finetrainers.files.steps import step_directory, step_folders
 from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.item_losses import read_facts
 from finetrainers.training.saving import Saver
 from finetrainers.training.session import Session
 from finetrainers.training.trainer import Trainer
-
-FACTS_FILE = "validation.json"
 
 
 def best_step(losses: Mapping[int, float], among: Collection[int] | None = None) -> int | None:
@@ -101,9 +99,5 @@ class Outcomes:
 
 
 def _held_out_loss(folder: Path) -> float | None:
-    try:
-        facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    loss = facts.get("held_out_loss")
+    loss = read_facts(folder).get("held_out_loss")
     return None if loss is None else float(loss)

@@ -96,6 +96,7 @@ def prepare(
         held_out_plan=None if held_out is None else replace(plan, catalog=held_out),
         max_held_out=config.validation.max_items,
         requests=requests,
+        num_items=config.validation.items,
         chapters=chapters,
     )
     return prepared.without(read_journal(config.output_dir / JOURNAL))
