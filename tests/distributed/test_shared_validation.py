@@ -67,7 +67,7 @@ def train_noted(file: str, log: Path) -> int:
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.distributed)])
 def test_any_number_of_prompts_on_any_number_of_processes(tree: Tree, tmp_path: Path, count: int) -> None:
-    """Three prompts, held-out samples and items: files, losses and manifest of one process, byte for byte; each drawn once."""
+    """Three prompts, held-out samples and items: files and losses of one process, byte for byte; each drawn once."""
     log, one = tmp_path / "log", merged(tree, {"output_dir": str(tmp_path / "one"), "validation": {"items": 3}})
     train(config_of(one))
     assert ranks.results(train_noted, count, saved(one, tmp_path), log, folder=tmp_path / "ranks") == count * [0]

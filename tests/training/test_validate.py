@@ -224,9 +224,14 @@ def test_measuring_items_changes_no_step(tree: Tree, tmp_path: Path) -> None:
 
 def test_items_stay_in_a_cache_with_a_limit(tree: Tree, tmp_path: Path) -> None:
     """They are read again and again, as held-out samples are: what the limit leaves for training is what is beside them."""
-    small = {"cache": {"path": str(tmp_path / "c"), "max_gb": 4.5e-5}, "train": {"batch_size": 1, "micro_batch_size": 1}}
-    found = validations(tree, tmp_path / "run", validation={"items": 4, "data": [], "every": 1}, **small)
-    assert [v["items"]["items"] for v in found] == [4, 4, 4]
+    many = write_pictures(tmp_path / "many", 12)
+    small = {
+        "cache": {"path": str(tmp_path / "c"), "max_gb": 3.5e-5},
+        "train": {"batch_size": 1, "micro_batch_size": 1, "steps": 8},
+    }
+    tree = merged(tree, {"data": [{"path": str(many), "buckets": [[1, 64, 64]]}]})
+    found = validations(tree, tmp_path / "run", validation={"items": 4, "data": [], "every": 2}, **small)
+    assert [v["items"]["items"] for v in found] == [4, 4, 4, 4, 4]
     assert not [e for e in events_of(tmp_path / "run") if e["event"] == "warning" and "gone" in e["message"]]
 
 
