@@ -7,6 +7,8 @@ from typing import Literal
 from finetrainers.events.parts import AttentionTrial, DataShare, FilledBucket, FoundData, ItemTable, SetLoss
 from finetrainers.events.record import Count, Event, Number, Numbers, Positive, Seconds
 
+AlarmKind = Literal["loss_flat", "grad_norm_jump", "item_not_learnt", "held_out_rises"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunEvent(Event):
@@ -196,6 +198,10 @@ class WarningEvent(Event):
     """What it is, and the way out."""
     step: Count | None = None
     """Optimizer step, if it belongs to one."""
+    kind: AlarmKind | None = None
+    """Which alarm it is, if it is one; each is told once each time it begins."""
+    about: Sequence[str] | None = None
+    """What the alarm is about: paths of items, or of a data set."""
 
 
 @dataclass(frozen=True, kw_only=True)

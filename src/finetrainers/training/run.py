@@ -14,6 +14,7 @@ from finetrainers.errors import ConfigError, MissingItemError, StoppedAtOnceErro
 from finetrainers.events import EndEvent
 from finetrainers.models import open_model
 from finetrainers.optim.schedules import learning_rate, set_learning_rate
+from finetrainers.training.alarms import Alarms
 from finetrainers.training.announce import announce, announce_miss, announce_replaced
 from finetrainers.training.attention import settle_attention
 from finetrainers.training.build import build_batches, build_steps, build_trainer
@@ -142,9 +143,11 @@ class _Run:
         if resumed is not None:
             saver.keep(resumed)
         outcomes = Outcomes(session, checkpoints, saver)
-        trainer.after_step = (self._step_log(), saver, validator, outcomes)
+        alarms = Alarms(session, prepared)
+        trainer.after_step = (self._step_log(), saver, validator, alarms, outcomes)
         try:
             validator(trainer)
+            alarms(trainer)
             outcomes(trainer)
             self._watch_first_step(trainer)
             prepared = self._train_windows(trainer, prepared, stop)
