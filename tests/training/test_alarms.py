@@ -84,6 +84,8 @@ def test_an_item_that_stays_hard_while_others_are_learnt_is_named() -> None:
     assert never_learnt(first, [figures(a=0.7, b=1.0, c=0.6), figures(a=0.5, b=1.25, c=0.4)]) == []  # not in both
     assert never_learnt(first, [figures(a=0.7, b=0.9, c=0.6), figures(a=0.5, b=0.8, c=0.4)]) == []  # slower, but learnt
     assert never_learnt(first, [figures(a=0.99, b=1.2, c=0.79)] * 2) == []  # nothing is learnt yet
+    easy = figures(a=1.0, b=0.4, c=1.0)  # an item that the model knew already, and that became no easier
+    assert never_learnt(easy, [figures(a=0.6, b=0.42, c=0.6)] * 2) == []
     assert never_learnt(figures(), [figures(a=1.0)] * 2) == []
 
 
@@ -211,7 +213,7 @@ def test_an_item_that_is_never_learnt_is_named_once(watched: Watched) -> None:
     for round in range(1, 6):
         learnt = [item(name, 1.0 - 0.15 * round) for name in "acd"]
         watched.run(10, item_losses=[*learnt, item("b", 1.01)])
-    assert watched.told == [("item_not_learnt", 20)]
+    assert watched.told == [("item_not_learnt", 40)]
     assert watched.kept.events[0]["about"] == ["/data/b.png"]
 
 

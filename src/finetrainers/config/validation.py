@@ -63,7 +63,7 @@ class ValidationConfig(Section):
         if self.held_out and self.data:
             raise ValueError("held_out and data both name the held-out samples: give one of them")
         if self.every is not None and not (self.prompts or self.has_held_out or self.items):
-            raise ValueError("every has no effect: give prompts, held_out, data or items to validate with")
+            raise ValueError("every has no effect: give prompts, held_out or data, or items, to validate with")
         for index, data in enumerate(self.data):
             for key, value in data.varying.items():
                 raise RefusedKeyError(

@@ -17,6 +17,8 @@ JUMP, SPIKE = 10.0, 50.0
 """Times the usual norm: of the median of the recent steps, and of one step."""
 LEARNT, NOT_LEARNT = 0.1, 0.1
 """Part of the first loss by which items have become easier on average, and part of that by which one has not even become."""
+HARD = 1.5
+"""Times the median of all items, which the loss of such an item is at least: one that was easy from the start is none."""
 SEEN_EPOCHS = 3
 """Epochs that have begun before an item can count as never learnt."""
 RISE = 0.02
@@ -46,7 +48,7 @@ def is_flat(first: Figures, now: Figures) -> bool:
 
 
 def never_learnt(first: Figures, later: Sequence[Figures]) -> list[str]:
-    """Paths of items that stayed as hard as they were in all later validations, while the items became easier on average."""
+    """Paths of items that stayed as hard as at first in all later validations, while items became easier on average."""
     found: set[str] | None = None
     for figures in later:
         falls = {
@@ -55,7 +57,12 @@ def never_learnt(first: Figures, later: Sequence[Figures]) -> list[str]:
             if key in first.items and first.items[key][1] > 0
         }
         mean = statistics.fmean(falls.values()) if falls else 0.0
-        now = {key for key, fall in falls.items() if mean >= LEARNT and fall < NOT_LEARNT * mean}
+        hard = HARD * statistics.median(loss for _, loss in figures.items.values()) if figures.items else 0.0
+        now = {
+            key
+            for key, fall in falls.items()
+            if mean >= LEARNT and fall < NOT_LEARNT * mean and figures.items[key][1] >= hard
+        }
         found = now if found is None else found & now
     return list(dict.fromkeys(first.items[key][0] for key in sorted(found or ())))
 
