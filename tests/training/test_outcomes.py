@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks
 from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
 
 from finetrainers import ConfigError, train
+from finetrainers.config import dump_config
 from finetrainers.training.outcomes import best_step, num_worse
 from finetrainers.training.validate import HeldOut, HeldOutLoss
 
@@ -145,3 +147,41 @@ def test_what_was_validated_after_the_step_that_a_run_goes_back_to_counts_no_mor
 def test_what_needs_a_held_out_loss_is_refused_without(sections: Tree, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config_of(flux_tree(Path("m"), Path("d"), Path("r"), **sections))
+
+
+def test_a_held_out_loss_of_no_sample_is_refused_before_anything_is_encoded(tree: Tree, tmp_path: Path) -> None:
+    """All that was to be held out is bad, and left out."""
+    (tmp_path / "held-out").mkdir()
+    (tmp_path / "held-out/00.png").write_bytes(b"no picture")
+    (tmp_path / "held-out/00.txt").write_text("a caption")
+    own = [{"path": str(tmp_path / "held-out"), "buckets": [[1, 64, 64]], "on_error": "skip"}]
+    bad = merged(tree, {"validation": {"data": own, "held_out": 0.0}, "cache": {"path": str(tmp_path / "other")}})
+    with pytest.raises(
+        ConfigError, match=r"validation\.patience: it needs a held-out loss, and no sample of validation\.data"
+    ):
+        train(config_of(bad))
+    assert not list((tmp_path / "other").rglob("*.safetensors"))
+
+
+@pytest.mark.distributed
+def test_two_processes_stop_where_one_does(tiny_flux: Path, tmp_path: Path) -> None:
+    """No improvement is large enough: the first validation is the best, and the run stops after two more."""
+    tree = flux_tree(
+        tiny_flux,
+        write_pictures(tmp_path / "data", 6),
+        tmp_path,
+        train={"steps": 8, "batch_size": 2, "micro_batch_size": 1},
+        validation={"held_out": 0.3, "items": 2, "noise_levels": 1, "every": 1, "patience": 2, "min_delta": 100.0},
+        checkpoint={"every": 2, "keep": 1, "keep_weights": 1, "keep_best": True},
+    )
+    train(config_of(tree))
+    two = merged(tree, {"output_dir": str(tmp_path / "two")})
+    (tmp_path / "config.yaml").write_text(dump_config(config_of(two)))
+    for folder in ("first", "again"):  # and when it is started once more, it has nothing left to do
+        assert ranks.results(ranks.command, 2, "train", str(tmp_path / "config.yaml"), folder=tmp_path / folder) == [0, 0]
+    ends = [events_of(run["output_dir"])[-1] for run in (tree, two)]
+    names = ("status", "reason", "step", "best_step")
+    assert [ends[0][name] for name in names] == [ends[1][name] for name in names]
+    assert (ends[1]["reason"], ends[1]["step"]) == ("early_stop", 3)
+    assert left(two, "checkpoints") == left(tree, "checkpoints")
+    assert len(curve(two["output_dir"], "step")) == 3

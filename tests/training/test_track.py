@@ -27,6 +27,7 @@ from finetrainers.events import (
     EVENTS,
     VERSION,
     CheckpointEvent,
+    EndEvent,
     ErrorEvent,
     Event,
     OtherEvent,
@@ -363,12 +364,16 @@ def test_the_terminal_shows_steps_validations_and_warnings(capsys) -> None:
         tracker.emit(StepEvent(**{**STEP, "step": number}))
     tracker.emit(WarningEvent(message="3 samples were left out"))
     tracker.emit(CheckpointEvent(step=4, directory="x"))
+    tracker.emit(
+        EndEvent(status="done", step=4, best_step=3, best_held_out_loss=0.25, best_weights="run/weights/step-000003")
+    )
     tracker.close()
     out, text = capsys.readouterr()
     assert out == ""
     for part in (
         "encode media: 100%", "2/2", "encoding: 1.2 s", "4/4",
         "validation at step 0: held-out loss 0.70000 run/validation/step-000000",
+        "lowest held-out loss: 0.25000 at step 3 run/weights/step-000003",
         "loss 0.5000 lr 1.00e-04 norm 2 step 0.10s wait 0.00s 640 tok/s 1.0 GB", "warning: 3 samples were left out",
     ):  # fmt: skip
         assert part in text

@@ -12,6 +12,7 @@ from finetrainers.data.catalog.occupancy import bucket_lines
 from finetrainers.data.order.mixture import mixture_lines
 from finetrainers.events import (
     AttentionEvent,
+    EndEvent,
     Event,
     ProgressEvent,
     RunEvent,
@@ -66,17 +67,14 @@ class Console:
                 loss = event.held_out_loss
                 shown = "" if loss is None else f" held-out loss {loss:.5f}"
                 self._print(f"validation at step {event.step}:{shown} {event.directory}")
-            case RunEvent():
-                sets, mix, buckets = ([own.tree() for own in found] for found in (event.sets, event.mix, event.buckets))
-                for line in [*(event.memory or ()), *set_lines(sets), *mixture_lines(mix), *bucket_lines(buckets)]:
+            case RunEvent() | AttentionEvent():
+                for line in _run_lines(event) if isinstance(event, RunEvent) else _attention_lines(event):
                     self._print(line)
-            case AttentionEvent():
-                for trial in event.trials:
-                    told = trial.reason if trial.milliseconds is None else f"{trial.milliseconds:.2f} ms"
-                    self._print(f"attention.{event.key}: {trial.backend}: {told}")
-                self._print(f"attention.{event.key}: {event.backend} is taken")
             case StageEvent():
                 self._print(f"{event.stage}: {event.seconds:.1f} s")
+            case EndEvent() if event.best_step is not None:
+                kept = "" if event.best_weights is None else f" {event.best_weights}"
+                self._print(f"lowest held-out loss: {event.best_held_out_loss:.5f} at step {event.best_step}{kept}")
             case WarningEvent():  # an error is raised, and told by whoever catches it
                 self._print(f"warning: {event.message}")
 
@@ -98,3 +96,16 @@ class Console:
 
     def _print(self, line: str) -> None:
         tqdm.write(line, file=sys.stderr)
+
+
+def _run_lines(event: RunEvent) -> list[str]:
+    """What is trained on."""
+    sets, mix, buckets = ([own.tree() for own in found] for found in (event.sets, event.mix, event.buckets))
+    return [*(event.memory or ()), *set_lines(sets), *mixture_lines(mix), *bucket_lines(buckets)]
+
+
+def _attention_lines(event: AttentionEvent) -> list[str]:
+    """How each backend did, and which is taken."""
+    results = [trial.reason if trial.milliseconds is None else f"{trial.milliseconds:.2f} ms" for trial in event.trials]
+    lines = [f"{trial.backend}: {told}" for trial, told in zip(event.trials, results, strict=True)]
+    return [f"attention.{event.key}: {line}" for line in [*lines, f"{event.backend} is taken"]]
