@@ -126,7 +126,7 @@ MUTATIONS = (
     # Checkpoints, and what is the user's.
     Mutation("a kill leaves half a checkpoint", "files/whole.py", "        directory.rename(aside)\n    temporary", "        shutil.rmtree(directory)\n    temporary", "files/test_files.py::test_kill_at_any_operation_leaves_the_old_or_the_new"),
     Mutation("a damaged checkpoint is taken", "files/whole.py", "if hash_file(file).hex() != digest:", "if False:", "files/test_files.py::test_damage_is_found_and_named"),
-    Mutation("the newest checkpoints are deleted", "training/checkpoint.py", "self.steps()[: -self._keep]", "self.steps()[self._keep :]", "training/test_checkpoint.py::test_the_newest_are_kept"),
+    Mutation("the newest checkpoints are deleted", "training/checkpoint.py", "steps[: -self._keep]", "steps[self._keep :]", "training/test_checkpoint.py::test_the_newest_are_kept"),
     Mutation("a state between two steps is saved", "optim/update.py", "        self.is_whole = False\n        if", "        if", "training/test_training.py::test_a_state_between_two_steps_is_never_saved"),
     Mutation("half a tensor is saved as the whole", "training/staging.py", "if found != wanted:", "if False:", "training/test_state.py::test_a_part_is_not_taken_for_the_whole"),
     Mutation("what no file has is made up", "training/state.py", "        if left:", "        if False:", "training/test_state.py::test_any_box_is_read_from_the_pieces_that_have_some_of_it"),
@@ -213,7 +213,7 @@ MUTATIONS = (
     Mutation("a benchmark that fails passes in silence", "../Makefile", '|| failed="$$failed $$file"', "|| true", "test_benchmarks.py::test_all_benchmarks_run_and_those_that_fail_are_named"),
     # Run directory and names.
     Mutation("a line that a kill cut off takes the next one with it", "training/sinks.py", '            self._write(b"\\n")\n', "            pass\n", "training/test_track.py::test_a_torn_line_costs_only_itself"),
-    Mutation("an event has a field that its schema lacks", "training/announce.py", '        family=prepared.model.adapter.name,\n', '        family=prepared.model.adapter.name,\n        model=prepared.model.adapter.name,\n', "docs/test_docs.py::test_the_events_of_a_run_have_the_documented_fields_and_no_others"),
+    Mutation("an event has a field that its schema lacks", "events/record.py", '"event": self.event, **super().tree()}', '"event": self.event, "new": 1, **super().tree()}', "docs/test_docs.py::test_the_events_of_a_run_have_the_documented_fields_and_no_others"),
     Mutation("a public name goes without a word", "__init__.py", '    "sample_run",\n    "train",\n]', '    "train",\n]', "docs/test_docs.py::test_every_public_name_is_documented"),
     # Parallelism.
     Mutation("weights of another process are added up in another order", "distributed/reading.py", "own.data_ptr() % LINE_BYTES", "0", "distributed/test_shared_validation.py::test_any_number_of_prompts_on_any_number_of_processes"),
@@ -507,6 +507,28 @@ MUTATIONS = (
     Mutation("a twin's text encoder fits where the real one does not", "training/rehearse/shrink.py", "ENCODER_STEP * (1 + number)", "ENCODER_STEP", "training/test_rehearse.py::test_widths_that_are_equal_stay_equal_and_others_differ"),
     Mutation("a twin's processes share one axis alone", "training/rehearse/twin.py", "    axis = axes[turn % len(axes)]", "    axis = axes[0]", "training/test_rehearse.py::test_the_axes_of_a_run_take_turns"),
     Mutation("videos of equal frames differ in their bytes", "sampling/sampler.py", '"16", **REPEATABLE_X264}', '"16"}', "sampling/test_sample.py::test_equal_frames_are_written_as_equal_bytes"),
+    # Events.
+    Mutation("a field of a newer version is lost when a line is read", "events/record.py", "extra={name: value for name, value in tree.items() if name not in hints}", "extra={}", "training/test_track.py::test_lines_of_other_versions_are_kept_as_they_are"),
+    Mutation("an event of another version is read as if it were of this one", "events/read.py", ' and tree["v"] == VERSION', "", "training/test_track.py::test_lines_of_other_versions_are_kept_as_they_are"),
+    Mutation("a number that JSON lacks is read as text", "events/record.py", "    if hint == Number:\n        return float(value)\n", "", "training/test_track.py::test_an_event_read_back_is_the_event"),
+    Mutation("a field that is not given is written as null", "events/record.py", " if value is not None or default is MISSING}", "}", "training/test_track.py::test_events_are_lines_that_the_schema_knows"),
+    # The best step, and an early end.
+    Mutation("a run that gets no better goes on", "training/outcomes.py", "trainer.is_over = self.stopped_early = True", "self.stopped_early = True", "training/test_outcomes.py::test_a_run_that_gets_no_better_stops_and_keeps_the_best"),
+    Mutation("a run that goes on forgets what it had validated", "training/outcomes.py", "step <= last and step not in self.losses", "step == last", "training/test_outcomes.py::test_an_interrupted_run_stops_where_an_uninterrupted_one_does"),
+    Mutation("the best checkpoint is deleted", "training/checkpoint.py", " - {self.spared(steps)}", "", "training/test_outcomes.py::test_a_run_that_gets_no_better_stops_and_keeps_the_best"),
+    Mutation("the weights of the best step are deleted", "training/export.py", "        if step != kept:\n", "        if True:\n", "training/test_outcomes.py::test_a_run_that_gets_no_better_stops_and_keeps_the_best"),
+    Mutation("a best step has no checkpoint where none was due", "training/outcomes.py", "if config.checkpoint.keep_best and step and best_step", "if False and best_step", "training/test_outcomes.py::test_a_best_step_without_a_checkpoint_of_its_own_gets_one"),
+    Mutation("the baseline is the best step, which has no weights", "training/outcomes.py", "for step in losses if step and (among", "for step in losses if (among", "training/test_outcomes.py::test_the_best_step_is_the_first_of_the_lowest_and_never_the_baseline"),
+    Mutation("patience waits for a loss that nothing measures", "config/validation.py", 'dict.fromkeys(("max_items", "patience"), reason)', 'dict.fromkeys(("max_items",), reason)', "training/test_outcomes.py::test_what_needs_a_held_out_loss_is_refused_without"),
+    # Items, and alarms.
+    Mutation("items are measured at noise of their own, and cannot be compared", "training/validate.py", "*grid, has_own_noise=False)", "*grid)", "training/test_validate.py::test_items_are_measured_at_the_same_noise_each_time_and_held_out_samples_at_their_own"),
+    Mutation("items of the validation are removed from a full cache", "training/prepared.py", "for job in self.measured for key in job.keys", "for job in self.held_out for key in job.keys", "training/test_validate.py::test_items_stay_in_a_cache_with_a_limit"),
+    Mutation("what an item's loss was at first is what it is now", "training/item_losses.py", "if other < step else {}", "if other <= step else {}", "training/test_validate.py::test_the_easiest_and_the_hardest_items_are_named"),
+    Mutation("an alarm is told again at each validation", "training/alarms.py", "return [name for name in now if name not in before]", "return now", "training/test_alarms.py::test_a_held_out_loss_that_does_not_move_is_told_of_once"),
+    Mutation("a run that goes on tells an alarm again", "training/alarms.py", 'update(event.get("about", [ALL]))', "update(())", "training/test_alarms.py::test_a_held_out_loss_that_does_not_move_is_told_of_once"),
+    Mutation("an item that was always easy is called never learnt", "training/alarm_rules.py", " and figures.items[key][1] >= hard", "", "training/test_alarms.py::test_an_item_that_stays_hard_while_others_are_learnt_is_named"),
+    Mutation("a norm that is as noisy as ever is a jump", "training/alarm_rules.py", "JUMP, SPIKE = 10.0, 50.0", "JUMP, SPIKE = 2.0, 4.0", "training/test_alarms.py::test_norms_of_runs_that_are_well_do_not_jump"),
+    Mutation("a held-out loss that rises with the training loss is called overfitting", "training/alarm_rules.py", "return training[-1] < training[max(1, lowest)]", "return True", "training/test_alarms.py::test_a_held_out_loss_rises_where_the_training_loss_falls"),
 )  # fmt: skip
 
 

@@ -67,11 +67,17 @@ def train_noted(file: str, log: Path) -> int:
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.distributed)])
 def test_any_number_of_prompts_on_any_number_of_processes(tree: Tree, tmp_path: Path, count: int) -> None:
-    """Three prompts and three held-out samples: files, loss and manifest of one process, byte for byte; each drawn once."""
-    log = tmp_path / "log"
-    assert ranks.results(train_noted, count, saved(tree, tmp_path), log, folder=tmp_path / "ranks") == count * [0]
-    assert contents(tmp_path / "run") == contents(tree["output_dir"])
-    assert figures(tmp_path / "run") == figures(tree["output_dir"])
+    """Three prompts, held-out samples and items: files and losses of one process, byte for byte; each drawn once."""
+    log, one = tmp_path / "log", merged(tree, {"output_dir": str(tmp_path / "one"), "validation": {"items": 3}})
+    train(config_of(one))
+    assert ranks.results(train_noted, count, saved(one, tmp_path), log, folder=tmp_path / "ranks") == count * [0]
+    assert contents(tmp_path / "run") == contents(one["output_dir"])
+    assert figures(tmp_path / "run") == figures(one["output_dir"])
+    items = [
+        [e["items"] for e in events_of(run) if e["event"] == "validation"] for run in (tmp_path / "run", tmp_path / "one")
+    ]
+    assert items[0] == items[1]
+    assert items[0][0]["items"] == 3
     drawn = [line.partition(" ") for line in log.read_text().splitlines()]
     assert sorted(prompt for _, _, prompt in drawn) == [own["prompt"] for own in PROMPTS]
     assert {rank for rank, _, _ in drawn} == {str(rank) for rank in range(min(count, 3))}

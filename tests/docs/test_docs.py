@@ -25,6 +25,8 @@ from finetrainers.conditioning import build_conditioning
 from finetrainers.config import ChannelConcatConfig, LoraConfig, load_config
 from finetrainers.config.conditioning import SIGNALS
 from finetrainers.data.sources.metadata import CONTROL_COLUMNS
+from finetrainers.events import OtherEvent, read_event
+from finetrainers.files.whole import to_json
 from finetrainers.models.registry import load_adapter
 from finetrainers.tuning import ExportFacts, build_tuning
 
@@ -45,8 +47,8 @@ def configurations() -> list[Any]:
     ]
 
 
-def reference_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_config_reference", ROOT / "scripts/make_config_reference.py")
+def reference_script(name: str = "make_config_reference") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"scripts/{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -78,6 +80,12 @@ def test_every_command_is_documented() -> None:
     (commands,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
     headings = re.findall(r"^## (\w+)", (DOCS / "cli.md").read_text(), re.MULTILINE)
     assert sorted(headings) == sorted(commands.choices)
+
+
+def test_schema_and_page_of_events_are_what_the_classes_say() -> None:
+    script = reference_script("make_events_reference")
+    assert script.SCHEMA.read_text() == script.schema_text(), "run scripts/make_events_reference.py"
+    assert script.PAGE.read_text() == script.page_text(), "run scripts/make_events_reference.py"
 
 
 def test_the_table_of_events_agrees_with_the_schema() -> None:
@@ -129,6 +137,9 @@ def test_the_events_of_a_run_have_the_documented_fields_and_no_others(tiny_flux:
     with pytest.raises(finetrainers.CheckpointError):
         finetrainers.train(config_of(merged(tree, {"checkpoint": {"resume": 3}})))
     events = events_of(tree["output_dir"])
+    lines = (Path(tree["output_dir"]) / "events.jsonl").read_text().splitlines()
+    assert [to_json(read_event(line).tree()) for line in lines] == lines
+    assert not any(isinstance(read_event(line), OtherEvent) for line in lines)
     assert {event["event"] for event in events} == set(SCHEMA["$defs"]) - {
         "number",
         "warning",

@@ -23,6 +23,7 @@ from finetrainers.cli.entry import main
 from finetrainers.cli.status import DONE, INTERNAL_ERROR, USER_ERROR
 from finetrainers.data.cache.store import Cache
 from finetrainers.data.catalog.memo import Fact, Memo
+from finetrainers.events import WarningEvent
 from finetrainers.files.storage import storage_errors
 from finetrainers.files.whole import whole_directory, write_whole
 from finetrainers.training.sinks import EventLog
@@ -247,7 +248,7 @@ def fill(directory: Path) -> None:
 def test_a_full_disk_in_the_events(tmp_path: Path) -> None:
     log = EventLog(Path("/dev/full"))
     with pytest.raises(StorageError, match=r"^/dev/full cannot be written: No space left on device; make room"):
-        log.write({"event": "step"})
+        log.write(WarningEvent(message="x"))
     log.close()  # nothing waits that would fail once more
 
 

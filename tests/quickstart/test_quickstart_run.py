@@ -1,5 +1,6 @@
 """The quick start of pictures: its sets of prompts, its files and its commands."""
 
+import json
 import re
 import shlex
 import shutil
@@ -42,6 +43,12 @@ def test_shuffling_leaves_no_caption_in_its_place(finished):
     truths = finished.sets["base_train"].truths
     assert sorted(map(str, shuffled(truths))) == sorted(map(str, truths))
     assert all(one != other for one, other in zip(truths, shuffled(truths), strict=True))
+
+
+def test_no_alarm_is_raised(finished):
+    """Its run is well: an alarm would be a false one."""
+    lines = (finished.options.run / "events.jsonl").read_text().splitlines()
+    assert [event["message"] for event in map(json.loads, lines) if event["event"] == "warning" and "kind" in event] == []
 
 
 # -- splits -----------------------------------------------------------------------------------------------------------

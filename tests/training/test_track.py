@@ -23,9 +23,25 @@ import torch
 import finetrainers
 from finetrainers.config import TrackConfig, parse_config
 from finetrainers.errors import ConfigError, NonFiniteError
+from finetrainers.events import (
+    EVENTS,
+    VERSION,
+    CheckpointEvent,
+    EndEvent,
+    ErrorEvent,
+    Event,
+    OtherEvent,
+    ProgressEvent,
+    StageEvent,
+    StepEvent,
+    ValidationEvent,
+    WarningEvent,
+    read_event,
+)
+from finetrainers.files.whole import to_json
 from finetrainers.training.console import Console
 from finetrainers.training.report import read_events
-from finetrainers.training.sinks import EVENTS_VERSION, EventLog, curves
+from finetrainers.training.sinks import EventLog, curves
 from finetrainers.training.track import StepLog, Tracker, build_tracker, check_trackers
 from finetrainers.training.trainer import Asked, Metrics
 
@@ -48,8 +64,8 @@ class Kept:
         self.events: list[dict[str, Any]] = []
         self.is_closed = False
 
-    def write(self, event: Any) -> None:
-        self.events.append(dict(event))
+    def write(self, event: Event) -> None:
+        self.events.append(event.tree())
 
     def close(self) -> None:
         self.is_closed = True
@@ -59,10 +75,10 @@ class Kept:
 def log(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     """Append events to a log; return the lines of its file."""
 
-    def write(*events: dict[str, Any]) -> list[dict[str, Any]]:
+    def write(*events: Event) -> list[dict[str, Any]]:
         tracker = Tracker(EventLog(tmp_path / "run" / "events.jsonl"))
         for event in events:
-            tracker.emit(**event)
+            tracker.emit(event)
         tracker.close()
         return read_events(tmp_path / "run")
 
@@ -74,13 +90,11 @@ def log(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
 
 def test_the_schema_is_valid_and_of_this_version() -> None:
     jsonschema.validators.validator_for(SCHEMA).check_schema(SCHEMA)
-    assert SCHEMA["properties"]["v"]["const"] == EVENTS_VERSION
+    assert SCHEMA["properties"]["v"]["const"] == VERSION
 
 
 def test_events_are_lines_that_the_schema_knows(log) -> None:
-    lines = log(
-        {"event": "step", **STEP}, {"event": "validation", **VALIDATION}, {"event": "warning", "message": "ä\u2028\n"}
-    )
+    lines = log(StepEvent(**STEP), ValidationEvent(**VALIDATION), WarningEvent(message="ä\u2028\n"))
     for line in lines:
         jsonschema.validate(line, SCHEMA)
     assert [line["event"] for line in lines] == ["step", "validation", "warning"]
@@ -90,7 +104,7 @@ def test_events_are_lines_that_the_schema_knows(log) -> None:
 
 
 def test_the_schema_tells_wrong_events_from_right_ones() -> None:
-    right = {"v": EVENTS_VERSION, "time": 1.0, "event": "step", **STEP}
+    right = {"v": VERSION, "time": 1.0, "event": "step", **STEP}
     jsonschema.validate(right, SCHEMA)
     for wrong in ({"loss": "0.5"}, {"loss": None}, {"step": 0}, {"event": "stepp"}, {"v": 2}):
         with pytest.raises(jsonschema.ValidationError):
@@ -100,29 +114,61 @@ def test_the_schema_tells_wrong_events_from_right_ones() -> None:
 
 
 def test_the_schema_knows_exactly_the_events_that_are_emitted() -> None:
-    sources = [file.read_text() for file in Path(finetrainers.__file__).parent.rglob("*.py")]
-    emitted = {name for source in sources for name in re.findall(r'\bemit\(\s*"(\w+)"', source)}
-    assert emitted == set(KINDS) == set(SCHEMA["$defs"]) - {"number"}
+    sources = [file.read_text() for file in (Path(finetrainers.__file__).parent / "training").rglob("*.py")]
+    made = {name for source in sources for name in re.findall(r"\b(\w+Event)\((?!\))", source)}
+    assert {kind.event for kind in EVENTS if kind.__name__ in made} == set(KINDS) == set(SCHEMA["$defs"]) - {"number"}
+
+
+def test_an_event_read_back_is_the_event() -> None:
+    event = ValidationEvent(**{**VALIDATION, "held_out_loss": math.inf})
+    line = to_json(event.tree())
+    assert read_event(line) == event
+    assert to_json(read_event(line).tree()) == line
+
+
+@pytest.mark.parametrize(
+    "line, kind",
+    [
+        ({"v": 1, "time": 1.5, "event": "stage", "stage": "x", "seconds": 0.5, "new": {"a": [1]}}, StageEvent),
+        ({"v": 1, "time": 1.5, "event": "surprise", "step": 1}, OtherEvent),
+        ({"v": 1, "time": 1.5, "event": "stage", "stage": "x"}, OtherEvent),
+        ({"v": 2, "time": 1.5, "event": "stage", "stage": "x", "seconds": 0.5}, OtherEvent),
+        ({"v": 1, "time": 1.5, "event": ["stage"]}, OtherEvent),
+        ({"v": 1, "time": 1.5, "event": "attention", "key": "train", "backend": "x", "trials": 3}, OtherEvent),
+    ],
+    ids=["new field", "new event", "field that is missing", "other version", "no name", "field of another form"],
+)
+def test_lines_of_other_versions_are_kept_as_they_are(line: dict[str, Any], kind: type[Event]) -> None:
+    event = read_event(json.dumps(line))
+    assert type(event) is kind
+    assert event.time == 1.5
+    assert json.dumps(event.tree()) == json.dumps(line)
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]", "3", '{"v": 1}', b'{"event": "\xc3'])
+def test_a_line_that_is_no_event_is_an_error(line: str | bytes) -> None:
+    with pytest.raises(ValueError, match=r"no event|JSON|Expecting|Unterminated|property name"):
+        read_event(line)
 
 
 def test_a_resumed_run_appends(log) -> None:
-    log({"event": "step", **STEP})
-    assert [e["step"] for e in log({"event": "step", **STEP, "step": 2})] == [1, 2]
+    log(StepEvent(**STEP))
+    assert [e["step"] for e in log(StepEvent(**{**STEP, "step": 2}))] == [1, 2]
 
 
 @pytest.mark.parametrize("torn", [b'{"v": 1, "ev', b'{"v": 1', b"{", '{"message": "\u00e4'.encode()[:-1]])
 def test_a_torn_line_costs_only_itself(log, tmp_path: Path, torn: bytes) -> None:
-    log({"event": "step", **STEP})
+    log(StepEvent(**STEP))
     with (tmp_path / "run" / "events.jsonl").open("ab") as out:
         out.write(torn)
-    lines = log({"event": "step", **STEP, "step": 2}, {"event": "step", **STEP, "step": 3})
+    lines = log(*(StepEvent(**{**STEP, "step": number}) for number in (2, 3)))
     assert [e["step"] for e in lines] == [1, 2, 3]
 
 
 def test_each_event_is_on_its_way_to_the_disk_at_once(tmp_path: Path) -> None:
     """A user interface reads while the run goes on; after a kill nothing is missing."""
     sink = EventLog(tmp_path / "events.jsonl")
-    sink.write({"event": "step", **STEP})
+    sink.write(StepEvent(**STEP))
     assert len(read_events(tmp_path)) == 1
     sink.close()
 
@@ -130,7 +176,7 @@ def test_each_event_is_on_its_way_to_the_disk_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_numbers_that_json_lacks_become_strings(log, tmp_path: Path, value: float) -> None:
     bins = {"0.00-0.25": value}
-    lines = log({"event": "step", **STEP, "loss": value}, {"event": "validation", **VALIDATION, "held_out_bins": bins})
+    lines = log(StepEvent(**{**STEP, "loss": value}), ValidationEvent(**{**VALIDATION, "held_out_bins": bins}))
     assert lines[0]["loss"] == lines[1]["held_out_bins"]["0.00-0.25"] == str(value)
     assert float(lines[0]["loss"]) == pytest.approx(value, nan_ok=True)
     for line in lines:
@@ -142,22 +188,22 @@ def test_numbers_that_json_lacks_become_strings(log, tmp_path: Path, value: floa
 def test_a_file_name_that_is_no_text_can_be_logged(log) -> None:
     """As Linux allows, and Python holds it: in report.json and events.jsonl alike."""
     name = os.fsdecode(b"caf\xe9.mp4")
-    (line,) = log({"event": "warning", "message": name, "path": Path(name)})
+    (line,) = log(WarningEvent(message=name, extra={"path": Path(name)}))
     assert line["message"] == line["path"] == name
 
 
 def test_paths_and_tuples_become_plain(log) -> None:
-    (line,) = log({"event": "warning", "message": "x", "paths": (Path("a") / "b", [Path("c")])})
+    (line,) = log(WarningEvent(message="x", extra={"paths": (Path("a") / "b", [Path("c")])}))
     assert line["paths"] == ["a/b", ["c"]]
 
 
 def test_all_sinks_get_the_same_events_and_are_closed() -> None:
     sinks = Kept(), Kept()
     tracker = Tracker(*sinks)
-    tracker.emit("step", **STEP)
+    tracker.emit(StepEvent(**STEP))
     tracker.close()
     assert sinks[0].events == sinks[1].events
-    assert sinks[0].events[0].items() >= {"v": EVENTS_VERSION, "event": "step", **STEP}.items()
+    assert sinks[0].events[0].items() >= {"v": VERSION, "event": "step", **STEP}.items()
     assert all(sink.is_closed for sink in sinks)
 
 
@@ -165,16 +211,15 @@ def test_all_sinks_get_the_same_events_and_are_closed() -> None:
 
 
 def test_curves_are_the_numbers_of_steps_and_validations() -> None:
-    stamp = {"v": 1, "time": 3.0}
-    step = curves({**stamp, "event": "step", **STEP})
+    step = curves(StepEvent(**STEP))
     assert step == {f"train/{k}": float(v) for k, v in STEP.items() if k != "step"}
-    assert curves({**stamp, "event": "validation", **VALIDATION}) == {
+    assert curves(ValidationEvent(**VALIDATION)) == {
         "validation/held_out_loss": 0.7,
         "validation/held_out_samples": 3.0,
         "validation/held_out_loss/0.00-0.25": 0.9,
         "validation/held_out_loss/0.25-0.50": 0.5,
     }
-    assert curves({**stamp, "event": "progress", "stage": "encode media", "done": 1, "total": 3}) == {}
+    assert curves(ProgressEvent(stage="encode media", done=1, total=3)) == {}
 
 
 TRACKED = """
@@ -182,16 +227,17 @@ TRACKED = """
     warnings.simplefilter("error")
     from pathlib import Path
     from finetrainers.config import load_config
+    from finetrainers.events import StageEvent, StepEvent, ValidationEvent
     from finetrainers.training.track import build_tracker
     config = load_config(sys.argv[1])
     config.output_dir.mkdir()
     tracker = build_tracker(config)
     step = {step!r}
-    tracker.emit("stage", stage="planning", seconds=1.0)
-    tracker.emit("validation", **{validation!r})
+    tracker.emit(StageEvent(stage="planning", seconds=1.0))
+    tracker.emit(ValidationEvent(**{validation!r}))
     for number in (10, 20, 30):
         loss = math.nan if number == 20 else 1 / number
-        tracker.emit("step", **{{**step, "step": number, "loss": loss}})
+        tracker.emit(StepEvent(**{{**step, "step": number, "loss": loss}}))
     tracker.close()
 """
 
@@ -219,10 +265,10 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_curves(found: list[tuple[int, dict[str, float]]]) -> None:
     """The numbers of one validation and three steps, the second with a loss that is not a number."""
     assert [step for step, _ in found] == [0, 10, 20, 30]
-    assert found[0][1] == pytest.approx(curves({"event": "validation", **VALIDATION}))
+    assert found[0][1] == pytest.approx(curves(ValidationEvent(**VALIDATION)))
     for number, numbers in found[1:]:
         loss = math.nan if number == 20 else 1 / number
-        expected = curves({"event": "step", **STEP, "step": number, "loss": loss})
+        expected = curves(StepEvent(**{**STEP, "step": number, "loss": loss}))
         assert numbers == pytest.approx(expected, nan_ok=True)
 
 
@@ -300,7 +346,7 @@ def test_no_tracker_is_imported_that_is_not_asked_for(tmp_path: Path, monkeypatc
         monkeypatch.setitem(sys.modules, name, None)
     tree = {"output_dir": str(tmp_path), "model": {"path": "m"}, "data": [{"path": "d", "buckets": [[1, 64, 64]]}]}
     tracker = build_tracker(parse_config(tree))
-    tracker.emit("stage", stage="planning", seconds=1.0)
+    tracker.emit(StageEvent(stage="planning", seconds=1.0))
     tracker.close()
     assert [e["event"] for e in read_events(tmp_path)] == ["stage"]
 
@@ -310,20 +356,24 @@ def test_no_tracker_is_imported_that_is_not_asked_for(tmp_path: Path, monkeypatc
 
 def test_the_terminal_shows_steps_validations_and_warnings(capsys) -> None:
     tracker = Tracker(Console(steps=4))
-    tracker.emit("progress", stage="encode media", done=1, total=2)
-    tracker.emit("progress", stage="encode media", done=2, total=2)
-    tracker.emit("stage", stage="encoding", seconds=1.25)
-    tracker.emit("validation", **VALIDATION)
+    tracker.emit(ProgressEvent(stage="encode media", done=1, total=2))
+    tracker.emit(ProgressEvent(stage="encode media", done=2, total=2))
+    tracker.emit(StageEvent(stage="encoding", seconds=1.25))
+    tracker.emit(ValidationEvent(**VALIDATION))
     for number in (1, 2, 3, 4):
-        tracker.emit("step", **{**STEP, "step": number})
-    tracker.emit("warning", message="3 samples were left out")
-    tracker.emit("checkpoint", step=4, directory="x")
+        tracker.emit(StepEvent(**{**STEP, "step": number}))
+    tracker.emit(WarningEvent(message="3 samples were left out"))
+    tracker.emit(CheckpointEvent(step=4, directory="x"))
+    tracker.emit(
+        EndEvent(status="done", step=4, best_step=3, best_held_out_loss=0.25, best_weights="run/weights/step-000003")
+    )
     tracker.close()
     out, text = capsys.readouterr()
     assert out == ""
     for part in (
         "encode media: 100%", "2/2", "encoding: 1.2 s", "4/4",
         "validation at step 0: held-out loss 0.70000 run/validation/step-000000",
+        "lowest held-out loss: 0.25000 at step 3 run/weights/step-000003",
         "loss 0.5000 lr 1.00e-04 norm 2 step 0.10s wait 0.00s 640 tok/s 1.0 GB", "warning: 3 samples were left out",
     ):  # fmt: skip
         assert part in text
@@ -331,7 +381,7 @@ def test_the_terminal_shows_steps_validations_and_warnings(capsys) -> None:
 
 def test_a_resumed_run_goes_on_in_the_middle_of_its_bar(capsys) -> None:
     tracker = Tracker(Console(steps=4))
-    tracker.emit("step", **{**STEP, "step": 3})
+    tracker.emit(StepEvent(**{**STEP, "step": 3}))
     tracker.close()
     assert "3/4" in capsys.readouterr().err
 
@@ -339,7 +389,7 @@ def test_a_resumed_run_goes_on_in_the_middle_of_its_bar(capsys) -> None:
 def test_an_error_is_left_to_whoever_catches_it(capsys) -> None:
     """The command line prints it, and so does Python: once is enough."""
     tracker = Tracker(Console(steps=4))
-    tracker.emit("error", message="train.device: 'x' cannot be used", kind="ConfigError")
+    tracker.emit(ErrorEvent(message="train.device: 'x' cannot be used", kind="ConfigError"))
     tracker.close()
     assert capsys.readouterr().err == ""
 
@@ -365,10 +415,10 @@ def test_a_terminal_that_is_gone_ends_no_run(monkeypatch) -> None:
     """It is not written to again, and the other sinks get all that comes."""
     tracker, kept, terminal = Console(steps=4), Kept(), Closed()
     both = Tracker(tracker, kept)
-    both.emit("step", **STEP)
+    both.emit(StepEvent(**STEP))
     monkeypatch.setattr(sys, "stderr", terminal)
     for number in (2, 3, 4):
-        both.emit("warning", message=f"number {number}")
+        both.emit(WarningEvent(message=f"number {number}"))
     assert terminal.num_writes == 1
     both.close()
     assert [event["event"] for event in kept.events] == ["step", "warning", "warning", "warning"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import Tree, config_of, events_of, flux_tree, merged, write_pictures
+from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
 
 from finetrainers import ConfigError, train
 from finetrainers.training.validate import HeldOut
@@ -164,3 +164,85 @@ def test_dropout_is_off_while_measuring_and_on_again_afterwards() -> None:
     with eval_weights(holder):
         assert not holder.denoiser.training
     assert holder.denoiser.training
+
+
+# -- items ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_easiest_and_the_hardest_items_are_named(tree: Tree, tmp_path: Path) -> None:
+    """With what their losses were at first; the whole list is in the folder of the validation, the table in the report."""
+    before, after = validations(tree, tmp_path / "run", validation={"items": 9}, optimizer={"lr": 0.05})
+    every = [
+        {
+            item["key"]: item["loss"]
+            for item in json.loads((Path(v["directory"]) / "validation.json").read_text())["item_losses"]
+        }
+        for v in (before, after)
+    ]
+    assert every[0].keys() == every[1].keys()
+    assert len(every[0]) == after["items"]["items"] == 4
+    assert after["items"]["loss"] == pytest.approx(sum(every[1].values()) / 4)
+    losses, named = sorted(every[1].values()), after["items"]
+    assert [row["loss"] for row in named["easiest"]] == losses[:2]
+    assert [row["loss"] for row in named["hardest"]] == losses[:1:-1]
+    rows = [*named["easiest"], *named["hardest"]]
+    assert {row["path"] for row in rows} == {str(Path(tree["data"][0]["path"]) / f"{n:02d}.png") for n in range(4)}
+    assert sorted(row["first_loss"] for row in rows) == sorted(every[0].values())
+    assert not any("first_loss" in row for row in before["items"]["easiest"])
+    assert json.loads((tmp_path / "run/report.json").read_text())["items"] == named
+
+
+def test_items_are_measured_at_the_same_noise_each_time_and_held_out_samples_at_their_own(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import finetrainers.training.validate as validate
+
+    losses_of, noises = validate.losses_of, []
+
+    def noted(objective: Any, predict: Any, batch: Any) -> Any:
+        noises.append((int(batch.positions), float(batch.sigma), batch.noise))
+        return losses_of(objective, predict, batch)
+
+    monkeypatch.setattr(validate, "losses_of", noted)
+    validations(tree, tmp_path / "run", validation={"items": 2, "noise_levels": 2}, seed=5)
+    levels = [[noise for place, _, noise in noises if place == level] for level in (0, 1)]
+    assert len({sigma for place, sigma, _ in noises if place == 0}) == 1
+    for found in levels:  # at step 0 and at the end: three held-out samples, then two items
+        assert len(found) == 10
+        assert all(torch.equal(found[3], found[n]) for n in (4, 8, 9))
+        assert not any(torch.equal(found[n], found[other]) for n in range(3) for other in range(n))
+        assert all(torch.equal(found[n], found[n + 5]) for n in range(3))
+    assert not torch.equal(levels[0][3], levels[1][3])
+
+
+def test_measuring_items_changes_no_step(tree: Tree, tmp_path: Path) -> None:
+    for name, items in (("with", 3), ("without", 0)):
+        validations(tree, tmp_path / name, validation={"items": items, "every": 1})
+    with_items, without = (curve(tmp_path / name, "loss", "grad_norm") for name in ("with", "without"))
+    assert with_items == without
+
+
+def test_items_stay_in_a_cache_with_a_limit(tree: Tree, tmp_path: Path) -> None:
+    """They are read again and again, as held-out samples are: what the limit leaves for training is what is beside them."""
+    many = write_pictures(tmp_path / "many", 12)
+    small = {
+        "cache": {"path": str(tmp_path / "c"), "max_gb": 3.5e-5},
+        "train": {"batch_size": 1, "micro_batch_size": 1, "steps": 8},
+    }
+    tree = merged(tree, {"data": [{"path": str(many), "buckets": [[1, 64, 64]]}]})
+    found = validations(tree, tmp_path / "run", validation={"items": 4, "data": [], "every": 2}, **small)
+    assert [v["items"]["items"] for v in found] == [4, 4, 4, 4, 4]
+    assert not [e for e in events_of(tmp_path / "run") if e["event"] == "warning" and "gone" in e["message"]]
+
+
+def test_each_data_set_has_a_held_out_loss_of_its_own(tree: Tree, tmp_path: Path) -> None:
+    own = [
+        *tree["validation"]["data"],
+        {"path": str(write_pictures(tmp_path / "other", 1, seed=2)), "buckets": [[1, 64, 64]]},
+    ]
+    found = validations(tree, tmp_path / "run", validation={"data": own}, train={"steps": 0})[0]
+    first, second = found["held_out_sets"]
+    assert [(one["path"], one["samples"]) for one in (first, second)] == [(own[0]["path"], 3), (own[1]["path"], 1)]
+    assert found["held_out_loss"] == pytest.approx((3 * first["loss"] + second["loss"]) / 4)
+    assert first["loss"] != second["loss"]
+    assert "held_out_sets" not in validations(tree, tmp_path / "one", train={"steps": 0})[0]

@@ -23,6 +23,9 @@ class CheckpointConfig(Section):
     export: tuple[Literal["comfyui", "kohya"], ...] = ()
     """Programs for which each exported adapter is written once more, in the keys and the type that they read: [comfyui]
     makes weights/step-000500/comfyui/RUN-step000500.safetensors. ``finetrainers export`` does the same later, and more."""
+    keep_best: bool = False
+    """Save after each validation whose held-out loss is the lowest so far, and keep that checkpoint and its weights besides
+    ``keep`` and ``keep_weights`` until another is lower. Step 0 is not counted."""
     resume: Literal["latest"] | Annotated[int, Field(ge=0)] = "latest"
     """Where a run in an existing output_dir goes on: the latest whole checkpoint, or that of a step, which must exist."""
 

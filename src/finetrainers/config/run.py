@@ -136,11 +136,28 @@ class Config(Section):
         for index, data in enumerate(self.validation.data):
             if data.stream:
                 raise RefusedKeyError(f"validation.data.{index}.stream", "true is for sets that are trained on; remove it")
+        if self.validation.items and any(data.stream for data in self.data):
+            raise RefusedKeyError(
+                "validation.items",
+                f"{self.validation.items} cannot be chosen from what data.stream: true lists while training goes on; "
+                "remove it",
+            )
         if self.validation.held_out and any(data.stream for data in self.data):
             raise RefusedKeyError(
                 "validation.held_out",
                 f"{self.validation.held_out:g} cannot be held out of what data.stream: true lists while training goes on; "
                 "name what is held out in validation.data, or remove it",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_best_is_known(self) -> "Config":
+        lacking = "validation.held_out or validation.data" if not self.validation.has_held_out else "validation.every"
+        if self.checkpoint.keep_best and not (self.validation.has_held_out and self.validation.every is not None):
+            raise RefusedKeyError(
+                "checkpoint.keep_best",
+                f"true has no effect without {lacking}: the best step is the one of the lowest held-out loss; give it, or "
+                "remove keep_best",
             )
         return self
 

@@ -28,18 +28,42 @@ class ValidationConfig(Section):
     """Noise levels of the grid on which each held-out sample is measured."""
     max_items: int = Field(default=64, ge=1)
     """Largest number of held-out samples that are measured."""
+    items: int = Field(default=0, ge=0)
+    """Samples to train on, spread over all data sets, whose loss is measured one by one, all at the same noise in each
+    validation: the easiest and the hardest are named. Each takes ``noise_levels`` forward passes."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop early after so many validations in a row whose held-out loss is no lower than the lowest before; step 0 is not
+    counted. By default all steps are taken."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """How much lower than the lowest before a held-out loss has to be for ``patience`` to begin anew."""
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether a held-out loss is measured."""
+        return bool(self.held_out or self.data)
+
+    def is_due(self, step: int, *, last: int) -> bool:
+        """Whether there is a validation after a step: at step 0, at intervals and at the last."""
+        return step in (0, last) or (self.every is not None and step % self.every == 0)
 
     def idle(self) -> Mapping[str, str]:
-        if self.held_out or self.data:
-            return {}
-        return dict.fromkeys(("noise_levels", "max_items"), "without held-out samples; give held_out or data, or remove it")
+        idle = {}
+        if self.patience is None:
+            idle["min_delta"] = "without patience; give it, or remove min_delta"
+        if self.every is None:
+            idle["patience"] = "without every, by which there is a validation before the end; give it, or remove patience"
+        if not self.has_held_out:
+            reason = "without held-out samples; give held_out or data, or remove it"
+            idle |= dict.fromkeys(("max_items", "patience"), reason)
+            idle |= {} if self.items else {"noise_levels": reason}
+        return idle
 
     @model_validator(mode="after")
     def _one_source(self) -> "ValidationConfig":
         if self.held_out and self.data:
             raise ValueError("held_out and data both name the held-out samples: give one of them")
-        if self.every is not None and not (self.prompts or self.held_out or self.data):
-            raise ValueError("every has no effect: give prompts, held_out or data to validate with")
+        if self.every is not None and not (self.prompts or self.has_held_out or self.items):
+            raise ValueError("every has no effect: give prompts, held_out or data, or items, to validate with")
         for index, data in enumerate(self.data):
             for key, value in data.varying.items():
                 raise RefusedKeyError(

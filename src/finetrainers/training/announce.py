@@ -8,12 +8,15 @@ from finetrainers.data.catalog.left_out import JOURNAL
 from finetrainers.data.catalog.occupancy import about_empty, occupancy
 from finetrainers.data.order.order import ORDER_VERSION
 from finetrainers.errors import MissingItemError
+from finetrainers.events import DataShare, FilledBucket, FoundData, RunEvent
+from finetrainers.memory.attention import device_name
 from finetrainers.optim.schedules import learning_rate
 from finetrainers.training.objective import read_objective
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.relocated import contents
 from finetrainers.training.report import read_events
 from finetrainers.training.session import Session
+from finetrainers.training.versions import versions
 
 
 def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitting: Sequence[str] = ()) -> None:
@@ -22,8 +25,8 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
     code = read_objective(config)
     _announce_changes(session, now["data"], resumed=resumed)
     held_out = None if prepared.held_out_plan is None else prepared.held_out_plan.catalog
-    session.emit(
-        "run",
+    measured = [job.bucket for job in prepared.held_out]
+    event = RunEvent(
         output_dir=str(config.output_dir),
         family=prepared.model.adapter.name,
         task=prepared.model.task,
@@ -33,16 +36,22 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
         num_samples=prepared.plan.num_samples,
         num_held_out=len(prepared.held_out),
         num_bad=len(prepared.problems),
-        **now,
+        data=now["data"],
+        held_out=now["held_out"],
+        model=now["model"],
         order=ORDER_VERSION,
         epochs=order.epoch_of(max(0, config.train.steps - 1)) + 1,
         device=str(session.device),
-        **({} if code is None else {"objective": code.digest}),
-        **({"memory": list(fitting)} if fitting else {}),
-        mix=prepared.mixture(config.train.steps),
-        sets=found_sets(prepared.plan.catalog),
-        buckets=occupancy(prepared.plan.catalog, held_out, [job.bucket for job in prepared.held_out]),
+        objective=None if code is None else code.digest,
+        memory=fitting or None,
+        mix=[DataShare(**own) for own in prepared.mixture(config.train.steps)],
+        sets=[FoundData(**own) for own in found_sets(prepared.plan.catalog)],
+        buckets=[FilledBucket(**own) for own in occupancy(prepared.plan.catalog, held_out, measured)],
+        device_name=device_name(session.device) if session.device.type != "cpu" else None,
+        processes=session.world.launch.size,
+        versions=versions(),
     )
+    session.emit(event)
     for message in about_data(config, prepared):
         session.warn(message)
 

@@ -14,6 +14,7 @@ from finetrainers.config.compile import CompileConfig
 from finetrainers.config.memory import MemoryConfig
 from finetrainers.config.optim import OptimizerConfig
 from finetrainers.errors import ConfigError
+from finetrainers.events import AttentionEvent, AttentionTrial
 from finetrainers.files.whole import to_json, write_whole
 from finetrainers.memory.attention import (
     SETTLED_FILE,
@@ -63,7 +64,7 @@ def settle_attention(session: Session, prepared: Prepared, steps: range, *, is_r
         is_dispatched = prepared.model.adapter.dispatches_attention
         usable = _usable(session, prepared.model, key)
         names = candidates(key, session.device, is_dispatched=is_dispatched, usable=usable)
-        if key == "validate" and not (prepared.requests or prepared.held_out):
+        if key == "validate" and not (prepared.requests or prepared.measured):
             names = names[:1]
         if len(names) == 1:  # nothing to choose
             named[key] = names[0]
@@ -122,7 +123,8 @@ def _try(session: Session, key: Key, calls: Counter[Call], names: tuple[str, ...
     needs_backward = key == "train"
     trials = try_backends(calls, names, device=session.device, needs_backward=needs_backward, interrupt=interrupt)
     backend = fastest(trials, key)
-    session.emit("attention", key=key, backend=backend, trials=[asdict(trial) for trial in trials])
+    told = [AttentionTrial(**asdict(trial)) for trial in trials]
+    session.emit(AttentionEvent(key=key, backend=backend, trials=told))
     return backend
 
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,8 @@ class Checkpoints:
         self._launch = Launch() if world is None else world.launch
         self.talk = Talk(0, 1) if world is None else world.talk.branch("checkpoints")
         """Of those who write, be it beside training."""
+        self.spared: Callable[[Collection[int]], int | None] = lambda _: None
+        """Says which of some steps is kept whatever is older or newer; None if none is."""
 
     def save(self, trainer: Trainer, *, weights: Path | None = None) -> Path:
         """Stage and write at once; see there."""
@@ -132,7 +134,8 @@ class Checkpoints:
             extra.append(temporary / WEIGHTS_FILE)
             write_whole(extra[1], json.dumps({MANIFEST: hash_file(weights / MANIFEST).hex()}))
         finish_directory(directory, dict(sorted({**facts, **file_facts(temporary, extra)}.items())))
-        for step in self.steps()[: -self._keep]:
+        steps = self.steps()
+        for step in {*steps[: -self._keep]} - {self.spared(steps)}:
             shutil.rmtree(step_directory(self.root, step))
 
     def vouches_for(self, weights: Path, step: int) -> bool:

@@ -10,7 +10,17 @@ from tqdm import tqdm
 from finetrainers.data.catalog.found import set_lines
 from finetrainers.data.catalog.occupancy import bucket_lines
 from finetrainers.data.order.mixture import mixture_lines
-from finetrainers.training.sinks import Event
+from finetrainers.events import (
+    AttentionEvent,
+    EndEvent,
+    Event,
+    ProgressEvent,
+    RunEvent,
+    StageEvent,
+    StepEvent,
+    ValidationEvent,
+    WarningEvent,
+)
 
 
 class Console:
@@ -43,34 +53,30 @@ class Console:
                 self._bar = None
 
     def _tell(self, event: Event) -> None:
-        match event["event"]:
-            case "progress":
-                self._show(event["stage"], event["done"], event["total"])
-            case "step":
+        match event:
+            case ProgressEvent():
+                self._show(event.stage, event.done, event.total)
+            case StepEvent():
                 numbers = (
-                    f"loss {event['loss']:.4f} lr {event['lr']:.2e} norm {event['grad_norm']:.3g} "
-                    f"step {event['step_seconds']:.2f}s wait {event['data_seconds']:.2f}s "
-                    f"{event['tokens_per_second']:.0f} tok/s {event['peak_memory_gb']:.1f} GB"
+                    f"loss {event.loss:.4f} lr {event.lr:.2e} norm {event.grad_norm:.3g} "
+                    f"step {event.step_seconds:.2f}s wait {event.data_seconds:.2f}s "
+                    f"{event.tokens_per_second:.0f} tok/s {event.peak_memory_gb:.1f} GB"
                 )
-                self._show("train", event["step"], self._steps, numbers)
-            case "validation":
-                loss = event.get("held_out_loss")
+                self._show("train", event.step, self._steps, numbers)
+            case ValidationEvent():
+                loss = event.held_out_loss
                 shown = "" if loss is None else f" held-out loss {loss:.5f}"
-                self._print(f"validation at step {event['step']}:{shown} {event['directory']}")
-            case "run":
-                sets, mix = event.get("sets", ()), event.get("mix", ())
-                lines = [*event.get("memory", ()), *set_lines(sets), *mixture_lines(mix), *bucket_lines(event["buckets"])]
-                for line in lines:
+                self._print(f"validation at step {event.step}:{shown} {event.directory}")
+            case RunEvent() | AttentionEvent():
+                for line in _run_lines(event) if isinstance(event, RunEvent) else _attention_lines(event):
                     self._print(line)
-            case "attention":
-                for trial in event["trials"]:
-                    told = f"{trial['milliseconds']:.2f} ms" if trial["reason"] is None else trial["reason"]
-                    self._print(f"attention.{event['key']}: {trial['backend']}: {told}")
-                self._print(f"attention.{event['key']}: {event['backend']} is taken")
-            case "stage":
-                self._print(f"{event['stage']}: {event['seconds']:.1f} s")
-            case "warning":  # an error is raised, and told by whoever catches it
-                self._print(f"warning: {event['message']}")
+            case StageEvent():
+                self._print(f"{event.stage}: {event.seconds:.1f} s")
+            case EndEvent() if event.best_step is not None:
+                kept = "" if event.best_weights is None else f" {event.best_weights}"
+                self._print(f"lowest held-out loss: {event.best_held_out_loss:.5f} at step {event.best_step}{kept}")
+            case WarningEvent():  # an error is raised, and told by whoever catches it
+                self._print(f"warning: {event.message}")
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -90,3 +96,16 @@ class Console:
 
     def _print(self, line: str) -> None:
         tqdm.write(line, file=sys.stderr)
+
+
+def _run_lines(event: RunEvent) -> list[str]:
+    """What is trained on."""
+    sets, mix, buckets = ([own.tree() for own in found] for found in (event.sets, event.mix, event.buckets))
+    return [*(event.memory or ()), *set_lines(sets), *mixture_lines(mix), *bucket_lines(buckets)]
+
+
+def _attention_lines(event: AttentionEvent) -> list[str]:
+    """How each backend did, and which is taken."""
+    results = [trial.reason if trial.milliseconds is None else f"{trial.milliseconds:.2f} ms" for trial in event.trials]
+    lines = [f"{trial.backend}: {told}" for trial, told in zip(event.trials, results, strict=True)]
+    return [f"attention.{event.key}: {line}" for line in [*lines, f"{event.backend} is taken"]]

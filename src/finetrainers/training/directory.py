@@ -1,7 +1,6 @@
 """A run's directory: one process at a time, continued or begun."""
 
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -15,6 +14,7 @@ import yaml
 from finetrainers.config import Config, dump_config, load_config
 from finetrainers.data.catalog.left_out import JOURNAL
 from finetrainers.errors import ConfigError
+from finetrainers.events import read_event
 from finetrainers.files.marks import RUN_MARK, is_run, mark_run
 from finetrainers.files.whole import sweep, write_whole
 from finetrainers.training.chapters import FOLDER as CHAPTERS
@@ -82,11 +82,10 @@ def _is_earlier_run(directory: Path) -> bool:
     try:
         tree = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
         with (directory / "events.jsonl").open("rb") as lines:
-            event = json.loads(next(lines, b""))
+            read_event(next(lines, b""))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, yaml.YAMLError):
         return False
-    has_sections = isinstance(tree, dict) and {"output_dir", "model", "data", "tuning"} <= tree.keys()
-    return has_sections and isinstance(event, dict) and {"v", "event"} <= event.keys()
+    return isinstance(tree, dict) and {"output_dir", "model", "data", "tuning"} <= tree.keys()
 
 
 def _hold(lock: TextIO, directory: Path, *, seconds: float) -> None:

@@ -1,7 +1,7 @@
 """The weights that a run leaves, in diffusers' layout."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,10 +73,17 @@ def stage_weights(trainer: Trainer, config: Config, model: Model, tuning: Tuning
     return StagedWeights(trainer.step, components, events)
 
 
-def write_weights(staged: StagedWeights, config: Config, tuning: Tuning) -> Path:
+def write_weights(
+    staged: StagedWeights,
+    config: Config,
+    tuning: Tuning,
+    *,
+    spared: Callable[[Collection[int]], int | None] = lambda _: None,
+) -> Path:
     """Write weights into weights/step-000500, in diffusers' layout; the first process does, be it beside training.
 
-    Then those of the oldest steps beyond ``checkpoint.keep_weights`` are removed.
+    Then those of the oldest steps beyond ``checkpoint.keep_weights`` are removed, but for the one that ``spared`` names of
+    some steps.
 
     Raises:
         CheckpointError: If they cannot be written.
@@ -94,9 +101,11 @@ def write_weights(staged: StagedWeights, config: Config, tuning: Tuning) -> Path
             f"{directory}: the weights cannot be written: {error}; make room or mend it, and start the run again"
         ) from error
     keep = config.num_kept_weights
-    others = [folder for folder in step_folders(directory.parent).values() if folder != directory]
-    for folder in [] if keep is None else others[: max(0, len(others) + 1 - keep)]:
-        _remove_exported(folder)
+    others = {step: folder for step, folder in step_folders(directory.parent).items() if step != staged.step}
+    kept = spared([*others, staged.step])
+    for step, folder in [] if keep is None else list(others.items())[: max(0, len(others) + 1 - keep)]:
+        if step != kept:
+            _remove_exported(folder)
     return directory
 
 

@@ -4,10 +4,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from finetrainers.events import EndEvent
 from finetrainers.files.steps import step_directory
 from finetrainers.training.card import write_card
 from finetrainers.training.export import export_facts
 from finetrainers.training.hub import push
+from finetrainers.training.outcomes import Outcomes
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.report import read_events, write_report
 from finetrainers.training.session import Session
@@ -28,12 +30,19 @@ class Result:
 
 
 def finish(
-    session: Session, trainer: Trainer, prepared: Prepared, *, tuning: Tuning, weights: Path, repo: str | None
+    session: Session,
+    trainer: Trainer,
+    prepared: Prepared,
+    *,
+    outcomes: Outcomes,
+    tuning: Tuning,
+    weights: Path,
+    repo: str | None,
 ) -> Result:
     """Write card and report beside weights that are exported, and push them to a repository, if there is one."""
     config, model = session.config, prepared.model
     samples = step_directory(config.output_dir / "validation", trainer.step)
-    report = _report(session, trainer, prepared)
+    report = _report(session, trainer, prepared, outcomes=outcomes)
     drawn = sorted(file.name for file in samples.glob("*") if file.suffix in {".png", ".mp4"})
     facts, exported = {**report, "samples": drawn}, export_facts(trainer, model)
     write_card(weights, config=config, model=model, tuning=tuning, exported=exported, facts=facts, repo=repo)
@@ -41,16 +50,28 @@ def finish(
     if repo is not None:
         report["pushed_to"] = push(repo, weights, samples=samples if drawn else None, private=config.hub_private)
         write_report(config.output_dir, report)
-    session.emit("end", status="done", step=trainer.step, weights=str(weights))
+    best = outcomes.best_weights()
+    session.emit(
+        EndEvent(
+            status="done",
+            step=trainer.step,
+            weights=str(weights),
+            reason=outcomes.reason,
+            best_step=outcomes.best,
+            best_held_out_loss=None if outcomes.best is None else outcomes.losses[outcomes.best],
+            best_weights=None if best is None else str(best),
+        )
+    )
     return Result(config.output_dir, weights, trainer.step, report)
 
 
-def _report(session: Session, trainer: Trainer, prepared: Prepared) -> dict[str, Any]:
+def _report(session: Session, trainer: Trainer, prepared: Prepared, *, outcomes: Outcomes) -> dict[str, Any]:
     events = read_events(session.config.output_dir, {"run", "step", "validation"})
     begun = [number for number, e in enumerate(events) if e["event"] == "run" and e["resumed_from"] is None]
     events = events[begun[-1] if begun else 0 :]  # what was before is of a run that was given up
     losses = {e["step"]: e["loss"] for e in events if e["event"] == "step"}
     held_out = {e["step"]: e["held_out_loss"] for e in events if e["event"] == "validation" and "held_out_loss" in e}
+    tables = [e["items"] for e in events if e["event"] == "validation" and "items" in e and e["step"] <= trainer.step]
     return {
         "version": 1,
         "steps": trainer.step,
@@ -60,6 +81,9 @@ def _report(session: Session, trainer: Trainer, prepared: Prepared) -> dict[str,
         "bad_samples": [asdict(problem) for problem in prepared.problems],
         "first_loss": losses.get(min(losses, default=0)),
         "last_loss": losses.get(max(losses, default=0)),
-        "held_out_losses": sorted(held_out.items()),
+        "held_out_losses": sorted((step, loss) for step, loss in held_out.items() if step <= trainer.step),
+        "stopped_by": outcomes.reason,
+        "best_step": outcomes.best,
+        "items": tables[-1] if tables else None,
         "seconds": session.seconds,
     }

@@ -96,9 +96,29 @@ def prepare(
         held_out_plan=None if held_out is None else replace(plan, catalog=held_out),
         max_held_out=config.validation.max_items,
         requests=requests,
+        num_items=config.validation.items,
         chapters=chapters,
     )
-    return prepared.without(read_journal(config.output_dir / JOURNAL))
+    prepared = prepared.without(read_journal(config.output_dir / JOURNAL))
+    _check_held_out(config, prepared)
+    return prepared
+
+
+def _check_held_out(config: Config, prepared: Prepared) -> None:
+    """Refuse what follows from a held-out loss where nothing can be measured.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
+    wanted = {
+        "validation.patience": config.validation.patience is not None,
+        "checkpoint.keep_best": config.checkpoint.keep_best,
+    }
+    for key in [key for key, is_given in wanted.items() if is_given and not prepared.held_out]:
+        raise ConfigError(
+            f"{key}: it needs a held-out loss, and no sample of validation.data can be used: look at its path, buckets and "
+            f"captions, or remove {key}"
+        )
 
 
 def _plan(config: Config, encoder: Encoder, catalog: Catalog, streams: Sequence[Stream]) -> Plan:

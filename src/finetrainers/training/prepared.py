@@ -32,6 +32,8 @@ class Prepared:
     max_held_out: int
     """Samples of it that are measured at most."""
     requests: tuple[Request, ...]
+    num_items: int = 0
+    """Samples to train on that are measured one by one at most."""
     left_out: tuple[LeftOut, ...] = ()
     """What turned out bad only when it was decoded or encoded, in this start of the run or in earlier ones."""
     chapters: Chapters | None = None
@@ -66,6 +68,25 @@ class Prepared:
         return () if self.held_out_plan is None else tuple(self.held_out_plan.held_out(self.max_held_out))
 
     @cached_property
+    def held_out_sets(self) -> tuple[int, ...]:
+        """Number of the data set of each sample of ``held_out``."""
+        plan = self.held_out_plan
+        if plan is None:
+            return ()
+        numbers = {id(data): number for number, data in enumerate(plan.catalog.sets)}
+        return tuple(numbers[id(plan.catalog.locate(sample)[0])] for _, sample in plan.spread(self.max_held_out))
+
+    @cached_property
+    def items(self) -> tuple[SampleJob, ...]:
+        """Samples to train on that are measured one by one."""
+        return tuple(self.plan.held_out(self.num_items)) if self.num_items else ()
+
+    @property
+    def measured(self) -> tuple[SampleJob, ...]:
+        """All samples that validations read."""
+        return (*self.held_out, *self.items)
+
+    @cached_property
     def problems(self) -> tuple[Problem, ...]:
         """Bad samples that are left out, each medium once."""
         found = {problem for plan in self.plans for data in plan.catalog.sets for problem in data.problems}
@@ -85,7 +106,7 @@ class Prepared:
     @property
     def pinned(self) -> list[str]:
         """Keys of the items that validation reads again and again."""
-        return [job.key for job in self.texts] + [key for job in self.held_out for key in job.keys]
+        return [job.key for job in self.texts] + [key for job in self.measured for key in job.keys]
 
     def without(self, left_out: tuple[LeftOut, ...]) -> "Prepared":
         """Return the run without these items; what it holds out is measured without them."""

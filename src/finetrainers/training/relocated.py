@@ -1,7 +1,8 @@
 """A run goes on with what it began with, wherever that is now: contents tell, and places may change."""
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 from finetrainers.config import Config, dump_config, load_config
 from finetrainers.errors import ConfigError
@@ -16,6 +17,14 @@ HELD_OUT = "validation.data."
 MODEL = "model."
 
 
+class Contents(TypedDict):
+    """Hashes of what a run is made of."""
+
+    data: str
+    held_out: str | None
+    model: str
+
+
 def check_contents(session: Session, prepared: Prepared) -> None:
     """Refuse other weights than a run began with, and other data in places that it did not name; then note the places.
 
@@ -25,7 +34,7 @@ def check_contents(session: Session, prepared: Prepared) -> None:
     config = session.config
     file = config.output_dir / "config.yaml"
     before = _last_start(session)
-    now = contents(prepared)
+    now: Mapping[str, object] = contents(prepared)
     _check_weights(config, before, now["model"])
     moved = moved_places(load_config(file), config)
     for name, is_of in (("data", DATA.match), ("held_out", _is_held_out), ("model", _is_of_model)):
@@ -45,7 +54,7 @@ def check_contents(session: Session, prepared: Prepared) -> None:
         write_whole(file, dump_config(config))
 
 
-def contents(prepared: Prepared) -> dict[str, str | None]:
+def contents(prepared: Prepared) -> Contents:
     """Hashes of what a run is made of, as its event ``run`` has them."""
     held_out = prepared.held_out_plan
     return {
@@ -55,7 +64,7 @@ def contents(prepared: Prepared) -> dict[str, str | None]:
     }
 
 
-def _check_weights(config: Config, before: dict[str, Any], weights: str | None) -> None:
+def _check_weights(config: Config, before: dict[str, Any], weights: object) -> None:
     recorded = before.get("model")
     if recorded is not None and recorded != weights:
         raise ConfigError(

@@ -10,9 +10,11 @@ from finetrainers.distributed.context import share_tokens
 from finetrainers.distributed.layout import check_batch
 from finetrainers.distributed.parallelize import begin_anew
 from finetrainers.distributed.world import join
-from finetrainers.errors import MissingItemError, StoppedAtOnceError
+from finetrainers.errors import ConfigError, MissingItemError, StoppedAtOnceError
+from finetrainers.events import EndEvent
 from finetrainers.models import open_model
 from finetrainers.optim.schedules import learning_rate, set_learning_rate
+from finetrainers.training.alarms import Alarms
 from finetrainers.training.announce import announce, announce_miss, announce_replaced
 from finetrainers.training.attention import settle_attention
 from finetrainers.training.build import build_batches, build_steps, build_trainer
@@ -22,13 +24,14 @@ from finetrainers.training.checks_files import check_files
 from finetrainers.training.finish import Result as Result, finish
 from finetrainers.training.fit import as_recorded, fit
 from finetrainers.training.hub import check_hub
+from finetrainers.training.outcomes import Outcomes
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.relocated import check_contents
 from finetrainers.training.saving import Saver
 from finetrainers.training.session import Session, open_session
 from finetrainers.training.sharing import check_sharing
-from finetrainers.training.track import StepLog
+from finetrainers.training.track import StepLog, loaded_event
 from finetrainers.training.trainer import AfterStep, Metrics, Trainer
 from finetrainers.training.validate import Validator
 from finetrainers.training.windows import Misses, encode_again, encode_steps, mend
@@ -69,7 +72,7 @@ def encode(config: Config) -> None:
         run = _Run(session)
         with session.stage("encoding"):
             run.encode(run.prepare(), 0)
-        session.emit("end", status="done", step=0)
+        session.emit(EndEvent(status="done", step=0))
 
 
 class _Run:
@@ -134,15 +137,20 @@ class _Run:
         self.attention = world.first(lambda: settle_attention(session, prepared, steps, is_resumed=resumed is not None))
         with session.stage("loading"), world.together():
             trainer = self._load(checkpoints, tuning, resumed)
+        session.emit(loaded_event(trainer))
         if config.control is not None and trainer.step < stop:
             self._verify_control(trainer, prepared)
         saver = Saver(session, checkpoints, self.model, tuning)
         validator = Validator(session, prepared)
         if resumed is not None:
             saver.keep(resumed)
-        trainer.after_step = (self._step_log(), saver, validator)
+        outcomes = Outcomes(session, checkpoints, saver)
+        alarms = Alarms(session, prepared)
+        trainer.after_step = (self._step_log(), saver, validator, alarms, outcomes)
         try:
             validator(trainer)
+            alarms(trainer)
+            outcomes(trainer)
             self._watch_first_step(trainer)
             prepared = self._train_windows(trainer, prepared, stop)
         except BaseException as error:
@@ -151,7 +159,9 @@ class _Run:
             raise
         weights = saver.finished_weights(trainer)
         done = prepared
-        return world.first(lambda: finish(session, trainer, done, tuning=tuning, weights=weights, repo=repo))
+        return world.first(
+            lambda: finish(session, trainer, done, outcomes=outcomes, tuning=tuning, weights=weights, repo=repo)
+        )
 
     def _find_start(self, checkpoints: Checkpoints) -> int | None:
         """Find the step from which a run goes on, if there is one, and set aside what came after it.
@@ -212,7 +222,7 @@ class _Run:
                 announce_miss(self.session, miss, trainer.step)
                 prepared, stop = self._mended(prepared, range(trainer.step, stop))
             else:
-                if stop == self.config.train.steps:
+                if stop == self.config.train.steps or trainer.is_over:
                     return prepared
                 prepared, stop = self.encode(prepared, stop)
             announce_replaced(self.session, before, prepared, range(trainer.step, stop))

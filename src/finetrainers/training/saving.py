@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from finetrainers.errors import CheckpointError, Interrupted, NonFiniteError
+from finetrainers.events import CheckpointEvent
 from finetrainers.files.steps import step_directory
 from finetrainers.memory.residency import free_memory
 from finetrainers.models import Model
@@ -47,6 +48,12 @@ class Saver:
             self._settle()
         if asked.stop:
             signals.stop(f"training, after step {trainer.step}")
+
+    def save(self, trainer: Trainer) -> None:
+        """Save after this step too, if that is not done."""
+        self._settle()  # the thread changes which was the last, and all processes have to decide alike
+        if trainer.step != self._last:
+            self._save(trainer, with_weights=True, in_background=self._session.config.checkpoint.background)
 
     def keep(self, step: int) -> None:
         """Remember that a step's checkpoint is whole."""
@@ -109,16 +116,19 @@ class Saver:
         staged = checkpoints.stage(trainer, copies=in_background)
         self._last, self._session.is_answering = step, asked
 
+        def export() -> Path | None:
+            return None if weights is None else write_weights(weights, config, tuning, spared=checkpoints.spared)
+
         def write() -> None:
             self._last = before  # what has no checkpoint because its weights cannot be written can still have one
-            folder = None if weights is None else checkpoints.talk.first(lambda: write_weights(weights, config, tuning))
+            folder = checkpoints.talk.first(export)
             self._last = step
             checkpoints.write(staged, weights=folder)
             self.keep(step)
 
         def tell() -> None:
             directory = step_directory(checkpoints.root, step)
-            self._session.emit("checkpoint", step=step, directory=str(directory), stall_seconds=stall_seconds)
+            self._session.emit(CheckpointEvent(step=step, directory=str(directory), stall_seconds=stall_seconds))
             if asked and self._session.world.is_first:
                 (config.output_dir / SAVE_FILE).unlink(missing_ok=True)
             self._session.is_answering = False
@@ -149,4 +159,4 @@ class Saver:
     def _export(self, trainer: Trainer) -> None:
         config, tuning = self._session.config, self._tuning
         weights = stage_weights(trainer, config, self._model, tuning)
-        self._session.world.first(lambda: write_weights(weights, config, tuning))
+        self._session.world.first(lambda: write_weights(weights, config, tuning, spared=self._checkpoints.spared))

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
-from typing import Any
 
 from finetrainers.config import Config
 from finetrainers.data.cache.leases import Lease
 from finetrainers.distributed.world import World
 from finetrainers.errors import Interrupted, StorageError
+from finetrainers.events import EndEvent, ErrorEvent, Event, ProgressEvent, StageEvent, WarningEvent
 from finetrainers.files.storage import storage_errors
 from finetrainers.memory.out_of_memory import Doing, out_of_memory_explained
 from finetrainers.memory.precision import matmul_precision
@@ -40,18 +40,18 @@ class Session:
         self.is_answering = False
         """Whether the checkpoint that the file asks for is staged."""
 
-    def emit(self, event: str, **fields: Any) -> None:
-        """Write one event; ``fields`` are plain values."""
-        self.tracker.emit(event, **fields)
+    def emit(self, event: Event) -> None:
+        """Write one event."""
+        self.tracker.emit(event)
 
-    def warn(self, message: str, **fields: Any) -> None:
+    def warn(self, message: str, *, step: int | None = None) -> None:
         """Say what a user should know of."""
-        self.emit("warning", message=message, **fields)
+        self.emit(WarningEvent(message=message, step=step))
 
     def tell_seconds(self, stage: str, seconds: float) -> None:
         """Record how long a stage took; stages of one name add up."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-        self.emit("stage", stage=stage, seconds=seconds)
+        self.emit(StageEvent(stage=stage, seconds=seconds))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -62,7 +62,7 @@ class Session:
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Report the progress of a stage, and stop here if a signal has come: the cache keeps what is done."""
-        self.emit("progress", stage=stage, done=done, total=total)
+        self.emit(ProgressEvent(stage=stage, done=done, total=total))
         self.signals.raise_if_received(stage)
 
     def asked(self) -> Asked:
@@ -108,9 +108,9 @@ def _recorded_end(config: Config, tracker: Tracker) -> Iterator[None]:
             yield
     except (Interrupted, KeyboardInterrupt) as stop:
         with suppress(OSError, StorageError):  # a full disk must not hide what it was that ended the run
-            tracker.emit("end", status="interrupted", message=str(stop) or "stopped by Ctrl-C")
+            tracker.emit(EndEvent(status="interrupted", message=str(stop) or "stopped by Ctrl-C"))
         raise
     except Exception as error:
         with suppress(OSError, StorageError):
-            tracker.emit("error", message=str(error), kind=type(error).__name__)
+            tracker.emit(ErrorEvent(message=str(error), kind=type(error).__name__))
         raise

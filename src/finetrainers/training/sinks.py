@@ -2,20 +2,14 @@
 
 import os
 import sys
-from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
 from finetrainers.config import Config
 from finetrainers.errors import StorageError
+from finetrainers.events import Event, StepEvent, ValidationEvent
 from finetrainers.files.whole import to_json
-
-EVENTS_VERSION = 1
-"""Raised when a field changes its meaning; new fields and new events do not raise it."""
-
-
-Event = Mapping[str, Any]  # one JSON object, as docs/events.md and its schema describe it
 
 
 class Sink(Protocol):
@@ -41,7 +35,7 @@ class EventLog:
 
     def write(self, event: Event) -> None:
         # Names of files need not be text: a byte that is none becomes an escape, as JSON has it too.
-        self._write(f"{to_json(event)}\n".encode(errors="backslashreplace"))
+        self._write(f"{to_json(event.tree())}\n".encode(errors="backslashreplace"))
 
     def _write(self, line: bytes) -> None:
         try:
@@ -71,8 +65,9 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(directory))
 
     def write(self, event: Event) -> None:
-        for name, value in curves(event).items():
-            self._writer.add_scalar(name, value, event["step"])
+        if isinstance(event, StepEvent | ValidationEvent):
+            for name, value in curves(event).items():
+                self._writer.add_scalar(name, value, event.step)
 
     def close(self) -> None:
         self._writer.close()
@@ -91,9 +86,8 @@ class RunTracker:
             self._run: Any = self._library.init(project=project, name=config.output_dir.name, config=tree, **place)
 
     def write(self, event: Event) -> None:
-        numbers = curves(event)
-        if numbers:
-            self._run.log(numbers, step=event["step"])
+        if isinstance(event, StepEvent | ValidationEvent):
+            self._run.log(curves(event), step=event.step)
 
     def close(self) -> None:
         with redirect_stdout(sys.stderr):
@@ -102,11 +96,10 @@ class RunTracker:
 
 def curves(event: Event) -> dict[str, float]:
     """Numbers of a step or a validation, as "train/loss" and so on; empty for other events."""
-    prefix = {"step": "train", "validation": "validation"}.get(event["event"])
-    if prefix is None:
+    if not isinstance(event, StepEvent | ValidationEvent):
         return {}
-    numbers = {
-        f"{prefix}/{k}": float(v) for k, v in event.items() if isinstance(v, int | float) and k not in {"v", "step", "time"}
-    }
-    bins = event.get("held_out_bins", {})
+    prefix = "train" if isinstance(event, StepEvent) else "validation"
+    own = {k: v for k, v in event.tree().items() if k not in ("v", "step", "time")}
+    numbers = {f"{prefix}/{k}": float(v) for k, v in own.items() if isinstance(v, int | float)}
+    bins = (event.held_out_bins or {}) if isinstance(event, ValidationEvent) else {}
     return numbers | {f"{prefix}/held_out_loss/{k}": v for k, v in bins.items()}

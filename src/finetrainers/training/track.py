@@ -3,15 +3,15 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from finetrainers.config import Config, TrackConfig
 from finetrainers.errors import ConfigError, NonFiniteError
+from finetrainers.events import Event, LoadedEvent, StepEvent, WarningEvent
 from finetrainers.memory.peak import peak_memory_gb
 from finetrainers.training.console import Console
-from finetrainers.training.sinks import EVENTS_VERSION, EventLog, RunTracker, Sink, TensorBoard
+from finetrainers.training.sinks import EventLog, RunTracker, Sink, TensorBoard
 from finetrainers.training.trainer import Metrics, Trainer
 
 Describe = Callable[[int], str]
@@ -19,16 +19,15 @@ Describe = Callable[[int], str]
 
 
 class Tracker:
-    """Stamps events and hands them to all sinks."""
+    """Hands events to all sinks."""
 
     def __init__(self, *sinks: Sink) -> None:
         self._sinks = sinks
 
-    def emit(self, event: str, **fields: Any) -> None:
-        """Write one event; ``fields`` are plain values."""
-        stamped = {"v": EVENTS_VERSION, "time": time.time(), "event": event, **fields}
+    def emit(self, event: Event) -> None:
+        """Write one event."""
         for sink in self._sinks:
-            sink.write(stamped)
+            sink.write(event)
 
     def close(self) -> None:
         """Close all sinks."""
@@ -81,27 +80,33 @@ class StepLog:
 
     def __call__(self, trainer: Trainer, metrics: Metrics) -> None:
         if metrics.step % self._every == 0 or not metrics.is_finite:
-            self._tracker.emit("step", **step_fields(trainer, metrics, seconds=time.perf_counter() - metrics.began))
+            self._tracker.emit(step_event(trainer, metrics, seconds=time.perf_counter() - metrics.began))
         if not metrics.is_finite:
             message = non_finite_message(metrics, self._describe)
             if self._stops:
                 raise NonFiniteError(message)
-            self._tracker.emit("warning", message=f"{message} The update was skipped.", step=metrics.step)
+            self._tracker.emit(WarningEvent(message=f"{message} The update was skipped.", step=metrics.step))
 
 
-def step_fields(trainer: Trainer, metrics: Metrics, *, seconds: float) -> dict[str, Any]:
-    """Fields of a step event, which took so many seconds with its data."""
-    return {
-        "step": metrics.step,
-        "loss": metrics.loss,
-        "grad_norm": metrics.grad_norm,
-        "lr": metrics.lr,
-        "step_seconds": seconds - metrics.data_seconds,
-        "data_seconds": metrics.data_seconds,
-        "tokens_per_second": metrics.num_tokens / seconds,
-        "peak_memory_gb": peak_memory_gb(trainer.device),
-        "skipped": trainer.update.num_skipped,
-    }
+def loaded_event(trainer: Trainer) -> LoadedEvent:
+    """Tell of what is loaded."""
+    trained = sum(parameter.numel() for parameter in trainer.denoiser.parameters() if parameter.requires_grad)
+    return LoadedEvent(trained_parameters=trained, peak_memory_gb=peak_memory_gb(trainer.device))
+
+
+def step_event(trainer: Trainer, metrics: Metrics, *, seconds: float) -> StepEvent:
+    """Tell of a step, which took so many seconds with its data."""
+    return StepEvent(
+        step=metrics.step,
+        loss=metrics.loss,
+        grad_norm=metrics.grad_norm,
+        lr=metrics.lr,
+        step_seconds=seconds - metrics.data_seconds,
+        data_seconds=metrics.data_seconds,
+        tokens_per_second=metrics.num_tokens / seconds,
+        peak_memory_gb=peak_memory_gb(trainer.device),
+        skipped=trainer.update.num_skipped,
+    )
 
 
 def non_finite_message(metrics: Metrics, describe: Describe = str) -> str:

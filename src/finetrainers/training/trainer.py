@@ -97,18 +97,20 @@ class Trainer:
     """Asks the denoiser as it is now."""
     step: int = 0
     """Optimizer steps taken; a restored one is where training goes on."""
+    is_over: bool = False
+    """Whether no further step is to be taken."""
 
     def __post_init__(self) -> None:
         self.predict = Denoising(self)
 
     def run(self, batches: Iterator[Batch], *, stop: int) -> None:
-        """Train until ``stop`` optimizer steps are taken, one batch each.
+        """Train until ``stop`` optimizer steps are taken, one batch each, or training is over.
 
         Raises:
             NonFiniteError: If a loss or a gradient is not finite, and such steps are not skipped.
         """
         self.denoiser.train()
-        while self.step < stop:
+        while self.step < stop and not self.is_over:
             start = time.perf_counter()
             batch = next(batches)
             metrics = self.train_step(batch, data_seconds=time.perf_counter() - start)

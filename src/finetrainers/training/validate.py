@@ -1,6 +1,7 @@
 """Samples for prompts, and held-out loss. Neither changes anything that training depends on."""
 
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -19,10 +20,13 @@ from finetrainers.data.loader import make_prompt, read_encoded
 from finetrainers.data.order.jobs import SampleJob
 from finetrainers.data.streams import MEDIA
 from finetrainers.errors import MissingItemError
+from finetrainers.events import ValidationEvent
+from finetrainers.events.record import plain
 from finetrainers.files.steps import step_directory
 from finetrainers.files.whole import to_json, whole_directory, write_whole
 from finetrainers.objectives.base import losses_of
 from finetrainers.sampling.sampler import Sampler
+from finetrainers.training.item_losses import FACTS_FILE, ITEMS, first_losses, item_facts, item_table, set_losses
 from finetrainers.training.pace import Pace
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.session import Session
@@ -49,6 +53,8 @@ class Part:
 
     losses: dict[int, Tensor] = field(default_factory=dict)
     """[levels] of held-out samples, by number."""
+    items: dict[int, Tensor] = field(default_factory=dict)
+    """[levels] of samples to train on, by number."""
     samples: dict[int, str] = field(default_factory=dict)
     """Names of files that were drawn, by the number of the request."""
 
@@ -61,6 +67,8 @@ class HeldOut:
     cache: Cache
     num_levels: int
     given_frames: GivenFrames
+    has_own_noise: bool = True
+    """Whether noise belongs to the sample; else it is the same for all, so that their losses can be compared."""
 
     def measure(self, trainer: Trainer) -> HeldOutLoss:
         """Mean loss over all samples and noise levels, in this process alone."""
@@ -87,7 +95,8 @@ class HeldOut:
     def _losses(self, trainer: Trainer, job: SampleJob, pace: Pace) -> Tensor:
         """Loss of one sample at each noise level, [levels]; one at a time, so that the batch size cannot change it."""
         sample = pace.read(partial(read_encoded, self.cache, job))
-        content = int(job.target.key[:15], 16)  # draws belong to the item, not to its place in the list
+        # Draws belong to the item, not to its place in the list.
+        content = int(job.target.key[:15], 16) if self.has_own_noise else 0
         padding = trainer.adapter.grid.num_padding_frames(job.bucket[0])
         latents = draw_latents(
             sample.media[MEDIA.name], sample_generator(0, content, "held-out posterior"), padding=padding
@@ -114,19 +123,20 @@ class Validator:
     def __init__(self, session: Session, prepared: Prepared) -> None:
         self._session, self._prepared = session, prepared
         self._directory = session.config.output_dir / "validation"
-        self._held_out: HeldOut | None = None
-        if prepared.held_out:
-            cache = prepared.encoder.cache
-            levels = session.config.validation.noise_levels
-            self._held_out = HeldOut(prepared.held_out, cache, levels, prepared.given_frames)
+        grid = prepared.encoder.cache, session.config.validation.noise_levels, prepared.given_frames
+        self._held_out = HeldOut(prepared.held_out, *grid) if prepared.held_out else None
+        self._items = HeldOut(prepared.items, *grid, has_own_noise=False) if prepared.items else None
 
     def __call__(self, trainer: Trainer, metrics: object = None) -> None:
         """Validate at step 0, every so many steps and at the last; once each, also if the run was interrupted."""
         config = self._session.config
-        every = config.validation.every
-        is_due = trainer.step in (0, config.train.steps) or (every is not None and trainer.step % every == 0)
+        is_due = config.validation.is_due(trainer.step, last=config.train.steps)
         directory = step_directory(self._directory, trainer.step)
-        if is_due and (self._prepared.requests or self._held_out) and not self._session.world.first(directory.exists):
+        if (
+            is_due
+            and (self._prepared.requests or self._prepared.measured)
+            and not self._session.world.first(directory.exists)
+        ):
             with self._session.memory("validating"):
                 self.validate(trainer, directory)
 
@@ -136,7 +146,7 @@ class Validator:
         Raises:
             DataError: If what is read is gone from the cache again and again.
         """
-        world = self._session.world
+        world, began = self._session.world, time.perf_counter()
         world.first(lambda: encode_for_validation(self._prepared))
         with ExitStack() as stack:
             temporary = world.first(lambda: stack.enter_context(whole_directory(directory)))
@@ -146,7 +156,8 @@ class Validator:
             parts = world.talk.gather(own if world.is_first_of_replica else Part())
             fields = world.first(lambda: self._record(trainer, temporary, parts))
             world.first(stack.close)  # which gives the directory its name
-        self._session.emit("validation", **fields, directory=str(directory))
+        seconds = time.perf_counter() - began
+        self._session.emit(ValidationEvent(**fields, directory=str(directory), seconds=seconds))
 
     def _part(self, trainer: Trainer, directory: Path, pace: Pace) -> Part:
         """Do what is this process's to do, and again if the cache has lost something of it meanwhile."""
@@ -154,7 +165,8 @@ class Validator:
         while True:
             try:
                 with eval_weights(trainer), torch.no_grad(), trainer.attention_in_validation():
-                    return Part(self._measure(trainer, pace), self._draw(trainer, directory, pace))
+                    losses, items = (self._measure(own, trainer, pace) for own in (self._held_out, self._items))
+                    return Part(losses, items, self._draw(trainer, directory, pace))
             except MissingItemError as miss:
                 misses.add(miss, trainer.step)
                 with pace.first():
@@ -163,26 +175,31 @@ class Validator:
     def _record(self, trainer: Trainer, directory: Path, parts: Sequence[Part]) -> dict[str, Any]:
         """Put together what all processes have done; write it down, and return the fields of the event."""
         fields: dict[str, Any] = {"step": trainer.step}
-        requests = self._prepared.requests
-        if self._held_out is not None:
+        prepared, requests, facts = self._prepared, self._prepared.requests, {}
+        if self._held_out is not None and prepared.held_out_plan is not None:
             rows = {number: row for part in parts for number, row in part.losses.items()}
             loss = self._held_out.summary(trainer, [rows[number] for number in sorted(rows)])
             fields |= {"held_out_loss": loss.overall, "held_out_bins": loss.bins, "held_out_samples": loss.num_samples}
+            paths = [data.config.path for data in prepared.held_out_plan.catalog.sets]
+            sets = set_losses(paths, prepared.held_out_sets, rows)
+            fields |= {} if sets is None else {"held_out_sets": sets}
+        if self._items is not None:
+            items = item_facts(prepared.items, {number: row for part in parts for number, row in part.items.items()})
+            fields["items"] = item_table(items, first_losses(self._directory, trainer.step))
+            facts = {ITEMS: items}
         if requests:
             names = {number: name for part in parts for number, name in part.samples.items()}
             fields["samples"] = [names[number] for number in sorted(names)]
-        write_whole(
-            directory / "validation.json",
-            to_json({**fields, "prompts": [asdict(request) for request in requests]}, indent=1),
-        )
+        facts |= plain(fields) | {"prompts": [asdict(request) for request in requests]}
+        write_whole(directory / FACTS_FILE, to_json(facts, indent=1))
         return fields
 
-    def _measure(self, trainer: Trainer, pace: Pace) -> dict[int, Tensor]:
-        """Measure this copy's share of the held-out samples: losses [levels] by number."""
-        if self._held_out is None:
+    def _measure(self, held_out: HeldOut | None, trainer: Trainer, pace: Pace) -> dict[int, Tensor]:
+        """Measure this copy's share of some samples: losses [levels] by number."""
+        if held_out is None:
             return {}
-        jobs, own = self._held_out.jobs, self._session.world.replica_rows(len(self._held_out.jobs))
-        return {number: self._held_out._losses(trainer, jobs[number], pace) for number in own}
+        jobs, own = held_out.jobs, self._session.world.replica_rows(len(held_out.jobs))
+        return {number: held_out._losses(trainer, jobs[number], pace) for number in own}
 
     def _draw(self, trainer: Trainer, directory: Path, pace: Pace) -> dict[int, str]:
         """Draw this copy's share of the requests; return the names of the files by number."""

@@ -64,7 +64,7 @@ def _encode_window(prepared: Prepared, budget: Budget, steps: range) -> tuple[in
     """
     plan, order, encoder = prepared.plan, prepared.order, prepared.encoder
     texts, pinned, first = prepared.texts, prepared.pinned, prepared.encoder.world.first
-    held_out, failures = list(prepared.held_out), []
+    held_out, failures = list(prepared.measured), []
     held_out_media = [item for job in held_out for item in job.media.values()]
     if encoder.config.max_gb is not None:  # what validation needs comes first: the window is what is left beside it
         needed = [*texts, *(job.text for job in held_out)]
@@ -115,7 +115,7 @@ def encode_for_validation(prepared: Prepared, *, has_failed: bool = False) -> No
     Raises:
         DataError: Naming all held-out media that cannot be decoded any more.
     """
-    encoder, held_out = prepared.encoder, prepared.held_out
+    encoder, held_out = prepared.encoder, prepared.measured
     texts = prepared.texts
     items: set[tuple[Kind, str]] = {("text", job.key) for job in texts}
     items |= {item for job in held_out for item in job.items}

@@ -120,9 +120,13 @@ class Plan:
 
     def held_out(self, count: int) -> list[SampleJob]:
         """The first view and caption of ``count`` samples spread over all data sets, fixed for all runs."""
+        return [self.job(sample, place, view=0, caption=0) for place, sample in self.spread(count)]
+
+    def spread(self, count: int) -> list[tuple[int, int]]:
+        """Choose ``count`` samples over all data sets; those that are good, each with its place among all."""
         chosen = np.unique(np.linspace(0, self.catalog.num_samples - 1, min(count, self.catalog.num_samples)).astype(int))
         is_bad = np.isin(chosen * self.bad.num_views, self.bad.codes)
-        return [self.job(int(sample), i, view=0, caption=0) for i, sample in enumerate(chosen) if not is_bad[i]]
+        return [(i, int(sample)) for i, sample in enumerate(chosen) if not is_bad[i]]
 
     def leaving_out(self, items: Sequence[LeftOut]) -> "Plan":
         """Return the plan in which other samples stand in for those that need one of these items."""

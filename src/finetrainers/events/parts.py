@@ -1,0 +1,76 @@
+"""The objects inside events."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from finetrainers.events.record import Number, Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataShare(Record):
+    """How much of a run a data set is."""
+
+    path: str
+    samples: int
+    asked: float
+    taken: float
+    images: int
+    videos: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundData(Record):
+    """What was found where a data set lies."""
+
+    path: str
+    layout: str
+    why: str
+    items: int
+    left_out: int
+    passed_over: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilledBucket(Record):
+    """How many samples a bucket has."""
+
+    size: Sequence[int]
+    samples: int
+    held_out: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetLoss(Record):
+    """The held-out loss of one data set."""
+
+    path: str
+    samples: int
+    loss: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemLoss(Record):
+    """The loss of one item."""
+
+    path: str
+    loss: Number
+    first_loss: Number | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemTable(Record):
+    """The easiest and the hardest of the items that are measured one by one."""
+
+    items: int
+    loss: Number
+    easiest: Sequence[ItemLoss]
+    hardest: Sequence[ItemLoss]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionTrial(Record):
+    """How a backend of attention did."""
+
+    backend: str
+    milliseconds: float | None
+    reason: str | None
