@@ -45,8 +45,8 @@ def is_held(root: Path) -> bool:
     return False
 
 
-def standing(root: Path) -> Standing:
-    """Read how a run stands, from the end of its events alone."""
+def standing(root: Path, *, state: State | None = None) -> Standing:
+    """Read how a run stands, from the end of its events alone; or, of the run's own process, what it says of it."""
     last: Event | None = None
     step: Event | None = None
     time: float | None = None
@@ -59,9 +59,10 @@ def standing(root: Path) -> Standing:
         has_begun = event["event"] in {"step", "run"}
         if has_begun:
             break
-    state, message = _ended(last, has_begun=has_begun)
-    if is_held(root):
-        state, message = "running", ""
+    ended, message = _ended(last, has_begun=has_begun)
+    if state is None:
+        state = "running" if is_held(root) else ended
+    message = "" if state == "running" else message
     return Standing(state, taken, message, time, step)
 
 
