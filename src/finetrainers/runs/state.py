@@ -45,8 +45,8 @@ def is_held(root: Path) -> bool:
     return False
 
 
-def standing(root: Path, *, state: State | None = None) -> Standing:
-    """Read how a run stands, from the end of its events alone; or, of the run's own process, what it says of it."""
+def standing(root: Path, *, is_over: bool = False) -> Standing:
+    """Read how a run stands, from the end of its events alone; its own process, which still has it, may say that it is over."""
     last: Event | None = None
     step: Event | None = None
     time: float | None = None
@@ -60,8 +60,7 @@ def standing(root: Path, *, state: State | None = None) -> Standing:
         if has_begun:
             break
     ended, message = _ended(last, has_begun=has_begun)
-    if state is None:
-        state = "running" if is_held(root) else ended
+    state: State = "running" if not is_over and is_held(root) else ended
     message = "" if state == "running" else message
     return Standing(state, taken, message, time, step)
 

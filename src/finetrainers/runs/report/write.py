@@ -6,7 +6,7 @@ from finetrainers.files.whole import write_whole
 from finetrainers.runs.folder import RunFolder
 from finetrainers.runs.report.page import as_page
 from finetrainers.runs.report.pictures import Pictures
-from finetrainers.runs.state import State, standing
+from finetrainers.runs.state import standing
 
 PAGE_FILE = "report.html"
 
@@ -18,14 +18,19 @@ class ReportWriter:
         self.run = RunFolder(path)
         self._pictures = Pictures()
 
-    def write(self, file: Path | None = None, *, state: State | None = None) -> Path:
+    def has_begun(self) -> bool:
+        """Whether training has begun: before, there is nothing to tell that config.yaml does not."""
+        self.run.update()
+        return self.run.begun is not None
+
+    def write(self, file: Path | None = None, *, is_over: bool = False) -> Path:
         """Bring the report up to date.
 
         Args:
             file: By default report.html in the run directory, to which its links are relative.
-            state: What the run is, as only its own process knows before it has ended.
+            is_over: The run has ended, as only its own process knows as long as it has the directory.
         """
         self.run.update()
         file = self.run.path / PAGE_FILE if file is None else file
-        write_whole(file, as_page(self.run, standing(self.run.path, state=state), self._pictures))
+        write_whole(file, as_page(self.run, standing(self.run.path, is_over=is_over), self._pictures))
         return file
