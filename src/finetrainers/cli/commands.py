@@ -13,6 +13,7 @@ from finetrainers.cli.cache import add_cache
 from finetrainers.cli.data import add_data
 from finetrainers.cli.imports import uncollected
 from finetrainers.cli.launch import add_launch
+from finetrainers.cli.report import add_report
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.distributed.ending import ended_for_good
 from finetrainers.distributed.launch import read_launch
@@ -55,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     schema.set_defaults(run=run_schema)
     add_cache(commands)
     add_data(commands)
+    add_report(commands)
     return parser
 
 
@@ -122,7 +124,17 @@ def run_config_command(options: argparse.Namespace, words: list[str]) -> int:
     result = train(config)
     if is_first:
         print(result.weights)
+        tell_report(result.output_dir)
     return DONE
+
+
+def tell_report(directory: Path) -> None:
+    """Say where the report of a run is, if it has one."""
+    from finetrainers.runs.report.write import PAGE_FILE
+
+    file = directory / PAGE_FILE
+    if file.is_file():
+        print(f"report: {file.absolute().as_uri()}", file=sys.stderr)
 
 
 def quiet_libraries() -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 import numpy as np
 
@@ -109,11 +110,12 @@ def ticks(low: float, high: float, *, is_log: bool = False) -> list[float]:
 
 
 def _axes(scale: _Scale) -> str:
-    parts = []
-    for value in ticks(scale.low, scale.high, is_log=scale.is_log):
+    parts, values = [], ticks(scale.low, scale.high, is_log=scale.is_log)
+    apart = min((b - a for a, b in pairwise(values)), default=1.0)
+    for value in values:
         y = scale.y(value)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_label(value)}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_label(value, apart)}</text>')
     for step in ticks(0, max(1, scale.steps)):
         if step == int(step):
             x = scale.x(step)
@@ -121,8 +123,11 @@ def _axes(scale: _Scale) -> str:
     return "".join(parts)
 
 
-def _label(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+def _label(value: float, apart: float) -> str:
+    """Write a value with the digits that tell it from its neighbours."""
+    if value and abs(value) < 1e-3:
+        return f"{value:.2g}"
+    return f"{value:,.{max(0, -math.floor(math.log10(apart)))}f}"
 
 
 def _line(line: Line, scale: _Scale) -> str:

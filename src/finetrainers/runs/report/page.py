@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from shlex import quote
 
 from finetrainers.runs.curves import smooth
@@ -24,16 +25,22 @@ MEMORY = 20
 BIN_STYLES = ("one", "two", "three", "four")
 
 
-def as_page(run: RunFolder, standing: Standing, pictures: Pictures | None = None) -> str:
-    """Write the report of a run, as of its last update."""
-    pictures = Pictures() if pictures is None else pictures
+def as_page(run: RunFolder, standing: Standing, pictures: Pictures, *, folder: Path | None = None) -> str:
+    """Write the report of a run, as of its last update.
+
+    Args:
+        run: The run.
+        standing: How it stands.
+        pictures: Made for it before.
+        folder: Where the page will lie, to which its links are relative; by default in the run directory.
+    """
     pictures.begin()
     lowest = best(run.validations())
     parts = [
         *_head(run, standing),
         *_warnings(run),
         *_curves(run),
-        *sheet(run.samples(), pictures, root=run.path, best=None if lowest is None else lowest.step),
+        *sheet(run.samples(), pictures, folder=run.path if folder is None else folder, best=None if lowest is None else lowest.step),
         *_use(run),
         *data_parts(run),
         *_settings(run),

@@ -16,7 +16,7 @@ th { font-weight: 500; } thead th, .facts th { color: var(--quiet); white-space:
 progress { width: 100%; height: 6px; accent-color: var(--one); }
 .warnings { border-left: 4px solid var(--two); padding: .5rem .5rem .5rem 2rem; margin: 0; background: var(--soft); }
 .warnings li { white-space: pre-line; overflow-wrap: anywhere; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); gap: 1rem 2rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr)); gap: 1rem 2rem; }
 .chart h3 { margin: 0; } .chart svg { width: 100%; height: auto; display: block; touch-action: pan-y; }
 .chart text { font: 12px system-ui, sans-serif; fill: var(--quiet); } .chart path { fill: none; stroke-width: 1.6; }
 .chart .grid { stroke: var(--line); stroke-width: 1; } .chart .restart { stroke: var(--quiet); stroke-dasharray: 4 4; }
@@ -40,7 +40,7 @@ circle.star { fill: none; stroke: var(--good); stroke-width: 2.5; } text.star { 
 pre { background: var(--soft); padding: .75rem; border-radius: 4px; }
 footer { margin-top: 3rem; font-size: 12px; border-top: 1px solid var(--line); padding-top: .5rem; }
 a { color: inherit; } :focus-visible { outline: 2px solid var(--one); outline-offset: 2px; }
-@media (max-width: 40rem) { th, td { padding-right: .5rem; }
+@media (max-width: 40rem) { .chart text { font-size: 17px; } th, td { padding-right: .5rem; }
   .settings td:last-child, .settings th:nth-child(3) { display: none; } }
 """
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from finetrainers.files.whole import to_json
 from finetrainers.runs.outputs import Sample
@@ -18,8 +19,8 @@ PRIVATE = ("image", "last_image", "control", "references")
 """Settings that are paths."""
 
 
-def sheet(samples: Sequence[Sample], pictures: Pictures, *, root: Path, best: int | None) -> list[str]:
-    """Write the samples as HTML; files that are too large for the page are linked, relative to the run directory."""
+def sheet(samples: Sequence[Sample], pictures: Pictures, *, folder: Path, best: int | None) -> list[str]:
+    """Write the samples as HTML; files that are too large for the page are linked, relative to the page's folder."""
     if not samples:
         return []
     steps = chosen_steps(samples, best)
@@ -38,7 +39,7 @@ def sheet(samples: Sequence[Sample], pictures: Pictures, *, root: Path, best: in
         parts.append(f'<p class="quiet">{left_out} steps between these are in the folder validation.</p>')
     for row in rows.values():
         first = next(iter(row.values()))
-        cells = "".join(_cell(row.get(step), step, pictures, side=side, root=root, is_best=step == best) for step in steps)
+        cells = "".join(_cell(row.get(step), step, pictures, side=side, folder=folder, is_best=step == best) for step in steps)
         settings = ", ".join(f"{key} {_plain(key, value)}" for key, value in first.settings.items())
         parts.append(
             f'<section class="prompt"><details><summary>{escape(first.prompt) or "(no prompt)"}</summary>'
@@ -58,11 +59,11 @@ def chosen_steps(samples: Sequence[Sample], best: int | None) -> list[int]:
     return sorted(chosen | ({best} & set(steps) if best is not None else set()))
 
 
-def _cell(sample: Sample | None, step: int, pictures: Pictures, *, side: int, root: Path, is_best: bool) -> str:
+def _cell(sample: Sample | None, step: int, pictures: Pictures, *, side: int, folder: Path, is_best: bool) -> str:
     name = f"step {step}{', best' if is_best else ''}"
     if sample is None:
         return f'<figure data-step="{step}"><figcaption>{name}: none</figcaption></figure>'
-    link = escape(link_to(sample.file, root), quote=True)
+    link = escape(link_to(sample.file, folder), quote=True)
     source = pictures.embed(sample, side)
     alt = escape(f"{name}: {sample.prompt}", quote=True)
     if sample.is_video:
@@ -76,11 +77,9 @@ def _cell(sample: Sample | None, step: int, pictures: Pictures, *, side: int, ro
     return f'<figure data-step="{step}">{medium}<figcaption><a href="{link}">{name}</a></figcaption></figure>'
 
 
-def link_to(file: Path, root: Path) -> str:
-    """Write a file of the run as an address relative to the page, which lies in the run directory."""
-    from urllib.parse import quote
-
-    return quote(os.path.relpath(file, root))
+def link_to(file: Path, folder: Path) -> str:
+    """Write a file of the run as an address relative to the page's folder."""
+    return quote(os.path.relpath(file, folder))
 
 
 def _plain(key: str, value: object) -> str:

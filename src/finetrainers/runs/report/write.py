@@ -27,10 +27,11 @@ class ReportWriter:
         """Bring the report up to date.
 
         Args:
-            file: By default report.html in the run directory, to which its links are relative.
+            file: By default report.html in the run directory.
             is_over: The run has ended, as only its own process knows as long as it has the directory.
         """
         self.run.update()
         file = self.run.path / PAGE_FILE if file is None else file
-        write_whole(file, as_page(self.run, standing(self.run.path, is_over=is_over), self._pictures))
+        how = standing(self.run.path, is_over=is_over)
+        write_whole(file, as_page(self.run, how, self._pictures, folder=file.resolve().parent))
         return file
