@@ -11,9 +11,11 @@ from typing import Any
 from finetrainers.cli.bench import add_bench
 from finetrainers.cli.cache import add_cache
 from finetrainers.cli.data import add_data
+from finetrainers.cli.diff import add_diff
 from finetrainers.cli.imports import uncollected
 from finetrainers.cli.launch import add_launch
 from finetrainers.cli.report import add_report
+from finetrainers.cli.reproduce import add_reproduce
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.distributed.ending import ended_for_good
 from finetrainers.distributed.launch import read_launch
@@ -57,6 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_cache(commands)
     add_data(commands)
     add_report(commands)
+    add_diff(commands)
+    add_reproduce(commands)
     return parser
 
 

@@ -27,6 +27,8 @@ from finetrainers.training.session import Session
 LOCK_VERSION = 1
 MAX_ITEMS = 5000
 """Items that are listed one by one; of more, the hash of all tells whether they are the same, and no more."""
+MAX_CAPTIONED = 1_000_000
+"""Items whose captions are hashed; of more it would take too long."""
 MAX_STARTS = 50
 USER_CODE = re.compile(r".+\.py:[A-Za-z_]\w*")
 
@@ -41,6 +43,7 @@ def write_lock(session: Session, prepared: Prepared, *, resumed: int | None) -> 
         **environment(session.device, session.world.launch.size),
         "config": hash_file(session.config.output_dir / "config.yaml").hex(),
         **contents(prepared),
+        "captions": captions_digest(prepared),
         "files": files_of(session.config),
     }
     write_whole(file, to_json({"version": LOCK_VERSION, "starts": [*before, start][-MAX_STARTS:], "items": items(prepared)}))
@@ -137,8 +140,20 @@ def _texts(tree: object, key: str) -> Iterator[tuple[str, str]]:
                 yield from _texts(value, f"{key}.{number}")
 
 
+def captions_digest(prepared: Prepared) -> str | None:
+    """Hash the captions of all items, as they are listed; None of too many, or of those that are read shard by shard."""
+    sets = prepared.plan.catalog.sets
+    if prepared.chapters is not None or sum(len(data.table) for data in sets) > MAX_CAPTIONED:
+        return None
+    digest = hashlib.blake2b(digest_size=8)
+    for data in sets:
+        for chunk in data.table["captions"].chunks:
+            digest.update(repr(chunk.to_pylist()).encode(errors="backslashreplace"))
+    return digest.hexdigest()
+
+
 def items(prepared: Prepared) -> list[list[str]] | None:
-    """List place and hash of each item that is trained on, relative to its data set; None of too many."""
+    """List name and hashes, of the media and of the captions, of each item that is trained on; None of too many."""
     if prepared.chapters is not None or sum(len(data.table) for data in prepared.plan.catalog.sets) > MAX_ITEMS:
         return None
     found = []
@@ -147,8 +162,13 @@ def items(prepared: Prepared) -> list[list[str]] | None:
         for row in used:
             path = str(data.table[MEDIA.name][row].as_py())
             digest = data.digests[MEDIA.name][row].tobytes().hex()
-            found.append([f"{number}/{shortened(path, data.config.path)}", digest])
+            captions = "\0".join(data.table["captions"][row].as_py() or ())
+            found.append([f"{number}/{shortened(path, data.config.path)}", digest, _hash(captions)])
     return found
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(errors="backslashreplace"), digest_size=8).hexdigest()
 
 
 def shortened(path: str, root: str) -> str:
