@@ -44,7 +44,7 @@ def data_parts(run: RunFolder) -> list[str]:
 
 def sentence(begun: dict[str, Any]) -> str:
     """Say how much is trained on."""
-    text = f"{begun['num_samples']:,} samples, {begun['num_held_out']:,} held-out ones measured"
+    text = f"{begun.get('num_samples', 0):,} samples, {begun.get('num_held_out', 0):,} held-out ones measured"
     text += f"; {begun['epochs']} passes over the data" if begun.get("epochs") else ""
     return text + (f"; {begun['num_bad']} bad items" if begun.get("num_bad") else "")
 

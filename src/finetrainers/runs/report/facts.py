@@ -5,6 +5,7 @@ import math
 import re
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def head(run: RunFolder, standing: Standing) -> Rows:
     begun, tree = run.begun or {}, run.tree
     rows: Rows = [("State", state_sentence(run, standing))]
     rows.append(("Model", model_name(tree)))
-    rows.append(("Task", " ".join(filter(None, (str(begun.get("task", "")), f"({begun['family']})" if begun else "")))))
+    rows.append(("Task", f"{begun.get('task', '')} ({begun.get('family', '')})" if begun else ""))
     rows.append(("Tuning", tuning_sentence(run)))
     words = [str(data["caption_prefix"]) for data in tree.get("data", ()) if data.get("caption_prefix")]
     rows.append(("Trigger words", ", ".join(dict.fromkeys(words))))
@@ -127,9 +128,8 @@ def _durations(run: RunFolder) -> list[float]:
     """Seconds of each start of the run, from its first event to its last."""
     begun = [float(event["time"]) for event in run.of_kind("run")]
     times = sorted([float(e["time"]) for e in run.kept] + run.columns.column("time").tolist())
-    edges = [*begun[1:], math.inf]
     found = []
-    for start, stop in zip(begun, edges, strict=True):
+    for start, stop in pairwise([*begun, math.inf]):
         own = [moment for moment in times if start <= moment < stop]
         found.append(own[-1] - start if own else 0.0)
     return found
