@@ -128,7 +128,7 @@ def run_config_command(options: argparse.Namespace, words: list[str]) -> int:
     result = train(config)
     if is_first:
         print(result.weights)
-        tell_report(result.output_dir)
+        tell_report(config.output_dir)
     return DONE
 
 
