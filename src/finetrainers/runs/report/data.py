@@ -78,7 +78,7 @@ def _crops(run: RunFolder, bucket: dict[str, Any]) -> list[str]:
     figures = []
     for one in bucket.get("shown", ()):
         sources = [source for name in one["files"] if (source := _crop(run, str(name))) is not None]
-        pictures = "".join(f'<img alt="" src="{source}" loading="lazy">' for source in sources)
+        pictures = "".join(f'<img alt="" src="{source}" decoding="async">' for source in sources)
         caption = escape(str(one["caption"])) or "(no caption)"
         figures.append(
             f"<figure><div>{pictures}</div><figcaption>{caption}<span>{escape(str(one['ref']))}</span></figcaption></figure>"

@@ -71,9 +71,9 @@ def _cell(sample: Sample | None, step: int, pictures: Pictures, *, side: int, fo
             f'<video src="{source or link}" aria-label="{alt}" loop muted playsinline controls preload="metadata"></video>'
         )
     elif source is not None:
-        medium = f'<a href="{link}"><img alt="{alt}" src="{source}" loading="lazy"></a>'
+        medium = f'<a href="{link}"><img alt="{alt}" src="{source}" decoding="async"></a>'
     else:
-        medium = f'<a href="{link}"><img alt="{alt}" src="{link}" loading="lazy"></a>'
+        medium = f'<a href="{link}"><img alt="{alt}" src="{link}" decoding="async"></a>'
     return f'<figure data-step="{step}">{medium}<figcaption><a href="{link}">{name}</a></figcaption></figure>'
 
 
