@@ -388,7 +388,7 @@ MUTATIONS = (
              "if keys and before.get(name) != now[name]:", "if False:",
              "training/test_relocated.py::test_other_contents_in_a_new_place_are_refused_and_the_old_ones_go_on"),
     Mutation("a run that a launcher starts once more fails on the lock of its former process", "training/directory.py",
-             "ENDING_SECONDS if attempt else 0.0", "0.0",
+             "ENDING_SECONDS if attempt else LOOKING_SECONDS", "0.0",
              "training/test_run.py::test_a_run_that_is_started_once_more_waits_for_its_former_process"),
     Mutation("what a command imports is searched for garbage as long as it runs", "cli/imports.py", "        gc.freeze()\n", "",
              "cli/test_cli.py::test_imports_are_not_searched_for_garbage_in_a_process_that_is_ours"),
@@ -466,6 +466,17 @@ MUTATIONS = (
     Mutation("a cache that may only be read lacks its index", "data/cache/index.py", "if error.sqlite_errorcode & 0xFF not in CLOSED or", "if True or", "data/test_packs.py::test_a_cache_that_may_only_be_read_needs_no_index"),
     Mutation("an item of two packs goes with one of them", "data/cache/index.py", "        if packs:\n            self.add(*packs)\n", "", "data/test_packs.py::test_an_item_of_two_packs_stays_when_one_of_them_goes"),
     Mutation("a cache that may only be read lacks the packs of a killed writer", "data/cache/store.py", "                self.index.move_to_memory()\n", "", "data/test_packs.py::test_a_cache_that_may_only_be_read_serves_packs_that_its_index_lacks"),
+    # Reports, comparisons and reproductions.
+    Mutation("report: half a line of a growing log is lost", "runs/log.py", "*lines, rest = (rest + block).split(b\"\\n\")", "lines, rest = (rest + block).split(b\"\\n\"), b\"\"", "report/test_run_folder.py::test_half_a_line_waits_for_its_other_half"),
+    Mutation("report: steps that come again stand twice", "runs/curves.py", "self.cut(step - 1)", "pass", "report/test_run_folder.py::test_steps_that_come_again_take_the_place_of_the_first"),
+    Mutation("report: a link leads out of a run", "runs/inside.py", "if not path.is_relative_to(root):", "if False:", "report/test_run_folder.py::test_samples_come_with_prompts_and_never_from_elsewhere"),
+    Mutation("report: prompts are HTML on the page", "runs/report/sheet.py", "{escape(first.prompt) or", "{first.prompt or", "report/test_report.py::test_captions_and_prompts_are_no_html"),
+    Mutation("report: one that fails ends the run", "training/report_page.py", "except Exception as error:", "except ZeroDivisionError as error:", "report/test_report.py::test_a_report_that_fails_is_a_warning_and_the_run_goes_on"),
+    Mutation("report: a page grows without limit", "runs/report/pictures.py", "if not text or len(text) > self.left:", "if not text:", "report/test_report.py::test_a_page_holds_no_more_than_its_limit"),
+    Mutation("report: Markdown names places of the machine", "runs/report/markdown.py", "if not PLACES.search(row[0])", "", "report/test_report.py::test_markdown_names_no_place_of_this_machine"),
+    Mutation("report: changed captions go unnoticed when a run is made again", "training/reproduce.py", "\"captions\": captions_digest(plan)", "\"captions\": noted.get(\"captions\")", "report/test_comparison.py::test_what_has_changed_since_a_run_is_named"),
+    Mutation("report: rounding is never suspected first", "runs/comparison/causes.py", "0 if is_small else 2", "2", "report/test_comparison.py::test_what_differs_in_the_last_digits_is_laid_to_rounding_first"),
+    Mutation("report: samples go to trackers without prompts", "training/tracked_samples.py", "caption=sample.prompt)", "caption=None)", "report/test_tracked_samples.py::test_trackers_get_samples_with_their_prompts"),
 )  # fmt: skip
 
 
