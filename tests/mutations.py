@@ -468,7 +468,7 @@ MUTATIONS = (
     Mutation("a cache that may only be read lacks the packs of a killed writer", "data/cache/store.py", "                self.index.move_to_memory()\n", "", "data/test_packs.py::test_a_cache_that_may_only_be_read_serves_packs_that_its_index_lacks"),
     # Reports, comparisons and reproductions.
     Mutation("report: events are read again and again", "runs/log.py", "offset += len(line) + 1", "offset += 0", "report/test_run_folder.py::test_an_update_reads_only_what_is_new"),
-    Mutation("report: steps that come again stand twice", "runs/curves.py", "self.cut(step - 1)", "pass", "report/test_run_folder.py::test_steps_that_come_again_take_the_place_of_the_first"),
+    Mutation("report: steps that a kill lost are still told", "runs/folder.py", "self.columns.cut(int(event[\"resumed_from\"]))", "pass", "report/test_run_folder.py::test_steps_that_come_again_take_the_place_of_the_first"),
     Mutation("report: a link leads out of a run", "runs/inside.py", "if not path.is_relative_to(root):", "if False:", "report/test_run_folder.py::test_samples_come_with_prompts_and_never_from_elsewhere"),
     Mutation("report: prompts are HTML on the page", "runs/report/sheet.py", "{escape(first.prompt) or", "{first.prompt or", "report/test_report.py::test_captions_and_prompts_are_no_html"),
     Mutation("report: one that fails ends the run", "training/report_page.py", "except Exception as error:", "except ZeroDivisionError as error:", "report/test_report.py::test_a_report_that_fails_is_a_warning_and_the_run_goes_on"),
