@@ -17,6 +17,11 @@ from finetrainers.cli.launch import add_launch
 from finetrainers.cli.migrate import add_migrate
 from finetrainers.cli.plan import add_plan
 from finetrainers.cli.rehearse import add_rehearse
+from finetrainers.cli.diff import add_diff
+from finetrainers.cli.imports import uncollected
+from finetrainers.cli.launch import add_launch
+from finetrainers.cli.report import add_report
+from finetrainers.cli.reproduce import add_reproduce
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.distributed.ending import ended_for_good
 from finetrainers.distributed.launch import read_launch
@@ -63,6 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_cache(commands)
     add_data(commands)
     add_migrate(commands)
+    add_report(commands)
+    add_diff(commands)
+    add_reproduce(commands)
     return parser
 
 
@@ -130,7 +138,17 @@ def run_config_command(options: argparse.Namespace, words: list[str]) -> int:
     result = train(config)
     if is_first:
         print(result.weights)
+        tell_report(config.output_dir)
     return DONE
+
+
+def tell_report(directory: Path) -> None:
+    """Say where the report of a run is, if it has one."""
+    from finetrainers.runs.report.write import PAGE_FILE
+
+    file = directory / PAGE_FILE
+    if file.is_file():
+        print(f"report: {file.absolute().as_uri()}", file=sys.stderr)
 
 
 def quiet_libraries() -> None:

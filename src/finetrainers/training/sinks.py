@@ -10,6 +10,7 @@ from finetrainers.config import Config
 from finetrainers.errors import StorageError
 from finetrainers.events import Event, StepEvent, ValidationEvent
 from finetrainers.files.whole import to_json
+from finetrainers.training.tracked_samples import drawn, media_of, write_summary
 
 
 class Sink(Protocol):
@@ -57,7 +58,7 @@ def _last_byte(file: Path) -> bytes:
 
 
 class TensorBoard:
-    """TensorBoard files; each number of an event is a curve."""
+    """TensorBoard files; each number of an event is a curve, and each sample a picture with its prompt."""
 
     def __init__(self, directory: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -68,6 +69,8 @@ class TensorBoard:
         if isinstance(event, StepEvent | ValidationEvent):
             for name, value in curves(event).items():
                 self._writer.add_scalar(name, value, event.step)
+        for sample in drawn(event.directory) if isinstance(event, ValidationEvent) else ():
+            write_summary(self._writer, sample, event.step)
 
     def close(self) -> None:
         self._writer.close()
@@ -87,7 +90,8 @@ class RunTracker:
 
     def write(self, event: Event) -> None:
         if isinstance(event, StepEvent | ValidationEvent):
-            self._run.log(curves(event), step=event.step)
+            samples = drawn(event.directory) if isinstance(event, ValidationEvent) else []
+            self._run.log({**curves(event), **media_of(self._library, samples)}, step=event.step)
 
     def close(self) -> None:
         with redirect_stdout(sys.stderr):

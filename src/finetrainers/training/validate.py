@@ -158,6 +158,8 @@ class Validator:
             world.first(stack.close)  # which gives the directory its name
         seconds = time.perf_counter() - began
         self._session.emit(ValidationEvent(**fields, directory=str(directory), seconds=seconds))
+        if self._session.page is not None:
+            self._session.page.refresh()
 
     def _part(self, trainer: Trainer, directory: Path, pace: Pace) -> Part:
         """Do what is this process's to do, and again if the cache has lost something of it meanwhile."""
