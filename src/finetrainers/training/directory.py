@@ -26,6 +26,8 @@ NAMES_BEFORE_THE_MARK = {".lock", f".{RUN_MARK}.tmp"}
 
 
 NAMES_SHOWN = 5
+LOOKING_SECONDS = 0.5
+"""For whoever looks whether a process has the directory (``runs.state``) to let go of it."""
 ENDING_SECONDS = 60.0
 """For the processes of a run that is started once more to be gone, and with them what they hold."""
 
@@ -45,7 +47,7 @@ def run_directory(config: Config, *, attempt: int = 0) -> Iterator[Path]:
     _refuse_folder_of_others(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("a") as lock:
-        _hold(lock, directory, seconds=ENDING_SECONDS if attempt else 0.0)
+        _hold(lock, directory, seconds=ENDING_SECONDS if attempt else LOOKING_SECONDS)
         for kind in ("checkpoints", "weights", "validation"):
             sweep(directory / kind)
         file, checkpoints = directory / "config.yaml", Checkpoints(directory / "checkpoints", keep=config.checkpoint.keep)

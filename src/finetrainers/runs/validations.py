@@ -1,0 +1,43 @@
+"""What a validation has measured."""
+
+from dataclasses import dataclass, field
+
+from finetrainers.runs.curves import numbers
+from finetrainers.runs.log import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What a validation has measured."""
+
+    step: int
+    time: float
+    """Seconds since 1970 UTC."""
+    held_out_loss: float | None = None
+    bins: dict[str, float] = field(default_factory=dict)
+    """Held-out loss by noise level: "0.00-0.25" and so on; 0 is clean."""
+    sets: dict[str, float] = field(default_factory=dict)
+    """Held-out loss by data set, where the event tells it."""
+    num_held_out: int = 0
+    samples: tuple[str, ...] = ()
+    """Names of files, in the order of the prompts."""
+
+
+def as_validation(event: Event) -> Validation:
+    """Read a validation event."""
+    bins, sets, samples = (event.get(name) for name in ("held_out_bins", "held_out_sets", "samples"))
+    return Validation(
+        int(event["step"]),
+        float(event["time"]),
+        numbers({"loss": event.get("held_out_loss")}).get("loss"),
+        numbers(bins) if isinstance(bins, dict) else {},
+        numbers(sets) if isinstance(sets, dict) else {},
+        int(event.get("held_out_samples") or 0),
+        tuple(map(str, samples)) if isinstance(samples, list) else (),
+    )
+
+
+def best(validations: list[Validation]) -> Validation | None:
+    """The validation of the lowest held-out loss; the first of several."""
+    measured = [one for one in validations if one.held_out_loss is not None and one.held_out_loss == one.held_out_loss]
+    return min(measured, key=lambda one: (one.held_out_loss or 0.0, one.step), default=None)
