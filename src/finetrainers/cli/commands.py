@@ -14,6 +14,7 @@ from finetrainers.cli.data import add_data
 from finetrainers.cli.imports import uncollected
 from finetrainers.cli.launch import add_launch
 from finetrainers.cli.status import DONE, USER_ERROR
+from finetrainers.cli.ui import add_ui
 from finetrainers.distributed.ending import ended_for_good
 from finetrainers.distributed.launch import read_launch
 from finetrainers.errors import ConfigError
@@ -55,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     schema.set_defaults(run=run_schema)
     add_cache(commands)
     add_data(commands)
+    add_ui(commands)
     return parser
 
 

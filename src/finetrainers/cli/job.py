@@ -13,7 +13,7 @@ from finetrainers.ui.process import this_process
 
 
 def run_job(folder: Path) -> int:
-    """Train as a job says; return the exit status. A job that another process does already is left to it."""
+    """Run the command of a job; return the exit status. A job that another process does already is left to it."""
     signal.signal(signal.SIGUSR2, lambda *_: None)  # "save now", before there is anything to save
     with (folder / HELD).open("a") as held:
         try:
@@ -22,7 +22,7 @@ def run_job(folder: Path) -> int:
             return INTERNAL_ERROR
         this_process().save(folder / PROCESS)
         job, status = read_job(folder), INTERNAL_ERROR
-        words = ["train", str(job.config), f"output_dir={job.run}"]
+        words = list(job.words)
         if job.used_device == ALL_DEVICES:
             words = ["launch", "--gpus", str(_num_gpus()), *words]
         try:

@@ -1,21 +1,21 @@
 """The folders that the interface may see, and nothing beside them."""
 
-import os
+from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
-from finetrainers.files.marks import is_run
+from finetrainers.errors import DataError
+from finetrainers.runs.find import find_runs
+from finetrainers.runs.folder import RunFolder
+from finetrainers.runs.inside import inside
 
 STATE = ".finetrainers-ui"
 """Folder beside the runs that holds the queue."""
-MAX_DEPTH = 3
-"""How deep below a folder runs are looked for."""
-MAX_RUNS = 10_000
-
-
-class OutsideError(Exception):
-    """A path leads out of the folders that may be seen."""
+MAX_OPEN = 16
+"""Runs whose curves are held in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,30 +32,20 @@ class Folders:
         """Where the queue is kept."""
         return self.runs[0] / STATE
 
-    def names(self) -> list[str]:
-        """Names of all runs, as ``run`` takes them."""
-        found: list[str] = []
-        for index, root in enumerate(self.runs):
-            for directory in _runs_below(root, MAX_DEPTH):
-                found.append(f"{index}/{directory.relative_to(root)}")
-                if len(found) == MAX_RUNS:
-                    return found
-        return found
+    def all_runs(self) -> dict[str, RunFolder]:
+        """All runs by their names, as ``run`` takes them."""
+        return {self.name(run.path) or "": run for root in self.runs for run in find_runs(root)}
 
-    def run(self, name: str) -> Path:
-        """Find the directory of a run by its name: the number of the folder, and the path in it.
+    def run(self, name: str) -> RunFolder:
+        """Find a run by its name: the number of the folder, and the path in it.
 
         Raises:
-            OutsideError: If it is not in that folder.
-            FileNotFoundError: If there is none.
+            DataError: If there is none, or if the name leads out of the folder.
         """
         number, _, path = name.partition("/")
         if not number.isdecimal() or int(number) >= len(self.runs) or not path:
-            raise FileNotFoundError(name)
-        directory = inside(self.runs[int(number)], path)
-        if not looks_like_run(directory):
-            raise FileNotFoundError(name)
-        return directory
+            raise DataError(f"run: there is no {name!r}; see the list of runs")
+        return RunFolder(visible(self.runs[int(number)], path))
 
     def name(self, directory: Path) -> str | None:
         """Name a run's directory as ``run`` takes it; None if it is in none of the folders."""
@@ -66,40 +56,45 @@ class Folders:
 
     def may_read(self, path: Path) -> bool:
         """Whether a path, once links are followed, is in one of the folders."""
-        full = path.expanduser().resolve()
+        try:
+            full = path.expanduser().resolve()
+        except (OSError, RuntimeError, ValueError):  # links in a circle, or ~name of nobody here
+            return False
         return any(full.is_relative_to(root) for root in (*self.runs, *self.data))
 
 
-def inside(root: Path, path: str) -> Path:
-    """Resolve a path below a resolved folder.
+def visible(root: Path, path: str) -> Path:
+    """Find what a browser names below a resolved folder; what is hidden is not for browsers.
 
     Raises:
-        OutsideError: If it leads out of it, by its parts or by a link.
+        DataError: If the path leads out of the folder, or to something hidden.
     """
-    parts = path.split("/")
-    if "\0" in path or path.startswith("/") or ".." in parts or any(part.startswith(".") and part != "." for part in parts):
-        raise OutsideError(path)
-    full = (root / path).resolve()
-    if not full.is_relative_to(root):
-        raise OutsideError(path)
-    return full
+    if any(part.startswith(".") and part != "." for part in path.split("/")):
+        raise DataError(f"{path!r} is not for browsers; name a file of the run")
+    return inside(root, path)
 
 
-def looks_like_run(directory: Path) -> bool:
-    """Whether a run made a folder."""
-    return is_run(directory) or ((directory / "events.jsonl").is_file() and (directory / "config.yaml").is_file())
+@dataclass(slots=True)
+class OpenRuns:
+    """Runs that are looked at, each read on from where it was read to; for several threads."""
 
+    folders: Folders
+    _open: "OrderedDict[Path, tuple[RunFolder, Lock]]" = field(default_factory=OrderedDict)
+    _lock: Lock = field(default_factory=Lock)
 
-def _runs_below(root: Path, depth: int) -> Iterator[Path]:
-    if looks_like_run(root):
-        yield root
-        return
-    if depth == 0:
-        return
-    try:
-        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
-    except OSError:  # a folder that others own, or that is gone by now
-        return
-    for entry in entries:
-        if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
-            yield from _runs_below(Path(entry.path), depth - 1)
+    @contextmanager
+    def updated(self, name: str) -> Iterator[RunFolder]:
+        """Hold a run, with all that its events say by now.
+
+        Raises:
+            DataError: If there is no such run.
+        """
+        run = self.folders.run(name)
+        with self._lock:
+            run, lock = self._open.setdefault(run.path, (run, Lock()))
+            self._open.move_to_end(run.path)
+            while len(self._open) > MAX_OPEN:
+                self._open.popitem(last=False)
+        with lock:
+            run.update()
+            yield run

@@ -1,33 +1,43 @@
-"""One start of a run, as a folder of files: what is to be done, which process does it, and how it ended."""
+"""One start of a run, or of a command about one, as a folder of files: what is done, by which process, and how it ended."""
 
 import json
+import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
+import uuid
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from finetrainers.errors import DONE, INTERRUPTED, STOPPED_AT_ONCE
+from finetrainers.errors import DONE, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR
 from finetrainers.files.whole import write_whole
-from finetrainers.ui.process import Process, read_process
+from finetrainers.ui.process import Process, read_process, start_apart, start_time, this_process
 
 State = Literal["queued", "cancelled", "running", "done", "stopped", "failed", "killed"]
 ENDED: tuple[State, ...] = ("cancelled", "done", "stopped", "failed", "killed")
 STATES: dict[int, State] = {DONE: "done", INTERRUPTED: "stopped", STOPPED_AT_ONCE: "stopped"}
 """State by exit status; any other has failed."""
-JOB, PROCESS, EXIT, CONFIG, OUTPUT = "job.json", "process.json", "exit.json", "config.yaml", "output.log"
-CANCELLED, STOPPING, HELD = "cancelled", "stopping", "held"
+JOB, PROCESS, EXIT, CONFIG = "job.json", "process.json", "exit.json", "config.yaml"
+CANCELLED, STOPPING, HELD, DEVICE = "cancelled", "stopping", "held", "device"
+FOLDER = "{job}"
+"""Stands for the job's folder in its words and in its files."""
 ALL_DEVICES, CPU = "all", "cpu"
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A start of a run that was asked for."""
+    """A command that was asked for."""
 
     folder: Path
     run: Path
     """output_dir of the run."""
+    words: tuple[str, ...]
+    """Command and arguments."""
     device: str | None
     """Device that was asked for, such as cuda:1, cpu or all; None for the first that is free."""
     cwd: Path
@@ -46,8 +56,13 @@ class Job:
 
     @property
     def output(self) -> Path:
-        """What the process has written to its terminal."""
-        return self.folder / OUTPUT
+        """What the process says while it works."""
+        return self.folder / "output.log"
+
+    @property
+    def answer(self) -> Path:
+        """What the process prints as its result."""
+        return self.folder / "answer.txt"
 
     @property
     def process(self) -> Process | None:
@@ -84,7 +99,7 @@ class Job:
     def used_device(self) -> str | None:
         """Device that it was started on."""
         with suppress(FileNotFoundError):
-            return (self.folder / "device").read_text(encoding="utf-8").strip()
+            return (self.folder / DEVICE).read_text(encoding="utf-8").strip()
         return None
 
     def cancel(self) -> None:
@@ -112,11 +127,60 @@ class Job:
 
     def write(self) -> None:
         """Write down what is to be done."""
-        tree = {"version": 1, "run": str(self.run), "device": self.device, "cwd": str(self.cwd), "created": self.created}
-        write_whole(self.folder / JOB, json.dumps(tree) + "\n")
+        tree = {"version": 1, "created": self.created, "run": str(self.run), "cwd": str(self.cwd), "device": self.device}
+        write_whole(self.folder / JOB, json.dumps({**tree, "words": self.words}) + "\n")
 
 
 def read_job(folder: Path) -> Job:
     """Read what ``Job.write`` wrote."""
     tree: dict[str, Any] = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    return Job(folder, Path(tree["run"]), tree["device"], Path(tree["cwd"]), tree["created"])
+    words = tuple(word.replace(FOLDER, str(folder)) for word in tree["words"])
+    return Job(folder, Path(tree["run"]), words, tree["device"], Path(tree["cwd"]), tree["created"])
+
+
+def make_job(place: Path, job: Job, files: Mapping[str, str]) -> Job:
+    """Make the folder of a job, whole or not at all; its own ``folder`` is not looked at, and does not count.
+
+    Raises:
+        FileExistsError: If the folder is there.
+    """
+    temporary = place.with_name(f".{uuid.uuid4().hex}")
+    temporary.mkdir(parents=True)
+    try:
+        for name, text in files.items():
+            (temporary / name).write_text(text.replace(FOLDER, str(place)), encoding="utf-8")
+        replace(job, folder=temporary).write()
+        if place.exists():
+            raise FileExistsError(place)
+        temporary.rename(place)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return read_job(place)
+
+
+def start_job(job: Job, device: str) -> "subprocess.Popen[bytes] | None":
+    """Start the process of a job on a device; None if it cannot be started, which is how it ended then."""
+    (job.folder / DEVICE).write_text(device, encoding="utf-8")
+    command = [sys.executable, "-m", "finetrainers.cli.job", str(job.folder)]
+    try:
+        child = start_apart(
+            command, output=job.answer, errors=job.output, folder=job.cwd, environment=environment_of(device)
+        )
+    except OSError as error:  # such as a folder that is gone
+        job.output.write_text(f"finetrainers: {error}\n", encoding="utf-8")
+        this_process().save(job.folder / PROCESS)
+        job.end(USER_ERROR)
+        return None
+    Process(child.pid, start_time(child.pid) or "", this_process().host).save(job.folder / PROCESS)
+    return child
+
+
+def environment_of(device: str) -> dict[str, str]:
+    """Environment of a process that shall see one device, or all."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if device == CPU:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    elif device != ALL_DEVICES:
+        environment["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
+    return environment

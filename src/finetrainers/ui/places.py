@@ -7,7 +7,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from finetrainers.config.model import is_folder
-from finetrainers.ui.folders import Folders, looks_like_run
+from finetrainers.files.marks import is_run
+from finetrainers.ui.folders import Folders
 
 CODE_KEYS = re.compile(r"(model\.adapter|objective\.kind|conditioning(\.\d+)?\.signal)")
 CODE = re.compile(r"\.py\s*(:|$)")
@@ -29,9 +30,8 @@ def refused_places(tree: Mapping[str, Any], folders: Folders) -> Iterator[str]:
             yield f"{key}: {value!r} is code, which no browser may name; start this run with finetrainers train"
         elif value.startswith("{job}/"):
             continue
-        elif PATH_KEYS.fullmatch(key) and not _is_remote(value, folders):
-            if not _may_use(value, folders, is_made=key == "cache.path"):
-                yield f"{key}: {value} {WAY_OUT}"
+        elif PATH_KEYS.fullmatch(key) and not _may_use(value, folders):
+            yield f"{key}: {value} {WAY_OUT}"
         elif MODEL_KEYS.fullmatch(key) and _is_local(value) and not folders.may_read(Path(value)):
             yield f"{key}: {value} {WAY_OUT}"
     if not isinstance(tree.get("cache"), Mapping) or "path" not in tree["cache"]:
@@ -48,9 +48,9 @@ def _refused_output(value: Any, folders: Folders) -> Iterator[str]:
         yield f"output_dir: {value} is in no folder of runs; give a name, such as crush"
     elif any(part.startswith(".") for part in full.relative_to(root).parts):
         yield f"output_dir: {value} is hidden; give a name that does not begin with a dot"
-    elif any(looks_like_run(above) for above in full.parents if above.is_relative_to(root)):
+    elif any(is_run(above) for above in full.parents if above.is_relative_to(root)):
         yield f"output_dir: {value} is inside a run; give another name"
-    elif looks_like_run(full):
+    elif is_run(full):
         yield f"output_dir: {value} is a run already; go on with it on its own page, or give another name"
     elif full.is_dir() and any(full.iterdir()):
         yield f"output_dir: {value} holds files that no run made; give another name"
@@ -67,21 +67,10 @@ def _texts(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
             yield from _texts(inner, f"{prefix}.{index}")
 
 
-def _is_remote(value: str, folders: Folders) -> bool:
-    return "://" in value and urlsplit(value).scheme in REMOTE
-
-
-def _may_use(value: str, folders: Folders, *, is_made: bool) -> bool:
+def _may_use(value: str, folders: Folders) -> bool:
     if "://" in value:
-        return False
-    try:
-        path = Path(value).expanduser()
-    except RuntimeError:  # ~name of nobody here
-        return False
-    if is_made:
-        full = path.resolve()
-        return any(full.is_relative_to(root) for root in (*folders.runs, *folders.data))
-    return folders.may_read(path)
+        return urlsplit(value).scheme in REMOTE
+    return folders.may_read(Path(value))
 
 
 def _is_local(value: str) -> bool:

@@ -82,14 +82,19 @@ def _start_time_by_ps(pid: int) -> str | None:
     return None if not state or state.startswith("Z") else time.strip()
 
 
-def start_apart(command: Sequence[str], *, output: Path, folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a process that outlives this one, in a session of its own: no terminal and no Ctrl-C of ours reaches it."""
-    with output.open("ab") as file:
+def start_apart(
+    command: Sequence[str], *, output: Path, errors: Path, folder: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start a process that outlives this one, in a session of its own: no terminal and no Ctrl-C of ours reaches it.
+
+    What it prints is added to the files ``output`` and ``errors``, which may be one.
+    """
+    with output.open("ab") as out, errors.open("ab") as err:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
+            stdout=out,
+            stderr=err,
             cwd=folder,
             env=dict(environment),
             start_new_session=True,

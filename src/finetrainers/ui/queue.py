@@ -2,18 +2,14 @@
 
 import fcntl
 import os
-import shutil
 import subprocess
-import sys
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from finetrainers.errors import ConfigError
-from finetrainers.ui.job import ALL_DEVICES, CONFIG, CPU, ENDED, PROCESS, Job, read_job
-from finetrainers.ui.process import Process, start_apart, start_time, this_process
+from finetrainers.ui.job import ALL_DEVICES, CONFIG, CPU, ENDED, FOLDER, Job, make_job, read_job, start_job
 
 LOCK = "queue.lock"
 
@@ -64,17 +60,9 @@ class Queue:
                 if job.run == run and job.state not in ENDED:
                     raise ConfigError(f"output_dir: {run} is {job.state} already, as number {job.number} of the queue")
             number = max((job.number for job in self.jobs()), default=0) + 1
-            temporary, folder = self._jobs / f".{uuid.uuid4().hex}", self._jobs / f"{number:06d}"
-            temporary.mkdir()
-            try:
-                for name, text in {CONFIG: config, **(files or {})}.items():
-                    (temporary / name).write_text(text.replace("{job}", str(folder)), encoding="utf-8")
-                Job(temporary, run, device, Path.cwd(), time.time()).write()
-                temporary.rename(folder)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
-        return self.job(number)
+            words = ("train", f"{FOLDER}/{CONFIG}", f"output_dir={run}")
+            job = Job(self._jobs, run, words, device, Path.cwd(), time.time())
+            return make_job(self._jobs / f"{number:06d}", job, {CONFIG: config, **(files or {})})
 
     def cancel(self, job: Job) -> bool:
         """Take a job that waits out of the queue; return whether it still waited."""
@@ -103,7 +91,8 @@ class Queue:
                         return  # the first that waits comes first
                     continue
                 busy.add(device)
-                self._start(job, device)
+                child = start_job(job, device)
+                self._children += [] if child is None else [child]
 
     def _free(self, wanted: str | None, busy: set[str]) -> str | None:
         if ALL_DEVICES in busy:
@@ -113,35 +102,12 @@ class Queue:
         free = [device for device in self.devices if device not in busy]
         return next((device for device in free if wanted in (None, device)), None)
 
-    def _start(self, job: Job, device: str) -> None:
-        (job.folder / "device").write_text(device, encoding="utf-8")
-        command = [sys.executable, "-m", "finetrainers.cli.job", str(job.folder)]
-        environment = _environment(device)
-        try:
-            child = start_apart(command, output=job.output, folder=job.cwd, environment=environment)
-        except OSError as error:  # such as a folder that is gone
-            job.output.write_text(f"finetrainers: {error}\n", encoding="utf-8")
-            this_process().save(job.folder / PROCESS)
-            job.end(2)
-            return
-        Process(child.pid, start_time(child.pid) or "", this_process().host).save(job.folder / PROCESS)
-        self._children.append(child)
-
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other servers of this queue, and other threads of this one, from changing it."""
         with (self._folder / LOCK).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-def _environment(device: str) -> dict[str, str]:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if device == CPU:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    elif device != ALL_DEVICES:
-        environment["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
-    return environment
 
 
 def find_devices() -> list[str]:
