@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -36,6 +37,7 @@ ROUTES = (
     Route("/run/samples", run_pages.run_samples, methods=GET),
     Route("/run/log", run_pages.run_log, methods=GET),
     Route("/run/file", run_pages.run_file, methods=GET),
+    *(Route(f"/run/{part}", partial(run_pages.run_part, part=part), methods=GET) for part in ("messages", "weights")),
     Route("/run/{action:str}", run_pages.run_action, methods=POST),
     Route("/new", new_pages.new_page, methods=GET),
     Route("/new", new_pages.create, methods=POST),
@@ -75,7 +77,12 @@ def make_app(
     app = Starlette(
         routes=ROUTES,
         middleware=[Middleware(Guard, access=access)],
-        exception_handlers={DataError: _not_found, FileNotFoundError: _not_found, ConfigError: _refused, HTTPException: _failed},
+        exception_handlers={
+            DataError: _not_found,
+            FileNotFoundError: _not_found,
+            ConfigError: _refused,
+            HTTPException: _failed,
+        },
         lifespan=lifespan,
         max_body_size=MAX_BODY_BYTES,
     )

@@ -17,7 +17,6 @@ from finetrainers.ui.job import Job
 RECENT_STEPS = 50
 """Over which the time of a step is taken, for the time that is left."""
 CURVES = ("loss", "grad_norm", "lr", "tokens_per_second", "peak_memory_gb", "step_seconds")
-STATES = {"new": "new", "running": "running", "stopped": "stopped", "done": "done", "failed": "failed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ def differences(runs: Mapping[str, RunFolder]) -> list[tuple[str, list[str]]]:
     """Keys whose values differ between configurations, with the values; what names the run itself is left out."""
     flat = [dict(_leaves(run.tree, "")) for run in runs.values()]
     names = dict.fromkeys(name for leaves in flat for name in leaves)
-    rows = [(name, [leaves.get(name, "–") for leaves in flat]) for name in names if name != "output_dir"]
+    rows = [(name, [leaves.get(name, "not given") for leaves in flat]) for name in names if name != "output_dir"]
     return [(name, values) for name, values in rows if len(set(values)) > 1]
 
 

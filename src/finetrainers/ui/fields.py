@@ -88,7 +88,7 @@ def section_of(name: str) -> str | None:
         return None
     if name.startswith("validation.data.N."):
         return "validation.data"
-    section = name.split(".")[0]
+    section = name.split(".", maxsplit=1)[0]
     return section if section in OUTLINE else "run"
 
 
@@ -156,7 +156,9 @@ def to_text(key: str, value: Any) -> str:  # whatever a configuration holds
         plain = value
         quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
     else:
-        plain = quoted = dump_yaml({"v": value}).removeprefix("v:").strip() if not isinstance(value, dict | list) else _flow(value)
+        plain = quoted = (
+            dump_yaml({"v": value}).removeprefix("v:").strip() if not isinstance(value, dict | list) else _flow(value)
+        )
     try:
         ((_, back),) = read_overrides([f"{key}={plain}"])
     except (ConfigError, ValueError):

@@ -1,9 +1,9 @@
 """From what a browser sends to a checked configuration, each error beside its field; and from a configuration to fields."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 from finetrainers.config import parse_config
@@ -12,13 +12,13 @@ from finetrainers.config.syntax import Tree, dump_yaml, parse_yaml, to_plain
 from finetrainers.errors import ConfigError
 from finetrainers.ui.fields import REPEATED, Field, form_fields, to_text
 from finetrainers.ui.folders import Folders
-from finetrainers.ui.places import refused_places
+from finetrainers.ui.job import FOLDER
+from finetrainers.ui.places import PROMPTS_FILE, refused_places
 
 MAX_SECTIONS = 50
 """Of one kind in a form; more are written as a file."""
 PROMPTS = "prompts"
 """Field for prompts, one a line, which become a file."""
-PROMPTS_FILE = "prompts.csv"
 
 
 @dataclass(slots=True)
@@ -34,8 +34,13 @@ class Checked:
 
     @property
     def yaml(self) -> str:
-        """The configuration as a file."""
+        """The configuration as a file; {job} in it stands for the folder that it will be in."""
         return dump_yaml(self.tree)
+
+    @property
+    def shown(self) -> str:
+        """The configuration as people read it."""
+        return self.yaml.replace(f"{FOLDER}/", "")
 
 
 def counts_of(values: Mapping[str, str]) -> dict[str, int]:
@@ -63,13 +68,6 @@ def check_form(values: Mapping[str, str], folders: Folders) -> Checked:
     return checked
 
 
-def check_tree(tree: Tree, folders: Folders) -> Checked:
-    """Check a configuration that was written as text; messages are of no field, and begin with their key."""
-    checked = Checked(tree)
-    _check(checked, folders, lambda _: None)
-    return checked
-
-
 def read_yaml(text: str) -> Tree:
     """Read a configuration that was pasted.
 
@@ -88,7 +86,7 @@ def read_yaml(text: str) -> Tree:
 
 
 def to_values(tree: Tree) -> dict[str, str]:
-    """Fill a form with a configuration; keys that the form does not have are left out, with ``unknown`` naming them."""
+    """Fill a form with a configuration; ``unknown_keys`` names what it has no fields for."""
     conditions = tree.get("conditioning")
     if isinstance(conditions, dict):
         tree = {**tree, "conditioning": [conditions]}
@@ -141,7 +139,7 @@ def _put(checked: Checked, own: Field, key: str, text: str) -> None:
 
 def _set(tree: Tree, parts: list[str], value: Any) -> None:
     node: Any = tree
-    for part, following in zip(parts[:-1], parts[1:], strict=True):
+    for part, following in pairwise(parts):
         empty: Any = [] if following.isdecimal() else {}
         if isinstance(node, list):
             node.extend({} for _ in range(int(part) + 1 - len(node)))
@@ -159,17 +157,18 @@ def _take_prompts(checked: Checked, text: str) -> None:
         return
     validation = checked.tree.setdefault("validation", {})
     if "prompts" in validation:
-        checked.errors.setdefault(PROMPTS, []).append("validation.prompts names a file of prompts; give that, or these lines")
+        checked.errors.setdefault(PROMPTS, []).append(
+            "validation.prompts names a file of prompts; give that, or these lines"
+        )
         return
-    validation["prompts"] = "{job}/" + PROMPTS_FILE
+    validation["prompts"] = f"{FOLDER}/{PROMPTS_FILE}"
     quoted = ['"' + line.replace('"', '""') + '"' for line in lines]
     checked.files[PROMPTS_FILE] = "\n".join(["prompt", *quoted]) + "\n"
 
 
-def _check(checked: Checked, folders: Folders, field_of: Any) -> None:
+def _check(checked: Checked, folders: Folders, field_of: Callable[[str], str | None]) -> None:
     if isinstance(checked.tree.get("output_dir"), str):
-        name = Path(checked.tree["output_dir"]).expanduser()
-        checked.tree["output_dir"] = str(name if name.is_absolute() else folders.runs[0] / name)
+        checked.tree["output_dir"] = str(folders.runs[0] / checked.tree["output_dir"])
     lines = list(refused_places(checked.tree, folders))
     if not lines:  # files that a configuration names are read only once they may be
         try:

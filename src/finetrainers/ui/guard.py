@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "finetrainers-token"
+"""Name of the cookie, with the port after it: cookies do not tell the servers of one host apart."""
 PARAMETER = "token"
 SAFE_METHODS = ("GET", "HEAD")
 POLICY = (
@@ -47,7 +48,10 @@ class Access:
 
     def is_host(self, host: str) -> bool:
         """Whether a Host header names this server: a page elsewhere that has its own name lead here does not."""
-        name = urlsplit(f"//{host}").hostname or ""
+        try:
+            name, _ = urlsplit(f"//{host}").hostname or "", urlsplit(f"//{host}").port
+        except ValueError:  # no host, or no port
+            return False
         if name == "localhost" or name in (self.address, *self.names):
             return True
         return is_loopback(name) or (not is_loopback(self.address) and _is_address(name))
@@ -101,7 +105,7 @@ class Guard:
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         given = dict(query).get(PARAMETER)
         if scope["method"] in SAFE_METHODS and given is not None and self._access.is_token(given):
-            return _with_cookie(scope["path"], [pair for pair in query if pair[0] != PARAMETER], given)
+            return _with_cookie(scope["path"], [pair for pair in query if pair[0] != PARAMETER], _cookie_name(host), given)
         if self._access.is_token(bearer or _cookie(headers)):
             return None
         return _refuse("a token is needed: open the address that the server printed when it was started", 401)
@@ -118,20 +122,24 @@ def _is_same_origin(method: str, headers: Headers, *, has_bearer: bool) -> bool:
     return site in ("none", "same-origin") or mode == "navigate"
 
 
+def _cookie_name(host: str) -> str:
+    return f"{COOKIE}-{urlsplit(f'//{host}').port or 80}"
+
+
 def _cookie(headers: Headers) -> str | None:
     try:
-        morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        morsel = SimpleCookie(headers.get("cookie", "")).get(_cookie_name(headers.get("host", "")))
     except CookieError:
         return None
     return None if morsel is None else morsel.value
 
 
-def _with_cookie(path: str, query: Iterable[tuple[str, str]], token: str) -> Response:
+def _with_cookie(path: str, query: Iterable[tuple[str, str]], name: str, token: str) -> Response:
     """Keep the token where no script reads it, and take it out of the address."""
     rest = urlencode(list(query))
     safe = "/" + path.lstrip("/\\")  # else //elsewhere would be another server
     response = RedirectResponse(f"{safe}?{rest}" if rest else safe, status_code=303)
-    response.set_cookie(COOKIE, token, httponly=True, samesite="strict", path="/")
+    response.set_cookie(name, token, httponly=True, samesite="strict", path="/")
     return response
 
 

@@ -148,7 +148,7 @@ def make_job(place: Path, job: Job, files: Mapping[str, str]) -> Job:
     temporary.mkdir(parents=True)
     try:
         for name, text in files.items():
-            (temporary / name).write_text(text.replace(FOLDER, str(place)), encoding="utf-8")
+            (temporary / name).write_text(text.replace(FOLDER, str(place).replace("'", "''")), encoding="utf-8")
         replace(job, folder=temporary).write()
         if place.exists():
             raise FileExistsError(place)

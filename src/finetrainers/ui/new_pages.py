@@ -53,7 +53,7 @@ async def check(request: Request) -> Response:
     """Check the form while it is filled in."""
     values = _values(await _form(request))
     checked = await run_in_threadpool(check_form, values, site_of(request).folders)
-    return JSONResponse({"errors": checked.errors, "yaml": checked.yaml})
+    return JSONResponse({"errors": checked.errors, "yaml": checked.shown})
 
 
 async def create(request: Request) -> Response:
@@ -138,7 +138,13 @@ def one_more(request: Request) -> Response:
 
 
 def _show(
-    request: Request, site: Site, values: dict[str, str], checked: Checked | None = None, *, pasted: str = "", status: int = 0
+    request: Request,
+    site: Site,
+    values: dict[str, str],
+    checked: Checked | None = None,
+    *,
+    pasted: str = "",
+    status: int = 0,
 ) -> Response:
     counts, errors = counts_of(values), {} if checked is None else checked.errors
     fields = form_fields(counts)
@@ -154,7 +160,7 @@ def _show(
         values=values,
         errors=errors,
         general=general,
-        yaml="" if checked is None else checked.yaml,
+        yaml="" if checked is None else checked.shown,
         pasted=pasted,
         devices=site.queue.choices,
         runs=list(site.folders.all_runs())[:200],

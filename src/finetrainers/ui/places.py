@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from finetrainers.config.model import is_folder
 from finetrainers.files.marks import is_run
 from finetrainers.ui.folders import Folders
+from finetrainers.ui.job import FOLDER
 
 CODE_KEYS = re.compile(r"(model\.adapter|objective\.kind|conditioning(\.\d+)?\.signal)")
 CODE = re.compile(r"\.py\s*(:|$)")
@@ -17,6 +18,8 @@ PATH_KEYS = re.compile(
     r"|(validation\.)?data\.\d+\.(path|control_path|folders\..+))"
 )
 MODEL_KEYS = re.compile(r"model\.path|model\.components\.[^.]+\.path")
+PROMPTS_FILE = "prompts.csv"
+"""Prompts that were typed into the form."""
 REMOTE = ("hf", "s3", "s3a", "gs", "gcs", "https")
 """Schemes of data on other machines."""
 WAY_OUT = "is in none of the folders that this server was started with; start it with --data FOLDER, or take another"
@@ -28,15 +31,19 @@ def refused_places(tree: Mapping[str, Any], folders: Folders) -> Iterator[str]:
     for key, value in _texts(tree, ""):
         if CODE.search(value) or (CODE_KEYS.fullmatch(key) and ":" in value):
             yield f"{key}: {value!r} is code, which no browser may name; start this run with finetrainers train"
-        elif value.startswith("{job}/"):
-            continue
-        elif PATH_KEYS.fullmatch(key) and not _may_use(value, folders):
+        elif _is_outside(key, value, folders):
             yield f"{key}: {value} {WAY_OUT}"
-        elif MODEL_KEYS.fullmatch(key) and _is_local(value) and not folders.may_read(Path(value)):
-            yield f"{key}: {value} {WAY_OUT}"
-    if not isinstance(tree.get("cache"), Mapping) or "path" not in tree["cache"]:
-        if not folders.may_read(Path("cache")):
-            yield f"cache.path: cache {WAY_OUT}"
+    cache = tree.get("cache")
+    if not (isinstance(cache, Mapping) and "path" in cache) and not folders.may_read(Path("cache")):
+        yield f"cache.path: cache {WAY_OUT}"
+
+
+def _is_outside(key: str, value: str, folders: Folders) -> bool:
+    if value.startswith(f"{FOLDER}/"):  # a file of the form's own
+        return value != f"{FOLDER}/{PROMPTS_FILE}"
+    if MODEL_KEYS.fullmatch(key):
+        return _is_local(value) and not folders.may_read(Path(value))
+    return bool(PATH_KEYS.fullmatch(key)) and not _may_use(value, folders)
 
 
 def _refused_output(value: Any, folders: Folders) -> Iterator[str]:

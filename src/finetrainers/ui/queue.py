@@ -28,7 +28,7 @@ class Queue:
 
     def jobs(self) -> list[Job]:
         """All jobs, the first first."""
-        names = sorted((name for name in os.listdir(self._jobs) if name.isdecimal()), key=int)
+        names = sorted((folder.name for folder in self._jobs.iterdir() if folder.name.isdecimal()), key=int)
         for name in names:
             if name not in self._known:
                 self._known[name] = read_job(self._jobs / name)
@@ -117,7 +117,11 @@ def find_devices() -> list[str]:
         return [f"cuda:{name.strip()}" for name in visible.split(",") if name.strip()] or [CPU]
     with suppress(OSError, subprocess.TimeoutExpired):
         shown = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=10, check=False
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
         )
         found = [f"cuda:{line.strip()}" for line in shown.stdout.splitlines() if line.strip().isdecimal()]
         if shown.returncode == 0 and found:

@@ -21,6 +21,7 @@ from finetrainers.ui.tail import tail
 MAX_ROWS = 200
 MAX_COMPARED = 12
 MAX_POINTS = 2000
+MAX_MESSAGES = 200
 DOWNLOADS = ("weights", "checkpoints")
 MESSAGES = ("warning", "error", "alarm", "early_stop", "end")
 
@@ -76,12 +77,9 @@ def run_page(request: Request) -> Response:
     site, name = site_of(request), request.query_params.get("run", "")
     with site.runs.updated(name) as run:
         values = _status(site, name, run)
+        values |= _outputs(run)
         values |= {
-            "messages": [event for event in run.kept if event["event"] in MESSAGES][-200:][::-1],
-            "weights": run.weights()[::-1],
-            "checkpoints": run.checkpoints()[::-1],
             "config": dump_yaml(run.tree),
-            "begun": run.begun or {},
             "sources": [log.name for log in run.logs()],
         }
     return site.page(request, "run.html", **values)
@@ -93,6 +91,22 @@ def run_status(request: Request) -> Response:
     with site.runs.updated(name) as run:
         values = _status(site, name, run)
     return site.page(request, "_status.html", **values)
+
+
+def run_part(request: Request, part: str) -> Response:
+    """Messages or weights of a run, as they are now."""
+    site, name = site_of(request), request.query_params.get("run", "")
+    with site.runs.updated(name) as run:
+        values = _outputs(run)
+    return site.page(request, f"_{part}.html", name=name, **values)
+
+
+def _outputs(run: RunFolder) -> dict[str, Any]:
+    return {
+        "messages": [event for event in run.kept if event["event"] in MESSAGES][-MAX_MESSAGES:][::-1],
+        "weights": run.weights()[::-1],
+        "checkpoints": run.checkpoints()[::-1],
+    }
 
 
 def _status(site: Site, name: str, run: RunFolder) -> dict[str, Any]:
@@ -208,7 +222,12 @@ def job_page(request: Request) -> Response:
     job = site.queue.job(_number(request, "number", 0))
     name = site.folders.name(job.run)
     has_run = (job.run / "config.yaml").is_file()
-    values = {"job": job, "state": job.state, "title": _job_title(site, job), "name": name if has_run else None}
+    values: dict[str, Any] = {
+        "job": job,
+        "state": job.state,
+        "title": _job_title(site, job),
+        "name": name if has_run else None,
+    }
     template = "_job.html" if "part" in request.query_params else "job.html"
     return site.page(request, template, **values, text=tail(job.output))
 

@@ -20,6 +20,7 @@ from finetrainers.ui.guard import Access
 from finetrainers.ui.queue import Queue
 
 HERE = Path(__file__).parent
+UNKNOWN = "\N{EN DASH}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def is_at(name: str, section: str, index: int) -> bool:
 def clock(seconds: float | None) -> str:
     """Write a length of time, such as 1 h 05 min."""
     if seconds is None:
-        return "–"
+        return UNKNOWN
     minutes, hours = round(seconds / 60), round(seconds / 3600)
     if seconds < 60:
         return f"{seconds:.0f} s"
@@ -88,14 +89,14 @@ def clock(seconds: float | None) -> str:
 def ago(seconds: float | None) -> str:
     """Write how long ago a time was, seconds since 1970 UTC."""
     if seconds is None:
-        return "–"
+        return UNKNOWN
     past = max(0.0, datetime.now().timestamp() - seconds)
     return "now" if past < 5 else f"{clock(past)} ago"
 
 
 def figure(value: float | None) -> str:
     """Write a number with four digits that count."""
-    return "–" if value is None else f"{value:.4g}"
+    return UNKNOWN if value is None else f"{value:.4g}"
 
 
 def size(num_bytes: float) -> str:
@@ -110,6 +111,4 @@ def size(num_bytes: float) -> str:
 def sentence(text: str) -> Markup:
     """Show what stands between double backquotes as code."""
     parts = str(escape(text)).split("``")
-    return Markup("").join(  # noqa: S704 - the parts are escaped
-        Markup(f"<code>{part}</code>" if index % 2 else part) for index, part in enumerate(parts)
-    )
+    return Markup("").join(Markup(f"<code>{part}</code>" if index % 2 else part) for index, part in enumerate(parts))

@@ -28,6 +28,7 @@
     const name = document.createElement("span"), now = document.createElement("output"), plot = document.createElement("div");
     figure.className = key === "loss" ? "chart big" : "chart";
     figure.dataset.key = key;
+    figure.style.order = String(CHARTS.findIndex(([own]) => own === key));
     name.textContent = title;
     plot.className = "plot";
     plot.setAttribute("role", "img");
@@ -65,6 +66,7 @@
     if (chart.plotted && chart.shape === shape) { chart.plotted.setData(clean); return; }
     if (chart.plotted) chart.plotted.destroy();
     chart.shape = shape;
+    chart.plot.classList.toggle("banded", bands.length > 0);
     chart.plotted = new uPlot(options(chart, series, bands), clean, chart.plot);
   };
 
