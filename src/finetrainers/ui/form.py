@@ -1,5 +1,6 @@
 """From what a browser sends to a checked configuration, each error beside its field; and from a configuration to fields."""
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 from finetrainers.config import parse_config
 from finetrainers.config.overrides import read_overrides
 from finetrainers.config.syntax import Tree, dump_yaml, parse_yaml, to_plain
+from finetrainers.config.tuning import LoraConfig
 from finetrainers.errors import ConfigError
 from finetrainers.ui.fields import REPEATED, Field, form_fields, to_text
 from finetrainers.ui.folders import Folders
@@ -17,6 +19,8 @@ from finetrainers.ui.places import PROMPTS_FILE, refused_places
 
 MAX_SECTIONS = 50
 """Of one kind in a form; more are written as a file."""
+DEFAULT_TUNING = LoraConfig().kind
+MISSING, REFUSED = object(), "refused"
 PROMPTS = "prompts"
 """Field for prompts, one a line, which become a file."""
 
@@ -57,14 +61,13 @@ def counts_of(values: Mapping[str, str]) -> dict[str, int]:
 def check_form(values: Mapping[str, str], folders: Folders) -> Checked:
     """Read the fields of a form and check all of them."""
     checked = Checked({})
-    fields = form_fields(counts_of(values))
-    shown = {own.name: own for section in fields.values() for own in section}
-    given, moved = _given(values, shown)
-    for own, key, text in given:
-        _put(checked, own, key, text)
+    effective = _effective(values)
+    for key, own in effective.items():
+        text = values.get(own.name, "").replace("\r", "").strip("\n")
+        if text.strip():
+            _put(checked, own, key, text)
     _take_prompts(checked, values.get(PROMPTS, ""))
-    names = {key: own.name for own, key, _ in given}
-    _check(checked, folders, lambda key: _field_of(key, names, shown, moved))
+    _check(checked, folders, lambda key: _field_of(key, effective))
     return checked
 
 
@@ -87,51 +90,47 @@ def read_yaml(text: str) -> Tree:
 
 def to_values(tree: Tree) -> dict[str, str]:
     """Fill a form with a configuration; ``unknown_keys`` names what it has no fields for."""
-    conditions = tree.get("conditioning")
-    if isinstance(conditions, dict):
-        tree = {**tree, "conditioning": [conditions]}
-    counts = {name: len(_at(tree, name) or []) for name in REPEATED}
+    tree = _with_list_of_conditions(tree)
+    sections = {name: _at(tree, name) for name in REPEATED}
+    counts = {name: len(found) if isinstance(found, list) else 0 for name, found in sections.items()}
     fields = form_fields({**counts, "data": max(1, counts["data"]), "conditioning": max(1, counts["conditioning"])})
     values = {}
     for own in (own for section in fields.values() for own in section):
         value = _at(tree, own.key)
-        if value is not None and not (own.kind and own.kind != _kind_of(tree, own.key)) and not _is_of_others(own, value):
+        is_of_others = own.key.endswith(".buckets") and isinstance(value, dict)  # its keys have fields of their own
+        if value is not MISSING and not is_of_others and own.kind in (None, _kind_of(tree, own.key)):
             values[own.name] = to_text(own.key, value)
     return values
 
 
-def _is_of_others(own: Field, value: Any) -> bool:
-    return own.key.endswith(".buckets") and isinstance(value, dict)  # whose keys have fields of their own
+def _with_list_of_conditions(tree: Tree) -> Tree:
+    conditions = tree.get("conditioning")
+    return {**tree, "conditioning": [conditions]} if isinstance(conditions, dict) else tree
 
 
-def _given(values: Mapping[str, str], shown: Mapping[str, Field]) -> tuple[list[tuple[Field, str, str]], dict[str, str]]:
-    """Fields that hold something, with the key that each sets; and the sections that a condition of kind none moves."""
-    moved, number = {}, 0
+def _effective(values: Mapping[str, str]) -> dict[str, Field]:
+    """Fields that count, by the keys that they set: those of the kinds that are chosen; a condition of kind none is none."""
+    found, number = {}, 0
+    fields = form_fields(counts_of(values))
     for index in range(counts_of(values)["conditioning"]):
-        if values.get(f"conditioning.{index}.kind", "").strip() not in ("", "none"):
-            moved[f"conditioning.{index}"] = f"conditioning.{number}"
-            number += 1
-    found = []
-    for name, own in shown.items():
-        text = values.get(name, "").strip("\r\n")
-        if not text.strip():
+        kind = values.get(f"conditioning.{index}.kind", "").strip()
+        place = f"conditioning.{index}."
+        if kind in ("", "none"):
             continue
-        section = ".".join(own.key.split(".")[: 2 if own.key.startswith("conditioning.") else 1])
-        if own.key.startswith("conditioning."):
-            if section not in moved:
-                continue
-            key = moved[section] + own.key[len(section) :]
-        else:
-            key = own.key
-        if own.kind and values.get(f"{section}.kind", "").strip() not in (own.kind, *([""] if own.kind == "lora" else [])):
-            continue
-        found.append((own, key, text))
-    return found, {new: old for old, new in moved.items()}
+        for own in fields["conditioning"]:
+            if own.key.startswith(place) and own.kind in (None, kind):
+                found[f"conditioning.{number}.{own.key.removeprefix(place)}"] = own
+        number += 1
+    tuning = values.get("tuning.kind", "").strip() or DEFAULT_TUNING
+    for own in (own for section, many in fields.items() if section != "conditioning" for own in many):
+        if own.kind in (None, tuning):
+            found[own.key] = own
+    return found
 
 
 def _put(checked: Checked, own: Field, key: str, text: str) -> None:
     try:
-        ((_, value),) = read_overrides([f"{key}={text.replace(chr(13), '')}"])
+        ((_, value),) = read_overrides([f"{key}={text}"])
         _set(checked.tree, key.split("."), value)
     except ConfigError as error:
         checked.errors.setdefault(own.name, []).append(str(error).removeprefix(f"{key}: "))
@@ -170,51 +169,52 @@ def _check(checked: Checked, folders: Folders, field_of: Callable[[str], str | N
     if isinstance(checked.tree.get("output_dir"), str):
         checked.tree["output_dir"] = str(folders.runs[0] / checked.tree["output_dir"])
     lines = list(refused_places(checked.tree, folders))
-    if not lines:  # files that a configuration names are read only once they may be
-        try:
-            parse_config(checked.tree)
-        except ConfigError as error:
-            lines = str(error).split("\n  ")[1:] or [str(error)]
+    harmless = copy.deepcopy(checked.tree)  # what may not be read is not read for the sake of other messages
+    for key in (line.partition(": ")[0].split(".") for line in lines):
+        if _at(harmless, ".".join(key)) is not MISSING:
+            _set(harmless, key, REFUSED)
+    try:
+        parse_config(harmless)
+    except ConfigError as error:
+        lines += str(error).split("\n  ")[1:] or [str(error)]
     for line in lines:
         key, _, message = line.partition(": ")
         name = field_of(key) if re.fullmatch(r"[\w.]+", key) else None
         checked.errors.setdefault(name or "", []).append(line if name is None else message)
 
 
-def _field_of(key: str, names: Mapping[str, str], shown: Mapping[str, Field], moved: Mapping[str, str]) -> str | None:
+def _field_of(key: str, effective: Mapping[str, Field]) -> str | None:
     """Find the field that a message about a key is shown beside: its own, or the nearest above that there is."""
     parts = key.split(".")
     while parts:
         name = ".".join(parts)
-        section = ".".join(parts[:2])
-        old = moved.get(section, section) + name[len(section) :]
-        for candidate in (names.get(name), old, f"{old}.kind", f"{old}.path"):
-            if candidate in shown:
-                return candidate
+        for candidate in (name, f"{name}.kind", f"{name}.name", f"{name}.path"):
+            if candidate in effective:
+                return effective[candidate].name
         parts = parts[:-1]
     return None
 
 
 def _at(tree: Any, key: str) -> Any:
-    """Find the value of a key; None if it is not given."""
+    """Find the value of a key; MISSING if it is not given."""
     for part in key.split("."):
-        if isinstance(tree, dict):
-            tree = tree.get(part)
+        if isinstance(tree, dict) and part in tree:
+            tree = tree[part]
         elif isinstance(tree, list) and part.isdecimal() and int(part) < len(tree):
             tree = tree[int(part)]
         else:
-            return None
+            return MISSING
     return tree
 
 
 def _kind_of(tree: Tree, key: str) -> str:
-    section = key.rpartition(".")[0]
-    return str(_at(tree, f"{section}.kind") or "lora")
+    kind = _at(tree, f"{key.rpartition('.')[0]}.kind")
+    return str(DEFAULT_TUNING if kind is MISSING else kind)
 
 
 def unknown_keys(tree: Tree) -> Iterator[str]:
     """Name the keys of a configuration that the form has no field for."""
-    values = to_values(tree)
+    values, tree = to_values(tree), _with_list_of_conditions(tree)
     known = {name.partition(":")[0] for name in values}
     for key in _leaves(tree, ""):
         if not any(key == own or key.startswith(f"{own}.") for own in known):
