@@ -1,6 +1,6 @@
 """A server of the web interface over a few small runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def connect(runs: Path, tmp_path: Path) -> Iterator[Connect]:
+def connect(runs: Path, tmp_path: Path) -> Connect:
     """Make a client of a server of the folder of runs; it starts nothing by itself."""
     data = (tmp_path / "data").resolve()
     data.mkdir(exist_ok=True)
@@ -35,7 +35,7 @@ def connect(runs: Path, tmp_path: Path) -> Iterator[Connect]:
         own = {} if origin is None else {"origin": origin}
         return TestClient(app, base_url=HOME, headers={**own, **headers}, follow_redirects=False)
 
-    yield connect
+    return connect
 
 
 @pytest.fixture

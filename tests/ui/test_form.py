@@ -109,13 +109,19 @@ def test_what_is_wrong_is_said_beside_its_field(folders: Folders, field: str, va
 
 
 def test_a_condition_after_one_of_kind_none_keeps_its_field(folders: Folders) -> None:
-    own = {"conditioning.0.kind": "none", "conditioning.1.kind": "channel_concat", "conditioning.1.mask:channel_concat": "true"}
+    own = {
+        "conditioning.0.kind": "none",
+        "conditioning.1.kind": "channel_concat",
+        "conditioning.1.mask:channel_concat": "true",
+    }
     checked = check_form(values(folders, **own), folders)
     assert list(checked.errors) == ["conditioning.1.signal:channel_concat"]
 
 
 def test_fields_of_other_kinds_do_not_count(folders: Folders) -> None:
-    checked = check_form(values(folders, **{"tuning.kind": "lokr", "tuning.rank:lora": "no number", "tuning.factor:lokr": "4"}), folders)
+    checked = check_form(
+        values(folders, **{"tuning.kind": "lokr", "tuning.rank:lora": "no number", "tuning.factor:lokr": "4"}), folders
+    )
     assert checked.errors == {}
     assert checked.tree["tuning"] == {"kind": "lokr", "factor": 4}
 

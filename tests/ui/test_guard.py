@@ -72,7 +72,19 @@ def test_a_token_in_the_address_leads_to_no_other_server(connect) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["0/../secret.txt", "0/..", "0//etc", "1/crush", "-1/crush", "0/", "crush", "0/.finetrainers-ui", "0/crush/../..", "0/link"]
+    "name",
+    [
+        "0/../secret.txt",
+        "0/..",
+        "0//etc",
+        "1/crush",
+        "-1/crush",
+        "0/",
+        "crush",
+        "0/.finetrainers-ui",
+        "0/crush/../..",
+        "0/link",
+    ],
 )
 def test_no_run_outside_the_folders_is_shown(client: TestClient, runs: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "elsewhere").mkdir()

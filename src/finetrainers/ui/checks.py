@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import time
 import uuid
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Any
 
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.ui.job import CONFIG, CPU, ENDED, FOLDER, Job, make_job, read_job, start_job
+from finetrainers.ui.process import Process, has_ended
 
 COMMANDS = {
     "plan": ("plan", f"{FOLDER}/{CONFIG}", "--json", "-"),
@@ -28,7 +28,7 @@ class Checks:
     """Commands about configurations that are not trained yet."""
 
     folder: Path
-    _children: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
+    _children: list[Process] = field(default_factory=list)
     _lock: Lock = field(default_factory=Lock)
 
     def start(self, kind: str, config: str, files: dict[str, str]) -> Job:
@@ -38,14 +38,13 @@ class Checks:
             ConfigError: If as many run already as may.
         """
         with self._lock:
-            self._children = [child for child in self._children if child.poll() is None]
+            self._children = [child for child in self._children if not has_ended(child)]
             if len(self._children) >= MAX_RUNNING:
                 raise ConfigError(f"{kind}: {MAX_RUNNING} checks are running; wait for one of them to end")
             self._sweep()
             job = Job(self.folder, self.folder, COMMANDS[kind], CPU, Path.cwd(), time.time())
             made = make_job(self.folder / f"{kind}-{uuid.uuid4().hex}", job, {CONFIG: config, **files})
-            child = start_job(made, CPU)
-            self._children += [] if child is None else [child]
+            self._children.append(start_job(made, CPU))
             return made
 
     def job(self, name: str) -> Job:
@@ -61,7 +60,7 @@ class Checks:
             job = read_job(self.folder / name)
         except FileNotFoundError:
             raise DataError(f"check: {name} is no longer kept; ask for it again") from None
-        self._children = [child for child in self._children if child.poll() is None]
+        self._children = [child for child in self._children if not has_ended(child)]
         return job
 
     def _sweep(self) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import uuid
@@ -14,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from finetrainers.errors import DONE, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR
+from finetrainers.errors import DONE, INTERRUPTED, STOPPED_AT_ONCE
 from finetrainers.files.whole import write_whole
-from finetrainers.ui.process import Process, read_process, start_apart, start_time, this_process
+from finetrainers.ui.process import Process, read_process, start_apart
 
 State = Literal["queued", "cancelled", "running", "done", "stopped", "failed", "killed"]
 ENDED: tuple[State, ...] = ("cancelled", "done", "stopped", "failed", "killed")
@@ -159,20 +158,12 @@ def make_job(place: Path, job: Job, files: Mapping[str, str]) -> Job:
     return read_job(place)
 
 
-def start_job(job: Job, device: str) -> "subprocess.Popen[bytes] | None":
-    """Start the process of a job on a device; None if it cannot be started, which is how it ended then."""
+def start_job(job: Job, device: str) -> Process:
+    """Start the process of a job on a device."""
     (job.folder / DEVICE).write_text(device, encoding="utf-8")
     command = [sys.executable, "-m", "finetrainers.cli.job", str(job.folder)]
-    try:
-        child = start_apart(
-            command, output=job.answer, errors=job.output, folder=job.cwd, environment=environment_of(device)
-        )
-    except OSError as error:  # such as a folder that is gone
-        job.output.write_text(f"finetrainers: {error}\n", encoding="utf-8")
-        this_process().save(job.folder / PROCESS)
-        job.end(USER_ERROR)
-        return None
-    Process(child.pid, start_time(child.pid) or "", this_process().host).save(job.folder / PROCESS)
+    child = start_apart(command, output=job.answer, errors=job.output, environment=environment_of(device))
+    child.save(job.folder / PROCESS)
     return child
 
 

@@ -82,20 +82,24 @@ def _start_time_by_ps(pid: int) -> str | None:
     return None if not state or state.startswith("Z") else time.strip()
 
 
-def start_apart(
-    command: Sequence[str], *, output: Path, errors: Path, folder: Path, environment: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
+def start_apart(command: Sequence[str], *, output: Path, errors: Path, environment: Mapping[str, str]) -> Process:
     """Start a process that outlives this one, in a session of its own: no terminal and no Ctrl-C of ours reaches it.
 
-    What it prints is added to the files ``output`` and ``errors``, which may be one.
+    What it prints is added to the files ``output`` and ``errors``.
     """
-    with output.open("ab") as out, errors.open("ab") as err:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            cwd=folder,
-            env=dict(environment),
-            start_new_session=True,
-        )
+    appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(output), appending, 0o666),
+        (os.POSIX_SPAWN_OPEN, 2, str(errors), appending, 0o666),
+    ]
+    pid = os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True)
+    return Process(pid, start_time(pid) or "", socket.gethostname())
+
+
+def has_ended(child: Process) -> bool:
+    """Whether a child of this process has ended; takes note of it, so that the system can forget it."""
+    try:
+        return os.waitpid(child.pid, os.WNOHANG)[0] != 0
+    except ChildProcessError:  # another thread has taken note
+        return True

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from finetrainers.errors import ConfigError
 from finetrainers.ui.job import ALL_DEVICES, CONFIG, CPU, ENDED, FOLDER, Job, make_job, read_job, start_job
+from finetrainers.ui.process import Process, has_ended
 
 LOCK = "queue.lock"
 
@@ -23,7 +24,7 @@ class Queue:
         self._folder = folder
         self._jobs = folder / "jobs"
         self._jobs.mkdir(parents=True, exist_ok=True)
-        self._children: list[subprocess.Popen[bytes]] = []
+        self._children: list[Process] = []
         self._known: dict[str, Job] = {}
 
     def jobs(self) -> list[Job]:
@@ -79,7 +80,7 @@ class Queue:
 
     def start_due(self) -> None:
         """Start what waits for a device that is free."""
-        self._children = [child for child in self._children if child.poll() is None]  # takes note of those that ended
+        self._children = [child for child in self._children if not has_ended(child)]
         with self._locked():
             states = [(job, job.state) for job in self.jobs()]
             running = [job for job, state in states if state == "running"]
@@ -91,8 +92,7 @@ class Queue:
                         return  # the first that waits comes first
                     continue
                 busy.add(device)
-                child = start_job(job, device)
-                self._children += [] if child is None else [child]
+                self._children.append(start_job(job, device))
 
     def _free(self, wanted: str | None, busy: set[str]) -> str | None:
         if ALL_DEVICES in busy:
