@@ -74,18 +74,10 @@ def test_a_token_in_the_address_leads_to_no_other_server(connect) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "0/../secret.txt",
-        "0/..",
-        "0//etc",
-        "1/crush",
-        "-1/crush",
-        "0/",
-        "crush",
-        "0/.finetrainers-ui",
-        "0/crush/../..",
+        "0/../secret.txt", "0/..", "0//etc", "1/crush", "-1/crush", "0/", "crush", "0/.finetrainers-ui", "0/crush/../..",
         "0/link",
     ],
-)
+)  # fmt: skip
 def test_no_run_outside_the_folders_is_shown(client: TestClient, runs: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "elsewhere").mkdir()
     for file in ("config.yaml", "events.jsonl", ".finetrainers"):
@@ -98,7 +90,8 @@ def test_no_run_outside_the_folders_is_shown(client: TestClient, runs: Path, tmp
 @pytest.mark.parametrize(
     "file",
     [
-        "../../secret.txt", "validation/../../../secret.txt", "/etc/passwd", "validation/step-000010/link.png", "config.yaml",
+        "../../secret.txt", "validation/../../../secret.txt", "/etc/passwd", "validation/step-000010/link.png",
+        "config.yaml",
         "events.jsonl", ".lock", "validation/step-000010/validation.json", "weights/link/secret.txt", "weights", "",
         "validation/step-000010/00.png\0", "logs/rank-1.log",
     ],

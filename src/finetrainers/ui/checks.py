@@ -1,6 +1,7 @@
 """What other commands say of a configuration before it is trained: each in a process of its own, with files of its own."""
 
 import json
+import re
 import shutil
 import time
 import uuid
@@ -31,18 +32,21 @@ class Checks:
     _children: list[Process] = field(default_factory=list)
     _lock: Lock = field(default_factory=Lock)
 
-    def start(self, kind: str, config: str, files: dict[str, str]) -> Job:
-        """Start a command about a configuration.
+    def start(self, kind: str, config: str, files: dict[str, str], *, gpu: str = "") -> Job:
+        """Start a command about a configuration; a plan may be for a kind of GPU.
 
         Raises:
             ConfigError: If as many run already as may.
         """
+        if not re.fullmatch(r"[\w .+-]{0,40}", gpu):
+            raise ConfigError(f"gpu: {gpu!r} names none; give its memory, such as 24GB, or its name, such as h100")
+        words = (*COMMANDS[kind], *([f"--gpu={gpu}"] if gpu and kind == "plan" else []))
         with self._lock:
             self._children = [child for child in self._children if not has_ended(child)]
             if len(self._children) >= MAX_RUNNING:
                 raise ConfigError(f"{kind}: {MAX_RUNNING} checks are running; wait for one of them to end")
             self._sweep()
-            job = Job(self.folder, self.folder, COMMANDS[kind], CPU, Path.cwd(), time.time())
+            job = Job(self.folder, self.folder, words, CPU, Path.cwd(), time.time())
             made = make_job(self.folder / f"{kind}-{uuid.uuid4().hex}", job, {CONFIG: config, **files})
             self._children.append(start_job(made, CPU))
             return made

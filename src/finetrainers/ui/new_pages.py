@@ -87,7 +87,7 @@ def _start_check(request: Request, site: Site, kind: str, values: dict[str, str]
     if checked.errors:
         return site.page(request, "_check.html", kind=kind, state="refused", errors=checked.errors)
     try:
-        job = site.checks.start(kind, checked.yaml, checked.files)
+        job = site.checks.start(kind, checked.yaml, checked.files, gpu=values.get("gpu", "").strip())
     except ConfigError as error:
         return site.page(request, "_check.html", kind=kind, state="refused", errors={"": [str(error)]})
     return _show_check(request, site, job.folder.name)

@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 
 from finetrainers.config.syntax import dump_yaml
 from finetrainers.errors import ConfigError, DataError
-from finetrainers.runs.folder import RunFolder
+from finetrainers.runs.folder import CONFIG_FILE, RunFolder
 from finetrainers.runs.outputs import PICTURES, VIDEOS
 from finetrainers.ui.facts import curves_of, differences, row_of, seconds_left, state_of
 from finetrainers.ui.folders import visible
@@ -193,18 +193,21 @@ async def run_action(request: Request) -> Response:
 
 
 def _act(site: Site, name: str, action: str) -> None:
+    """Do what was asked for; what another browser has asked for meanwhile is done, and no error."""
     run = site.folders.run(name)
     job = site.queue.latest(run.path)
+    is_going = job is not None and job.state not in ENDED
     match action:
-        case "stop" if job is not None and job.stop():
-            return
-        case "save" if job is not None and job.save_now():
-            return
+        case "go_on" if not is_going:
+            site.queue.add(run.path, (run.path / CONFIG_FILE).read_text(encoding="utf-8"))
+        case "stop" if job is not None:
+            job.stop()
+        case "save" if job is not None:
+            job.save_now()
         case "go_on":
-            text = (run.path / "config.yaml").read_text(encoding="utf-8")
-            site.queue.add(run.path, text)
-            return
-    raise ConfigError(f"{action}: {run.name} is not running here, or was not started by this server's queue")
+            pass
+        case _:
+            raise ConfigError(f"{action}: {run.name} was not started by the queue of this server; see to it where it was")
 
 
 def compare_page(request: Request) -> Response:
