@@ -472,7 +472,7 @@ MUTATIONS = (
     Mutation("another site embeds what the interface shows", "ui/guard.py", 'return site in ("none", "same-origin") or mode == "navigate"', 'return True or mode == "navigate"', "ui/test_guard.py::test_what_another_site_embeds_is_refused"),
     Mutation("a wrong token opens the interface", "ui/guard.py", "return given is not None and hmac.compare_digest(given.encode(), self.token.encode())", "return given is not None", "ui/test_guard.py::test_a_token_is_needed_where_there_is_one"),
     Mutation("the interface gives out any file of a run", "ui/run_pages.py", "if folder and folder[0] in DOWNLOADS and file.is_file():", "if file.is_file():", "ui/test_guard.py::test_no_file_but_samples_and_weights_is_given"),
-    Mutation("what is hidden in a folder of runs is shown", "ui/folders.py", 'if any(part.startswith(".") and part != "." for part in path.split("/")):', "if False:", "ui/test_guard.py::test_no_file_but_samples_and_weights_is_given"),
+    Mutation("what is hidden in a folder of runs is shown", "ui/folders.py", 'if any(part.startswith(".") and part != "." for part in path.split("/")):', "if False:", "ui/test_guard.py::test_no_run_outside_the_folders_is_shown"),
     Mutation("what runs say is markup in the pages", "ui/site.py", "autoescape=True", "autoescape=False", "ui/test_guard.py::test_what_runs_say_is_shown_as_text"),
     Mutation("a browser names code", "ui/places.py", 'if CODE.search(value) or (CODE_KEYS.fullmatch(key) and ":" in value):', "if False:", "ui/test_form.py::test_what_is_wrong_is_said_beside_its_field"),
     Mutation("a configuration from a browser names a path outside the folders", "ui/folders.py", "return any(full.is_relative_to(root) for root in (*self.runs, *self.data))", "return True", "ui/test_form.py::test_what_is_wrong_is_said_beside_its_field"),
@@ -509,14 +509,19 @@ def run(mutation: Mutation, tree: Path) -> str:
     return {0: "SURVIVED", 1: "caught"}.get(done.returncode, f"NO TEST (pytest's status {done.returncode})")
 
 
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    """Leave out what is no source; a folder of runs only where it is beside src, which has a package of this name."""
+    always = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".mypy_cache", ".ruff_cache", "site")(folder, names)
+    return always | ({"runs"} & set(names) if Path(folder) == ROOT else set())
+
+
 def main(words: list[str]) -> int:
     """Run the chosen mutations; 0 if all were caught."""
     chosen = [m for m in MUTATIONS if not words or any(word in m.promise for word in words)]
     results = []
     with tempfile.TemporaryDirectory() as directory:
         tree = Path(directory) / "tree"
-        ignored = shutil.ignore_patterns(".venv", ".git", "runs", "__pycache__", ".mypy_cache", ".ruff_cache", "site")
-        shutil.copytree(ROOT, tree, ignore=ignored)
+        shutil.copytree(ROOT, tree, ignore=_left_out)
         for mutation in chosen:
             results.append(run(mutation, tree))
             print(f"{results[-1]:10} {mutation.promise} ({mutation.file}) -> {mutation.test}", flush=True)

@@ -119,11 +119,14 @@ def test_a_condition_after_one_of_kind_none_keeps_its_field(folders: Folders) ->
 
 
 def test_fields_of_other_kinds_do_not_count(folders: Folders) -> None:
-    checked = check_form(
-        values(folders, **{"tuning.kind": "lokr", "tuning.rank:lora": "no number", "tuning.factor:lokr": "4"}), folders
-    )
-    assert checked.errors == {}
-    assert checked.tree["tuning"] == {"kind": "lokr", "factor": 4}
+    lokr = {"tuning.kind": "lokr", "tuning.rank:lora": "no number", "tuning.factor:lokr": "4"}
+    for own, wanted in (
+        (lokr, {"kind": "lokr", "factor": 4}),
+        ({"tuning.rank:lora": "8", "tuning.rank:lokr": "no"}, {"rank": 8}),
+    ):
+        checked = check_form(values(folders, **own), folders)
+        assert checked.errors == {}
+        assert checked.tree["tuning"] == wanted
 
 
 def test_prompts_become_a_file_that_the_configuration_names(folders: Folders) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
+from ui_runs import write_run
 
 from finetrainers.ui.guard import Access, new_token
 
@@ -75,7 +76,7 @@ def test_a_token_in_the_address_leads_to_no_other_server(connect) -> None:
     "name",
     [
         "0/../secret.txt", "0/..", "0//etc", "1/crush", "-1/crush", "0/", "crush", "0/.finetrainers-ui", "0/crush/../..",
-        "0/link",
+        "0/link", "0/.hidden", "0/.hidden/.",
     ],
 )  # fmt: skip
 def test_no_run_outside_the_folders_is_shown(client: TestClient, runs: Path, tmp_path: Path, name: str) -> None:
@@ -83,6 +84,7 @@ def test_no_run_outside_the_folders_is_shown(client: TestClient, runs: Path, tmp
     for file in ("config.yaml", "events.jsonl", ".finetrainers"):
         (tmp_path / "elsewhere" / file).write_text((runs / "crush" / file).read_text())
     (runs / "link").symlink_to(tmp_path / "elsewhere")
+    write_run(runs / ".hidden")
     for page in ("/run", "/run/curves", "/run/samples", "/run/log", "/run/status", "/compare"):
         assert client.get(page, params={"run": name}).status_code == 404
 
