@@ -37,6 +37,7 @@ def flux_tree(model: Path, data: Path, root: Path, **sections: Any) -> Tree:
         "train": {"steps": 4, "batch_size": 4, "micro_batch_size": 4, "device": device_of_runs()},
         "loader": {"workers": 0},
         "cache": {"path": str(root / "cache"), "workers": 1},
+        "track": {"report": False},  # which tests/report look at
     }
     return merged(tree, sections)
 

@@ -11,8 +11,11 @@ from typing import Any
 from finetrainers.cli.bench import add_bench
 from finetrainers.cli.cache import add_cache
 from finetrainers.cli.data import add_data
+from finetrainers.cli.diff import add_diff
 from finetrainers.cli.imports import uncollected
 from finetrainers.cli.launch import add_launch
+from finetrainers.cli.report import add_report
+from finetrainers.cli.reproduce import add_reproduce
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.cli.ui import add_ui
 from finetrainers.distributed.ending import ended_for_good
@@ -57,6 +60,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_cache(commands)
     add_data(commands)
     add_ui(commands)
+    add_report(commands)
+    add_diff(commands)
+    add_reproduce(commands)
     return parser
 
 
@@ -124,7 +130,17 @@ def run_config_command(options: argparse.Namespace, words: list[str]) -> int:
     result = train(config)
     if is_first:
         print(result.weights)
+        tell_report(config.output_dir)
     return DONE
+
+
+def tell_report(directory: Path) -> None:
+    """Say where the report of a run is, if it has one."""
+    from finetrainers.runs.report.write import PAGE_FILE
+
+    file = directory / PAGE_FILE
+    if file.is_file():
+        print(f"report: {file.absolute().as_uri()}", file=sys.stderr)
 
 
 def quiet_libraries() -> None:

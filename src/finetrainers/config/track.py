@@ -10,6 +10,8 @@ class TrackConfig(Section):
 
     every: int = Field(default=1, ge=1)
     """Optimizer steps between step events."""
+    report: bool = True
+    """Write report.html into the run directory, after each validation and at the end, and crops of the data for it."""
     tensorboard: bool = False
     """Write TensorBoard files into the run directory (extra: tensorboard)."""
     wandb: str | None = None

@@ -45,8 +45,8 @@ def is_held(root: Path) -> bool:
     return False
 
 
-def standing(root: Path) -> Standing:
-    """Read how a run stands, from the end of its events alone."""
+def standing(root: Path, *, is_over: bool = False) -> Standing:
+    """Read how a run stands, from the end of its events alone; its own process, which still has it, may say that it is over."""
     last: Event | None = None
     step: Event | None = None
     time: float | None = None
@@ -59,9 +59,9 @@ def standing(root: Path) -> Standing:
         has_begun = event["event"] in {"step", "run"}
         if has_begun:
             break
-    state, message = _ended(last, has_begun=has_begun)
-    if is_held(root):
-        state, message = "running", ""
+    ended, message = _ended(last, has_begun=has_begun)
+    state: State = "running" if not is_over and is_held(root) else ended
+    message = "" if state == "running" else message
     return Standing(state, taken, message, time, step)
 
 

@@ -26,7 +26,7 @@ NAMES_BEFORE_THE_MARK = {".lock", f".{RUN_MARK}.tmp"}
 
 
 NAMES_SHOWN = 5
-LOOKING_SECONDS = 0.5
+LOOKING_SECONDS = 0.1
 """For whoever looks whether a process has the directory (``runs.state``) to let go of it."""
 ENDING_SECONDS = 60.0
 """For the processes of a run that is started once more to be gone, and with them what they hold."""

@@ -23,6 +23,7 @@ from finetrainers.training.fit import as_recorded, fit
 from finetrainers.training.hub import check_hub
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
+from finetrainers.training.record import record_start
 from finetrainers.training.relocated import check_contents
 from finetrainers.training.saving import Saver
 from finetrainers.training.session import Session, open_session
@@ -124,6 +125,7 @@ class _Run:
         with session.stage("encoding"):
             prepared, stop = self.encode(prepared, resumed or 0)
         world.first(lambda: announce(session, prepared, resumed=resumed, fitting=self.fitting))
+        world.first(lambda: record_start(session, prepared, resumed=resumed))
         # A checkpoint holds all that trains: what the run began from may be gone.
         fresh = {} if resumed is None else {"start_from": None}
         tuning = build_tuning(config.tuning.model_copy(update=fresh))

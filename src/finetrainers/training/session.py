@@ -15,6 +15,7 @@ from finetrainers.memory.precision import matmul_precision
 from finetrainers.optim.optimizers import check_optimizer
 from finetrainers.training.directory import run_directory
 from finetrainers.training.paths import absolute, places
+from finetrainers.training.report_page import ReportPage
 from finetrainers.training.signals import StopSignals
 from finetrainers.training.track import Tracker, build_tracker, check_trackers, log_tracker
 from finetrainers.training.trainer import Asked
@@ -39,6 +40,8 @@ class Session:
         """Whether this process is still writing a checkpoint."""
         self.is_answering = False
         """Whether the checkpoint that the file asks for is staged."""
+        self.page: ReportPage | None = None
+        """Of the first process, where it is asked for."""
 
     def emit(self, event: str, **fields: Any) -> None:
         """Write one event; ``fields`` are plain values."""
@@ -96,8 +99,14 @@ def open_session(config: Config, world: World, *, kept: str) -> Iterator[Session
         stack.enter_context(matmul_precision(config.train.matmul_precision))
         tracker = build_tracker(config) if world.is_first else log_tracker(config.output_dir / "logs" / f"{world.name}.log")
         stack.callback(tracker.close)
+        page = ReportPage(config) if world.is_first and config.track.report else None
+        if page is not None:
+            stack.callback(page.end)
         with _recorded_end(config, tracker), world.watch.telling(), closing(Lease(config.cache.path)) as lease:
-            yield Session(config, world, tracker, signals, lease)
+            session = Session(config, world, tracker, signals, lease)
+            if page is not None:
+                session.page, page.warn = page, session.warn
+            yield session
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from finetrainers.config import Config
 from finetrainers.errors import StorageError
 from finetrainers.files.whole import to_json
+from finetrainers.training.tracked_samples import drawn, media_of, write_summary
 
 EVENTS_VERSION = 1
 """Raised when a field changes its meaning; new fields and new events do not raise it."""
@@ -63,7 +64,7 @@ def _last_byte(file: Path) -> bytes:
 
 
 class TensorBoard:
-    """TensorBoard files; each number of an event is a curve."""
+    """TensorBoard files; each number of an event is a curve, and each sample a picture with its prompt."""
 
     def __init__(self, directory: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -73,6 +74,8 @@ class TensorBoard:
     def write(self, event: Event) -> None:
         for name, value in curves(event).items():
             self._writer.add_scalar(name, value, event["step"])
+        for sample in drawn(event["directory"]) if event["event"] == "validation" else ():
+            write_summary(self._writer, sample, event["step"])
 
     def close(self) -> None:
         self._writer.close()
@@ -92,8 +95,9 @@ class RunTracker:
 
     def write(self, event: Event) -> None:
         numbers = curves(event)
-        if numbers:
-            self._run.log(numbers, step=event["step"])
+        samples = drawn(event["directory"]) if event["event"] == "validation" else []
+        if numbers or samples:
+            self._run.log({**numbers, **media_of(self._library, samples)}, step=event["step"])
 
     def close(self) -> None:
         with redirect_stdout(sys.stderr):

@@ -147,6 +147,8 @@ class Validator:
             fields = world.first(lambda: self._record(trainer, temporary, parts))
             world.first(stack.close)  # which gives the directory its name
         self._session.emit("validation", **fields, directory=str(directory))
+        if self._session.page is not None:
+            self._session.page.refresh()
 
     def _part(self, trainer: Trainer, directory: Path, pace: Pace) -> Part:
         """Do what is this process's to do, and again if the cache has lost something of it meanwhile."""

@@ -1,7 +1,5 @@
 """Contact sheets: what the trainer sees of a few samples of each bucket, crop, window and caption as encoding has them."""
 
-import base64
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,7 +17,6 @@ PER_BUCKET = 12
 """Samples of a bucket, spread over all of it."""
 SHEET_SIDE = 240
 """Pixels of the longer side of a picture on the sheet."""
-QUALITY = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +31,25 @@ class Shown:
 
 def sheets(prepared: Prepared) -> Iterator[tuple[Bucket, list[Shown]]]:
     """Yield the samples of each bucket that has any; what cannot be decoded is left out."""
-    plan = prepared.plan
-    buckets = np.concatenate([data.bucket for data in plan.catalog.sets])
-    for number, bucket in enumerate(plan.catalog.buckets):
+    for bucket, samples in spread_samples(prepared, PER_BUCKET):
+        shown = (show(prepared.plan, sample) for sample in samples)
+        yield bucket, [one for one in shown if one is not None]
+
+
+def spread_samples(prepared: Prepared, count: int) -> list[tuple[Bucket, list[int]]]:
+    """Choose so many samples of each bucket that has any, spread over all of it."""
+    catalog, found = prepared.plan.catalog, []
+    buckets = np.concatenate([data.bucket for data in catalog.sets])
+    for number, bucket in enumerate(catalog.buckets):
         samples = np.flatnonzero(buckets == number)
         if len(samples):
-            places = np.unique(np.linspace(0, len(samples) - 1, PER_BUCKET).astype(int))
-            shown = (_show(plan, int(sample)) for sample in samples[places])
-            yield bucket, [one for one in shown if one is not None]
+            places = np.unique(np.linspace(0, len(samples) - 1, count).astype(int))
+            found.append((bucket, samples[places].tolist()))
+    return found
 
 
-def _show(plan: Plan, sample: int) -> Shown | None:
+def show(plan: Plan, sample: int) -> Shown | None:
+    """Decode a sample as encoding would; None of what cannot be decoded."""
     job: SampleJob = plan.job(sample, 0, view=0, caption=0)
     try:
         pixels = decode(job.target.path, job.target.view).pixels
@@ -52,12 +57,3 @@ def _show(plan: Plan, sample: int) -> Shown | None:
         return None
     chosen = sorted({0, len(pixels) // 2, len(pixels) - 1})
     return Shown(job.target.path, job.text.caption, tuple(Image.fromarray(pixels[frame].numpy()) for frame in chosen))
-
-
-def data_uri(picture: Image.Image) -> str:
-    """Write a picture, small, as text that a page can hold."""
-    small = picture.copy()
-    small.thumbnail((SHEET_SIDE, SHEET_SIDE))
-    file = io.BytesIO()
-    small.save(file, "jpeg", quality=QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

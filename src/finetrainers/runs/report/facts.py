@@ -1,0 +1,213 @@
+"""What a report says of a run, as plain words: the same for the page, for Markdown and for a terminal."""
+
+import json
+import math
+import re
+import time
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from finetrainers.config import Config
+from finetrainers.config.base import Section
+from finetrainers.errors import DataError
+from finetrainers.runs.folder import RunFolder
+from finetrainers.runs.inside import inside
+from finetrainers.runs.outputs import Saved, read_json
+from finetrainers.runs.state import Standing
+from finetrainers.runs.validations import best
+
+LOCK_FILE = "lock.json"
+LAST_STEPS = 50
+"""Of which the time of a step is the middle."""
+MAX_HEADER_BYTES = 1 << 26
+"""Of a safetensors file that is believed."""
+Rows = list[tuple[str, str]]
+
+
+def head(run: RunFolder, standing: Standing) -> Rows:
+    """What the run is and how it stands."""
+    begun, tree = run.begun or {}, run.tree
+    rows: Rows = [("State", state_sentence(run, standing))]
+    rows.append(("Model", model_name(tree)))
+    rows.append(("Task", f"{begun.get('task', '')} ({begun.get('family', '')})" if begun else ""))
+    rows.append(("Tuning", tuning_sentence(run)))
+    words = [str(data["caption_prefix"]) for data in tree.get("data", ()) if data.get("caption_prefix")]
+    rows.append(("Trigger words", ", ".join(dict.fromkeys(words))))
+    rows.append(("Device", device_sentence(run)))
+    rows.append(("Time", time_sentence(run, standing)))
+    lowest = best(run.validations())
+    if lowest is not None:
+        rows.append(("Best", f"held-out loss {lowest.held_out_loss:.5f} at step {lowest.step}"))
+    return [(label, value) for label, value in rows if value]
+
+
+def state_sentence(run: RunFolder, standing: Standing) -> str:
+    """Say how the run stands."""
+    of = f"step {standing.step} of {run.steps}"
+    match standing.state:
+        case "new":
+            return "nothing is trained yet"
+        case "running" | "done":
+            return f"{standing.state}, {of}"
+        case _:
+            return f"{standing.state} after {of}" + (f": {standing.message}" if standing.message else "")
+
+
+def model_name(tree: dict[str, Any]) -> str:
+    """Name the model that training began from, without its place on this disk."""
+    model = tree.get("model", {})
+    path, revision = str(model.get("path", "")), model.get("revision")
+    is_place = path.startswith(("/", ".", "~"))
+    return (Path(path).name if is_place else path) + (f" at {revision}" if revision else "")
+
+
+def tuning_sentence(run: RunFolder) -> str:
+    """Say what trains, and how large the last weights are."""
+    tuning = run.tree.get("tuning", {})
+    told = [str(tuning.get("kind", ""))]
+    told += [f"{key} {tuning[key]:g}" for key in ("rank", "alpha", "factor") if tuning.get(key) is not None]
+    weights = [saved for saved in run.weights() if saved.is_valid]
+    count = num_parameters(run.path, weights[-1]) if weights else None
+    if weights:
+        told.append(f"{count:,} parameters" if count is not None else "")
+        told.append(f"{file_size(weights[-1].bytes)} of weights")
+    return ", ".join(filter(None, told))
+
+
+def num_parameters(root: Path, weights: Saved) -> int | None:
+    """Count the numbers in the safetensors files of a folder by their headers; None where there are none."""
+    total = 0
+    for file in sorted(weights.path.rglob("*.safetensors")):
+        try:
+            with inside(root, file).open("rb") as data:
+                size = int.from_bytes(data.read(8), "little")
+                header = json.loads(data.read(size)) if size <= MAX_HEADER_BYTES else {}
+            total += sum(math.prod(own["shape"]) for name, own in header.items() if name != "__metadata__")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError):
+            return None
+    return total or None
+
+
+def device_sentence(run: RunFolder) -> str:
+    """Say what it runs on, and the memory that it took."""
+    start = last_start(run)
+    names = Counter(map(str, start.get("devices", ())))
+    told = [f"{count} x {name}" if count > 1 else name for name, count in names.items()]
+    told = told or [str((run.begun or {}).get("device", ""))]
+    peak = run.columns.column("peak_memory_gb")
+    if len(peak) and math.isfinite(peak[-1]):
+        told.append(f"peak {max(value for value in peak.tolist() if math.isfinite(value)):.1f} GB")
+    return ", ".join(filter(None, told))
+
+
+def last_start(run: RunFolder) -> dict[str, Any]:
+    """What lock.json says of the run's last start; empty if it is of a version that wrote none."""
+    starts = read_json(run.path, run.path / LOCK_FILE).get("starts")
+    return starts[-1] if isinstance(starts, list) and starts and isinstance(starts[-1], dict) else {}
+
+
+def time_sentence(run: RunFolder, standing: Standing) -> str:
+    """Say how long it took, how long a step takes, and when it will be done."""
+    total = sum(_durations(run))
+    told = [duration(total)] if total else []
+    spent = [sum(pair) for pair in zip(run.columns.column("step_seconds"), run.columns.column("data_seconds"), strict=True)]
+    recent = sorted(value for value in spent[-LAST_STEPS:] if math.isfinite(value))
+    if recent:
+        middle = recent[len(recent) // 2]
+        told.append(f"{middle:.3g} s a step")
+        left = run.steps - standing.step
+        if standing.state == "running" and left > 0:
+            end = time.strftime("%Y-%m-%d %H:%M", time.localtime((standing.time or time.time()) + left * middle))
+            told.append(f"about {duration(left * middle)} left, until {end}")
+    return ", ".join(told)
+
+
+def _durations(run: RunFolder) -> list[float]:
+    """Seconds of each start of the run, from its first event to its last."""
+    begun = [float(event["time"]) for event in run.of_kind("run")]
+    times = sorted([float(e["time"]) for e in run.kept] + run.columns.column("time").tolist())
+    found = []
+    for start, stop in pairwise([*begun, math.inf]):
+        own = [moment for moment in times if start <= moment < stop]
+        found.append(own[-1] - start if own else 0.0)
+    return found
+
+
+def duration(seconds: float) -> str:
+    """Write a time as one says it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.3g} s"
+
+
+def file_size(size: int) -> str:
+    """Write bytes as one says them."""
+    if size >= 10**9:
+        return f"{size / 1e9:.3g} GB"
+    return f"{size / 1e6:.3g} MB" if size >= 10**5 else f"{max(1, round(size / 1e3))} kB"
+
+
+def settings(config: Config) -> list[tuple[str, str, str]]:
+    """Keys whose values are not the defaults: key, value, default; the default is empty where there is none."""
+    return _differing(config, "")
+
+
+def _differing(section: Section, prefix: str) -> list[tuple[str, str, str]]:
+    found = []
+    for name, field in type(section).model_fields.items():
+        key, value = f"{prefix}{field.alias or name}", getattr(section, name)
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        if name in section.idle() or (value == default and not field.is_required()):
+            continue
+        if isinstance(value, Section):
+            found += _differing(value, f"{key}.")
+        elif isinstance(value, tuple) and value and all(isinstance(own, Section) for own in value):
+            found += [row for index, own in enumerate(value) for row in _differing(own, f"{key}.{index}.")]
+        else:
+            found.append((key, shown(value), "" if field.is_required() else shown(default)))
+    return found
+
+
+def shown(value: object) -> str:
+    """Write a value of a configuration as one reads it."""
+    match value:
+        case None | bool():
+            return json.dumps(value)
+        case tuple() | list():
+            return f"[{', '.join(map(shown, value))}]"
+        case Section():
+            return ", ".join(f"{key}: {shown(own)}" for key, own, _ in _differing(value, "")) or "defaults"
+        case dict():
+            return ", ".join(f"{key}: {shown(own)}" for key, own in value.items())
+        case _:
+            return str(value)
+
+
+def warnings(run: RunFolder) -> list[tuple[str, int]]:
+    """Messages of warnings and errors, each once, with how often it came; numbers aside, they are one."""
+    found: dict[str, list[str]] = {}
+    for event in run.of_kind("warning", "error"):
+        message = str(event.get("message", ""))
+        text = f"error: {message}" if event["event"] == "error" else message
+        found.setdefault(re.sub(r"[0-9.]+", "#", text), []).append(text)
+    skipped = run.columns.column("skipped")
+    if len(skipped) and skipped[-1] > 0:
+        found["skipped"] = [f"{int(skipped[-1])} steps were skipped, whose loss or gradient was not finite"]
+    return [(messages[0], len(messages)) for messages in found.values()]
+
+
+def snippet(run: RunFolder) -> str:
+    """What to type to draw with the last weights: of the card that lies beside them, where there is one."""
+    for saved in reversed(run.weights()):
+        try:
+            text = inside(run.path, saved.path / "README.md").read_text(encoding="utf-8")
+        except (OSError, DataError, UnicodeDecodeError):
+            continue
+        found = re.search(r"## Use\n+```python\n(.*?)```", text, re.DOTALL)
+        if found:
+            return found[1].strip()
+    return ""

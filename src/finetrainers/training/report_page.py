@@ -1,0 +1,58 @@
+"""report.html of a run while it trains; nothing of it can fail the run."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from finetrainers.config import Config
+from finetrainers.runs.report.write import PAGE_FILE, ReportWriter
+
+END_SECONDS = 60.0
+"""That the end of a run waits for a report that is being written."""
+
+
+class ReportPage:
+    """report.html of a run that is going on: written beside training after each validation, and once more at the end."""
+
+    def __init__(self, config: Config) -> None:
+        self._directory = config.output_dir
+        self._writer: ReportWriter | None = None
+        self._thread: threading.Thread | None = None
+        self._failure = ""
+        self._is_told = False
+        self.warn: Callable[[str], None] = lambda _: None
+        """Says what is wrong with it, once."""
+
+    @property
+    def file(self) -> Path:
+        """Where it is."""
+        return self._directory / PAGE_FILE
+
+    def refresh(self) -> None:
+        """Begin to bring it up to date; where it is still being written, the next call does."""
+        self._tell()
+        if self._thread is None or not self._thread.is_alive():
+            # A daemon: a process that ends at once waits for no report.
+            self._thread = threading.Thread(target=self._write, name="report", daemon=True)
+            self._thread.start()
+
+    def end(self) -> None:
+        """Write how the run has ended, if it had begun."""
+        if self._thread is not None:
+            self._thread.join(END_SECONDS)
+        if self._thread is None or not self._thread.is_alive():
+            self._write(is_over=True)
+        self._tell()
+
+    def _write(self, *, is_over: bool = False) -> None:
+        try:
+            self._writer = self._writer or ReportWriter(self._directory)
+            if self._writer.has_begun():
+                self._writer.write(is_over=is_over)
+        except Exception as error:  # noqa: BLE001 - whatever it is, training does not need it
+            self._failure = f"{self.file} cannot be written ({type(error).__name__}: {error}); the run is not affected"
+
+    def _tell(self) -> None:
+        if self._failure and not self._is_told:
+            self._is_told = True
+            self.warn(self._failure)

@@ -1,0 +1,267 @@
+"""The report of a run: all that is on it, nothing from elsewhere, and no run that it could harm."""
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from runs import Tree, events_of
+
+from finetrainers.cli.entry import main
+from finetrainers.files.steps import step_directory
+from finetrainers.files.whole import whole_directory
+from finetrainers.runs.curves import Columns
+from finetrainers.runs.folder import RunFolder
+from finetrainers.runs.outputs import Sample
+from finetrainers.runs.report import facts, pictures
+from finetrainers.runs.report.charts import Chart, Line, draw, ticks
+from finetrainers.runs.report.markdown import text
+from finetrainers.runs.report.page import as_page
+from finetrainers.runs.report.pictures import Pictures
+from finetrainers.runs.report.sheet import MAX_CELLS, chosen_steps, sheet
+from finetrainers.training import record
+from finetrainers.training.data_sheet import SHEET_FOLDER
+from finetrainers.training.report_page import ReportPage
+
+VOID = {"meta", "img", "input", "path", "circle", "br"}
+
+
+class Reader(HTMLParser):
+    """What a page says, and what it would load."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.words, self.loads, self.tags, self.open = "", [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.loads += [str(value) for name, value in attrs if name in ("src", "href", "data", "srcset", "poster")]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += f" {data}"
+
+
+@pytest.fixture(scope="module")
+def page(first: Path) -> Reader:
+    """What training itself has written."""
+    return Reader((first / "report.html").read_text())
+
+
+def test_training_writes_the_report_with_all_its_parts(page: Reader) -> None:
+    told = page.words
+    for words in (
+        "done, step 4 of 4",
+        "text-to-image (flux)",
+        "lora, rank 4, alpha 8",
+        "Training loss",
+        "Held-out loss by noise level",
+        "best: step",
+        "What training sees of bucket 64 x 64",
+        "optimizer.lr",
+        "FluxPipeline.from_pretrained",
+        "finetrainers export",
+        "diffusers",
+    ):
+        assert words in told
+    assert not page.open
+
+
+def test_a_report_loads_nothing_from_elsewhere(page: Reader) -> None:
+    """Pictures are in it; links lead into the run directory."""
+    links = [place for place in page.loads if not place.startswith("data:image/jpeg;base64,")]
+    assert links
+    assert all(re.fullmatch(r"validation/step-00000\d/0\d\.png", link) for link in links)
+
+
+def test_captions_and_prompts_are_no_html(page: Reader) -> None:
+    assert "alert('x')" in page.words
+    assert page.tags.count("script") == 1
+    assert "alert('x')" not in page.words.split('"use strict"')[1]
+
+
+def test_markdown_names_no_place_of_this_machine(first: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(first), "--markdown"]) == 0
+    told = capsys.readouterr().out
+    assert "| optimizer.lr | 0.001 |" in told
+    assert "![](samples/00.png)" in told
+    assert str(first.parent) not in told
+    assert "<script" not in told
+    rows = [line for line in told.splitlines() if line.startswith("| a ")]
+    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3]
+
+
+def test_markdown_of_any_words_is_one_line_of_them() -> None:
+    assert text("a\n# b | <b>*c*</b> [d](e)") == r"a \# b \| &lt;b&gt;\*c\*&lt;/b&gt; \[d\](e)"
+
+
+def test_the_command_writes_the_page_where_it_is_asked_to(
+    first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With links that lead from there."""
+    file = tmp_path / "page.html"
+    assert main(["report", str(first), "--output", str(file)]) == 0
+    assert capsys.readouterr().out == f"{file}\n"
+    links = [place for place in Reader(file.read_text()).loads if not place.startswith("data:")]
+    assert all((tmp_path / link).is_file() for link in links)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--output", "x.txt"], "--output: x.txt is no .html; name the file of the report"),
+        (["--output", "x.html", "--markdown"], "--output: x.html is no .md; name the file of the report"),
+    ],
+)
+def test_a_file_that_is_no_report_is_not_overwritten(
+    first: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(first), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_report_that_fails_is_a_warning_and_the_run_goes_on(
+    train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(record, "write_data_sheet", fail)
+    monkeypatch.setattr("finetrainers.runs.report.write.as_page", fail)
+    events = events_of(train("failing", train={"steps": 1}, validation={"every": None, "prompts": None}))
+    told = [event["message"] for event in events if event["event"] == "warning" and "No space left" in event["message"]]
+    assert len(told) == 2
+    assert "the run is not affected" in told[1]
+    assert [event["event"] for event in events if event["event"] in ("end", "error")] == ["end"]
+
+
+def test_a_run_that_wants_no_report_leaves_none(train: Callable[..., Path]) -> None:
+    run = train("bare", track={"report": False}, train={"steps": 0}, validation={"every": None, "prompts": None})
+    assert not (run / "report.html").exists()
+    assert not (run / SHEET_FOLDER).exists()
+
+
+def test_a_report_is_not_written_before_training_begins(tmp_path: Path, tree: Tree) -> None:
+    """An error of the configuration leaves no page that says nothing."""
+    from runs import config_of, merged
+
+    config = config_of(merged(tree, {"output_dir": str(tmp_path / "run")}))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("output_dir: x\n")
+    ReportPage(config).end()
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["config.yaml"]
+
+
+def test_a_damaged_sample_is_linked_and_a_large_video_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "b.mp4").write_bytes(b"x" * 100)
+    (tmp_path / "c.mp4").write_bytes(b"x" * 101)
+    monkeypatch.setattr(pictures, "VIDEO_BYTES", 100)
+    made = Pictures()
+    samples = [Sample(1, n, "p", tmp_path / name, {}) for n, name in enumerate(("a.png", "b.mp4", "c.mp4"))]
+    assert [made.embed(sample, 10) is not None for sample in samples] == [False, True, False]
+    links = Reader("".join(sheet(samples, made, folder=tmp_path, best=None))).loads
+    assert links.count("a.png") == 3
+    assert links.count("c.mp4") == 2
+
+
+def test_a_page_holds_no_more_than_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    sample = Sample(1, 0, "p", tmp_path / "a.png", {})
+    made = Pictures()
+    size = len(made.embed(sample, 8) or "")
+    monkeypatch.setattr(pictures, "PAGE_BYTES", size + 1)
+    made.begin()
+    assert [made.embed(sample, 8) is not None for _ in range(3)] == [True, False, False]
+
+
+def test_of_many_steps_the_page_shows_first_last_and_best(tmp_path: Path) -> None:
+    samples = [Sample(step, number, "p", tmp_path, {}) for step in range(1000) for number in range(10)]
+    steps = chosen_steps(samples, 123)
+    assert {0, 999, 123} <= set(steps)
+    assert len(steps) * 10 <= MAX_CELLS
+
+
+def test_charts_leave_out_what_is_not_finite() -> None:
+    lines = [Line("loss", ([1, 2, 3, 4], [1.0, float("nan"), float("inf"), 2.0]), "one")]
+    drawn = draw(Chart("Loss", lines, 4))
+    assert "nan" not in drawn
+    assert "inf" not in drawn
+    assert draw(Chart("Empty", [Line("x", ([1], [float("nan")]), "one")], 4)) == ""
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-3e-9, 5e-9), (123456.0, 123457.0), (2.0, 2.0000001)])
+def test_ticks_are_few_and_inside(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 9
+    assert all(low - 1e-12 <= value <= high + 1e-12 for value in found)
+
+
+def test_settings_are_what_differs_from_the_defaults(first: Path) -> None:
+    config = RunFolder(first).config
+    assert config is not None
+    rows = {key: (value, default) for key, value, default in facts.settings(config)}
+    assert rows["optimizer.lr"] == ("0.001", "5e-05")
+    assert rows["data.0.buckets"] == ("[[1, 64, 64]]", "")
+    assert "optimizer.name" not in rows
+
+
+def test_parameters_are_counted_by_the_headers_alone(first: Path) -> None:
+    from safetensors.torch import load_file
+
+    run = RunFolder(first)
+    saved = run.weights()[-1]
+    (file,) = saved.path.glob("*.safetensors")
+    assert facts.num_parameters(run.path, saved) == sum(tensor.numel() for tensor in load_file(file).values())
+
+
+def test_time_left_follows_from_the_last_steps(tmp_path: Path) -> None:
+    from finetrainers.files.marks import mark_run
+    from finetrainers.runs.state import Standing
+
+    mark_run(tmp_path)
+    (tmp_path / "config.yaml").write_text("train: {steps: 110}\n")
+    run = RunFolder(tmp_path)
+    run.columns = Columns()
+    for step in range(1, 11):
+        run.columns.add({"step": step, "time": float(step), "step_seconds": 30.0, "data_seconds": 6.0})
+    assert "36 s a step, about 1 h 00 min left" in facts.time_sentence(run, Standing("running", 10, "", 10.0, None))
+
+
+def test_a_name_of_a_crop_leads_nowhere_else(tmp_path: Path) -> None:
+    from finetrainers.files.marks import mark_run
+
+    mark_run(tmp_path)
+    (tmp_path / "config.yaml").write_text("{}\n")
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    run_event: dict[str, Any] = {"event": "run", "resumed_from": None, "num_samples": 1, "num_held_out": 0, "time": 1.0}
+    (tmp_path / "events.jsonl").write_text(json.dumps(run_event) + "\n")
+    with whole_directory(tmp_path / SHEET_FOLDER) as folder:
+        shown = [{"ref": "r", "caption": "c", "files": ["../secret.jpg"]}]
+        (folder / "sheet.json").write_text(json.dumps({"buckets": [{"size": [1, 8, 8], "shown": shown}]}))
+    run = RunFolder(tmp_path)
+    run.update()
+    assert "c2VjcmV0" not in as_page(run, run.standing(), Pictures())
+
+
+def test_a_report_of_a_run_that_goes_on_says_so(first: Path) -> None:
+    """The last report is written while the process still has the directory: it says done, and an earlier one running."""
+    from finetrainers.runs.state import standing
+
+    with (first / ".lock").open("rb") as lock:
+        import fcntl
+
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert standing(first).state == "running"
+        assert standing(first, is_over=True).state == "done"
+    assert step_directory(first / "validation", 4).is_dir()

@@ -1,0 +1,74 @@
+"""Samples go to trackers with their prompts: to TensorBoard itself, and to W&B and trackio by what they are called with."""
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetrainers.sampling.sampler import write_video
+from finetrainers.training.sinks import RunTracker, TensorBoard
+
+EVENT = {"v": 1, "time": 1.0, "event": "validation", "step": 5}
+PROMPTS = ["a <b>red</b> square", "it moves"]
+
+
+@pytest.fixture(scope="module")
+def validation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a picture and a video."""
+    folder = tmp_path_factory.mktemp("validation") / "step-000005"
+    folder.mkdir()
+    Image.new("RGB", (16, 8), "red").save(folder / "00.png")
+    noise = np.random.default_rng(0).integers(0, 255, (40, 64, 96, 3), dtype=np.uint8)
+    write_video(folder / "01.mp4", [Image.fromarray(frame) for frame in noise], fps=8)
+    told = {"step": 5, "samples": ["00.png", "01.mp4"], "prompts": [{"prompt": prompt} for prompt in PROMPTS]}
+    (folder / "validation.json").write_text(json.dumps(told))
+    return folder
+
+
+def test_tensorboard_shows_samples_with_their_prompts(validation: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = TensorBoard(tmp_path)
+    board.write({**EVENT, "directory": str(validation)})
+    board.close()
+    found = EventAccumulator(str(tmp_path))
+    found.Reload()
+    assert found.Tags()["images"] == ["samples/00", "samples/01"]
+    (picture,), (video,) = found.Images("samples/00"), found.Images("samples/01")
+    assert picture.encoded_image_string == (validation / "00.png").read_bytes()
+    assert (picture.step, picture.width, picture.height) == (5, 16, 8)
+    with Image.open(io.BytesIO(video.encoded_image_string)) as moving:
+        assert (moving.format, moving.size, moving.n_frames) == ("GIF", (96, 64), 20)
+    assert found.SummaryMetadata("samples/01").summary_description == "it moves"
+
+
+@pytest.mark.parametrize("module", ["wandb", "trackio"])
+def test_trackers_get_samples_with_their_prompts(module: str, validation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the numbers of the same step, in one call."""
+    calls: list[tuple[dict[str, Any], int]] = []
+    tracker = RunTracker.__new__(RunTracker)
+    made = {kind: lambda file, caption, kind=kind: (kind, file, caption) for kind in ("Image", "Video")}
+    tracker._library = SimpleNamespace(**made)
+    tracker._run = SimpleNamespace(log=lambda values, step: calls.append((values, step)))
+    tracker.write({**EVENT, "held_out_loss": 0.5, "directory": str(validation)})
+    tracker.write({**EVENT, "step": 6, "directory": str(validation.parent / "gone")})
+    samples = {
+        "samples/00": ("Image", str(validation / "00.png"), PROMPTS[0]),
+        "samples/01": ("Video", str(validation / "01.mp4"), PROMPTS[1]),
+    }
+    assert calls == [({"validation/held_out_loss": 0.5, **samples}, 5)]
+
+
+@pytest.mark.parametrize("module", ["wandb", "trackio"])
+def test_trackers_take_what_they_are_given(module: str, validation: Path) -> None:
+    """The packages themselves: names of classes and of arguments."""
+    library = pytest.importorskip(module)
+    from finetrainers.training.tracked_samples import drawn, media_of
+
+    made = media_of(library, drawn(validation))
+    assert [type(one).__name__.lower().removeprefix("trackio") for one in made.values()] == ["image", "video"]
