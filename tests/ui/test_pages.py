@@ -146,3 +146,28 @@ def test_data_and_plan_are_asked_in_processes_of_their_own(client: TestClient, r
     assert "style-src 'sha256-" in shown.headers["content-security-policy"]
     for wrong in ("data-../../../x", "other-1", f"{name}x", ""):
         assert client.get("/check", params={"check": wrong}).status_code == 404
+
+
+def test_a_plan_is_shown_with_its_verdict_whatever_its_exit_status(client: TestClient, runs: Path, tmp_path: Path) -> None:
+    own = {"output_dir": "style", "model.path": "a/b", "data.0.path": "hf://x/y", "data.0.buckets": "[[1, 64, 64]]"}
+    own |= {"cache.path": str(runs / "cache"), "gpu": "24GB"}
+    assert "names none" in client.post("/new/ask/plan", data={**own, "gpu": "24GB; rm -rf /"}).text
+    check = client.post("/new/ask/plan", data=own)
+    name = check.text.partition("/check?check=")[2].partition('"')[0]
+    job = client.app.state.site.checks.job(name)
+    assert job.words == ("plan", str(job.config), "--json", "-", "--gpu=24GB")
+    job.stop()
+    until = time.monotonic() + 30
+    while job.state == "running":
+        assert time.monotonic() < until
+    stage = {"stage": "step", "allocated": 21_700_000_000, "parts": {"weights": 2_000_000}, "host": 0, "note": ""}
+    plan = {"v": 1, "gpu": "24GB", "limit": 21_600_000_000, "gpus": 1, "num_trained": 5632, "stages": [stage], "fits": False}
+    disk = {"items": 12, "item": 6184, "cache": 74_208, "checkpoint": 67_760, "checkpoints": 3, "weights": 20_000}
+    plan |= {"run": {"steps": 1000, "seconds": None}, "disk": disk, "steps": [], "techniques": [], "proposal": "a: <b>\n"}
+    job.answer.write_text(json.dumps(plan))
+    shown = client.get(f"/check?check={name}").text
+    assert "<b>It does not fit</b> 1 × 24GB, of which 21.6 GB may be counted" in shown
+    assert "21.7 GB" in shown
+    assert "a: &lt;b&gt;" in shown
+    job.answer.write_text(json.dumps({"v": 2, "something": {"else": [1, 2.5, None, True]}}))  # of a version to come
+    assert "something" in client.get(f"/check?check={name}").text

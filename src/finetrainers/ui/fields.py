@@ -12,6 +12,13 @@ from finetrainers.config.syntax import dump_yaml
 from finetrainers.errors import ConfigError
 
 Widget = Literal["select", "switch", "text", "lines"]
+EXAMPLES = {
+    "output_dir": "a name, such as crush",
+    "model.path": "Lightricks/LTX-Video",
+    "data.N.path": "data/crush",
+    "data.N.buckets": "[[49, 512, 768]]",
+}
+"""Shown where nothing is filled in yet, of keys that have no default."""
 BASIC = {
     "output_dir", "model.path", "model.dtype", "data.N.path", "data.N.buckets", "data.N.caption_prefix",
     "conditioning.N.kind", "conditioning.N.signal", "tuning.kind", "tuning.rank", "tuning.alpha", "objective.kind",
@@ -52,6 +59,12 @@ class Field:
     kind: str | None = None
     """Kind of its section that it belongs to."""
     is_basic: bool = False
+    example: str = ""
+
+    @property
+    def placeholder(self) -> str:
+        """What stands in the empty field."""
+        return self.example if self.default in (None, "null") else str(self.default)
 
     def at(self, index: int) -> "Field":
         """Name it in one of several sections."""
@@ -127,11 +140,18 @@ def _field(key: Key) -> Field:
         sentence=sentence,
         widget=widget,
         choices=("true", "false") if key.type == "bool" else choices,
-        hint=", ".join(filter(None, ("" if choices or key.type == "bool" else key.type.replace(" | null", ""), key.bounds))),
+        hint=", ".join(filter(None, ("" if choices else _type_of(key), key.bounds))),
         default=key.default,
         kind=kind,
         is_basic=key.name in BASIC,
+        example=EXAMPLES.get(key.name, ""),
     )
+
+
+def _type_of(key: Key) -> str:
+    """Say what a field takes, if its sentence alone would leave that open."""
+    words = [word for word in key.type.split(" | ") if word != "null"]
+    return "" if words in (["str"], ["Path"], ["bool"]) else " | ".join(words)
 
 
 def _choices(type_: str) -> tuple[str, ...]:

@@ -10,7 +10,10 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 
 from finetrainers.config.syntax import dump_yaml
 from finetrainers.errors import ConfigError, DataError
+from finetrainers.runs.comparison.compare import compare
+from finetrainers.runs.comparison.words import as_text
 from finetrainers.runs.folder import CONFIG_FILE, RunFolder
+from finetrainers.runs.inside import is_inside
 from finetrainers.runs.outputs import PICTURES, VIDEOS
 from finetrainers.ui.facts import curves_of, differences, row_of, seconds_left, state_of
 from finetrainers.ui.folders import visible
@@ -19,9 +22,10 @@ from finetrainers.ui.site import Site, site_of
 from finetrainers.ui.tail import tail
 
 MAX_ROWS = 200
-MAX_COMPARED = 12
+MAX_COMPARED, TWO = 12, 2
 MAX_POINTS = 2000
 MAX_MESSAGES = 200
+REPORT_PAGE = "report.html"
 DOWNLOADS = ("weights", "checkpoints")
 MESSAGES = ("warning", "error", "alarm", "early_stop", "end")
 
@@ -106,6 +110,7 @@ def _outputs(run: RunFolder) -> dict[str, Any]:
         "messages": [event for event in run.kept if event["event"] in MESSAGES][-MAX_MESSAGES:][::-1],
         "weights": run.weights()[::-1],
         "checkpoints": run.checkpoints()[::-1],
+        "has_report": is_inside(run.path, REPORT_PAGE),
     }
 
 
@@ -178,6 +183,8 @@ def run_file(request: Request) -> Response:
     folder = file.relative_to(run.path).parts[:1]
     if folder == ("validation",) and file.suffix.lower() in PICTURES | VIDEOS and file.is_file():
         return FileResponse(file, headers={"cache-control": "private, max-age=60"})
+    if path == REPORT_PAGE and file.is_file():  # to take away: it has a script, which pages of this server may not have
+        return FileResponse(file, media_type="application/octet-stream", filename=f"{run.name}-report.html")
     if folder and folder[0] in DOWNLOADS and file.is_file():
         title = f"{run.name}-{file.parent.name}-{file.name}"
         return FileResponse(file, media_type="application/octet-stream", filename=title)
@@ -216,7 +223,8 @@ def compare_page(request: Request) -> Response:
     names = list(dict.fromkeys(request.query_params.getlist("run")))[:MAX_COMPARED]
     runs = {name: site.folders.run(name) for name in names}
     rows = [row_of(name, run, title=title_of(site, name)) for name, run in runs.items()]
-    return site.page(request, "compare.html", rows=rows, differences=differences(runs))
+    told = as_text(compare(*runs.values())) if len(runs) == TWO else ""
+    return site.page(request, "compare.html", rows=rows, differences=differences(runs), told=told)
 
 
 def job_page(request: Request) -> Response:
