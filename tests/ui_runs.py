@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def write_run(directory: Path, *, steps: int = 100, total: int | None = None, ra
     (directory / "config.yaml").write_text(json.dumps(tree))
     with (directory / "events.jsonl").open("w") as log:
         for event in _events(directory, steps, total or steps, samples):
-            log.write(json.dumps({"v": 1, **event}) + "\n")
+            log.write(event if isinstance(event, str) else json.dumps({"v": 1, **event}) + "\n")
     return directory
 
 
@@ -32,19 +33,23 @@ def append_step(directory: Path, step: int, loss: float) -> None:
         log.write(json.dumps({"v": 1, "time": 1e9 + step, **_step(step), "loss": loss}) + "\n")
 
 
-def _events(directory: Path, steps: int, total: int, samples: int) -> "list[dict[str, Any]]":
+def _events(directory: Path, steps: int, total: int, samples: int) -> "Iterator[dict[str, Any] | str]":
     run = {"event": "run", "resumed_from": None, "steps": total, "family": "flux", "output_dir": str(directory)}
-    events: list[dict[str, Any]] = [{"time": 1e9, **run}]
+    yield {"time": 1e9, **run}
+    line = json.dumps({"v": 1, "time": "TIME", **_step(0), "step": "STEP", "loss": "LOSS"}) + "\n"
     for step in range(1, steps + 1):
-        events.append({"time": 1e9 + step, **_step(step)})
+        yield line.replace('"TIME"', str(1e9 + step)).replace('"STEP"', str(step)).replace('"LOSS"', str(_loss(step)))
         if step % max(1, steps // 10) == 0:
-            events.append({"time": 1e9 + step, **_validation(directory, step, samples)})
-    return [*events, {"time": 1e9 + steps, "event": "warning", "message": "a <b>bold</b> warning", "step": steps}]
+            yield {"time": 1e9 + step, **_validation(directory, step, samples)}
+    yield {"time": 1e9 + steps, "event": "warning", "message": "a <b>bold</b> warning", "step": steps}
+
+
+def _loss(step: int) -> float:
+    return 0.3 + 0.5 * math.exp(-step / 300) + 0.05 * math.sin(step * 12.9898)
 
 
 def _step(step: int) -> dict[str, Any]:
-    loss = 0.3 + 0.5 * math.exp(-step / 300) + 0.05 * math.sin(step * 12.9898)
-    numbers = {"loss": loss, "grad_norm": 0.5 + 0.1 * math.sin(step), "lr": 1e-4, "tokens_per_second": 3000.0}
+    numbers = {"loss": _loss(step), "grad_norm": 0.5 + 0.1 * math.sin(step), "lr": 1e-4, "tokens_per_second": 3000.0}
     times = {"step_seconds": 0.45, "data_seconds": 0.05, "peak_memory_gb": 21.3, "skipped": 0}
     return {"event": "step", "step": step, **numbers, **times}
 

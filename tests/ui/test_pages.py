@@ -162,12 +162,13 @@ def test_a_plan_is_shown_with_its_verdict_whatever_its_exit_status(client: TestC
         assert time.monotonic() < until
     stage = {"stage": "step", "allocated": 21_700_000_000, "parts": {"weights": 2_000_000}, "host": 0, "note": ""}
     plan = {"v": 1, "gpu": "24GB", "limit": 21_600_000_000, "gpus": 1, "num_trained": 5632, "stages": [stage], "fits": False}
-    disk = {"items": 12, "item": 6184, "cache": 74_208, "checkpoint": 67_760, "checkpoints": 3, "weights": 20_000}
+    disk = {"items": 12, "item": 6184, "cache": 74_208, "checkpoint": 67_760, "checkpoints": 203_280, "weights": 20_000}
     plan |= {"run": {"steps": 1000, "seconds": None}, "disk": disk, "steps": [], "techniques": [], "proposal": "a: <b>\n"}
     job.answer.write_text(json.dumps(plan))
     shown = client.get(f"/check?check={name}").text
     assert "<b>It does not fit</b> 1 × 24GB, of which 21.6 GB may be counted" in shown
     assert "21.7 GB" in shown
+    assert "<dd>203.3 kB</dd>" in shown
     assert "a: &lt;b&gt;" in shown
     job.answer.write_text(json.dumps({"v": 2, "something": {"else": [1, 2.5, None, True]}}))  # of a version to come
     assert "something" in client.get(f"/check?check={name}").text

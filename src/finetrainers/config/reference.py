@@ -3,6 +3,7 @@
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -29,7 +30,12 @@ class Key:
 
 def keys(section: type[BaseModel] = Config) -> list[Key]:
     """All keys of a configuration, or of another file, in order."""
-    return list(_walk(section, ""))
+    return list(_keys(section))
+
+
+@cache
+def _keys(section: type[BaseModel]) -> tuple[Key, ...]:
+    return tuple(_walk(section, ""))
 
 
 def kinds_of(name: str, root: type[BaseModel] = Config) -> set[str]:
