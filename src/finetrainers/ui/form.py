@@ -170,9 +170,9 @@ def _check(checked: Checked, folders: Folders, field_of: Callable[[str], str | N
         checked.tree["output_dir"] = str(folders.runs[0] / checked.tree["output_dir"])
     lines = list(refused_places(checked.tree, folders))
     harmless = copy.deepcopy(checked.tree)  # what may not be read is not read for the sake of other messages
-    for key in (line.partition(": ")[0].split(".") for line in lines):
-        if _at(harmless, ".".join(key)) is not MISSING:
-            _set(harmless, key, REFUSED)
+    for refused in (line.partition(": ")[0] for line in lines):
+        if _at(harmless, refused) is not MISSING:
+            _set(harmless, refused.split("."), REFUSED)
     try:
         parse_config(harmless)
     except ConfigError as error:

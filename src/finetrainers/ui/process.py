@@ -93,7 +93,7 @@ def start_apart(command: Sequence[str], *, output: Path, errors: Path, environme
         (os.POSIX_SPAWN_OPEN, 1, str(output), appending, 0o666),
         (os.POSIX_SPAWN_OPEN, 2, str(errors), appending, 0o666),
     ]
-    pid = os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True)
+    pid = os.posix_spawn(command[0], list(command), environment, file_actions=actions, setsid=True)
     return Process(pid, start_time(pid) or "", socket.gethostname())
 
 

@@ -110,7 +110,7 @@
   };
 
   const follow = async (name) => {
-    let run = await fetchCurves(name), isFetching = false;
+    let run = await fetchCurves(name), isFetching = false, isStale = false;
     redraw = () => drawRun(run);
     redraw();
     const at = `${run.rewinds}:${run.steps.at(-1) ?? -1}:${run.held_out.steps.length}`;
@@ -122,10 +122,11 @@
     });
     events.addEventListener("points", async (event) => {
       const fresh = JSON.parse(event.data);
-      if (isFetching) return;
-      if (fresh.is_anew || run.steps.length + fresh.steps.length > MOST_POINTS) {
-        isFetching = true;
-        try { run = await fetchCurves(name); } finally { isFetching = false; }
+      if (isFetching) { isStale = true; return; }
+      if (isStale || fresh.is_anew || run.steps.length + fresh.steps.length > MOST_POINTS) {
+        isFetching = true;  // what comes meanwhile may be in it or not: it is fetched once more
+        isStale = false;
+        try { run = await fetchCurves(name); } catch { isStale = true; window.answered(false); return; } finally { isFetching = false; }
       } else {
         append(run, fresh);
       }

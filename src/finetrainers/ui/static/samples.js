@@ -54,9 +54,11 @@
     draw();
   };
 
+  const show = () => load().catch(() => window.answered(false));
+
   slider.addEventListener("input", draw);
   all.addEventListener("change", draw);
   let waits = null;
-  document.addEventListener("run:changed", () => { waits ??= setTimeout(() => { waits = null; load(); }, 1000); });
-  load();
+  document.addEventListener("run:changed", () => { waits ??= setTimeout(() => { waits = null; show(); }, 1000); });
+  show();
 })();
