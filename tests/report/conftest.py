@@ -21,7 +21,7 @@ def tree(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
     (data / "00.txt").write_text(NASTY)
     prompts = [{"prompt": NASTY, "num_inference_steps": 1, "seed": 7}, {"prompt": "two", "num_inference_steps": 1}]
     (root / "prompts.json").write_text(json.dumps(prompts))
-    validation = {"every": 2, "prompts": str(root / "prompts.json"), "held_out": 0.2}
+    validation = {"prompts": str(root / "prompts.json"), "held_out": 0.2}
     return flux_tree(
         tiny_flux, data, root, validation=validation, track={"report": True}, train={"batch_size": 2, "micro_batch_size": 2}
     )
@@ -46,4 +46,4 @@ def first(train: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def second(train: Callable[..., Path]) -> Path:
-    return train("slower", optimizer={"lr": 5e-4})
+    return train("slower", optimizer={"lr": 5e-4}, validation={"prompts": None})

@@ -1,7 +1,9 @@
 """The report of a run: all that is on it, nothing from elsewhere, and no run that it could harm."""
 
 import json
+import os
 import re
+import signal
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,13 +14,14 @@ from PIL import Image
 from runs import Tree, events_of
 
 from finetrainers.cli.entry import main
+from finetrainers.errors import Interrupted
 from finetrainers.files.steps import step_directory
 from finetrainers.files.whole import whole_directory
 from finetrainers.runs.curves import Columns
 from finetrainers.runs.folder import RunFolder
 from finetrainers.runs.outputs import Sample
 from finetrainers.runs.report import facts, pictures
-from finetrainers.runs.report.charts import Chart, Line, draw, ticks
+from finetrainers.runs.report.charts import HEIGHT, Chart, Line, draw, ticks
 from finetrainers.runs.report.markdown import text
 from finetrainers.runs.report.page import as_page
 from finetrainers.runs.report.pictures import Pictures
@@ -26,6 +29,8 @@ from finetrainers.runs.report.sheet import MAX_CELLS, chosen_steps, sheet
 from finetrainers.training import record
 from finetrainers.training.data_sheet import SHEET_FOLDER
 from finetrainers.training.report_page import ReportPage
+from finetrainers.training.track import StepLog
+from finetrainers.training.trainer import Metrics, Trainer
 
 VOID = {"meta", "img", "input", "path", "circle", "br"}
 
@@ -145,6 +150,29 @@ def test_a_report_that_fails_is_a_warning_and_the_run_goes_on(
     assert [event["event"] for event in events if event["event"] in ("end", "error")] == ["end"]
 
 
+def test_a_report_says_how_a_run_stopped_and_that_it_went_on(
+    train: Callable[..., Path], tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path(tree["output_dir"]).with_name("stopped") / "report.html"
+    log = StepLog.__call__
+
+    def stop(self: StepLog, trainer: Trainer, metrics: Metrics) -> None:
+        log(self, trainer, metrics)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepLog, "__call__", stop)
+        with pytest.raises(Interrupted):
+            train("stopped", validation={"prompts": None})
+    told = Reader(file.read_text()).words
+    assert "stopped after step 1 of 4: stopped by SIGTERM" in told
+    assert f"finetrainers train {file.with_name('config.yaml')}" in told
+    train("stopped", validation={"prompts": None})
+    told = Reader(file.read_text()).words
+    assert "done, step 4 of 4" in told
+    assert "Dashed lines: the run was started again." in told
+
+
 def test_a_run_that_wants_no_report_leaves_none(train: Callable[..., Path]) -> None:
     run = train("bare", track={"report": False}, train={"steps": 0}, validation={"every": None, "prompts": None})
     assert not (run / "report.html").exists()
@@ -198,6 +226,25 @@ def test_charts_leave_out_what_is_not_finite() -> None:
     assert "nan" not in drawn
     assert "inf" not in drawn
     assert draw(Chart("Empty", [Line("x", ([1], [float("nan")]), "one")], 4)) == ""
+
+
+@pytest.mark.parametrize("is_log", [False, True])
+@pytest.mark.parametrize(
+    "values",
+    [[0.0], [1e-300], [1e300], [5.0, 5.0], [1.0, 1 + 1e-15], [-1.0], [0.1, 0.1000001], [9.9e-5, 1.01e-4], [1e-9, 1e9]],
+)
+def test_a_chart_of_any_values_is_drawn(values: list[float], is_log: bool) -> None:
+    """With places inside the picture, and labels that differ."""
+    drawn = draw(Chart("Any", [Line("x", (range(len(values)), values), "one")], 4, is_log=is_log))
+    if max(values) <= 0 and is_log:
+        assert drawn == ""
+        return
+    heights = [float(y) for y in re.findall(r'cy="([^"]+)"', drawn)]
+    assert len(heights) == len(values)
+    assert all(0 <= y <= HEIGHT for y in heights)
+    labels = re.findall(r'text-anchor="end">([^<]+)<', drawn)
+    assert len(labels) > 1
+    assert len(set(labels)) == len(labels)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-3e-9, 5e-9), (123456.0, 123457.0), (2.0, 2.0000001)])

@@ -225,3 +225,19 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 def test_reading_runs_needs_no_torch() -> None:
     code = "import sys, finetrainers.runs.find; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_losses_of_data_sets_and_of_items_are_read(tmp_path: Path) -> None:
+    """What a later version may write otherwise is left out, not an error."""
+    told = {
+        "event": "validation", "step": 5, "held_out_loss": "nan", "directory": "/d",
+        "held_out_sets": [{"path": "/a", "samples": 2, "loss": 0.5}, {"loss": 1.0}, 3],
+        "items": {"items": 9, "hardest": [{"path": "/a/1.png", "loss": 2.0, "first_loss": 1.0}], "easiest": [{"path": "x"}]},
+    }  # fmt: skip
+    run = make_run(tmp_path / "run", RUN, told)
+    run.update()
+    (found,) = run.validations()
+    assert found.sets == {"/a": 0.5}
+    assert found.items is not None
+    assert (found.items.hardest, found.items.easiest) == ((("/a/1.png", 2.0, 1.0),), ())
+    assert best([found]) is None

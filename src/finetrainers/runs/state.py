@@ -46,7 +46,7 @@ def is_held(root: Path) -> bool:
 
 
 def standing(root: Path, *, is_over: bool = False) -> Standing:
-    """Read how a run stands, from the end of its events alone; its own process, which still has it, may say that it is over."""
+    """Read how a run stands, from the end of its events alone; its own process, which still has it, may say it is over."""
     last: Event | None = None
     step: Event | None = None
     time: float | None = None

@@ -68,6 +68,7 @@ class ModelUnderTest:
             "train": {"steps": STEPS, "batch_size": 2, "micro_batch_size": 2, "device": self.device},
             "loader": {"workers": 0},
             "cache": {"path": str(self.folder / "cache"), "workers": 1},
+            "track": {"report": False},
         }
         for section, changes in sections.items():
             tree[section] = {**tree.get(section, {}), **changes} if isinstance(changes, Mapping) else changes

@@ -2,9 +2,11 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from finetrainers.config import Config
+from finetrainers.errors import StorageError
 from finetrainers.runs.report.write import PAGE_FILE, ReportWriter
 
 END_SECONDS = 60.0
@@ -55,4 +57,5 @@ class ReportPage:
     def _tell(self) -> None:
         if self._failure and not self._is_told:
             self._is_told = True
-            self.warn(self._failure)
+            with suppress(OSError, StorageError):  # a full disk takes no event either
+                self.warn(self._failure)

@@ -124,7 +124,9 @@ def _items(pair: tuple[RunFolder, RunFolder]) -> list[Difference]:
         "items only in the first": sorted(one.keys() - other.keys()),
         "items only in the second": sorted(other.keys() - one.keys()),
         "items with other media": sorted(name for name in one.keys() & other.keys() if one[name][0] != other[name][0]),
-        "items with other captions": sorted(name for name in one.keys() & other.keys() if _captions(one[name]) != _captions(other[name])),
+        "items with other captions": sorted(
+            name for name in one.keys() & other.keys() if _captions(one[name]) != _captions(other[name])
+        ),
     }
     return [
         {**_difference("data", kind, (len(one), len(other)), "first"), "count": len(names), "names": names[:MAX_ITEMS]}

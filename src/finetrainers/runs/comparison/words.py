@@ -9,7 +9,12 @@ SHORT = 60
 """Letters of a value."""
 MANY = 20
 """Differences of one kind that are listed."""
-TITLES = {"first": "From the first step on", "update": "By an update", "rounding": "In the last digits", "none": "Without effect on what is trained"}
+TITLES = {
+    "first": "From the first step on",
+    "update": "By an update",
+    "rounding": "In the last digits",
+    "none": "Without effect on what is trained",
+}
 
 
 def as_text(told: dict[str, Any]) -> str:

@@ -16,6 +16,8 @@ from finetrainers.runs.curves import Column
 WIDTH, HEIGHT = 640, 220
 LEFT, RIGHT, TOP, BOTTOM = 62, 22, 14, 26
 NUM_TICKS = 4
+FLAT = 1e-9
+"""Difference of values, as a part of them, that is none in a picture."""
 MAX_DOTS = 60
 """Points of a curve that are shown one by one, as those of validations."""
 Points = tuple[Sequence[float], Sequence[float]]
@@ -90,9 +92,10 @@ class _Scale:
 
 def _range(values: Sequence[float], *, is_log: bool) -> tuple[float, float]:
     low, high = min(values), max(values)
+    is_flat = high - low <= FLAT * max(abs(low), abs(high))
     if is_log:
-        return (low / 1.1, high * 1.1) if low < high else (low / 2, high * 2)
-    pad = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
+        return (low / 2, high * 2) if is_flat else (low / 1.1, high * 1.1)
+    pad = (abs(high) * 0.1 or 1.0) if is_flat else (high - low) * 0.05
     return low - pad, high + pad
 
 
@@ -102,7 +105,7 @@ def ticks(low: float, high: float, *, is_log: bool = False) -> list[float]:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
         every = (1, 2, 5) if last - first <= 2 else (1,)
         found = [m * 10.0**e for e in range(first, last + 1) for m in every if low <= m * 10.0**e <= high]
-        return found[:: math.ceil(len(found) / (2 * NUM_TICKS))] if len(found) > 1 else [low * 1.05, high / 1.05]
+        return found[:: math.ceil(len(found) / (2 * NUM_TICKS))] if len(found) > 1 else ticks(low, high)
     raw = (high - low) / NUM_TICKS
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(m * size for m in (1, 2, 5, 10) if m * size >= raw)
@@ -125,8 +128,8 @@ def _axes(scale: _Scale) -> str:
 
 def _label(value: float, apart: float) -> str:
     """Write a value with the digits that tell it from its neighbours."""
-    if value and abs(value) < 1e-3:
-        return f"{value:.2g}"
+    if not 1e-3 <= abs(value) < 1e6 and value:
+        return f"{value:.3g}"
     return f"{value:,.{max(0, -math.floor(math.log10(apart)))}f}"
 
 

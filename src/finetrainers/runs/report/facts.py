@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from finetrainers.config import Config
 from finetrainers.config.base import Section
 from finetrainers.errors import DataError
@@ -97,8 +99,9 @@ def device_sentence(run: RunFolder) -> str:
     told = [f"{count} x {name}" if count > 1 else name for name, count in names.items()]
     told = told or [str((run.begun or {}).get("device", ""))]
     peak = run.columns.column("peak_memory_gb")
-    if len(peak) and math.isfinite(peak[-1]):
-        told.append(f"peak {max(value for value in peak.tolist() if math.isfinite(value)):.1f} GB")
+    peak = peak[np.isfinite(peak)]
+    if len(peak):
+        told.append(f"peak {peak.max():.1f} GB")
     return ", ".join(filter(None, told))
 
 
@@ -112,10 +115,10 @@ def time_sentence(run: RunFolder, standing: Standing) -> str:
     """Say how long it took, how long a step takes, and when it will be done."""
     total = sum(_durations(run))
     told = [duration(total)] if total else []
-    spent = [sum(pair) for pair in zip(run.columns.column("step_seconds"), run.columns.column("data_seconds"), strict=True)]
-    recent = sorted(value for value in spent[-LAST_STEPS:] if math.isfinite(value))
-    if recent:
-        middle = recent[len(recent) // 2]
+    spent = run.columns.column("step_seconds")[-LAST_STEPS:] + run.columns.column("data_seconds")[-LAST_STEPS:]
+    recent = spent[np.isfinite(spent)]
+    if len(recent):
+        middle = float(np.median(recent))
         told.append(f"{middle:.3g} s a step")
         left = run.steps - standing.step
         if standing.state == "running" and left > 0:
@@ -127,11 +130,11 @@ def time_sentence(run: RunFolder, standing: Standing) -> str:
 def _durations(run: RunFolder) -> list[float]:
     """Seconds of each start of the run, from its first event to its last."""
     begun = [float(event["time"]) for event in run.of_kind("run")]
-    times = sorted([float(e["time"]) for e in run.kept] + run.columns.column("time").tolist())
+    times = np.sort(np.concatenate([[float(e["time"]) for e in run.kept], run.columns.column("time")]))
     found = []
     for start, stop in pairwise([*begun, math.inf]):
-        own = [moment for moment in times if start <= moment < stop]
-        found.append(own[-1] - start if own else 0.0)
+        last = int(np.searchsorted(times, stop))  # of the events before the next start
+        found.append(max(0.0, float(times[last - 1]) - start) if last else 0.0)
     return found
 
 

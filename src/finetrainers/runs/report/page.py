@@ -40,7 +40,13 @@ def as_page(run: RunFolder, standing: Standing, pictures: Pictures, *, folder: P
         *_head(run, standing),
         *_warnings(run),
         *_curves(run),
-        *sheet(run.samples(), pictures, folder=run.path if folder is None else folder, best=None if lowest is None else lowest.step),
+        *sheet(
+            run.samples(),
+            pictures,
+            folder=run.path if folder is None else folder,
+            best=None if lowest is None else lowest.step,
+        ),
+        *_items(run),
         *_use(run),
         *data_parts(run),
         *_settings(run),
@@ -124,7 +130,7 @@ def _held_out(run: RunFolder, steps: int, marks: Sequence[int]) -> list[Chart]:
     charts = [Chart("Held-out loss", [total], steps, marks=marks, star=star)]
     for title, unit, rows in (
         ("Held-out loss by noise level", "0 is clean, 1 is noise", [one.bins for one in measured]),
-        ("Held-out loss by data set", "", [one.sets for one in measured]),
+        ("Held-out loss by data set", "", [{Path(k).name: v for k, v in one.sets.items()} for one in measured]),
     ):
         names = list(dict.fromkeys(name for row in rows for name in row))
         lines = [
@@ -133,6 +139,19 @@ def _held_out(run: RunFolder, steps: int, marks: Sequence[int]) -> list[Chart]:
         ]
         charts += [Chart(title, lines, steps, marks=marks, unit=unit)] if lines else []
     return charts
+
+
+def _items(run: RunFolder) -> list[str]:
+    """The easiest and the hardest items of the last validation that measured them."""
+    measured = [one for one in run.validations() if one.items is not None]
+    if not measured or measured[-1].items is None:
+        return []
+    header = ("Item", "Loss", "At first")
+    parts = [f"<h2 id=items>Easiest and hardest items at step {measured[-1].step}</h2>"]
+    for title, rows in (("Hardest", measured[-1].items.hardest), ("Easiest", measured[-1].items.easiest)):
+        cells = [(Path(path).name, f"{loss:.5f}", "" if first is None else f"{first:.5f}") for path, loss, first in rows]
+        parts.append(f"<h3>{title}</h3>{table(cells, header=header, name='numbers')}" if cells else "")
+    return parts
 
 
 def _use(run: RunFolder) -> list[str]:

@@ -25,7 +25,7 @@ progress { width: 100%; height: 6px; accent-color: var(--one); }
 .one { --own: var(--one); } .two { --own: var(--two); } .three { --own: var(--three); } .four { --own: var(--four); }
 .raw { --own: var(--quiet); } g.raw > path:not(.band) { opacity: .45; stroke-width: 1; }
 g path { stroke: var(--own); } g circle { fill: var(--own); } g path.band { fill: var(--own); stroke: none; opacity: .15; }
-circle.star { fill: none; stroke: var(--good); stroke-width: 2.5; } 
+circle.star { fill: none; stroke: var(--good); stroke-width: 2.5; }
 text.star { fill: var(--good); font-weight: 600; paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
 .legend { font-size: 12px; margin: 0; min-height: 1.6em; }
 .legend span::before { content: ""; display: inline-block; width: .9em; height: 3px; margin: 0 .35em .2em 0;

@@ -39,7 +39,9 @@ def sheet(samples: Sequence[Sample], pictures: Pictures, *, folder: Path, best: 
         parts.append(f'<p class="quiet">{left_out} steps between these are in the folder validation.</p>')
     for row in rows.values():
         first = next(iter(row.values()))
-        cells = "".join(_cell(row.get(step), step, pictures, side=side, folder=folder, is_best=step == best) for step in steps)
+        cells = "".join(
+            _cell(row.get(step), step, pictures, side=side, folder=folder, is_best=step == best) for step in steps
+        )
         settings = ", ".join(f"{key} {_plain(key, value)}" for key, value in first.settings.items())
         parts.append(
             f'<section class="prompt"><details><summary>{escape(first.prompt) or "(no prompt)"}</summary>'

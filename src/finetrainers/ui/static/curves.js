@@ -96,13 +96,14 @@
     return answer.json();
   };
 
-  const append = (run, fresh) => {
-    run.steps.push(...fresh.steps);
+  const append = (run, fresh) => {  // what is fetched meanwhile is here already
+    const known = run.steps.length, end = run.steps.at(-1) ?? -1, from = fresh.steps.filter((step) => step <= end).length;
+    run.steps.push(...fresh.steps.slice(from));
     for (const kind of ["mean", "low", "high"]) {
       for (const key of new Set([...Object.keys(run[kind]), ...Object.keys(fresh[kind])])) {
         const column = (run[kind][key] ??= []);
-        while (column.length < run.steps.length - fresh.steps.length) column.push(null);
-        column.push(...(fresh[kind][key] ?? fresh.steps.map(() => null)));
+        while (column.length < known) column.push(null);
+        column.push(...(fresh[kind][key] ?? fresh.steps.map(() => null)).slice(from));
       }
     }
     run.held_out = fresh.held_out;
