@@ -39,7 +39,7 @@ class Server:
         command = [sys.executable, "-m", "finetrainers", *words]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=self.runs)
         assert self.process.stdout is not None
-        assert self.process.stdout.readline().startswith(self.address)
+        assert self.process.stdout.readline() == f"{self.address}/\n"  # without a token: nobody else reaches it
         return self
 
     def kill(self) -> None:

@@ -165,6 +165,9 @@ def test_a_form_that_is_right_becomes_a_job_with_its_configuration(client: TestC
     again = client.post("/new", data=values(folders))
     assert again.status_code == 422
     assert "is queued already" in again.text
+    corrected = client.get("/new?job=1").text
+    assert f'name="output_dir" value="{runs / "style"}"' in corrected
+    assert client.get("/new?job=7").status_code == 404
 
 
 def test_the_form_is_filled_from_a_run_and_from_text(client: TestClient) -> None:

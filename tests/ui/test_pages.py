@@ -8,8 +8,9 @@ import pytest
 from starlette.testclient import TestClient
 from ui_runs import append_step, write_run
 
+import finetrainers
 from finetrainers.ui.app import make_app
-from finetrainers.ui.facts import curves_of, seconds_left
+from finetrainers.ui.facts import CURVES, curves_of, seconds_left
 from finetrainers.ui.folders import Folders, OpenRuns
 from finetrainers.ui.live import _look
 from finetrainers.ui.process import this_process
@@ -172,3 +173,23 @@ def test_a_plan_is_shown_with_its_verdict_whatever_its_exit_status(client: TestC
     assert "a: &lt;b&gt;" in shown
     job.answer.write_text(json.dumps({"v": 2, "something": {"else": [1, 2.5, None, True]}}))  # of a version to come
     assert "something" in client.get(f"/check?check={name}").text
+
+
+def test_every_number_that_is_drawn_is_of_a_step_event() -> None:
+    schema = json.loads((Path(finetrainers.__file__).parent / "training/events.schema.json").read_text())
+    assert set(CURVES) <= schema["$defs"]["step"]["properties"].keys()
+
+
+def test_alarms_and_items_that_are_hard_are_named(client: TestClient, runs: Path) -> None:
+    hard, easy = (
+        {"path": f"{name}.png", "loss": loss, "first_loss": 0.5} for name, loss in (("hard", "nan"), ("easy", 0.125))
+    )
+    items = {"items": 9, "loss": 0.3, "easiest": [easy], "hardest": [hard]}
+    lines = [{"event": "validation", "step": 100, "items": items, "directory": ""}]
+    lines += [{"event": "warning", "message": "it does not move", "kind": "loss_flat", "step": 100}]
+    with (runs / "crush" / "events.jsonl").open("a") as log:
+        log.writelines(json.dumps({"v": 1, "time": 1e9, **line}) + "\n" for line in lines)
+    page = client.get("/run/messages?run=0/crush").text
+    assert "<b>loss flat</b> it does not move" in page
+    assert page.index("hard.png") < page.index("easy.png")
+    assert ">0.125</td>" in page

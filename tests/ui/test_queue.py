@@ -12,12 +12,17 @@ from pathlib import Path
 import pytest
 
 from finetrainers.errors import ConfigError
-from finetrainers.ui.job import Job
+from finetrainers.ui.job import Job, environment_of
 from finetrainers.ui.process import Process, start_time, this_process
 from finetrainers.ui.queue import Queue
 
 WRONG = "train: {stepz: 3}"
 """A configuration with which training ends at once, before anything is imported."""
+
+
+def test_a_process_sees_its_devices_and_no_others() -> None:
+    seen = [environment_of(devices)["CUDA_VISIBLE_DEVICES"] for devices in (["cuda:1"], ["cuda:0", "cuda:3"], ["cpu"])]
+    assert seen == ["1", "0,3", ""]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -158,20 +158,17 @@ def make_job(place: Path, job: Job, files: Mapping[str, str]) -> Job:
     return read_job(place)
 
 
-def start_job(job: Job, device: str) -> Process:
-    """Start the process of a job on a device."""
+def start_job(job: Job, device: str, devices: Sequence[str] = ()) -> Process:
+    """Start the process of a job on a device, or on all of several."""
     (job.folder / DEVICE).write_text(device, encoding="utf-8")
     command = [sys.executable, "-m", "finetrainers.cli.job", str(job.folder)]
-    child = start_apart(command, output=job.answer, errors=job.output, environment=environment_of(device))
+    environment = environment_of(devices if device == ALL_DEVICES else [device])
+    child = start_apart(command, output=job.answer, errors=job.output, environment=environment)
     child.save(job.folder / PROCESS)
     return child
 
 
-def environment_of(device: str) -> dict[str, str]:
-    """Environment of a process that shall see one device, or all."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if device == CPU:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    elif device != ALL_DEVICES:
-        environment["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
-    return environment
+def environment_of(devices: Sequence[str]) -> dict[str, str]:
+    """Environment of a process that shall see these devices and no others."""
+    gpus = ",".join(device.removeprefix("cuda:") for device in devices if device != CPU)
+    return {**os.environ, "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": gpus}

@@ -26,8 +26,10 @@ REFUSED = 422
 
 
 def new_page(request: Request) -> Response:
-    """An empty form, or one that is filled as another run."""
-    site, source = site_of(request), request.query_params.get("from")
+    """An empty form, or one that is filled as another run, or as a start that failed."""
+    site, source, number = site_of(request), request.query_params.get("from"), request.query_params.get("job", "")
+    if number.isdecimal():
+        return _fill(request, site, read_yaml(site.queue.job(int(number)).config.read_text(encoding="utf-8")))
     if source is None:
         return _show(request, site, {**STARTING, "cache.path": str(site.folders.runs[0] / "cache")})
     tree = {key: value for key, value in site.folders.run(source).tree.items() if key != "output_dir"}

@@ -92,7 +92,7 @@ class Queue:
                         return  # the first that waits comes first
                     continue
                 busy.add(device)
-                self._children.append(start_job(job, device))
+                self._children.append(start_job(job, device, self.devices))
 
     def _free(self, wanted: str | None, busy: set[str]) -> str | None:
         if ALL_DEVICES in busy:

@@ -110,6 +110,7 @@ def _outputs(run: RunFolder) -> dict[str, Any]:
         "messages": [event for event in run.kept if event["event"] in MESSAGES][-MAX_MESSAGES:][::-1],
         "weights": run.weights()[::-1],
         "checkpoints": run.checkpoints()[::-1],
+        "items": next((event["items"] for event in reversed(run.kept) if isinstance(event.get("items"), dict)), None),
         "has_report": is_inside(run.path, REPORT_PAGE),
     }
 

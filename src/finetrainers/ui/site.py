@@ -94,9 +94,9 @@ def ago(seconds: float | None) -> str:
     return "now" if past < 5 else f"{clock(past)} ago"
 
 
-def figure(value: float | None) -> str:
-    """Write a number with four digits that count."""
-    return UNKNOWN if value is None else f"{value:.4g}"
+def figure(value: float | str | None) -> str:
+    """Write a number with four digits that count; one that is not finite is a word in events."""
+    return UNKNOWN if value is None else value if isinstance(value, str) else f"{value:.4g}"
 
 
 def size(num_bytes: float) -> str:
