@@ -487,7 +487,7 @@ MUTATIONS = (
     Mutation("curves of a run that went back are sent as if it had not", "ui/live.py", "is_anew = run.rewinds != rewinds", "is_anew = False", "ui/test_pages.py::test_what_is_new_is_sent_from_where_the_browser_is"),
     # Reports, comparisons and reproductions.
     Mutation("report: events are read again and again", "runs/log.py", "offset += len(line) + 1", "offset += 0", "report/test_run_folder.py::test_an_update_reads_only_what_is_new"),
-    Mutation("report: steps that come again stand twice", "runs/curves.py", "self.cut(step - 1)", "pass", "report/test_run_folder.py::test_steps_that_come_again_take_the_place_of_the_first"),
+    Mutation("report: steps that a kill lost are still told", "runs/folder.py", "self.columns.cut(int(event[\"resumed_from\"]))", "pass", "report/test_run_folder.py::test_steps_that_come_again_take_the_place_of_the_first"),
     Mutation("report: a link leads out of a run", "runs/inside.py", "if not path.is_relative_to(root):", "if False:", "report/test_run_folder.py::test_samples_come_with_prompts_and_never_from_elsewhere"),
     Mutation("report: prompts are HTML on the page", "runs/report/sheet.py", "{escape(first.prompt) or", "{first.prompt or", "report/test_report.py::test_captions_and_prompts_are_no_html"),
     Mutation("report: one that fails ends the run", "training/report_page.py", "except Exception as error:", "except ZeroDivisionError as error:", "report/test_report.py::test_a_report_that_fails_is_a_warning_and_the_run_goes_on"),

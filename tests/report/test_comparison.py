@@ -77,14 +77,15 @@ def test_items_that_changed_are_named_before_anything_else(first: Path, tmp_path
 
 
 def test_what_differs_in_the_last_digits_is_laid_to_rounding_first(first: Path, tmp_path: Path) -> None:
-    """Of a package and a learning rate, where the first loss differs by a millionth: the package."""
+    """Of a package, code and a learning rate, where the first loss differs by a millionth: the package."""
     other = copied(first, tmp_path / "other")
     change_lock(other, lambda told: told["starts"][-1]["packages"].update(torch="9.9"))
+    change_lock(other, lambda told: told["starts"][-1].update(code="other"))
     tree = yaml.safe_load((other / "config.yaml").read_text())
     tree["optimizer"]["lr"] = 5e-4
     (other / "config.yaml").write_text(yaml.safe_dump(tree))
     change_events(other, lambda e: e.update({"loss": e["loss"] * 1.000001} if e["event"] == "step" else {}))
-    assert [one["key"] for one in differences(first, other)[:1]] == ["torch"]
+    assert [one["key"] for one in differences(first, other)[:3]] == ["torch", "code", "optimizer.lr"]
 
 
 @pytest.mark.parametrize(

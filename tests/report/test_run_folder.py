@@ -82,7 +82,10 @@ def test_steps_that_come_again_take_the_place_of_the_first(tmp_path: Path) -> No
     run = make_run(tmp_path / "run", RUN, *(step(number, loss=1.0) for number in (1, 2, 3, 4)))
     run.update()
     assert run.rewinds == 0
-    append(run.path, {**RUN, "resumed_from": 2}, step(3, loss=5.0))
+    append(run.path, {**RUN, "resumed_from": 2})
+    run.update()
+    assert run.columns.steps().tolist() == [1, 2]
+    append(run.path, step(3, loss=5.0))
     run.update()
     assert run.columns.steps().tolist() == [1, 2, 3]
     assert run.columns.column("loss").tolist() == [1, 1, 5]

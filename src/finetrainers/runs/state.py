@@ -23,7 +23,7 @@ class Standing:
     step: int
     """Optimizer steps taken, as far as events tell."""
     message: str
-    """Why it is not running, if it failed or stopped."""
+    """Why it is not running, if it failed, or stopped before its last step."""
     time: float | None
     """Of the last event, seconds since 1970 UTC."""
     last: Event | None
@@ -72,7 +72,7 @@ def _ended(last: Event | None, *, has_begun: bool) -> tuple[State, str]:
         case {"event": "error"}:
             return "failed", str(told.get("message", ""))
         case {"event": "end", "status": "done", "weights": str()}:
-            return "done", ""
+            return "done", "early stop" if told.get("reason") == "early_stop" else ""
         case {"event": "end", "status": "done"}:  # of encode
             return ("stopped" if has_begun else "new"), ""
         case {"event": "end"}:

@@ -52,9 +52,10 @@ def state_sentence(run: RunFolder, standing: Standing) -> str:
         case "new":
             return "nothing is trained yet"
         case "running" | "done":
-            return f"{standing.state}, {of}"
+            sentence = f"{standing.state}, {of}"
         case _:
-            return f"{standing.state} after {of}" + (f": {standing.message}" if standing.message else "")
+            sentence = f"{standing.state} after {of}"
+    return sentence + (f": {standing.message}" if standing.message else "")
 
 
 def model_name(tree: dict[str, Any]) -> str:

@@ -74,6 +74,12 @@ for (const chart of document.querySelectorAll(".chart")) {
   const hide = () => { cursor.setAttribute("hidden", ""); out.textContent = ""; };
   svg.addEventListener("pointerleave", hide); svg.addEventListener("blur", hide);
 }
+if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
+  const seen = new IntersectionObserver(entries => entries.forEach(entry => {
+    if (entry.isIntersecting) entry.target.play().catch(() => {}); else entry.target.pause();
+  }));
+  for (const video of document.querySelectorAll("video")) seen.observe(video);
+}
 const range = document.getElementById("step");
 if (range) {
   const steps = JSON.parse(range.dataset.steps), all = document.getElementById("all");
@@ -87,8 +93,6 @@ if (range) {
     box.className = all.checked ? "" : "single";
     for (const figure of box.querySelectorAll("figure")) {
       figure.classList.toggle("now", figure.dataset.step === step);
-      const video = figure.querySelector("video");
-      if (video) { if (!all.checked && figure.dataset.step === step) video.play().catch(() => {}); else video.pause(); }
     }
   };
   range.addEventListener("input", () => { all.checked = false; show(); });
