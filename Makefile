@@ -4,6 +4,7 @@
 #   make test         run the tests
 #   make test-long    run what takes longest, of a kind of which make test runs others
 #   make test-distributed  run the long tests of many processes
+#   make test-browser run the tests of the web interface in Chromium
 #   make test-gpu     run them on a GPU
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ START := $(shell date +%s)
 VERSIONS := pyproject.toml constraints.txt
 QUICKSTART_STAMP := $(VENV)/.installed-quickstart
 TEST_STAMP := $(VENV)/.installed-test
-TEST_EXTRAS := dev,docs,tensorboard,wandb,trackio,prodigyopt,schedulefree,bitsandbytes,torchao,pytorch-optimizer,canny,curate,s3,https
+TEST_EXTRAS := dev,docs,tensorboard,wandb,trackio,prodigyopt,schedulefree,bitsandbytes,torchao,pytorch-optimizer,canny,curate,s3,https,ui
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST_ARGUMENTS ?=
 # Processes that test on one GPU at a time: each holds half a GiB of it besides what it tests.
@@ -25,13 +26,14 @@ QUICKSTART_ARGUMENTS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test test-long test-distributed test-gpu check docs bench mutations clean
+.PHONY: help quickstart test test-long test-distributed test-browser test-gpu check docs bench mutations clean
 
 help:
 	@echo "make quickstart  fine-tune a tiny model, and see and measure what it learned (a few minutes, no GPU)"
 	@echo "make test        run the tests"
 	@echo "make test-long    run what takes longest: further variants of models that are overfitted, the quick start in video"
 	@echo "make test-distributed  run the tests of many processes that make test has no time for (eight minutes on two cores)"
+	@echo "make test-browser  run the tests of the web interface in Chromium (CHROMIUM=/usr/bin/chromium)"
 	@echo "make test-gpu    run the tests on a GPU, those that need one included; an error where there is none"
 	@echo "make check       all that CI runs: format, lint, types, import layers, tests, docs"
 	@echo "make docs        build the documentation into site/"
@@ -60,17 +62,21 @@ quickstart: $(QUICKSTART_STAMP)
 	@echo "make quickstart took $$(( $$(date +%s) - $(START) )) s, installation included"
 
 test: $(TEST_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not distributed and not long" $(PYTEST_ARGUMENTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not distributed and not long and not browser" $(PYTEST_ARGUMENTS)
 
 test-long: $(TEST_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not distributed" $(PYTEST_ARGUMENTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not distributed and not browser" $(PYTEST_ARGUMENTS)
 
 # In one worker: each test starts two or four processes. Other folders have none, and to collect them takes seconds.
 test-distributed: $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/distributed tests/training -m distributed $(PYTEST_ARGUMENTS)
 
+# Playwright drives the Chromium of the system: nothing is downloaded.
+test-browser: $(TEST_STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(PYTEST_ARGUMENTS)
+
 test-gpu: $(TEST_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(GPU_WORKERS) --dist worksteal --device cuda -m "(gpu or not slow) and not distributed" $(PYTEST_ARGUMENTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(GPU_WORKERS) --dist worksteal --device cuda -m "(gpu or not slow) and not distributed and not browser" $(PYTEST_ARGUMENTS)
 
 check: $(TEST_STAMP)
 	$(BIN)/ruff format --check

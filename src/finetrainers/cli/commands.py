@@ -23,6 +23,7 @@ from finetrainers.cli.launch import add_launch
 from finetrainers.cli.report import add_report
 from finetrainers.cli.reproduce import add_reproduce
 from finetrainers.cli.status import DONE, USER_ERROR
+from finetrainers.cli.ui import add_ui
 from finetrainers.distributed.ending import ended_for_good
 from finetrainers.distributed.launch import read_launch
 from finetrainers.errors import ConfigError
@@ -68,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_cache(commands)
     add_data(commands)
     add_migrate(commands)
+    add_ui(commands)
     add_report(commands)
     add_diff(commands)
     add_reproduce(commands)

@@ -1,0 +1,266 @@
+"""Pages about runs: the list, one run, and several beside each other."""
+
+import asyncio
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+
+from finetrainers.config.syntax import dump_yaml
+from finetrainers.errors import ConfigError, DataError
+from finetrainers.runs.comparison.compare import compare
+from finetrainers.runs.comparison.words import as_text
+from finetrainers.runs.folder import CONFIG_FILE, RunFolder
+from finetrainers.runs.inside import is_inside
+from finetrainers.runs.outputs import PICTURES, VIDEOS
+from finetrainers.ui.facts import curves_of, differences, row_of, seconds_left, state_of
+from finetrainers.ui.folders import visible
+from finetrainers.ui.job import ENDED, Job
+from finetrainers.ui.site import Site, site_of
+from finetrainers.ui.tail import tail
+
+MAX_ROWS = 200
+MAX_COMPARED, TWO = 12, 2
+MAX_POINTS = 2000
+MAX_MESSAGES = 200
+REPORT_PAGE = "report.html"
+DOWNLOADS = ("weights", "checkpoints")
+MESSAGES = ("warning", "error", "alarm", "early_stop", "end")
+
+
+def list_page(request: Request) -> Response:
+    """All runs, and the queue."""
+    return site_of(request).page(request, "runs.html", **_listed(request), **_queued(site_of(request)))
+
+
+def list_rows(request: Request) -> Response:
+    """The rows of the list, as they are now."""
+    return site_of(request).page(request, "_rows.html", **_listed(request))
+
+
+def queue_panel(request: Request) -> Response:
+    """The queue, as it is now."""
+    site = site_of(request)
+    return site.page(request, "_queue.html", **_queued(site))
+
+
+def _listed(request: Request) -> dict[str, Any]:
+    site, query = site_of(request), request.query_params.get("q", "").strip()
+    rows = []
+    for name, run in site.folders.all_runs().items():
+        if query.lower() in name.lower():
+            rows.append(row_of(name, run, title=title_of(site, name)))
+    rows.sort(key=lambda row: (row.state != "running", -(row.time or 0.0), row.name))
+    return {"rows": rows[:MAX_ROWS], "num_rows": len(rows), "query": query}
+
+
+def _queued(site: Site) -> dict[str, Any]:
+    jobs = [(job, job.state) for job in site.queue.jobs()]
+    waiting = [(job, state, _job_title(site, job)) for job, state in jobs if state in ("running", "queued")]
+    ended = [(job, state, _job_title(site, job)) for job, state in jobs if state in ENDED][-5:]
+    return {"waiting": waiting, "ended": ended[::-1], "devices": site.queue.devices}
+
+
+def _job_title(site: Site, job: Job) -> str:
+    name = site.folders.name(job.run)
+    return str(job.run) if name is None else title_of(site, name)
+
+
+def title_of(site: Site, name: str) -> str:
+    """Name a run as people do: without the number of the folder, where there is one folder."""
+    number, _, path = name.partition("/")
+    folder = site.folders.runs[int(number)]
+    path = folder.name if path == "." else path
+    return path if len(site.folders.runs) == 1 else f"{folder.name}/{path}"
+
+
+def run_page(request: Request) -> Response:
+    """One run."""
+    site, name = site_of(request), request.query_params.get("run", "")
+    with site.runs.updated(name) as run:
+        values = _status(site, name, run)
+        values |= _outputs(run)
+        values |= {
+            "config": dump_yaml(run.tree),
+            "sources": [log.name for log in run.logs()],
+        }
+    return site.page(request, "run.html", **values)
+
+
+def run_status(request: Request) -> Response:
+    """State, progress and buttons of a run, as they are now."""
+    site, name = site_of(request), request.query_params.get("run", "")
+    with site.runs.updated(name) as run:
+        values = _status(site, name, run)
+    return site.page(request, "_status.html", **values)
+
+
+def run_part(request: Request, part: str) -> Response:
+    """Messages or weights of a run, as they are now."""
+    site, name = site_of(request), request.query_params.get("run", "")
+    with site.runs.updated(name) as run:
+        values = _outputs(run)
+    return site.page(request, f"_{part}.html", name=name, **values)
+
+
+def _outputs(run: RunFolder) -> dict[str, Any]:
+    return {
+        "messages": [event for event in run.kept if event["event"] in MESSAGES][-MAX_MESSAGES:][::-1],
+        "weights": run.weights()[::-1],
+        "checkpoints": run.checkpoints()[::-1],
+        "items": next((event["items"] for event in reversed(run.kept) if isinstance(event.get("items"), dict)), None),
+        "has_report": is_inside(run.path, REPORT_PAGE),
+    }
+
+
+def _status(site: Site, name: str, run: RunFolder) -> dict[str, Any]:
+    job = site.queue.latest(run.path)
+    state, why = state_of(run, job)
+    standing = run.standing()
+    return {
+        "name": name,
+        "title": title_of(site, name),
+        "state": state,
+        "why": why,
+        "step": standing.step,
+        "steps": run.steps,
+        "last": standing.last or {},
+        "left": seconds_left(run) if state == "running" else None,
+        "progress": run.progress if state == "running" else None,
+        "job": job,
+        "is_ours": job is not None and job.state == "running",
+        "can_save": job is not None and job.state == "running" and bool(standing.last) and state == "running",
+        "can_go_on": state in ("stopped", "failed", "killed", "new", "cancelled") and bool(run.tree),
+    }
+
+
+def run_curves(request: Request) -> Response:
+    """All curves of a run, of a bounded number of points."""
+    site, name = site_of(request), request.query_params.get("run", "")
+    points = min(_number(request, "points", 800), MAX_POINTS)
+    with site.runs.updated(name) as run:
+        curves = curves_of(run, points)
+    return JSONResponse(curves)
+
+
+def run_samples(request: Request) -> Response:
+    """What a run has drawn, by prompt and step."""
+    site, name = site_of(request), request.query_params.get("run", "")
+    run = site.folders.run(name)
+    found = [
+        {
+            "step": sample.step,
+            "number": sample.number,
+            "prompt": sample.prompt,
+            "is_video": sample.is_video,
+            "file": str(sample.file.relative_to(run.path)),
+        }
+        for sample in run.samples()
+    ]
+    return JSONResponse(found)
+
+
+def run_log(request: Request) -> Response:
+    """The end of what a run has written: its process, or one of its others."""
+    site, name = site_of(request), request.query_params.get("run", "")
+    run, source = site.folders.run(name), request.query_params.get("source", "")
+    job = site.queue.latest(run.path)
+    known = {log.name: log.path for log in run.logs()}
+    file = known.get(source) if source else None if job is None else job.output
+    text = "" if file is None else tail(file)
+    state, _ = state_of(run, job)
+    return site.page(
+        request, "_log.html", text=text, name=name, source=source, is_live=state in ("running", "stopping", "queued")
+    )
+
+
+def run_file(request: Request) -> Response:
+    """A sample to look at, or weights to take away; nothing else of a run."""
+    site, name = site_of(request), request.query_params.get("run", "")
+    run, path = site.folders.run(name), request.query_params.get("file", "")
+    file = visible(run.path, path)
+    folder = file.relative_to(run.path).parts[:1]
+    if folder == ("validation",) and file.suffix.lower() in PICTURES | VIDEOS and file.is_file():
+        return FileResponse(file, headers={"cache-control": "private, max-age=60"})
+    if path == REPORT_PAGE and file.is_file():  # to take away: it has a script, which pages of this server may not have
+        return FileResponse(file, media_type="application/octet-stream", filename=f"{run.name}-report.html")
+    if folder and folder[0] in DOWNLOADS and file.is_file():
+        title = f"{run.name}-{file.parent.name}-{file.name}"
+        return FileResponse(file, media_type="application/octet-stream", filename=title)
+    raise DataError(f"{path!r} is no sample and no weights of this run")
+
+
+async def run_action(request: Request) -> Response:
+    """Stop a run, let it save, or go on with it."""
+    form = await request.form()
+    name, action = str(form.get("run", "")), request.path_params["action"]
+    await run_in_threadpool(_act, site_of(request), name, action)
+    return RedirectResponse(f"/run?{urlencode({'run': name})}", status_code=303)
+
+
+def _act(site: Site, name: str, action: str) -> None:
+    """Do what was asked for; what another browser has asked for meanwhile is done, and no error."""
+    run = site.folders.run(name)
+    job = site.queue.latest(run.path)
+    is_going = job is not None and job.state not in ENDED
+    match action:
+        case "go_on" if not is_going:
+            site.queue.add(run.path, (run.path / CONFIG_FILE).read_text(encoding="utf-8"))
+        case "stop" if job is not None:
+            job.stop()
+        case "save" if job is not None:
+            job.save_now()
+        case "go_on":
+            pass
+        case _:
+            raise ConfigError(f"{action}: {run.name} was not started by the queue of this server; see to it where it was")
+
+
+def compare_page(request: Request) -> Response:
+    """Curves of several runs over each other, and what differs between their configurations."""
+    site = site_of(request)
+    names = list(dict.fromkeys(request.query_params.getlist("run")))[:MAX_COMPARED]
+    runs = {name: site.folders.run(name) for name in names}
+    rows = [row_of(name, run, title=title_of(site, name)) for name, run in runs.items()]
+    told = as_text(compare(*runs.values())) if len(runs) == TWO else ""
+    return site.page(request, "compare.html", rows=rows, differences=differences(runs), told=told)
+
+
+def job_page(request: Request) -> Response:
+    """A start of a run, which may not have a directory yet."""
+    site = site_of(request)
+    job = site.queue.job(_number(request, "number", 0))
+    name = site.folders.name(job.run)
+    has_run = (job.run / "config.yaml").is_file()
+    values: dict[str, Any] = {
+        "job": job,
+        "state": job.state,
+        "title": _job_title(site, job),
+        "name": name if has_run else None,
+    }
+    template = "_job.html" if "part" in request.query_params else "job.html"
+    return site.page(request, template, **values, text=tail(job.output))
+
+
+async def cancel_job(request: Request) -> Response:
+    """Take a job out of the queue."""
+    form, site = await request.form(), site_of(request)
+    number = str(form.get("number", ""))
+    job = site.queue.job(int(number) if number.isdecimal() else 0)
+    if not await run_in_threadpool(site.queue.cancel, job):
+        raise ConfigError(f"queue: number {job.number} is {job.state}, and waits no longer")
+    return RedirectResponse("/", status_code=303)
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, "")
+    return int(text) if text.isdecimal() and len(text) < 10 else default
+
+
+async def keep_starting(site: Site, *, seconds: float = 0.5) -> None:
+    """Start what is due in the queue, again and again; other servers of these folders do the same, one at a time."""
+    while True:
+        await run_in_threadpool(site.queue.start_due)
+        await asyncio.sleep(seconds)
