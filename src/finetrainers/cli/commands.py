@@ -11,15 +11,13 @@ from typing import Any
 from finetrainers.cli.bench import add_bench
 from finetrainers.cli.cache import add_cache
 from finetrainers.cli.data import add_data
+from finetrainers.cli.diff import add_diff
 from finetrainers.cli.export import add_export
 from finetrainers.cli.imports import uncollected
 from finetrainers.cli.launch import add_launch
 from finetrainers.cli.migrate import add_migrate
 from finetrainers.cli.plan import add_plan
 from finetrainers.cli.rehearse import add_rehearse
-from finetrainers.cli.diff import add_diff
-from finetrainers.cli.imports import uncollected
-from finetrainers.cli.launch import add_launch
 from finetrainers.cli.report import add_report
 from finetrainers.cli.reproduce import add_reproduce
 from finetrainers.cli.status import DONE, USER_ERROR

@@ -140,14 +140,14 @@ class _Recorder(TorchFunctionMode):
         call, parts = _asked(*args, **named, is_dispatched=self._is_dispatched)
         # The choice is the math kernel: it reaches the calls that find no other.
         if torch.backends.cuda.flash_sdp_enabled():
-            return _Answer.apply(*parts, _ignored)
+            return _Answer.apply(*parts, _ignored)  # type: ignore[no-untyped-call]  # torch's own
         number = len(self.calls)
         self.calls.append(call)
 
         def note(gradient: Layout) -> None:
             self.calls[number] = replace(call, gradient=gradient)
 
-        return _Answer.apply(*parts, note)
+        return _Answer.apply(*parts, note)  # type: ignore[no-untyped-call]
 
 
 def _ignored(_: Layout) -> None:

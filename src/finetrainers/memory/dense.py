@@ -37,5 +37,5 @@ def make_gradients_whole(denoiser: nn.Module, classes: Sequence[str]) -> None:
 
 
 def _whole(_module: nn.Module, _arguments: Any, answer: Tensor) -> Tensor:
-    whole: Tensor = _Whole.apply(answer)
+    whole: Tensor = _Whole.apply(answer)  # type: ignore[no-untyped-call]  # torch's own
     return whole

@@ -10,7 +10,7 @@ from finetrainers.distributed.context import share_tokens
 from finetrainers.distributed.layout import check_batch
 from finetrainers.distributed.parallelize import begin_anew
 from finetrainers.distributed.world import join
-from finetrainers.errors import ConfigError, MissingItemError, StoppedAtOnceError
+from finetrainers.errors import MissingItemError, StoppedAtOnceError
 from finetrainers.events import EndEvent
 from finetrainers.models import open_model
 from finetrainers.optim.schedules import learning_rate, set_learning_rate

@@ -69,8 +69,9 @@ class TensorBoard:
         if isinstance(event, StepEvent | ValidationEvent):
             for name, value in curves(event).items():
                 self._writer.add_scalar(name, value, event.step)
-        for sample in drawn(event.directory) if isinstance(event, ValidationEvent) else ():
-            write_summary(self._writer, sample, event.step)
+        if isinstance(event, ValidationEvent):
+            for sample in drawn(event.directory):
+                write_summary(self._writer, sample, event.step)
 
     def close(self) -> None:
         self._writer.close()
