@@ -12,18 +12,20 @@ from finetrainers.memory.work import KERNELS, Kernel, Work
 from finetrainers.training.plan.gpus import Gpu
 
 REACHED: Mapping[Kernel, float] = {
-    "product": 0.57,
-    "product_float32": 0.65,
+    "product": 0.52,
+    "product_float32": 0.80,
     "convolution": 0.30,
-    "attention": 0.47,
-    "attention_backward": 0.54,
-    "attention_narrow": 0.45,
-    "attention_narrow_backward": 0.35,
+    "attention": 0.54,
+    "attention_backward": 0.56,
+    "attention_narrow": 0.62,
+    "attention_narrow_backward": 0.32,
 }
 """Share of stated operations a second, by kernel."""
-BANDWIDTH: Mapping[Kernel, float] = {"other": 0.82, "fused": 0.90}
+BANDWIDTH: Mapping[Kernel, float] = {"other": 0.76, "fused": 0.95}
 """Share of the stated bandwidth; of kernels that compute, that of the former."""
-LAUNCH_SECONDS: Mapping[Kernel, float] = {"other": 21.5e-6, "fused": 34.5e-6}
+KERNEL_SECONDS = 6.3e-6
+"""That a kernel takes besides."""
+LAUNCH_SECONDS: Mapping[Kernel, float] = {"other": 22.7e-6, "fused": 34.3e-6}
 """That the program needs to start a kernel, by itself and in compiled code; those that compute are as the former."""
 LINK = 0.4
 """Share of the stated link between host and GPU: 25 GB/s of PCIe 5."""
@@ -62,8 +64,8 @@ class Machine:
     def _kernel(self, work: Work, kernel: Kernel) -> float:
         assert self.gpu.tflops is not None, "asked for where nothing is known"
         bandwidth = BANDWIDTH["fused" if kernel == "fused" else "other"] * self.gpu.bandwidth_gbs * 1e9
-        moving = work.moved[kernel] / bandwidth
+        moving, begun = work.moved[kernel] / bandwidth, KERNEL_SECONDS * work.kernels[kernel]
         if kernel not in REACHED:
-            return moving
+            return begun + moving
         stated = self.gpu.float32_tflops if kernel == "product_float32" else self.gpu.tflops
-        return max(moving, work.flop[kernel] / (REACHED[kernel] * stated * 1e12))
+        return begun + max(moving, work.flop[kernel] / (REACHED[kernel] * stated * 1e12))
