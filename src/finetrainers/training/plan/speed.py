@@ -27,6 +27,8 @@ KERNEL_SECONDS = 6.3e-6
 """That a kernel takes besides."""
 LAUNCH_SECONDS: Mapping[Kernel, float] = {"other": 22.7e-6, "fused": 34.3e-6}
 """That the program needs to start a kernel, by itself and in compiled code; those that compute are as the former."""
+UPDATE_SECONDS = 3e-6
+"""The same of what is not compiled beside compiled code: updates of many tensors, several of which are one kernel."""
 LINK = 0.4
 """Share of the stated link between host and GPU: 25 GB/s of PCIe 5."""
 PEERS = 0.7
@@ -54,9 +56,7 @@ class Machine:
         """Seconds by kind of kernel, and what the GPU waits for the program (host) or for what comes to it (link)."""
         found = {kernel: self.factor * self._kernel(work, kernel) for kernel in KERNELS if work.kernels[kernel]}
         busy = sum(found.values())
-        is_compiled = work.kernels["fused"] > 0
-        launch = LAUNCH_SECONDS["fused" if is_compiled else "other"]
-        host = self.factor * launch * sum(work.kernels.values())
+        host = self.factor * _launch_seconds(work)
         link = work.link_bytes / (LINK * self.gpu.link_gbs * 1e9)
         waits = {"host": max(0.0, host - busy), "link": max(0.0, link - max(busy, host))}
         return found | {name: seconds for name, seconds in waits.items() if seconds}
@@ -69,3 +69,11 @@ class Machine:
             return begun + moving
         stated = self.gpu.float32_tflops if kernel == "product_float32" else self.gpu.tflops
         return begun + max(moving, work.flop[kernel] / (REACHED[kernel] * stated * 1e12))
+
+
+def _launch_seconds(work: Work) -> float:
+    """Seconds that the program takes to start all kernels."""
+    number, others = sum(work.kernels.values()), work.kernels["other"]
+    if not work.kernels["fused"]:
+        return LAUNCH_SECONDS["other"] * number
+    return LAUNCH_SECONDS["fused"] * (number - others) + UPDATE_SECONDS * others
