@@ -546,7 +546,7 @@ MUTATIONS = (
     Mutation("a process of the queue ends with its server's terminal", "ui/process.py", "file_actions=actions, setsid=True)", "file_actions=actions)", "ui/test_queue.py::test_a_job_is_done_by_a_process_of_its_own_session_whose_end_is_on_the_disk"),
     Mutation("a job is done twice where a server was killed between its start and the note of it", "cli/job.py", "fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)", "held.flush()", "ui/test_queue.py::test_a_second_process_leaves_a_job_to_the_first"),
     Mutation("a run that needs all devices never comes to them", "ui/queue.py", "if job.device in (None, ALL_DEVICES):", "if job.device is None:", "ui/test_queue.py::test_all_devices_are_waited_for_by_who_needs_all"),
-    Mutation("a page of curves has as many points as are asked for", "ui/run_pages.py", 'min(_number(request, "points", 800), MAX_POINTS)', '_number(request, "points", 800)', "ui/test_pages.py::test_a_hundred_runs_and_a_hundred_thousand_steps_are_answered_quickly"),
+    Mutation("a page of curves has as many points as are asked for", "ui/run_pages.py", 'min(number_of(request, "points", 800), MAX_POINTS)', 'number_of(request, "points", 800)', "ui/test_pages.py::test_a_hundred_runs_and_a_hundred_thousand_steps_are_answered_quickly"),
     Mutation("curves of a run that went back are sent as if it had not", "ui/live.py", "is_anew = run.rewinds != rewinds", "is_anew = False", "ui/test_pages.py::test_what_is_new_is_sent_from_where_the_browser_is"),
     # Reports, comparisons and reproductions.
     Mutation("report: events are read again and again", "runs/log.py", "offset += len(line) + 1", "offset += 0", "report/test_run_folder.py::test_an_update_reads_only_what_is_new"),

@@ -14,7 +14,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from finetrainers.errors import ConfigError, DataError
-from finetrainers.ui import new_pages, run_pages
+from finetrainers.ui import list_pages, new_pages, run_pages
 from finetrainers.ui.folders import Folders
 from finetrainers.ui.guard import Access, Guard
 from finetrainers.ui.live import stream
@@ -24,11 +24,11 @@ from finetrainers.ui.site import HERE, build_site, site_of
 MAX_BODY_BYTES = 4 << 20
 GET, POST = ["GET"], ["POST"]
 ROUTES = (
-    Route("/", run_pages.list_page, methods=GET),
-    Route("/rows", run_pages.list_rows, methods=GET),
-    Route("/queue", run_pages.queue_panel, methods=GET),
-    Route("/queue/cancel", run_pages.cancel_job, methods=POST),
-    Route("/job", run_pages.job_page, methods=GET),
+    Route("/", list_pages.list_page, methods=GET),
+    Route("/rows", list_pages.list_rows, methods=GET),
+    Route("/queue", list_pages.queue_panel, methods=GET),
+    Route("/queue/cancel", list_pages.cancel_job, methods=POST),
+    Route("/job", list_pages.job_page, methods=GET),
     Route("/compare", run_pages.compare_page, methods=GET),
     Route("/run", run_pages.run_page, methods=GET),
     Route("/run/status", run_pages.run_status, methods=GET),
@@ -67,7 +67,7 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        starter = asyncio.create_task(run_pages.keep_starting(site)) if starts_runs else None
+        starter = asyncio.create_task(list_pages.keep_starting(site)) if starts_runs else None
         yield
         if starter is not None:
             starter.cancel()

@@ -1,6 +1,5 @@
-"""Pages about runs: the list, one run, and several beside each other."""
+"""Pages about one run, and about several beside each other."""
 
-import asyncio
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,63 +16,16 @@ from finetrainers.runs.inside import is_inside
 from finetrainers.runs.outputs import PICTURES, VIDEOS
 from finetrainers.ui.facts import curves_of, differences, row_of, seconds_left, state_of
 from finetrainers.ui.folders import visible
-from finetrainers.ui.job import ENDED, Job
-from finetrainers.ui.site import Site, site_of
+from finetrainers.ui.job import ENDED
+from finetrainers.ui.site import Site, number_of, site_of
 from finetrainers.ui.tail import tail
 
-MAX_ROWS = 200
 MAX_COMPARED, TWO = 12, 2
 MAX_POINTS = 2000
 MAX_MESSAGES = 200
 REPORT_PAGE = "report.html"
 DOWNLOADS = ("weights", "checkpoints")
 MESSAGES = ("warning", "error", "alarm", "early_stop", "end")
-
-
-def list_page(request: Request) -> Response:
-    """All runs, and the queue."""
-    return site_of(request).page(request, "runs.html", **_listed(request), **_queued(site_of(request)))
-
-
-def list_rows(request: Request) -> Response:
-    """The rows of the list, as they are now."""
-    return site_of(request).page(request, "_rows.html", **_listed(request))
-
-
-def queue_panel(request: Request) -> Response:
-    """The queue, as it is now."""
-    site = site_of(request)
-    return site.page(request, "_queue.html", **_queued(site))
-
-
-def _listed(request: Request) -> dict[str, Any]:
-    site, query = site_of(request), request.query_params.get("q", "").strip()
-    rows = []
-    for name, run in site.folders.all_runs().items():
-        if query.lower() in name.lower():
-            rows.append(row_of(name, run, title=title_of(site, name)))
-    rows.sort(key=lambda row: (row.state != "running", -(row.time or 0.0), row.name))
-    return {"rows": rows[:MAX_ROWS], "num_rows": len(rows), "query": query}
-
-
-def _queued(site: Site) -> dict[str, Any]:
-    jobs = [(job, job.state) for job in site.queue.jobs()]
-    waiting = [(job, state, _job_title(site, job)) for job, state in jobs if state in ("running", "queued")]
-    ended = [(job, state, _job_title(site, job)) for job, state in jobs if state in ENDED][-5:]
-    return {"waiting": waiting, "ended": ended[::-1], "devices": site.queue.devices}
-
-
-def _job_title(site: Site, job: Job) -> str:
-    name = site.folders.name(job.run)
-    return str(job.run) if name is None else title_of(site, name)
-
-
-def title_of(site: Site, name: str) -> str:
-    """Name a run as people do: without the number of the folder, where there is one folder."""
-    number, _, path = name.partition("/")
-    folder = site.folders.runs[int(number)]
-    path = folder.name if path == "." else path
-    return path if len(site.folders.runs) == 1 else f"{folder.name}/{path}"
 
 
 def run_page(request: Request) -> Response:
@@ -121,7 +73,7 @@ def _status(site: Site, name: str, run: RunFolder) -> dict[str, Any]:
     standing = run.standing()
     return {
         "name": name,
-        "title": title_of(site, name),
+        "title": site.title(name),
         "state": state,
         "why": why,
         "step": standing.step,
@@ -139,7 +91,7 @@ def _status(site: Site, name: str, run: RunFolder) -> dict[str, Any]:
 def run_curves(request: Request) -> Response:
     """All curves of a run, of a bounded number of points."""
     site, name = site_of(request), request.query_params.get("run", "")
-    points = min(_number(request, "points", 800), MAX_POINTS)
+    points = min(number_of(request, "points", 800), MAX_POINTS)
     with site.runs.updated(name) as run:
         curves = curves_of(run, points)
     return JSONResponse(curves)
@@ -223,44 +175,6 @@ def compare_page(request: Request) -> Response:
     site = site_of(request)
     names = list(dict.fromkeys(request.query_params.getlist("run")))[:MAX_COMPARED]
     runs = {name: site.folders.run(name) for name in names}
-    rows = [row_of(name, run, title=title_of(site, name)) for name, run in runs.items()]
+    rows = [row_of(name, run, title=site.title(name)) for name, run in runs.items()]
     told = as_text(compare(*runs.values())) if len(runs) == TWO else ""
     return site.page(request, "compare.html", rows=rows, differences=differences(runs), told=told)
-
-
-def job_page(request: Request) -> Response:
-    """A start of a run, which may not have a directory yet."""
-    site = site_of(request)
-    job = site.queue.job(_number(request, "number", 0))
-    name = site.folders.name(job.run)
-    has_run = (job.run / "config.yaml").is_file()
-    values: dict[str, Any] = {
-        "job": job,
-        "state": job.state,
-        "title": _job_title(site, job),
-        "name": name if has_run else None,
-    }
-    template = "_job.html" if "part" in request.query_params else "job.html"
-    return site.page(request, template, **values, text=tail(job.output))
-
-
-async def cancel_job(request: Request) -> Response:
-    """Take a job out of the queue."""
-    form, site = await request.form(), site_of(request)
-    number = str(form.get("number", ""))
-    job = site.queue.job(int(number) if number.isdecimal() else 0)
-    if not await run_in_threadpool(site.queue.cancel, job):
-        raise ConfigError(f"queue: number {job.number} is {job.state}, and waits no longer")
-    return RedirectResponse("/", status_code=303)
-
-
-def _number(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name, "")
-    return int(text) if text.isdecimal() and len(text) < 10 else default
-
-
-async def keep_starting(site: Site, *, seconds: float = 0.5) -> None:
-    """Start what is due in the queue, again and again; other servers of these folders do the same, one at a time."""
-    while True:
-        await run_in_threadpool(site.queue.start_due)
-        await asyncio.sleep(seconds)

