@@ -2,8 +2,8 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ranks
@@ -42,38 +42,50 @@ LOSSES = {0: 1.0, 1: 0.5, 2: 0.2, 3: 0.4, 4: 0.3, 5: 0.6, 6: 0.1}
 """What the validations find: the best of the first five is step 2."""
 
 
-@pytest.fixture
-def tree(tiny_flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
-    """A run that stops at step 4 with a patience of 2; the held-out loss is planted."""
+@pytest.fixture(scope="module", autouse=True)
+def planted() -> Iterator[None]:
+    """What validations find, while the tests of this file run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HeldOut, "summary", lambda self, trainer, rows: HeldOutLoss(LOSSES[trainer.step], {}, 1))
+        yield
 
-    def planted(self: HeldOut, trainer: Any, rows: Any) -> HeldOutLoss:
-        return HeldOutLoss(LOSSES[trainer.step], {}, 1)
 
-    monkeypatch.setattr(HeldOut, "summary", planted)
-    return flux_tree(
+@pytest.fixture(scope="module")
+def stopped(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    """A run with a patience of 2, which stopped at step 4. Read it, never go on with it."""
+    root = tmp_path_factory.mktemp("outcomes")
+    tree = flux_tree(
         tiny_flux,
-        write_pictures(tmp_path / "data", 4),
-        tmp_path,
+        write_pictures(root / "data", 4),
+        root,
         train={"steps": 6, "batch_size": 1, "micro_batch_size": 1},
         validation={"held_out": 0.3, "noise_levels": 1, "every": 1, "patience": 2},
         checkpoint={"every": 1, "keep": 1, "keep_weights": 1, "keep_best": True},
     )
+    train(config_of(tree))
+    return tree
+
+
+@pytest.fixture
+def tree(stopped: Tree, tmp_path: Path) -> Tree:
+    """The same run, which has not begun."""
+    return merged(stopped, {"output_dir": str(tmp_path / "run")})
 
 
 def left(tree: Tree, kind: str) -> list[int]:
     return sorted(int(folder.name.removeprefix("step-")) for folder in (Path(tree["output_dir"]) / kind).glob("step-*"))
 
 
-def test_a_run_that_gets_no_better_stops_and_keeps_the_best(tree: Tree) -> None:
-    report = train(config_of(tree)).report
-    end = events_of(tree["output_dir"])[-1]
-    assert [step for (step,) in curve(tree["output_dir"], "step")] == [1, 2, 3, 4]
+def test_a_run_that_gets_no_better_stops_and_keeps_the_best(stopped: Tree) -> None:
+    report = json.loads((Path(stopped["output_dir"]) / "report.json").read_text())
+    end = events_of(stopped["output_dir"])[-1]
+    assert [step for (step,) in curve(stopped["output_dir"], "step")] == [1, 2, 3, 4]
     assert (end["status"], end["reason"], end["step"], end["best_step"]) == ("done", "early_stop", 4, 2)
     assert end["best_held_out_loss"] == LOSSES[2]
     assert Path(end["best_weights"]).name == "step-000002"
     assert (report["stopped_by"], report["best_step"], report["steps"]) == ("early_stop", 2, 4)
-    assert left(tree, "checkpoints") == left(tree, "weights") == [2, 4]
-    (warned,) = (e["message"] for e in events_of(tree["output_dir"]) if e["event"] == "warning")
+    assert left(stopped, "checkpoints") == left(stopped, "weights") == [2, 4]
+    (warned,) = (e["message"] for e in events_of(stopped["output_dir"]) if e["event"] == "warning")
     assert warned.startswith(
         "stopped early at step 4: the held-out loss was no better in 2 validations; the best is 0.20000"
     )
@@ -105,18 +117,15 @@ def test_a_best_step_without_a_checkpoint_of_its_own_gets_one(tree: Tree) -> Non
     assert left(rare, "checkpoints") == [2, 4]
 
 
-@pytest.mark.parametrize("stop", [2, 3])
-def test_an_interrupted_run_stops_where_an_uninterrupted_one_does(tree: Tree, tmp_path: Path, stop: int) -> None:
+def test_an_interrupted_run_stops_where_an_uninterrupted_one_does(stopped: Tree, tree: Tree) -> None:
     """Counting goes on: it does not begin anew, and the best step is still known, and kept."""
+    train(config_of(merged(tree, {"train": {"steps": 3}})))
     train(config_of(tree))
-    apart = merged(tree, {"output_dir": str(tmp_path / "apart")})
-    train(config_of(merged(apart, {"train": {"steps": stop}})))
-    train(config_of(apart))
-    assert curve(apart["output_dir"], "loss", "grad_norm") == curve(tree["output_dir"], "loss", "grad_norm")
-    ends = [events_of(run["output_dir"])[-1] for run in (tree, apart)]
+    assert curve(tree["output_dir"], "loss", "grad_norm") == curve(stopped["output_dir"], "loss", "grad_norm")
+    ends = [events_of(run["output_dir"])[-1] for run in (stopped, tree)]
     names = ("status", "reason", "step", "best_step", "best_held_out_loss")
     assert [ends[0][name] for name in names] == [ends[1][name] for name in names]
-    assert left(apart, "checkpoints") == left(tree, "checkpoints")
+    assert left(tree, "checkpoints") == left(stopped, "checkpoints")
 
 
 def test_what_was_validated_after_the_step_that_a_run_goes_back_to_counts_no_more(tree: Tree) -> None:
@@ -165,7 +174,7 @@ def test_a_held_out_loss_of_no_sample_is_refused_before_anything_is_encoded(tree
 
 @pytest.mark.distributed
 def test_two_processes_stop_where_one_does(tiny_flux: Path, tmp_path: Path) -> None:
-    """No improvement is large enough: the first validation is the best, and the run stops after two more."""
+    """No improvement is large enough: the run stops after two validations more than the first."""
     tree = flux_tree(
         tiny_flux,
         write_pictures(tmp_path / "data", 6),
@@ -174,11 +183,11 @@ def test_two_processes_stop_where_one_does(tiny_flux: Path, tmp_path: Path) -> N
         validation={"held_out": 0.3, "items": 2, "noise_levels": 1, "every": 1, "patience": 2, "min_delta": 100.0},
         checkpoint={"every": 2, "keep": 1, "keep_weights": 1, "keep_best": True},
     )
-    train(config_of(tree))
     two = merged(tree, {"output_dir": str(tmp_path / "two")})
-    (tmp_path / "config.yaml").write_text(dump_config(config_of(two)))
-    for folder in ("first", "again"):  # and when it is started once more, it has nothing left to do
-        assert ranks.results(ranks.command, 2, "train", str(tmp_path / "config.yaml"), folder=tmp_path / folder) == [0, 0]
+    for count, run in ((1, tree), (2, two), (2, two)):  # started once more, it has nothing left to do
+        (tmp_path / "config.yaml").write_text(dump_config(config_of(run)))
+        folder = tmp_path / f"ranks-{count}-{len(list(tmp_path.iterdir()))}"
+        assert ranks.results(ranks.command, count, "train", str(tmp_path / "config.yaml"), folder=folder) == count * [0]
     ends = [events_of(run["output_dir"])[-1] for run in (tree, two)]
     names = ("status", "reason", "step", "best_step")
     assert [ends[0][name] for name in names] == [ends[1][name] for name in names]

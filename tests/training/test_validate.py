@@ -217,7 +217,7 @@ def test_items_are_measured_at_the_same_noise_each_time_and_held_out_samples_at_
 
 def test_measuring_items_changes_no_step(tree: Tree, tmp_path: Path) -> None:
     for name, items in (("with", 3), ("without", 0)):
-        validations(tree, tmp_path / name, validation={"items": items, "every": 1})
+        validations(tree, tmp_path / name, validation={"items": items, "every": 1, "noise_levels": 1})
     with_items, without = (curve(tmp_path / name, "loss", "grad_norm") for name in ("with", "without"))
     assert with_items == without
 
