@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from finetrainers.events import ValidationEvent
 from finetrainers.sampling.sampler import write_video
 from finetrainers.training.sinks import RunTracker, TensorBoard
 
-EVENT = {"v": 1, "time": 1.0, "event": "validation", "step": 5}
 PROMPTS = ["a <b>red</b> square", "it moves"]
 
 
@@ -34,7 +34,7 @@ def test_tensorboard_shows_samples_with_their_prompts(validation: Path, tmp_path
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = TensorBoard(tmp_path)
-    board.write({**EVENT, "directory": str(validation)})
+    board.write(ValidationEvent(step=5, directory=str(validation)))
     board.close()
     found = EventAccumulator(str(tmp_path))
     found.Reload()
@@ -55,8 +55,8 @@ def test_trackers_get_samples_with_their_prompts(module: str, validation: Path, 
     made = {kind: lambda file, caption, kind=kind: (kind, file, caption) for kind in ("Image", "Video")}
     tracker._library = SimpleNamespace(**made)
     tracker._run = SimpleNamespace(log=lambda values, step: calls.append((values, step)))
-    tracker.write({**EVENT, "held_out_loss": 0.5, "directory": str(validation)})
-    tracker.write({**EVENT, "step": 6, "directory": str(validation.parent / "gone")})
+    tracker.write(ValidationEvent(step=5, held_out_loss=0.5, directory=str(validation)))
+    tracker.write(ValidationEvent(step=6, directory=str(validation.parent / "gone")))
     samples = {
         "samples/00": ("Image", str(validation / "00.png"), PROMPTS[0]),
         "samples/01": ("Video", str(validation / "01.mp4"), PROMPTS[1]),

@@ -90,9 +90,11 @@ class RunTracker:
             self._run: Any = self._library.init(project=project, name=config.output_dir.name, config=tree, **place)
 
     def write(self, event: Event) -> None:
-        if isinstance(event, StepEvent | ValidationEvent):
-            samples = drawn(event.directory) if isinstance(event, ValidationEvent) else []
-            self._run.log({**curves(event), **media_of(self._library, samples)}, step=event.step)
+        if not isinstance(event, StepEvent | ValidationEvent):
+            return
+        samples = drawn(event.directory) if isinstance(event, ValidationEvent) else []
+        if logged := {**curves(event), **media_of(self._library, samples)}:
+            self._run.log(logged, step=event.step)
 
     def close(self) -> None:
         with redirect_stdout(sys.stderr):
