@@ -523,7 +523,7 @@ MUTATIONS = (
     # Items, and alarms.
     Mutation("items are measured at noise of their own, and cannot be compared", "training/validate.py", "*grid, has_own_noise=False)", "*grid)", "training/test_validate.py::test_items_are_measured_at_the_same_noise_each_time_and_held_out_samples_at_their_own"),
     Mutation("items of the validation are removed from a full cache", "training/prepared.py", "for job in self.measured for key in job.keys", "for job in self.held_out for key in job.keys", "training/test_validate.py::test_items_stay_in_a_cache_with_a_limit"),
-    Mutation("what an item's loss was at first is what it is now", "training/item_losses.py", "if other < step else {}", "if other <= step else {}", "training/test_validate.py::test_the_easiest_and_the_hardest_items_are_named"),
+    Mutation("what an item's loss was at first is what it is now", "training/item_losses.py", 'first.get(str(item["key"]))', 'float(item["loss"])', "training/test_validate.py::test_the_easiest_and_the_hardest_items_are_named"),
     Mutation("an alarm is told again at each validation", "training/alarms.py", "return [name for name in now if name not in before]", "return now", "training/test_alarms.py::test_a_held_out_loss_that_does_not_move_is_told_of_once"),
     Mutation("a run that goes on tells an alarm again", "training/alarms.py", 'update(event.get("about", [ALL]))', "update(())", "training/test_alarms.py::test_a_held_out_loss_that_does_not_move_is_told_of_once"),
     Mutation("an item that was always easy is called never learnt", "training/alarm_rules.py", " and figures.items[key][1] >= hard", "", "training/test_alarms.py::test_an_item_that_stays_hard_while_others_are_learnt_is_named"),
