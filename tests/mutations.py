@@ -559,6 +559,8 @@ MUTATIONS = (
     Mutation("report: changed captions go unnoticed when a run is made again", "training/reproduce.py", "\"captions\": captions_digest(plan)", "\"captions\": noted.get(\"captions\")", "report/test_comparison.py::test_what_has_changed_since_a_run_is_named"),
     Mutation("report: rounding is never suspected first", "runs/comparison/causes.py", "0 if is_small else 2", "2", "report/test_comparison.py::test_what_differs_in_the_last_digits_is_laid_to_rounding_first"),
     Mutation("report: samples go to trackers without prompts", "training/tracked_samples.py", "caption=sample.prompt)", "caption=None)", "report/test_tracked_samples.py::test_trackers_get_samples_with_their_prompts"),
+    Mutation("an index of weights that is cut off is a traceback", "models/weights.py", "except (OSError, ValueError) as error:\n        raise ModelError(f\"{file}: is damaged", "except OSError as error:\n        raise ModelError(f\"{file}: is damaged", "models/test_weights.py::test_a_json_file_that_is_cut_off_is_named"),
+    Mutation("full weights are left out of a sum in silence", "export/export.py", "if full is not None and (len(sources) > 1 or factors != [1.0]):", "if False:", "export/test_export.py::test_what_cannot_be_exported_is_said_in_one_line"),
 )  # fmt: skip
 
 
