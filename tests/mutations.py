@@ -564,6 +564,7 @@ MUTATIONS = (
     Mutation("a migration shows the words of a command, a token among them", "config/migrate/formats.py", '"the command" if path is None', 'source if path is None', "config/test_migrate.py::test_words_of_a_command_may_be_secret"),
     Mutation("a folder's name is taken for a program that trains", "config/migrate/musubi.py", r'_train(_network)?\.py$', r'_train(_network)?', "config/test_migrate.py::test_words_that_end_as_a_program_train_nothing"),
     Mutation("a report names an export that is refused", "runs/report/facts.py", '    "hunyuan_video": ("lora", "dora"),', '    "hunyuan_video": ("lora", "dora", "lokr"),', "report/test_report.py::test_comfyui_is_named_where_an_export_for_it_is_not_refused"),
+    Mutation("what was the best stays for good where the last save is better", "training/saving.py", "            self._session.world.first(lambda: self._rotate(trainer.step))\n", "            pass\n", "training/test_outcomes.py::test_a_stopped_run_trains_no_further_until_patience_is_raised"),
 )  # fmt: skip
 
 
