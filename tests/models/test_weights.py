@@ -169,7 +169,9 @@ def test_a_json_file_that_is_cut_off_is_named(copied: Path, tmp_path: Path, name
         check_files(config, open_model(config.model))
     if "transformer/" in name:
         with pytest.raises(ModelError, match=re.escape(name)):
-            weight_files(copied / "transformer") if name.endswith("index.json") else component_settings(copied / "transformer")
+            weight_files(copied / "transformer") if name.endswith("index.json") else component_settings(
+                copied / "transformer"
+            )
 
 
 def test_weights_to_begin_from_with_half_a_config_are_named(copied: Path, tmp_path: Path) -> None:

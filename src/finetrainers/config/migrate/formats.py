@@ -131,7 +131,9 @@ def _translate_command(content: str, folder: Path, name: str | None, where: str)
             draft = module.migrate(before, program, after, folder)
             processes = num_processes(before)
             if processes > 1:
-                draft.differs("launcher", f"{processes} processes", f"start it with finetrainers launch --gpus {processes} CONFIG")
+                draft.differs(
+                    "launcher", f"{processes} processes", f"start it with finetrainers launch --gpus {processes} CONFIG"
+                )
             return trainer, draft, processes
     raise ConfigError(
         f"{where}: no command trains with {' or '.join(PROGRAMS)}: there is neither train.py nor *_train_network.py"
