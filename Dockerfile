@@ -4,7 +4,7 @@ ARG CUDA=12.8.1
 FROM nvidia/cuda:${CUDA}-runtime-ubuntu24.04
 
 # Further packages, of those that pyproject.toml names. A plain pip install takes the newest; constraints.txt is what CI tests.
-ARG EXTRAS=bitsandbytes,torchao,prodigyopt,schedulefree,pytorch-optimizer,kernels,tensorboard,wandb,trackio,canny,curate,s3,gcs,https
+ARG EXTRAS=bitsandbytes,torchao,prodigyopt,schedulefree,pytorch-optimizer,kernels,tensorboard,wandb,trackio,canny,curate,s3,gcs,https,ui
 ARG USER_ID=1001
 
 # A compiler, for the kernels that torch.compile and triton make while a run begins.

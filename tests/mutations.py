@@ -559,6 +559,12 @@ MUTATIONS = (
     Mutation("report: changed captions go unnoticed when a run is made again", "training/reproduce.py", "\"captions\": captions_digest(plan)", "\"captions\": noted.get(\"captions\")", "report/test_comparison.py::test_what_has_changed_since_a_run_is_named"),
     Mutation("report: rounding is never suspected first", "runs/comparison/causes.py", "0 if is_small else 2", "2", "report/test_comparison.py::test_what_differs_in_the_last_digits_is_laid_to_rounding_first"),
     Mutation("report: samples go to trackers without prompts", "training/tracked_samples.py", "caption=sample.prompt)", "caption=None)", "report/test_tracked_samples.py::test_trackers_get_samples_with_their_prompts"),
+    Mutation("an index of weights that is cut off is a traceback", "models/weights.py", "except (OSError, ValueError) as error:\n        raise ModelError(f\"{file}: is damaged", "except OSError as error:\n        raise ModelError(f\"{file}: is damaged", "models/test_weights.py::test_a_json_file_that_is_cut_off_is_named"),
+    Mutation("full weights are left out of a sum in silence", "export/export.py", "if full is not None and (len(sources) > 1 or factors != [1.0]):", "if False:", "export/test_export.py::test_what_cannot_be_exported_is_said_in_one_line"),
+    Mutation("a migration shows the words of a command, a token among them", "config/migrate/formats.py", '"the command" if path is None', 'source if path is None', "config/test_migrate.py::test_words_of_a_command_may_be_secret"),
+    Mutation("a folder's name is taken for a program that trains", "config/migrate/musubi.py", r'_train(_network)?\.py$', r'_train(_network)?', "config/test_migrate.py::test_words_that_end_as_a_program_train_nothing"),
+    Mutation("a report names an export that is refused", "runs/report/facts.py", '    "hunyuan_video": ("lora", "dora"),', '    "hunyuan_video": ("lora", "dora", "lokr"),', "report/test_report.py::test_comfyui_is_named_where_an_export_for_it_is_not_refused"),
+    Mutation("what was the best stays for good where the last save is better", "training/saving.py", "            self._session.world.first(lambda: self._rotate(trainer.step))\n", "            pass\n", "training/test_outcomes.py::test_a_stopped_run_trains_no_further_until_patience_is_raised"),
 )  # fmt: skip
 
 

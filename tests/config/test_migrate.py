@@ -290,6 +290,48 @@ def test_nothing_is_overwritten_and_secrets_are_not_shown(
     load_config(tmp_path / "printed.yaml")
 
 
+@pytest.mark.parametrize("text", ["train: {steps: many}", "a: \x07"])
+def test_the_list_is_shown_and_nothing_written_where_what_comes_out_does_not_load(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("finetrainers.config.migrate.write.config_text", lambda *_: text)
+    source = SOURCES["finetrainers-ltx"].write(tmp_path)
+    before = set(tmp_path.iterdir())
+    assert main(["migrate", source, "--output", "mine.yaml"]) == USER_ERROR
+    assert set(tmp_path.iterdir()) == before
+    printed = capsys.readouterr()
+    assert "hub_token: ...: log in with" in printed.err
+    assert "what mine.yaml would be" in printed.err
+    assert printed.out == ""
+
+
+def test_words_of_a_command_may_be_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the launcher's are shown, nor those of what does not train."""
+    monkeypatch.chdir(tmp_path)
+    command = SOURCES["finetrainers-ltx"].write(tmp_path)
+    assert "hf_other" not in "".join(map(str, migrate(f"env HF_TOKEN=hf_other {command}").notes))
+    with pytest.raises(ConfigError, match="^the command: no command trains") as caught:
+        migrate("python draw.py --hub_token hf_other")
+    assert "hf_other" not in str(caught.value)
+
+
+def test_words_that_end_as_a_program_train_nothing(tmp_path: Path) -> None:
+    """A folder's name is no program."""
+    text = SCRIPT.replace("set -e", "mkdir -p output/cat_train; cp -r cat_train dog_train_network")
+    assert migrate(str(script(tmp_path, text))).name == "finetrainers"
+    with pytest.raises(ConfigError, match="no command trains"):
+        migrate("mkdir -p output/cat_train")
+
+
+def test_what_drops_ranks_is_no_dropout_of_ours(translate: Any) -> None:
+    source = SOURCES["diffusion-pipe-wan"]
+    tree = put(source.tree, ("adapter",), {**source.tree["adapter"], "dropout": 0.1, "rank_dropout": 0.3})
+    found = translate(replace(source, tree=tree))
+    assert found.tree["tuning"]["dropout"] == 0.1
+    assert [note.value for note in found.notes if note.key == "adapter.rank_dropout" and note.kind == "lost"] == [0.3]
+
+
 @pytest.mark.parametrize("family", sorted(LINEARS))
 def test_all_linear_layers_of_the_blocks_are_meant(family: str, tiny: Any) -> None:
     """What other tools adapt without saying so: each linear layer of each block, and nothing else."""

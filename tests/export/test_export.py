@@ -224,14 +224,22 @@ def test_files_are_never_written_over(run: tuple[Path, Deltas], tmp_path: Path, 
         (["RUN", "--step", "3"], "there are no whole weights step-000003"),
         (["RUN", "RUN", "--weights", "1"], "1 numbers for 2 sources"),
         (["WEIGHTS", "--step", "12"], "is no run"),
-        (["RUN", "--to", "fused", "--rank", "2"], "has no effect"),
+        (["RUN", "--to", "fused", "--rank", "2"], "--rank: has no effect"),
+        (["RUN", "--to", "fused", "--leave-out"], "--leave-out: has no effect"),
+        (["RUN", "--to", "fused", "--family", "flux"], "--family: has no effect"),
+        (["FULL", "--to", "diffusers", "--base", "mine"], "--base: has no effect"),
+        (["RUN", "--to", "fused", "--output", "x.safetensors"], "full weights are a folder, and x.safetensors has the name"),
+        (["RUN", "FULL", "--to", "fused"], "has full weights, which are added to nothing"),
+        (["FULL", "RUN", "--to", "fused"], "has full weights, which are added to nothing"),
+        (["FULL", "--to", "fused", "--weights", "0.5"], "has full weights, which are added to nothing"),
         (["RUN", "--to", "fused", "--base", "nowhere/at/all"], "neither a folder that exists"),
     ],
 )
 def test_what_cannot_be_exported_is_said_in_one_line(
-    run: tuple[Path, Deltas], capfd: pytest.CaptureFixture[str], words: list[str], message: str
+    run: tuple[Path, Deltas], tiny_flux: Path, capfd: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    named = {"RUN": str(run[0]), "WEIGHTS": str(run[0] / "weights/step-000012")}
+    full = str(tiny_flux / "transformer")
+    named = {"RUN": str(run[0]), "WEIGHTS": str(run[0] / "weights/step-000012"), "FULL": full}
     assert (
         main(["export", *(named.get(word, word) for word in words), *([] if "--to" in words else ["--to", "comfyui"])]) == 2
     )

@@ -1,6 +1,7 @@
 """A denoiser is filled tensor by tensor: to the bits that diffusers loads, and nothing exists twice."""
 
 import json
+import re
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
@@ -9,14 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+from runs import config_of, flux_tree
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from finetrainers.config import ModelConfig
-from finetrainers.errors import ModelError
+from finetrainers.errors import ConfigError, ModelError
+from finetrainers.export.base import weight_files
+from finetrainers.export.source import component_settings
 from finetrainers.models import Model, open_model
 from finetrainers.models.weights import _stored
 from finetrainers.testing.tiny import FACTORIES
+from finetrainers.training.checks_files import check_files, check_start_fits
+from finetrainers.training.plan.encoders import text_passes
+from finetrainers.training.rehearse.twin_model import write_twin
 
 CPU = torch.device("cpu")
 FILE = "diffusion_pytorch_model.safetensors"
@@ -138,3 +145,50 @@ def test_without_files_a_denoiser_is_random_or_nothing(
     assert all(tensor.is_meta for tensor in empty.values())
     with pytest.raises(ModelError, match=r"diffusion_pytorch_model\.safetensors"):
         model.load_denoiser()
+
+
+INDEX = "text_encoder_2/model.safetensors.index.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model_index.json", '{"_class'),
+        ("transformer/config.json", "[1]"),
+        (f"transformer/{FILE}.index.json", '{"weight_map": {"a": "mod'),
+        (INDEX, '{"weight_map": {"a": "mod'),
+        (INDEX, '{"metadata": {}}'),
+        (INDEX, '{"weight_map": {"a": 1}}'),
+    ],
+)
+def test_a_json_file_that_is_cut_off_is_named(copied: Path, tmp_path: Path, name: str, content: str) -> None:
+    """Whichever it is, and whoever reads it: a run before it encodes, or an export."""
+    config = config_of(flux_tree(copied, tmp_path / "data", tmp_path))
+    (copied / name).write_text(content)
+    with pytest.raises(ModelError, match=re.escape(str(copied / name.partition("/")[0]))):
+        check_files(config, open_model(config.model))
+    if "transformer/" in name:
+        with pytest.raises(ModelError, match=re.escape(name)):
+            weight_files(copied / "transformer") if name.endswith("index.json") else component_settings(
+                copied / "transformer"
+            )
+
+
+def test_weights_to_begin_from_with_half_a_config_are_named(copied: Path, tmp_path: Path) -> None:
+    tuning = {"kind": "full", "start_from": str(tmp_path / "start")}
+    config = config_of(flux_tree(copied, tmp_path / "data", tmp_path, tuning=tuning))
+    (tmp_path / "start/transformer").mkdir(parents=True)
+    (tmp_path / "start/transformer/config.json").write_text('{"quantiz')
+    with pytest.raises(ConfigError, match=r"tuning\.start_from: .*config\.json: is damaged or not whole"):
+        check_start_fits(config, open_model(config.model))
+
+
+def test_a_class_that_nobody_knows_is_named_when_a_run_is_planned_or_rehearsed(copied: Path, tmp_path: Path) -> None:
+    index = json.loads((copied / "model_index.json").read_text())
+    (copied / "model_index.json").write_text(json.dumps({**index, "text_encoder_2": ["transformers", "T9EncoderModel"]}))
+    config = config_of(flux_tree(copied, tmp_path / "data", tmp_path))
+    model = open_model(config.model)
+    with pytest.raises(ModelError, match=r"text_encoder_2: transformers\.T9EncoderModel of model_index\.json cannot be had"):
+        list(text_passes(config, model))
+    with pytest.raises(ModelError, match=r"T9EncoderModel of model_index\.json cannot be had"):
+        write_twin(model, tmp_path / "twin")

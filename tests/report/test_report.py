@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -10,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
-from runs import Tree, events_of
+from runs import Tree, config_of, events_of, merged
 
 from finetrainers.cli.entry import main
-from finetrainers.errors import Interrupted
+from finetrainers.errors import ConfigError, Interrupted
+from finetrainers.export.changes import Kronecker, LowRank
+from finetrainers.export.formats import lost_layers
+from finetrainers.export.names import FAMILIES
 from finetrainers.files.steps import step_directory
 from finetrainers.files.whole import whole_directory
 from finetrainers.runs.curves import Columns
@@ -299,6 +304,41 @@ def test_a_name_of_a_crop_leads_nowhere_else(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.update()
     assert "c2VjcmV0" not in as_page(run, run.standing(), Pictures())
+
+
+LAYERS = {"wan": "blocks.0.attn1.to_q", "ltx_video": "transformer_blocks.0.attn1.to_q"}
+"""A layer that adapters change, where it is not the usual one."""
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "lokr"])
+@pytest.mark.parametrize("family", [*FAMILIES, "mine"])
+def test_comfyui_is_named_where_an_export_for_it_is_not_refused(tree: Tree, family: str, kind: str) -> None:
+    own = {"kind": "lora", "dora": True} if kind == "dora" else {"kind": kind}
+    nothing = torch.empty(0, 0)
+    change = Kronecker({}, 1.0) if kind == "lokr" else LowRank(nothing, nothing, 1.0, nothing if kind == "dora" else None)
+    try:
+        lost = lost_layers("comfyui", {LAYERS.get(family, "transformer_blocks.0.attn.to_q"): change}, family)
+    except ConfigError:
+        lost = {"all": "refused"}
+    assert facts.fits_comfyui(config_of(merged(tree, {"tuning": own})), family) is not bool(lost)
+
+
+def test_comfyui_is_not_named_with_layers_of_a_control_or_a_family_of_the_user_s_own(
+    tree: Tree, first: Path, tmp_path: Path
+) -> None:
+    control = config_of(merged(tree, {"conditioning": {"kind": "channel_concat", "signal": "canny"}}))
+    assert not facts.fits_comfyui(control, "flux")
+    pages = []
+    for family in ("flux", "mine"):
+        own = Path(shutil.copytree(first, tmp_path / family))
+        events = own / "events.jsonl"
+        events.write_text(events.read_text().replace('"family": "flux"', f'"family": "{family}"'))
+        run = RunFolder(own)
+        run.update()
+        assert run.begun is not None
+        assert run.begun["family"] == family
+        pages.append(as_page(run, run.standing(), Pictures()))
+    assert ["--to comfyui" in page for page in pages] == [True, False]
 
 
 def test_a_report_of_a_run_that_goes_on_says_so(first: Path) -> None:

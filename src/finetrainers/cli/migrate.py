@@ -42,11 +42,11 @@ def run_migrate(options: argparse.Namespace, _: list[str]) -> None:
                 raise ConfigError(f"--output: {file} exists already, and is not overwritten; name another file")
     found = migrate(options.source, options.name)
     text = _text(found, prompts)
-    if options.output is None:
-        print(text, end="")
-    elif prompts is not None:
-        _write(options.output, text, prompts, found)
+    if prompts is None:
+        print(text, end="", flush=True)
     print(notes_text(found.notes), file=sys.stderr)
+    if prompts is not None:
+        _write(options.output, text, prompts, found)
 
 
 def _text(found: "Migration", prompts: Path | None) -> str:
@@ -63,13 +63,17 @@ def _text(found: "Migration", prompts: Path | None) -> str:
 
 
 def _write(output: Path, text: str, prompts: Path, found: "Migration") -> None:
-    from finetrainers.config import load_config
+    from finetrainers.config import parse_config
+    from finetrainers.config.syntax import parse_yaml, to_plain
     from finetrainers.files.whole import write_whole
 
+    try:
+        parse_config(to_plain(parse_yaml(text)), origin=f"what {output} would be")
+    except ValueError as error:
+        raise ConfigError(f"--output: what {output} would be cannot be parsed: {error}; nothing is written") from None
     if found.prompts:
         write_whole(prompts, json.dumps(list(found.prompts), indent=1, ensure_ascii=False) + "\n")
     write_whole(output, text)
-    load_config(output)
     print(output)
     start = "train" if found.processes == 1 else f"launch --gpus {found.processes}"
     print(f"Read it, then: finetrainers {start} {output}", file=sys.stderr)

@@ -1,6 +1,5 @@
 """The base model that was trained from: its files are read one tensor at a time."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from finetrainers.config import Config
 from finetrainers.config.model import ModelConfig
 from finetrainers.errors import ConfigError, ModelError
 from finetrainers.models.pretrained import Pretrained
+from finetrainers.models.weights import files_in_index
 
 
 class Base:
@@ -100,9 +100,12 @@ def needed(base: Base | None, why: str) -> Base:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Files of full weights in a folder, or their index's."""
+    """Files of full weights in a folder, or their index's.
+
+    Raises:
+        ModelError: If the index cannot be read.
+    """
     indices = sorted(folder.glob("*.safetensors.index.json"))
     if indices:
-        names = json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values()
-        return [folder / name for name in sorted(set(names))]
+        return [folder / name for name in files_in_index(indices[0])]
     return sorted(folder.glob("*.safetensors"))

@@ -73,10 +73,10 @@ def export_sources(asked: Asked, sources: Sequence[Source]) -> Exported:
     _check_together(sources)
     base = base_of(sources[0].config, asked.base)
     full = next((source for source in sources if source.full), None)
-    if asked.to == FUSED or (full is not None and asked.rank is None and asked.to == "diffusers"):
-        return _export_full(asked, sources, factors, base)
     if full is not None and (len(sources) > 1 or factors != [1.0]):
         raise ConfigError(f"export: {full.path} has full weights, which are added to nothing; name it alone")
+    if asked.to == FUSED or (full is not None and asked.rank is None and asked.to == "diffusers"):
+        return _export_full(asked, sources, factors, base)
     if full is not None and asked.rank is None:
         raise ConfigError(
             f"--to {asked.to}: {full.path} has full weights; give --rank N for a LoRA of what they differ by, or take "
@@ -233,8 +233,12 @@ def expert_suffix(config: Config | None, component: str, components: Sequence[st
 
 def _export_full(asked: Asked, sources: Sequence[Source], factors: Sequence[float], base: Base | None) -> Exported:
     """Write full weights: the base with adapters added, or those of a run of full tuning."""
-    if asked.rank is not None:
-        raise ConfigError("--rank: has no effect on full weights; remove it")
+    idle = {"--rank": asked.rank, "--family": asked.family, "--leave-out": asked.leave_out or None}
+    idle |= {"--base": asked.base if sources[0].full else None}
+    for name in (name for name, value in idle.items() if value is not None):
+        raise ConfigError(f"{name}: has no effect on full weights; remove it")
+    if asked.output is not None and asked.output.suffix == ".safetensors":
+        raise ConfigError(f"--output: full weights are a folder, and {asked.output} has the name of a file; name a folder")
     names = "+".join(source.stem for source in sources)
     folder = asked.output or sources[0].folder / FUSED / names
     write_full(folder, sources, factors, base, dtype=asked.dtype)

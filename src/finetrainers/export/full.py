@@ -20,15 +20,13 @@ FUSED = "fused"
 def write_full(
     folder: Path, sources: Sequence[Source], factors: Sequence[float], base: Base | None, *, dtype: str | None
 ) -> None:
-    """Write a folder with a folder of full weights for each component that was trained.
+    """Write a folder with a folder of full weights for each component that was trained; a source of full weights is alone.
 
     Raises:
-        ConfigError: If the folder is there, or if the weights cannot be added to the base.
+        ConfigError: If the folder is there, or if the adapters cannot be added to the base.
     """
     if folder.exists():
         raise ConfigError(f"--output: {folder} exists; name another folder, or move it away")
-    if sources[0].full and (len(sources) > 1 or list(factors) != [1.0]):
-        raise ConfigError(f"export: {sources[0].path} has full weights, which are added to nothing; name it alone")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_directory(folder) as temporary:
         for component in dict.fromkeys(name for source in sources for name in (*source.adapters, *source.full)):

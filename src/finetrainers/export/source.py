@@ -1,6 +1,5 @@
 """What is exported: the weights of a step of a run, or a folder or file of weights."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from finetrainers.config import Config, load_config
 from finetrainers.errors import ConfigError
 from finetrainers.export.changes import Change, Kronecker, LowRank
 from finetrainers.files.steps import STEP_NAME
+from finetrainers.models.weights import read_settings
 from finetrainers.sampling.sample import find_weights
 from finetrainers.tuning.exported import FILE, LAYERS_FILE, PREFIX, SECOND, SECOND_FILE, adapter_settings
 
@@ -173,6 +173,9 @@ def recorded_family(source: Source) -> str | None:
 
 
 def component_settings(folder: Path) -> dict[str, Any]:
-    """The config of full weights."""
-    settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return settings
+    """The config of full weights.
+
+    Raises:
+        ModelError: If it cannot be read.
+    """
+    return read_settings(folder / "config.json")

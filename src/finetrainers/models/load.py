@@ -1,7 +1,6 @@
 """A pretrained pipeline with the adapter of its family and the task that it is tuned for."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from finetrainers.models.base import ModelAdapter
 from finetrainers.models.experts import Denoisers, choose_experts
 from finetrainers.models.pretrained import DTYPES, Place, Pretrained
 from finetrainers.models.registry import adapter_of_pipeline, get_adapter, load_adapter
-from finetrainers.models.weights import Settle, Weights
+from finetrainers.models.weights import Settle, Weights, read_settings
 
 FINGERPRINT_BYTES = 8
 CPU = torch.device("cpu")
@@ -115,7 +114,7 @@ def open_model(config: ModelConfig, memory: MemoryConfig | None = None) -> Model
     """
     import_quietly("diffusers.quantizers")  # which import torchao and bitsandbytes, where they are installed
     index_file = Place(config.path, config.revision, "", DTYPES[config.dtype]).file("model_index.json")
-    pretrained = Pretrained(config, json.loads(index_file.read_text()), MemoryConfig() if memory is None else memory)
+    pretrained = Pretrained(config, read_settings(index_file), MemoryConfig() if memory is None else memory)
     for component in config.components:
         if component not in pretrained.index:
             known = ", ".join(name for name, value in pretrained.index.items() if isinstance(value, list))

@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,16 @@ from finetrainers.config import ComponentConfig, MemoryConfig, ModelConfig
 from finetrainers.distributed.reading import SharedReading
 from finetrainers.errors import ModelError
 from finetrainers.models.base import Settings
-from finetrainers.models.weights import Settle, Weights, fill_at_random, fill_from_files, leave_empty, make_shell
+from finetrainers.models.weights import (
+    Settle,
+    Weights,
+    files_in_index,
+    fill_at_random,
+    fill_from_files,
+    leave_empty,
+    make_shell,
+    read_settings,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -95,9 +103,12 @@ class Pretrained:
         return Place(self.config.path, override.revision or self.config.revision, override.subfolder or component, dtype)
 
     def settings(self, component: str) -> Settings:
-        """A component's config, without its weights."""
-        settings: Settings = json.loads(self.place(component).file(config_name(component)).read_text())
-        return settings
+        """A component's config, without its weights.
+
+        Raises:
+            ModelError: If it is not there or damaged.
+        """
+        return read_settings(self.place(component).file(config_name(component)))
 
     def files(self, component: str) -> list[Path]:
         """All files of a local component, in order of their names.
@@ -202,8 +213,7 @@ class Pretrained:
         place = self.place(component)
         index = place.find(f"{WEIGHTS_NAME}.index.json")
         if index is not None:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            return [place.file(name) for name in names]
+            return [place.file(name) for name in files_in_index(index)]
         return [place.file(WEIGHTS_NAME)]
 
     def pipeline(self, class_name: str, components: Mapping[str, Any]) -> Any:

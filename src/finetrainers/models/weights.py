@@ -1,5 +1,6 @@
 """A component of diffusers as a shell without weights, and what fills it, tensor by tensor."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,11 +36,47 @@ def make_shell(component_class: Any, settings: Any, dtype: torch.dtype) -> Any:
 
     with _default_dtype(dtype), no_init_weights(), accelerate.init_empty_weights():
         shell = component_class.from_config(settings).eval().requires_grad_(False)
-    kept = frozenset(shell._keep_in_fp32_modules or ())
+    kept = kept_in_float32(shell)
     for name, tensor in shell.state_dict(keep_vars=True).items():
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(torch.float32 if kept.intersection(name.split(".")) else dtype)
     return shell
+
+
+def kept_in_float32(denoiser: Any) -> frozenset[str]:
+    """Names of the modules that diffusers loads in float32, whatever type is asked for (Wan's time embedding, norms).
+
+    Args:
+        denoiser: One of diffusers' models, or its class.
+    """
+    return frozenset(denoiser._keep_in_fp32_modules or ())
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """Read a JSON file that lies beside weights, or at the top of a pipeline.
+
+    Raises:
+        ModelError: If it cannot be read, or holds something else than keys and values.
+    """
+    try:
+        settings: object = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: is damaged or not whole ({error}); download it again") from error
+    if not isinstance(settings, dict):
+        raise ModelError(f"{file}: holds no keys and values; download it again")
+    return settings
+
+
+def files_in_index(index: Path) -> list[str]:
+    """Names of the files of weights that an index has.
+
+    Raises:
+        ModelError: If it cannot be read, or has none.
+    """
+    places = read_settings(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
+        raise ModelError(f"{index}: has no weight_map, which names the files of weights; download it again")
+    return sorted(set(places.values()))
 
 
 def fill_from_files(

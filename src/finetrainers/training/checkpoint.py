@@ -134,6 +134,10 @@ class Checkpoints:
             extra.append(temporary / WEIGHTS_FILE)
             write_whole(extra[1], json.dumps({MANIFEST: hash_file(weights / MANIFEST).hex()}))
         finish_directory(directory, dict(sorted({**facts, **file_facts(temporary, extra)}.items())))
+        self.rotate()
+
+    def rotate(self) -> None:
+        """Remove the oldest beyond the number to keep, but for the one that is spared; one process does."""
         steps = self.steps()
         for step in {*steps[: -self._keep]} - {self.spared(steps)}:
             shutil.rmtree(step_directory(self.root, step))

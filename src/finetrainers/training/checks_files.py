@@ -1,6 +1,5 @@
 """What can be known of local files before anything is encoded: whether the weights that a run loads are there and fit."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from finetrainers.conditioning import build_conditioning
 from finetrainers.config import Config, FullConfig
 from finetrainers.errors import ConfigError, ModelError
 from finetrainers.models import Model
-from finetrainers.models.weights import check_stored
+from finetrainers.models.weights import check_stored, files_in_index, read_settings
 from finetrainers.tuning import build_tuning
 
 PATTERNS = ("*.safetensors", "*.bin")
@@ -65,10 +64,9 @@ def check_start_fits(config: Config, model: Model) -> None:
 def _check_full(shell: Any, folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"tuning.start_from: {folder} holds no weights of full rank; name weights that a run has exported")
-    if "quantization_config" in json.loads((folder / "config.json").read_text()):
-        return  # whose tensors have other names
     try:
-        check_stored(shell, sorted(folder.glob("*.safetensors")))
+        if "quantization_config" not in read_settings(folder / "config.json"):  # else tensors have other names
+            check_stored(shell, sorted(folder.glob("*.safetensors")))
     except ModelError as error:
         raise ConfigError(f"tuning.start_from: {folder} does not fit ({error}); name weights of the same model") from error
 
@@ -80,9 +78,9 @@ def _check_folder(component: str, folder: Path) -> None:
         ModelError: Naming the file.
     """
     for index in folder.glob("*.safetensors.index.json"):
-        missing = {file for file in json.loads(index.read_text())["weight_map"].values() if not (folder / file).is_file()}
+        missing = [file for file in files_in_index(index) if not (folder / file).is_file()]
         if missing:
-            raise ModelError(f"{component}: {folder / min(missing)} is missing, which {index.name} names; download it again")
+            raise ModelError(f"{component}: {folder / missing[0]} is missing, which {index.name} names; download it again")
     files = [file for pattern in PATTERNS for file in sorted(folder.glob(pattern))]
     if not files:
         raise ModelError(f"{component}: {folder} has no weights ({' or '.join(PATTERNS)}); download them")

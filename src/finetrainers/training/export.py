@@ -100,13 +100,18 @@ def write_weights(
         raise CheckpointError(
             f"{directory}: the weights cannot be written: {error}; make room or mend it, and start the run again"
         ) from error
+    rotate_weights(config, staged.step, spared)
+    return directory
+
+
+def rotate_weights(config: Config, newest: int, spared: Callable[[Collection[int]], int | None]) -> None:
+    """Remove the oldest weights beyond ``checkpoint.keep_weights``, but for the newest and the spared ones."""
     keep = config.num_kept_weights
-    others = {step: folder for step, folder in step_folders(directory.parent).items() if step != staged.step}
-    kept = spared([*others, staged.step])
+    others = {step: folder for step, folder in step_folders(config.output_dir / "weights").items() if step != newest}
+    kept = spared([*others, newest])
     for step, folder in [] if keep is None else list(others.items())[: max(0, len(others) + 1 - keep)]:
         if step != kept:
             _remove_exported(folder)
-    return directory
 
 
 def _remove_exported(directory: Path) -> None:

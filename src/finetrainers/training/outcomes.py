@@ -57,7 +57,7 @@ class Outcomes:
             return
         self.losses = self._session.world.first(lambda: self.losses | self._read(step))
         if config.checkpoint.keep_best and step and best_step(self.losses) == step:
-            self._saver.save(trainer)
+            self._saver.save(trainer, is_best=metrics is not None)
         patience = config.validation.patience
         if patience is not None and num_worse(self.losses, min_delta=config.validation.min_delta) >= patience:
             self._stop(trainer, patience)

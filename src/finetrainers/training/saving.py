@@ -12,7 +12,7 @@ from finetrainers.memory.residency import free_memory
 from finetrainers.models import Model
 from finetrainers.training.background import Background
 from finetrainers.training.checkpoint import Checkpoints
-from finetrainers.training.export import stage_weights, write_weights
+from finetrainers.training.export import rotate_weights, stage_weights, write_weights
 from finetrainers.training.session import SAVE_FILE, Session
 from finetrainers.training.trainer import Metrics, Trainer
 from finetrainers.tuning import Tuning
@@ -49,11 +49,17 @@ class Saver:
         if asked.stop:
             signals.stop(f"training, after step {trainer.step}")
 
-    def save(self, trainer: Trainer) -> None:
-        """Save after this step too, if that is not done."""
+    def save(self, trainer: Trainer, *, is_best: bool = False) -> None:
+        """Save after this step too, if that is not done; else, if it is the best, let go of the one that was before."""
         self._settle()  # the thread changes which was the last, and all processes have to decide alike
         if trainer.step != self._last:
             self._save(trainer, with_weights=True, in_background=self._session.config.checkpoint.background)
+        elif is_best:
+            self._session.world.first(lambda: self._rotate(trainer.step))
+
+    def _rotate(self, step: int) -> None:
+        self._checkpoints.rotate()
+        rotate_weights(self._session.config, step, self._checkpoints.spared)
 
     def keep(self, step: int) -> None:
         """Remember that a step's checkpoint is whole."""

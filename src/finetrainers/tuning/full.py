@@ -15,7 +15,7 @@ from finetrainers.config import FullConfig
 from finetrainers.distributed.parallelize import plain_class
 from finetrainers.errors import ConfigError, ModelError
 from finetrainers.models import ModelAdapter
-from finetrainers.models.weights import copy_from_files
+from finetrainers.models.weights import copy_from_files, kept_in_float32
 from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, trained_parameters
 from finetrainers.tuning.qat import rounded_layers, save_quantized, train_rounded
 
@@ -50,7 +50,7 @@ class FullTuning(Tuning):
         )
 
     def exported(self, denoiser: Any, facts: ExportFacts) -> Iterator[tuple[str, Tensor]]:
-        kept = _kept_in_float32(denoiser)
+        kept = kept_in_float32(denoiser)
         for name, tensor in denoiser.state_dict().items():
             yield name, tensor.detach().to(torch.float32 if kept.intersection(name.split(".")) else facts.dtype)
 
@@ -104,8 +104,3 @@ def _load(denoiser: Any, folder: Path) -> None:
             f"tuning.start_from: {folder} does not fit ({str(error).splitlines()[0]}); name weights of the same model, "
             "tuning and conditioning"
         ) from error
-
-
-def _kept_in_float32(denoiser: Any) -> frozenset[str]:
-    """Names of the modules that diffusers loads in float32, whatever type is asked for (Wan's time embedding, norms)."""
-    return frozenset(denoiser._keep_in_fp32_modules or ())

@@ -141,7 +141,6 @@ def _put_adapter(draft: Draft, family: str) -> None:
     put_adapter(draft, kind, ("adapter.rank", rank), rank)
     put_all_linears(draft, "adapter.type", kind, family)
     draft.move("adapter.dropout", "tuning.dropout", number)
-    draft.move("adapter.rank_dropout", "tuning.dropout", number)
     if kind == "lokr":
         draft.move("adapter.decompose_factor", "tuning.factor", integer)
 

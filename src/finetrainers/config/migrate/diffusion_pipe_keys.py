@@ -32,6 +32,7 @@ LOST = {
     "resume_from_checkpoint": "states of other tools are not read; a run of ours goes on by itself",
     "regenerate_cache": "what has changed is encoded again by itself",
     "uncond_fraction": "data.N.caption_dropout does that",
+    "adapter.rank_dropout": "tuning.dropout drops inputs of LoRA, and layers of LoKr; nothing drops single ranks",
     "adapter.init_from_existing": "tuning.start_from takes a folder of weights that a run of ours has exported",
     "adapter.fuse_adapters": "merge them into the model before, and give its folder as model.path",
     "adapter.exclude_modules": "write tuning.targets, a regular expression without them",

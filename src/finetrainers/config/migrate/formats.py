@@ -55,7 +55,8 @@ def migrate(source: str, name: str | None = None) -> Migration:
     content = source if path is None else _read(path)
     folder = Path() if path is None else path.parent
     suffix = ".sh" if path is None else path.suffix.lower()
-    name, draft, processes = _translate(content, suffix, folder, name, source if path is None else str(path))
+    where = "the command" if path is None else str(path)  # whose words may be secret
+    name, draft, processes = _translate(content, suffix, folder, name, where)
     _check(draft, name)
     return Migration(name, draft.tree, draft.comments, tuple(draft.notes), tuple(draft.prompts), processes)
 
@@ -130,10 +131,12 @@ def _translate_command(content: str, folder: Path, name: str | None, where: str)
             draft = module.migrate(before, program, after, folder)
             processes = num_processes(before)
             if processes > 1:
-                draft.differs("launcher", " ".join(before), f"start it with finetrainers launch --gpus {processes} CONFIG")
+                draft.differs(
+                    "launcher", f"{processes} processes", f"start it with finetrainers launch --gpus {processes} CONFIG"
+                )
             return trainer, draft, processes
     raise ConfigError(
-        f"{where[:200]}: no command trains with {' or '.join(PROGRAMS)}: there is neither train.py nor *_train_network.py"
+        f"{where}: no command trains with {' or '.join(PROGRAMS)}: there is neither train.py nor *_train_network.py"
     )
 
 

@@ -22,7 +22,7 @@ from finetrainers.config.migrate.shared import (
 from finetrainers.config.migrate.values import betas, dtype, integer, number, read_beside, switch, text
 from finetrainers.errors import ConfigError
 
-PROGRAM = re.compile(r"(^|/)\w+_train(_network)?(\.py)?$")
+PROGRAM = re.compile(r"(^|/)\w+_train(_network)?\.py$")
 WAN = {
     "t2v-1.3B": ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", None),
     "t2v-14B": ("Wan-AI/Wan2.1-T2V-14B-Diffusers", None),

@@ -8,7 +8,7 @@ from torch import nn
 
 from finetrainers.memory.quantize.layer import CompressedLinear
 from finetrainers.models.blocks import is_linear_in_block
-from finetrainers.models.weights import Settle
+from finetrainers.models.weights import Settle, kept_in_float32
 
 
 def compressing(kind: str, blocks: Sequence[str]) -> Settle | None:
@@ -49,4 +49,4 @@ def compress_text_encoders(components: Iterable[Any], kind: str, device: torch.d
 
 
 def _is_kept(root: Any, name: str) -> bool:
-    return not frozenset(root._keep_in_fp32_modules or ()).isdisjoint(name.split("."))
+    return not kept_in_float32(root).isdisjoint(name.split("."))

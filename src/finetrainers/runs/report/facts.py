@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from finetrainers.config import Config
+from finetrainers.config import Config, LoraConfig
 from finetrainers.config.base import Section
 from finetrainers.errors import DataError
 from finetrainers.runs.folder import RunFolder
@@ -25,6 +25,12 @@ LAST_STEPS = 50
 """Of which the time of a step is the middle."""
 MAX_HEADER_BYTES = 1 << 26
 """Of a safetensors file that is believed."""
+IN_COMFYUI = {
+    **dict.fromkeys(("flux", "ltx_video", "wan"), ("lora", "dora", "lokr")),
+    **dict.fromkeys(("cogvideox", "cogview4"), ("lora", "lokr")),
+    "hunyuan_video": ("lora", "dora"),
+}
+"""Adapters that ``finetrainers export --to comfyui`` writes, by family."""
 Rows = list[tuple[str, str]]
 
 
@@ -77,6 +83,13 @@ def tuning_sentence(run: RunFolder) -> str:
         told.append(f"{count:,} parameters" if count is not None else "")
         told.append(f"{file_size(weights[-1].bytes)} of weights")
     return ", ".join(filter(None, told))
+
+
+def fits_comfyui(config: Config, family: str) -> bool:
+    """Whether what a run trains can be exported for ComfyUI: no layers that a control trains in full, to begin with."""
+    is_dora = isinstance(config.tuning, LoraConfig) and config.tuning.dora
+    has_control = any(condition.kind == "channel_concat" for condition in config.conditions.values())
+    return ("dora" if is_dora else config.tuning.kind) in IN_COMFYUI.get(family, ()) and not has_control
 
 
 def num_parameters(root: Path, weights: Saved) -> int | None:

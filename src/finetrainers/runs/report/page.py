@@ -163,7 +163,7 @@ def _use(run: RunFolder) -> list[str]:
     if snippet:
         parts.append(f"<h3>In diffusers</h3><pre>{escape(snippet)}</pre>")
     parts.append(f"<h3>On the command line</h3><pre>{escape(f'finetrainers sample {folder} --prompt TEXT')}</pre>")
-    if run.tree.get("tuning", {}).get("kind") in {"lora", "lokr"}:
+    if run.config is not None and facts.fits_comfyui(run.config, str((run.begun or {}).get("family"))):
         parts.append(f"<h3>In ComfyUI</h3><pre>{escape(f'finetrainers export {folder} --to comfyui')}</pre>")
     rows = [(f"step {one.step}", facts.file_size(one.bytes), str(one.path.relative_to(run.path))) for one in weights]
     return [*parts, table(rows, header=("Weights", "Size", "Folder"))]

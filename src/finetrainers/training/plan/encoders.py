@@ -1,6 +1,5 @@
 """What encoding and decoding take: text encoders and the VAE on the meta device, at the sizes of a run."""
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from finetrainers.config import Bucket, Config
-from finetrainers.errors import ModelError
 from finetrainers.memory.allocator import reserved_bytes
 from finetrainers.memory.meta import META, fused_attention
 from finetrainers.memory.meter import Meter, Usage
 from finetrainers.memory.quantize.compress import compress_text_encoders
 from finetrainers.memory.work import Work
 from finetrainers.models import Model
+from finetrainers.models.pretrained import config_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +45,12 @@ def text_passes(config: Config, model: Model) -> Iterator[Pass]:
 
 def _text_encoder(model: Model, name: str) -> nn.Module | None:
     """Make a text encoder without weights; None for a tokenizer, and where there is no config."""
-    library, class_name = model.pretrained.index[name]
-    component_class = getattr(importlib.import_module(library), class_name)
+    component_class = model.pretrained.component_class(name)
     if not (isinstance(component_class, type) and issubclass(component_class, nn.Module)):
         return None
-    try:
-        settings = model.pretrained.settings(name)
-    except ModelError:
+    if model.pretrained.place(name).find(config_name(name)) is None:
         return None
+    settings = model.pretrained.settings(name)
     own: Any = component_class
     with torch.device(META):
         made = own(own.config_class(**settings))
