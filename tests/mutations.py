@@ -555,10 +555,14 @@ MUTATIONS = (
     Mutation("report: prompts are HTML on the page", "runs/report/sheet.py", "{escape(first.prompt) or", "{first.prompt or", "report/test_report.py::test_captions_and_prompts_are_no_html"),
     Mutation("report: one that fails ends the run", "training/report_page.py", "except Exception as error:", "except ZeroDivisionError as error:", "report/test_report.py::test_a_report_that_fails_is_a_warning_and_the_run_goes_on"),
     Mutation("report: a page grows without limit", "runs/report/pictures.py", "if not text or len(text) > self.left:", "if not text:", "report/test_report.py::test_a_page_holds_no_more_than_its_limit"),
-    Mutation("report: Markdown names places of the machine", "runs/report/markdown.py", "if not PLACES.search(row[0])", "", "report/test_report.py::test_markdown_names_no_place_of_this_machine"),
+    Mutation("report: Markdown names places of the machine", "runs/report/markdown.py", "if not (PLACES.search(row[0]) or PLACE.search(row[1]))", "", "report/test_report.py::test_markdown_names_no_place_of_this_machine"),
     Mutation("report: changed captions go unnoticed when a run is made again", "training/reproduce.py", "\"captions\": captions_digest(plan)", "\"captions\": noted.get(\"captions\")", "report/test_comparison.py::test_what_has_changed_since_a_run_is_named"),
     Mutation("report: rounding is never suspected first", "runs/comparison/causes.py", "0 if is_small else 2", "2", "report/test_comparison.py::test_what_differs_in_the_last_digits_is_laid_to_rounding_first"),
     Mutation("report: samples go to trackers without prompts", "training/tracked_samples.py", "caption=sample.prompt)", "caption=None)", "report/test_tracked_samples.py::test_trackers_get_samples_with_their_prompts"),
+    Mutation("a run that went back to a step goes back to it each time", "training/directory.py", 'update={"resume": "latest"}', "update={}", "training/test_run.py::test_a_step_to_go_back_to_is_of_one_start_alone"),
+    Mutation("report: Markdown names the file of an objective", "runs/report/markdown.py", " or PLACE.search(row[1])", "", "report/test_report.py::test_markdown_names_no_place_in_whatever_value"),
+    Mutation("report: the baseline is the best step", "runs/validations.py", "if one.step and one.held_out_loss", "if one.held_out_loss", "report/test_run_folder.py::test_the_best_step_is_one_that_has_weights_and_a_loss"),
+    Mutation("a run that went back to a step cannot be made again", "training/reproduce.py", '"push_to_hub": False, "checkpoint": checkpoint', '"push_to_hub": False', "report/test_comparison.py::test_a_run_that_went_back_to_a_step_is_made_again_from_the_first"),
 )  # fmt: skip
 
 
