@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 from runs import Tree, events_of
 
@@ -22,7 +24,7 @@ from finetrainers.runs.folder import RunFolder
 from finetrainers.runs.outputs import Sample
 from finetrainers.runs.report import facts, pictures
 from finetrainers.runs.report.charts import HEIGHT, Chart, Line, draw, ticks
-from finetrainers.runs.report.markdown import text
+from finetrainers.runs.report.markdown import PLACE, as_markdown, text
 from finetrainers.runs.report.page import as_page
 from finetrainers.runs.report.pictures import Pictures
 from finetrainers.runs.report.sheet import MAX_CELLS, chosen_steps, sheet
@@ -104,6 +106,33 @@ def test_markdown_names_no_place_of_this_machine(first: Path, capsys: pytest.Cap
     assert "<script" not in told
     rows = [line for line in told.splitlines() if line.startswith("| a ")]
     assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3]
+
+
+def test_markdown_names_no_place_in_whatever_value(first: Path, tmp_path: Path) -> None:
+    """Such as the file of an objective, and a component: the whole row is left out."""
+    run = tmp_path / "run"
+    shutil.copytree(first, run)
+    tree = yaml.safe_load((run / "config.yaml").read_text())
+    tree["model"]["components"] = {"vae": {"path": "/private/vae"}, "text_encoder": {"path": "~/private/text"}}
+    tree["objective"] = {"kind": "/private/objective.py:Loss"}
+    (run / "config.yaml").write_text(yaml.safe_dump(tree))
+    folder = RunFolder(run)
+    folder.update()
+    assert {"objective.kind", "model.components"} <= {row[0] for row in facts.settings(folder.config)}
+    told = as_markdown(folder, folder.standing())
+    assert "private" not in told
+    assert "| optimizer.lr | 0.001 |" in told
+
+
+@pytest.mark.parametrize(
+    "value, is_place",
+    [
+        ("/a/b.py:Loss", True), ("[x, /a]", True), ("vae: path: ~/a", True), ("~user/a", True), ("../a", True),
+        ("org/name", False), ("1/2", False), ("a / b", False), ("~", False), ("in a/b, c.d/e", False),
+    ],
+)  # fmt: skip
+def test_a_place_is_told_from_other_values(value: str, is_place: bool) -> None:
+    assert (PLACE.search(value) is not None) == is_place
 
 
 def test_markdown_of_any_words_is_one_line_of_them() -> None:
