@@ -563,6 +563,11 @@ MUTATIONS = (
     Mutation("report: Markdown names the file of an objective", "runs/report/markdown.py", " or PLACE.search(row[1])", "", "report/test_report.py::test_markdown_names_no_place_in_whatever_value"),
     Mutation("report: the baseline is the best step", "runs/validations.py", "if one.step and one.held_out_loss", "if one.held_out_loss", "report/test_run_folder.py::test_the_best_step_is_one_that_has_weights_and_a_loss"),
     Mutation("a run that went back to a step cannot be made again", "training/reproduce.py", '"push_to_hub": False, "checkpoint": checkpoint', '"push_to_hub": False', "report/test_comparison.py::test_a_run_that_went_back_to_a_step_is_made_again_from_the_first"),
+    Mutation("alarms: a run that goes on counts skipped steps", "training/alarms.py", "if math.isfinite(loss) and math.isfinite(norm):", "if True:", "training/test_alarms.py::test_a_run_that_is_interrupted_tells_what_one_that_is_not_tells"),
+    Mutation("alarms: a run that goes on knows the training loss of logged validations alone", "training/alarms.py", "if step in figures and step < last:", "if step in figures and step in steps and step < last:", "training/test_alarms.py::test_a_run_that_is_interrupted_tells_what_one_that_is_not_tells"),
+    Mutation("alarms: a run that goes on takes for going on what was over", "training/alarms.py", "now & known.get(kind, set())", "known.get(kind, set())", "training/test_alarms.py::test_a_run_that_is_interrupted_tells_what_one_that_is_not_tells"),
+    Mutation("alarms: a validation made as a run goes on is not looked at", "training/alarms.py", "            self._look_at_figures(last)\n", "", "training/test_alarms.py::test_a_validation_that_a_kill_came_before_is_looked_at_when_it_is_made"),
+    Mutation("alarms: gradients that were zero are never over", "training/alarms.py", "elif was_zero and not self._is_flat:", "elif False:", "training/test_alarms.py::test_a_gradient_that_is_zero_again_is_told_of_again_without_anything_held_out"),
 )  # fmt: skip
 
 
