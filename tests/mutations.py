@@ -568,6 +568,9 @@ MUTATIONS = (
     Mutation("alarms: a run that goes on takes for going on what was over", "training/alarms.py", "now & known.get(kind, set())", "known.get(kind, set())", "training/test_alarms.py::test_a_run_that_is_interrupted_tells_what_one_that_is_not_tells"),
     Mutation("alarms: a validation made as a run goes on is not looked at", "training/alarms.py", "            self._look_at_figures(last)\n", "", "training/test_alarms.py::test_a_validation_that_a_kill_came_before_is_looked_at_when_it_is_made"),
     Mutation("alarms: gradients that were zero are never over", "training/alarms.py", "elif was_zero and not self._is_flat:", "elif False:", "training/test_alarms.py::test_a_gradient_that_is_zero_again_is_told_of_again_without_anything_held_out"),
+    Mutation("report: a file of the user's is overwritten", "cli/report.py", "if file.exists() and not", "if False and not", "report/test_report.py::test_what_holds_no_report_is_not_overwritten"),
+    Mutation("report: a second Ctrl-C waits for it", "training/report_page.py", "issubclass(kind, KeyboardInterrupt)", "issubclass(kind, BufferError)", "report/test_report.py::test_who_stops_at_once_waits_for_no_report"),
+    Mutation("report: a picture that a tracker does not take ends the run", "training/sinks.py", "except Exception as error:", "except BufferError as error:", "report/test_tracked_samples.py::test_a_sample_that_cannot_be_shown_is_told_of_once_and_ends_no_run"),
 )  # fmt: skip
 
 

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
-from runs import Tree, events_of
+from runs import Tree, config_of, events_of, merged
 
 from finetrainers.cli.entry import main
-from finetrainers.errors import Interrupted
+from finetrainers.distributed.world import alone
+from finetrainers.errors import Interrupted, StoppedAtOnceError
 from finetrainers.files.steps import step_directory
 from finetrainers.files.whole import whole_directory
 from finetrainers.runs.curves import Columns
@@ -31,6 +32,7 @@ from finetrainers.runs.report.sheet import MAX_CELLS, chosen_steps, sheet
 from finetrainers.training import record
 from finetrainers.training.data_sheet import SHEET_FOLDER
 from finetrainers.training.report_page import ReportPage
+from finetrainers.training.session import open_session
 from finetrainers.training.track import StepLog
 from finetrainers.training.trainer import Metrics, Trainer
 
@@ -162,6 +164,33 @@ def test_a_file_that_is_no_report_is_not_overwritten(
 ) -> None:
     assert main(["report", str(first), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--output"], ["--markdown", "--output"]])
+def test_what_holds_no_report_is_not_overwritten(
+    first: Path, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A report is, and an empty file."""
+    file = tmp_path / f"x{'.md' if len(words) > 1 else '.html'}"
+    file.touch()
+    for _ in range(2):
+        assert main(["report", str(first), *words, str(file)]) == 0
+    file.write_text("<p>## Training of mine, Written by me")
+    assert main(["report", str(first), *words, str(file)]) == 2
+    assert f"--output: {file} is there, and holds no report of a run; name another file" in capsys.readouterr().err
+    assert file.read_text().endswith("by me")
+
+
+@pytest.mark.parametrize("error, num_ends", [(StoppedAtOnceError, 0), (Interrupted, 1)])
+def test_who_stops_at_once_waits_for_no_report(
+    tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], num_ends: int
+) -> None:
+    ends: list[ReportPage] = []
+    monkeypatch.setattr(ReportPage, "end", lambda page: ends.append(page))
+    config = config_of(merged(tree, {"output_dir": str(tmp_path / "run")}))
+    with pytest.raises(error), open_session(config, alone(), kept=""):
+        raise error("stopped")
+    assert len(ends) == num_ends
 
 
 def test_a_report_that_fails_is_a_warning_and_the_run_goes_on(
