@@ -555,7 +555,7 @@ MUTATIONS = (
     Mutation("report: prompts are HTML on the page", "runs/report/sheet.py", "{escape(first.prompt) or", "{first.prompt or", "report/test_report.py::test_captions_and_prompts_are_no_html"),
     Mutation("report: one that fails ends the run", "training/report_page.py", "except Exception as error:", "except ZeroDivisionError as error:", "report/test_report.py::test_a_report_that_fails_is_a_warning_and_the_run_goes_on"),
     Mutation("report: a page grows without limit", "runs/report/pictures.py", "if not text or len(text) > self.left:", "if not text:", "report/test_report.py::test_a_page_holds_no_more_than_its_limit"),
-    Mutation("report: Markdown names places of the machine", "runs/report/markdown.py", "if not PLACES.search(row[0])", "", "report/test_report.py::test_markdown_names_no_place_of_this_machine"),
+    Mutation("report: Markdown names places of the machine", "runs/report/markdown.py", "if not (PLACES.search(row[0]) or PLACE.search(row[1]))", "", "report/test_report.py::test_markdown_names_no_place_of_this_machine"),
     Mutation("report: changed captions go unnoticed when a run is made again", "training/reproduce.py", "\"captions\": captions_digest(plan)", "\"captions\": noted.get(\"captions\")", "report/test_comparison.py::test_what_has_changed_since_a_run_is_named"),
     Mutation("report: rounding is never suspected first", "runs/comparison/causes.py", "0 if is_small else 2", "2", "report/test_comparison.py::test_what_differs_in_the_last_digits_is_laid_to_rounding_first"),
     Mutation("report: samples go to trackers without prompts", "training/tracked_samples.py", "caption=sample.prompt)", "caption=None)", "report/test_tracked_samples.py::test_trackers_get_samples_with_their_prompts"),
@@ -565,6 +565,18 @@ MUTATIONS = (
     Mutation("a folder's name is taken for a program that trains", "config/migrate/musubi.py", r'_train(_network)?\.py$', r'_train(_network)?', "config/test_migrate.py::test_words_that_end_as_a_program_train_nothing"),
     Mutation("a report names an export that is refused", "runs/report/facts.py", '    "hunyuan_video": ("lora", "dora"),', '    "hunyuan_video": ("lora", "dora", "lokr"),', "report/test_report.py::test_comfyui_is_named_where_an_export_for_it_is_not_refused"),
     Mutation("what was the best stays for good where the last save is better", "training/saving.py", "            self._session.world.first(lambda: self._rotate(trainer.step))\n", "            pass\n", "training/test_outcomes.py::test_a_stopped_run_trains_no_further_until_patience_is_raised"),
+    Mutation("a run that went back to a step goes back to it each time", "training/directory.py", 'update={"resume": "latest"}', "update={}", "training/test_run.py::test_a_step_to_go_back_to_is_of_one_start_alone"),
+    Mutation("report: Markdown names the file of an objective", "runs/report/markdown.py", " or PLACE.search(row[1])", "", "report/test_report.py::test_markdown_names_no_place_in_whatever_value"),
+    Mutation("report: the baseline is the best step", "runs/validations.py", "if one.step and one.held_out_loss", "if one.held_out_loss", "report/test_run_folder.py::test_the_best_step_is_one_that_has_weights_and_a_loss"),
+    Mutation("a run that went back to a step cannot be made again", "training/reproduce.py", '"push_to_hub": False, "checkpoint": checkpoint', '"push_to_hub": False', "report/test_comparison.py::test_a_run_that_went_back_to_a_step_is_made_again_from_the_first"),
+    Mutation("alarms: a run that goes on counts skipped steps", "training/alarms.py", "if math.isfinite(loss) and math.isfinite(norm):", "if True:", "training/test_alarms.py::test_a_run_that_is_interrupted_tells_what_one_that_is_not_tells"),
+    Mutation("alarms: a run that goes on knows the training loss of logged validations alone", "training/alarms.py", "if step in figures and step < last:", "if step in figures and step in steps and step < last:", "training/test_alarms.py::test_a_run_that_is_interrupted_tells_what_one_that_is_not_tells"),
+    Mutation("alarms: a run that goes on takes for going on what was over", "training/alarms.py", "now & known.get(kind, set())", "known.get(kind, set())", "training/test_alarms.py::test_a_run_that_is_interrupted_tells_what_one_that_is_not_tells"),
+    Mutation("alarms: a validation made as a run goes on is not looked at", "training/alarms.py", "            self._look_at_figures(last)\n", "", "training/test_alarms.py::test_a_validation_that_a_kill_came_before_is_looked_at_when_it_is_made"),
+    Mutation("alarms: gradients that were zero are never over", "training/alarms.py", "elif was_zero and not self._is_flat:", "elif False:", "training/test_alarms.py::test_a_gradient_that_is_zero_again_is_told_of_again_without_anything_held_out"),
+    Mutation("report: a file of the user's is overwritten", "cli/report.py", "if file.exists() and not", "if False and not", "report/test_report.py::test_what_holds_no_report_is_not_overwritten"),
+    Mutation("report: a second Ctrl-C waits for it", "training/report_page.py", "issubclass(kind, KeyboardInterrupt)", "issubclass(kind, BufferError)", "report/test_report.py::test_who_stops_at_once_waits_for_no_report"),
+    Mutation("report: a picture that a tracker does not take ends the run", "training/sinks.py", "except Exception as error:", "except BufferError as error:", "report/test_tracked_samples.py::test_a_sample_that_cannot_be_shown_is_told_of_once_and_ends_no_run"),
 )  # fmt: skip
 
 

@@ -10,11 +10,14 @@ import pytest
 import yaml
 
 from finetrainers.cli.entry import main
+from finetrainers.config import Config
 from finetrainers.config.run import FIXED
+from finetrainers.errors import DataError
 from finetrainers.runs.comparison.causes import effect_of, flat, order_of
 from finetrainers.runs.comparison.compare import compare
 from finetrainers.runs.comparison.words import as_text
 from finetrainers.runs.folder import RunFolder
+from finetrainers.training.reproduce import make_again
 
 
 def copied(run: Path, to: Path) -> Path:
@@ -126,6 +129,19 @@ def test_a_run_can_be_made_again_to_the_bit(first: Path, tmp_path: Path, capsys:
     assert len(told["checks"]) == 9
     assert told["comparison"]["parting"] is None
     assert told["comparison"]["num_equal"] == 4
+
+
+def test_a_run_that_went_back_to_a_step_is_made_again_from_the_first(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Config] = []
+    monkeypatch.setattr("finetrainers.training.reproduce.train", trained.append)
+    other = copied(first, tmp_path / "run")
+    tree = yaml.safe_load((other / "config.yaml").read_text())
+    (other / "config.yaml").write_text(yaml.safe_dump({**tree, "checkpoint": {"resume": 2}}))
+    with pytest.raises(DataError, match="no run directory"):  # nothing was trained into it
+        make_again(RunFolder(other), tmp_path / "again")
+    assert [(config.output_dir, config.checkpoint.resume) for config in trained] == [(tmp_path / "again", "latest")]
 
 
 def test_what_has_changed_since_a_run_is_named(first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

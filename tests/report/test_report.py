@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from runs import Tree, config_of, events_of, merged
 
 from finetrainers.cli.entry import main
-from finetrainers.errors import ConfigError, Interrupted
+from finetrainers.distributed.world import alone
+from finetrainers.errors import ConfigError, Interrupted, StoppedAtOnceError
 from finetrainers.export.changes import Kronecker, LowRank
 from finetrainers.export.formats import lost_layers
 from finetrainers.export.names import FAMILIES
@@ -27,13 +29,14 @@ from finetrainers.runs.folder import RunFolder
 from finetrainers.runs.outputs import Sample
 from finetrainers.runs.report import facts, pictures
 from finetrainers.runs.report.charts import HEIGHT, Chart, Line, draw, ticks
-from finetrainers.runs.report.markdown import text
+from finetrainers.runs.report.markdown import PLACE, as_markdown, text
 from finetrainers.runs.report.page import as_page
 from finetrainers.runs.report.pictures import Pictures
 from finetrainers.runs.report.sheet import MAX_CELLS, chosen_steps, sheet
 from finetrainers.training import record
 from finetrainers.training.data_sheet import SHEET_FOLDER
 from finetrainers.training.report_page import ReportPage
+from finetrainers.training.session import open_session
 from finetrainers.training.track import StepLog
 from finetrainers.training.trainer import Metrics, Trainer
 
@@ -111,6 +114,33 @@ def test_markdown_names_no_place_of_this_machine(first: Path, capsys: pytest.Cap
     assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3]
 
 
+def test_markdown_names_no_place_in_whatever_value(first: Path, tmp_path: Path) -> None:
+    """Such as the file of an objective, and a component: the whole row is left out."""
+    run = tmp_path / "run"
+    shutil.copytree(first, run)
+    tree = yaml.safe_load((run / "config.yaml").read_text())
+    tree["model"]["components"] = {"vae": {"path": "/private/vae"}, "text_encoder": {"path": "~/private/text"}}
+    tree["objective"] = {"kind": "/private/objective.py:Loss"}
+    (run / "config.yaml").write_text(yaml.safe_dump(tree))
+    folder = RunFolder(run)
+    folder.update()
+    assert {"objective.kind", "model.components"} <= {row[0] for row in facts.settings(folder.config)}
+    told = as_markdown(folder, folder.standing())
+    assert "private" not in told
+    assert "| optimizer.lr | 0.001 |" in told
+
+
+@pytest.mark.parametrize(
+    "value, is_place",
+    [
+        ("/a/b.py:Loss", True), ("[x, /a]", True), ("vae: path: ~/a", True), ("~user/a", True), ("../a", True),
+        ("org/name", False), ("1/2", False), ("a / b", False), ("~", False), ("in a/b, c.d/e", False),
+    ],
+)  # fmt: skip
+def test_a_place_is_told_from_other_values(value: str, is_place: bool) -> None:
+    assert (PLACE.search(value) is not None) == is_place
+
+
 def test_markdown_of_any_words_is_one_line_of_them() -> None:
     assert text("a\n# b | <b>*c*</b> [d](e)") == r"a \# b \| &lt;b&gt;\*c\*&lt;/b&gt; \[d\](e)"
 
@@ -138,6 +168,33 @@ def test_a_file_that_is_no_report_is_not_overwritten(
 ) -> None:
     assert main(["report", str(first), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--output"], ["--markdown", "--output"]])
+def test_what_holds_no_report_is_not_overwritten(
+    first: Path, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A report is, and an empty file."""
+    file = tmp_path / f"x{'.md' if len(words) > 1 else '.html'}"
+    file.touch()
+    for _ in range(2):
+        assert main(["report", str(first), *words, str(file)]) == 0
+    file.write_text("<p>## Training of mine, Written by me")
+    assert main(["report", str(first), *words, str(file)]) == 2
+    assert f"--output: {file} is there, and holds no report of a run; name another file" in capsys.readouterr().err
+    assert file.read_text().endswith("by me")
+
+
+@pytest.mark.parametrize("error, num_ends", [(StoppedAtOnceError, 0), (Interrupted, 1)])
+def test_who_stops_at_once_waits_for_no_report(
+    tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], num_ends: int
+) -> None:
+    ends: list[ReportPage] = []
+    monkeypatch.setattr(ReportPage, "end", lambda page: ends.append(page))
+    config = config_of(merged(tree, {"output_dir": str(tmp_path / "run")}))
+    with pytest.raises(error), open_session(config, alone(), kept=""):
+        raise error("stopped")
+    assert len(ends) == num_ends
 
 
 def test_a_report_that_fails_is_a_warning_and_the_run_goes_on(

@@ -21,6 +21,7 @@ from finetrainers.runs.inside import inside
 from finetrainers.runs.log import BLOCK_BYTES, read_back
 from finetrainers.runs.validations import best
 from finetrainers.training.directory import run_directory
+from finetrainers.training.outcomes import best_step
 
 
 def make_run(root: Path, *events: dict[str, Any]) -> RunFolder:
@@ -209,6 +210,17 @@ def test_validations_that_were_set_aside_do_not_count(tmp_path: Path) -> None:
     assert lowest.step == 5
     step_directory(run.path / "validation", 0).mkdir(parents=True)
     assert [one.step for one in run.validations()] == [0]
+
+
+def test_the_best_step_is_one_that_has_weights_and_a_loss(tmp_path: Path) -> None:
+    """As training itself counts: neither the baseline, nor what is not finite."""
+    losses = [(0, 0.1), (1, "-inf"), (2, 0.7), (3, 0.5), (4, 0.5), (5, "nan")]
+    told = [{"event": "validation", "step": n, "held_out_loss": loss, "directory": "/d"} for n, loss in losses]
+    run = make_run(tmp_path / "run", RUN, *told)
+    run.update()
+    lowest = best(run.validations())
+    assert lowest is not None
+    assert lowest.step == best_step({n: float(loss) for n, loss in losses}) == 3
 
 
 def test_runs_are_found_below_a_folder_but_not_through_links(tmp_path: Path) -> None:

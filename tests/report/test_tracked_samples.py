@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from runs import config_of
 
 from finetrainers.events import ValidationEvent
 from finetrainers.sampling.sampler import write_video
+from finetrainers.training.report import read_events
 from finetrainers.training.sinks import RunTracker, TensorBoard
+from finetrainers.training.track import build_tracker
+from finetrainers.training.tracked_samples import small_gif
 
 PROMPTS = ["a <b>red</b> square", "it moves"]
 
@@ -72,3 +77,55 @@ def test_trackers_take_what_they_are_given(module: str, validation: Path) -> Non
 
     made = media_of(library, drawn(validation))
     assert [type(one).__name__.lower().removeprefix("trackio") for one in made.values()] == ["image", "video"]
+
+
+def test_a_sample_that_cannot_be_shown_is_told_of_once_and_ends_no_run(validation: Path, tmp_path: Path) -> None:
+    """The others are shown, and the numbers of the same validation are there."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = tmp_path / "step-000005"
+    shutil.copytree(validation, folder)
+    (folder / "00.png").write_bytes(b"no picture")
+    told: list[str] = []
+    board = TensorBoard(tmp_path / "board")
+    board.warn = told.append
+    for _ in range(2):
+        board.write(ValidationEvent(step=5, held_out_loss=0.5, directory=str(folder)))
+    board.close()
+    found = EventAccumulator(str(tmp_path / "board"))
+    found.Reload()
+    assert (found.Tags()["images"], found.Tags()["scalars"]) == (["samples/01"], ["validation/held_out_loss"])
+    (message,) = told
+    assert message.startswith("TensorBoard gets not all samples (UnidentifiedImageError: ")
+
+
+def test_numbers_are_tracked_where_samples_cannot_be(
+    validation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And events.jsonl says what is wrong."""
+    calls: list[dict[str, Any]] = []
+
+    def fail(*_: object, **__: object) -> None:
+        raise ImportError("no moviepy")
+
+    def init(self: RunTracker, *_: object) -> None:
+        self._name, self._library = "wandb", SimpleNamespace(Image=fail, Video=fail, finish=lambda: None)
+        self._run = SimpleNamespace(log=lambda values, step: calls.append(values))
+
+    monkeypatch.setattr(RunTracker, "__init__", init)
+    data = [{"path": "d", "buckets": [[1, 64, 64]]}]
+    tree = {"output_dir": str(tmp_path), "model": {"path": "m"}, "data": data, "track": {"wandb": "project"}}
+    tracker = build_tracker(config_of(tree))
+    for step in (5, 6):
+        tracker.emit(ValidationEvent(step=step, held_out_loss=0.5, directory=str(validation)))
+    tracker.close()
+    assert calls == 2 * [{"validation/held_out_loss": 0.5}]
+    warnings = [event["message"] for event in read_events(tmp_path, {"warning"})]
+    assert warnings == ["wandb gets not all samples (ImportError: no moviepy); the run goes on"]
+
+
+def test_of_a_long_video_few_small_frames_are_held(tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.full((64, 512, 3), number, dtype=np.uint8)) for number in range(0, 250, 2)]
+    write_video(tmp_path / "a.mp4", frames, fps=8)
+    with Image.open(io.BytesIO(small_gif(tmp_path / "a.mp4"))) as moving:
+        assert (moving.size, moving.n_frames) == ((256, 32), 32)

@@ -76,6 +76,9 @@ def test_a_loss_is_flat_where_nothing_at_fixed_noise_moves() -> None:
     assert not is_flat(figures(1.0), figures(0.999))
     assert not is_flat(figures(1.0, a=0.5), figures(1.0, a=0.49))
     assert not is_flat(figures(), figures())
+    assert is_flat(figures(a=0.5), figures(1.0, a=0.5))  # what is measured since is compared with nothing
+    assert is_flat(figures(a=0.5, b=0.1), figures(a=0.5))
+    assert not is_flat(figures(a=1.0), figures(1.0))
 
 
 def test_an_item_that_stays_hard_while_others_are_learnt_is_named() -> None:
@@ -113,13 +116,13 @@ def test_a_held_out_loss_rises_where_the_training_loss_falls(
 class Watched:
     """A run whose steps and validations are planted; each ten steps there is a validation."""
 
-    def __init__(self, root: Path, *, per_epoch: int = 2) -> None:
+    def __init__(self, root: Path, *, per_epoch: int = 2, log_every: int = 1) -> None:
         data = [{"path": "d", "buckets": [[1, 64, 64]]}]
         validation = {"every": 10, "held_out": 0.1, "items": 4}
         self.config = config_of({"output_dir": str(root), "model": {"path": "m"}, "data": data, "validation": validation})
         self.kept = Kept()
         self.lines: list[dict[str, Any]] = [{"event": "run", "resumed_from": None}]
-        self.per_epoch = per_epoch
+        self.per_epoch, self.log_every = per_epoch, log_every
         self.validated(0, {"held_out_loss": 1.0})
         self.start(0)
 
@@ -151,7 +154,8 @@ class Watched:
                 lr=1e-4, num_tokens=1, data_seconds=0.0, began=0.0, asked=Asked(),
             )  # fmt: skip
             step = {"event": "step", "step": self.step, "loss": loss, "grad_norm": norm}
-            self.lines.append(step)
+            if self.step % self.log_every == 0 or not metrics.is_finite:
+                self.lines.append(step)
             self.alarms(SimpleNamespace(step=self.step), metrics)  # type: ignore[arg-type]
 
     @property
@@ -205,6 +209,53 @@ def test_a_gradient_norm_that_jumps_is_told_of_once_also_by_a_run_that_goes_on(w
     watched.run(9, norm=0.1, held_out_loss=0.9)
     assert watched.told == [("grad_norm_jump", 61)]
     assert "it is 50, and its median was 0.1 before" in watched.kept.events[0]["message"]
+
+
+def test_a_gradient_that_is_zero_again_is_told_of_again_without_anything_held_out(watched: Watched) -> None:
+    for _ in range(2):
+        watched.run(1, norm=0.1)
+        watched.run(2 * ZERO_STEPS, norm=0.0)
+    assert watched.told == [("loss_flat", 1 + ZERO_STEPS), ("loss_flat", 2 + 3 * ZERO_STEPS)]
+
+
+Part = tuple[int, dict[str, Any]]
+RISING: list[Part] = [(10, {"loss": loss, "held_out_loss": held_out}) for loss, held_out in
+                      ((0.9, 0.9), (0.8, 0.95), (0.7, 1.0), (0.6, 1.1))]  # fmt: skip
+FLAT: list[Part] = [(10, {"held_out_loss": 1.0})] * 11
+PARTS: dict[str, list[Part]] = {
+    "rising": RISING,
+    "over and begun again": [*FLAT, (10, {"held_out_loss": 0.9}), (5, {}), (5, FLAT[0][1]), *FLAT[:1]],
+    "over and rising again": [*RISING, (10, {"loss": 0.5, "held_out_loss": 0.5}), (10, {"loss": 0.4, "held_out_loss": 0.6}),
+                              (10, {"loss": 0.3, "held_out_loss": 0.7}), (10, {"loss": 0.2, "held_out_loss": 0.8})],
+    "skipped steps": [*RISING[:2], (1, {"loss": math.nan, "norm": math.nan}), (9, RISING[2][1]), *RISING[3:]],
+    "zero": [(10, {"norm": 0.1}), *[(10, {"norm": 0.0})] * 8],
+    "jumps": [(60, {}), (1, {"norm": math.nan, "loss": math.nan}), (9, {}), (1, {"norm": 50.0}),
+              (60, {}), (9, {"norm": 50.0})],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, log_every", [*((name, 1) for name in PARTS), ("over and rising again", 4), ("zero", 4)])
+def test_a_run_that_is_interrupted_tells_what_one_that_is_not_tells(tmp_path: Path, name: str, log_every: int) -> None:
+    """After each part: what was over can begin anew, what is not is not told again, and what was not logged is no matter."""
+    told = []
+    for is_interrupted in (False, True):
+        watched = Watched(tmp_path / str(is_interrupted), log_every=log_every)
+        for count, facts in PARTS[name]:
+            watched.run(count, **facts)
+            if is_interrupted:
+                watched.start(watched.step)
+        told.append([(kind, step if log_every == 1 else 0) for kind, step in watched.told])
+    assert told[0]
+    assert told[0] == told[1]
+
+
+def test_a_validation_that_a_kill_came_before_is_looked_at_when_it_is_made(watched: Watched) -> None:
+    for count, facts in RISING[:2]:
+        watched.run(count, **facts)
+    watched.lines += [{"event": "step", "step": step, "loss": 0.7, "grad_norm": 0.1} for step in range(21, 31)]
+    watched.validated(30, {"held_out_loss": 1.0})
+    watched.start(30)
+    assert watched.told == [("held_out_rises", 30)]
 
 
 def test_an_item_that_is_never_learnt_is_named_once(watched: Watched) -> None:

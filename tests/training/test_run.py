@@ -142,6 +142,12 @@ def test_the_saved_configuration_gives_the_run_from_any_folder(folder: Path, mon
         pass
 
 
+def test_a_step_to_go_back_to_is_of_one_start_alone(folder: Path) -> None:
+    """The saved configuration goes on from the latest checkpoint, or it would undo what came after each time."""
+    with run_directory(config_with(checkpoint={"resume": 3})) as directory:
+        assert load_config(directory / "config.yaml") == config_with()
+
+
 # -- run_directory ----------------------------------------------------------------------------------------------------
 
 

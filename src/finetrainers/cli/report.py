@@ -41,8 +41,18 @@ def _check_output(options: argparse.Namespace) -> None:
     """Refuse a file that is something else: it would be overwritten.
 
     Raises:
-        ConfigError: With the suffix that it should have.
+        ConfigError: With the suffix that it should have, or for a file that holds no report.
     """
-    suffixes = (".md",) if options.markdown else (".html", ".htm")
-    if options.output is not None and options.output.suffix.lower() not in suffixes:
-        raise ConfigError(f"--output: {options.output} is no {suffixes[0]}; name the file of the report")
+    suffixes, file = (".md",) if options.markdown else (".html", ".htm"), options.output
+    if file is None:
+        return
+    if file.suffix.lower() not in suffixes:
+        raise ConfigError(f"--output: {file} is no {suffixes[0]}; name the file of the report")
+    if file.exists() and not (file.is_file() and _is_report(file.read_bytes(), is_markdown=options.markdown)):
+        raise ConfigError(f"--output: {file} is there, and holds no report of a run; name another file, or remove it")
+
+
+def _is_report(data: bytes, *, is_markdown: bool) -> bool:
+    """Whether this command wrote a file, or nobody has written anything into it."""
+    mark = b"## Training of "
+    return not data or (data.startswith(mark) if is_markdown else b"Written by finetrainers" in data)

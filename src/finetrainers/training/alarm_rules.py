@@ -35,15 +35,18 @@ class Figures:
     """Path and loss of items by key."""
 
     @property
-    def means(self) -> list[float]:
-        """What is measured at fixed noise, in two numbers at most."""
-        parts = [list(self.held_out.values()), [loss for _, loss in self.items.values()]]
-        return [statistics.fmean(part) for part in parts if part]
+    def losses(self) -> tuple[Mapping[str, float], Mapping[str, float]]:
+        """What is measured at fixed noise, by name: of held-out data, and of items."""
+        return self.held_out, {key: loss for key, (_, loss) in self.items.items()}
 
 
 def is_flat(first: Figures, now: Figures) -> bool:
-    """Whether nothing that is measured at fixed noise has moved."""
-    pairs = list(zip(first.means, now.means, strict=False))
+    """Whether nothing that was measured at fixed noise both times has moved."""
+    pairs = []
+    for old, new in zip(first.losses, now.losses, strict=True):
+        both = [name for name in old if name in new]
+        if both:
+            pairs.append((statistics.fmean(old[name] for name in both), statistics.fmean(new[name] for name in both)))
     return bool(pairs) and all(abs(new - old) < FLAT_CHANGE * abs(old) for old, new in pairs)
 
 
@@ -91,9 +94,9 @@ class Norms:
     num_calm: int = NORM_STEPS
     """Steps since the last jump."""
 
-    def add(self, norm: float) -> str | None:
-        """Take the norm of a step; say what it is if it jumps and has not done so lately."""
-        self.num_zero = self.num_zero + 1 if norm == 0 else 0
+    def add(self, norm: float, *, steps: int = 1) -> str | None:
+        """Take the norm of a step, which may stand for several; say what it is if it jumps and has not done so lately."""
+        self.num_zero = self.num_zero + steps if norm == 0 else 0
         self.last.append(norm)
         if len(self.last) < NORM_STEPS + RECENT_STEPS:
             return None

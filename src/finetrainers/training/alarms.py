@@ -4,9 +4,11 @@ A situation is told of once; it has to be over before it is told of again. What 
 from its events and from the folders of its validations. The first process alone watches.
 """
 
+import math
 import statistics
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 from finetrainers.config import Config
 from finetrainers.events import WarningEvent
@@ -48,6 +50,9 @@ class Alarms:
         """Mean training loss of the steps before a validation."""
         self._told: dict[AlarmKind, set[str]] = {}
         """What has been told of, and is not over."""
+        self._is_flat = False
+        """Whether the last validation found the losses of the first."""
+        self._is_recalling = False
 
     def __call__(self, trainer: Trainer, metrics: Metrics | None = None) -> None:
         """Watch; without metrics, recall what was before this start."""
@@ -55,7 +60,6 @@ class Alarms:
             return
         step = trainer.step
         if metrics is None:
-            self._figures = read_figures(self._config, step)
             self._recall(step)
         elif metrics.is_finite and metrics.step == step:
             self._losses.append(metrics.loss)
@@ -64,13 +68,19 @@ class Alarms:
                 self._figures |= read_figures(self._config, step, known=self._figures)
                 self._look_at_figures(step)
 
-    def _look_at_norm(self, norm: float, step: int) -> None:
-        jump = self._norms.add(norm)
+    def _look_at_norm(self, norm: float, step: int, *, steps: int = 1) -> None:
+        was_zero, jump = self._is_zero, self._norms.add(norm, steps=steps)
         if jump is not None:
             message = f"the gradient norm jumps: {jump}. Lower optimizer.lr, or look at the data"
-            self._session.emit(WarningEvent(message=message, step=step, kind="grad_norm_jump"))
-        if self._norms.num_zero == ZERO_STEPS:
+            self._emit(WarningEvent(message=message, step=step, kind="grad_norm_jump"))
+        if self._is_zero:
             self._tell_flat(f"the gradient was zero in {ZERO_STEPS} steps in a row", step)
+        elif was_zero and not self._is_flat:
+            self._begun("loss_flat", ())
+
+    @property
+    def _is_zero(self) -> bool:
+        return self._norms.num_zero >= ZERO_STEPS
 
     def _look_at_figures(self, step: int) -> None:
         """Compare what the validations so far have measured."""
@@ -79,9 +89,11 @@ class Alarms:
         if step not in self._figures or len(self._figures) < 2:
             return
         figures = [self._figures[own] for own in sorted(self._figures)]
-        if step >= self._config.schedule.warmup_steps + FLAT_STEPS and is_flat(figures[0], figures[-1]):
+        is_due = step >= self._config.schedule.warmup_steps + FLAT_STEPS
+        self._is_flat = is_due and is_flat(figures[0], figures[-1])
+        if self._is_flat:
             self._tell_flat("the loss at fixed noise is what it was at first", step)
-        elif self._norms.num_zero < ZERO_STEPS:
+        elif not self._is_zero:
             self._begun("loss_flat", ())
         has_seen = len(figures) > 2 and self._order.epoch_of(step - 1) >= SEEN_EPOCHS
         self._tell_items(self._begun("item_not_learnt", never_learnt(figures[0], figures[-2:]) if has_seen else ()), step)
@@ -104,7 +116,7 @@ class Alarms:
             message = (
                 f"the run does not learn: {what}. Raise optimizer.lr ({rate:g}), or look at tuning.targets and at the data"
             )
-            self._session.emit(WarningEvent(message=message, step=step, kind="loss_flat"))
+            self._emit(WarningEvent(message=message, step=step, kind="loss_flat"))
 
     def _tell_items(self, paths: list[str], step: int) -> None:
         if paths:
@@ -113,7 +125,7 @@ class Alarms:
                 f"{len(paths)} of the measured items are as hard as at first, while others were learnt: look at them and at "
                 f"their captions: {', '.join(paths[:MAX_NAMED])}{more}"
             )
-            self._session.emit(WarningEvent(message=message, step=step, kind="item_not_learnt", about=paths))
+            self._emit(WarningEvent(message=message, step=step, kind="item_not_learnt", about=paths))
 
     def _tell_rise(self, name: str, step: int) -> None:
         curve = self._curve(name)
@@ -124,7 +136,7 @@ class Alarms:
             "that step (checkpoint.keep_best keeps them), or give it more data"
         )
         about = [name] if name else None
-        self._session.emit(WarningEvent(message=message, step=step, kind="held_out_rises", about=about))
+        self._emit(WarningEvent(message=message, step=step, kind="held_out_rises", about=about))
 
     def _begun(self, kind: AlarmKind, about: Iterable[str]) -> list[str]:
         """Note what a kind is about now; return what it was not about before."""
@@ -132,20 +144,47 @@ class Alarms:
         before, self._told[kind] = self._told.get(kind, set()), set(now)
         return [name for name in now if name not in before]
 
+    def _emit(self, event: WarningEvent) -> None:
+        if not self._is_recalling:
+            self._session.emit(event)
+
     def _recall(self, last: int) -> None:
-        """Read what was before this start from the events of the run, up to a step."""
+        """Go through what was before this start, up to a step; of that step, look at a validation made since."""
+        figures, since = read_figures(self._config, last), self._events(last)
+        steps = {event["step"]: event for event in since if event["event"] == "step"}  # of one taken twice, the later
+        told = [event for event in since if event["event"] == "warning" and "kind" in event]
+        self._is_recalling, before = True, 0
+        for step in sorted({*steps, *figures, *(event["step"] for event in told)}):
+            known = dict(self._told)
+            if step in steps:
+                self._recall_step(steps[step], since=before)
+                before = step
+            if step in figures and step < last:
+                self._figures[step] = figures[step]
+                self._look_at_figures(step)
+            # What is over has been found anew; what was told of, the events say.
+            self._told = {kind: now & known.get(kind, set()) for kind, now in self._told.items()}
+            for event in told:
+                if event["step"] == step:
+                    self._told.setdefault(event["kind"], set()).update(event.get("about", [ALL]))
+        self._is_recalling = False
+        if last in figures:
+            self._figures[last] = figures[last]
+            self._look_at_figures(last)
+
+    def _recall_step(self, event: dict[str, Any], *, since: int) -> None:
+        """Take a step that was logged, for all since the one that was logged before it."""
+        loss, norm, step = float(event["loss"]), float(event["grad_norm"]), event["step"]
+        if math.isfinite(loss) and math.isfinite(norm):  # else it was skipped
+            self._losses.append(loss)
+            self._look_at_norm(norm, step, steps=step - since if self._norms.num_zero else 1)
+
+    def _events(self, last: int) -> list[dict[str, Any]]:
+        """Read the steps and the warnings of a run up to a step, since it was begun."""
         events = read_events(self._config.output_dir, {"run", "step", "warning"}) if last else []
         begun = [number for number, e in enumerate(events) if e["event"] == "run" and e["resumed_from"] is None]
-        since = [e for e in events[begun[-1] if begun else 0 :] if e.get("step") is not None and e["step"] <= last]
-        steps = {event["step"]: event for event in since if event["event"] == "step"}  # of one taken twice, the later
-        for step in sorted(steps):
-            self._norms.add(float(steps[step]["grad_norm"]))
-            self._losses.append(float(steps[step]["loss"]))
-            if step in self._figures:
-                self._training[step], self._losses = statistics.fmean(self._losses), []
-        for event in since:
-            if event["event"] == "warning" and "kind" in event:
-                self._told.setdefault(event["kind"], set()).update(event.get("about", [ALL]))
+        since = events[begun[-1] if begun else 0 :]
+        return [event for event in since if event.get("step") is not None and event["step"] <= last]
 
 
 def read_figures(config: Config, step: int, *, known: Collection[int] = ()) -> dict[int, Figures]:

@@ -62,8 +62,14 @@ def run_directory(config: Config, *, attempt: int = 0) -> Iterator[Path]:
             (directory / JOURNAL).unlink(missing_ok=True)
             shutil.rmtree(directory / CHAPTERS, ignore_errors=True)
         if not (goes_on and file.exists() and moved_places(load_config(file), config)):  # else once its contents are known
-            write_whole(file, dump_config(config))
+            save_config(config)
         yield directory
+
+
+def save_config(config: Config) -> None:
+    """Write config.yaml into a run's directory; which step one start was told to go back to is no setting of the run."""
+    checkpoint = config.checkpoint.model_copy(update={"resume": "latest"})
+    write_whole(config.output_dir / "config.yaml", dump_config(config.model_copy(update={"checkpoint": checkpoint})))
 
 
 def refuse_folder_of_others(directory: Path) -> None:

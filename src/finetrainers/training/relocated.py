@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-from finetrainers.config import Config, dump_config, load_config
+from finetrainers.config import Config, load_config
 from finetrainers.errors import ConfigError
-from finetrainers.files.whole import write_whole
+from finetrainers.training.directory import save_config
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.report import read_events
 from finetrainers.training.same_run import moved_places
@@ -51,7 +51,7 @@ def check_contents(session: Session, prepared: Prepared) -> None:
                 "Give the place of the same files to continue it, or take another output_dir"
             )
     if moved:
-        write_whole(file, dump_config(config))
+        save_config(config)
 
 
 def contents(prepared: Prepared) -> Contents:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 from finetrainers.config import Config
 from finetrainers.errors import StorageError
@@ -29,6 +30,13 @@ class ReportPage:
     def file(self) -> Path:
         """Where it is."""
         return self._directory / PAGE_FILE
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or not issubclass(kind, KeyboardInterrupt):  # who stops at once waits for no report
+            self.end()
 
     def refresh(self) -> None:
         """Begin to bring it up to date; where it is still being written, the next call does."""

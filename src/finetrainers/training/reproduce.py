@@ -133,5 +133,7 @@ def make_again(run: RunFolder, output: Path) -> RunFolder:
     if output.expanduser().resolve() == run.path:
         raise ConfigError(f"--output: {output} is the run itself; name a new folder")
     track = config.track.model_copy(update={"wandb": None, "trackio": None})
-    train(config.model_copy(update={"output_dir": output, "track": track, "push_to_hub": False}))
+    checkpoint = config.checkpoint.model_copy(update={"resume": "latest"})  # a step to go back to is not there
+    changes = {"output_dir": output, "track": track, "push_to_hub": False, "checkpoint": checkpoint}
+    train(config.model_copy(update=changes))
     return RunFolder(output)

@@ -101,7 +101,7 @@ def open_session(config: Config, world: World, *, kept: str) -> Iterator[Session
         stack.callback(tracker.close)
         page = ReportPage(config) if world.is_first and config.track.report else None
         if page is not None:
-            stack.callback(page.end)
+            stack.enter_context(page)
         with _recorded_end(config, tracker), world.watch.telling(), closing(Lease(config.cache.path)) as lease:
             session = Session(config, world, tracker, signals, lease)
             if page is not None:

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from finetrainers.config import Config
 from finetrainers.errors import StorageError
 from finetrainers.events import Event, StepEvent, ValidationEvent
 from finetrainers.files.whole import to_json
+from finetrainers.runs.outputs import Sample
 from finetrainers.training.tracked_samples import drawn, media_of, write_summary
 
 
@@ -57,7 +59,31 @@ def _last_byte(file: Path) -> bytes:
         return opened.read()
 
 
-class TensorBoard:
+class _Pictured:
+    """A tracker that shows samples too: what is wrong with one of them ends no run, and is told once."""
+
+    warn: Callable[[str], None] = staticmethod(lambda _: None)
+    """Says it."""
+    _name = "TensorBoard"
+    _is_told = False
+
+    def _samples(self, event: ValidationEvent) -> list[Sample]:
+        found: list[Sample] = []
+        with self._harmless():
+            found += drawn(event.directory)
+        return found
+
+    @contextmanager
+    def _harmless(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - whatever it is, training does not need it
+            if not self._is_told:
+                self._is_told = True
+                self.warn(f"{self._name} gets not all samples ({type(error).__name__}: {error}); the run goes on")
+
+
+class TensorBoard(_Pictured):
     """TensorBoard files; each number of an event is a curve, and each sample a picture with its prompt."""
 
     def __init__(self, directory: Path) -> None:
@@ -70,19 +96,21 @@ class TensorBoard:
             for name, value in curves(event).items():
                 self._writer.add_scalar(name, value, event.step)
         if isinstance(event, ValidationEvent):
-            for sample in drawn(event.directory):
-                write_summary(self._writer, sample, event.step)
+            for sample in self._samples(event):
+                with self._harmless():
+                    write_summary(self._writer, sample, event.step)
 
     def close(self) -> None:
         self._writer.close()
 
 
-class RunTracker:
+class RunTracker(_Pictured):
     """Weights & Biases, or trackio, which has the same interface."""
 
     def __init__(self, module: str, project: str, config: Config) -> None:
         import importlib
 
+        self._name = module
         tree = config.model_dump(mode="json", by_alias=True)
         place = {"dir": str(config.output_dir)} if module == "wandb" else {}  # trackio has one folder for all runs
         with redirect_stdout(sys.stderr):  # trackio prints, but standard output is for what a command answers
@@ -92,9 +120,13 @@ class RunTracker:
     def write(self, event: Event) -> None:
         if not isinstance(event, StepEvent | ValidationEvent):
             return
-        samples = drawn(event.directory) if isinstance(event, ValidationEvent) else []
-        if logged := {**curves(event), **media_of(self._library, samples)}:
-            self._run.log(logged, step=event.step)
+        numbers, samples = curves(event), self._samples(event) if isinstance(event, ValidationEvent) else []
+        if samples:
+            with self._harmless():
+                self._run.log({**numbers, **media_of(self._library, samples)}, step=event.step)
+                numbers = {}
+        if numbers:
+            self._run.log(numbers, step=event.step)
 
     def close(self) -> None:
         with redirect_stdout(sys.stderr):

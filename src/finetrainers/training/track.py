@@ -43,12 +43,14 @@ def build_tracker(config: Config) -> Tracker:
     """
     directory, track = config.output_dir, config.track
     sinks: list[Sink] = [EventLog(directory / "events.jsonl"), Console(config.train.steps)]
-    if track.tensorboard:
-        sinks.append(TensorBoard(directory / "tensorboard"))
+    shown: list[TensorBoard | RunTracker] = [TensorBoard(directory / "tensorboard")] if track.tensorboard else []
     for module, project in (("wandb", track.wandb), ("trackio", track.trackio)):
         if project is not None:
-            sinks.append(RunTracker(module, project, config))
-    return Tracker(*sinks)
+            shown.append(RunTracker(module, project, config))
+    tracker = Tracker(*sinks, *shown)
+    for sink in shown:
+        sink.warn = lambda message: tracker.emit(WarningEvent(message=message))
+    return tracker
 
 
 def log_tracker(file: Path) -> Tracker:

@@ -49,14 +49,20 @@ def write_summary(writer: Any, sample: Sample, step: int) -> None:
 
 
 def small_gif(file: Path) -> bytes:
-    """Turn a video into an animated GIF of few and small frames, spread over all of it."""
+    """Turn a video into an animated GIF of few and small frames, spread over all of it; no more are held at once."""
     import av
 
+    chosen: list[Image.Image] = []
+    stride = 1
     with av.open(str(file)) as video:
-        frames = [Image.fromarray(frame.to_ndarray(format="rgb24")) for frame in video.decode(video=0)]
-    chosen = frames[:: max(1, -(-len(frames) // GIF_FRAMES))]
-    for frame in chosen:
-        frame.thumbnail((GIF_SIDE, GIF_SIDE))
+        for number, frame in enumerate(video.decode(video=0)):
+            if number % stride:
+                continue
+            picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
+            picture.thumbnail((GIF_SIDE, GIF_SIDE))
+            chosen.append(picture)
+            if len(chosen) > GIF_FRAMES:
+                chosen, stride = chosen[::2], 2 * stride
     out = io.BytesIO()
     chosen[0].save(out, "gif", save_all=True, append_images=chosen[1:], duration=GIF_MILLISECONDS, loop=0)
     return out.getvalue()
