@@ -15,6 +15,7 @@ from finetrainers.export.combine import total
 from finetrainers.export.writing import CODES, DTYPES, Spec, cast_one, some, write_stream
 from finetrainers.files.whole import to_json, write_whole
 from finetrainers.tuning.base import NOT_EXPORTED
+from finetrainers.tuning.full import kept_in_float32
 
 Changes = Mapping[str, Sequence[tuple[Change, float]]]
 """By layer: what is added to its weight, and what it is multiplied by."""
@@ -51,7 +52,7 @@ def write_fused(
     if strange:
         raise ConfigError(f"--base: it has no {some(strange)}, which the adapter changes; name what it was trained from")
     folder.mkdir(parents=True)
-    specs = {file: _specs(file, replaced, dtype, _kept_in_float32(settings)) for file in files}
+    specs = {file: _specs(file, replaced, dtype, _float32_modules(settings)) for file in files}
     for file in files:
         with safe_open(file, framework="pt") as opened:
             read = _reader(opened, specs[file], changes, replaced)
@@ -82,12 +83,12 @@ def _reader(
     return read
 
 
-def _kept_in_float32(settings: Mapping[str, Any]) -> frozenset[str]:
+def _float32_modules(settings: Mapping[str, Any]) -> frozenset[str]:
     """Names of the modules that diffusers loads in float32, whatever type is asked for (Wan's time embedding, norms)."""
     import diffusers
 
     denoiser_class = getattr(diffusers, str(settings.get("_class_name")), None)
-    return frozenset(() if denoiser_class is None else denoiser_class._keep_in_fp32_modules or ())
+    return frozenset() if denoiser_class is None else kept_in_float32(denoiser_class)
 
 
 def _changed(name: str, tensor: Tensor, own: Sequence[tuple[Change, float]]) -> Tensor:

@@ -50,7 +50,7 @@ class FullTuning(Tuning):
         )
 
     def exported(self, denoiser: Any, facts: ExportFacts) -> Iterator[tuple[str, Tensor]]:
-        kept = _kept_in_float32(denoiser)
+        kept = kept_in_float32(denoiser)
         for name, tensor in denoiser.state_dict().items():
             yield name, tensor.detach().to(torch.float32 if kept.intersection(name.split(".")) else facts.dtype)
 
@@ -106,6 +106,10 @@ def _load(denoiser: Any, folder: Path) -> None:
         ) from error
 
 
-def _kept_in_float32(denoiser: Any) -> frozenset[str]:
-    """Names of the modules that diffusers loads in float32, whatever type is asked for (Wan's time embedding, norms)."""
+def kept_in_float32(denoiser: Any) -> frozenset[str]:
+    """Names of the modules that diffusers loads in float32, whatever type is asked for (Wan's time embedding, norms).
+
+    Args:
+        denoiser: Or its class.
+    """
     return frozenset(denoiser._keep_in_fp32_modules or ())

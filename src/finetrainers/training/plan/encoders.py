@@ -1,6 +1,5 @@
 """What encoding and decoding take: text encoders and the VAE on the meta device, at the sizes of a run."""
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,8 +45,7 @@ def text_passes(config: Config, model: Model) -> Iterator[Pass]:
 
 def _text_encoder(model: Model, name: str) -> nn.Module | None:
     """Make a text encoder without weights; None for a tokenizer, and where there is no config."""
-    library, class_name = model.pretrained.index[name]
-    component_class = getattr(importlib.import_module(library), class_name)
+    component_class = model.pretrained.component_class(name)
     if not (isinstance(component_class, type) and issubclass(component_class, nn.Module)):
         return None
     try:

@@ -1,6 +1,5 @@
 """The twin of a model: the same pipeline of the same classes, shrunk from its config files, with random weights."""
 
-import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 import torch
 
-from finetrainers.compat.tokenizers import FAITHFUL_CLASSES
 from finetrainers.errors import ModelError
 from finetrainers.models import Model
 from finetrainers.training.rehearse.shrink import Tree, Widths, small_denoiser, small_encoder, small_vae
@@ -27,7 +25,7 @@ def write_twin(model: Model, directory: Path) -> Path:
     index = dict(pretrained.index)
     components = [name for name, value in index.items() if isinstance(value, list) and value[0] is not None]
     directory.mkdir(parents=True)
-    classes = {name: _class_of(index[name]) for name in components}
+    classes = {name: pretrained.component_class(name) for name in components}
     weighty = [name for name in components if issubclass(classes[name], torch.nn.Module)]
     settings = {name: dict(pretrained.settings(name)) for name in weighty}
     denoisers = (*model.denoisers.trained, *model.denoisers.frozen)
@@ -46,11 +44,6 @@ def _small(name: str, settings: Mapping[str, Any], widths: Widths, denoisers: tu
     if name in denoisers:
         return small_denoiser(settings, widths)
     return small_vae(settings) if name == "vae" else small_encoder(settings, widths)
-
-
-def _class_of(entry: list[str]) -> Any:
-    library, name = entry
-    return getattr(importlib.import_module(library), FAITHFUL_CLASSES.get(name, name))
 
 
 def _write(component_class: Any, settings: Tree, directory: Path, name: str) -> None:
