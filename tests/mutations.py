@@ -577,6 +577,17 @@ MUTATIONS = (
     Mutation("report: a file of the user's is overwritten", "cli/report.py", "if file.exists() and not", "if False and not", "report/test_report.py::test_what_holds_no_report_is_not_overwritten"),
     Mutation("report: a second Ctrl-C waits for it", "training/report_page.py", "issubclass(kind, KeyboardInterrupt)", "issubclass(kind, BufferError)", "report/test_report.py::test_who_stops_at_once_waits_for_no_report"),
     Mutation("report: a picture that a tracker does not take ends the run", "training/sinks.py", "except Exception as error:", "except BufferError as error:", "report/test_tracked_samples.py::test_a_sample_that_cannot_be_shown_is_told_of_once_and_ends_no_run"),
+    Mutation("a twin loses the interval that keep_best needs", "training/rehearse/twin.py", "few[\"every\"] = FIRST_STEPS", "few[\"every\"] = None", "training/test_rehearse.py::test_a_twin_validates_little_and_keeps_what_follows_from_it"),
+    Mutation("a twin measures all items", "training/rehearse/twin.py", "min(config.items, MAX_HELD_OUT)", "config.items", "training/test_rehearse.py::test_a_twin_validates_little_and_keeps_what_follows_from_it"),
+    Mutation("processes of a twin outlive the rehearsal", "training/rehearse/workers.py", "os.killpg(self._process.pid, signal.SIGKILL)", "self._process.kill()", "training/test_rehearse.py::test_what_the_processes_of_a_twin_became_ends_with_the_rehearsal"),
+    Mutation("adapters are counted in the model's type", "training/output_size.py", "own = FLOAT32 if config.optimizer.masters == \"float32\" else", "own =", "training/test_rehearse.py::test_what_is_kept_and_exported_is_counted"),
+    Mutation("the best checkpoint takes no room", "training/output_size.py", "config.checkpoint.keep + config.checkpoint.keep_best + 1", "config.checkpoint.keep + 1", "training/test_rehearse.py::test_what_is_kept_and_exported_is_counted"),
+    Mutation("a device is taken for a GPU whose name it begins with", "training/plan/gpus.py", "own <= words and words - own <=", "own <= words or words - own ==", "training/test_plan.py::test_a_device_is_a_gpu_only_if_all_of_its_name_says_so"),
+    Mutation("a name that leaves two GPUs open is one of them", "training/plan/gpus.py", "    if len(found) == 1:\n", "    if found:\n", "training/test_plan.py::test_gpus_are_found_by_what_people_write"),
+    Mutation("figures of one GPU are taken for another's", "training/plan/measured.py", "gpu.tflops is not None and gpu != known", "False", "training/test_plan.py::test_a_measured_figure_makes_seconds_those_of_the_machine"),
+    Mutation("a plan ignores the budget of a run", "training/plan/run.py", "[] if self.config.memory.budget is None else [self.config.memory.budget]", "[]", "training/test_plan.py::test_what_is_proposed_is_the_first_that_fits_and_can_be_given_to_train"),
+    Mutation("a plan counts one view of each item", "training/plan/disk.py", "views + own * data.num_views", "views + own", "training/test_plan.py::test_items_on_this_machine_are_counted_with_their_views"),
+    Mutation("a plan counts one view of each of so many items", "training/plan/disk.py", "media * self.items.views", "media * self.items.count", "training/test_plan.py::test_a_budget_is_planned_for_without_a_gpu_and_views_and_measured_items_count"),
 )  # fmt: skip
 
 

@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import config_of, flux_tree, merged
+from runs import config_of, flux_tree, merged, write_pictures
 
 from finetrainers.cli.entry import main
-from finetrainers.config import Config, load_config
+from finetrainers.config import Config, ValidationConfig, load_config
 from finetrainers.errors import ConfigError
 from finetrainers.models import open_model
 from finetrainers.testing.real_sizes import write_published
 from finetrainers.training.bench.figures import Result
 from finetrainers.training.cost import predict_step
 from finetrainers.training.fit import USABLE
+from finetrainers.training.plan.disk import Items, count_items
 from finetrainers.training.plan.figures import Planned
 from finetrainers.training.plan.gpus import GPUS, Gpu, find_gpu, gpu_of_device
-from finetrainers.training.plan.run import Asked, plan
+from finetrainers.training.plan.run import Asked, num_measured, plan
 from finetrainers.training.plan.speed import Machine
 
 Tree = dict[str, Any]
@@ -76,8 +77,9 @@ def test_what_is_proposed_is_the_first_that_fits_and_can_be_given_to_train(tree:
     whole = predict_step(
         config_of(merged(tree, {"train": {"gradient_checkpointing": False}})), model, (1, 64, 64)
     ).peak_bytes
-    for size, is_checkpointed in ((whole + 1000, False), (whole - 1000, True)):
-        found = plan(config, Asked(Gpu("own", size / USABLE / 1e9), say=silent))
+    less = config_of(merged(tree, {"memory": {"preset": "auto", "budget": int((whole - 1000) / USABLE)}}))
+    for gpu, asked, is_checkpointed in ((whole + 1000, config, False), (whole + 1000, less, True)):
+        found = plan(asked, Asked(Gpu("own", gpu / USABLE / 1e9), say=silent))
         assert found.fits
         assert all(own.allocated <= found.limit for own in found.stages)
         (chosen,) = (own for own in found.techniques if own.is_chosen)
@@ -87,6 +89,37 @@ def test_what_is_proposed_is_the_first_that_fits_and_can_be_given_to_train(tree:
         proposed = load_config(file)
         assert proposed.train.gradient_checkpointing is is_checkpointed
         assert predict_step(proposed, model, (1, 64, 64)).peak_bytes == only(found, "step").allocated
+
+
+def test_a_budget_is_planned_for_without_a_gpu_and_views_and_measured_items_count(tree: Tree, planned: Planned) -> None:
+    data = [{**tree["data"][0], "horizontal_flip": True, "views": 3}]
+    sections = {"memory": {"preset": "auto", "budget": "24GB"}, "data": data, "validation": {"held_out": 0.0, "items": 5}}
+    found = plan(config_of(merged(tree, sections)), Asked(items=50, say=silent))
+    assert (found.limit, found.fits, found.gpu) == (int(USABLE * 24e9), True, None)
+    assert [own for own in found.techniques if own.is_chosen]
+    assert only(found, "validation").allocated
+    assert found.disk.item == planned.disk.item
+    assert planned.disk.cache < found.disk.cache < 3 * planned.disk.cache  # captions are there once an item
+
+
+def test_items_on_this_machine_are_counted_with_their_views(tree: Tree, tmp_path: Path) -> None:
+    data = {"path": str(write_pictures(tmp_path / "data", 2)), "buckets": [[1, 64, 64]]}
+    config = config_of(merged(tree, {"data": [data, {**data, "resize": "random_crop"}]}))
+    assert count_items(config, open_model(config.model)) == Items(count=4, views=2 + 2 * 4)
+
+
+@pytest.mark.parametrize(
+    ("keys", "items", "count"),
+    [
+        ({"held_out": 0.1}, 50, 5),
+        ({"held_out": 0.1}, None, 64),
+        ({"held_out": 0.1, "items": 100}, 50, 55),
+        ({"data": [{"path": "own", "buckets": [[1, 64, 64]]}], "max_items": 9}, 50, 9),
+        ({"items": 7}, None, 7),
+    ],
+)
+def test_a_validation_measures_what_is_held_out_and_items_of_training(keys: Tree, items: int | None, count: int) -> None:
+    assert num_measured(ValidationConfig(**keys), items) == count
 
 
 @pytest.mark.long
@@ -198,21 +231,45 @@ def test_a_measured_figure_makes_seconds_those_of_the_machine(tree: Tree, planne
     found = plan(config, Asked(find_gpu("h100"), measured=file, say=silent))
     assert found.steps[0].seconds == pytest.approx(3 * plan(config, Asked(find_gpu("h100"), say=silent)).steps[0].seconds)
     assert found.errors.seconds < planned.errors.seconds
+    with pytest.raises(ConfigError, match="--measured: the figures are of 'NVIDIA H100 80GB HBM3', and --gpu is RTX 4090"):
+        plan(config, Asked(find_gpu("rtx4090"), measured=file, say=silent))
     file.write_text("{}")
     with pytest.raises(ConfigError, match="--measured: .* has no figures of finetrainers bench"):
         plan(config, Asked(measured=file, say=silent))
 
 
 def test_gpus_are_found_by_what_people_write() -> None:
-    names = {"h100": "H100", "H200": "H200", "rtx4090": "RTX 4090", "4090": "RTX 4090", "a100": "A100 80GB"}
+    names = {"h100": "H100", "H200": "H200", "rtx4090": "RTX 4090", "4090": "RTX 4090", "a100-80gb": "A100 80GB"}
+    names |= {"nvidia geforce rtx 4060 ti": "RTX 4060 Ti 16GB", "6000 ada": "RTX 6000 Ada", "pro 6000": "RTX PRO 6000"}
     assert {text: find_gpu(text).name for text in names} == names
     assert find_gpu("24GiB").memory_bytes == 24 * 2**30
     assert gpu_of_device("NVIDIA GeForce RTX 4090") == find_gpu("rtx4090")
     assert gpu_of_device("NVIDIA H100 PCIe") == find_gpu("H100 PCIe")
     assert gpu_of_device("cpu with 2 threads") is None
     assert len({gpu.name for gpu in GPUS}) == len(GPUS)
-    with pytest.raises(ConfigError, match="--gpu: there is no 'voodoo' among"):
-        find_gpu("voodoo")
+    for text in ("voodoo", "h20", "4060", "5", "rtx", ""):
+        with pytest.raises(ConfigError, match=f"--gpu: there is no '{text}' among"):
+            find_gpu(text)
+    with pytest.raises(ConfigError, match="--gpu: 'a100' is A100 80GB or A100 40GB; write which"):
+        find_gpu("a100")
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "A100 80GB"),
+        ("NVIDIA A100-SXM4-40GB", "A100 40GB"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX PRO 6000"),
+        ("NVIDIA L40S", "L40S"),
+        *[(name, None) for name in ("NVIDIA A100 80GB PCIe", "NVIDIA L40", "NVIDIA A10G", "NVIDIA H100 NVL")],
+        *[(f"NVIDIA GeForce RTX {name}", None) for name in ("3060 Ti", "4090 Laptop GPU", "5090 D")],
+    ],
+)
+def test_a_device_is_a_gpu_only_if_all_of_its_name_says_so(name: str, gpu: str | None) -> None:
+    found = gpu_of_device(name)
+    assert (None if found is None else found.name) == gpu
 
 
 def test_the_command_writes_a_table_and_json(

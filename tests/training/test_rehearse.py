@@ -4,27 +4,36 @@ import functools
 import json
 import re
 import shutil
+import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from media_factory import write_counter
 from planted import PLANTED, Planted, Work, planted
 from published import PUBLISHED, write_published
-from runs import Tree, config_of, flux_tree, write_pictures
+from runs import Tree, config_of, flux_tree, merged, write_pictures
 
 from finetrainers.config import ModelConfig
 from finetrainers.distributed.layout import Layout
+from finetrainers.errors import ModelError
 from finetrainers.models import Model, open_model
+from finetrainers.training.output_size import exported_bytes, num_checkpoints, num_exported
+from finetrainers.training.plan.encoders import text_passes
 from finetrainers.training.rehearse.run import Rehearsing, rehearse
 from finetrainers.training.rehearse.shrink import Widths, small_denoiser, small_encoder
-from finetrainers.training.rehearse.twin import share
+from finetrainers.training.rehearse.twin import FIRST_STEPS, MAX_HELD_OUT, share, twin_config, twin_tree
 from finetrainers.training.rehearse.twin_model import write_twin
+from finetrainers.training.rehearse.workers import Workers
 from finetrainers.training.run import train
 
 
@@ -138,7 +147,8 @@ def where_it_ended(run: Path) -> str:
 
 def test_a_run_that_would_train_is_rehearsed_whole_and_nothing_of_the_user_is_touched(work: Work) -> None:
     work.prompts({"prompt": "a red ball", "num_inference_steps": 30})
-    work.change(validation={"held_out": 0.3}, train={"steps": 1000, "ema_decay": 0.9})
+    validation = {"held_out": 0.3, "every": 100, "patience": 3, "min_delta": 0.01}
+    work.change(validation=validation, train={"steps": 1000, "ema_decay": 0.9}, checkpoint={"keep_best": True})
     file = work.root / "config.yaml"
     file.write_text(yaml.safe_dump(work.tree))
     before, temporary = contents(work.root), set(Path(tempfile.gettempdir()).glob("finetrainers-rehearse-*"))
@@ -275,6 +285,65 @@ def test_a_published_model_is_rehearsed_from_its_config_files(
     findings = rehearse(tmp_path / "c.yaml", how=Rehearsing(free=10**15))
     assert findings.errors == []
     assert any("on the Hub: they are not downloaded" in what for what in findings.left_out)
+
+
+@pytest.mark.parametrize("held_out", [{"held_out": 0.3, "patience": 3, "min_delta": 0.01, "max_items": 40}, {}])
+def test_a_twin_validates_little_and_keeps_what_follows_from_it(tiny_flux: Path, held_out: Tree) -> None:
+    """The configuration is checked as a user's is: a key that had lost what it needs would be refused."""
+    validation = {**held_out, "every": 50, "items": 500, "noise_levels": 16}
+    tree = flux_tree(
+        tiny_flux, Path("/data"), Path("/root"), validation=validation, checkpoint={"keep_best": bool(held_out)}
+    )
+    config = config_of(tree)
+    twin = twin_tree(config, open_model(config.model), (Path("/run"), Path("/cache")), leave_out=lambda _: None)
+    found = twin_config(twin).validation
+    assert (found.every, found.items, found.noise_levels) == (FIRST_STEPS, MAX_HELD_OUT, 2)
+    assert found.max_items == (MAX_HELD_OUT if held_out else config.validation.max_items)
+    assert found.patience == config.validation.patience
+
+
+def test_what_the_processes_of_a_twin_became_ends_with_the_rehearsal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipe of the worker ends with the last process that holds it: it is waited for."""
+    worker = tmp_path / "worker"
+    worker.write_text("#!/bin/sh\nsleep 5 &\necho begun\nwait\n")
+    worker.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(worker))
+    with Workers(1, tmp_path) as workers:
+        assert workers._process.stdout is not None
+        assert workers._process.stdout.readline() == "begun\n"
+        ended = time.monotonic()
+    assert time.monotonic() - ended < 4
+
+
+def test_an_unknown_class_of_a_component_is_named(tiny_flux: Path, tmp_path: Path) -> None:
+    config = config_of(flux_tree(tiny_flux, tmp_path / "data", tmp_path))
+    model = open_model(config.model)
+    index = {**model.pretrained.index, "text_encoder": ["transformers", "NoSuchModel"]}
+    model = replace(model, pretrained=replace(model.pretrained, index=index))
+    with pytest.raises(ModelError, match=r"text_encoder: transformers\.NoSuchModel of model_index\.json cannot be had"):
+        write_twin(model, tmp_path / "twin")
+    with pytest.raises(ModelError, match=r"text_encoder: transformers\.NoSuchModel of model_index\.json cannot be had"):
+        list(text_passes(config, model))
+
+
+def test_what_is_kept_and_exported_is_counted() -> None:
+    """Adapters as their float32 masters, once more for each program; the best step besides, and a save for each."""
+    sections = {
+        "train": {"steps": 100},
+        "checkpoint": {"every": 10, "keep": 2, "export": ["comfyui", "kohya"]},
+        "validation": {"every": 15, "held_out": 0.1},
+    }
+    tree = flux_tree(Path("/model"), Path("/data"), Path("/root"), **sections)
+    plain, best = config_of(tree), config_of(merged(tree, {"checkpoint": {"keep_best": True}}))
+    assert [(num_checkpoints(own), num_exported(own)) for own in (plain, best)] == [(3, 10), (4, 13)]
+    newest = config_of(merged(tree, {"checkpoint": {"keep_best": True, "keep_weights": 3}}))
+    assert num_exported(newest) == 5
+    model = SimpleNamespace(dtype=torch.bfloat16)
+    assert exported_bytes(plain, model, trained=10, whole=100) == 10 * (4 + 2 + 2)
+    full = config_of({**tree, "tuning": {"kind": "full"}, "checkpoint": {}})
+    assert exported_bytes(full, model, trained=10, whole=100) == 100 * 2
 
 
 @pytest.mark.long

@@ -123,7 +123,7 @@ def _fit_blocks(config: Config, limit: float, before: Techniques | None) -> Fitt
     trials: list[Trial] = []
 
     def fits(resident: int | str) -> bool:
-        (trial,) = try_sets(_with_open_blocks(config), model, [{BLOCKS: resident}])
+        (trial,) = try_sets(with_open_blocks(config), model, [{BLOCKS: resident}])
         trials.append(trial)
         return trial.peak_bytes is not None and trial.peak_bytes <= limit
 
@@ -144,7 +144,7 @@ def _fit_blocks(config: Config, limit: float, before: Techniques | None) -> Fitt
     return Fitted(_config_of(chosen), tuple(trials))
 
 
-def _with_open_blocks(config: Config) -> Config:
+def with_open_blocks(config: Config) -> Config:
     """Leave open how many blocks stay, and by which budget."""
     memory = {name: getattr(config.memory, name) for name in config.memory.model_fields_set - {"resident_blocks", "budget"}}
     return config.model_copy(update={"memory": MemoryConfig(**memory)})
@@ -162,7 +162,7 @@ def as_recorded(config: Config) -> Config:
     if before is None:
         return config
     if config.memory.resident_blocks == "auto":
-        return with_techniques(_with_open_blocks(config), {BLOCKS: before[BLOCKS]})
+        return with_techniques(with_open_blocks(config), {BLOCKS: before[BLOCKS]})
     return with_techniques(config, {key: value for key, value in before.items() if not is_given(config, key)})
 
 

@@ -11,6 +11,7 @@ from finetrainers.data.streams import beside, streams_of
 from finetrainers.models import Model
 from finetrainers.training.cost import StepCost
 from finetrainers.training.objective import build_objective
+from finetrainers.training.output_size import exported_bytes, num_checkpoints
 from finetrainers.training.plan.figures import Disk
 
 HEADER_BYTES = 1000
@@ -26,30 +27,34 @@ class Leaves:
     bucket: Bucket
     """The largest."""
     cost: StepCost
-    items: int | None
+    items: "Items | None"
 
     def disk(self) -> Disk:
         """Count bytes; what is compressed in the cache, such as padding of captions, counts in full."""
-        item = self._item()
-        checkpoint = self.cost.state_bytes
-        num_bytes = self.model.dtype.itemsize
+        media, caption = self._item()
+        checkpoint, trained = self.cost.state_bytes, self.cost.num_trained
         limit = self.config.cache.max_gb
-        cache = None if self.items is None else item * self.items
+        cache = None if self.items is None else media * self.items.views + caption * self.items.count
         if cache is not None and limit is not None:
             cache = min(cache, int(limit * 1e9))
         return Disk(
-            items=self.items,
-            item=item,
+            items=None if self.items is None else self.items.count,
+            item=media + caption,
             cache=cache,
             checkpoint=checkpoint,
-            checkpoints=checkpoint * (1 + min(self.config.checkpoint.keep, self._num_saved())),
-            weights=self.cost.num_trained * num_bytes,
+            checkpoints=checkpoint * num_checkpoints(self.config),
+            weights=exported_bytes(self.config, self.model, trained=trained, whole=self._whole()),
         )
 
-    def _num_saved(self) -> int:
-        return -(-self.config.train.steps // self.config.checkpoint.every)
+    def _whole(self) -> int:
+        """All weights of what trains; asked for where they are exported."""
+        if self.config.tuning.kind != "full":
+            return 0
+        shells = (self.model.pretrained.shell(name) for name in self.model.denoisers.trained)
+        return sum(own.numel() for shell in shells for own in shell.parameters())
 
-    def _item(self) -> int:
+    def _item(self) -> tuple[int, int]:
+        """Bytes of one view of an item, and of its caption."""
         adapter = self.model.adapter
         latents = prod(adapter.grid.encoded_shape(self.bucket)) * self.model.pretrained.place("vae").dtype.itemsize
         streams = streams_of(build_conditioning(self.config.conditioning), build_objective(self.config, self.model))
@@ -58,10 +63,24 @@ class Leaves:
             own.numel() * (self.model.dtype.itemsize if own.is_floating_point() else own.itemsize) for own in texts
         )
         media = latents * (2 if adapter.latents.samples_posterior else 1) + HEADER_BYTES
-        return media * len(streams) + caption
+        return media * len(streams), caption
 
 
-def count_items(config: Config, model: Model) -> int | None:
+@dataclass(frozen=True, slots=True)
+class Items:
+    """What a run encodes."""
+
+    count: int
+    views: int
+    """Of all of them: as often is their media encoded, and their captions once an item."""
+
+    @classmethod
+    def of(cls, config: Config, count: int) -> "Items":
+        """So many items, of the data set that has most views of each."""
+        return cls(count, count * max(data.num_views for data in config.data))
+
+
+def count_items(config: Config, model: Model) -> Items | None:
     """Count the items of data sets that are folders or files of this machine; None if one of them is not.
 
     Raises:
@@ -69,9 +88,10 @@ def count_items(config: Config, model: Model) -> int | None:
     """
     streams = streams_of(build_conditioning(config.conditioning), build_objective(config, model))
     names, many = [own.name for own in beside(streams)], [own.name for own in streams if own.is_many]
-    total = 0
+    count = views = 0
     for data in config.data:
         if data.stream or not Path(data.path).expanduser().exists():
             return None
-        total += list_items(data, names, many).table.num_rows
-    return total
+        own = list_items(data, names, many).table.num_rows
+        count, views = count + own, views + own * data.num_views
+    return Items(count, views)

@@ -63,14 +63,15 @@ class Disk(Figures):
     items: int | None
     """In the cache; None where neither the data nor --items says it."""
     item: int
-    """Of one item of the largest bucket with its caption, at most."""
+    """Of one view of an item of the largest bucket, with its caption, at most."""
     cache: int | None
+    """Of all views of all items."""
     checkpoint: int
     """One of them."""
     checkpoints: int
     """As many as are there at once, that which is being written included."""
     weights: int
-    """Exported weights of one step."""
+    """Exported weights of one step, those of ``checkpoint.export`` included."""
 
 
 class Between(Figures):
@@ -118,7 +119,7 @@ class Planned(Figures):
     gpu: str | None
     """Its name, as it was asked for."""
     limit: int | None
-    """Bytes of the GPU that may be counted; the rest is for what is not."""
+    """Bytes of the GPU, or of memory.budget, that may be counted; the rest is for what is not. None without either."""
     gpus: int
     num_trained: int
     stages: tuple[Stage, ...]
@@ -128,9 +129,9 @@ class Planned(Figures):
     disk: Disk
     between: Between | None
     techniques: tuple[Technique, ...]
-    """Those that were counted, the fastest first; none without --gpu."""
+    """Those that were counted, the fastest first; none without a limit."""
     fits: bool | None
-    """Whether all stages are within the limit; None without --gpu."""
+    """Whether all stages are within the limit; None without one."""
     proposal: str | None
-    """The configuration that is proposed, as YAML; None without --gpu."""
+    """The configuration that is proposed, as YAML; None without a limit."""
     errors: Errors

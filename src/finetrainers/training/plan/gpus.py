@@ -52,6 +52,11 @@ GPUS: tuple[Gpu, ...] = (
     Gpu("RTX 3060", 12, 25.5, 12.7, 360, 32, 32),
 )
 """Known ones, the largest of each line first."""
+MEANINGLESS = (
+    *("nvidia", "geforce", "sxm", "sxm4", "sxm5", "hbm3", "hbm3e"),
+    *("generation", "blackwell", "server", "workstation", "edition"),
+)
+"""Words that torch adds to their names, and that are no other GPU's."""
 
 
 def find_gpu(text: str) -> Gpu:
@@ -60,24 +65,36 @@ def find_gpu(text: str) -> Gpu:
     Raises:
         ConfigError: If it is neither.
     """
-    known = {_plain(gpu.name): gpu for gpu in GPUS}
-    if _plain(text) in known:
-        return known[_plain(text)]
     if re.fullmatch(r"\s*\d+(\.\d+)?\s*(GB|GiB|MB|MiB)\s*", text):
         return Gpu(text.strip(), int(str(read_size(text))) / 1e9)
-    found = [gpu for name, gpu in known.items() if name.removeprefix("rtx").startswith(_plain(text).removeprefix("rtx"))]
-    if _plain(text) and found:
+    found = [gpu for gpu in GPUS if _plain(text) in _short_names(gpu)]
+    if len(found) == 1:
         return found[0]
+    if found:
+        raise ConfigError(f"--gpu: {text!r} is {' or '.join(gpu.name for gpu in found)}; write which")
     raise ConfigError(
         f"--gpu: there is no {text!r} among {', '.join(gpu.name for gpu in GPUS)}; or give a size, such as 24GB"
     )
 
 
 def gpu_of_device(name: str) -> Gpu | None:
-    """Find the GPU that torch names so, such as NVIDIA H200."""
-    plain = _plain(name)
-    found = [gpu for gpu in GPUS if _plain(gpu.name) in plain]
-    return max(found, key=lambda gpu: len(gpu.name), default=None)
+    """Find the GPU that torch names so, such as NVIDIA A100-SXM4-80GB; None if a word of the name may mean another one."""
+    words = _words(name)
+    for gpu in GPUS:
+        own = _words(gpu.name)
+        if own <= words and words - own <= {*MEANINGLESS, f"{gpu.memory_gb:g}gb"}:
+            return gpu
+    return None
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+def _short_names(gpu: Gpu) -> set[str]:
+    """What people write: with and without RTX and the memory. Other words, such as Ti, are part of the name."""
+    without_size = re.sub(r" \d+GB$", "", gpu.name)
+    return {_plain(own) for name in (gpu.name, without_size) for own in (name, name.removeprefix("RTX "))}
 
 
 def _plain(text: str) -> str:

@@ -56,13 +56,19 @@ def machine_of(measured: Result, gpu: Gpu | None, family: str) -> Machine:
 
     Args:
         measured: The figures, at whose configuration steps are counted; the folder of that model has to be there.
-        gpu: What it is, if its name does not say it.
+        gpu: What was asked for: what it is, if its name does not say it.
         family: Of the model that is planned.
 
     Raises:
-        ConfigError: If nothing is known of such a GPU.
+        ConfigError: If nothing is known of such a GPU, or if another was asked for.
     """
-    found = gpu_of_device(measured.device) or gpu
+    known = gpu_of_device(measured.device)
+    if known is not None and gpu is not None and gpu.tflops is not None and gpu != known:
+        raise ConfigError(
+            f"--measured: the figures are of {measured.device!r}, and --gpu is {gpu.name}; run finetrainers bench there, or "
+            "leave out one of the two"
+        )
+    found = known or gpu
     if found is None or found.tflops is None:
         raise ConfigError(f"--measured: nothing is known of {measured.device!r}; name the kind of GPU with --gpu as well")
     config = parse_config(as_given(measured.config))

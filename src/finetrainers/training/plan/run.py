@@ -6,13 +6,14 @@ from pathlib import Path
 
 from finetrainers.config import Bucket, Config
 from finetrainers.config.syntax import dump_yaml
+from finetrainers.config.validation import ValidationConfig
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.models import Model, open_model
 from finetrainers.optim.optimizers import check_optimizer
 from finetrainers.sampling.prompts import read_prompts
 from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_tuning
 from finetrainers.training.cost import StepCost, predict_step
-from finetrainers.training.fit import USABLE, with_techniques
+from finetrainers.training.fit import USABLE, with_open_blocks, with_techniques
 from finetrainers.training.plan.devices import (
     between,
     layout_of,
@@ -22,7 +23,7 @@ from finetrainers.training.plan.devices import (
     shared_usage,
     units_of_run,
 )
-from finetrainers.training.plan.disk import Leaves, count_items
+from finetrainers.training.plan.disk import Items, Leaves, count_items
 from finetrainers.training.plan.figures import Between, Planned, Run, Step, Technique
 from finetrainers.training.plan.gpus import Gpu
 from finetrainers.training.plan.measured import errors_of, machine_of, read_measured
@@ -69,11 +70,19 @@ class _Planning:
     def __init__(self, config: Config, model: Model, asked: Asked) -> None:
         self.config, self.model, self.asked = config, model, asked
         self.layout = layout_of(config, num_gpus(config, asked.gpus))
-        self.items = count_items(config, model) if asked.items is None else asked.items
+        self.items = count_items(config, model) if asked.items is None else Items.of(config, asked.items)
         self.machine = self._machine()
-        self.limit = None if asked.gpu is None else int(USABLE * asked.gpu.memory_bytes)
+        self.limit = self._limit()
+        if self.limit is not None and config.memory.resident_blocks == "auto":
+            self.config = with_open_blocks(config)
         sizes = {size for data in config.data for size in resolve_buckets(data.buckets)}
         self.buckets = sorted(sizes, key=model.adapter.grid.num_tokens)
+
+    def _limit(self) -> int | None:
+        """Bytes that may be counted: of the GPU, or of less that ``memory.budget`` allows."""
+        sizes = [] if self.asked.gpu is None else [self.asked.gpu.memory_bytes]
+        sizes += [] if self.config.memory.budget is None else [self.config.memory.budget]
+        return int(USABLE * min(sizes)) if sizes else None
 
     def _machine(self) -> Machine:
         if self.asked.measured is not None:
@@ -115,7 +124,9 @@ class _Planning:
         if self.limit is None or self.layout.shard > 1 or self.layout.context > 1:
             return None
         self.asked.say("counting sets of techniques, the fastest first")
-        return search(on_one_of(self.config, self.layout), self.model, self.limit)
+        is_of_gpu = self.asked.gpu is not None and self.limit == int(USABLE * self.asked.gpu.memory_bytes)
+        key = "--gpu" if is_of_gpu else "memory.budget"
+        return search(on_one_of(self.config, self.layout), self.model, self.limit, key=key)
 
     def _settled(self, found: Found | None) -> Config:
         """The run with what was chosen, as it was written otherwise."""
@@ -210,8 +221,8 @@ class _Planning:
     def _encode_seconds(self, config: Config, counted: Counted) -> float | None:
         if self.items is None:
             return None
-        once = self.machine.seconds(counted.encode_text) + self.machine.seconds(counted.encode_media)
-        return once * self.items / config.cache.batch_size / self.layout.size
+        text, media = (self.machine.seconds(own) for own in (counted.encode_text, counted.encode_media))
+        return (text * self.items.count + media * self.items.views) / config.cache.batch_size / self.layout.size
 
     def _validation_seconds(self, config: Config, counted: Counted) -> float:
         own = config.validation
@@ -222,10 +233,24 @@ class _Planning:
         if own.prompts is not None:
             requests = read_prompts(own.prompts, self.model, size=self.buckets[-1])
             once += sum(request.steps * denoise + decode for request in requests)
-        if own.held_out or own.data:
-            items = own.max_items if self.items is None else min(own.max_items, max(1, int(own.held_out * self.items)))
-            once += items * own.noise_levels * denoise / samples
+        count = None if self.items is None else self.items.count
+        once += num_measured(own, count) * own.noise_levels * denoise / samples
         return times * once / self.layout.data_size
+
+
+def num_measured(config: ValidationConfig, items: int | None) -> int:
+    """Count the items whose loss a validation measures; of data sets of its own as many as it may.
+
+    Args:
+        config: Of the run.
+        items: That it trains on, with those that are held out of them; None if nobody says.
+    """
+    held_out = config.max_items if config.has_held_out else 0
+    if items is None:
+        return held_out + config.items
+    if config.held_out:
+        held_out = min(held_out, max(1, int(config.held_out * items)))
+    return held_out + min(config.items, items)
 
 
 def written(config: Config) -> str:

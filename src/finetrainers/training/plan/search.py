@@ -74,8 +74,14 @@ def _plain(keys: Techniques) -> dict[str, bool | int | str]:
     return {key: value if isinstance(value, bool | int | str) else str(value) for key, value in keys.items()}
 
 
-def search(config: Config, model: Model, limit: float) -> Found:
+def search(config: Config, model: Model, limit: float, *, key: str = "--gpu") -> Found:
     """Count one set after the other, the fastest first, up to the first whose step fits; those that cannot fit are left out.
+
+    Args:
+        config: Of the run.
+        model: None of whose weights are asked for.
+        limit: Bytes that a step may take.
+        key: What the limit comes from.
 
     Raises:
         ConfigError: If nothing fits.
@@ -100,7 +106,7 @@ def search(config: Config, model: Model, limit: float) -> Found:
         fitting = [own for own in trials if own.peak_bytes is not None and own.peak_bytes <= limit]
         if fitting and (len(trials) > 1 or left_out):  # of one alone nobody sees what others would save
             return Found(fitting[0], tuple(trials), tuple(left_out))
-    raise ConfigError(_refusal(counted, left_out, limit))
+    raise ConfigError(f"{key}: {_refusal(counted, left_out, limit)}")
 
 
 def _counted(config: Config, model: Model, wanted: Techniques, counted: list[Trial]) -> Trial | None:
@@ -136,10 +142,10 @@ def _least(wanted: Techniques, base: StepCost, config: Config) -> int:
 def _refusal(trials: Sequence[Trial], left_out: Sequence[tuple[Any, int]], limit: float) -> str:
     possible = [(trial.peak_bytes, trial.title) for trial in trials if trial.peak_bytes is not None]
     if not possible and not left_out:
-        return f"--gpu: no set of techniques is possible: {trials[-1].title}: {trials[-1].reason}"
+        return f"no set of techniques is possible: {trials[-1].title}: {trials[-1].reason}"
     least = min([own for own, _ in possible] or [num_bytes for _, num_bytes in left_out])
     title = min(possible)[1] if possible else "no set that was counted"
     return (
-        f"--gpu: a step may take {limit / 1e9:.1f} GB, and the smallest that was found takes {least / 1e9:.1f} GB "
-        f"({title}); name a larger GPU, or set smaller data.0.buckets, a lower tuning.rank or a smaller model"
+        f"a step may take {limit / 1e9:.1f} GB, and the smallest that was found takes {least / 1e9:.1f} GB "
+        f"({title}); allow more memory, or set smaller data.0.buckets, a lower tuning.rank or a smaller model"
     )

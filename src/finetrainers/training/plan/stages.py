@@ -48,7 +48,7 @@ def count_stages(config: Config, model: Model, bucket: Bucket, cost: StepCost) -
     media, decode = encode_media(config, model, bucket), decode_media(config, model, bucket)
     denoise = _denoise(config, model, bucket)
     stages = [_text_stage(texts), _pass_stage("encode media", media), _load_stage(config, model, cost), _step_stage(cost)]
-    if config.validation.prompts or config.validation.held_out or config.validation.data:
+    if config.validation.prompts or config.validation.has_held_out or config.validation.items:
         stages.append(_validation_stage(config, cost, denoise, decode))
     stages.append(_save_stage(cost))
     work = Work()

@@ -14,6 +14,7 @@ from finetrainers.data.order.jobs import LatentsJob
 from finetrainers.errors import StorageError
 from finetrainers.models import Model
 from finetrainers.training.checks import without_start
+from finetrainers.training.output_size import FLOAT32, exported_bytes, num_checkpoints, num_exported
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.rehearse.findings import Part
 from finetrainers.training.rehearse.places import existing
@@ -26,7 +27,6 @@ MEASURED = 1000
 STATE_BYTES = {"sgd": 4, "adafactor": 0, "muon": 4, "adamw_8bit": 2, "adamw_4bit": 1, "adamw_fp8": 2, "prodigy": 16}
 """Of an optimizer's state, a weight."""
 ADAM_BYTES = 8
-FLOAT32 = 4
 HEADER_BYTES = 1000
 
 
@@ -50,12 +50,10 @@ def needs(config: Config, prepared: Prepared) -> Iterator[Need]:
     trained, whole = _count_weights(config, prepared.model)
     state = STATE_BYTES.get(config.optimizer.name, ADAM_BYTES)
     state += FLOAT32 * (1 + (config.train.ema_decay is not None))
-    saves = max(1, -(-config.train.steps // config.checkpoint.every))
-    kept = min(saves, config.checkpoint.keep + 1)  # an old one goes only after the new one is whole
+    kept = num_checkpoints(config)
     yield Need("output_dir", config.output_dir, kept * trained * state, f"{kept} checkpoints")
-    weights = saves if config.num_kept_weights is None else min(saves, config.num_kept_weights + 1)
-    exported = (whole if config.tuning.kind == "full" else trained) * prepared.model.dtype.itemsize
-    yield Need("output_dir", config.output_dir, weights * exported, f"weights of {weights} steps")
+    steps, exported = num_exported(config), exported_bytes(config, prepared.model, trained=trained, whole=whole)
+    yield Need("output_dir", config.output_dir, steps * exported, f"weights of {steps} steps")
 
 
 def check_disk(config: Config, prepared: Prepared, part: Part, *, free: int | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from finetrainers.config import Config, parse_config
 from finetrainers.config.attention import AUTO
 from finetrainers.config.data import PixelBudget
+from finetrainers.config.validation import ValidationConfig
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.distributed.layout import Layout
 from finetrainers.memory.attention import NATIVE
@@ -73,10 +74,22 @@ def _shorten(tree: Tree, config: Config) -> None:
     tree["checkpoint"] = {**tree.get("checkpoint", {}), "every": FIRST_STEPS, "resume": "latest"}
     if "workers" in tree.get("loader", {}):
         tree["loader"]["workers"] = min(config.loader.workers, 1)
-    validation = tree.get("validation", {})
-    validation.pop("every", None)
-    if config.validation.held_out or config.validation.data:
-        validation |= {"max_items": min(config.validation.max_items, MAX_HELD_OUT), "noise_levels": 2}
+    if "validation" in tree:
+        tree["validation"] |= _few_measured(config.validation)
+
+
+def _few_measured(config: ValidationConfig) -> Tree:
+    """Validate as often and on as much as a twin does, where the run does at all: what follows from it stays possible."""
+    few: Tree = {}
+    if config.every is not None:
+        few["every"] = FIRST_STEPS
+    if config.has_held_out:
+        few["max_items"] = min(config.max_items, MAX_HELD_OUT)
+    if config.items:
+        few["items"] = min(config.items, MAX_HELD_OUT)
+    if config.has_held_out or config.items:
+        few["noise_levels"] = min(config.noise_levels, 2)
+    return few
 
 
 def _take_away_devices(tree: Tree, config: Config, leave_out: Callable[[str], None]) -> None:

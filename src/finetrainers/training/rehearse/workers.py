@@ -1,9 +1,12 @@
 """Several processes of the twin's run, by a worker that has imported what they need before it is asked for them."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -47,7 +50,8 @@ class Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._process.kill()
+        with suppress(ProcessLookupError, PermissionError):  # none of them is left
+            os.killpg(self._process.pid, signal.SIGKILL)  # and whatever the worker has become
         self._process.communicate()
 
     def run(self, command: str, config: Config) -> None:
