@@ -87,6 +87,16 @@ def test_columns_that_are_not_used_may_hold_anything(folder, name):
     assert captions(listed(folder)) == {"a.png": ["one"], "b.png": ["two"], "c.png": ["three"]}
 
 
+def test_an_object_of_items_is_read_as_a_bare_list(folder):
+    rows = [{"file_name": "a.png", "text": ["one", "eins"]}, {"file_name": "b.png", "text": 5}]
+    (folder / "metadata.json").write_text(json.dumps(rows))
+    bare = listed(folder)
+    (folder / "metadata.json").write_text(json.dumps({"items": rows}))
+    wrapped = listed(folder)
+    assert captions(wrapped) == captions(bare) == {"a.png": ["one", "eins"]}
+    assert reasons(wrapped) == reasons(bare)
+
+
 @pytest.mark.parametrize("name", ["metadata.json", "metadata.jsonl"])
 @pytest.mark.parametrize(
     ("value", "reason"),
