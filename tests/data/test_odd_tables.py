@@ -10,12 +10,13 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from layout_makers import write_tar
 
 from finetrainers.config.data import DataConfig
 from finetrainers.data.media.blob import blob_of
 from finetrainers.data.media.files import probe
 from finetrainers.data.sources.folders import walk
-from finetrainers.data.sources.items import list_items
+from finetrainers.data.sources.items import list_items, open_shards
 from finetrainers.errors import DataError
 
 
@@ -85,6 +86,16 @@ def test_columns_that_are_not_used_may_hold_anything(folder, name):
     text = json.dumps(rows) if name.endswith("json") else "".join(f"{json.dumps(row)}\n" for row in rows)
     (folder / name).write_text(text)
     assert captions(listed(folder)) == {"a.png": ["one"], "b.png": ["two"], "c.png": ["three"]}
+
+
+def test_an_object_of_items_is_read_as_a_bare_list(folder):
+    rows = [{"file_name": "a.png", "text": ["one", "eins"]}, {"file_name": "b.png", "text": 5}]
+    (folder / "metadata.json").write_text(json.dumps(rows))
+    bare = listed(folder)
+    (folder / "metadata.json").write_text(json.dumps({"items": rows}))
+    wrapped = listed(folder)
+    assert captions(wrapped) == captions(bare) == {"a.png": ["one", "eins"]}
+    assert reasons(wrapped) == reasons(bare)
 
 
 @pytest.mark.parametrize("name", ["metadata.json", "metadata.jsonl"])
@@ -263,6 +274,42 @@ def test_a_folder_that_cannot_be_listed_is_a_problem(tmp_path, monkeypatch):
     assert reasons(found) == {"more": "the folder cannot be read: Permission denied"}
     with pytest.raises(DataError, match="more: the folder cannot be read: Permission denied"):
         list(walk(tmp_path, Counter()))
+
+
+LAID_OUT = {
+    "webdataset": lambda folder, stem: write_tar(folder / f"{stem}.tar", [("a.png", b"x"), ("a.txt", b"a")]),
+    "table": lambda folder, stem: pq.write_table(
+        pa.table({"image": [{"bytes": b"x", "path": "a.png"}], "text": ["a"]}), folder / f"{stem}.parquet"
+    ),
+    "imagefolder": lambda folder, stem: (
+        touch(folder, "a.png") or (folder / "metadata.csv").write_text("file_name,text\na.png,a\n")
+    ),
+    "kohya": lambda folder, stem: touch(folder, "a.png") or (folder / "a.caption").write_text("a"),
+}
+
+
+@pytest.mark.parametrize("layout", LAID_OUT)
+def test_shards_in_a_folder_that_cannot_be_listed_are_a_problem(tmp_path, monkeypatch, layout):
+    for place in ("open", "closed"):
+        (tmp_path / place).mkdir()
+        LAID_OUT[layout](tmp_path / place, place)
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = listed(tmp_path, layout=layout)
+    assert len(found.table) == 1
+    assert reasons(found) == {"closed": "the folder cannot be read: Permission denied"}
+    if layout in ("webdataset", "table"):
+        config = DataConfig(path=str(tmp_path), stream=True, layout=layout, buckets=[[1, 8, 8]])
+        with pytest.raises(DataError, match=r"closed: the folder cannot be read: Permission denied; .*on_error: skip"):
+            open_shards(config)
+        _, _, shards, problems = open_shards(config.model_copy(update={"on_error": "skip"}))
+        assert (len(shards), [os.path.basename(problem.path) for problem in problems]) == (1, ["closed"])
 
 
 @pytest.mark.parametrize("kind", ["link to itself", "folder", "forbidden"])

@@ -225,7 +225,13 @@ def test_a_folder_that_stands_for_several_data_sets_is_told_as_these(model: Path
     for name, count in (("2_cats", 3), ("1_dogs", 2)):
         write_pictures(tmp_path / "data" / name, count, seed=count)
     tree = flux_tree(model, tmp_path / "data", tmp_path)
+    (tmp_path / "data/1_dogs/00.caption").write_text("another")
     tree["data"][0] |= {"layout": "kohya"}
     report = inspect(config_of(tree), Inspecting()).report
     assert report["would_train"], report["refused"]
     assert sorted((Path(data["path"]).name, data["items"]) for data in report["data"]) == [("1_dogs", 2), ("2_cats", 3)]
+    (dogs,) = [data for data in report["data"] if data["path"].endswith("1_dogs")]
+    assert (dogs["layout"], dogs["why"]) == ("kohya", "data.layout: kohya")
+    assert dogs["passed_over"] == {".caption, where a .txt is the caption": 1}
+    lines = "\n".join(["1_dogs:", "  kohya (data.layout: kohya)", "  2 stills; 2 samples, 2 captions"])
+    assert f"{lines}\n  not used: 1 .caption, where a .txt is the caption\n" in as_text(report)

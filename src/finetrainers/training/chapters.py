@@ -57,14 +57,15 @@ def make_book(
     """
     names = [stream.name for stream in beside(common["streams"])]
     many = [stream.name for stream in common["streams"] if stream.is_many]
-    others, sources = iter(known.sets), list[Source]()
+    others, sources, problems = iter(known.sets), list[Source](), list[Problem]()
     buckets = dict.fromkeys(known.buckets)
     digest = hashlib.blake2b(known.fingerprint().encode(), digest_size=8)
     for data in config.data:
         if not data.stream:
             sources.append(Known(next(others)))
             continue
-        layout, root, refs = open_shards(data)
+        layout, root, refs, closed = open_shards(data)
+        problems += closed
         sources.append(Shards(layout, Wanted(data, names, many), root, tuple(refs)))
         buckets |= dict.fromkeys(resolve_buckets(data.buckets))
         digest.update(repr([_about_shard(ref) for ref in refs]).encode())
@@ -77,6 +78,7 @@ def make_book(
         look=lambda count: look(total=count),
         held_out=contents(() if held_out is None else held_out.sets),
         known_as=digest.hexdigest(),
+        problems=tuple(problems),
     )
 
 
@@ -98,7 +100,7 @@ class Chapters:
         self._current: Chapter | None = None
         self._sets = [_known_as(source, book) for source in book.sources]
         self._roots = [None if isinstance(source, Known) else source.root for source in book.sources]
-        self.problems: tuple[Problem, ...] = ()
+        self.problems: tuple[Problem, ...] = book.problems
         """Bad samples of all chapters so far."""
 
     def at(self, step: int) -> Chapter:
@@ -173,7 +175,7 @@ class Chapters:
                 tuple(_rest_from_tree(rest, move) for rest, move in zip(tree["rests"], moves, strict=True)),
                 self._named(tree["shards"]),
             )
-        self.problems = tuple(dict.fromkeys(problems))
+        self.problems = tuple(dict.fromkeys([*self._book.problems, *problems]))
         return begin
 
     def _numbers(self, shards: Sequence[Sequence[str]]) -> list[list[int]]:

@@ -29,7 +29,7 @@ from finetrainers.data.cache.packs import (
 )
 from finetrainers.data.cache.rewrite import LOCK, read_part, rewrite, upkeep
 from finetrainers.data.cache.writing import Batches, item_file
-from finetrainers.data.media.remote_disk import FOLDER as REMOTE
+from finetrainers.data.media.remote_disk import FOLDER as REMOTE, LOCK as REMOTE_LOCK
 from finetrainers.errors import MissingItemError, StorageError
 from finetrainers.files.whole import is_closed
 
@@ -42,7 +42,18 @@ IMAGE = "image."
 MEMO_FILE = "memo.sqlite"
 DATABASES = (INDEX, MEMO_FILE)
 SNAPSHOTS = "snapshots"
-CONTENTS = (*KINDS, PACKS, LEASES, CLAIMS, LOCK, SNAPSHOTS, REMOTE, *DATABASES, *(f"{name}-journal" for name in DATABASES))
+CONTENTS = (
+    *KINDS,
+    PACKS,
+    LEASES,
+    CLAIMS,
+    LOCK,
+    SNAPSHOTS,
+    REMOTE,
+    REMOTE_LOCK,
+    *DATABASES,
+    *(f"{name}-journal" for name in DATABASES),
+)
 """All that lies in a cache's folder beside its tag."""
 LOOKS = 2000
 """Items that are each looked for in a file of its own; for more, all such files are listed."""

@@ -38,8 +38,11 @@ def _line(found: FoundSet) -> str:
     line = f"{found['path']}: {found['layout']} ({found['why']}), {found['items']} item{'s' * (found['items'] != 1)}"
     if found["left_out"]:
         line += f", {found['left_out']} left out"
-    over = sorted(found["passed_over"].items(), key=lambda kind: -kind[1])
-    if over:
-        named = ", ".join(f"{count} {kind}" for kind, count in over[:MAX_KINDS])
-        line += f", not used: {named}{', ...' * (len(over) > MAX_KINDS)}"
-    return line
+    over = most_passed_over(found["passed_over"])
+    return f"{line}, not used: {over}" if over else line
+
+
+def most_passed_over(passed_over: Mapping[str, int]) -> str:
+    """Name what is passed over, that of which there is most first; nothing if there is none."""
+    over = sorted(passed_over.items(), key=lambda kind: -kind[1])
+    return ", ".join(f"{count} {kind}" for kind, count in over[:MAX_KINDS]) + ", ..." * (len(over) > MAX_KINDS)

@@ -4,10 +4,12 @@ A start whose data set is as it was reads neither lists nor captions nor the mem
 are mapped into memory, and the hash of them at its end.
 """
 
+import fcntl
 import hashlib
 import json
 import mmap
 import os
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finetrainers.config import DataConfig
-from finetrainers.data.cache.store import SNAPSHOTS
+from finetrainers.data.cache.store import SNAPSHOTS, mark
 from finetrainers.data.catalog.marks import Marks
 from finetrainers.data.catalog.probe import FACTS, Facts, Look, LookAt
 from finetrainers.data.media.remote import is_remote
@@ -81,6 +83,31 @@ class Snapshot:
         return look
 
 
+@dataclass(frozen=True, slots=True)
+class What:
+    """What a snapshot is of."""
+
+    items: int
+    folders: tuple[str, ...]
+    """Where its first and its last medium lie."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether neither is there any more."""
+        return bool(self.folders) and not any(map(os.path.exists, self.folders))
+
+
+def what_is_kept(file: Path) -> What | None:
+    """Read what a snapshot is of; None if it is damaged."""
+    try:
+        media = _read(file).listing.table["media"]
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return None
+    ends = [media[row].as_py() for row in {0, len(media) - 1}] if len(media) else []
+    found = (re.match(CONTAINER, ref) for ref in ends)
+    return What(len(media), tuple(sorted({match["plain"] or match["container"] for match in found if match})))
+
+
 class Snapshots:
     """All that are kept beside one cache."""
 
@@ -130,6 +157,7 @@ class Snapshots:
         """Read what is kept of a data set; nothing where that is damaged, or of another version, or where items were bad."""
         try:
             known = _read(folder / self._name(config, streams))
+            mark(folder / self._name(config, streams))
             return None if known.listing.problems else known
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return None
@@ -193,6 +221,8 @@ def _write(file: Path, snapshot: Snapshot) -> None:
 
 def _read(file: Path) -> Snapshot:
     with file.open("rb") as data:
+        with suppress(OSError):  # where there are no locks, one that goes stays readable nevertheless
+            fcntl.flock(data, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as long as it is mapped: nobody prunes it
         mapped = mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ)
     content = memoryview(mapped)[:-DIGEST_BYTES]
     if hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest() != mapped[-DIGEST_BYTES:]:

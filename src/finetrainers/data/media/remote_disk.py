@@ -3,6 +3,7 @@
 Any number of processes and threads may share a folder. What is open stays readable, even when it is removed.
 """
 
+import fcntl
 import hashlib
 import os
 import secrets
@@ -25,6 +26,11 @@ ROOM = 0.9
 """Part of the limit that is left filled when room is made: it is made rarely."""
 SHARE = 0.05
 """Part of the limit after which a process looks again at what others have written."""
+
+LOCK = f"{FOLDER}.lock"
+"""Beside the folder: each process that uses copies holds a lock on it; its time is that when the first of them began."""
+_locks: dict[Path, int] = {}
+"""Open files of this process, by the folder: the system lets go of the locks when it ends."""
 
 Fetch = Callable[[Path], None]
 """Writes an object into a file."""
@@ -56,6 +62,7 @@ class Disk:
         name = hashlib.blake2b(key.encode(), digest_size=20).hexdigest()
         file = self.folder / name[:2] / name
         with self._lock:
+            _hold(self.folder)
             busy = self._busy.setdefault(name, threading.Lock())
         try:
             with busy:
@@ -130,6 +137,37 @@ def _files(folder: Path) -> list[_Copy]:
             except OSError:  # another process was faster
                 continue
     return found
+
+
+def in_use_since(folder: Path) -> float | None:
+    """Since when living processes have used copies, as the file system's clock tells; None if there is none."""
+    try:
+        lock = folder.with_name(LOCK).open("rb")
+    except FileNotFoundError:
+        return None
+    with lock:
+        since = os.fstat(lock.fileno()).st_mtime
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # it is held
+            return since
+    return None
+
+
+def _hold(folder: Path) -> None:
+    """Let others know that this process uses copies; in a folder that others own and that may only be read, it cannot."""
+    if folder in _locks:
+        return
+    with suppress(OSError):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = _locks[folder] = os.open(folder.with_name(LOCK), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # others use copies since before
+            pass
+        else:
+            os.utime(lock)
+        fcntl.flock(lock, fcntl.LOCK_SH)
 
 
 def _opened(file: Path) -> BinaryIO | None:

@@ -187,6 +187,8 @@ class Book:
     """Contents that are not trained on."""
     known_as: str
     """Hash of what the run is trained on, as far as it is known beforehand."""
+    problems: tuple[Problem, ...] = ()
+    """Folders that cannot be listed, and that are to be skipped."""
 
     @property
     def num_shards(self) -> int:

@@ -21,6 +21,7 @@ class ImageFolder(Layout):
     name = "imagefolder"
     settings = frozenset({"split", *MetadataFile.settings})
     names_streams = True
+    looks_below = True
 
     def detect(self, place: Place, config: DataConfig) -> str | None:
         if place.is_file or place.chosen or any(place.has(name) for name in NAMES):

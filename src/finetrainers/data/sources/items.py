@@ -4,16 +4,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from finetrainers.config.data import DataConfig
+from finetrainers.data.media.view import why_unreadable
 from finetrainers.data.sources.beside import list_folder, pair_by_place
 from finetrainers.data.sources.imagefolder import ImageFolder
 from finetrainers.data.sources.kohya import Kohya
 from finetrainers.data.sources.layout import Layout, Wanted, check_settings, choose_layout
-from finetrainers.data.sources.listing import Listing as Listing, Problem as Problem, pair
+from finetrainers.data.sources.listing import Listing as Listing, Problem as Problem, by_path, pair
 from finetrainers.data.sources.lists import Lists
 from finetrainers.data.sources.many import pair_many_by_place
 from finetrainers.data.sources.metadata import METADATA_READERS
 from finetrainers.data.sources.metadata_file import MetadataFile
-from finetrainers.data.sources.place import place_of
+from finetrainers.data.sources.place import Place, place_of
 from finetrainers.data.sources.saved import Saved
 from finetrainers.data.sources.sidecars import Sidecars
 from finetrainers.data.sources.table import Table
@@ -53,18 +54,21 @@ def list_items(config: DataConfig, streams: Sequence[str] = (), many: Collection
             f"to the folder of the {name} files, or list media and {name} files in a metadata file"
         )
     listing = layout.items(place, Wanted(config, columns, many))
-    listing = replace(listing, layout=layout.name, why=why + listing.why)
+    problems = by_path([*listing.problems, *_closed(layout, place)])
+    listing = replace(listing, layout=layout.name, why=why + listing.why, problems=problems)
     for other in folders:
         by_place = pair_many_by_place if other.name in many else pair_by_place
         listing = pair(listing, other.name, by_place(listing.table["media"], place.root, other))
     return listing
 
 
-def open_shards(config: DataConfig) -> tuple[Layout, str, list[str]]:
+def open_shards(config: DataConfig) -> tuple[Layout, str, list[str], list[Problem]]:
     """Find out how a data set is laid out that is read shard by shard, in which folder, and of which shards it consists.
 
+    The problems are folders that cannot be listed.
+
     Raises:
-        DataError: If it does not consist of shards.
+        DataError: If it does not consist of shards, or if there are problems that are not to be skipped.
     """
     place = place_of(config.path)
     layout, _ = choose_layout(LAYOUTS, place, config)
@@ -76,4 +80,13 @@ def open_shards(config: DataConfig) -> tuple[Layout, str, list[str]]:
             "Parquet or Arrow files, or set stream: false"
         )
     check_settings(layout, config)
-    return layout, place.root, shards
+    problems = _closed(layout, place)
+    if problems and config.on_error == "fail":
+        raise DataError(f"{problems[0].path}: {problems[0].reason}; mend it, or set data.on_error: skip")
+    return layout, place.root, shards, problems
+
+
+def _closed(layout: Layout, place: Place) -> list[Problem]:
+    """Folders in which a layout would look for its pieces, and that cannot be listed."""
+    found = place.closed() if layout.looks_below else []
+    return [Problem(str(error.filename), f"the folder {why_unreadable(error)}") for error in found]

@@ -92,13 +92,19 @@ def _list(folder: Path, config: DataConfig, name: str | None) -> Listing:
     passed_over: Counter[str] = Counter()
     problems: list[Problem] = []
     tables = []
-    files = walk(folder, Counter(), without=config.named_folders)
+
+    def unlisted(error: OSError) -> None:
+        problems.append(Problem(str(error.filename), f"the folder {why_unreadable(error)}"))
+
+    files = walk(folder, Counter(), without=config.named_folders, on_error=unlisted)
     while block := list(itertools.islice(files, BLOCK_ROWS)):
         rows = [(ref, _captions(ref, name, config, problems, passed_over)) for ref in block]
         good = [(ref, texts) for ref, texts in rows if texts]
         media = pa.array([ref for ref, _ in good], pa.large_string())
         captions = pa.array([texts for _, texts in good], pa.large_list(pa.large_string()))
         tables.append(pa.table({"media": media, "captions": captions}))
+    if not tables and problems:
+        raise DataError(f"{problems[0].path}: {problems[0].reason}")
     if not tables:
         raise DataError(f"{folder}: no media ({suffixes()})")
     return replace(finish(pa.concat_tables(tables), problems, unlisted=0), passed_over=dict(passed_over))

@@ -36,6 +36,8 @@ class Layout(ABC):
     """Those of SETTINGS that have an effect on it."""
     names_streams: ClassVar[bool] = False
     """Whether it can name the files of streams beside the media."""
+    looks_below: ClassVar[bool] = False
+    """Whether its pieces are all that ``Place.tree`` finds, so that those in a folder that cannot be listed are missing."""
 
     @abstractmethod
     def detect(self, place: Place, config: DataConfig) -> str | None:

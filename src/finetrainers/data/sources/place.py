@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +61,23 @@ class Place:
         if self.is_file or self.chosen:
             return [name for name in self.top() if name.lower().endswith(suffixes)]
         found: list[str] = []
+        for folder, files in self._walk(lambda _: None):  # ``closed`` tells of them
+            names = [name for name in files if name.lower().endswith(suffixes) and not name.startswith(".")]
+            found += names if folder == "." else [f"{folder}/{name}" for name in names]
+        return sorted(found)
+
+    def closed(self) -> list[OSError]:
+        """Why folders below this one cannot be listed; ``tree`` has nothing of them."""
+        found: list[OSError] = []
+        if not self.is_file and not self.chosen:
+            for _ in self._walk(found.append):
+                pass
+        return found
+
+    def _walk(self, on_error: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
+        """Yield each folder, relative to this one, with its files."""
         seen: set[tuple[int, int]] = set()
-        for folder, folders, files in os.walk(self.path, followlinks=True):
+        for folder, folders, files in os.walk(self.path, onerror=on_error, followlinks=True):
             stat = os.stat(folder)  # noqa: PTH116 - a string path costs less, and there may be many
             if (stat.st_dev, stat.st_ino) in seen:  # a link back up
                 folders.clear()
@@ -73,9 +88,7 @@ class Place:
                 folders.clear()
                 continue
             folders[:] = [name for name in folders if not name.startswith(".")]
-            names = [name for name in files if name.lower().endswith(suffixes) and not name.startswith(".")]
-            found += names if relative == "." else [f"{relative}/{name}" for name in names]
-        return sorted(found)
+            yield relative, files
 
     def inside(self, folder: str) -> "Place":
         """Return a folder of this one as a place of its own."""

@@ -68,6 +68,9 @@ class RemotePlace(Place):
         names: list[str] = with_suffix(self.below().names, suffixes).to_pylist()
         return names
 
+    def closed(self) -> list[OSError]:
+        return []  # what is not shown is not listed
+
     def ref(self, name: str) -> str:
         return self.single if self.single and name == self.path.name else f"{self.address}/{name}"
 

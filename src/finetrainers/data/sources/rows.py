@@ -24,6 +24,10 @@ ChooseColumns = Callable[[Sequence[str]], list[str]]
 Odd = dict[int, str]
 """By row, what is wrong with a cell of it."""
 
+ITEMS = "items"
+"""Key of the list in a json document that is an object."""
+MAX_KEYS = 5
+"""Keys that an error names."""
 BLOCK_ROWS = 65536
 """Rows that are held as Python objects at a time."""
 BLOCK_BYTES = 1 << 20
@@ -107,10 +111,19 @@ def _lines(path: Path, arrows: pa.ArrowInvalid) -> Iterator[Mapping[str, object]
 
 
 def read_json(path: Path, choose: ChooseColumns, odd: Odd) -> pa.Table:
-    """Read a list of objects."""
+    """Read a list of objects, or an object that holds such a list under ITEMS and nothing else."""
     rows = json.loads(read_text(path))
+    expected = f'expected a list of objects, each with a path and a caption, or {{"{ITEMS}": [...]}} with such a list alone'
+    if isinstance(rows, dict):
+        others = [repr(name) for name in rows if name != ITEMS]
+        if others or not rows:
+            named = f"the keys {', '.join(others[:MAX_KEYS])}{', ...' * (len(others) > MAX_KEYS)}" if others else "no key"
+            raise DataError(f"{path}: holds an object with {named}; {expected}")
+        rows = rows[ITEMS]
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path}: holds {type(rows).__name__}; expected a list of objects, each with a path and a caption")
+        inside = [] if not isinstance(rows, list) else [row for row in rows if not isinstance(row, dict)]
+        found = f"{_kind(inside[0])} in its list" if inside else _kind(rows)
+        raise DataError(f"{path}: holds {found}; {expected}")
     return _table(rows, choose(list(dict.fromkeys(name for row in rows for name in row))), odd)
 
 

@@ -17,6 +17,7 @@ class Table(Layout):
     name = "table"
     settings = frozenset({"split", "media_column", "caption_column", "control_column", "columns"})
     names_streams = True
+    looks_below = True
 
     def detect(self, place: Place, config: DataConfig) -> str | None:
         if place.has("state.json") or place.has("dataset_dict.json"):

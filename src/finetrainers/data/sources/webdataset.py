@@ -24,6 +24,7 @@ class WebDataset(Layout):
     name = "webdataset"
     settings = frozenset({"split", "caption_lines", "media_column", "caption_column", "control_column", "columns"})
     names_streams = True
+    looks_below = True
 
     def detect(self, place: Place, config: DataConfig) -> str | None:
         found = place.tree((".tar", *COMPRESSED))

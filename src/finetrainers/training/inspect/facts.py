@@ -44,7 +44,7 @@ def probe_again(prepared: Prepared, workers: int) -> Known:
 
 
 def about_sets(prepared: Prepared, facts: Known) -> list[dict[str, Any]]:
-    """Count the items of each data set that is trained on."""
+    """Tell how each data set that is trained on is laid out, by what that was found, and count what is in it."""
     told = []
     for data in prepared.plan.catalog.sets:
         used = np.unique(data.item)
@@ -52,6 +52,9 @@ def about_sets(prepared: Prepared, facts: Known) -> list[dict[str, Any]]:
         told.append(
             {
                 "path": data.config.path,
+                "layout": data.layout,
+                "why": data.why,
+                "passed_over": dict(data.passed_over),
                 "items": len(used),
                 "clips": int(is_clip.sum()),
                 "stills": int((~is_clip).sum()),

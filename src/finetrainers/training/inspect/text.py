@@ -4,6 +4,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from finetrainers.data.catalog.found import most_passed_over
+
 WIDTH = 80
 Report = dict[str, Any]
 
@@ -27,10 +29,13 @@ def _run(report: Report) -> Iterator[str]:
 def _sets(report: Report) -> Iterator[str]:
     for data in report["data"]:
         yield f"{data['path']}:"
+        yield from _indented(f"{data['layout']} ({data['why']})") if data["layout"] else ()
         kinds = [count(data[kind], noun) for kind, noun in (("stills", "still"), ("clips", "clip")) if data[kind]]
         yield f"  {', '.join(kinds)}; {count(data['samples'], 'sample')}, {count(data['captions'], 'caption')}"
         left = {"bad": data["bad"], "not listed": data["unlisted"]}
         yield from (f"  {number} {what}" for what, number in left.items() if number)
+        over = most_passed_over(data["passed_over"])
+        yield from _indented(f"not used: {over}") if over else ()
 
 
 def _media(report: Report) -> Iterator[str]:
@@ -108,6 +113,10 @@ def _spread(values: dict[str, float]) -> str:
 
 def _listed(values: Iterator[tuple[str, int]]) -> str:
     return ", ".join(f"{value} ({number})" for value, number in values)
+
+
+def _indented(text: str) -> Iterator[str]:
+    return (f"  {line}" for line in textwrap.wrap(text, WIDTH - 2, subsequent_indent="  ", break_long_words=False))
 
 
 def _wrapped(text: str) -> Sequence[str]:
