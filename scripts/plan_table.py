@@ -1,7 +1,9 @@
-"""Compare plans with what one H200 has measured, and write the tables of docs/plan.md.
+"""Compare plans with what one H200 has measured, and plan each model for small cards, and write the tables.
 
-python scripts/plan_table.py             # about ten minutes on one core
-python scripts/plan_table.py --print     # prints the tables, and changes nothing
+python scripts/plan_table.py                      # about a quarter of an hour on one core
+python scripts/plan_table.py --only fits          # one table
+python scripts/plan_table.py --print              # prints the tables, and changes nothing
+python scripts/plan_table.py --plan "FLUX.1 dev" 24GB     # one row of "fits"
 """
 
 import argparse
@@ -9,10 +11,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from memory_table import DOCS, GIB, LORA, earlier_cost, filled, opened, row, say
+from memory_table import DOCS, GIB, LORA, earlier_cost, filled, folder_of, opened, row, say
 
+from finetrainers.config import load_config
+from finetrainers.errors import ConfigError
+from finetrainers.testing.real_sizes import PUBLISHED
 from finetrainers.training.cost import predict_step
+from finetrainers.training.plan.figures import Planned
 from finetrainers.training.plan.gpus import find_gpu
+from finetrainers.training.plan.run import Asked, plan
 from finetrainers.training.plan.speed import Machine
 
 
@@ -42,6 +49,9 @@ MEASURED = (
     Measured("HunyuanVideo", torch.bfloat16, 5.11, 34.9),
     Measured("FLUX.1 dev", torch.bfloat16, 0.583, 25.5),
 )
+
+
+SMALL = ("16GB", "24GB")
 
 
 class Today(NamedTuple):
@@ -101,18 +111,63 @@ def off(counted: float, measured: float) -> str:
     return f"{100 * (counted / measured - 1):+.0f} %"
 
 
+def fits() -> Iterator[str]:
+    """What is proposed of each model's bench for small cards."""
+    yield "| model | card | may be counted | step | most, of stage | proposed |"
+    yield f"|---|{'---|' * 5}"
+    for name in PUBLISHED:
+        for size in SMALL:
+            yield fit_of(name, size)
+
+
+def fit_of(name: str, size: str) -> str:
+    """Plan one model's bench for one card."""
+    say(f"{name}, {size}")
+    file = DOCS.parent / f"examples/bench/{name.lower().replace(' ', '-')}.yaml"
+    config = load_config(file, [f"model.path={folder_of(name)}"])
+    try:
+        found = plan(config, Asked(find_gpu(size), say=say))
+    except ConfigError as error:
+        say(str(error))
+        return row(name, size.removesuffix("GB"), "", "-", "-", "nothing fits")
+    peaks = {stage.stage: (stage.allocated or 0) / 1e9 for stage in found.stages}
+    stage, most = max(peaks.items(), key=lambda own: own[1])
+    title = proposed(found) if found.fits else "nothing fits"
+    return row(
+        name, size.removesuffix("GB"), f"{(found.limit or 0) / 1e9:.1f}", f"{peaks['step']:.1f}", f"{most:.1f}, {stage}", title
+    )
+
+
+def proposed(found: Planned) -> str:
+    """Name the keys that are added."""
+    (chosen,) = (own for own in found.techniques if own.is_chosen)
+    keys = {key.partition(".")[2]: str(value).lower() for key, value in chosen.keys.items()}
+    for key in ("text_encoder_weights", "vae_tiling"):
+        keys |= {key: line.split(": ")[1] for line in str(found.proposal).splitlines() if line.strip().startswith(f"{key}:")}
+    return ", ".join(f"`{key}: {value}`" for key, value in keys.items()) or "as it is written"
+
+
+TABLES = (("plan.md", "today", today), ("plan.md", "plan", table), ("cards.md", "fits", fits))
+
+
 def main() -> None:
     """Make the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--print", action="store_true", help="print the tables, and change no page")
+    parser.add_argument("--only", choices=[name for _, name, _ in TABLES], help="name of one table")
+    parser.add_argument("--plan", nargs=2, metavar=("MODEL", "CARD"), help="print one row of fits")
     options = parser.parse_args()
-    page = DOCS / "plan.md"
-    for name, make in (("today", today), ("plan", table)):
+    if options.plan is not None:
+        print(fit_of(*options.plan))
+        return
+    for file, name, make in TABLES:
+        if options.only not in (None, name):
+            continue
         lines = list(make())
         if options.print:
             print("\n".join(lines))
         else:
-            page.write_text(filled(page.read_text(), name, lines))
+            (DOCS / file).write_text(filled((DOCS / file).read_text(), name, lines))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Plans a run: counts its stages on the meta device, and says what they mean for a GPU, a bill and a disk."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,7 +98,7 @@ class _Planning:
         own = on_one_of(config, self.layout)
         asked.say("counting the step of the largest bucket")
         known = None if found is None or own.compile.kind != "none" else found.chosen.cost
-        cost = self._shared(own, known or predict_step(own, self.model, self.buckets[-1]))
+        cost = self._shared(own, known or self._counted(own, self.buckets[-1]))
         asked.say("counting encoders, VAE and drawing")
         config, own, counted = self._staged(config, own, cost)
         steps = self._steps(own, cost)
@@ -137,6 +138,16 @@ class _Planning:
     def _techniques(self, found: Found | None) -> tuple[Technique, ...]:
         return () if found is None else found.techniques(self.machine)
 
+    def _counted(self, own: Config, bucket: Bucket) -> StepCost:
+        cost = predict_step(own, self.model, bucket)
+        gc.collect()  # a trainer is made of cycles, and takes the host's memory
+        return cost
+
+    def _stages(self, own: Config, cost: StepCost) -> Counted:
+        counted = count_stages(own, self.model, self.buckets[-1], cost)
+        gc.collect()
+        return counted
+
     def _shared(self, own: Config, cost: StepCost) -> StepCost:
         """Cut a step to what one of several devices has of it."""
         if self.layout.size == self.layout.replicate:
@@ -148,7 +159,7 @@ class _Planning:
 
     def _staged(self, config: Config, own: Config, cost: StepCost) -> tuple[Config, Config, Counted]:
         """Count the stages; what encodes and decodes is made smaller where it does not fit."""
-        counted = count_stages(own, self.model, self.buckets[-1], cost)
+        counted = self._stages(own, cost)
         if self.limit is None:
             return config, own, counted
         over = {stage.stage for stage in counted.stages if (stage.allocated or 0) > self.limit}
@@ -162,7 +173,7 @@ class _Planning:
             return config, own, counted
         self.asked.say(f"counting them with {', '.join(f'{key}: {str(value).lower()}' for key, value in keys.items())}")
         config, own = with_techniques(config, keys), with_techniques(own, keys)
-        return config, own, count_stages(own, self.model, self.buckets[-1], cost)
+        return config, own, self._stages(own, cost)
 
     def _steps(self, own: Config, cost: StepCost) -> tuple[Step, ...]:
         """Steps of the largest and, if there are several, of the smallest bucket."""
@@ -170,7 +181,7 @@ class _Planning:
         if len(self.buckets) > 1:
             self.asked.say("counting the step of the smallest bucket")
             smallest = self.buckets[0]
-            steps.append(self._step(smallest, self._shared(own, predict_step(own, self.model, smallest))))
+            steps.append(self._step(smallest, self._shared(own, self._counted(own, smallest))))
         return tuple(steps)
 
     def _step(self, bucket: Bucket, cost: StepCost) -> Step:

@@ -13,6 +13,7 @@ from finetrainers.training.fit import CHECKPOINTING, INT8, SETS, Techniques, Tri
 from finetrainers.training.plan.figures import Technique
 from finetrainers.training.plan.speed import Machine
 
+CHECKPOINTED = "train.gradient_checkpointing"
 STREAMED: Techniques = {**INT8, "memory.activations": "host", "memory.resident_blocks": 0}
 EIGHT_BIT: Techniques = {**STREAMED, "optimizer.name": "adamw_8bit"}
 FURTHER: Sequence[Techniques] = (
@@ -94,10 +95,13 @@ def search(config: Config, model: Model, limit: float, *, key: str = "--gpu") ->
         counted += try_sets(config, model, [STREAMED], known=counted)  # takes least: if it is too much, so are all others
         floor = counted[-1].peak_bytes or 0
     for number, wanted in enumerate((*SETS, *further)):
-        least = 0 if base.cost is None else _least(wanted, base.cost, config)
+        if is_given(config, CHECKPOINTED) and config.train.gradient_checkpointing and not wanted[CHECKPOINTED]:
+            continue  # without that key it is not the fastest
+        keys = {key: value for key, value in wanted.items() if not is_given(config, key)}
+        least = _least(keys, base, config)
         least = max(least, floor) if number < len(SETS) and floor > limit else least
-        if least > limit:
-            left_out.append((wanted, least))
+        if least > limit and keys != base.techniques:
+            left_out += [] if (keys, least) in left_out else [(keys, least)]
             continue
         trial = _counted(config, model, wanted, counted)
         if trial is None or trial in trials:
@@ -121,22 +125,27 @@ def _counted(config: Config, model: Model, wanted: Techniques, counted: list[Tri
     return None
 
 
-def _least(wanted: Techniques, base: StepCost, config: Config) -> int:
-    """Bytes that are there at any time of a step: what trains with its state, and the frozen weights that stay."""
-    peak, own = base.usage.peak, {**wanted}
-    weights: float = peak["weights"]
-    stored = config.memory.weights if "weights" in config.memory.model_fields_set else own.get("memory.weights", "none")
-    weights *= STORED.get(str(stored), 0.25)
-    resident = own.get("memory.resident_blocks", 1)
+def _least(keys: Techniques, base: Trial, config: Config) -> int:
+    """Bytes that are there at any time of a step: what trains with its state, and the frozen weights that stay.
+
+    What keeps more of the forward pass than ``base``, and is like it otherwise, takes as much at least.
+    """
+    if base.cost is None:
+        return 0
+    if not keys.keys() - {CHECKPOINTED, "memory.checkpoint_every"}:
+        return base.cost.peak_bytes
+    peak = base.cost.usage.peak
+    resident = keys.get("memory.resident_blocks", 1)
     if config.tuning.kind == "full" and resident != 1:
         return 0
+    weights = peak["weights"] * STORED.get(str(keys.get("memory.weights", "none")), 0.25)
     weights *= float(resident) if isinstance(resident, int | Fraction) else 1.0
     states: float = peak["masters"] + peak["states"]
-    if own.get("optimizer.masters") == "stochastic_rounding":
+    if keys.get("optimizer.masters") == "stochastic_rounding":
         states -= peak["masters"]
-    if own.get("optimizer.name") == "adamw_8bit":
+    if keys.get("optimizer.name") == "adamw_8bit":
         states -= 0.8 * peak["states"]
-    return 0 if own.get("optimizer.state") == "cpu" else int(0.98 * (weights + peak["trained"] + states))
+    return 0 if keys.get("optimizer.state") == "cpu" else int(0.98 * (weights + peak["trained"] + states))
 
 
 def _refusal(trials: Sequence[Trial], left_out: Sequence[tuple[Any, int]], limit: float) -> str:
