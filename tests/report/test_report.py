@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from runs import Tree, events_of
+from runs import Tree, events_of, flux_tree, merged
 
 from finetrainers.cli.entry import main
 from finetrainers.errors import Interrupted
+from finetrainers.files.marks import mark_run
 from finetrainers.files.steps import step_directory
 from finetrainers.files.whole import whole_directory
 from finetrainers.runs.curves import Columns
@@ -22,7 +23,7 @@ from finetrainers.runs.folder import RunFolder
 from finetrainers.runs.outputs import Sample
 from finetrainers.runs.report import facts, pictures
 from finetrainers.runs.report.charts import HEIGHT, Chart, Line, draw, ticks
-from finetrainers.runs.report.markdown import text
+from finetrainers.runs.report.markdown import as_markdown, text
 from finetrainers.runs.report.page import as_page
 from finetrainers.runs.report.pictures import Pictures
 from finetrainers.runs.report.sheet import MAX_CELLS, chosen_steps, sheet
@@ -104,6 +105,32 @@ def test_markdown_names_no_place_of_this_machine(first: Path, capsys: pytest.Cap
     assert "<script" not in told
     rows = [line for line in told.splitlines() if line.startswith("| a ")]
     assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3]
+
+
+def unstarted(directory: Path, **sections: Any) -> RunFolder:
+    """A run directory with a configuration and no events."""
+    mark_run(directory)
+    (directory / "config.yaml").write_text(json.dumps(merged(flux_tree(directory, directory, directory), sections)))
+    run = RunFolder(directory)
+    assert run.config is not None
+    return run
+
+
+@pytest.mark.parametrize("place", ["/home/me", "~", "C:\\me"])
+def test_markdown_leaves_out_values_that_name_a_place(tmp_path: Path, place: str) -> None:
+    components = {"vae": {"path": f"{place}/own-vae"}}
+    run = unstarted(tmp_path, objective={"kind": f"{place}/obj.py:Loss"}, model={"components": components})
+    told = as_markdown(run, run.standing())
+    assert "| optimizer.lr | 0.001 |" in told
+    assert "obj.py" not in told
+    assert "own-vae" not in told
+
+
+@pytest.mark.parametrize(("resume", "words"), [(300, "config.yaml checkpoint.resume=latest "), ("latest", "config.yaml ")])
+def test_the_page_says_how_to_go_on_from_the_last_checkpoint(tmp_path: Path, resume: int | str, words: str) -> None:
+    run = unstarted(tmp_path, checkpoint={"resume": resume})
+    page = Reader(as_page(run, run.standing(), Pictures()))
+    assert f"finetrainers train {run.path}/{words}" in page.words
 
 
 def test_markdown_of_any_words_is_one_line_of_them() -> None:

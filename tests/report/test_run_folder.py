@@ -208,7 +208,26 @@ def test_validations_that_were_set_aside_do_not_count(tmp_path: Path) -> None:
     assert lowest is not None
     assert lowest.step == 5
     step_directory(run.path / "validation", 0).mkdir(parents=True)
+    assert best(run.validations()) is None  # before training: it has no weights
     assert [one.step for one in run.validations()] == [0]
+
+
+def test_the_best_step_is_after_training_and_of_a_finite_loss(tmp_path: Path) -> None:
+    losses = ((0, 0.1), (3, "-inf"), (5, 1.0), (7, 1.0))
+    run = make_run(tmp_path / "run", RUN, *({"event": "validation", "step": n, "held_out_loss": loss} for n, loss in losses))
+    run.update()
+    lowest = best(run.validations())
+    assert lowest is not None
+    assert lowest.step == 5
+
+
+def test_events_that_cannot_be_read_are_an_error_that_names_them(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    run.path.joinpath("events.jsonl").unlink()
+    run.path.joinpath("events.jsonl").mkdir()
+    for read in (run.update, run.standing):
+        with pytest.raises(DataError, match=r"events.jsonl: cannot be read: Is a directory"):
+            read()
 
 
 def test_runs_are_found_below_a_folder_but_not_through_links(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a validation has measured."""
 
+import math
 from dataclasses import dataclass, field
 
 from finetrainers.runs.curves import numbers
@@ -69,6 +70,8 @@ def _by_path(sets: list[object]) -> dict[str, float]:
 
 
 def best(validations: list[Validation]) -> Validation | None:
-    """The validation of the lowest held-out loss; the first of several."""
-    measured = [one for one in validations if one.held_out_loss is not None and one.held_out_loss == one.held_out_loss]
+    """The validation of the lowest held-out loss, the first of several; step 0 has no weights of its own, and is none."""
+    measured = [
+        one for one in validations if one.step and one.held_out_loss is not None and math.isfinite(one.held_out_loss)
+    ]
     return min(measured, key=lambda one: (one.held_out_loss or 0.0, one.step), default=None)

@@ -13,6 +13,8 @@ SAMPLES_FOLDER = "samples"
 """In the repository: where a push to the Hub puts the samples of the last step."""
 PLACES = re.compile(r"(^|\.)(path|control_path|output_dir|prompts|start_from|folders|dir|signal|adapter)$|^cache\.")
 """Keys of places on this machine, which are nobody else's business."""
+PRIVATE = re.compile(r"(^|[\s\"'\[({:=,])(~|/\w|[A-Za-z]:\\)|file:/")
+"""Begins an absolute place on some machine, be it in the value of a key that is none of these."""
 SHOWN_PROMPTS = 24
 
 
@@ -36,7 +38,9 @@ def as_markdown(run: RunFolder, standing: Standing) -> str:
         parts += ["### Held-out loss", "By noise level: 0 is clean, 1 is noise.", _table(header, losses)]
     parts += _samples(run)
     if run.config is not None:
-        settings = [row for row in facts.settings(run.config) if not PLACES.search(row[0])]
+        settings = [
+            row for row in facts.settings(run.config) if not PLACES.search(row[0]) and not any(map(PRIVATE.search, row[1:]))
+        ]
         parts += ["### Settings", "What differs from the defaults.", _table(("Key", "Value", "Default"), settings)]
     return "\n\n".join(parts) + "\n"
 
