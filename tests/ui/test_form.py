@@ -12,6 +12,7 @@ from finetrainers.config.reference import keys
 from finetrainers.ui.fields import all_fields, form_fields
 from finetrainers.ui.folders import Folders
 from finetrainers.ui.form import check_form, read_yaml, to_values, unknown_keys
+from finetrainers.ui.places import refused_places
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").rglob("*.yaml"))
 CONFIGS = [file for file in EXAMPLES if "output_dir" in file.read_text() and "model:" in file.read_text()]
@@ -108,6 +109,21 @@ def test_what_is_wrong_is_said_beside_its_field(folders: Folders, field: str, va
     assert message in "\n".join(checked.errors[name])
 
 
+@pytest.mark.parametrize(
+    ("component", "message"),
+    [
+        ({"a.b": {"path": "/etc"}}, "path: /etc is in none of the folders"),
+        ({"a\nb": {"path": "/etc"}}, "path: /etc is in none of the folders"),
+        ({"vae": {"subfolder": "../../etc"}}, "subfolder: '../../etc' leads out of the model"),
+        ({"vae": {"subfolder": "/etc"}}, "subfolder: '/etc' leads out of the model"),
+        ({"vae": {"path": "a/b", "revision": "x/../../y"}}, "revision: 'x/../../y' leads out of the model"),
+    ],
+)
+def test_a_component_leads_to_no_other_place(folders: Folders, component: dict, message: str) -> None:
+    (line, *_) = refused_places({"output_dir": str(folders.runs[0] / "new"), "model": {"components": component}}, folders)
+    assert message in line
+
+
 def test_a_condition_after_one_of_kind_none_keeps_its_field(folders: Folders) -> None:
     own = {
         "conditioning.0.kind": "none",
@@ -167,11 +183,15 @@ def test_a_form_that_is_right_becomes_a_job_with_its_configuration(client: TestC
     assert "is queued already" in again.text
     corrected = client.get("/new?job=1").text
     assert f'name="output_dir" value="{runs / "style"}"' in corrected
-    assert client.get("/new?job=7").status_code == 404
+    for number in ("7", "9" * 5000, "x"):
+        assert client.get(f"/new?job={number}").status_code == 404
 
 
-def test_the_form_is_filled_from_a_run_and_from_text(client: TestClient) -> None:
+def test_the_form_is_filled_from_a_run_and_from_text(client: TestClient, runs: Path) -> None:
+    config = runs / "crush" / "config.yaml"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "checkpoint": {"resume": 300}}))
     page = client.get("/new?from=0/crush").text
+    assert 'name="checkpoint.resume" value=""' in page
     assert 'value="black-forest-labs/FLUX.1-dev"' in page
     assert 'name="output_dir" value=""' in page
     pasted = client.post("/new/yaml", data={"yaml": "model: {path: a/b}\ndata: {path: x, buckets: [[1, 64, 64]]}"}).text
@@ -185,4 +205,6 @@ def test_more_data_sets_have_fields_of_their_own(client: TestClient) -> None:
     part = client.get("/new/more?section=data&index=2").text
     assert 'name="data.2.path"' in part
     assert "index=3" in part
+    for index in ("x", "-1", "9" * 5000):
+        assert client.get(f"/new/more?section=data&index={index}").status_code == 409
     assert len(form_fields({"data": 2})["data"]) == 2 * len(form_fields({"data": 1})["data"])

@@ -34,6 +34,11 @@ def test_all_names_of_this_machine_are_answered(connect, host: str) -> None:
     assert connect(origin=None, host=host).get("/").status_code == 200
 
 
+@pytest.mark.parametrize("host", ["gpu-box.example", "GPU-Box.Example:7865"])
+def test_capitals_of_a_name_do_not_count(connect, host: str) -> None:
+    assert connect(Access(names=("GPU-box.example",)), origin=None, host=host).get("/").status_code == 200
+
+
 @pytest.mark.parametrize("path", ["/new", "/run/stop", "/run/go_on", "/queue/cancel", "/new/ask/data"])
 @pytest.mark.parametrize("origin", ["http://evil.example", "https://127.0.0.1:7866", "null", None])
 def test_posts_of_other_origins_are_refused(connect, runs: Path, path: str, origin: str | None) -> None:
@@ -54,7 +59,9 @@ def test_a_token_is_needed_where_there_is_one(connect) -> None:
     for headers in ({}, {"authorization": "Bearer wrong"}, {"cookie": f"finetrainers-token-7865={token[:-1]}"}):
         for path in (*PAGES, "/run/stream?run=0/crush"):
             assert connect(access, **host, **headers).get(path).status_code == 401
-    for headers in ({"authorization": f"Bearer {token}"}, {"cookie": f"finetrainers-token-7865={token}"}):
+    cookie = {"cookie": f"finetrainers-token-7865={token}"}
+    behind_a_proxy = {"authorization": "Basic bWU6c2VjcmV0", **cookie}
+    for headers in ({"authorization": f"Bearer {token}"}, cookie, behind_a_proxy):
         assert connect(access, **host, **headers).get("/").status_code == 200
 
 

@@ -1,6 +1,7 @@
 """``finetrainers ui``: watch, start and stop runs in a browser."""
 
 import argparse
+import re
 import socket
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from finetrainers.cli.status import DONE
 from finetrainers.errors import ConfigError
 
 PORT = 7865
+DEVICE = re.compile(r"cpu|cuda:(\d+|(GPU|MIG)-[\w/-]+)")
+"""As nvidia-smi and CUDA_VISIBLE_DEVICES name them."""
 
 
 def add_ui(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -36,6 +39,9 @@ def run_ui(options: argparse.Namespace, _: list[str]) -> int:
     from finetrainers.ui.folders import Folders
     from finetrainers.ui.guard import Access, is_loopback, new_token
 
+    for device in options.device or ():
+        if not DEVICE.fullmatch(device):
+            raise ConfigError(f"ui: --device {device} names none; give cpu, cuda:1, or cuda:GPU-... with its UUID")
     runs = [path.expanduser() for path in options.runs or [Path("runs")]]
     runs[0].mkdir(parents=True, exist_ok=True)
     for path in (*runs, *options.data):

@@ -4,7 +4,9 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from finetrainers.errors import DataError
 
 Event = dict[str, Any]  # one JSON object, as docs/events.md describes it
 BLOCK_BYTES = 1 << 16
@@ -23,9 +25,8 @@ def parse(line: bytes) -> Event | None:
 
 def read_after(file: Path, offset: int) -> Iterator[tuple[Event, int]]:
     """Yield the whole lines after an offset, each with the offset behind it; half a line waits for the next call."""
-    try:
-        log = file.open("rb")
-    except (FileNotFoundError, NotADirectoryError):
+    log = _opened(file)
+    if log is None:
         return
     with log:
         log.seek(offset)
@@ -41,9 +42,8 @@ def read_after(file: Path, offset: int) -> Iterator[tuple[Event, int]]:
 
 def read_back(file: Path) -> Iterator[Event]:
     """Yield the events from the last to the first, reading no more of the file than is asked for."""
-    try:
-        log = file.open("rb")
-    except (FileNotFoundError, NotADirectoryError):
+    log = _opened(file)
+    if log is None:
         return
     with log:
         place, rest, is_whole = log.seek(0, os.SEEK_END), b"", False
@@ -60,3 +60,13 @@ def read_back(file: Path) -> Iterator[Event]:
         event = parse(rest) if is_whole else None
         if event is not None:
             yield event
+
+
+def _opened(file: Path) -> BinaryIO | None:
+    """Open a file of events; None if there is none."""
+    try:
+        return file.open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}; see what it is, and whose") from None

@@ -31,12 +31,17 @@ class Standing:
 
 
 def is_held(root: Path) -> bool:
-    """Whether a process has the run directory; on a file system without locks nobody knows, and it is taken for free.
+    """Whether a process has the run directory."""
+    return is_locked(inside(root, LOCK_FILE))
+
+
+def is_locked(file: Path) -> bool:
+    """Whether a process, of whatever host, holds a lock; where there are no locks nobody knows, and it is taken for free.
 
     A start that comes at the same moment waits longer than this looks.
     """
     try:
-        with inside(root, LOCK_FILE).open("rb") as lock:
+        with file.open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go of as the file closes
     except BlockingIOError:
         return True

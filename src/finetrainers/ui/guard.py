@@ -52,7 +52,7 @@ class Access:
             name, _ = urlsplit(f"//{host}").hostname or "", urlsplit(f"//{host}").port
         except ValueError:  # no host, or no port
             return False
-        if name == "localhost" or name in (self.address, *self.names):
+        if name == "localhost" or name in {own.lower() for own in (self.address, *self.names)}:  # as ``hostname`` is
             return True
         return is_loopback(name) or (not is_loopback(self.address) and _is_address(name))
 
@@ -97,7 +97,8 @@ class Guard:
         host = headers.get("host", "")
         if not self._access.is_host(host):
             return _refuse("this server does not answer to that name; start it with --allow-host NAME", 421)
-        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        bearer = credentials if scheme.lower() == "bearer" else ""  # Basic is a proxy's
         if not _is_same_origin(scope["method"], headers, has_bearer=bool(bearer and self._access.token)):
             return _refuse("requests from other sites are refused", 403)
         if self._access.token is None:

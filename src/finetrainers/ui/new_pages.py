@@ -16,7 +16,7 @@ from finetrainers.errors import ConfigError
 from finetrainers.ui.checks import json_answer
 from finetrainers.ui.fields import OUTLINE, REPEATED, all_fields, form_fields
 from finetrainers.ui.form import MAX_SECTIONS, Checked, check_form, counts_of, read_yaml, to_values, unknown_keys
-from finetrainers.ui.site import Site, site_of
+from finetrainers.ui.site import Site, as_number, number_of, site_of
 from finetrainers.ui.tail import tail
 
 MAX_FIELDS = 5000
@@ -28,11 +28,13 @@ REFUSED = 422
 def new_page(request: Request) -> Response:
     """An empty form, or one that is filled as another run, or as a start that failed."""
     site, source, number = site_of(request), request.query_params.get("from"), request.query_params.get("job", "")
-    if number.isdecimal():
-        return _fill(request, site, read_yaml(site.queue.job(int(number)).config.read_text(encoding="utf-8")))
+    if number:
+        return _fill(request, site, read_yaml(site.queue.job(as_number(number, 0)).config.read_text(encoding="utf-8")))
     if source is None:
         return _show(request, site, {**STARTING, "cache.path": str(site.folders.runs[0] / "cache")})
     tree = {key: value for key, value in site.folders.run(source).tree.items() if key != "output_dir"}
+    if isinstance(tree.get("checkpoint"), dict):  # a number is a checkpoint of that run
+        tree["checkpoint"] = {key: value for key, value in tree["checkpoint"].items() if key != "resume"}
     return _fill(request, site, tree)
 
 
@@ -132,7 +134,7 @@ def data_page(request: Request) -> Response:
 def one_more(request: Request) -> Response:
     """The fields of one more section of a kind of which there may be several."""
     site, section = site_of(request), request.query_params.get("section", "")
-    index = int(request.query_params.get("index", "0") or 0)
+    index = number_of(request, "index", MAX_SECTIONS)
     if section not in REPEATED or index >= MAX_SECTIONS:
         raise ConfigError(f"section: there is no {section!r} of number {index}")
     fields = [field.at(index) for field in all_fields()[section]]

@@ -15,9 +15,11 @@ CODE_KEYS = re.compile(r"(model\.adapter|objective\.kind|conditioning(\.\d+)?\.s
 CODE = re.compile(r"\.py\s*(:|$)")
 PATH_KEYS = re.compile(
     r"(cache\.path|tuning\.start_from|validation\.prompts"
-    r"|(validation\.)?data\.\d+\.(path|control_path|folders\..+))"
+    r"|(validation\.)?data\.\d+\.(path|control_path|folders\..+))",
+    re.DOTALL,  # the name of a part may hold anything
 )
-MODEL_KEYS = re.compile(r"model\.path|model\.components\.[^.]+\.path")
+MODEL_KEYS = re.compile(r"model\.path|model\.components\..+\.path", re.DOTALL)
+PART_KEYS = re.compile(r"model\.(components\..+\.)?(subfolder|revision)", re.DOTALL)
 PROMPTS_FILE = "prompts.csv"
 """Prompts that were typed into the form."""
 REMOTE = ("hf", "s3", "s3a", "gs", "gcs", "https")
@@ -31,6 +33,8 @@ def refused_places(tree: Mapping[str, Any], folders: Folders) -> Iterator[str]:
     for key, value in _texts(tree, ""):
         if CODE.search(value) or (CODE_KEYS.fullmatch(key) and ":" in value):
             yield f"{key}: {value!r} is code, which no browser may name; start this run with finetrainers train"
+        elif PART_KEYS.fullmatch(key) and (value.startswith(("/", "~")) or ".." in re.split(r"[/\\]", value)):
+            yield f"{key}: {value!r} leads out of the model; name what is in it"
         elif _is_outside(key, value, folders):
             yield f"{key}: {value} {WAY_OUT}"
     cache = tree.get("cache")

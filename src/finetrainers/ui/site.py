@@ -123,5 +123,9 @@ def sentence(text: str) -> Markup:
 
 def number_of(request: Request, name: str, default: int) -> int:
     """Read a number from a query; what is none, or too large, is the default."""
-    text = request.query_params.get(name, "")
+    return as_number(request.query_params.get(name, ""), default)
+
+
+def as_number(text: str, default: int) -> int:
+    """Read a number that a browser sent; what is none, or too large, is the default."""
     return int(text) if text.isdecimal() and len(text) < 10 else default

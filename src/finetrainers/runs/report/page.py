@@ -64,7 +64,10 @@ def _head(run: RunFolder, standing: Standing) -> list[str]:
         table(facts.head(run, standing), name="facts"),
     ]
     if standing.state in {"stopped", "failed", "new"}:
-        parts.append(f"<p>To go on: <code>finetrainers train {escape(quote(str(run.path / 'config.yaml')))}</code></p>")
+        words = ["finetrainers train", quote(str(run.path / "config.yaml"))]
+        if run.config is not None and run.config.checkpoint.resume != "latest":  # the checkpoint of an earlier start
+            words.append("checkpoint.resume=latest")
+        parts.append(f"<p>To go on: <code>{escape(' '.join(words))}</code></p>")
     return parts
 
 
@@ -121,12 +124,12 @@ def charts_of(run: RunFolder) -> list[Chart]:
 def _held_out(run: RunFolder, steps: int, marks: Sequence[int]) -> list[Chart]:
     """Held-out loss, in all and by noise level, and by data set where it is known."""
     measured = [one for one in run.validations() if one.held_out_loss is not None]
-    lowest = best(measured)
-    if lowest is None:
+    if not measured:
         return []
+    lowest = best(measured)
     x = [one.step for one in measured]
     total = Line("held-out loss", (x, [one.held_out_loss or 0.0 for one in measured]), "one")
-    star = (lowest.step, lowest.held_out_loss or 0.0, f"best: step {lowest.step}")
+    star = None if lowest is None else (lowest.step, lowest.held_out_loss or 0.0, f"best: step {lowest.step}")
     charts = [Chart("Held-out loss", [total], steps, marks=marks, star=star)]
     for title, unit, rows in (
         ("Held-out loss by noise level", "0 is clean, 1 is noise", [one.bins for one in measured]),
