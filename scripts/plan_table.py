@@ -134,7 +134,12 @@ def fit_of(name: str, size: str) -> str:
     stage, most = max(peaks.items(), key=lambda own: own[1])
     title = proposed(found) if found.fits else "nothing fits"
     return row(
-        name, size.removesuffix("GB"), f"{(found.limit or 0) / 1e9:.1f}", f"{peaks['step']:.1f}", f"{most:.1f}, {stage}", title
+        name,
+        size.removesuffix("GB"),
+        f"{(found.limit or 0) / 1e9:.1f}",
+        f"{peaks['step']:.1f}",
+        f"{most:.1f}, {stage}",
+        title,
     )
 
 

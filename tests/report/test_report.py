@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from runs import Tree, config_of, events_of, merged
+from runs import Tree, config_of, events_of, flux_tree, merged
 
 from finetrainers.cli.entry import main
 from finetrainers.distributed.world import alone
@@ -22,6 +22,7 @@ from finetrainers.errors import ConfigError, Interrupted, StoppedAtOnceError
 from finetrainers.export.changes import Kronecker, LowRank
 from finetrainers.export.formats import lost_layers
 from finetrainers.export.names import FAMILIES
+from finetrainers.files.marks import mark_run
 from finetrainers.files.steps import step_directory
 from finetrainers.files.whole import whole_directory
 from finetrainers.runs.curves import Columns
@@ -141,6 +142,16 @@ def test_a_place_is_told_from_other_values(value: str, is_place: bool) -> None:
     assert (PLACE.search(value) is not None) == is_place
 
 
+@pytest.mark.parametrize(("resume", "words"), [(300, "config.yaml checkpoint.resume=latest "), ("latest", "config.yaml ")])
+def test_the_page_says_how_to_go_on_from_the_last_checkpoint(tmp_path: Path, resume: int | str, words: str) -> None:
+    mark_run(tmp_path)
+    tree = merged(flux_tree(tmp_path, tmp_path, tmp_path), {"checkpoint": {"resume": resume}})
+    (tmp_path / "config.yaml").write_text(json.dumps(tree))
+    run = RunFolder(tmp_path)
+    page = Reader(as_page(run, run.standing(), Pictures()))
+    assert f"finetrainers train {run.path}/{words}" in page.words
+
+
 def test_markdown_of_any_words_is_one_line_of_them() -> None:
     assert text("a\n# b | <b>*c*</b> [d](e)") == r"a \# b \| &lt;b&gt;\*c\*&lt;/b&gt; \[d\](e)"
 
@@ -190,7 +201,7 @@ def test_who_stops_at_once_waits_for_no_report(
     tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], num_ends: int
 ) -> None:
     ends: list[ReportPage] = []
-    monkeypatch.setattr(ReportPage, "end", lambda page: ends.append(page))
+    monkeypatch.setattr(ReportPage, "end", ends.append)
     config = config_of(merged(tree, {"output_dir": str(tmp_path / "run")}))
     with pytest.raises(error), open_session(config, alone(), kept=""):
         raise error("stopped")
