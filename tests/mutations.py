@@ -571,6 +571,7 @@ MUTATIONS = (
     Mutation("report: a file of the user's is overwritten", "cli/report.py", "if file.exists() and not", "if False and not", "report/test_report.py::test_what_holds_no_report_is_not_overwritten"),
     Mutation("report: a second Ctrl-C waits for it", "training/report_page.py", "issubclass(kind, KeyboardInterrupt)", "issubclass(kind, BufferError)", "report/test_report.py::test_who_stops_at_once_waits_for_no_report"),
     Mutation("report: a picture that a tracker does not take ends the run", "training/sinks.py", "except Exception as error:", "except BufferError as error:", "report/test_tracked_samples.py::test_a_sample_that_cannot_be_shown_is_told_of_once_and_ends_no_run"),
+    Mutation("reports read a key that no event has", "runs/validations.py", '("held_out_bins", "held_out_sets", "samples")', '("held_out_bin", "held_out_sets", "samples")', "report/test_keys.py::test_each_key_that_is_read_is_a_field_of_its_event"),
 )  # fmt: skip
 
 
