@@ -595,6 +595,7 @@ MUTATIONS = (
     Mutation("a plan ignores the budget of a run", "training/plan/run.py", "[] if self.config.memory.budget is None else [self.config.memory.budget]", "[]", "training/test_plan.py::test_what_is_proposed_is_the_first_that_fits_and_can_be_given_to_train"),
     Mutation("a plan counts one view of each item", "training/plan/disk.py", "views + own * data.num_views", "views + own", "training/test_plan.py::test_items_on_this_machine_are_counted_with_their_views"),
     Mutation("a plan counts one view of each of so many items", "training/plan/disk.py", "media * self.items.views", "media * self.items.count", "training/test_plan.py::test_a_budget_is_planned_for_without_a_gpu_and_views_and_measured_items_count"),
+    Mutation("reports read a key that no event has", "runs/validations.py", '("held_out_bins", "held_out_sets", "samples")', '("held_out_bin", "held_out_sets", "samples")', "report/test_keys.py::test_each_key_that_is_read_is_a_field_of_its_event"),
 )  # fmt: skip
 
 

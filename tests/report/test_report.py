@@ -201,7 +201,11 @@ def test_who_stops_at_once_waits_for_no_report(
     tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], num_ends: int
 ) -> None:
     ends: list[ReportPage] = []
-    monkeypatch.setattr(ReportPage, "end", lambda page: ends.append(page))  # noqa: PLW0108  # a method
+
+    def end(page: ReportPage) -> None:
+        ends.append(page)
+
+    monkeypatch.setattr(ReportPage, "end", end)
     config = config_of(merged(tree, {"output_dir": str(tmp_path / "run")}))
     with pytest.raises(error), open_session(config, alone(), kept=""):
         raise error("stopped")
