@@ -8,7 +8,6 @@ from typing import Any
 from finetrainers.config import Config
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
-from finetrainers.training.cost import StepCost
 from finetrainers.training.fit import CHECKPOINTING, INT8, SETS, Techniques, Trial, is_given, try_sets
 from finetrainers.training.plan.figures import Technique
 from finetrainers.training.plan.speed import Machine
