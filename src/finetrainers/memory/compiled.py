@@ -134,13 +134,24 @@ class _Plan:
     def _made(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         if is_kernel_of_its_own(node.target) or _is_alias(node):
             args, kwargs = tree_map(partial(_value, values), (node.args, dict(node.kwargs)))
-            return node.target(*args, **kwargs)  # type: ignore[operator]
+            return _ran(node.target, args, kwargs)
         made = tree_map(_empty, node.meta["val"])
         meter = Meter.current()
         if meter is not None:
             read = [values[own] for own in self.reads[node]]
             meter.work.note_fused([own for own in read if isinstance(own, Tensor)], tree_leaves(made))
         return made
+
+
+def _ran(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Run an operation; the state of random numbers, with which attention may be computed again, is left out."""
+    from torch._prims.rng_prims import run_and_save_rng_state, run_with_rng_state
+
+    if func is run_and_save_rng_state:
+        return torch.empty(0), args[0](*args[1:], **kwargs)
+    if func is run_with_rng_state:
+        return args[1](*args[2:], **kwargs)
+    return func(*args, **kwargs)
 
 
 def _value(values: dict[fx.Node, Any], own: Any) -> Any:
