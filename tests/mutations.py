@@ -559,6 +559,8 @@ MUTATIONS = (
     Mutation("report: changed captions go unnoticed when a run is made again", "training/reproduce.py", "\"captions\": captions_digest(plan)", "\"captions\": noted.get(\"captions\")", "report/test_comparison.py::test_what_has_changed_since_a_run_is_named"),
     Mutation("report: rounding is never suspected first", "runs/comparison/causes.py", "0 if is_small else 2", "2", "report/test_comparison.py::test_what_differs_in_the_last_digits_is_laid_to_rounding_first"),
     Mutation("report: samples go to trackers without prompts", "training/tracked_samples.py", "caption=sample.prompt)", "caption=None)", "report/test_tracked_samples.py::test_trackers_get_samples_with_their_prompts"),
+    Mutation("with a trigger word, pictures without captions are left out", "data/sources/listing.py", "    if prefix:\n        kept = _with_empty(kept)\n", "", "data/test_sources.py::test_with_a_prefix_captions_may_be_missing"),
+    Mutation("without a prefix, items that have no caption are recalled", "data/catalog/snapshot.py", "bool(config.caption_prefix) or not _lacks_captions(known.listing)", "True", "data/test_found.py::test_the_line_says_which_items_have_the_prefix_alone"),
 )  # fmt: skip
 
 
