@@ -1,9 +1,9 @@
 """The whole configuration of a run. Defaults live in these sections and nowhere else."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -70,6 +70,17 @@ class Config(Section):
     """Hub repository to push to, as user/name; by default the name of output_dir, under the user of the token."""
     hub_private: bool = True
     """Create the Hub repository as a private one."""
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> "Config":
+        """Check a configuration that is a dict, as ``load_config`` checks a file, and apply overrides as it does.
+
+        Raises:
+            ConfigError: With one line per wrong key.
+        """
+        from finetrainers.config.load import config_of_tree
+
+        return config_of_tree(tree, overrides)
 
     @property
     def conditions(self) -> dict[str, ConditionConfig]:
