@@ -214,7 +214,7 @@ MUTATIONS = (
     # Run directory and names.
     Mutation("a line that a kill cut off takes the next one with it", "training/sinks.py", '            self._write(b"\\n")\n', "            pass\n", "training/test_track.py::test_a_torn_line_costs_only_itself"),
     Mutation("an event has a field that its schema lacks", "events/record.py", '"event": self.event, **super().tree()}', '"event": self.event, "new": 1, **super().tree()}', "docs/test_docs.py::test_the_events_of_a_run_have_the_documented_fields_and_no_others"),
-    Mutation("a public name goes without a word", "__init__.py", '    "sample_run",\n    "train",\n]', '    "train",\n]', "docs/test_docs.py::test_every_public_name_is_documented"),
+    Mutation("a public name goes without a word", "__init__.py", '    "sample_run",\n    "train",\n', '    "train",\n', "docs/test_docs.py::test_every_public_name_is_documented"),
     # Parallelism.
     Mutation("weights of another process are added up in another order", "distributed/reading.py", "own.data_ptr() % LINE_BYTES", "0", "distributed/test_shared_validation.py::test_any_number_of_prompts_on_any_number_of_processes"),
     Mutation("each process encodes what another one is at", "data/cache/claims.py", "            if error.errno in TAKEN:\n                return False\n", "", "distributed/test_shared_encoding.py::test_four_processes_make_every_item_once_and_the_cache_serves_any_number"),
@@ -506,7 +506,7 @@ MUTATIONS = (
     Mutation("a rehearsal writes into the user's cache", "training/rehearse/twin.py", "\"path\": str(cache)}", "\"path\": str(config.cache.path)}", "training/test_rehearse.py::test_a_run_that_would_train_is_rehearsed_whole_and_nothing_of_the_user_is_touched"),
     Mutation("a twin's text encoder fits where the real one does not", "training/rehearse/shrink.py", "ENCODER_STEP * (1 + number)", "ENCODER_STEP", "training/test_rehearse.py::test_widths_that_are_equal_stay_equal_and_others_differ"),
     Mutation("a twin's processes share one axis alone", "training/rehearse/twin.py", "    axis = axes[turn % len(axes)]", "    axis = axes[0]", "training/test_rehearse.py::test_the_axes_of_a_run_take_turns"),
-    Mutation("videos of equal frames differ in their bytes", "sampling/sampler.py", '"16", **REPEATABLE_X264}', '"16"}', "sampling/test_sample.py::test_equal_frames_are_written_as_equal_bytes"),
+    Mutation("videos of equal frames differ in their bytes", "sampling/video.py", '"16", **REPEATABLE_X264}', '"16"}', "sampling/test_sample.py::test_equal_frames_are_written_as_equal_bytes"),
     # Events.
     Mutation("a field of a newer version is lost when a line is read", "events/record.py", "extra={name: value for name, value in tree.items() if name not in hints}", "extra={}", "training/test_track.py::test_lines_of_other_versions_are_kept_as_they_are"),
     Mutation("an event of another version is read as if it were of this one", "events/read.py", ' and tree["v"] == VERSION', "", "training/test_track.py::test_lines_of_other_versions_are_kept_as_they_are"),
@@ -561,6 +561,11 @@ MUTATIONS = (
     Mutation("report: samples go to trackers without prompts", "training/tracked_samples.py", "caption=sample.prompt)", "caption=None)", "report/test_tracked_samples.py::test_trackers_get_samples_with_their_prompts"),
     Mutation("with a trigger word, pictures without captions are left out", "data/sources/listing.py", "    if prefix:\n        kept = _with_empty(kept)\n", "", "data/test_sources.py::test_with_a_prefix_captions_may_be_missing"),
     Mutation("without a prefix, items that have no caption are recalled", "data/catalog/snapshot.py", "bool(config.caption_prefix) or not _lacks_captions(known.listing)", "True", "data/test_found.py::test_the_line_says_which_items_have_the_prefix_alone"),
+    Mutation("a run that a callback ends loses its last steps", "training/saving.py", "        if trainer.is_over:\n            self.save(trainer)\n", "        pass\n", "training/test_callbacks.py::test_callbacks_see_each_step_and_may_end_the_run_which_then_goes_on"),
+    Mutation("callbacks are called after the step is saved", "training/run.py", "self._step_log(), self.callbacks, saver, validator, alarms, outcomes,", "self._step_log(), saver, validator, alarms, outcomes, self.callbacks,", "training/test_callbacks.py::test_callbacks_see_each_step_and_may_end_the_run_which_then_goes_on"),
+    Mutation("a class in the place of a callback does nothing", "training/callbacks.py", "if not isinstance(callback, Callback):", "if False:", "training/test_callbacks.py::test_what_is_no_callback_is_refused_before_anything"),
+    Mutation("an example that is copied takes the place of a file", "cli/examples.py", "elif not there.is_file() or there.read_bytes() != content:", "elif False:", "cli/test_examples_command.py::test_nothing_is_overwritten"),
+    Mutation("an example lacks what its commands need of another", "cli/examples.py", "found |= dict.fromkeys(other for other in named if other.is_file())", "pass", "cli/test_examples_command.py::test_all_that_training_examples_name_is_there_after_the_copy"),
 )  # fmt: skip
 
 
