@@ -566,6 +566,9 @@ MUTATIONS = (
     Mutation("a class in the place of a callback does nothing", "training/callbacks.py", "if not isinstance(callback, Callback):", "if False:", "training/test_callbacks.py::test_what_is_no_callback_is_refused_before_anything"),
     Mutation("an example that is copied takes the place of a file", "cli/examples.py", "elif not there.is_file() or there.read_bytes() != content:", "elif False:", "cli/test_examples_command.py::test_nothing_is_overwritten"),
     Mutation("an example lacks what its commands need of another", "cli/examples.py", "found |= dict.fromkeys(other for other in named if other.is_file())", "pass", "cli/test_examples_command.py::test_all_that_training_examples_name_is_there_after_the_copy"),
+    Mutation("epochs forget the repeats of a data set", "training/epochs.py", "steps = prepared.order.first_step(epochs)", "steps = epochs * prepared.plan.num_samples // config.train.batch_size", "training/test_epochs.py::test_epochs_are_the_steps_that_pass_over_all_samples_and_their_repeats"),
+    Mutation("epochs of a run are a thousand steps", "training/run.py", "counted = world.first(lambda: with_counted_steps(config))", "counted = config", "training/test_epochs.py::test_a_run_says_its_steps_and_keeps_them"),
+    Mutation("epochs and steps may both be given", "config/train.py", 'if self.epochs is not None and "steps" in', 'if False and "steps" in', "training/test_epochs.py::test_epochs_that_mean_nothing_are_refused"),
 )  # fmt: skip
 
 

@@ -255,8 +255,20 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _epochs_can_be_counted(self) -> "Config":
+        for index, data in enumerate(self.data if self.train.epochs is not None else ()):
+            for key, value in (("stream", data.stream), ("weight", data.weight)):
+                if value:
+                    raise RefusedKeyError(
+                        "train.epochs",
+                        f"{self.train.epochs} cannot be counted with data.{index}.{key}: {str(value).lower()}; "
+                        "give train.steps",
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        if self.train.steps and self.schedule.warmup_steps >= self.train.steps:
+        if self.train.epochs is None and self.train.steps and self.schedule.warmup_steps >= self.train.steps:
             raise ValueError(
                 f"schedule.warmup_steps: {self.schedule.warmup_steps} must be less than train.steps ({self.train.steps}); "
                 "otherwise the peak learning rate is never reached"

@@ -22,6 +22,7 @@ from finetrainers.training.callbacks import Callback, Callbacks
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.checks import check_start, check_steps_left, without_start
 from finetrainers.training.checks_files import check_files
+from finetrainers.training.epochs import about_epochs, with_counted_steps
 from finetrainers.training.finish import Result as Result, finish
 from finetrainers.training.fit import as_recorded, fit
 from finetrainers.training.hub import check_hub
@@ -59,9 +60,11 @@ def train(config: Config, *, callbacks: Sequence[Callback] = ()) -> Result:
     own = Callbacks(callbacks)
     with join(config.parallel, config.train.device) as world:
         check_batch(world.layout, batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
-        fitted = world.first(lambda: fit(config))
+        counted = world.first(lambda: with_counted_steps(config))
+        fitted = world.first(lambda: fit(counted))
         check_sharing(fitted.config, world.layout)
         with open_session(fitted.config, world, kept="there is no checkpoint yet") as session:
+            _say_epochs(session, config)
             return _Run(session, fitted.lines(), own).train()
 
 
@@ -74,12 +77,22 @@ def encode(config: Config) -> None:
     """
     with (
         join(config.parallel, config.train.device) as world,
-        open_session(as_recorded(config), world, kept="the cache keeps what is done") as session,
+        open_session(
+            as_recorded(world.first(lambda: with_counted_steps(config))), world, kept="the cache keeps what is done"
+        ) as session,
     ):
+        _say_epochs(session, config)
         run = _Run(session)
         with session.stage("encoding"):
             run.encode(run.prepare(), 0)
         session.emit(EndEvent(status="done", step=0))
+
+
+def _say_epochs(session: Session, asked: Config) -> None:
+    """Say how many steps the epochs are that were asked for, if they were."""
+    said = about_epochs(asked, session.config)
+    if said is not None:
+        session.warn(said)
 
 
 class _Run:
