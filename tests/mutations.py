@@ -214,7 +214,7 @@ MUTATIONS = (
     # Run directory and names.
     Mutation("a line that a kill cut off takes the next one with it", "training/sinks.py", '            self._write(b"\\n")\n', "            pass\n", "training/test_track.py::test_a_torn_line_costs_only_itself"),
     Mutation("an event has a field that its schema lacks", "events/record.py", '"event": self.event, **super().tree()}', '"event": self.event, "new": 1, **super().tree()}', "docs/test_docs.py::test_the_events_of_a_run_have_the_documented_fields_and_no_others"),
-    Mutation("a public name goes without a word", "__init__.py", '    "sample_run",\n    "train",\n]', '    "train",\n]', "docs/test_docs.py::test_every_public_name_is_documented"),
+    Mutation("a public name goes without a word", "__init__.py", '    "sample_run",\n    "train",\n', '    "train",\n', "docs/test_docs.py::test_every_public_name_is_documented"),
     # Parallelism.
     Mutation("weights of another process are added up in another order", "distributed/reading.py", "own.data_ptr() % LINE_BYTES", "0", "distributed/test_shared_validation.py::test_any_number_of_prompts_on_any_number_of_processes"),
     Mutation("each process encodes what another one is at", "data/cache/claims.py", "            if error.errno in TAKEN:\n                return False\n", "", "distributed/test_shared_encoding.py::test_four_processes_make_every_item_once_and_the_cache_serves_any_number"),
@@ -397,7 +397,7 @@ MUTATIONS = (
     Mutation("files that a list names elsewhere change unnoticed", "data/catalog/snapshot.py", "            marks.add_folders(_folders_of(known.listing) or ())\n", "            return known\n", "data/test_snapshot.py::test_files_elsewhere_that_a_list_names_count_too"),
     Mutation("a damaged snapshot is trusted", "data/catalog/snapshot.py", "    if hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest() != mapped[-DIGEST_BYTES:]:", "    if False:", "data/test_snapshot.py::test_what_is_damaged_is_made_anew"),
     Mutation("what could not be read once is never read again", "data/catalog/snapshot.py", "bad = np.flatnonzero(~facts[\"is_good\"])", "bad = np.empty(0, np.int64)", "data/test_snapshot.py::test_a_bad_file_is_tried_at_each_start"),
-    Mutation("what a list names and is not there is missing forever", "data/catalog/snapshot.py", "            return None if known.listing.problems else known\n", "            return known\n", "data/test_snapshot.py::test_media_that_come_after_the_list_that_names_them_are_found"),
+    Mutation("what a list names and is not there is missing forever", "data/catalog/snapshot.py", "is_whole and not known.listing.problems", "is_whole", "data/test_snapshot.py::test_media_that_come_after_the_list_that_names_them_are_found"),
     Mutation("with recheck: folders a list that is overwritten goes unnoticed", "data/catalog/marks.py", "            facts = _facts_of(_but_items(entries))", "            facts = _facts_of(())", "data/test_snapshot.py::test_with_folders_lists_and_folders_count_and_single_files_do_not"),
     # Raw media become a set.
     Mutation('an expression runs code', 'data/curate/expression.py', '        if found not in wanted:', '        if False:', 'data/test_curate.py::test_a_wrong_expression_says_what_is_wrong_and_runs_nothing'),
@@ -513,7 +513,7 @@ MUTATIONS = (
     Mutation("a rehearsal writes into the user's cache", "training/rehearse/twin.py", "\"path\": str(cache)}", "\"path\": str(config.cache.path)}", "training/test_rehearse.py::test_a_run_that_would_train_is_rehearsed_whole_and_nothing_of_the_user_is_touched"),
     Mutation("a twin's text encoder fits where the real one does not", "training/rehearse/shrink.py", "ENCODER_STEP * (1 + number)", "ENCODER_STEP", "training/test_rehearse.py::test_widths_that_are_equal_stay_equal_and_others_differ"),
     Mutation("a twin's processes share one axis alone", "training/rehearse/twin.py", "    axis = axes[turn % len(axes)]", "    axis = axes[0]", "training/test_rehearse.py::test_the_axes_of_a_run_take_turns"),
-    Mutation("videos of equal frames differ in their bytes", "sampling/sampler.py", '"16", **REPEATABLE_X264}', '"16"}', "sampling/test_sample.py::test_equal_frames_are_written_as_equal_bytes"),
+    Mutation("videos of equal frames differ in their bytes", "sampling/video.py", '"16", **REPEATABLE_X264}', '"16"}', "sampling/test_sample.py::test_equal_frames_are_written_as_equal_bytes"),
     # Events.
     Mutation("a field of a newer version is lost when a line is read", "events/record.py", "extra={name: value for name, value in tree.items() if name not in hints}", "extra={}", "training/test_track.py::test_lines_of_other_versions_are_kept_as_they_are"),
     Mutation("an event of another version is read as if it were of this one", "events/read.py", ' and tree["v"] == VERSION', "", "training/test_track.py::test_lines_of_other_versions_are_kept_as_they_are"),
@@ -596,6 +596,16 @@ MUTATIONS = (
     Mutation("a plan counts one view of each item", "training/plan/disk.py", "views + own * data.num_views", "views + own", "training/test_plan.py::test_items_on_this_machine_are_counted_with_their_views"),
     Mutation("a plan counts one view of each of so many items", "training/plan/disk.py", "media * self.items.views", "media * self.items.count", "training/test_plan.py::test_a_budget_is_planned_for_without_a_gpu_and_views_and_measured_items_count"),
     Mutation("reports read a key that no event has", "runs/validations.py", '("held_out_bins", "held_out_sets", "samples")', '("held_out_bin", "held_out_sets", "samples")', "report/test_keys.py::test_each_key_that_is_read_is_a_field_of_its_event"),
+    Mutation("with a trigger word, pictures without captions are left out", "data/sources/listing.py", "    if prefix:\n        kept = _with_empty(kept)\n", "", "data/test_sources.py::test_with_a_prefix_captions_may_be_missing"),
+    Mutation("without a prefix, items that have no caption are recalled", "data/catalog/snapshot.py", "bool(config.caption_prefix) or not _lacks_captions(known.listing)", "True", "data/test_found.py::test_the_line_says_which_items_have_the_prefix_alone"),
+    Mutation("a run that a callback ends loses its last steps", "training/saving.py", "        if trainer.is_over:\n            self.save(trainer)\n", "        pass\n", "training/test_callbacks.py::test_callbacks_see_each_step_and_may_end_the_run_which_then_goes_on"),
+    Mutation("callbacks are called after the step is saved", "training/run.py", "self._step_log(), self.callbacks, saver, validator, alarms, outcomes,", "self._step_log(), saver, validator, alarms, outcomes, self.callbacks,", "training/test_callbacks.py::test_callbacks_see_each_step_and_may_end_the_run_which_then_goes_on"),
+    Mutation("a class in the place of a callback does nothing", "training/callbacks.py", "if not isinstance(callback, Callback):", "if False:", "training/test_callbacks.py::test_what_is_no_callback_is_refused_before_anything"),
+    Mutation("an example that is copied takes the place of a file", "cli/examples.py", "elif not there.is_file() or there.read_bytes() != content:", "elif False:", "cli/test_examples_command.py::test_nothing_is_overwritten"),
+    Mutation("an example lacks what its commands need of another", "cli/examples.py", "found |= dict.fromkeys(other for other in named if other.is_file())", "pass", "cli/test_examples_command.py::test_all_that_training_examples_name_is_there_after_the_copy"),
+    Mutation("epochs forget the repeats of a data set", "training/epochs.py", "steps = prepared.order.first_step(epochs)", "steps = epochs * prepared.plan.num_samples // config.train.batch_size", "training/test_epochs.py::test_epochs_are_the_steps_that_pass_over_all_samples_and_their_repeats"),
+    Mutation("epochs of a run are a thousand steps", "training/run.py", "counted = world.first(lambda: with_counted_steps(config))", "counted = config", "training/test_epochs.py::test_a_run_says_its_steps_and_keeps_them"),
+    Mutation("epochs and steps may both be given", "config/train.py", 'if self.epochs is not None and "steps" in', 'if False and "steps" in', "training/test_epochs.py::test_epochs_that_mean_nothing_are_refused"),
 )  # fmt: skip
 
 

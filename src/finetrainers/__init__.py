@@ -34,12 +34,16 @@ if TYPE_CHECKING:
     from finetrainers.objectives.base import Predict as Predict
     from finetrainers.objectives.own import OwnObjective as OwnObjective
     from finetrainers.sampling.sample import sample_run as sample_run
+    from finetrainers.sampling.video import write_video as write_video
+    from finetrainers.training.callbacks import Callback as Callback
     from finetrainers.training.run import Result as Result, encode as encode, train as train
+    from finetrainers.training.trainer import Metrics as Metrics, Trainer as Trainer
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Batch",
+    "Callback",
     "CheckpointError",
     "Config",
     "ConfigError",
@@ -48,6 +52,7 @@ __all__ = [
     "Grid",
     "Interrupted",
     "LatentFacts",
+    "Metrics",
     "ModelAdapter",
     "ModelError",
     "NoiseLevels",
@@ -62,12 +67,14 @@ __all__ = [
     "Stream",
     "Text",
     "TextFacts",
+    "Trainer",
     "TrainingFacts",
     "encode",
     "load_config",
     "register_model",
     "sample_run",
     "train",
+    "write_video",
 ]
 
 _PLACES = {
@@ -98,6 +105,9 @@ _PLACES = {
     "models.noise": ("NoiseLevels",),
     "objectives.own": ("OwnObjective",),
     "sampling.sample": ("sample_run",),
+    "sampling.video": ("write_video",),
+    "training.callbacks": ("Callback",),
+    "training.trainer": ("Metrics", "Trainer"),
     "training.run": ("Result", "encode", "train"),
 }
 """Module of each public name. No module has a public name: importing it would hide the name."""

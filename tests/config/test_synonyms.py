@@ -30,7 +30,7 @@ def lines(tree: dict[str, Any]) -> list[str]:
         (("data", 0, "resolution"), 512, "write data.0.buckets: {pixels: 262144}, which is 512 x 512"),
         (("data", 0, "resolution"), [832, 480], "write data.0.buckets: [[1, 480, 832]], which is frames, height, width"),
         (("train", "gradient_accumulation_steps"), 4, "train.batch_size counts all samples of an optimizer step"),
-        (("train", "epochs"), 4, "write train.steps"),
+        (("train", "num_train_epochs"), 4, "it is called train.epochs here"),
         (("rank",), 4, "it belongs elsewhere: write tuning.rank"),
         (("tuning", "lr"), 4, "it belongs elsewhere: write optimizer.lr"),
         (("train", "stepz"), 4, "did you mean 'steps'?"),

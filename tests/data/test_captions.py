@@ -39,6 +39,11 @@ def test_openings_are_cut_and_the_first_letter_is_capitalised(opening):
     assert final_caption(f"{opening} a red ball.", config()) == "A red ball."
 
 
+def test_a_prefix_stands_before_a_caption_or_alone():
+    assert final_caption("A cat", config(prefix="SKS")) == "SKS A cat"
+    assert final_caption("", config(prefix="SKS")) == "SKS"
+
+
 @pytest.mark.parametrize(
     "caption",
     [

@@ -44,6 +44,9 @@ def test_captions_are_beside_the_pictures_or_the_name_of_the_class(tmp_path: Pat
         ".caption, where a .txt is the caption": 1,
         "without a caption of its own, and given the name of its folder": 1,
     }
+    folder = write(tmp_path / "y", a__txt="A", b="", c__txt="")
+    found = listed(folder, layout="kohya", caption_prefix="SKS")
+    assert [row["captions"] for row in found.table.to_pylist()] == [["A"], [""], [""]]
     assert "no caption file beside it" in listed(write(tmp_path / "x", a__txt="A", d=""), layout="kohya").problems[0].reason
 
 

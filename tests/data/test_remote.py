@@ -278,7 +278,7 @@ def test_a_remote_folder_has_the_items_of_the_local_one(bucket: Bucket, folder: 
     (folder / "00.txt").write_bytes(b"\xef\xbb\xbffirst\r\nsecond \r\n")
     (folder / "alone.png").write_bytes((folder / "00.png").read_bytes())
     place = bucket.put_folder(folder, "set")
-    for changes in ({}, {"caption_lines": True}):
+    for changes in ({}, {"caption_lines": True}, {"caption_prefix": "SKS"}):
         assert items_of(place, **changes) == items_of(folder, **changes)
     here, there = list_items(data_config(folder)), list_items(data_config(f"{place}/"))
     assert [(Path(p.path).name, p.reason) for p in there.problems] == [(Path(p.path).name, p.reason) for p in here.problems]

@@ -185,6 +185,25 @@ def test_media_without_a_caption_are_problems(tmp_path):
     assert "not UTF-8" in found.problems[0].reason
 
 
+@pytest.mark.parametrize("layout", ["media", "sidecars", "lists", *METADATA])
+def test_with_a_prefix_captions_may_be_missing(tmp_path, layout):
+    items = {"good.mp4": "A cat", "empty.mp4": "", "none.mp4": None}
+    touch(tmp_path, items)
+    if layout == "sidecars":
+        write_sidecars(tmp_path, {name: text for name, text in items.items() if text is not None})
+        (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\xfa")
+        touch(tmp_path, ["binary.mp4"])
+    elif layout == "lists":
+        (tmp_path / "videos.txt").write_text("none.mp4\nempty.mp4\ngood.mp4\n")
+        (tmp_path / "captions.txt").write_text("\n\nA cat\n")
+    elif layout != "media":
+        write_metadata(tmp_path / layout, [{"file_name": n, "caption": c} for n, c in items.items()])
+    found = listed(tmp_path, caption_prefix="SKS")
+    caption = "" if layout == "media" else "A cat"
+    assert rows(found, tmp_path) == {"good.mp4": [caption], "empty.mp4": [""], "none.mp4": [""]}
+    assert [problem.path for problem in found.problems] == [str(tmp_path / "binary.mp4")] * (layout == "sidecars")
+
+
 @pytest.mark.parametrize("name", METADATA)
 def test_rows_that_cannot_be_used_are_problems(tmp_path, name):
     touch(tmp_path, ["good.mp4", "empty.mp4", "null.mp4", "notes.npy", "unlisted 1.mp4", "unlisted 2.jpg", "readme.md"])
@@ -233,6 +252,7 @@ def test_an_unknown_layout_says_what_was_found_and_what_is_expected(tmp_path):
     assert "but 2 .npy, 1 .csv; expected media files with a .txt" in error_of(tmp_path)
     touch(tmp_path, ["a.mp4", "b.mp4"])
     assert "2 media, none of them with a caption, and 2 .npy, 1 .csv" in error_of(tmp_path)
+    assert "data.caption_prefix gives the one that all media have" in error_of(tmp_path)
     assert "no folder and no metadata file (.csv, .json, .jsonl, .parquet)" in error_of(tmp_path / "a.mp4")
 
 

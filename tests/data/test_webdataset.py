@@ -52,6 +52,8 @@ def test_members_of_one_name_are_one_sample_wherever_they_stand(tmp_path: Path) 
     assert rows(found) == {"one": ["One"], "two": ["Two"]}
     assert (found.layout, found.why) == ("webdataset", "1 .tar shard")
     assert (found.problems, found.passed_over) == ((), {".x": 1})
+    found = listed(write_tar(tmp_path / "y.tar", [*members, ("c.jpg", b"three")]), caption_prefix="SKS")
+    assert rows(found) == {"one": ["One"], "two": ["Two"], "three": [""]}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from finetrainers.cli.bench import add_bench
 from finetrainers.cli.cache import add_cache
 from finetrainers.cli.data import add_data
 from finetrainers.cli.diff import add_diff
+from finetrainers.cli.examples import add_examples
 from finetrainers.cli.export import add_export
 from finetrainers.cli.imports import uncollected
 from finetrainers.cli.launch import add_launch
@@ -67,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_cache(commands)
     add_data(commands)
     add_migrate(commands)
+    add_examples(commands)
     add_ui(commands)
     add_report(commands)
     add_diff(commands)

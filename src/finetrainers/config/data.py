@@ -86,7 +86,7 @@ class DataConfig(Section):
     """How many random views (crop, window, flip) of each item are encoded; a sample's position picks one. By
     default 4 where anything is random, else 1."""
     caption_prefix: str = ""
-    """Put before every caption, with a space: the identifier token of the concept."""
+    """Put before every caption, with a space: the identifier token of the concept. Items without a caption get it alone."""
     remove_common_llm_caption_prefixes: bool = False
     """Cut openings such as "The video shows" that captioning models put before what they see."""
     caption_dropout: float = Field(default=0.0, ge=0, le=1)

@@ -1,5 +1,6 @@
 """From a file and overrides to a checked configuration, and back."""
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for key, value in read_overrides(overrides):
         _set(tree, key, value)
     return parse_config(tree, origin=str(path))
+
+
+def config_of_tree(tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """Check a tree of plain values after applying overrides, as ``load_config`` does with a file; the tree stays as it is.
+
+    Raises:
+        ConfigError: With one line per wrong key.
+    """
+    own = copy.deepcopy(dict(tree))
+    for key, value in read_overrides(overrides):
+        _set(own, key, value)
+    return parse_config(own)
 
 
 def load_section(path: str | Path, overrides: Sequence[str], root: type[AnySection]) -> AnySection:

@@ -1,9 +1,9 @@
 """The whole configuration of a run. Defaults live in these sections and nowhere else."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -70,6 +70,17 @@ class Config(Section):
     """Hub repository to push to, as user/name; by default the name of output_dir, under the user of the token."""
     hub_private: bool = True
     """Create the Hub repository as a private one."""
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> "Config":
+        """Check a configuration that is a dict, as ``load_config`` checks a file, and apply overrides as it does.
+
+        Raises:
+            ConfigError: With one line per wrong key.
+        """
+        from finetrainers.config.load import config_of_tree
+
+        return config_of_tree(tree, overrides)
 
     @property
     def conditions(self) -> dict[str, ConditionConfig]:
@@ -244,8 +255,20 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _epochs_can_be_counted(self) -> "Config":
+        for index, data in enumerate(self.data if self.train.epochs is not None else ()):
+            for key, value in (("stream", data.stream), ("weight", data.weight)):
+                if value:
+                    raise RefusedKeyError(
+                        "train.epochs",
+                        f"{self.train.epochs} cannot be counted with data.{index}.{key}: {str(value).lower()}; "
+                        "give train.steps",
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        if self.train.steps and self.schedule.warmup_steps >= self.train.steps:
+        if self.train.epochs is None and self.train.steps and self.schedule.warmup_steps >= self.train.steps:
             raise ValueError(
                 f"schedule.warmup_steps: {self.schedule.warmup_steps} must be less than train.steps ({self.train.steps}); "
                 "otherwise the peak learning rate is never reached"

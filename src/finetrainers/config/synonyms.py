@@ -25,6 +25,8 @@ SYNONYMS = {
     "target_modules": "tuning.targets", "lora_target_modules": "tuning.targets", "lora_layers": "tuning.targets",
     "use_dora": "tuning.dora", "use_rslora": "tuning.rslora", "network_weights": "tuning.start_from",
     "training_type": "tuning.kind", "network_type": "tuning.kind", "network_module": "tuning.kind",
+    "epochs": "train.epochs", "num_train_epochs": "train.epochs", "max_train_epochs": "train.epochs",
+    "num_epochs": "train.epochs",
     "train_steps": "train.steps", "max_train_steps": "train.steps", "max_steps": "train.steps", "num_steps": "train.steps",
     "train_batch_size": "train.micro_batch_size", "per_device_train_batch_size": "train.micro_batch_size",
     "micro_batch_size_per_gpu": "train.micro_batch_size", "max_grad_norm": "train.clip_norm",
@@ -74,8 +76,6 @@ def about_synonym(place: Sequence[str | int], value: Any, root: type[Section]) -
             return ACCUMULATION
         case "resolution" | "size" | "image_size":
             return f"sizes are buckets here: write {_indexed('data.N.buckets', place)}: {_pixels(value)}"
-        case "epochs" | "num_train_epochs" | "max_train_epochs" | "num_epochs":
-            return "write train.steps: an epoch is as many steps as there are items, divided by train.batch_size"
     if leaf in SYNONYMS:
         return f"it is called {_indexed(SYNONYMS[leaf], place)} here"
     own = {key.name for key in keys(root) if key.name.rpartition(".")[2] == leaf and "validation.data" not in key.name}

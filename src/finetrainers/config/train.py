@@ -12,6 +12,9 @@ class TrainConfig(Section):
 
     steps: int = Field(default=1000, ge=0)
     """Optimizer steps to run. Micro-batches are not steps."""
+    epochs: int | None = Field(default=None, ge=1)
+    """In the place of ``steps``: how often all samples are passed over. It becomes ``steps`` when a run has counted them,
+    with ``repeats``, and is written as such to its config.yaml."""
     batch_size: int = Field(default=1, ge=1)
     """Samples of one optimizer step, over all devices."""
     micro_batch_size: int = Field(default=1, ge=1)
@@ -30,6 +33,12 @@ class TrainConfig(Section):
     ``model.dtype`` is not concerned."""
     device: str = "auto"
     """Device to train on: cpu, cuda, cuda:1 ...; ``auto`` takes cuda if there is one."""
+
+    @model_validator(mode="after")
+    def _ends_once(self) -> "TrainConfig":
+        if self.epochs is not None and "steps" in self.model_fields_set:
+            raise ValueError(f"steps: {self.steps} and epochs: {self.epochs} both say how long to train; give one of them")
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> "TrainConfig":

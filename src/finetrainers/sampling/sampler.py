@@ -21,13 +21,13 @@ from finetrainers.config import DataConfig
 from finetrainers.data.catalog.rates import clip_fps
 from finetrainers.data.conditions import draw_latents, fill_frames, pad_mask
 from finetrainers.data.media.files import View, available_frames, decode, probe
-from finetrainers.data.media.video import REPEATABLE_X264
 from finetrainers.data.streams import Stream
 from finetrainers.memory.compile import eager_modules
 from finetrainers.models import Model, Request
 from finetrainers.models.base import image_is_optional
 from finetrainers.models.vae import encode_pixels
 from finetrainers.sampling.references import decode_reference, encode_references, side_by_side
+from finetrainers.sampling.video import write_video as write_video
 
 
 def task_of(request: Request, model: Model) -> str:
@@ -216,20 +216,3 @@ def beside(control: NDArray[np.uint8], frames: Sequence[Any]) -> list[Any]:
     black = np.zeros_like(control[0])
     shown = itertools.chain(control, itertools.repeat(black))
     return [Image.fromarray(np.hstack([left, np.asarray(right)])) for left, right in zip(shown, frames, strict=False)]
-
-
-def write_video(file: Path, frames: Sequence[Any], fps: float) -> Path:
-    """Write PIL images of one even size as an H.264 mp4."""
-    from fractions import Fraction
-
-    import av
-
-    options = {"crf": "16", **REPEATABLE_X264}
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.width, stream.height = frames[0].size
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(frame), format="rgb24")))
-        container.mux(stream.encode())
-    return file

@@ -18,9 +18,11 @@ from finetrainers.training.alarms import Alarms
 from finetrainers.training.announce import announce, announce_miss, announce_replaced
 from finetrainers.training.attention import settle_attention
 from finetrainers.training.build import build_batches, build_steps, build_trainer
+from finetrainers.training.callbacks import Callback, Callbacks
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.checks import check_start, check_steps_left, without_start
 from finetrainers.training.checks_files import check_files
+from finetrainers.training.epochs import about_epochs, with_counted_steps
 from finetrainers.training.finish import Result as Result, finish
 from finetrainers.training.fit import as_recorded, fit
 from finetrainers.training.hub import check_hub
@@ -39,8 +41,12 @@ from finetrainers.training.windows import Misses, encode_again, encode_steps, me
 from finetrainers.tuning import Tuning, build_tuning
 
 
-def train(config: Config) -> Result:
+def train(config: Config, *, callbacks: Sequence[Callback] = ()) -> Result:
     """Begin a run, or continue the one in ``config.output_dir``, to its end.
+
+    Args:
+        config: Of the run.
+        callbacks: Called in their order while it trains. A run that goes on does not ask whether they are the same.
 
     Raises:
         ConfigError: If the configuration, a bucket, a prompt or the model is impossible.
@@ -51,12 +57,15 @@ def train(config: Config) -> Result:
         Interrupted: If SIGTERM, SIGHUP or Ctrl-C came; the state is saved.
         StoppedAtOnceError: If Ctrl-C came a second time.
     """
+    own = Callbacks(callbacks)
     with join(config.parallel, config.train.device) as world:
         check_batch(world.layout, batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
-        fitted = world.first(lambda: fit(config))
+        counted = world.first(lambda: with_counted_steps(config))
+        fitted = world.first(lambda: fit(counted))
         check_sharing(fitted.config, world.layout)
         with open_session(fitted.config, world, kept="there is no checkpoint yet") as session:
-            return _Run(session, fitted.lines()).train()
+            _say_epochs(session, config)
+            return _Run(session, fitted.lines(), own).train()
 
 
 def encode(config: Config) -> None:
@@ -68,20 +77,31 @@ def encode(config: Config) -> None:
     """
     with (
         join(config.parallel, config.train.device) as world,
-        open_session(as_recorded(config), world, kept="the cache keeps what is done") as session,
+        open_session(
+            as_recorded(world.first(lambda: with_counted_steps(config))), world, kept="the cache keeps what is done"
+        ) as session,
     ):
+        _say_epochs(session, config)
         run = _Run(session)
         with session.stage("encoding"):
             run.encode(run.prepare(), 0)
         session.emit(EndEvent(status="done", step=0))
 
 
+def _say_epochs(session: Session, asked: Config) -> None:
+    """Say how many steps the epochs are that were asked for, if they were."""
+    said = about_epochs(asked, session.config)
+    if said is not None:
+        session.warn(said)
+
+
 class _Run:
     """One call of ``train`` or ``encode``."""
 
-    def __init__(self, session: Session, fitting: Sequence[str] = ()) -> None:
-        """Take the lines that say how techniques were chosen, if they were."""
+    def __init__(self, session: Session, fitting: Sequence[str] = (), callbacks: Callbacks | None = None) -> None:
+        """Take the lines that say how techniques were chosen, if they were, and the caller's callbacks."""
         self.session, self.config, self.fitting = session, session.config, fitting
+        self.callbacks = Callbacks(()) if callbacks is None else callbacks
 
     def prepare(self, start: int = 0, *, files: Config | None = None) -> Prepared:
         """Plan the run, which goes on after ``start`` steps; with ``files``, look at those of the weights that it loads."""
@@ -148,13 +168,15 @@ class _Run:
             saver.keep(resumed)
         outcomes = Outcomes(session, checkpoints, saver)
         alarms = Alarms(session, prepared)
-        trainer.after_step = (self._step_log(), saver, validator, alarms, outcomes)
+        trainer.after_step = (self._step_log(), self.callbacks, saver, validator, alarms, outcomes, saver.save_if_over)
         try:
             validator(trainer)
             alarms(trainer)
             outcomes(trainer)
+            self.callbacks.before(trainer)
             self._watch_first_step(trainer)
             prepared = self._train_windows(trainer, prepared, stop)
+            self.callbacks.after(trainer)
         except BaseException as error:
             if not isinstance(error, StoppedAtOnceError):
                 saver.rescue(trainer, error)

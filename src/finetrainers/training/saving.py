@@ -61,6 +61,11 @@ class Saver:
         self._checkpoints.rotate()
         rotate_weights(self._session.config, step, self._checkpoints.spared)
 
+    def save_if_over(self, trainer: Trainer, _: Metrics) -> None:
+        """Save the state of a run that something has ended before its last step."""
+        if trainer.is_over:
+            self.save(trainer)
+
     def keep(self, step: int) -> None:
         """Remember that a step's checkpoint is whole."""
         self._last, self._session.signals.kept = step, f"the checkpoint of step {step} is kept"

@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from finetrainers.data.catalog.catalog import Catalog
+from finetrainers.data.catalog.dataset import Dataset
 
 MAX_KINDS = 5
 """Kinds of what is passed over that a line names."""
@@ -20,13 +23,26 @@ def found_sets(catalog: Catalog) -> list[FoundSet]:
         {
             "path": data.config.path,
             "layout": data.layout,
-            "why": data.why,
+            "why": data.why + _without_caption(data),
             "items": len(np.unique(data.item)),
             "left_out": len(data.problems),
             "passed_over": dict(data.passed_over),
         }
         for data in catalog.sets
     ]
+
+
+def _without_caption(data: Dataset) -> str:
+    """Say how many of the items that are trained on have the prefix for a caption."""
+    if not data.config.caption_prefix:
+        return ""
+    rows = np.unique(data.item)
+    captions = data.table["captions"].combine_chunks().take(pa.array(rows))
+    bare = int(pc.sum(pc.equal(pc.list_flatten(captions), "")).as_py() or 0)
+    if not bare:
+        return ""
+    how_many = "all" if bare == len(rows) else str(bare)
+    return f", {how_many} without a caption but {data.config.caption_prefix!r}"
 
 
 def set_lines(sets: Sequence[FoundSet]) -> list[str]:

@@ -158,7 +158,8 @@ class Snapshots:
         try:
             known = _read(folder / self._name(config, streams))
             mark(folder / self._name(config, streams))
-            return None if known.listing.problems else known
+            is_whole = bool(config.caption_prefix) or not _lacks_captions(known.listing)
+            return known if is_whole and not known.listing.problems else None
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return None
 
@@ -168,6 +169,12 @@ class Snapshots:
         parts = [VERSION, place, FACTS.descr, settings, [(own.name, own.is_many, own.has_own_size) for own in streams]]
         key = hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=DIGEST_BYTES).hexdigest()
         return f"{key}.arrow"
+
+
+def _lacks_captions(listing: Listing) -> bool:
+    """Whether some items are kept without a caption, as with ``caption_prefix`` they may be."""
+    captions = listing.table["captions"].combine_chunks()
+    return bool(pc.any(pc.equal(pc.list_flatten(captions), "")).as_py())
 
 
 def _begin_marks(config: DataConfig) -> Marks:

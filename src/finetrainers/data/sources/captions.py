@@ -31,10 +31,13 @@ _OPENING = re.compile(rf"\s*(?:{'|'.join(LLM_OPENINGS)})[\s,]*", re.IGNORECASE)
 
 
 def final_caption(text: str, config: DataConfig) -> str:
-    """Make of a caption what the text encoders see: "PIKA_CRUSH A cat" of "The video shows a cat", if the config says so."""
+    """Make of a caption what the text encoders see: "PIKA_CRUSH A cat" of "The video shows a cat", if the config says so.
+
+    An empty caption, which items have that come without one, is the prefix alone.
+    """
     if config.remove_common_llm_caption_prefixes:
         text = _without_opening(text)
-    return f"{config.caption_prefix} {text}" if config.caption_prefix else text
+    return f"{config.caption_prefix} {text}" if config.caption_prefix and text else config.caption_prefix + text
 
 
 def clean_captions(captions: pa.Array, config: DataConfig) -> pa.Array:

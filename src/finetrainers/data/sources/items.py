@@ -45,7 +45,8 @@ def list_items(config: DataConfig, streams: Sequence[str] = (), many: Collection
     if layout is None:
         if place.is_file:
             raise DataError(f"data.path: {place} is no folder and no metadata file ({', '.join(METADATA_READERS)})")
-        layout = Sidecars()  # says what it has found, and what was expected
+        layout = Sidecars()  # says what it has found, and what was expected, unless media are enough
+        why = "media alone"
     check_settings(layout, config)
     for name in columns if not layout.names_streams else ():
         needed_by = NEEDED_BY.get(name, "the run")

@@ -107,7 +107,8 @@ def _list(folder: Path, config: DataConfig, name: str | None) -> Listing:
         raise DataError(f"{problems[0].path}: {problems[0].reason}")
     if not tables:
         raise DataError(f"{folder}: no media ({suffixes()})")
-    return replace(finish(pa.concat_tables(tables), problems, unlisted=0), passed_over=dict(passed_over))
+    listing = finish(pa.concat_tables(tables), problems, unlisted=0, prefix=config.caption_prefix)
+    return replace(listing, passed_over=dict(passed_over))
 
 
 def _captions(
@@ -129,6 +130,8 @@ def _captions(
     except UnicodeDecodeError as error:
         problems.append(Problem(ref, f"its caption file {beside[0].name} is not UTF-8 text: {error}"))
         return []
+    if not text and config.caption_prefix:
+        return [""]
     if not text:
         why = f"the caption is empty ({beside[0].name})" if beside else "no caption file beside it (.txt, .caption or .cap)"
         problems.append(Problem(ref, why))

@@ -82,13 +82,15 @@ def by_path(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     return tuple(sorted(problems, key=lambda problem: problem.path))
 
 
-def finish(table: pa.Table, problems: list[Problem], unlisted: int) -> Listing:
-    """Trim captions, part items without one from the others, and sort."""
+def finish(table: pa.Table, problems: list[Problem], unlisted: int, *, prefix: str = "") -> Listing:
+    """Trim captions, part items without one from the others, and sort; with a prefix, such an item has an empty one."""
     media, captions = table["media"], table["captions"].combine_chunks()
     rows = pc.list_parent_indices(captions)
     texts = pc.utf8_trim_whitespace(pc.list_flatten(captions))
     is_text = pc.fill_null(pc.not_equal(texts, ""), False)
     kept = group(rows.filter(is_text).to_numpy(), texts.filter(is_text), len(media))
+    if prefix:
+        kept = _with_empty(kept)
     has_caption = pc.greater(pc.list_value_length(kept), 0)
     bare = np.flatnonzero(~has_caption.to_numpy(zero_copy_only=False))
     was_given = np.isin(bare, rows.filter(pc.is_valid(texts)).to_numpy())
@@ -96,3 +98,11 @@ def finish(table: pa.Table, problems: list[Problem], unlisted: int) -> Listing:
     problems = problems + [Problem(media[row].as_py(), reason) for row, reason in zip(bare.tolist(), reasons, strict=True)]
     table = table.set_column(table.column_names.index("captions"), "captions", kept).filter(has_caption)
     return Listing(table.take(pc.sort_indices(table["media"])).combine_chunks(), by_path(problems), unlisted)
+
+
+def _with_empty(captions: pa.Array) -> pa.Array:
+    """Give each row [N] without a caption an empty one."""
+    bare = pc.indices_nonzero(pc.equal(pc.list_value_length(captions), 0)).to_numpy().astype(np.int64)
+    rows = np.concatenate([pc.list_parent_indices(captions).to_numpy(), bare])
+    empty = pa.array(np.full(len(bare), ""), pa.large_string())
+    return group(rows, pa.concat_arrays([pc.list_flatten(captions), empty]), len(captions))

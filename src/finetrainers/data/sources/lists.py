@@ -36,7 +36,7 @@ class Lists(Layout):
             )
         single = pa.LargeListArray.from_arrays(pa.array(np.arange(len(texts) + 1)), pa.array(texts, pa.large_string()))
         items = pa.record_batch([pa.array(paths, pa.large_string()), single], names=["media", "captions"])
-        return list_named(Source(place.root, media), "line", items)
+        return list_named(Source(place.root, media), "line", items, prefix=wanted.config.caption_prefix)
 
 
 def _only(place: Place, names: tuple[str, ...]) -> str:

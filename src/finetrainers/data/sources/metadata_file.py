@@ -34,7 +34,7 @@ class MetadataFile(Layout):
         odd: dict[int, str] = {}
         with place.file(source.name) as path:
             items = read_metadata(path, wanted.config, wanted.columns, wanted.many, odd=odd)
-        listing = list_named(source, "row", items, odd)
+        listing = list_named(source, "row", items, odd, prefix=wanted.config.caption_prefix)
         for name in wanted.columns:
             check = named_lists if name in wanted.many else named_files
             listing = pair(listing, name, check(listing.table[name], source, name))

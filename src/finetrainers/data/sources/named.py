@@ -150,10 +150,13 @@ def absolute(paths: pa.Array, folder: str | Path) -> pa.Array:
     return pc.replace_substring_regex(whole, pattern="(^|[^:])//+", replacement=r"\1/")
 
 
-def list_named(source: Source | Path, unit: str, items: pa.RecordBatch, odd: Mapping[int, str] | None = None) -> Listing:
+def list_named(
+    source: Source | Path, unit: str, items: pa.RecordBatch, odd: Mapping[int, str] | None = None, *, prefix: str = ""
+) -> Listing:
     """Check the items that a file lists: paths relative to its folder, existing media, captions.
 
-    ``odd`` says by row what is wrong with rows that cannot be read, and that are left out.
+    ``odd`` says by row what is wrong with rows that cannot be read, and that are left out; with a ``prefix`` captions may be
+    missing.
     """
     if len(items) == 0:
         raise DataError(f"{source}: lists no media")
@@ -174,7 +177,7 @@ def list_named(source: Source | Path, unit: str, items: pa.RecordBatch, odd: Map
     listed = pa.concat_arrays([flat(own) for own in paths.values()])
     unlisted = pc.sum(pc.invert(pc.is_in(present, value_set=listed))).as_py() or 0
     table = pa.table({**paths, "captions": items["captions"]})
-    listing = finish(table.filter(all_but(reasons, len(table))), problems, unlisted)
+    listing = finish(table.filter(all_but(reasons, len(table))), problems, unlisted, prefix=prefix)
     return replace(listing, notes=(_about_spelling(source, respelled),)) if respelled else listing
 
 

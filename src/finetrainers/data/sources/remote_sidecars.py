@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import PurePosixPath
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -43,27 +44,37 @@ def _texts(place: RemotePlace) -> pa.Array:
     return join_folder(place.root, names)
 
 
-def list_remote_sidecars(place: Place, config: DataConfig, expected: str) -> Listing:
-    """Read the ``.txt`` beside each medium; ``expected`` says which layouts there are."""
+def list_remote_sidecars(place: Place, config: DataConfig, expected: str, alone: str) -> Listing:
+    """Read the ``.txt`` beside each medium; ``expected`` says which layouts there are, and ``alone`` how to do without."""
     assert isinstance(place, RemotePlace)
     media = _outside(place.media(), config)
     if len(media) == 0:
         raise DataError(f"{place}: no media ({suffixes()}), but {_others(place)}; {expected}")
     beside = captions_of(media)
     has_text = pc.is_in(beside, value_set=_texts(place))
-    if not pc.any(has_text).as_py():
-        raise DataError(f"{place}: {len(media)} media, none of them with a caption, and {_others(place)}; {expected}")
-    alone = media.filter(pc.invert(has_text)).to_pylist()
-    problems = [Problem(ref, f"no caption file {PurePosixPath(ref).stem}.txt beside it") for ref in alone]
+    if not pc.any(has_text).as_py() and not config.caption_prefix:
+        raise DataError(
+            f"{place}: {len(media)} media, none of them with a caption, and {_others(place)}; {expected}; {alone}"
+        )
+    bare = media.filter(pc.invert(has_text))
+    tables, problems = [], list[Problem]()
+    if config.caption_prefix:
+        tables.append(pa.table({"media": bare, "captions": _empty(len(bare))}))
+    else:
+        problems = [Problem(ref, f"no caption file {PurePosixPath(ref).stem}.txt beside it") for ref in bare.to_pylist()]
     media, beside = media.filter(has_text), beside.filter(has_text)
-    tables = []
     for start in range(0, len(media), BLOCK_ROWS):
         refs = media.slice(start, BLOCK_ROWS)
         texts = read_texts(beside.slice(start, BLOCK_ROWS).to_pylist())
         captions = [_captions(ref, text, config, problems) for ref, text in zip(refs.to_pylist(), texts, strict=True)]
         table = pa.table({"media": refs, "captions": pa.array(captions, LISTS)})
         tables.append(table.filter(pa.array([len(own) > 0 for own in captions])))
-    return finish(pa.concat_tables(tables), problems, unlisted=0)
+    return finish(pa.concat_tables(tables), problems, unlisted=0, prefix=config.caption_prefix)
+
+
+def _empty(count: int) -> pa.Array:
+    """Lists [count] of one empty caption each."""
+    return pa.LargeListArray.from_arrays(np.arange(count + 1), pa.array(np.full(count, ""), pa.large_string()))
 
 
 def _outside(media: pa.Array, config: DataConfig) -> pa.Array:
@@ -89,6 +100,8 @@ def _captions(ref: str, text: Text, config: DataConfig, problems: list[Problem])
     except UnicodeDecodeError as error:
         problems.append(Problem(ref, f"its caption file {name} is not UTF-8 text: {error}"))
         return []
+    if not caption and config.caption_prefix:
+        return [""]
     if not caption:
         problems.append(Problem(ref, f"the caption is empty ({name})"))
         return []

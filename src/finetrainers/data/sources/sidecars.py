@@ -27,6 +27,8 @@ LAYOUTS = (
     "metadata.csv, .json, .jsonl or .parquet; a metadata file of another name can be given as data.path itself"
 )
 
+ALONE = "without any captions, data.caption_prefix gives the one that all media have, such as a trigger word"
+
 
 class Sidecars(Layout):
     """A caption beside each media file."""
@@ -47,7 +49,7 @@ class Sidecars(Layout):
 
     def items(self, place: Place, wanted: Wanted) -> Listing:
         if place.is_remote:
-            return list_remote_sidecars(place, wanted.config, LAYOUTS)
+            return list_remote_sidecars(place, wanted.config, LAYOUTS, ALONE)
         return list_sidecars(place.path, wanted.config)
 
 
@@ -78,8 +80,9 @@ def list_sidecars(folder: Path, config: DataConfig) -> Listing:
         raise DataError(f"{folder}: no media ({suffixes()}), but {found}; {LAYOUTS}")
     table = pa.concat_tables(tables)
     if len(table) == 0 and all(problem.reason.startswith("no caption file") for problem in problems):
-        raise DataError(f"{folder}: {len(problems)} media, none of them with a caption, and {found}; {LAYOUTS}")
-    return replace(finish(table, [*problems, *left.problems], unlisted=0), notes=left.notes(folder))
+        raise DataError(f"{folder}: {len(problems)} media, none of them with a caption, and {found}; {LAYOUTS}; {ALONE}")
+    listing = finish(table, [*problems, *left.problems], unlisted=0, prefix=config.caption_prefix)
+    return replace(listing, notes=left.notes(folder))
 
 
 _LISTS = pa.large_list(pa.large_string())
@@ -91,6 +94,8 @@ def _read_sidecar(ref: str, config: DataConfig, problems: list[Problem]) -> list
     try:
         text = read_text(beside).strip()
     except FileNotFoundError:
+        if config.caption_prefix:
+            return [""]
         problems.append(Problem(ref, f"no caption file {beside.name} beside it"))
         return []
     except OSError as error:
@@ -99,6 +104,8 @@ def _read_sidecar(ref: str, config: DataConfig, problems: list[Problem]) -> list
     except UnicodeDecodeError as error:
         problems.append(Problem(ref, f"its caption file {beside.name} is not UTF-8 text: {error}"))
         return []
+    if not text and config.caption_prefix:
+        return [""]
     if not text:
         problems.append(Problem(ref, f"the caption is empty ({beside.name})"))
         return []

@@ -143,7 +143,7 @@ def _listing(ref: str, table: pa.Table, wanted: Wanted) -> Listing:
     problems = [Problem(path or f"{ref}, row {row + 1}", reasons[row]) for row, path in zip(rows, named, strict=True)]
     is_good = np.ones(len(table), np.bool_)
     is_good[rows] = False
-    listing = finish(table.filter(pa.array(is_good)), problems, unlisted=0)
+    listing = finish(table.filter(pa.array(is_good)), problems, unlisted=0, prefix=wanted.config.caption_prefix)
     for name in wanted.columns:
         column = listing.table[name]
         if name in wanted.many:

@@ -160,7 +160,7 @@ def _listing(shard: _Shard) -> Listing:
     texts, lists = pa.large_string(), pa.large_list(pa.large_string())
     kinds = {name: lists if name == "captions" or name in wanted.many else texts for name in columns}
     table = pa.table({name: pa.array(cells, kinds[name]) for name, cells in columns.items()})
-    listing = finish(table, shard.problems, unlisted=0)
+    listing = finish(table, shard.problems, unlisted=0, prefix=wanted.config.caption_prefix)
     return Listing(listing.table, listing.problems, 0, passed_over=dict(shard.passed_over))
 
 

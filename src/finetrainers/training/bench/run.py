@@ -33,6 +33,7 @@ from finetrainers.training.checks import (
     check_start,
     check_tuning,
 )
+from finetrainers.training.epochs import refuse_epochs
 from finetrainers.training.objective import build_objective
 from finetrainers.training.synthetic import of_each_expert, synthetic_batch
 from finetrainers.training.trainer import Metrics, Trainer
@@ -66,6 +67,7 @@ def bench(config: Config, measuring: Measuring) -> Result:
         NonFiniteError: If a loss or a gradient is not finite.
     """
     refuse_further_processes()
+    refuse_epochs(config, "bench")
     check_optimizer(config.optimizer, config.schedule)
     check_start(config)
     config = settle_memory(config, measuring.say)

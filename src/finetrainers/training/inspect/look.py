@@ -13,6 +13,7 @@ from finetrainers.errors import FinetrainersError
 from finetrainers.models import open_model
 from finetrainers.training.announce import about_data
 from finetrainers.training.checks import check_start
+from finetrainers.training.epochs import with_counted_steps
 from finetrainers.training.inspect.captions import about_captions
 from finetrainers.training.inspect.decoding import decode_all
 from finetrainers.training.inspect.duplicates import exact_duplicates
@@ -63,6 +64,7 @@ def inspect(config: Config, how: Inspecting) -> Inspected:
             micro_batch_size=config.train.micro_batch_size,
         )
         check_start(config)
+        config = config.model_copy(update={"train": with_counted_steps(_lenient(config)).train})
         prepared = _plan(_lenient(config), how, warnings)
     except FinetrainersError as error:
         return Inspected(_refused(config, how, error), None)

@@ -14,6 +14,7 @@ from finetrainers.optim.optimizers import check_optimizer
 from finetrainers.sampling.prompts import read_prompts
 from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_tuning
 from finetrainers.training.cost import StepCost, predict_step
+from finetrainers.training.epochs import refuse_epochs
 from finetrainers.training.fit import USABLE, with_open_blocks, with_techniques
 from finetrainers.training.plan.devices import (
     between,
@@ -58,6 +59,7 @@ def plan(config: Config, asked: Asked) -> Planned:
         ConfigError: If the configuration is impossible, or nothing fits on the GPU.
         ModelError: If the model is not there.
     """
+    refuse_epochs(config, "plan")
     check_optimizer(config.optimizer, config.schedule)
     model = open_model(config.model, config.memory)
     for check in (check_buckets, check_conditioning, check_computation, check_tuning):

@@ -11,6 +11,7 @@ from finetrainers.distributed.launch import refuse_further_processes
 from finetrainers.distributed.layout import Layout
 from finetrainers.files.storage import storage_errors
 from finetrainers.models import Model, open_model
+from finetrainers.training.epochs import refuse_epochs
 from finetrainers.training.paths import absolute, places
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.rehearse.findings import Findings
@@ -40,7 +41,9 @@ def rehearse(file: str | Path, overrides: Sequence[str] = (), how: Rehearsing = 
     findings = Findings()
     config: Config | None = None
     with findings.part("configuration"):
-        config = absolute(load_config(file, overrides))
+        loaded = load_config(file, overrides)
+        refuse_epochs(loaded, "rehearse")
+        config = absolute(loaded)
     if config is not None:
         with tempfile.TemporaryDirectory(prefix="finetrainers-rehearse-") as directory, storage_errors(places(config)):
             _rehearse(config, how, findings, Path(directory))
