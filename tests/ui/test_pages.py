@@ -10,12 +10,14 @@ from starlette.testclient import TestClient
 from ui_runs import append_event, append_step, write_run
 
 import finetrainers
+from finetrainers.events import EVENTS
 from finetrainers.ui.app import make_app
 from finetrainers.ui.facts import CURVES, curves_of, seconds_left
 from finetrainers.ui.folders import Folders, OpenRuns
 from finetrainers.ui.job import SAVE_FILE, Job
 from finetrainers.ui.live import _look
 from finetrainers.ui.process import Process, this_process
+from finetrainers.ui.run_pages import MESSAGES
 from finetrainers.ui.tail import tail
 
 HOME = "http://127.0.0.1:7865"
@@ -168,6 +170,10 @@ def test_a_run_that_cannot_be_read_hides_no_other(client: TestClient, runs: Path
     assert page.text.count("unreadable</span>") == 2
     assert "events.jsonl: cannot be read: Is a directory" in page.text
     assert client.get("/run?run=0/folder").status_code == 404
+
+
+def test_messages_are_events_that_there_are() -> None:
+    assert set(MESSAGES) <= {kind.event for kind in EVENTS}
 
 
 def test_events_without_some_fields_are_shown(client: TestClient, runs: Path) -> None:
