@@ -549,7 +549,7 @@ MUTATIONS = (
     Mutation("the form forgets that a key was given as null", "ui/form.py", "if value is not MISSING and not", "if value not in (MISSING, None) and not", "ui/test_form.py::test_a_configuration_goes_through_the_form_unchanged"),
     Mutation("fields of a kind that is not chosen count", "ui/form.py", "if own.kind in (None, tuning):", "if True:", "ui/test_form.py::test_fields_of_other_kinds_do_not_count"),
     Mutation("two servers start one job", "ui/queue.py", "fcntl.flock(lock, fcntl.LOCK_EX)", "lock.flush()", "ui/test_queue.py::test_two_servers_give_each_job_a_number_of_its_own"),
-    Mutation("a process that has another's number is taken for it, and stopped", "ui/process.py", "return not self.is_here or start_time(self.pid) == self.started", "return not self.is_here or start_time(self.pid) is not None", "ui/test_queue.py::test_a_process_that_has_the_number_of_an_earlier_one_is_not_taken_for_it"),
+    Mutation("a process that has another's number is taken for it, and stopped", "ui/process.py", "return self.is_here and start_time(self.pid) == self.started", "return self.is_here and start_time(self.pid) is not None", "ui/test_queue.py::test_a_process_that_has_the_number_of_an_earlier_one_is_not_taken_for_it"),
     Mutation("a process of the queue ends with its server's terminal", "ui/process.py", "file_actions=actions, setsid=True)", "file_actions=actions)", "ui/test_queue.py::test_a_job_is_done_by_a_process_of_its_own_session_whose_end_is_on_the_disk"),
     Mutation("a job is done twice where a server was killed between its start and the note of it", "cli/job.py", "fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)", "held.flush()", "ui/test_queue.py::test_a_second_process_leaves_a_job_to_the_first"),
     Mutation("a run that needs all devices never comes to them", "ui/queue.py", "if job.device in (None, ALL_DEVICES):", "if job.device is None:", "ui/test_queue.py::test_all_devices_are_waited_for_by_who_needs_all"),
@@ -606,6 +606,14 @@ MUTATIONS = (
     Mutation("epochs forget the repeats of a data set", "training/epochs.py", "steps = prepared.order.first_step(epochs)", "steps = epochs * prepared.plan.num_samples // config.train.batch_size", "training/test_epochs.py::test_epochs_are_the_steps_that_pass_over_all_samples_and_their_repeats"),
     Mutation("epochs of a run are a thousand steps", "training/run.py", "counted = world.first(lambda: with_counted_steps(config))", "counted = config", "training/test_epochs.py::test_a_run_says_its_steps_and_keeps_them"),
     Mutation("epochs and steps may both be given", "config/train.py", 'if self.epochs is not None and "steps" in', 'if False and "steps" in', "training/test_epochs.py::test_epochs_that_mean_nothing_are_refused"),
+    Mutation("a run that is gone on with goes back to the checkpoint of an earlier start", "ui/run_pages.py", 'overrides=["checkpoint.resume=latest"]', "overrides=[]", "ui/test_pages.py::test_a_run_of_the_queue_is_stopped_and_gone_on_with"),
+    Mutation("one folder that is no job hides the queue", "ui/queue.py", "with suppress(OSError, ValueError, KeyError, TypeError):", "with suppress(OSError):", "ui/test_queue.py::test_a_folder_that_is_no_job_is_left_out"),
+    Mutation("one run that cannot be read hides all", "ui/facts.py", "except (DataError, OSError, ValueError, TypeError) as error:", "except OSError as error:", "ui/test_pages.py::test_a_run_that_cannot_be_read_hides_no_other"),
+    Mutation("a loss that is not finite hides all curves", "ui/facts.py", "return value if value is not None and math.isfinite(value) else None", "return value", "ui/test_pages.py::test_a_loss_that_is_not_finite_leaves_a_gap_in_its_curve"),
+    Mutation("a job of a host that is gone runs for ever", "ui/job.py", "process.is_alive if process.is_here else is_locked(self.folder / HELD)", "process.is_alive or not process.is_here", "ui/test_queue.py::test_a_process_of_another_host_is_known_by_its_lock"),
+    Mutation("a component of a browser's configuration lies anywhere", "ui/places.py", r'model\.components\..+\.path", re.DOTALL', r'model\.components\.[^.]+\.path"', "ui/test_form.py::test_a_component_leads_to_no_other_place"),
+    Mutation("report: the best step is one before training", "runs/validations.py", "if one.step and one.held_out_loss", "if one.held_out_loss", "report/test_run_folder.py::test_the_best_step_is_after_training_and_of_a_finite_loss"),
+    Mutation("report: Markdown names the file of an objective", "runs/report/markdown.py", " and not any(map(PRIVATE.search, row[1:]))", "", "report/test_report.py::test_markdown_leaves_out_values_that_name_a_place"),
 )  # fmt: skip
 
 

@@ -27,6 +27,12 @@ def write_run(directory: Path, *, steps: int = 100, total: int | None = None, ra
     return directory
 
 
+def append_event(directory: Path, event: str, **fields: Any) -> None:
+    """One more event of such a run, of no fields but these."""
+    with (directory / "events.jsonl").open("a") as log:
+        log.write(json.dumps({"v": 1, "event": event, **fields}) + "\n")
+
+
 def append_step(directory: Path, step: int, loss: float) -> None:
     """One more step of such a run."""
     with (directory / "events.jsonl").open("a") as log:

@@ -1,19 +1,23 @@
 """Pages about runs: what they show, bounded whatever the size, and what they ask for."""
 
+import fcntl
 import json
 import time
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
-from ui_runs import append_step, write_run
+from ui_runs import append_event, append_step, write_run
 
 import finetrainers
+from finetrainers.events import EVENTS
 from finetrainers.ui.app import make_app
 from finetrainers.ui.facts import CURVES, curves_of, seconds_left
 from finetrainers.ui.folders import Folders, OpenRuns
+from finetrainers.ui.job import SAVE_FILE, Job
 from finetrainers.ui.live import _look
-from finetrainers.ui.process import this_process
+from finetrainers.ui.process import Process, this_process
+from finetrainers.ui.run_pages import MESSAGES
 from finetrainers.ui.tail import tail
 
 HOME = "http://127.0.0.1:7865"
@@ -97,7 +101,7 @@ def test_a_run_of_the_queue_is_stopped_and_gone_on_with(client: TestClient, runs
     queue = client.app.state.site.queue
     (job,) = queue.jobs()
     assert (job.run, job.state) == (runs / "crush", "queued")
-    assert job.words == ("train", str(job.config), f"output_dir={runs / 'crush'}")
+    assert job.words == ("train", str(job.config), f"output_dir={runs / 'crush'}", "checkpoint.resume=latest")
     assert "queued" in client.get("/run/status?run=0/crush").text
     assert client.post("/run/go_on", data={"run": "0/crush"}).status_code == 303  # as another browser may
     assert queue.jobs() == [job]
@@ -108,10 +112,81 @@ def test_a_run_of_the_queue_is_stopped_and_gone_on_with(client: TestClient, runs
     assert client.post("/run/rm", data={"run": "0/crush"}).status_code == 409
 
 
-def test_a_run_that_is_being_stopped_says_so(client: TestClient, runs: Path) -> None:
-    job = client.app.state.site.queue.add(runs / "crush", "x: 1")
+def running(client: TestClient, run: Path, device: str = "cpu") -> Job:
+    """A job that looks as if this process did it."""
+    job = client.app.state.site.queue.add(run, "x: 1")
+    assert isinstance(job, Job)
     this_process().save(job.folder / "process.json")
-    (job.folder / "device").write_text("cpu")
+    (job.folder / "device").write_text(device)
+    return job
+
+
+def test_going_on_keeps_the_device_that_was_asked_for(client: TestClient, runs: Path) -> None:
+    queue = client.app.state.site.queue
+    queue.cancel(queue.add(runs / "crush", "x: 1", device="cpu"))
+    assert client.post("/run/go_on", data={"run": "0/crush"}).status_code == 303
+    assert [job.device for job in queue.jobs()] == ["cpu", "cpu"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "all"])
+def test_a_run_of_any_number_of_processes_is_asked_to_save(client: TestClient, runs: Path, device: str) -> None:
+    from finetrainers.training import session
+
+    running(client, runs / "crush", device)
+    assert client.post("/run/save", data={"run": "0/crush"}).status_code == 303
+    assert SAVE_FILE == session.SAVE_FILE
+    assert (runs / "crush" / SAVE_FILE).is_file()
+
+
+def test_what_cannot_be_asked_of_a_run_is_said(client: TestClient, runs: Path) -> None:
+    job = running(client, runs / "crush")
+    Process(1, "a time", "another-host").save(job.folder / "process.json")
+    with (job.folder / "held").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        answer = client.post("/run/stop", data={"run": "0/crush"})
+    assert answer.status_code == 409
+    assert "stop it there" in answer.text
+    assert not job.is_stopping
+
+
+def test_a_loss_that_is_not_finite_leaves_a_gap_in_its_curve(client: TestClient, runs: Path) -> None:
+    append_event(runs / "crush", "validation", time=2e9, step=101, held_out_loss="nan", held_out_bins={"0.00-0.50": "inf"})
+    (runs / "crush" / "validation" / "step-000101").mkdir()
+    held_out = client.get("/run/curves?run=0/crush").json()["held_out"]
+    assert (held_out["steps"][-1], held_out["loss"][-1], held_out["bins"]["0.00-0.50"][-1]) == (101, None, None)
+    assert held_out["loss"][0] > 0
+    _, new = _look(client.app.state.site, "0/crush", "0:-1:0")
+    json.dumps(new, allow_nan=False)
+
+
+def test_a_run_that_cannot_be_read_hides_no_other(client: TestClient, runs: Path, tmp_path: Path) -> None:
+    for name in ("folder", "linked"):
+        write_run(runs / name).joinpath("events.jsonl").unlink()
+    (runs / "folder" / "events.jsonl").mkdir()
+    (runs / "linked" / "events.jsonl").symlink_to(tmp_path / "secret.txt")
+    page = client.get("/")
+    assert page.status_code == 200
+    assert page.text.count('name="run"') == 3
+    assert page.text.count("unreadable</span>") == 2
+    assert "events.jsonl: cannot be read: Is a directory" in page.text
+    assert client.get("/run?run=0/folder").status_code == 404
+
+
+def test_messages_are_events_that_there_are() -> None:
+    assert set(MESSAGES) <= {kind.event for kind in EVENTS}
+
+
+def test_events_without_some_fields_are_shown(client: TestClient, runs: Path) -> None:
+    append_event(runs / "crush", "step", step=101)
+    append_event(runs / "crush", "warning", message="a word")
+    append_event(runs / "crush", "progress")
+    running(client, runs / "crush")
+    assert "101 / 100" in client.get("/run/status?run=0/crush").text
+    assert "a word" in client.get("/run/messages?run=0/crush").text
+
+
+def test_a_run_that_is_being_stopped_says_so(client: TestClient, runs: Path) -> None:
+    job = running(client, runs / "crush")
     status = client.get("/run/status?run=0/crush").text
     assert 'id="stop"' in status
     assert 'id="go-on"' not in status

@@ -1,5 +1,8 @@
 """The queue: one run at a time per device, on the disk, for several servers, with what becomes of each run."""
 
+import asyncio
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -7,14 +10,19 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from finetrainers.errors import ConfigError
 from finetrainers.ui.job import Job, environment_of
+from finetrainers.ui.list_pages import keep_starting
 from finetrainers.ui.process import Process, start_time, this_process
 from finetrainers.ui.queue import Queue
+from finetrainers.ui.site import Site
 
 WRONG = "train: {stepz: 3}"
 """A configuration with which training ends at once, before anything is imported."""
@@ -134,9 +142,56 @@ def test_a_process_that_has_the_number_of_an_earlier_one_is_not_taken_for_it(que
     Process(here.pid, "another time", here.host).save(job.folder / "process.json")
     assert job.state == "killed"
     assert not job.stop()  # which would have hit this process
+
+
+def test_a_process_of_another_host_is_known_by_its_lock(tmp_path: Path) -> None:
+    """As after a container came up again under another name; it takes no device of this host."""
+    queue = Queue(tmp_path / "state", ["cuda:0"])
+    job, other = queue.add(tmp_path / "run", WRONG), queue.add(tmp_path / "other", WRONG)
+    here = this_process()
     Process(here.pid, here.started, "another-host").save(job.folder / "process.json")
-    assert job.state == "running"  # nobody knows here
-    assert not job.stop()
+    (job.folder / "device").write_text("cuda:0")
+    with (job.folder / "held").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert job.state == "running"
+        assert not job.stop()
+        queue.start_due()
+        assert other.used_device == "cuda:0"
+    assert job.state == "killed"
+    wait_for(other, "failed", queue=queue)
+
+
+def test_a_folder_that_is_no_job_is_left_out(queue: Queue, tmp_path: Path) -> None:
+    """As a full disk may leave one."""
+    jobs = tmp_path / "state" / "jobs"
+    (jobs / "000009").mkdir()
+    (jobs / "000007").mkdir()
+    (jobs / "000007" / "job.json").write_text("{}")
+    (jobs / "000008").write_text("")
+    assert queue.jobs() == []
+    assert queue.add(tmp_path / "run", WRONG).number == 10
+    for number in (7, 8, 9):
+        with pytest.raises(FileNotFoundError):
+            queue.job(number)
+
+
+def test_a_queue_that_fails_is_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
+    tries = 0
+
+    def start_due() -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def start() -> None:
+        site = cast("Site", SimpleNamespace(queue=SimpleNamespace(start_due=start_due)))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(keep_starting(site, seconds=0.01), 0.3)
+
+    asyncio.run(start())
+    assert tries > 4
+    assert capsys.readouterr().err.count("No space left on device") == 1
 
 
 def test_a_process_that_ended_and_was_not_noticed_is_not_alive() -> None:

@@ -1,5 +1,6 @@
 """What pages show of a run, put together from its files."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from finetrainers.errors import DataError
 from finetrainers.runs.curves import numbers
 from finetrainers.runs.folder import CONFIG_FILE, RunFolder
 from finetrainers.runs.outputs import read_json, step_folders_inside
@@ -16,6 +18,7 @@ from finetrainers.ui.job import Job
 
 RECENT_STEPS = 50
 """Over which the time of a step is taken, for the time that is left."""
+UNREADABLE = "unreadable"
 CURVES = ("loss", "grad_norm", "lr", "tokens_per_second", "peak_memory_gb", "step_seconds")
 
 
@@ -38,7 +41,14 @@ class Row:
 
 
 def row_of(name: str, run: RunFolder, *, title: str) -> Row:
-    """Look at a run without reading its curves: quick, whatever its length."""
+    """Look at a run without reading its curves: quick, whatever its length; of one that cannot be read, say why."""
+    try:
+        return _row_of(name, run, title)
+    except (DataError, OSError, ValueError, TypeError) as error:  # one odd run does not hide the others
+        return Row(name, title, UNREADABLE, 0, 0, "", "", None, None, None, str(error))
+
+
+def _row_of(name: str, run: RunFolder, title: str) -> Row:
     standing, facts = run.standing(), _config_facts(run)
     last = numbers({"loss": (standing.last or {}).get("loss")})
     return Row(
@@ -114,10 +124,15 @@ def curves_of(run: RunFolder, points: int, *, after: int = -1) -> dict[str, Any]
         **run.curves(points, names=names, after=after).plain(),
         "held_out": {
             "steps": [one.step for one in held_out],
-            "loss": [one.held_out_loss for one in held_out],
-            "bins": {name: [one.bins.get(name) for one in held_out] for name in bins},
+            "loss": [_finite(one.held_out_loss) for one in held_out],
+            "bins": {name: [_finite(one.bins.get(name)) for one in held_out] for name in bins},
         },
     }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no other numbers."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def differences(runs: Mapping[str, RunFolder]) -> list[tuple[str, list[str]]]:

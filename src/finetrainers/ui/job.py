@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from finetrainers.errors import DONE, INTERRUPTED, STOPPED_AT_ONCE
 from finetrainers.files.whole import write_whole
+from finetrainers.runs.state import is_locked
 from finetrainers.ui.process import Process, read_process, start_apart
 
 State = Literal["queued", "cancelled", "running", "done", "stopped", "failed", "killed"]
@@ -23,6 +24,8 @@ STATES: dict[int, State] = {DONE: "done", INTERRUPTED: "stopped", STOPPED_AT_ONC
 """State by exit status; any other has failed."""
 JOB, PROCESS, EXIT, CONFIG = "job.json", "process.json", "exit.json", "config.yaml"
 CANCELLED, STOPPING, HELD, DEVICE = "cancelled", "stopping", "held", "device"
+SAVE_FILE = "save-now"
+"""As in training/session.py, which would import torch."""
 FOLDER = "{job}"
 """Stands for the job's folder in its words and in its files."""
 ALL_DEVICES, CPU = "all", "cpu"
@@ -69,6 +72,12 @@ class Job:
         return read_process(self.folder / PROCESS)
 
     @property
+    def is_here(self) -> bool:
+        """Whether a process of this host does it, or did."""
+        process = self.process
+        return process is not None and process.is_here
+
+    @property
     def status(self) -> int | None:
         """Exit status, once it has ended; None if it was killed, too."""
         with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
@@ -81,7 +90,10 @@ class Job:
         process = self.process
         if process is None:
             return "cancelled" if (self.folder / CANCELLED).exists() else "queued"
-        is_alive = process.is_alive  # first: what ends between two looks has left its status by the second
+        # of another host, which a container's new name is too, its lock tells
+        is_alive = (
+            process.is_alive if process.is_here else is_locked(self.folder / HELD)
+        )  # first: what ends between two looks has left its status by the second
         status = self.status
         if status is not None:
             return STATES.get(status, "failed")
@@ -108,17 +120,17 @@ class Job:
     def stop(self) -> bool:
         """Ask its process to save and stop."""
         process = self.process
-        if process is None or self.state != "running":
+        if process is None or not process.is_here or self.state != "running":
             return False
         (self.folder / STOPPING).touch()
         return process.signal(signal.SIGTERM)
 
     def save_now(self) -> bool:
-        """Ask its process to save and go on; several processes have to be asked by themselves."""
-        process = self.process
-        if process is None or self.used_device == ALL_DEVICES or self.state != "running":
+        """Ask the run to save and go on, by the file that it looks for after each step, on one device and on several."""
+        if self.state != "running" or not self.run.is_dir():
             return False
-        return process.signal(signal.SIGUSR2)
+        (self.run / SAVE_FILE).touch()
+        return True
 
     def end(self, status: int) -> None:
         """Write down how it ended."""

@@ -1,6 +1,7 @@
 """The list of runs, and the queue."""
 
 import asyncio
+import sys
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -10,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from finetrainers.errors import ConfigError
 from finetrainers.ui.facts import row_of
 from finetrainers.ui.job import ENDED, Job
-from finetrainers.ui.site import Site, number_of, site_of
+from finetrainers.ui.site import Site, as_number, number_of, site_of
 from finetrainers.ui.tail import tail
 
 MAX_ROWS = 200
@@ -73,8 +74,7 @@ def job_page(request: Request) -> Response:
 async def cancel_job(request: Request) -> Response:
     """Take a job out of the queue."""
     form, site = await request.form(), site_of(request)
-    number = str(form.get("number", ""))
-    job = site.queue.job(int(number) if number.isdecimal() else 0)
+    job = site.queue.job(as_number(str(form.get("number", "")), 0))
     if not await run_in_threadpool(site.queue.cancel, job):
         raise ConfigError(f"queue: number {job.number} is {job.state}, and waits no longer")
     return RedirectResponse("/", status_code=303)
@@ -82,6 +82,12 @@ async def cancel_job(request: Request) -> Response:
 
 async def keep_starting(site: Site, *, seconds: float = 0.5) -> None:
     """Start what is due in the queue, again and again; other servers of these folders do the same, one at a time."""
+    told = ""
     while True:
-        await run_in_threadpool(site.queue.start_due)
+        try:
+            await run_in_threadpool(site.queue.start_due)
+        except Exception as error:  # noqa: BLE001 - such as a full disk: what waits is started once that is over
+            if repr(error) != told:
+                told = repr(error)
+                sys.stderr.write(f"finetrainers: ui: the queue cannot start what waits: {told}\n")
         await asyncio.sleep(seconds)

@@ -29,12 +29,12 @@ class Process:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still runs; of another host's process nothing is known, and it is taken to."""
-        return not self.is_here or start_time(self.pid) == self.started
+        """Whether it is one of this host's, and still runs."""
+        return self.is_here and start_time(self.pid) == self.started
 
     def signal(self, number: signal.Signals) -> bool:
         """Send a signal if it still runs; return whether it was sent."""
-        if not self.is_here or not self.is_alive:
+        if not self.is_alive:
             return False
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)

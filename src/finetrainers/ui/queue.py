@@ -28,12 +28,17 @@ class Queue:
         self._known: dict[str, Job] = {}
 
     def jobs(self) -> list[Job]:
-        """All jobs, the first first."""
-        names = sorted((folder.name for folder in self._jobs.iterdir() if folder.name.isdecimal()), key=int)
-        for name in names:
-            if name not in self._known:
+        """All jobs, the first first; a folder that is none, as a full disk may leave one, is left out."""
+        return [job for name in self._names() if (job := self._job(name)) is not None]
+
+    def _names(self) -> list[str]:
+        return sorted((folder.name for folder in self._jobs.iterdir() if folder.name.isdecimal()), key=int)
+
+    def _job(self, name: str) -> Job | None:
+        if name not in self._known:
+            with suppress(OSError, ValueError, KeyError, TypeError):
                 self._known[name] = read_job(self._jobs / name)
-        return [self._known[name] for name in names]
+        return self._known.get(name)
 
     def job(self, number: int) -> Job:
         """Find a job.
@@ -41,15 +46,33 @@ class Queue:
         Raises:
             FileNotFoundError: If there is none.
         """
-        folder = self._jobs / f"{number:06d}"
-        return self._known.get(folder.name) or read_job(folder)
+        name = f"{number:06d}"
+        job = self._job(name)
+        if job is None:
+            raise FileNotFoundError(self._jobs / name)
+        return job
 
     def latest(self, run: Path) -> Job | None:
         """Find the last job of a run."""
         return next((job for job in reversed(self.jobs()) if job.run == run), None)
 
-    def add(self, run: Path, config: str, *, device: str | None = None, files: Mapping[str, str] | None = None) -> Job:
-        """Ask for a start of a run; ``files`` are put beside its configuration, which may name them as {job}/name.
+    def add(
+        self,
+        run: Path,
+        config: str,
+        *,
+        device: str | None = None,
+        files: Mapping[str, str] | None = None,
+        overrides: Sequence[str] = (),
+    ) -> Job:
+        """Ask for a start of a run.
+
+        Args:
+            run: Its directory.
+            config: Its configuration.
+            device: That it shall have; None for the first that is free.
+            files: Put beside the configuration, which may name them as {job}/name.
+            overrides: Keys that are other than in the configuration, as key=value.
 
         Raises:
             ConfigError: If the run is in the queue already, or if there is no such device.
@@ -60,8 +83,8 @@ class Queue:
             for job in self.jobs():
                 if job.run == run and job.state not in ENDED:
                     raise ConfigError(f"output_dir: {run} is {job.state} already, as number {job.number} of the queue")
-            number = max((job.number for job in self.jobs()), default=0) + 1
-            words = ("train", f"{FOLDER}/{CONFIG}", f"output_dir={run}")
+            number = max(map(int, self._names()), default=0) + 1
+            words = ("train", f"{FOLDER}/{CONFIG}", f"output_dir={run}", *overrides)
             job = Job(self._jobs, run, words, device, Path.cwd(), time.time())
             return make_job(self._jobs / f"{number:06d}", job, {CONFIG: config, **(files or {})})
 
@@ -83,8 +106,7 @@ class Queue:
         self._children = [child for child in self._children if not has_ended(child)]
         with self._locked():
             states = [(job, job.state) for job in self.jobs()]
-            running = [job for job, state in states if state == "running"]
-            busy = {job.used_device or "" for job in running}
+            busy = {job.used_device or "" for job, state in states if state == "running" and job.is_here}
             for job in (job for job, state in states if state == "queued"):
                 device = self._free(job.device, busy)
                 if device is None:

@@ -25,7 +25,7 @@ MAX_POINTS = 2000
 MAX_MESSAGES = 200
 REPORT_PAGE = "report.html"
 DOWNLOADS = ("weights", "checkpoints")
-MESSAGES = ("warning", "error", "alarm", "early_stop", "end")
+MESSAGES = ("warning", "error", "end")
 
 
 def run_page(request: Request) -> Response:
@@ -159,11 +159,15 @@ def _act(site: Site, name: str, action: str) -> None:
     is_going = job is not None and job.state not in ENDED
     match action:
         case "go_on" if not is_going:
-            site.queue.add(run.path, (run.path / CONFIG_FILE).read_text(encoding="utf-8"))
+            device = job.device if job is not None and job.device in site.queue.choices else None
+            config = (run.path / CONFIG_FILE).read_text(encoding="utf-8")  # may name the checkpoint of an earlier start
+            site.queue.add(run.path, config, device=device, overrides=["checkpoint.resume=latest"])
         case "stop" if job is not None:
-            job.stop()
+            if not job.stop() and job.state == "running":
+                raise ConfigError(f"stop: {run.name} runs on another host; stop it there")
         case "save" if job is not None:
-            job.save_now()
+            if not job.save_now() and job.state == "running":
+                raise ConfigError(f"save: {run.name} has made no directory yet; wait for its first step")
         case "go_on":
             pass
         case _:
