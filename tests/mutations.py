@@ -612,8 +612,6 @@ MUTATIONS = (
     Mutation("a loss that is not finite hides all curves", "ui/facts.py", "return value if value is not None and math.isfinite(value) else None", "return value", "ui/test_pages.py::test_a_loss_that_is_not_finite_leaves_a_gap_in_its_curve"),
     Mutation("a job of a host that is gone runs for ever", "ui/job.py", "process.is_alive if process.is_here else is_locked(self.folder / HELD)", "process.is_alive or not process.is_here", "ui/test_queue.py::test_a_process_of_another_host_is_known_by_its_lock"),
     Mutation("a component of a browser's configuration lies anywhere", "ui/places.py", r'model\.components\..+\.path", re.DOTALL', r'model\.components\.[^.]+\.path"', "ui/test_form.py::test_a_component_leads_to_no_other_place"),
-    Mutation("report: the best step is one before training", "runs/validations.py", "if one.step and one.held_out_loss", "if one.held_out_loss", "report/test_run_folder.py::test_the_best_step_is_after_training_and_of_a_finite_loss"),
-    Mutation("report: Markdown names the file of an objective", "runs/report/markdown.py", " and not any(map(PRIVATE.search, row[1:]))", "", "report/test_report.py::test_markdown_leaves_out_values_that_name_a_place"),
 )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def test_runs_are_on_the_device_that_is_named(monkeypatch: pytest.MonkeyPatch, t
 
 def test_the_makefile_tests_on_a_gpu_what_needs_one_and_what_is_quick() -> None:
     command = subprocess.run(["make", "-n", "test-gpu"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert '--device cuda -m "(gpu or not slow) and not distributed"' in command
+    assert '--device cuda -m "(gpu or not slow) and not distributed and not browser"' in command
 
 
 @pytest.mark.gpu
