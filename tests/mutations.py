@@ -559,6 +559,7 @@ MUTATIONS = (
     Mutation("report: changed captions go unnoticed when a run is made again", "training/reproduce.py", "\"captions\": captions_digest(plan)", "\"captions\": noted.get(\"captions\")", "report/test_comparison.py::test_what_has_changed_since_a_run_is_named"),
     Mutation("report: rounding is never suspected first", "runs/comparison/causes.py", "0 if is_small else 2", "2", "report/test_comparison.py::test_what_differs_in_the_last_digits_is_laid_to_rounding_first"),
     Mutation("report: samples go to trackers without prompts", "training/tracked_samples.py", "caption=sample.prompt)", "caption=None)", "report/test_tracked_samples.py::test_trackers_get_samples_with_their_prompts"),
+    Mutation("a plan of compiled blocks ends where attention is computed again", "memory/compiled.py", "if func is run_and_save_rng_state:", "if False:", "memory/test_compiled.py::test_attention_that_is_computed_again_is_counted_twice"),
 )  # fmt: skip
 
 
