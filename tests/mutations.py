@@ -612,6 +612,7 @@ MUTATIONS = (
     Mutation("a loss that is not finite hides all curves", "ui/facts.py", "return value if value is not None and math.isfinite(value) else None", "return value", "ui/test_pages.py::test_a_loss_that_is_not_finite_leaves_a_gap_in_its_curve"),
     Mutation("a job of a host that is gone runs for ever", "ui/job.py", "process.is_alive if process.is_here else is_locked(self.folder / HELD)", "process.is_alive or not process.is_here", "ui/test_queue.py::test_a_process_of_another_host_is_known_by_its_lock"),
     Mutation("a component of a browser's configuration lies anywhere", "ui/places.py", r'model\.components\..+\.path", re.DOTALL', r'model\.components\.[^.]+\.path"', "ui/test_form.py::test_a_component_leads_to_no_other_place"),
+    Mutation("a plan of compiled blocks ends where attention is computed again", "memory/compiled.py", "if func is run_and_save_rng_state:", "if False:", "memory/test_compiled.py::test_attention_that_is_computed_again_is_counted_twice"),
 )  # fmt: skip
 
 

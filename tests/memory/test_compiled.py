@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from finetrainers.config import CompileConfig
 from finetrainers.memory.allocator import MIB, reserved_bytes
 from finetrainers.memory.compiled import counted_compile
+from finetrainers.memory.meta import fused_attention
 from finetrainers.memory.meter import Meter
 
 ROWS, WIDTH = 4096, 512
@@ -93,3 +95,33 @@ def test_work_is_counted_by_kernel() -> None:
     assert meter.work.flop["product"] == meter.work.flop["product_float32"] == 2 * 64 * 32 * 16
     assert meter.work.moved["product"] == 2 * (64 * 32 + 32 * 16 + 64 * 16)
     assert meter.work.kernels["other"] == 3  # the addition and two casts; a view is no work
+
+
+class Again(nn.Module):
+    """Attention that is computed again in the backward pass, within one graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self._attend, x, use_reentrant=False)
+
+    def _attend(self, x: Tensor) -> Tensor:
+        hidden = self.into(x)[None, None]
+        return nn.functional.scaled_dot_product_attention(hidden, hidden, hidden)[0, 0]
+
+
+def test_attention_that_is_computed_again_is_counted_twice() -> None:
+    meters = []
+    for is_compiled in (False, True):
+        with torch.device("meta"):
+            block, x = Again().bfloat16(), torch.empty(256, 64, requires_grad=True, dtype=torch.bfloat16)
+        if is_compiled:
+            block.compile(dynamic=False, backend=counted_compile(CompileConfig(kind="regional")).backend)
+        with fused_attention(), Meter() as meter:
+            block(x).sum().backward()
+        meters.append(meter)
+    eager, compiled = meters
+    assert compiled.work.flop["attention_narrow"] == eager.work.flop["attention_narrow"] > 0
+    assert compiled.work.kernels["attention_narrow"] == 2
