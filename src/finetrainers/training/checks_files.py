@@ -1,5 +1,6 @@
 """What can be known of local files before anything is encoded: whether the weights that a run loads are there and fit."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,10 @@ def check_start_fits(config: Config, model: Model) -> None:
             _check_full(shell, start / name)
             continue
         modules = conditioning.trained_modules(shell, model.adapter)
-        tuning.apply(shell, model.adapter, component=name, seed=config.seed, full_modules=modules)
+        with warnings.catch_warnings():
+            # Names and shapes are looked at, and there is nowhere to copy values to.
+            warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter", UserWarning)
+            tuning.apply(shell, model.adapter, component=name, seed=config.seed, full_modules=modules)
 
 
 def _check_full(shell: Any, folder: Path) -> None:
