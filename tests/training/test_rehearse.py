@@ -82,7 +82,17 @@ def contents(root: Path) -> dict[str, tuple[int, float]]:
 
 
 QUICK = [error for error in PLANTED if not error.twin]
-TWIN = [pytest.param(error, marks=[pytest.mark.long] * error.is_long, id=error.name) for error in PLANTED if error.twin]
+
+
+def marks_of(error: Planted) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.distributed if error.kind == "processes" else pytest.mark.long] * error.is_long
+
+
+TWIN = [pytest.param(error, marks=marks_of(error), id=error.name) for error in PLANTED if error.twin]
+LATE = [
+    error for error in PLANTED if error.trains and (error.before is not None or error.where not in ("start", "planning"))
+]
+"""Those that ``train`` does not find by checks that others test, or that it used to find late."""
 
 
 @pytest.mark.parametrize("error", QUICK, ids=lambda error: error.name)
@@ -122,7 +132,7 @@ def test_the_table_of_the_docs_is_the_list() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("error", [error for error in PLANTED if error.trains], ids=lambda error: error.name)
+@pytest.mark.parametrize("error", LATE, ids=lambda error: error.name)
 def test_a_planted_error_ends_a_run_where_the_table_says(error: Planted, work: Work) -> None:
     """None of them is one that a run would have lived with."""
     with planted(error, work), warnings.catch_warnings():
@@ -346,7 +356,7 @@ def test_what_is_kept_and_exported_is_counted() -> None:
     assert exported_bytes(full, model, trained=10, whole=100) == 100 * 2
 
 
-@pytest.mark.long
+@pytest.mark.distributed
 def test_a_run_on_many_devices_is_rehearsed_on_two_processes(work: Work) -> None:
     work.change(parallel={"shard": 2, "context": 2}, train={"batch_size": 4, "micro_batch_size": 2})
     (work.root / "c.yaml").write_text(yaml.safe_dump(work.tree))
