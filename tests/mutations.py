@@ -613,6 +613,8 @@ MUTATIONS = (
     Mutation("a job of a host that is gone runs for ever", "ui/job.py", "process.is_alive if process.is_here else is_locked(self.folder / HELD)", "process.is_alive or not process.is_here", "ui/test_queue.py::test_a_process_of_another_host_is_known_by_its_lock"),
     Mutation("a component of a browser's configuration lies anywhere", "ui/places.py", r'model\.components\..+\.path", re.DOTALL', r'model\.components\.[^.]+\.path"', "ui/test_form.py::test_a_component_leads_to_no_other_place"),
     Mutation("a plan of compiled blocks ends where attention is computed again", "memory/compiled.py", "if func is run_and_save_rng_state:", "if False:", "memory/test_compiled.py::test_attention_that_is_computed_again_is_counted_twice"),
+    Mutation("a block that is no single graph loses its compiled pieces", "memory/checkpointing.py", "fullgraph=not keeps_attention", "fullgraph=False", "memory/test_checkpointing.py::test_a_block_that_is_no_single_graph_stays_compiled"),
+    Mutation("gradients come back to attention as slices", "memory/dense.py", "return gradients[0].contiguous()", "return gradients[0]", "memory/test_attention.py::test_gradients_are_recorded_as_they_come_back"),
 )  # fmt: skip
 
 

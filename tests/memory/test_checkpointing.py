@@ -62,8 +62,9 @@ class Attention(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, tracing
-def test_attention_is_kept_in_compiled_blocks_too() -> None:
-    """With one graph for all blocks; nothing but the input, the attention's outputs and the weights is kept."""
+@pytest.mark.parametrize("keeps_attention", [True, False])
+def test_compiled_blocks_are_computed_again_in_one_graph(keeps_attention: bool) -> None:
+    """One for all blocks; the input, the weights, and the attention's outputs or else its random state are kept."""
     torch._dynamo.reset()
     counters.clear()
     blocks = [Attention() for _ in range(3)]
@@ -75,7 +76,7 @@ def test_attention_is_kept_in_compiled_blocks_too() -> None:
         kept += 1
         return tensor
 
-    for run in (Checkpointing(), Checkpointing(keeps_attention=True, compiled=compiled)):
+    for run in (Checkpointing(), Checkpointing(keeps_attention=keeps_attention, compiled=compiled)):
         kept = 0
         first = x = torch.ones(2, 5, 8, requires_grad=True)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
@@ -86,7 +87,43 @@ def test_attention_is_kept_in_compiled_blocks_too() -> None:
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
-    assert kept == 3 * (1 + 2 + 2)
+    assert kept == 3 * (1 + 2 + (2 if keeps_attention else 1))
+
+
+@torch._dynamo.disable
+def unseen(x: torch.Tensor) -> torch.Tensor:
+    return x.sin()
+
+
+class InPieces(nn.Module):
+    """A block within which a graph ends, as with a kernel that torch.compile cannot look into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(unseen(self.layer(x).cos())).cos()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, tracing
+def test_a_block_that_is_no_single_graph_stays_compiled() -> None:
+    """In pieces, as its call is; and it is the same block."""
+    torch._dynamo.reset()
+    counters.clear()
+    torch.manual_seed(0)
+    block, x, found = InPieces(), torch.ones(2, 4), []
+    for compiled in (None, CompileConfig(kind="regional", backend="aot_eager")):
+        if compiled is not None:
+            block.compile(backend="aot_eager")
+        run = Checkpointing(compiled=compiled)
+        block.zero_grad()
+        for _ in range(2):
+            run(block, x).square().sum().backward()
+        assert block.layer.weight.grad is not None
+        found.append(block.layer.weight.grad.clone())
+    assert torch.equal(*found)
+    assert counters["stats"]["unique_graphs"] >= 2
 
 
 class NoAttention(nn.Module):

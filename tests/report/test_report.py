@@ -202,7 +202,7 @@ def test_who_stops_at_once_waits_for_no_report(
 ) -> None:
     ends: list[ReportPage] = []
 
-    def end(page: ReportPage) -> None:
+    def end(page: ReportPage, _seconds: float = 0.0) -> None:
         ends.append(page)
 
     monkeypatch.setattr(ReportPage, "end", end)

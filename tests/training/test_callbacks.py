@@ -40,6 +40,7 @@ def test_callbacks_see_each_step_and_may_end_the_run_which_then_goes_on(tiny_flu
     result = train(config, callbacks=[first, Callback()])
     assert first.calls == [("before", 0, False), ("step", 1, False), ("step", 2, False), ("after", 2, False)]
     assert (result.steps, result.weights.name) == (2, "step-000002")
+    assert result.report["stopped_by"] == "callback"
     assert first.loss == curve(config.output_dir, "loss")[-1][0]
     assert train(config, callbacks=[second]).steps == 3
     assert second.calls == [("before", 2, False), ("step", 3, False), ("after", 3, False)]

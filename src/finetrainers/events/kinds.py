@@ -228,8 +228,8 @@ class EndEvent(Event):
     """Optimizer steps taken, if done; 0 after encode."""
     weights: str | None = None
     """Folder of the exported weights, if training is done, absolute."""
-    reason: Literal["steps", "early_stop"] | None = None
-    """Why training is done: all steps are taken, or validation.patience has ended it before."""
+    reason: Literal["steps", "early_stop", "callback"] | None = None
+    """Why training is done: all steps are taken, or validation.patience or a callback has ended it before."""
     best_step: Positive | None = None
     """Step of the lowest held-out loss after step 0, if training is done and there was one."""
     best_held_out_loss: Number | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo.exc import UncapturedHigherOrderOpError, Unsupported
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     SelectiveCheckpointContext,
@@ -24,6 +25,8 @@ Contexts = tuple[AbstractContextManager[object], AbstractContextManager[object]]
 """In which a block is computed, and computed again."""
 Given = Callable[[Sequence[object]], AbstractContextManager[object]]
 """Makes a context in which torch saves what a block is given, by its arguments."""
+NO_ONE_GRAPH = (Unsupported, UncapturedHigherOrderOpError)
+"""What torch.compile raises where a function cannot be one graph."""
 ATTENTION = re.compile(r"attention|flash_attn|flash_fwd|fmha|sage")
 """Part of the names of all operators that compute attention: torch's, and those of packages that register theirs."""
 
@@ -54,15 +57,23 @@ class Checkpointing:
         self._compiled: Any = None  # as torch.compile returns it
         if compiled is not None:
             run = _keep_attention if keeps_attention else _compute_again
-            self._compiled = torch.compile(run, dynamic=compiled.dynamic, backend=compiled.backend)
+            # What is kept of attention may be in pieces; what is computed again is one graph, or is not compiled together.
+            self._compiled = torch.compile(
+                run, dynamic=compiled.dynamic, backend=compiled.backend, fullgraph=not keeps_attention
+            )
 
     def __call__(self, block: nn.Module, *args: Any) -> Any:  # what blocks take and return is their own affair
         """Compute a block."""
         if id(block) in self._skipped:
             return block(*args)
         with nullcontext() if self._given is None else self._given(args):
-            if self._compiled is not None:
+            if self._compiled is not None and self._keeps_attention:
                 return self._compiled(block, *args)
+            if self._compiled is not None:
+                try:
+                    return self._compiled(block, *args)
+                except NO_ONE_GRAPH:  # before anything is computed: a call of the block compiles its pieces
+                    self._compiled = None
             if not self._keeps_attention:
                 return checkpoint(block.__call__, *args, use_reentrant=False)
             kept = KeptAttention(block)

@@ -20,10 +20,17 @@ from finetrainers.models.weights import Settle
 HOST = torch.device("cpu")
 
 
-def prepare(denoiser: Any, blocks: Sequence[str], config: Config, device: torch.device) -> None:
+def prepare(denoiser: Any, blocks: Sequence[str], config: Config, device: torch.device, *, is_shared: bool = False) -> None:
     """Prepare a denoiser whose weights are there, and of which it is said what trains: it is on the device afterwards.
 
     In this order: checkpointing, activations on the host, blocks streamed, all else to the device, compile.
+
+    Args:
+        denoiser: Its weights are there, and its adapters.
+        blocks: Class names of its repeated blocks.
+        config: Of the run.
+        device: Where it is to be.
+        is_shared: Whether several processes share its weights or tokens: what they exchange is no part of a graph.
 
     Raises:
         ConfigError: If it has too few blocks.
@@ -31,16 +38,15 @@ def prepare(denoiser: Any, blocks: Sequence[str], config: Config, device: torch.
     memory = config.memory
     check_blocks(denoiser, blocks, memory)
     if config.train.gradient_checkpointing:
-        is_one_graph = (
-            config.compile.kind == "regional" and memory.activations == "device" and memory.resident_blocks == "all"
-        )
+        is_compiled, keeps_attention = config.compile.kind == "regional", memory.checkpoint_keep == "attention"
+        stays = memory.activations == "device" and memory.resident_blocks == "all" and not is_shared
         enable_checkpointing(
             denoiser,
             blocks,
             every=memory.checkpoint_every,
-            keeps_attention=memory.checkpoint_keep == "attention",
+            keeps_attention=keeps_attention,
             given=ActivationOffload(device) if memory.activations == "host" else None,
-            compiled=config.compile if is_one_graph else None,
+            compiled=config.compile if is_compiled and (stays or keeps_attention) else None,
         )
     if memory.resident_blocks != "all":
         assert memory.resident_blocks != "auto", "a number is settled before anything is built"

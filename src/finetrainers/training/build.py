@@ -63,7 +63,7 @@ def build_trainer(
         tuning.apply(part, model.adapter, component=name, seed=config.seed, full_modules=full_modules)
         make_gradients_whole(part, model.adapter.joins_attention)
         share_tokens(part, model.adapter.context_plan(), blocks, world, config.parallel.context_kind)
-        prepare(part, blocks, config, device)
+        prepare(part, blocks, config, device, is_shared=mesh is not None or world.layout.context > 1)
         if mesh is not None:
             share_weights(part, blocks, mesh, config.parallel)
     parts = list(model.denoisers.split(denoiser).values())

@@ -11,7 +11,7 @@ class Callback:
 
     Each process of a run calls them. Setting ``trainer.is_over`` ends the run after the step, with a checkpoint and weights;
     all processes have to set it after the same step. An error ends the run as an error of ours does: what it has learnt is
-    saved.
+    saved; with several processes, what it had learnt at its last checkpoint.
     """
 
     def before_training(self, trainer: Trainer) -> None:

@@ -20,7 +20,7 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json
 """Files that a tokenizer has its words in, one of them at least; without any, transformers makes an empty one in silence."""
 
 
-def check_files(config: Config, model: Model) -> None:
+def check_files(config: Config, model: Model, *, is_resumed: bool = False) -> None:
     """Refuse local weights that are missing, cut off or of another model: headers are read, and nothing else of them.
 
     Raises:
@@ -30,7 +30,7 @@ def check_files(config: Config, model: Model) -> None:
     for name in (*model.denoisers.trained, *model.denoisers.frozen):
         if model.pretrained.place(name).is_local:
             check_stored(model.pretrained.shell(name), model.pretrained.weight_files(name))
-    for name in ("vae", *model.text_components, *model.image_components):
+    for name in () if is_resumed else ("vae", *model.text_components, *model.image_components):
         place = model.pretrained.place(name)
         folder = Path(place.path) / place.subfolder
         if place.is_local and model.pretrained.has_weights(name):
@@ -82,6 +82,8 @@ def _check_folder(component: str, folder: Path) -> None:
         ModelError: Naming the file.
     """
     for index in folder.glob("*.safetensors.index.json"):
+        if (folder / index.name.removesuffix(".index.json")).is_file():
+            continue  # whole, and read before its parts
         missing = [file for file in files_in_index(index) if not (folder / file).is_file()]
         if missing:
             raise ModelError(f"{component}: {folder / missing[0]} is missing, which {index.name} names; download it again")

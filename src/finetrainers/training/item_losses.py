@@ -79,9 +79,9 @@ def item_losses(folder: Path) -> dict[str, float]:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Read the figures of a validation; none if the file is gone."""
+    """Read the figures of a validation; none if the file is gone or damaged."""
     try:
         facts: dict[str, Any] = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return {}
     return facts

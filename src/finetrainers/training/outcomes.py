@@ -46,6 +46,7 @@ class Outcomes:
         self._session, self._saver = session, saver
         self.losses: dict[int, float] = {}
         """Held-out loss by step, in all processes."""
+        self._seen: set[int] = set()
         self.stopped_early = False
         if session.config.checkpoint.keep_best:
             checkpoints.spared = lambda steps: best_step(dict(self.losses), steps)
@@ -78,14 +79,16 @@ class Outcomes:
     def _read(self, last: int) -> dict[int, float]:
         """Read the held-out losses of the steps up to one that are not known yet."""
         root = self._session.config.output_dir / "validation"
-        new = {step: folder for step, folder in step_folders(root).items() if step <= last and step not in self.losses}
+        new = {step: folder for step, folder in step_folders(root).items() if step <= last and step not in self._seen}
+        self._seen |= {step for step in new if step < last}  # that of this step may be written anew
         found = {step: _held_out_loss(folder) for step, folder in new.items()}
         return {step: loss for step, loss in found.items() if loss is not None}
 
-    @property
-    def reason(self) -> Literal["steps", "early_stop"]:
+    def reason(self, trainer: Trainer) -> Literal["steps", "early_stop", "callback"]:
         """Why the run ended."""
-        return "early_stop" if self.stopped_early else "steps"
+        if self.stopped_early:
+            return "early_stop"
+        return "callback" if trainer.is_over and trainer.step < self._session.config.train.steps else "steps"
 
     @property
     def best(self) -> int | None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Self
 
 from finetrainers.config import Config
-from finetrainers.errors import StorageError
+from finetrainers.errors import Interrupted, StorageError
 from finetrainers.runs.report.write import PAGE_FILE, ReportWriter
 
 END_SECONDS = 60.0
 """That the end of a run waits for a report that is being written."""
+STOP_SECONDS = 5.0
+"""That a run that is told to stop waits for it: whoever tells it may not wait for long."""
 
 
 class ReportPage:
@@ -36,7 +38,7 @@ class ReportPage:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None or not issubclass(kind, KeyboardInterrupt):  # who stops at once waits for no report
-            self.end()
+            self.end(STOP_SECONDS if kind is not None and issubclass(kind, Interrupted) else END_SECONDS)
 
     def refresh(self) -> None:
         """Begin to bring it up to date; where it is still being written, the next call does."""
@@ -46,10 +48,10 @@ class ReportPage:
             self._thread = threading.Thread(target=self._write, name="report", daemon=True)
             self._thread.start()
 
-    def end(self) -> None:
-        """Write how the run has ended, if it had begun."""
+    def end(self, seconds: float = END_SECONDS) -> None:
+        """Write how the run has ended, if it had begun; where it is still being written after some seconds, leave it."""
         if self._thread is not None:
-            self._thread.join(END_SECONDS)
+            self._thread.join(seconds)
         if self._thread is None or not self._thread.is_alive():
             self._write(is_over=True)
         self._tell()

@@ -120,7 +120,7 @@ class _Run:
                 start=start,
             )
             if files is not None:
-                check_files(files, self.model)
+                check_files(files, self.model, is_resumed=start > 0)
         self.objective, self.residency = prepared.objective, prepared.encoder.residency
         return prepared
 

@@ -15,6 +15,9 @@ from finetrainers.data.sources.texts import read_text
 from finetrainers.errors import DataError
 from finetrainers.files.marks import is_no_data
 
+LOST = "lost+found"
+"""A folder at the root of a disk, of the system."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -87,7 +90,7 @@ class Place:
             if relative != "." and is_no_data(Path(folder), files):
                 folders.clear()
                 continue
-            folders[:] = [name for name in folders if not name.startswith(".")]
+            folders[:] = [name for name in folders if not name.startswith(".") and name != LOST]
             yield relative, files
 
     def inside(self, folder: str) -> "Place":
