@@ -325,7 +325,7 @@ MUTATIONS = (
     # Blocks.
     Mutation("blocks that should be left are computed again", "memory/checkpointing.py", "if number % every]", "if number % every > every]", "memory/test_checkpointing.py::test_every_second_block_is_computed_again_and_gradients_are_the_same"),
     Mutation("attention that is kept is computed again", "memory/checkpointing.py", "else CheckpointPolicy.MUST_SAVE", "else CheckpointPolicy.PREFER_RECOMPUTE", "memory/test_checkpointing.py::test_kept_attention_is_computed_once_and_gradients_are_the_same"),
-    Mutation("compiled blocks compute attention again that is kept", "memory/checkpointing.py", "use_reentrant=False, context_fn=contexts)", "use_reentrant=False)", "memory/test_checkpointing.py::test_attention_is_kept_in_compiled_blocks_too"),
+    Mutation("compiled blocks compute attention again that is kept", "memory/checkpointing.py", "use_reentrant=False, context_fn=contexts)", "use_reentrant=False)", "memory/test_checkpointing.py::test_compiled_blocks_are_computed_again_in_one_graph"),
     Mutation("to keep attention that nobody sees is silently nothing", "memory/checkpointing.py", "        kept.check()\n", "", "memory/test_checkpointing.py::test_attention_that_cannot_be_seen_is_refused"),
     Mutation("a key of blocks without effect is taken", "config/memory.py", "if not is_checkpointing:", "if False:", "memory/test_checkpointing.py::test_what_has_no_effect_or_cannot_go_together_is_refused"),
     Mutation("blocks of which there are none stay", "memory/techniques.py", "memory.resident_blocks >= count", "memory.resident_blocks > count", "memory/test_checkpointing.py::test_more_blocks_than_there_are_are_refused_before_weights_are_read"),
@@ -502,7 +502,7 @@ MUTATIONS = (
     Mutation("shards hold all states", "training/plan/devices.py", "(ceil(usage.peak[own] / sharing) for own in STATES)", "(usage.peak[own] for own in STATES)", "training/test_plan_command.py::test_shards_hold_a_part_and_send_what_they_gather"),
     Mutation("a bill leaves out validation", "training/plan/run.py", "(encoding or 0.0) + validating", "(encoding or 0.0)", "training/test_plan_command.py::test_the_bill_is_that_of_all_seconds"),
     # Rehearsals.
-    Mutation("a run meets weights that are missing after it has encoded for hours", "training/run.py", "            if files is not None:\n                check_files(files, self.model)\n", "", "training/test_rehearse.py::test_a_planted_error_ends_a_run_where_the_table_says"),
+    Mutation("a run meets weights that are missing after it has encoded for hours", "training/run.py", "            if files is not None:\n                check_files(files, self.model, is_resumed=start > 0)\n", "", "training/test_rehearse.py::test_a_planted_error_ends_a_run_where_the_table_says"),
     Mutation("weights of another shape are found when they are loaded", "models/weights.py", "            _check_shape(module, file, name, shape, wanted[name])\n            del", "            del", "training/test_rehearse.py::test_a_planted_error_is_found_before_the_twin_is_built"),
     Mutation("a half downloaded text encoder or VAE is found when it is loaded", "training/checks_files.py", "    check_whole([file for file in files", "    ([file for file in files", "training/test_rehearse.py::test_a_planted_error_is_found_before_the_twin_is_built"),
     Mutation("a tokenizer without words is taken for one", "training/checks_files.py", "        elif place.is_local and name.startswith(\"tokenizer\") and", "        elif False and", "training/test_rehearse.py::test_a_planted_error_is_found_before_the_twin_is_built"),
@@ -521,7 +521,7 @@ MUTATIONS = (
     Mutation("a field that is not given is written as null", "events/record.py", " if value is not None or default is MISSING}", "}", "training/test_track.py::test_events_are_lines_that_the_schema_knows"),
     # The best step, and an early end.
     Mutation("a run that gets no better goes on", "training/outcomes.py", "trainer.is_over = self.stopped_early = True", "self.stopped_early = True", "training/test_outcomes.py::test_a_run_that_gets_no_better_stops_and_keeps_the_best"),
-    Mutation("a run that goes on forgets what it had validated", "training/outcomes.py", "step <= last and step not in self.losses", "step == last", "training/test_outcomes.py::test_an_interrupted_run_stops_where_an_uninterrupted_one_does"),
+    Mutation("a run that goes on forgets what it had validated", "training/outcomes.py", "step <= last and step not in self._seen", "step == last", "training/test_outcomes.py::test_an_interrupted_run_stops_where_an_uninterrupted_one_does"),
     Mutation("the best checkpoint is deleted", "training/checkpoint.py", " - {self.spared(steps)}", "", "training/test_outcomes.py::test_a_run_that_gets_no_better_stops_and_keeps_the_best"),
     Mutation("the weights of the best step are deleted", "training/export.py", "        if step != kept:\n", "        if True:\n", "training/test_outcomes.py::test_a_run_that_gets_no_better_stops_and_keeps_the_best"),
     Mutation("a best step has no checkpoint where none was due", "training/outcomes.py", "if config.checkpoint.keep_best and step and best_step", "if False and best_step", "training/test_outcomes.py::test_a_best_step_without_a_checkpoint_of_its_own_gets_one"),

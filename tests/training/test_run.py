@@ -357,7 +357,6 @@ def test_all_changed_keys_are_named_at_once() -> None:
         {"loader__prefetch": 5},
         {"cache__max_gb": 1.0},
         {"checkpoint__every": 5},
-        {"checkpoint__resume": 5},
         {"validation__every": 5},
         {"validation__prompts": "prompts.json"},
         {"track__tensorboard": True},
