@@ -82,8 +82,6 @@ def _check_folder(component: str, folder: Path) -> None:
         ModelError: Naming the file.
     """
     for index in folder.glob("*.safetensors.index.json"):
-        if (folder / index.name.removesuffix(".index.json")).is_file():
-            continue  # whole, and read before its parts
         missing = [file for file in files_in_index(index) if not (folder / file).is_file()]
         if missing:
             raise ModelError(f"{component}: {folder / missing[0]} is missing, which {index.name} names; download it again")
