@@ -155,17 +155,21 @@ def where_it_ended(run: Path) -> str:
     return next((stage for stage in stages if stage not in done), "end")
 
 
-def test_a_run_that_would_train_is_rehearsed_whole_and_nothing_of_the_user_is_touched(work: Work) -> None:
+def test_a_run_that_would_train_is_rehearsed_whole_and_nothing_of_the_user_is_touched(
+    work: Work, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path_factory.mktemp("temporary")  # of this test alone: others rehearse at the same time
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     work.prompts({"prompt": "a red ball", "num_inference_steps": 30})
     validation = {"held_out": 0.3, "every": 100, "patience": 3, "min_delta": 0.01}
     work.change(validation=validation, train={"steps": 1000, "ema_decay": 0.9}, checkpoint={"keep_best": True})
     file = work.root / "config.yaml"
     file.write_text(yaml.safe_dump(work.tree))
-    before, temporary = contents(work.root), set(Path(tempfile.gettempdir()).glob("finetrainers-rehearse-*"))
+    before = contents(work.root)
     findings = rehearse(file)
     assert findings.errors == []
     assert contents(work.root) == before
-    assert set(Path(tempfile.gettempdir()).glob("finetrainers-rehearse-*")) == temporary
+    assert not list(temporary.glob("finetrainers-rehearse-*"))
     names = [
         part.name.partition(" ")[2].split(" ")[0].rstrip(",") for part in findings.parts if part.name.startswith("twin: ")
     ]
