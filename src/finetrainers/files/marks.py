@@ -9,6 +9,8 @@ from finetrainers.files.whole import is_closed, write_whole
 RUN_MARK = ".finetrainers"
 """File in a run directory that says that a run made it."""
 RUN_VERSION = 1
+SAVE_FILE = "save-now"
+"""File in the run directory that asks for a checkpoint after the step; it goes when that is written."""
 CACHE_TAG = "CACHEDIR.TAG"
 """File in a folder that can be made again from other files (https://bford.info/cachedir): backups leave it out too."""
 CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"

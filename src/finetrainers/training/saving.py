@@ -7,13 +7,14 @@ from pathlib import Path
 
 from finetrainers.errors import CheckpointError, Interrupted, NonFiniteError
 from finetrainers.events import CheckpointEvent
+from finetrainers.files.marks import SAVE_FILE as SAVE_FILE
 from finetrainers.files.steps import step_directory
 from finetrainers.memory.residency import free_memory
 from finetrainers.models import Model
 from finetrainers.training.background import Background
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.export import rotate_weights, stage_weights, write_weights
-from finetrainers.training.session import SAVE_FILE, Session
+from finetrainers.training.session import Session
 from finetrainers.training.trainer import Metrics, Trainer
 from finetrainers.tuning import Tuning
 

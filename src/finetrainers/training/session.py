@@ -9,6 +9,7 @@ from finetrainers.data.cache.leases import Lease
 from finetrainers.distributed.world import World
 from finetrainers.errors import Interrupted, StorageError
 from finetrainers.events import EndEvent, ErrorEvent, Event, ProgressEvent, StageEvent, WarningEvent
+from finetrainers.files.marks import SAVE_FILE as SAVE_FILE
 from finetrainers.files.storage import storage_errors
 from finetrainers.memory.out_of_memory import Doing, out_of_memory_explained
 from finetrainers.memory.precision import matmul_precision
@@ -19,9 +20,6 @@ from finetrainers.training.report_page import ReportPage
 from finetrainers.training.signals import StopSignals
 from finetrainers.training.track import Tracker, build_tracker, check_trackers, log_tracker
 from finetrainers.training.trainer import Asked
-
-SAVE_FILE = "save-now"
-"""File in the run directory that asks for a checkpoint after the step; it goes when that is written."""
 
 
 class Session:

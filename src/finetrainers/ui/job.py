@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetrainers.errors import DONE, INTERRUPTED, STOPPED_AT_ONCE
+from finetrainers.files.marks import SAVE_FILE as SAVE_FILE
 from finetrainers.files.whole import write_whole
 from finetrainers.runs.state import is_locked
 from finetrainers.ui.process import Process, read_process, start_apart
@@ -24,8 +25,6 @@ STATES: dict[int, State] = {DONE: "done", INTERRUPTED: "stopped", STOPPED_AT_ONC
 """State by exit status; any other has failed."""
 JOB, PROCESS, EXIT, CONFIG = "job.json", "process.json", "exit.json", "config.yaml"
 CANCELLED, STOPPING, HELD, DEVICE = "cancelled", "stopping", "held", "device"
-SAVE_FILE = "save-now"
-"""As in training/session.py, which would import torch."""
 FOLDER = "{job}"
 """Stands for the job's folder in its words and in its files."""
 ALL_DEVICES, CPU = "all", "cpu"
