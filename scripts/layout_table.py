@@ -20,7 +20,7 @@ sys.path += [str(TESTS), str(TESTS / "distributed"), str(TESTS / "models")]
 import imported_by_ranks  # noqa: E402, F401 - the settings of all tests
 from layouts import ALONE, LAYOUTS, Figures, differences, run_layout  # noqa: E402
 from memory_table import DOCS, filled, row, say  # noqa: E402
-from table_cases import EXPERTS, GIVEN, is_refused, make_trees  # noqa: E402
+from table_cases import EXPERTS, GIVEN, make_trees  # noqa: E402
 
 from finetrainers.testing import make_tiny  # noqa: E402
 
@@ -34,8 +34,7 @@ def measure(folder: Path, layouts: Sequence[str], device: str) -> Mapping[str, M
     found = {}
     for number, layout in enumerate((ALONE, *layouts)):
         say(layout)
-        own = {name: tree for name, tree in trees.items() if not is_refused(name, LAYOUTS[layout])}
-        found[layout] = run_layout(layout, own, folder / str(number), device=device)
+        found[layout] = run_layout(layout, trees, folder / str(number), device=device)
         for name, run in found[layout].items():
             alone = found[ALONE][name]
             both = isinstance(run, Figures) and isinstance(alone, Figures)

@@ -118,7 +118,7 @@ MUTATIONS = (
     Mutation("noise levels are rounded to a grid", "models/noise.py", ".clamp(*SIGMA_RANGE).float()", ".clamp(*SIGMA_RANGE).mul(1000).ceil().clamp(1, 999).div(1000).float()", "objectives/test_objective.py::test_noise_levels_are_rounded_to_no_grid"),
     # Resume.
     Mutation("a resumed run forgets its averages", "training/checkpoint.py", 'update.ema.shadow_params = averages', "pass", RESUMED),
-    Mutation("a resumed run forgets its optimizer's state", "optim/state.py", "optimizer.state[parameters[name]] = {key:", "_ = {key:", RESUMED),
+    Mutation("a resumed run forgets its optimizer's state", "optim/state.py", "optimizer.state[parameters[name]] = _together", "_ = _together", RESUMED),
     Mutation("a checkpoint that is asked for and not there is a start from another", "training/checkpoint.py", "self._asked_for(resume) if isinstance(resume, int) else self.latest()", "self.latest()", "training/test_training.py::test_a_checkpoint_that_is_not_there_is_an_error"),
     Mutation("a run with only damaged checkpoints starts from zero", "training/checkpoint.py", "if step is None and self.steps():", "if False:", "training/test_checkpoint.py::test_only_damaged_checkpoints_are_an_error_not_a_start_from_zero"),
     Mutation("a longer run has a learning rate that jumps at the seam", "training/run.py", "set_learning_rate(trainer.update.schedule, rate)", "pass", "training/test_training.py::test_a_longer_run_has_the_learning_rates_of_one_that_was_as_long_from_the_start"),
@@ -615,6 +615,8 @@ MUTATIONS = (
     Mutation("a plan of compiled blocks ends where attention is computed again", "memory/compiled.py", "if func is run_and_save_rng_state:", "if False:", "memory/test_compiled.py::test_attention_that_is_computed_again_is_counted_twice"),
     Mutation("a block that is no single graph loses its compiled pieces", "memory/checkpointing.py", "fullgraph=not keeps_attention", "fullgraph=False", "memory/test_checkpointing.py::test_a_block_that_is_no_single_graph_stays_compiled"),
     Mutation("gradients come back to attention as slices", "memory/dense.py", "return gradients[0].contiguous()", "return gradients[0]", "memory/test_attention.py::test_gradients_are_recorded_as_they_come_back"),
+    Mutation("states of few bits are of parts that do not move", "optim/kept.py", '        self.stepped.data = local_of(self.weight.detach())\n', '', "distributed/test_few_bits.py::test_steps_are_those_of_one_process_that_has_the_parts_as_weights"),
+    Mutation("small parts are other entries of a state", "optim/state.py", '            known[name] = _bound(known[name], weight)', '            pass', "distributed/test_few_bits.py::test_what_goes_on_ends_as_what_went_through"),
 )  # fmt: skip
 
 

@@ -46,9 +46,15 @@ SUBSET = ("flux, LoRA", "wan, full, EMA", "wan, LoRA, 8-bit states", "ltx_video,
 """Rows that `make test` has time for: one of each kind."""
 
 
-def is_refused(name: str, parallel: Mapping[str, int]) -> bool:
-    """Whether a run says that it cannot be: blocks of 8-bit states lie across the parts of a weight."""
-    return "8-bit states" in name and parallel.get("shard", 1) > 1
+BOUND = 1e-5
+OTHER_BLOCKS = 1e-3
+"""Where states of 8 bits are in blocks of a weight's part: other blocks than one process has. 3.4e-4 was seen, and from the
+third step on; the states of these LoRAs are too small to be kept in few bits."""
+
+
+def bound_of(name: str, parallel: Mapping[str, int]) -> float:
+    """How far losses and gradient norms of a row may be from those of one process."""
+    return OTHER_BLOCKS if name.endswith("full, 8-bit states") and parallel.get("shard", 1) > 1 else BOUND
 
 
 def make_trees(tiny: Callable[[str, str], Path], root: Path, names: Collection[str] = ()) -> dict[str, Tree]:

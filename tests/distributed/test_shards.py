@@ -252,7 +252,7 @@ REFUSED: Sequence[tuple[Mapping[str, Any], Layout, str]] = (
     ({"optimizer": {"state": "cpu"}}, Layout(1, 2), "set parallel.offload: true"),
     ({"optimizer": {"masters": "stochastic_rounding"}, "model": {"dtype": "bfloat16"}}, Layout(1, 2), "optimizer.masters"),
     ({"optimizer": {"name": "muon"}}, Layout(1, 2), "optimizer.name: muon is impossible"),
-    ({"optimizer": {"name": "adamw_8bit"}}, Layout(1, 2), "optimizer.name: adamw_8bit is impossible"),
+    ({"optimizer": {"name": "adafactor"}}, Layout(1, 2), "optimizer.name: adafactor is impossible"),
     ({"tuning": {"kind": "lora", "dora": True}}, Layout(1, 2), "tuning.dora: true"),
     ({"tuning": {"kind": "full", "qat": "int4"}}, Layout(1, 2), "tuning.qat: int4"),
     ({"compile": {"kind": "full"}}, Layout(1, 2), "compile.kind: full"),

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from finetrainers.distributed.parallelize import local_of
 from finetrainers.optim.rounding import round_stochastically, rounding_noise
 
 
@@ -71,6 +72,33 @@ class Master(Kept):
         """Round the master."""
         with torch.no_grad():
             self.weight.copy_(self.stepped)
+
+
+class OwnPart(Kept):
+    """A float32 weight that processes share: this one's part is stepped as if it were a weight of its own.
+
+    So do optimizers whose state is in blocks of a weight: blocks end where the part ends.
+    """
+
+    def __init__(self, name: str, weight: nn.Parameter) -> None:
+        """Take the part, which stays where it is."""
+        super().__init__(name, weight)
+        self.stepped = nn.Parameter(local_of(weight.detach()))
+
+    @property
+    def exact(self) -> nn.Parameter:
+        """The weight itself, of which ``stepped`` is a view."""
+        return self.weight
+
+    @property
+    def gradient(self) -> Tensor | None:
+        """Of the part."""
+        return None if self.weight.grad is None else local_of(self.weight.grad)
+
+    def settle(self) -> None:
+        """Step the part where it now lies: weights move in memory."""
+        self.stepped.data = local_of(self.weight.detach())
+        self.stepped.grad = self.gradient
 
 
 class HostMaster(Kept):
@@ -184,5 +212,5 @@ def _nothing(like: Tensor) -> Tensor:
 
 def expect_gradient(kept: Kept) -> None:
     """Let a weight hand over the gradient of each backward pass."""
-    if kept.stepped is not kept.weight:
+    if kept.stepped is not kept.weight and not isinstance(kept, OwnPart):
         kept.weight.register_post_accumulate_grad_hook(kept.receive)

@@ -27,6 +27,10 @@ EXTRAS = {
 """Optimizers of optional packages; the extra of finetrainers has the package's name."""
 
 
+IN_BLOCKS = ("adamw_8bit", "adamw_4bit", "adamw_fp8")
+"""Optimizers whose states are numbers of few bits in blocks, with a scale for each."""
+
+
 def check_optimizer(config: OptimizerConfig, schedule: ScheduleConfig) -> None:
     """Fail before anything is loaded, if the optimizer's package is missing or two settings contradict.
 

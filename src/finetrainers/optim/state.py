@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from finetrainers.distributed.parts import Part, part_of, with_part
+from finetrainers.distributed.parts import Part, part_of
 
+PART = "part"
+"""Entry of a weight's state, of what belongs to this process's part of the weight."""
 Names = Mapping[nn.Parameter, str]
 KERNELS = ("foreach", "fused")
 """Entries of parameter groups that say which of torch's kernels step: the machine decides, not the one that saved."""
@@ -30,10 +32,11 @@ def optimizer_state(optimizer: Optimizer, names: Names, shared: Mapping[str, DTe
         shared: The weights, by their names, of which it steps this process's part as if that was the whole.
     """
     known = {name: optimizer.state[p] for p, name in names.items() if optimizer.state.get(p)}
-    is_low_bit = any(base.__module__.startswith("torchao.") for base in type(optimizer).__mro__)
-    parts = {name: _parts(entries, (shared or {}).get(name), is_low_bit=is_low_bit) for name, entries in known.items()}
+    for name, weight in (shared or {}).items():
+        if name in known:
+            known[name] = _bound(known[name], weight)
     return {
-        "state": {name: apart(entries) for name, entries in parts.items()},
+        "state": {name: apart(entries) for name, entries in known.items()},
         "param_groups": [{**group, "params": [names[p] for p in group["params"]]} for group in optimizer.param_groups],
     }
 
@@ -62,20 +65,25 @@ def load_optimizer_state(optimizer: Optimizer, names: Names, saved: Mapping[str,
     parameters = {name: parameter for parameter, name in names.items()}
     optimizer.state.clear()
     for name, entries in saved["state"].items():
-        optimizer.state[parameters[name]] = {key: _together(value, parameters[name]) for key, value in entries.items()}
+        optimizer.state[parameters[name]] = _together(_unbound(entries))
     for group, entries in zip(optimizer.param_groups, saved["param_groups"], strict=True):
-        group.update({key: _together(value, None) for key, value in entries.items() if key not in ("params", *KERNELS)})
+        group.update({key: _together(value) for key, value in entries.items() if key not in ("params", *KERNELS)})
 
 
-def _parts(entries: Mapping[str, Tree], weight: DTensor | None, *, is_low_bit: bool) -> dict[str, Tree]:
-    """Mark the tensors of one parameter's state that belong to this process's part of it, and mean nothing to others."""
-    made = dict(entries)
-    for key, value in entries.items():
-        if isinstance(value, DTensor) and is_low_bit:  # in each process, be the part there too small for few bits or not
-            made[key] = part_of(value, value.to_local())
-        elif isinstance(value, Tensor) and value.ndim and weight is not None and not isinstance(value, DTensor):
-            made[key] = part_of(weight, value)
-    return made
+def _bound(entries: Mapping[str, Tree], weight: DTensor) -> dict[str, Tree]:
+    """Bind the tensors of one weight's state to this process's part of it.
+
+    They mean nothing to others, which may even have other entries: small parts keep their state in float32.
+    """
+    own = {key: value for key, value in entries.items() if isinstance(value, Tensor) and value.ndim}
+    return {**{key: value for key, value in entries.items() if key not in own}, PART: part_of(weight, own)}
+
+
+def _unbound(entries: Mapping[str, Tree]) -> dict[str, Tree]:
+    """Undo ``_bound``."""
+    plain = dict(entries)
+    part = plain.pop(PART, None)
+    return {**plain, **part.value} if isinstance(part, Part) else dict(entries)
 
 
 @contextmanager
@@ -109,12 +117,9 @@ def apart(value: Tree) -> Tree:
     return value
 
 
-def _together(value: Tree, parameter: Tensor | None) -> Tree:
-    """Undo ``apart`` for the state of a parameter."""
+def _together(value: Tree) -> Tree:
+    """Undo ``apart``."""
     match value:
-        case Part(value=inner):
-            own = _together(inner, None)
-            return with_part(parameter, own) if isinstance(parameter, DTensor) else own
         case {"made_of": str(kind), "facts": list(facts), **parts} if kind in LOW_BIT:
             from torchao.optim import subclass_4bit, subclass_8bit, subclass_fp8
 
@@ -124,9 +129,9 @@ def _together(value: Tree, parameter: Tensor | None) -> Tree:
             others = [torch.Size(fact) if isinstance(fact, list) else fact for fact in others]
             return known[kind](*parts.values(), *others, getattr(torch, dtype.removeprefix("torch.")))
         case Mapping():
-            return {key: _together(item, parameter) for key, item in value.items()}
+            return {key: _together(item) for key, item in value.items()}
         case list() | tuple():
-            items = [_together(item, parameter) for item in value]
+            items = [_together(item) for item in value]
             return items if isinstance(value, list) else tuple(items)
     return value
 

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from finetrainers.distributed.parallelize import Sharing, local_of
 from finetrainers.distributed.world import World, alone
 from finetrainers.optim.alone import only, split_groups, unless_broken
-from finetrainers.optim.kept import HostMaster, Kept, Master, Rounded, expect_gradient
+from finetrainers.optim.kept import HostMaster, Kept, Master, OwnPart, Rounded, expect_gradient
 from finetrainers.optim.optimizers import optimizer_eval_weights
 from finetrainers.optim.state import load_optimizer_state, no_learning_rate, optimizer_state
 
@@ -47,6 +47,7 @@ class Update:
         rounding_seed: int | None = None,
         is_on_host: bool = False,
         is_in_backward: bool = False,
+        steps_parts: bool = False,
         world: World | None = None,
     ) -> None:
         """Take the weights that train, by their names in the denoiser, and make what they are updated by.
@@ -61,6 +62,7 @@ class Update:
             rounding_seed: Narrow weights have no masters, and are rounded by draws of this seed.
             is_on_host: Masters, gradients and the optimizer's state are in the host's memory, and it takes the steps.
             is_in_backward: Each weight is stepped as soon as its gradient is there, which is then freed.
+            steps_parts: Of weights that processes share, each steps its part as a weight of its own.
             world: Processes that each see other samples, or other tokens of the same; None alone.
         """
         self._denoiser = denoiser
@@ -69,7 +71,7 @@ class Update:
         self._rounding_seed = rounding_seed
         self.is_in_backward = is_in_backward
         """Whether ``backward`` takes the step."""
-        self._kept = _keep(weights, rounds=rounding_seed is not None, is_on_host=is_on_host)
+        self._kept = _keep(weights, rounds=rounding_seed is not None, is_on_host=is_on_host, steps_parts=steps_parts)
         self._shared = [kept for kept in self._kept if isinstance(kept.weight, DTensor)]
         """Of which each process has a part, and whose gradients are added up in the backward pass."""
         self._whole = [kept for kept in self._kept if not isinstance(kept.weight, DTensor)]
@@ -224,8 +226,7 @@ class Update:
 
     def optimizer_state(self) -> dict[str, Any]:
         """Return the optimizer's state by the names of the weights, as files know it."""
-        shared: list[tuple[str, Tensor, Tensor]] = [(own.name, own.weight, own.stepped) for own in self._shared]
-        cut = {name: one for name, one, stepped in shared if isinstance(one, DTensor) and not isinstance(stepped, DTensor)}
+        cut = {own.name: own.weight for own in self._shared if isinstance(own, OwnPart) and isinstance(own.weight, DTensor)}
         return optimizer_state(self.optimizer, {kept.stepped: kept.name for kept in self._kept}, cut)
 
     def load_optimizer_state(self, saved: Mapping[str, Any]) -> None:
@@ -281,14 +282,16 @@ class Update:
             self.optimizer.step()
 
 
-def _keep(weights: Mapping[str, nn.Parameter], *, rounds: bool, is_on_host: bool) -> list[Kept]:
+def _keep(weights: Mapping[str, nn.Parameter], *, rounds: bool, is_on_host: bool, steps_parts: bool) -> list[Kept]:
     """Decide for each weight how it is kept."""
     if is_on_host:
         devices = {weight.device for weight in weights.values() if weight.is_cuda}  # streamed weights are on the host
         streams = {device: torch.cuda.Stream(device) for device in devices}
         return [HostMaster(name, weight, streams.get(weight.device)) for name, weight in weights.items()]
     narrow = Rounded if rounds else Master
-    return [(Kept if weight.dtype == torch.float32 else narrow)(name, weight) for name, weight in weights.items()]
+    has_part = {name: steps_parts and isinstance(weight, DTensor) for name, weight in weights.items()}
+    whole = {name: (Kept if weight.dtype == torch.float32 else narrow) for name, weight in weights.items()}
+    return [(OwnPart if has_part[name] else whole[name])(name, weight) for name, weight in weights.items()]
 
 
 def _norm(gradient: Tensor) -> Tensor:

@@ -60,17 +60,20 @@ def _check_parts(own: dict[str, Any], saved: dict[str, Any], directory: Path) ->
         CheckpointError: Naming them.
     """
     wanted, found = dict(leaves(own)), dict(leaves(saved))
+    wrong: list[tuple[int, str]] = []
     for path in wanted.keys() | found.keys():
         here, there = wanted.get(path), found.get(path)
         if isinstance(here, Part) or isinstance(there, SavedParts):
             boxes = there.parts.keys() if isinstance(there, SavedParts) else ()
             if not (isinstance(here, Part) and (here.box in boxes or not here.box.num_elements)):
-                count = max(1, len(boxes))
-                raise CheckpointError(
-                    f"{directory}: {'.'.join(path)} is kept in few bits, whose blocks end where the parts of {count} "
-                    f"process{'es' * (count > 1)} end: set parallel.shard as it was, or begin a new output_dir with "
-                    "tuning.start_from"
-                )
+                wrong.append((max(1, len(boxes)), ".".join(path)))
+    if wrong:
+        count, name = max(wrong)  # small weights have fewer parts than there were processes
+        raise CheckpointError(
+            f"{directory}: {name} is kept in few bits, whose blocks end where the parts of {count} "
+            f"process{'es' * (count > 1)} end: set parallel.shard as it was, or begin a new output_dir with "
+            "tuning.start_from"
+        )
 
 
 def _form(leaf: object) -> tuple[object, ...]:

@@ -7,6 +7,7 @@ from finetrainers.config.optim import REGISTRY
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.layout import Layout
 from finetrainers.errors import ConfigError
+from finetrainers.optim.optimizers import IN_BLOCKS
 
 SHARED = "is impossible with parallel.shard"
 PART_BY_PART = ("adamw", "adam", "sgd", "adamw_schedule_free")
@@ -55,8 +56,9 @@ def _of_optimizer(config: Config) -> Refused:
     if optimizer.masters == "stochastic_rounding":
         why = f"{SHARED}: its draws are for whole weights; set float32: each process keeps a part of those"
         yield "optimizer.masters", optimizer.masters, why
-    if optimizer.name not in PART_BY_PART and optimizer.registered_name not in REGISTERED_PART_BY_PART:
-        known = ", ".join((*PART_BY_PART, *(f"{REGISTRY}{name}" for name in REGISTERED_PART_BY_PART)))
+    names = (*PART_BY_PART, *IN_BLOCKS)
+    if optimizer.name not in names and optimizer.registered_name not in REGISTERED_PART_BY_PART:
+        known = ", ".join((*names, *(f"{REGISTRY}{name}" for name in REGISTERED_PART_BY_PART)))
         yield "optimizer.name", optimizer.name, f"{SHARED}: no process has a whole weight; set one of {known}"
 
 

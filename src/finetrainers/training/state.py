@@ -203,8 +203,7 @@ def _own_of(saved: SavedParts, own: Tree, name: str) -> Part:
         return own
     if not isinstance(own, Part) or own.box not in saved.parts:
         raise ValueError(f"{name} is that of parts which are cut otherwise")
-    read = _replaced(saved.parts[own.box], (), lambda _, tensor: tensor.read())
-    return Part(own.box, own.shape, read)
+    return Part(own.box, own.shape, _replaced(saved.parts[own.box], (), _Places(dict(leaves(own.value))).put))
 
 
 def _replaced(tree: Tree, path: tuple[str, ...], place: Callable[[tuple[str, ...], Any], Tree]) -> Tree:
