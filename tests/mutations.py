@@ -521,7 +521,7 @@ MUTATIONS = (
     Mutation("a field that is not given is written as null", "events/record.py", " if value is not None or default is MISSING}", "}", "training/test_track.py::test_events_are_lines_that_the_schema_knows"),
     # The best step, and an early end.
     Mutation("a run that gets no better goes on", "training/outcomes.py", "trainer.is_over = self.stopped_early = True", "self.stopped_early = True", "training/test_outcomes.py::test_a_run_that_gets_no_better_stops_and_keeps_the_best"),
-    Mutation("a run that goes on forgets what it had validated", "training/outcomes.py", "step <= last and step not in self._seen", "step == last", "training/test_outcomes.py::test_an_interrupted_run_stops_where_an_uninterrupted_one_does"),
+    Mutation("a run that goes on forgets what it had validated", "training/outcomes.py", "step <= last and (step not in self._known or step == last)", "step == last", "training/test_outcomes.py::test_an_interrupted_run_stops_where_an_uninterrupted_one_does"),
     Mutation("the best checkpoint is deleted", "training/checkpoint.py", " - {self.spared(steps)}", "", "training/test_outcomes.py::test_a_run_that_gets_no_better_stops_and_keeps_the_best"),
     Mutation("the weights of the best step are deleted", "training/export.py", "        if step != kept:\n", "        if True:\n", "training/test_outcomes.py::test_a_run_that_gets_no_better_stops_and_keeps_the_best"),
     Mutation("a best step has no checkpoint where none was due", "training/outcomes.py", "if config.checkpoint.keep_best and step and best_step", "if False and best_step", "training/test_outcomes.py::test_a_best_step_without_a_checkpoint_of_its_own_gets_one"),
@@ -617,6 +617,7 @@ MUTATIONS = (
     Mutation("gradients come back to attention as slices", "memory/dense.py", "return gradients[0].contiguous()", "return gradients[0]", "memory/test_attention.py::test_gradients_are_recorded_as_they_come_back"),
     Mutation("states of few bits are of parts that do not move", "optim/kept.py", '        self.stepped.data = local_of(self.weight.detach())\n', '', "distributed/test_few_bits.py::test_steps_are_those_of_one_process_that_has_the_parts_as_weights"),
     Mutation("small parts are other entries of a state", "optim/state.py", '            known[name] = _bound(known[name], weight)', '            pass', "distributed/test_few_bits.py::test_what_goes_on_ends_as_what_went_through"),
+    Mutation("losses of other noise levels are compared", "training/outcomes.py", ' or found.of == now}', ' or True}', "training/test_outcomes.py::test_losses_of_other_noise_levels_are_not_compared"),
 )  # fmt: skip
 
 

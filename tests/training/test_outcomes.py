@@ -103,6 +103,13 @@ def test_a_stopped_run_trains_no_further_until_patience_is_raised(tree: Tree) ->
     )  # the best before goes, though nothing is saved after it
 
 
+def test_losses_of_other_noise_levels_are_not_compared(tree: Tree) -> None:
+    """Steps 4 and 5 are worse than step 2, which was measured otherwise; of the steps since, 6 is the best."""
+    train(config_of(merged(tree, {"train": {"steps": 3}})))
+    report = train(config_of(merged(tree, {"validation": {"noise_levels": 2}}))).report
+    assert (report["stopped_by"], report["steps"], report["best_step"]) == ("steps", 6, 6)
+
+
 def test_without_an_early_stop_a_run_says_so(tree: Tree) -> None:
     whole = merged(tree, {"train": {"steps": 3}, "checkpoint": {"keep_best": False}})
     train(config_of(whole))

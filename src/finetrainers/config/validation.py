@@ -25,7 +25,8 @@ class ValidationConfig(Section):
     """Data sets of their own to measure the held-out loss on, instead of ``held_out``. Items of ``data`` with the same
     bytes are not trained on, and a warning counts them."""
     noise_levels: int = Field(default=8, ge=1)
-    """Noise levels of the grid on which each held-out sample is measured."""
+    """Noise levels of the grid on which each held-out sample is measured. If a resumed run changes this or ``max_items``,
+    ``patience`` and ``checkpoint.keep_best`` begin anew: losses of other levels or samples are not compared."""
     max_items: int = Field(default=64, ge=1)
     """Largest number of held-out samples that are measured."""
     items: int = Field(default=0, ge=0)

@@ -175,6 +175,9 @@ class ValidationEvent(Event):
     """The same by noise level: "0.00-0.25" and so on; 0 is clean."""
     held_out_samples: Positive | None = None
     """Samples that were measured."""
+    held_out_levels: Positive | None = None
+    """Noise levels at which each was. Losses of other samples or levels are not compared, by `checkpoint.keep_best` or
+    `validation.patience`."""
     held_out_sets: Sequence[SetLoss] | None = None
     """The held-out loss of each data set, with its path and samples, where several have held-out samples."""
     items: ItemTable | None = None

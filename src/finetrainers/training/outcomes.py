@@ -6,6 +6,7 @@ one that was never interrupted does.
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -45,8 +46,8 @@ class Outcomes:
     def __init__(self, session: Session, checkpoints: Checkpoints, saver: Saver) -> None:
         self._session, self._saver = session, saver
         self.losses: dict[int, float] = {}
-        """Held-out loss by step, in all processes."""
-        self._seen: set[int] = set()
+        """Held-out loss by step, in all processes, of the validations that measured what the last one did."""
+        self._known: dict[int, Measured | None] = {}
         self.stopped_early = False
         if session.config.checkpoint.keep_best:
             checkpoints.spared = lambda steps: best_step(dict(self.losses), steps)
@@ -56,7 +57,7 @@ class Outcomes:
         config, step = self._session.config, trainer.step
         if metrics is not None and not config.validation.is_due(step, last=config.train.steps):
             return
-        self.losses = self._session.world.first(lambda: self.losses | self._read(step))
+        self.losses = self._session.world.first(lambda: self._read(step))
         if config.checkpoint.keep_best and step and best_step(self.losses) == step:
             self._saver.save(trainer, is_best=metrics is not None)
         patience = config.validation.patience
@@ -77,12 +78,16 @@ class Outcomes:
                 self._saver.save(trainer)
 
     def _read(self, last: int) -> dict[int, float]:
-        """Read the held-out losses of the steps up to one that are not known yet."""
+        """Read the held-out losses up to a step, but for those of other samples or noise levels than the last of them."""
         root = self._session.config.output_dir / "validation"
-        new = {step: folder for step, folder in step_folders(root).items() if step <= last and step not in self._seen}
-        self._seen |= {step for step in new if step < last}  # that of this step may be written anew
-        found = {step: _held_out_loss(folder) for step, folder in new.items()}
-        return {step: loss for step, loss in found.items() if loss is not None}
+        for step, folder in step_folders(root).items():
+            if step <= last and (step not in self._known or step == last):  # that of this step may be written anew
+                self._known[step] = _measured(folder)
+        known = {step: found for step, found in sorted(self._known.items()) if found is not None}
+        if not known:
+            return {}
+        now = known[max(known)].of
+        return {step: found.loss for step, found in known.items() if None in (*found.of, *now) or found.of == now}
 
     def reason(self, trainer: Trainer) -> Literal["steps", "early_stop", "callback"]:
         """Why the run ended."""
@@ -101,6 +106,16 @@ class Outcomes:
         return folder if self.best is not None and folder.is_dir() else None
 
 
-def _held_out_loss(folder: Path) -> float | None:
-    loss = read_facts(folder).get("held_out_loss")
-    return None if loss is None else float(loss)
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A held-out loss, and what it is the mean of."""
+
+    loss: float
+    of: tuple[int | None, int | None]
+    """Samples, and noise levels of each; earlier versions did not say."""
+
+
+def _measured(folder: Path) -> Measured | None:
+    facts = read_facts(folder)
+    loss = facts.get("held_out_loss")
+    return None if loss is None else Measured(float(loss), (facts.get("held_out_samples"), facts.get("held_out_levels")))

@@ -182,6 +182,7 @@ class Validator:
             rows = {number: row for part in parts for number, row in part.losses.items()}
             loss = self._held_out.summary(trainer, [rows[number] for number in sorted(rows)])
             fields |= {"held_out_loss": loss.overall, "held_out_bins": loss.bins, "held_out_samples": loss.num_samples}
+            fields["held_out_levels"] = self._session.config.validation.noise_levels
             paths = [data.config.path for data in prepared.held_out_plan.catalog.sets]
             sets = set_losses(paths, prepared.held_out_sets, rows)
             fields |= {} if sets is None else {"held_out_sets": sets}
