@@ -11,6 +11,7 @@ from finetrainers.errors import MissingItemError
 from finetrainers.events import DataShare, FilledBucket, FoundData, RunEvent
 from finetrainers.memory.attention import device_name
 from finetrainers.optim.schedules import learning_rate
+from finetrainers.training.auto import Settled
 from finetrainers.training.objective import read_objective
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.relocated import contents
@@ -19,7 +20,14 @@ from finetrainers.training.session import Session
 from finetrainers.training.versions import versions
 
 
-def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitting: Sequence[str] = ()) -> None:
+def announce(
+    session: Session,
+    prepared: Prepared,
+    *,
+    resumed: int | None,
+    settled: Settled | None = None,
+    fitting: Sequence[str] = (),
+) -> None:
     """Write the ``run`` event, and warn of what may not be what the user expects."""
     config, order, now = session.config, prepared.order, contents(prepared)
     code = read_objective(config)
@@ -44,6 +52,8 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
         device=str(session.device),
         objective=None if code is None else code.digest,
         memory=fitting or None,
+        auto=None if settled is None or not settled.values else settled.lines(),
+        native_fps=prepared.model.adapter.training.native_fps,
         mix=[DataShare(**own) for own in prepared.mixture(config.train.steps)],
         sets=[FoundData(**own) for own in found_sets(prepared.plan.catalog)],
         buckets=[FilledBucket(**own) for own in occupancy(prepared.plan.catalog, held_out, measured)],
@@ -52,7 +62,7 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
         versions=versions(),
     )
     session.emit(event)
-    for message in about_data(config, prepared):
+    for message in (*(() if settled is None else settled.notes), *about_data(config, prepared)):
         session.warn(message)
 
 

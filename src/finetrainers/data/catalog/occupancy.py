@@ -8,6 +8,7 @@ import numpy as np
 
 from finetrainers.config import Bucket
 from finetrainers.config.data import PixelBudget
+from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.data.catalog.catalog import Catalog
 
 MAX_LINES = 12
@@ -42,7 +43,7 @@ def about_empty(catalog: Catalog, section: str) -> list[str]:
         if isinstance(data.config.buckets, PixelBudget):
             lengths |= dict.fromkeys(data.config.buckets.frames)
         else:
-            listed |= dict.fromkeys(data.config.buckets)
+            listed |= dict.fromkeys(resolve_buckets(data.config.buckets))
     filled = {bucket[0] for bucket, count in counts.items() if count}
     empty = [f"the bucket {list(bucket)}" for bucket in listed if not counts[bucket]]
     empty += [f"any bucket of {_plural(frames, 'frame')}" for frames in lengths if frames not in filled]
