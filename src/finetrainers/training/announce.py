@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from finetrainers.config import Config
+from finetrainers.config.data import Buckets
 from finetrainers.data.catalog.found import found_sets
 from finetrainers.data.catalog.left_out import JOURNAL
 from finetrainers.data.catalog.occupancy import about_empty, occupancy
@@ -12,6 +13,7 @@ from finetrainers.events import DataShare, FilledBucket, FoundData, RunEvent
 from finetrainers.memory.attention import device_name
 from finetrainers.optim.schedules import learning_rate
 from finetrainers.training.auto import Settled
+from finetrainers.training.native_sizes import are_native
 from finetrainers.training.objective import read_objective
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.relocated import contents
@@ -115,9 +117,15 @@ def _announce_schedule(session: Session, step: int, before: int) -> None:
 def about_data(config: Config, prepared: Prepared) -> list[str]:
     """Say which media and which buckets are not trained on."""
     catalog = prepared.plan.catalog
-    messages = [] if prepared.chapters is not None else about_empty(catalog, "data")  # later chapters may fill them
+    model, messages = prepared.model, list[str]()
+
+    def is_wanted(buckets: Buckets) -> bool:
+        return not are_native(model, buckets)
+
+    if prepared.chapters is None:  # else later ones may fill them
+        messages += about_empty(catalog, "data", is_wanted=is_wanted)
     if config.validation.data and prepared.held_out_plan is not None:
-        messages += about_empty(prepared.held_out_plan.catalog, "validation.data")
+        messages += about_empty(prepared.held_out_plan.catalog, "validation.data", is_wanted=is_wanted)
     messages += [
         f"{data.config.path}: {data.unlisted} media files are not listed and are not used"
         for data in catalog.sets

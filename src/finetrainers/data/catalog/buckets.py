@@ -124,8 +124,12 @@ def why_unassigned(
     max_upscale: float,
     length: str | None = None,
     stays_video: bool = False,
+    longest: int = 1,
 ) -> str:
-    """Say why ``assign_buckets`` found no bucket for an item; ``length`` tells of its file and what is left of it."""
+    """Say why ``assign_buckets`` found no bucket for an item.
+
+    ``length`` tells of its file and what is left of it, ``longest`` is the number of frames of a clip that it could fill.
+    """
     has = f"has {_frames(num_frames) if length is None else length}"
     possible = [bucket for bucket in buckets if bucket[0] > 1 or not stays_video]
     if not possible:
@@ -133,7 +137,8 @@ def why_unassigned(
     shortest = min(frames for frames, _, _ in possible)
     if num_frames < shortest:
         which, way_out = ("video bucket", f"; or set {AS_IMAGES}") if len(possible) < len(buckets) else ("bucket", "")
-        return f"{has}; the shortest {which} needs {shortest}{way_out}"
+        shorter = f"; add a bucket of {longest} frames or fewer" if longest > 1 else ""
+        return f"{has}; the shortest {which} needs {shortest}{shorter}{way_out}"
     bucket = min((b for b in possible if b[0] <= num_frames), key=lambda b: max(b[1] / height, b[2] / width))
     upscale = max(bucket[1] / height, bucket[2] / width)
     return (
