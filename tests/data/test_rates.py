@@ -157,13 +157,13 @@ def test_slow_clips_are_counted_and_named(tmp_path: Path) -> None:
 
 
 def test_fast_clips_that_keep_their_own_frames_are_counted_and_named(tmp_path: Path) -> None:
-    folder = write(tmp_path / "clips", slow=(10, 8), same=(20, 16), fast=(30, 30))
+    folder = write(tmp_path / "clips", slow=(20, 8), same=(20, 16), fast=(30, 30))
     said: list[str] = []
     catalog_of(folder, 16.0, said, fps=None)
     assert said == [
         f"{folder}: 1 clip has more frames a second than the 16 that the model was trained on, and fps: null takes their "
-        f"own, so that motion is learned too slow: {folder}/fast.mp4 (30 frames at 30 frames a second). Remove fps: null, unless "
-        "that is meant"
+        f"own, so that motion is learned too slow: {folder}/fast.mp4 (30 frames at 30 frames a second). Remove fps: null, "
+        "unless that is meant"
     ]
     catalog_of(folder, 16.0, said, fps=None, stride=2)
     assert len(said) == 1
