@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from finetrainers.config import Config
+from finetrainers.config.data import Buckets
 from finetrainers.data.catalog.found import found_sets
 from finetrainers.data.catalog.left_out import JOURNAL
 from finetrainers.data.catalog.occupancy import about_empty, occupancy
@@ -11,6 +12,8 @@ from finetrainers.errors import MissingItemError
 from finetrainers.events import DataShare, FilledBucket, FoundData, RunEvent
 from finetrainers.memory.attention import device_name
 from finetrainers.optim.schedules import learning_rate
+from finetrainers.training.auto import Settled
+from finetrainers.training.native_sizes import are_native
 from finetrainers.training.objective import read_objective
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.relocated import contents
@@ -19,7 +22,14 @@ from finetrainers.training.session import Session
 from finetrainers.training.versions import versions
 
 
-def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitting: Sequence[str] = ()) -> None:
+def announce(
+    session: Session,
+    prepared: Prepared,
+    *,
+    resumed: int | None,
+    settled: Settled | None = None,
+    fitting: Sequence[str] = (),
+) -> None:
     """Write the ``run`` event, and warn of what may not be what the user expects."""
     config, order, now = session.config, prepared.order, contents(prepared)
     code = read_objective(config)
@@ -44,6 +54,8 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
         device=str(session.device),
         objective=None if code is None else code.digest,
         memory=fitting or None,
+        auto=None if settled is None or not settled.values else settled.lines(),
+        native_fps=prepared.model.adapter.training.native_fps,
         mix=[DataShare(**own) for own in prepared.mixture(config.train.steps)],
         sets=[FoundData(**own) for own in found_sets(prepared.plan.catalog)],
         buckets=[FilledBucket(**own) for own in occupancy(prepared.plan.catalog, held_out, measured)],
@@ -52,7 +64,7 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
         versions=versions(),
     )
     session.emit(event)
-    for message in about_data(config, prepared):
+    for message in (*(() if settled is None else settled.notes), *about_data(config, prepared)):
         session.warn(message)
 
 
@@ -105,9 +117,15 @@ def _announce_schedule(session: Session, step: int, before: int) -> None:
 def about_data(config: Config, prepared: Prepared) -> list[str]:
     """Say which media and which buckets are not trained on."""
     catalog = prepared.plan.catalog
-    messages = [] if prepared.chapters is not None else about_empty(catalog, "data")  # later chapters may fill them
+    model, messages = prepared.model, list[str]()
+
+    def is_wanted(buckets: Buckets) -> bool:
+        return not are_native(model, buckets)
+
+    if prepared.chapters is None:  # else later ones may fill them
+        messages += about_empty(catalog, "data", is_wanted=is_wanted)
     if config.validation.data and prepared.held_out_plan is not None:
-        messages += about_empty(prepared.held_out_plan.catalog, "validation.data")
+        messages += about_empty(prepared.held_out_plan.catalog, "validation.data", is_wanted=is_wanted)
     messages += [
         f"{data.config.path}: {data.unlisted} media files are not listed and are not used"
         for data in catalog.sets
