@@ -248,13 +248,13 @@ def test_a_decision_is_half_a_page(page: Path) -> None:
     assert len(page.read_text().split()) <= HALF_A_PAGE
 
 
-def test_every_log_is_linked_from_a_decision_and_leads_back() -> None:
-    logs = sorted((DOCS / "log").glob("*.md"))
+def test_every_log_is_named_by_a_decision_and_leads_back() -> None:
+    logs = sorted((ROOT / "research").glob("*.md"))
     assert logs
     for log in logs:
-        decisions = [page for page in (DOCS / "decisions").glob("*.md") if f"(../log/{log.name})" in page.read_text()]
-        assert decisions, f"no decision links {log.name}"
-        assert all(f"(../decisions/{page.name})" in log.read_text() for page in decisions)
+        decisions = [page for page in (DOCS / "decisions").glob("*.md") if f"`research/{log.name}`" in page.read_text()]
+        assert decisions, f"no decision names {log.name}"
+        assert all(f"(../docs/decisions/{page.name})" in log.read_text() for page in decisions)
 
 
 def test_every_page_is_in_the_navigation() -> None:
