@@ -3,14 +3,15 @@
 python scripts/fill_docs.py            # writes the pages
 python scripts/fill_docs.py --check    # fails if a page is not up to date
 
-A block of YAML whose ``output_dir`` is that of an example in ``examples/training`` is that example's config.yaml, without its
-comments. What stands between ``<!-- part: NAME -->`` and ``<!-- end of part -->`` is the part of this name.
+A block of YAML whose ``output_dir`` is that of an example in ``examples/training`` is that example's config.yaml, without
+its comments. What stands between ``<!-- part: NAME -->`` and ``<!-- end of part -->`` is the part of this name.
 """
 
 import argparse
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -22,6 +23,8 @@ REPOSITORY = "ADDRESS"
 """Where this repository is. It is not published yet: ``ADDRESS`` stands for wherever the reader has found it."""
 BLOCK = re.compile(r"^```yaml\noutput_dir: (\S+)\n.*?^```$", re.MULTILINE | re.DOTALL)
 PART = re.compile(r"^<!-- part: (\w+) -->\n.*?^<!-- end of part -->$", re.MULTILINE | re.DOTALL)
+WIDTH = 76
+"""Letters of a line of code, on a page of 1280 pixels."""
 CARDS = ("12 GB", "16 GB", "24 GB", "48 GB")
 PLAIN_SETS = 4
 """The first sets of docs/cards.md are no more than kinds of gradient checkpointing."""
@@ -37,6 +40,7 @@ PAGES_OF_MODELS = {
 }
 
 
+@cache
 def recipes() -> dict[str, str]:
     """Recipe of each example by its ``output_dir``."""
     found = {}
@@ -49,11 +53,20 @@ def recipes() -> dict[str, str]:
 
 
 def recipe(text: str) -> str:
-    """Leave the comments of a configuration out."""
+    """Leave the comments of a configuration out, and break what is longer than a page is wide."""
     lines = [re.sub(r"(^|\s+)#.*$", "", line) for line in text.splitlines()]
-    short = "\n".join(line for line in lines if line.strip())
+    short = "\n".join(broken(line) for line in lines if line.strip())
     assert yaml.safe_load(short) == yaml.safe_load(text), "there is a # in a value"
     return short
+
+
+def broken(line: str) -> str:
+    """Break a line between the keys that it has in braces, until each part is as wide as a page."""
+    if len(line) <= WIDTH or ", " not in line[:WIDTH]:
+        return line
+    head = line[: line.rindex(", ", 0, WIDTH) + 1]
+    indent = " " * max(2, len(line) - len(line.lstrip()))
+    return f"{head}\n{broken(indent + line[len(head) :].lstrip())}"
 
 
 def table_of(page: str, first: str) -> list[dict[str, str]]:
@@ -80,20 +93,33 @@ def measured() -> dict[str, tuple[str, str, str]]:
     return figures
 
 
+@cache
 def cards() -> str:
-    """Compose the table of the start page: what fits which card, from the pages that have the figures."""
-    figures = measured()
-    sizes = {row["model"]: row for row in table_of("cards.md", "model | denoiser")}
-    lines = [f"| model | {' | '.join(CARDS)} | memory | step | model files |", f"|---|{'---|' * (len(CARDS) + 3)}"]
+    """Compose the table of the start page: which model fits which card, from docs/cards.md."""
+    texts = {row["model"]: float(row["text encoders"]) for row in table_of("cards.md", "model | denoiser")}
+    lines = [f"| model | {' | '.join(CARDS)} |", f"|---|{'---|' * len(CARDS)}"]
     for row in table_of("cards.md", "model | 12 GB"):
-        name = row["model"]
-        (known,) = (own for own in figures if own == name or name.startswith(f"{own} "))
-        seconds, gb, mark = figures[known]
-        (page,) = (own for begin, own in PAGES_OF_MODELS.items() if name.startswith(begin))
-        fits = [verdict(row[card], float(sizes[name]["text encoders"]), int(card.split()[0])) for card in CARDS]
-        cells = [f"[{name}](models/{page}.md)", *fits, f"{gb} GB {mark}", f"{seconds} s {mark}", f"{sizes[name]['all']} GB"]
-        lines.append(f"| {' | '.join(cell.strip() for cell in cells)} |")
+        fits = [verdict(row[card], texts[row["model"]], int(card.split()[0])) for card in CARDS]
+        lines.append(f"| {linked(row['model'])} | {' | '.join(fits)} |")
     return "\n".join(lines)
+
+
+@cache
+def costs() -> str:
+    """Compose the table of what each model takes, from docs/benchmarks.md and docs/cards.md."""
+    figures = measured()
+    lines = ["| model | memory | step | files |", "|---|---|---|---|"]
+    for row in table_of("cards.md", "model | denoiser"):
+        (known,) = (own for own in figures if own == row["model"] or row["model"].startswith(f"{own} "))
+        seconds, gb, mark = figures[known]
+        lines.append(f"| {linked(row['model'])} | {gb} GB{mark} | {seconds} s{mark} | {row['all']} GB |")
+    return "\n".join(lines)
+
+
+def linked(name: str) -> str:
+    """Link the name of a model to its family's page."""
+    (page,) = (own for begin, own in PAGES_OF_MODELS.items() if name.startswith(begin))
+    return f"[{name}](models/{page}.md)"
 
 
 def verdict(cell: str, text_encoders: float, card: int) -> str:
@@ -101,7 +127,7 @@ def verdict(cell: str, text_encoders: float, card: int) -> str:
     if cell == "-":
         return "no"
     word = "yes" if int(cell.partition(":")[0]) <= PLAIN_SETS else "preset"
-    return f"{word} ¹" if text_encoders > USABLE * card else word
+    return f"{word}¹" if text_encoders > USABLE * card else word
 
 
 def install() -> str:
@@ -109,7 +135,7 @@ def install() -> str:
     return f"```sh\ngit clone {REPOSITORY} finetrainers\npip install ./finetrainers\n```"
 
 
-PARTS: Mapping[str, Callable[[], str]] = {"cards": cards, "install": install}
+PARTS: Mapping[str, Callable[[], str]] = {"cards": cards, "costs": costs, "install": install}
 
 
 def filled(page: Path) -> str:

@@ -3,8 +3,8 @@
 python scripts/words.py            # prints all pages, the longest first
 python scripts/words.py --check    # prints those that are too long, and fails if there are any
 
-A word has a letter or a digit. Blocks of code, and tables that a script writes, are looked up and not read: they do not count. Pages
-that a script writes as a whole have no limit.
+A word has a letter or a digit. Blocks of code, and tables that a script writes, are looked up and not read: they do not
+count. Pages that a script writes as a whole have no limit.
 """
 
 import argparse
