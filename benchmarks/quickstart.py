@@ -56,7 +56,7 @@ def spread(values: list[float], digits: int = 1) -> str:
 
 
 def table(reports: list[dict[str, Any]]) -> list[str]:
-    """Write the figures of docs/quickstart.md."""
+    """Write the figures of docs/quickstart_measures.md."""
     lines = [
         "| % that show all of their caption | base | LoRA | real ones | captions shuffled |",
         "|---|---|---|---|---|",

@@ -16,7 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from torch import nn
 
 from finetrainers.config import CompileConfig, Config, parse_config
@@ -27,13 +29,15 @@ from finetrainers.models import Model, open_model
 from finetrainers.optim.optimizers import build_optimizer
 from finetrainers.optim.schedules import build_schedule
 from finetrainers.optim.update import Update
-from finetrainers.testing.real_sizes import PUBLISHED, write_published
+from finetrainers.testing.real_sizes import PUBLISHED, defaults_of, write_published
 from finetrainers.training.cost import StepCost, build_meta_trainer, measure_steps, predict_step
 from finetrainers.training.fit import SETS, USABLE, try_sets
 from finetrainers.training.trainer import Trainer
 
 DOCS = Path(__file__).parents[1] / "docs"
 GIB = 2**30
+BYTES = 2
+"""Of a weight in bfloat16."""
 VIDEO, IMAGE = [49, 512, 768], [1, 1024, 1024]
 LORA: Mapping[str, Any] = {"kind": "lora", "rank": 128, "alpha": 128}
 FULL: Mapping[str, Any] = {"kind": "full"}
@@ -226,6 +230,26 @@ def cards() -> Iterator[str]:
         yield row(name, *(card_cell(tried, card) for card in CARDS))
 
 
+def sizes() -> Iterator[str]:
+    """Count what each model takes on the disk, in bfloat16."""
+    yield "| model | denoiser | text encoders | VAE | all |"
+    yield "|---|---|---|---|---|"
+    for name, model in PUBLISHED.items():
+        with torch.device("meta"):
+            denoiser = getattr(diffusers, model.denoiser).from_config({**defaults_of(model.denoiser), **model.settings})
+            texts = [make_text_encoder(*own) for own in model.texts.values()]
+            vae = getattr(diffusers, model.vae["_class_name"]).from_config(dict(model.vae))
+        parts = [BYTES * sum(own.numel() for one in ones for own in one.parameters()) for ones in ([denoiser], texts, [vae])]
+        yield row(name, *(f"{part / 1e9:.1f}" for part in parts), f"{sum(parts) / 1e9:.0f}")
+
+
+def make_text_encoder(name: str, settings: Mapping[str, Any]) -> nn.Module:
+    """Make a text encoder by its class in transformers."""
+    own = getattr(transformers, name)
+    made: nn.Module = own(own.config_class(**settings))
+    return made
+
+
 def card_cell(tried: Sequence[Any], card: int) -> str:
     """Name the first set that fits on a card, with what it takes."""
     for trial in tried:
@@ -271,7 +295,7 @@ def say(line: str) -> None:
 
 TABLES = {
     "memory.md": {"peaks": peaks, "against measured": against_measured},
-    "cards.md": {"cards": cards, "sets": sets},
+    "cards.md": {"cards": cards, "sizes": sizes, "sets": sets},
 }
 
 

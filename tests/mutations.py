@@ -618,6 +618,16 @@ MUTATIONS = (
     Mutation("states of few bits are of parts that do not move", "optim/kept.py", '        self.stepped.data = local_of(self.weight.detach())\n', '', "distributed/test_few_bits.py::test_steps_are_those_of_one_process_that_has_the_parts_as_weights"),
     Mutation("small parts are other entries of a state", "optim/state.py", '            known[name] = _bound(known[name], weight)', '            pass', "distributed/test_few_bits.py::test_what_goes_on_ends_as_what_went_through"),
     Mutation("losses of other noise levels are compared", "training/outcomes.py", ' or found.of == now}', ' or True}', "training/test_outcomes.py::test_losses_of_other_noise_levels_are_not_compared"),
+    Mutation("a recipe on a page is another than that of its example", "../examples/training/sft/ltx_video/crush_smol/config.yaml", "lr: 2.0e-4", "lr: 3.0e-4", "docs/test_pages.py::test_what_pages_show_of_other_files_is_what_they_say"),
+    Mutation("a card is enough for a step, and not for captions", "../scripts/fill_docs.py", "text_encoders > USABLE * card", "text_encoders > card", "docs/test_pages.py::test_a_card_is_enough_if_step_and_captions_fit"),
+    Mutation("the repository has an address that someone made up", "../README.md", "git clone ADDRESS finetrainers", "git clone https://github.com/finetrainers/finetrainers", "docs/test_pages.py::test_no_address_but_the_one_constant_is_given_for_this_repository"),
+    Mutation("this version has the number of another project's", "__init__.py", '__version__ = "1.0.0.dev0"', '__version__ = "0.2.0"', "docs/test_pages.py::test_the_version_is_none_of_an_older_project"),
+    Mutation("the changelog forgets a command", "../CHANGELOG.md", "- `rehearse`: ", "- rehearse: ", "docs/test_pages.py::test_the_changelog_names_each_family_and_command_and_section"),
+    Mutation("a page of the guide is not on its path", "../docs/guide.md", "(guide/resume.md)", "(guide.md)", "docs/test_pages.py::test_pages_of_the_guide_say_what_one_can_do_after_them"),
+    Mutation("the quick start shows figures that nobody measured", "../docs/quickstart.md", "| 0.0 | 83.6 |", "| 0.0 | 93.6 |", "docs/test_pages.py::test_figures_of_the_quick_start_are_those_that_were_measured"),
+    Mutation("a figure is measured by a file that is not there", "../docs/measured.md", "`python benchmarks/startup.py`", "`python benchmarks/start.py`", "docs/test_pages.py::test_commands_and_files_that_measured_what_is_promised_are_there"),
+    Mutation("a page grows beyond five minutes", "../scripts/words.py", "LIMIT = 900", "LIMIT = 600", "docs/test_pages.py::test_no_page_is_too_long"),
+    Mutation("a page loads a run that no recipe makes", "../docs/guide/use.md", "finetrainers sample runs/ltx-crush --prompt \"...\"", "finetrainers sample runs/crush --prompt \"...\"", "docs/test_pages.py::test_runs_on_the_first_pages_are_those_of_recipes"),
 )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from finetrainers.training.run import Result as Result, encode as encode, train as train
     from finetrainers.training.trainer import Metrics as Metrics, Trainer as Trainer
 
-__version__ = "0.1.0"
+__version__ = "1.0.0.dev0"
 
 __all__ = [
     "Batch",

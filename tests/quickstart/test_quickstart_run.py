@@ -99,7 +99,7 @@ def test_the_bases_training_prompts_are_those_of_its_training_script():
 
 
 def test_the_report_holds_every_documented_field_and_no_other(finished):
-    page = (ROOT / "docs/quickstart.md").read_text()
+    page = (ROOT / "docs/quickstart_measures.md").read_text()
     assert set(re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE)) == set(fields_of(finished.report))
 
 

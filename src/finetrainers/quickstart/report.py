@@ -13,7 +13,7 @@ VERSION = 1
 COLUMNS = ("before", "after", "real")
 Drawn = Mapping[str, Sequence[Pixels]]
 """Pictures or clips of each set of prompts."""
-Tree = dict[str, Any]  # a JSON object, as docs/quickstart.md describes it
+Tree = dict[str, Any]  # a JSON object, as docs/quickstart_measures.md describes it
 
 
 def set_figures(showcase: Showcase[Any], sets: Sets, before: Drawn, after: Drawn) -> Tree:

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[3]
 
 def test_the_report_has_the_fields_of_the_pictures_report(random_video):
     report = random_video.report
-    page = (ROOT / "docs/quickstart.md").read_text()
+    page = (ROOT / "docs/quickstart_measures.md").read_text()
     documented = {name.split(".")[0] for name in re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE)}
     assert set(report) == documented
     assert list(report["sets"]) == list(SHOWCASE.words.sets)

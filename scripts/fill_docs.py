@@ -1,0 +1,176 @@
+"""Write into the pages what they show of other files: recipes of the examples, the table of cards, how to install.
+
+python scripts/fill_docs.py            # writes the pages
+python scripts/fill_docs.py --check    # fails if a page is not up to date
+
+A block of YAML whose ``output_dir`` is that of an example in ``examples/training`` is that example's config.yaml, without
+its comments. What stands between ``<!-- part: NAME -->`` and ``<!-- end of part -->`` is the part of this name.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
+REPOSITORY = "ADDRESS"
+"""Where this repository is. It is not published yet: ``ADDRESS`` stands for wherever the reader has found it."""
+BLOCK = re.compile(r"^```yaml\noutput_dir: (\S+)\n.*?^```$", re.MULTILINE | re.DOTALL)
+PART = re.compile(r"^<!-- part: (\w+) -->\n.*?^<!-- end of part -->$", re.MULTILINE | re.DOTALL)
+WIDTH = 76
+"""Letters of a line of code, on a page of 1280 pixels."""
+CARDS = ("12 GB", "16 GB", "24 GB", "48 GB")
+PLAIN_SETS = 4
+"""The first sets of docs/cards.md are no more than kinds of gradient checkpointing."""
+USABLE = 0.9
+"""Part of a card that may be counted, as ``memory.preset: auto`` does it."""
+PAGES_OF_MODELS = {
+    "LTX": "ltx_video",
+    "CogVideoX": "cogvideox",
+    "HunyuanVideo": "hunyuan_video",
+    "Wan": "wan",
+    "FLUX": "flux",
+    "CogView4": "cogview4",
+}
+
+
+@cache
+def recipes() -> dict[str, str]:
+    """Recipe of each example by its ``output_dir``."""
+    found = {}
+    for file in sorted((ROOT / "examples/training").rglob("config.yaml")):
+        text = recipe(file.read_text())
+        name = yaml.safe_load(text)["output_dir"]
+        assert name not in found, f"two examples write to {name}"
+        found[name] = text
+    return found
+
+
+def recipe(text: str) -> str:
+    """Leave the comments of a configuration out, and break what is longer than a page is wide."""
+    lines = [re.sub(r"(^|\s+)#.*$", "", line) for line in text.splitlines()]
+    short = "\n".join(broken(line) for line in lines if line.strip())
+    assert yaml.safe_load(short) == yaml.safe_load(text), "there is a # in a value"
+    return short
+
+
+def broken(line: str) -> str:
+    """Break a line between the keys that it has in braces, until each part is as wide as a page."""
+    if len(line) <= WIDTH or ", " not in line[:WIDTH]:
+        return line
+    head = line[: line.rindex(", ", 0, WIDTH) + 1]
+    indent = " " * max(2, len(line) - len(line.lstrip()))
+    return f"{head}\n{broken(indent + line[len(head) :].lstrip())}"
+
+
+def table_of(page: str, first: str) -> list[dict[str, str]]:
+    """Read the table of a page whose header begins with some cells: one dictionary a row, by column."""
+    lines = (DOCS / page).read_text().splitlines()
+    (start,) = (number for number, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    header, _, *rows = rows
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def measured() -> dict[str, tuple[str, str, str]]:
+    """Seconds of a step, GB and a mark, by model: compiled, as measured today, or with a ² as an earlier version did it."""
+    today = {row["model"]: (row["compiled"], "") for row in table_of("benchmarks.md", "model | this version")}
+    earlier = {row["model"]: (row["earlier version"], "²") for row in table_of("benchmarks.md", "model | earlier version")}
+    figures = {}
+    for name, (text, mark) in {**earlier, **today}.items():
+        seconds, gib = re.fullmatch(r"([\d.]+) s, ([\d.]+)", text).groups()  # type: ignore[union-attr]
+        figures[name] = (f"{float(seconds):.2g}", f"{float(gib) * 2**30 / 1e9:.0f}", mark)
+    return figures
+
+
+@cache
+def cards() -> str:
+    """Compose the table of the start page: which model fits which card, from docs/cards.md."""
+    texts = {row["model"]: float(row["text encoders"]) for row in table_of("cards.md", "model | denoiser")}
+    lines = [f"| model | {' | '.join(CARDS)} |", f"|---|{'---|' * len(CARDS)}"]
+    for row in table_of("cards.md", "model | 12 GB"):
+        fits = [verdict(row[card], texts[row["model"]], int(card.split()[0])) for card in CARDS]
+        lines.append(f"| {linked(row['model'])} | {' | '.join(fits)} |")
+    return "\n".join(lines)
+
+
+@cache
+def costs() -> str:
+    """Compose the table of what each model takes, from docs/benchmarks.md and docs/cards.md."""
+    figures = measured()
+    lines = ["| model | memory | step | files |", "|---|---|---|---|"]
+    for row in table_of("cards.md", "model | denoiser"):
+        (known,) = (own for own in figures if own == row["model"] or row["model"].startswith(f"{own} "))
+        seconds, gb, mark = figures[known]
+        lines.append(f"| {linked(row['model'])} | {gb} GB{mark} | {seconds} s{mark} | {row['all']} GB |")
+    return "\n".join(lines)
+
+
+def linked(name: str) -> str:
+    """Link the name of a model to its family's page."""
+    (page,) = (own for begin, own in PAGES_OF_MODELS.items() if name.startswith(begin))
+    return f"[{name}](models/{page}.md)"
+
+
+def verdict(cell: str, text_encoders: float, card: int) -> str:
+    """Say in a word what it takes to fit, gradient checkpointing or more; with a mark if captions (GB) need more, too."""
+    if cell == "-":
+        return "no"
+    word = "yes" if int(cell.partition(":")[0]) <= PLAIN_SETS else "preset"
+    return f"{word}¹" if text_encoders > USABLE * card else word
+
+
+def install() -> str:
+    """Say how to install it."""
+    return f"```sh\ngit clone {REPOSITORY} finetrainers\npip install ./finetrainers\n```"
+
+
+PARTS: Mapping[str, Callable[[], str]] = {"cards": cards, "costs": costs, "install": install}
+
+
+def filled(page: Path) -> str:
+    """Return the text of a page with all that it shows of other files."""
+    known = recipes()
+
+    def own_recipe(match: re.Match[str]) -> str:
+        name = match.group(1)
+        return f"```yaml\n{known[name]}\n```" if name in known else match.group()
+
+    def part(match: re.Match[str]) -> str:
+        text = PARTS[match.group(1)]()
+        if page.parent == ROOT:
+            text = re.sub(r"\]\((?=[\w/]+\.md)", "](docs/", text)
+        return f"<!-- part: {match.group(1)} -->\n\n{text}\n\n<!-- end of part -->"
+
+    return PART.sub(part, BLOCK.sub(own_recipe, page.read_text()))
+
+
+def main() -> int:
+    """Write or check the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page would change")
+    options = parser.parse_args()
+    stale = []
+    for page in PAGES:
+        text = filled(page)
+        if text != page.read_text():
+            stale.append(page.relative_to(ROOT))
+            if not options.check:
+                page.write_text(text)
+    for name in stale:
+        print(f"{name} {'is not up to date: run python scripts/fill_docs.py' if options.check else 'is written'}")
+    return 1 if options.check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
