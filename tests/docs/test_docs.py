@@ -24,6 +24,7 @@ from finetrainers.cli.rehearse import rehearse_parser
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import ChannelConcatConfig, LoraConfig, load_config
 from finetrainers.config.conditioning import SIGNALS
+from finetrainers.config.reference import keys
 from finetrainers.data.sources.metadata import CONTROL_COLUMNS
 from finetrainers.events import OtherEvent, read_event
 from finetrainers.files.whole import to_json
@@ -57,8 +58,20 @@ def reference_script(name: str = "make_config_reference") -> ModuleType:
 
 
 def test_the_configuration_reference_is_what_the_sections_say() -> None:
-    page = reference_script().reference_page()
-    assert (DOCS / "configuration.md").read_text() == page, "run scripts/make_config_reference.py"
+    pages = reference_script().reference_pages()
+    assert {name: (DOCS / name).read_text() for name in pages} == pages, "run scripts/make_config_reference.py"
+    assert {f"configuration/{page.name}" for page in (DOCS / "configuration").iterdir()} < pages.keys()
+
+
+def test_every_key_has_a_place_of_its_own_that_the_first_page_leads_to() -> None:
+    pages = reference_script().reference_pages()
+    places = [f"{name}#{anchor}" for name in pages for anchor in re.findall(r'<a id="([^"]+)">', pages[name])]
+    own = {key.name for key in keys() if not key.name.startswith(("validation.data.N.", "conditioning.N."))}
+    assert len(places) == len(set(places)) >= len(own)
+    assert own <= {place.partition("#")[2] for place in places}
+    links = set(re.findall(r"\((configuration/[\w/]+\.md#[^)]+)\)", pages["configuration.md"]))
+    elsewhere = ("configuration.md", "configuration/prompts.md", "configuration/preparation.md")
+    assert {place for place in places if not place.startswith(elsewhere)} <= links
 
 
 @pytest.mark.parametrize("text, suffix", configurations())
