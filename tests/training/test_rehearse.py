@@ -117,7 +117,7 @@ def test_there_are_forty_planted_errors_of_all_kinds() -> None:
 
 
 def table_rows() -> list[str]:
-    """Of docs/rehearse.md."""
+    """Of docs/measured_rehearse.md."""
     rows = []
     for error in PLANTED:
         before = "" if error.before is None else f" (was: {error.before})"
@@ -126,7 +126,7 @@ def table_rows() -> list[str]:
 
 
 def test_the_table_of_the_docs_is_the_list() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "rehearse.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "measured_rehearse.md").read_text()
     found = [line for line in page.splitlines() if re.match(r"\| (config|data|model|disk|permissions|processes) \|", line)]
     assert found == table_rows()
 
