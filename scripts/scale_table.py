@@ -1,4 +1,4 @@
-"""Count what one of 1 to 1024 devices holds and sends in a step of real-size models, and write the tables of docs/measured_scale.md.
+"""Count what one of 1 to 1024 devices holds and sends in a step of real-size models, for docs/measured_scale.md.
 
     python scripts/scale_table.py             # about a minute on one core
     python scripts/scale_table.py --print     # prints the tables, and changes nothing
