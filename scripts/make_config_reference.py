@@ -13,7 +13,7 @@ from finetrainers.config.base import Section
 from finetrainers.config.curate import PrepareConfig
 from finetrainers.config.prompts import spellings
 from finetrainers.config.reference import Key, keys
-from finetrainers.config.synonyms import SYNONYMS
+from finetrainers.config.synonyms import ACCUMULATION_KEYS, SIZE_KEYS, SYNONYMS
 
 DOCS = Path(__file__).parents[1] / "docs"
 GENERATED = (
@@ -65,6 +65,8 @@ ELSEWHERE = {
 
 KINDS = ("tuning", "conditioning", "steps.N")
 """Sections of several kinds, each of which has a heading of its own."""
+KIND = r"^\[kind: (\w+)\] "
+"""What begins the sentence of a key that one kind has."""
 
 PROMPTS = """What `validation.prompts` names: a CSV file with a header, a JSON list of objects (alone or under the key
 `data`), or JSON lines. [`sample_run`](../python.md) takes the same keys. An empty value counts as not given. Names on one
@@ -150,17 +152,16 @@ def _entries(section: Iterable[Key], anchors: set[str], names: Any = lambda name
     for key in section:
         title = ", ".join(f"**`{name}`**" for name in names(key.name))
         default = "required" if key.default is None else f"default `{key.default or chr(34) * 2}`"
-        facts = ", ".join(
-            [f"`{key.type}`", default, *([f"`{key.bounds}`".replace(str(2**63 - 1), "2^63 - 1")] if key.bounds else [])]
-        )
-        sentence = re.sub(r"^\[kind: \w+\] ", "", key.sentence)  # the heading says it
+        bounds = [f"`{key.bounds}`".replace(str(2**63 - 1), "2^63 - 1")] if key.bounds else []
+        facts = ", ".join([f"`{key.type}`", default, *bounds])
+        sentence = re.sub(KIND, "", key.sentence)  # the heading says it
         parts.append(f'<a id="{_anchor(key, anchors)}"></a>{title}: {facts}<br>\n{_escape(sentence)}\n')
     return "\n".join(parts)
 
 
 def _anchor(key: Key, anchors: set[str]) -> str:
     """Name a place on a page: by the key, and by its kind where another of that name came before."""
-    kind = re.match(r"^\[kind: (\w+)\]", key.sentence)
+    kind = re.match(KIND, key.sentence)
     name = f"{key.name}-{kind[1]}" if kind and key.name in anchors else key.name
     name = f"{key.name}-{key.type}" if key.name.endswith(".kind") and name in anchors else name
     anchors.add(name)
@@ -170,7 +171,8 @@ def _anchor(key: Key, anchors: set[str]) -> str:
 def _other_names() -> str:
     """List the names of other tools by the key that they have here."""
     found: dict[str, list[str]] = {}
-    for name, key in SYNONYMS.items():
+    others = dict.fromkeys(ACCUMULATION_KEYS, "train.batch_size") | dict.fromkeys(SIZE_KEYS, "data.N.buckets")
+    for name, key in {**SYNONYMS, **others}.items():
         found.setdefault(key, []).append(f"`{name}`")
     return "\n".join([OTHER_NAMES, *(f"- `{key}`: {', '.join(names)}" for key, names in found.items())]) + "\n"
 
@@ -187,7 +189,9 @@ def _sections(all_keys: Sequence[Key]) -> dict[str, list[Key]]:
             title = f"{title} (kind: {kind})"
         elif title.startswith("validation.data.N"):
             title = "validation.data.N"
-        sections.setdefault(title, []).append(key)
+        own = sections.setdefault(title, [])
+        if "kind: " in title or all(key.name != other.name for other in own):  # the model of several steps
+            own.append(key)
     return sections
 
 

@@ -74,6 +74,23 @@ def test_every_key_has_a_place_of_its_own_that_the_first_page_leads_to() -> None
     assert {place for place in places if not place.startswith(elsewhere)} <= links
 
 
+FIELD_WORDS = (
+    "network", "full fine-tuning", "lr_scheduler", "learning rate schedule", "effective batch size", "batch size per device",
+    "gradient accumulation", "gradient clipping", "max_grad_norm", "timestep sampling", "timestep shift", "flow shift",
+    "sigmas", "validation loss", "first-frame conditioning", "image conditioning dropout", "control LoRA", "control type",
+    "conditioning frames", "trigger word", "instance token", "augmentations", "checkpoints_total_limit", "save_total_limit",
+    "early stopping", "mixed precision", "EMA", "VRAM", "block swapping", "quantization", "network_dim", "learning_rate",
+    "gradient_accumulation_steps", "resolution",
+)  # fmt: skip
+"""What people of the field search for."""
+
+
+@pytest.mark.parametrize("word", FIELD_WORDS)
+def test_a_search_in_the_configuration_pages_finds_the_word_of_the_field(word: str) -> None:
+    pages = " ".join(text for text in reference_script().reference_pages().values()).lower()
+    assert re.search(rf"\b{word.lower()}\b", re.sub(r"\s+", " ", pages))
+
+
 @pytest.mark.parametrize("text, suffix", configurations())
 def test_configurations_in_the_documentation_are_valid(text: str, suffix: str, tmp_path: Path) -> None:
     (tmp_path / f"config{suffix}").write_text(text)
