@@ -336,9 +336,9 @@ def test_an_unknown_class_of_a_component_is_named(tiny_flux: Path, tmp_path: Pat
     model = open_model(config.model)
     index = {**model.pretrained.index, "text_encoder": ["transformers", "NoSuchModel"]}
     model = replace(model, pretrained=replace(model.pretrained, index=index))
-    with pytest.raises(ModelError, match=r"text_encoder: transformers\.NoSuchModel of model_index\.json cannot be had"):
+    with pytest.raises(ModelError, match=r"text_encoder: transformers\.NoSuchModel of model_index\.json cannot be imported"):
         write_twin(model, tmp_path / "twin")
-    with pytest.raises(ModelError, match=r"text_encoder: transformers\.NoSuchModel of model_index\.json cannot be had"):
+    with pytest.raises(ModelError, match=r"text_encoder: transformers\.NoSuchModel of model_index\.json cannot be imported"):
         list(text_passes(config, model))
 
 

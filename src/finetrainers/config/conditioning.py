@@ -182,6 +182,6 @@ def check_together(conditioning: ConditioningConfig) -> None:
                 raise RefusedKeyError(f"{key}.kind", f"{kind} is there already, as {before}; remove one of them")
             if {kind, condition.kind} <= {*ALONE}:
                 raise RefusedKeyError(
-                    f"{key}.kind", f"{condition.kind} cannot stand beside {before}.kind: {kind}; remove one of them"
+                    f"{key}.kind", f"{condition.kind} cannot be combined with {before}.kind: {kind}; remove one of them"
                 )
         kinds[key] = condition.kind

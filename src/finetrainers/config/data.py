@@ -165,7 +165,7 @@ class DataConfig(Section):
         frames = self.buckets.frames if isinstance(self.buckets, PixelBudget) else [bucket[0] for bucket in self.buckets]
         idle = {} if 1 in frames else {"videos_as_images": "without a bucket of one frame; add one, or remove it"}
         if self.weight is not None:
-            idle["repeats"] = f"beside weight: {self.weight:g}; give one of them"
+            idle["repeats"] = f"with weight: {self.weight:g}; give one of them"
         if not self.stream:
             return {**idle, "chapter_items": "without stream: true; set that, or remove it"}
         return {**idle, "recheck": "with stream: true, which lists each chapter when it begins; remove it"}

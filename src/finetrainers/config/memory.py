@@ -66,7 +66,7 @@ class MemoryConfig(Section):
     forward and in the backward pass."""
 
     def impossible(self, *, is_checkpointing: bool, compiled: str) -> Iterator[tuple[str, str]]:
-        """Keys that cannot stand beside train.gradient_checkpointing and compile.kind, with the reason and the way out."""
+        """Keys that contradict train.gradient_checkpointing or compile.kind, with the reason and the way out."""
         without = "without train.gradient_checkpointing: true; set it, or remove this key"
         if not is_checkpointing:
             if self.checkpoint_every > 1:
@@ -119,7 +119,7 @@ class MemoryConfig(Section):
     @model_validator(mode="after")
     def _one_chooses(self) -> "MemoryConfig":
         if self.preset == "auto" and self.resident_blocks == "auto":
-            raise RefusedKeyError("resident_blocks", "auto has no effect beside preset: auto, which chooses it; remove it")
+            raise RefusedKeyError("resident_blocks", "auto has no effect with preset: auto, which chooses it; remove it")
         return self
 
     def idle(self) -> Mapping[str, str]:

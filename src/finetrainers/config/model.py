@@ -58,9 +58,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
         if self.family is not None and self.adapter is not None:
-            raise RefusedKeyError(
-                "family", f"{self.family!r} has no effect beside adapter: {self.adapter}; give one of them"
-            )
+            raise RefusedKeyError("family", f"{self.family!r} has no effect with adapter: {self.adapter}; give one of them")
         revisions = {"revision": (self.revision, self.path)}
         for name, component in self.components.items():
             path = self.path if component.path is None else component.path

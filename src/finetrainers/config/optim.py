@@ -77,7 +77,7 @@ class OptimizerConfig(Section):
             "adafactor": ("beta1", "beta2", "eps"),
             "pytorch_optimizer": ("beta1", "beta2", "eps"),
         }.get(name, ())
-        way_out = "give what its constructor takes in options, or remove it" if self.is_of_registry else "remove it"
+        way_out = "give the arguments of its constructor in options, or remove it" if self.is_of_registry else "remove it"
         found = dict.fromkeys(unread, f"with name: {self.name}; {way_out}")
         if name not in ("muon", "pytorch_optimizer"):
             found["options"] = f"with name: {self.name}; remove it"

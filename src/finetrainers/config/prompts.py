@@ -114,7 +114,7 @@ def _line(name: str, kind: str, value: Any) -> str:
         return f"{name!r} and another key both give {KEYS[name]!r}; remove one of them"
     if KEYS[name] == "prompt":
         found = f" that is text, but {value!r}" if kind != "missing" else ""
-        return f"has no prompt{found}; give one, or an empty one to draw without a caption"
+        return f"has no prompt{found}; give one, or an empty one to generate without a caption"
     if kind in ("greater_than", "greater_than_equal", "less_than_equal"):
         return f"{name} is {value}; it has to be {_range(KEYS[name])}"
     annotation = PromptConfig.model_fields[KEYS[name]].annotation
