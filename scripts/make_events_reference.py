@@ -1,4 +1,4 @@
-"""Write the JSON schema of events.jsonl and the tables of docs/events.md from the classes; ``--check`` compares them."""
+"""Write the JSON schema of events.jsonl and the fields in docs/events.md from the classes; ``--check`` compares them."""
 
 import argparse
 import difflib
@@ -17,6 +17,7 @@ SCHEMA = ROOT / "src/finetrainers/training/events.schema.json"
 PAGE = ROOT / "docs/events.md"
 START = "## All events\n"
 """Where the generated part of the page begins; what is before it is written by hand."""
+COMMON = "Each has these fields, and those of its own below. A field is always there unless it says *sometimes*.\n"
 NUMBER = {
     "description": "A number; JSON has no NaN and no infinity, so those are strings.",
     "anyOf": [{"type": "number"}, {"enum": list(NOT_FINITE)}],
@@ -116,22 +117,21 @@ def _merged(choices: list[Tree]) -> Tree:
 
 
 def page_text() -> str:
-    """Return the page: what is written by hand, then a table for each event."""
+    """Return the page: what is written by hand, then the fields of each event."""
     before, _, _ = PAGE.read_text(encoding="utf-8").partition(START)
     tree = schema()
-    sections = [f"{START}\n{_table(tree)}"]
+    sections = [f"{START}\n{COMMON}\n{_list(tree)}"]
     for name, own in tree["$defs"].items():
         if name != "number":
-            sections.append(f"## {name}\n\n{own['description']}\n\n{_table(own)}")
+            sections.append(f"## {name}\n\n{own['description']}\n\n{_list(own)}")
     return before + "\n".join(sections)
 
 
-def _table(own: Tree) -> str:
-    rows = [
-        f"| `{name}` | {_type(field)} | {'always' if name in own['required'] else 'sometimes'} | {field['description']} |"
+def _list(own: Tree) -> str:
+    return "".join(
+        f"- **`{name}`** ({_type(field)}{'' if name in own['required'] else ', *sometimes*'}): {field['description']}\n"
         for name, field in own["properties"].items()
-    ]
-    return "\n".join(["| field | type | given | meaning |", "|---|---|---|---|", *rows]) + "\n"
+    )
 
 
 def _type(field: Tree) -> str:

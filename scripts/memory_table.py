@@ -1,4 +1,4 @@
-"""Count what steps of real-size models take, without a GPU, and write the tables of docs/memory.md and docs/cards.md.
+"""Count what steps of real-size models take, without a GPU; write tables of docs/measured_memory.md and docs/cards.md.
 
     python scripts/memory_table.py             # about five minutes on one core
     python scripts/memory_table.py --print     # prints the tables, and changes nothing
@@ -294,7 +294,7 @@ def say(line: str) -> None:
 
 
 TABLES = {
-    "memory.md": {"peaks": peaks, "against measured": against_measured},
+    "measured_memory.md": {"peaks": peaks, "against measured": against_measured},
     "cards.md": {"cards": cards, "sizes": sizes, "sets": sets},
 }
 

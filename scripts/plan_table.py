@@ -152,7 +152,7 @@ def proposed(found: Planned) -> str:
     return ", ".join(f"`{key}: {value}`" for key, value in keys.items()) or "as it is written"
 
 
-TABLES = (("plan.md", "today", today), ("memory.md", "plan", table), ("cards.md", "fits", fits))
+TABLES = (("plan.md", "today", today), ("measured_memory.md", "plan", table), ("cards.md", "fits", fits))
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Compare LoRA computed in bfloat16 and in float32: held-out loss along the quick start's training, for several seeds.
 
 The draws of a seed and what encoders make of the data are the same in both types, so what differs is how the denoiser
-computes. It is told beside what a seed changes. docs/memory.md quotes the figures, and shows the curves.
+computes. It is told beside what a seed changes. docs/measured_memory.md quotes the figures, and shows the curves.
 
     python scripts/precision_curves.py --output /tmp/precision --figure docs/images/precision.png
 """

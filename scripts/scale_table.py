@@ -1,4 +1,4 @@
-"""Count what one of 1 to 1024 devices holds and sends in a step of real-size models, and write the tables of docs/scale.md.
+"""Count what one of 1 to 1024 devices holds and sends in a step of real-size models, for docs/measured_scale.md.
 
     python scripts/scale_table.py             # about a minute on one core
     python scripts/scale_table.py --print     # prints the tables, and changes nothing
@@ -181,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--print", action="store_true", help="print the tables, and change no page")
     options = parser.parse_args()
-    page = DOCS / "scale.md"
+    page = DOCS / "measured_scale.md"
     for name in MODELS:
         for tuning in TUNINGS:
             lines = list(table(name, tuning))

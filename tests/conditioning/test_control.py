@@ -343,7 +343,7 @@ def test_a_wrong_function_is_no_fault_of_the_media(tiny_flux: Path, tmp_path: Pa
         finetrainers.train(config_of(tree))
     file.write_text("def mine(frames):\n    return frames / 0 + undefined\n")
     with pytest.raises(
-        ConfigError, match=r"conditioning.signal: .* failed on .*media/0\d.png: NameError: .*mend the function"
+        ConfigError, match=r"conditioning.signal: .* failed on .*media/0\d.png: NameError: .*fix the function"
     ):
         finetrainers.train(config_of(tree))
     file.write_text("def mine(frames):\n    return 255 - frames\n")

@@ -109,11 +109,11 @@ def test_a_control_in_channels_and_references_exclude_each_other() -> None:
     control: Any = ChannelConcatConfig(kind="channel_concat", signal="gray")
     other: Any = Other()
     with pytest.raises(
-        ValueError, match=r"^conditioning\.2\.kind: references cannot stand beside conditioning\.0\.kind: channel"
+        ValueError, match=r"^conditioning\.2\.kind: references cannot be combined with conditioning\.0\.kind: channel"
     ):
         check_together((control, NoConditioning(), other))
     with pytest.raises(
-        ValueError, match=r"^conditioning\.1\.kind: channel_concat cannot stand beside .*: references; remove"
+        ValueError, match=r"^conditioning\.1\.kind: channel_concat cannot be combined with .*: references; remove"
     ):
         check_together((other, control))
     check_together((other, GivenFramesConfig(kind="given_frames")))

@@ -412,7 +412,7 @@ INEFFECTIVE = {  # overrides that could not take effect -> what the message has 
     ("data.1={path: e, buckets: [[1, 64, 64]], weight: 1}",): ["data.0.weight", "data.1 has one", "or none"],
     ("data.0.weight=2", "data.0.repeats=2", "data.1={path: e, buckets: [[1, 64, 64]], weight: 1}"): [
         "data.0.repeats: 2.0",
-        "beside weight: 2",
+        "with weight: 2",
         "one of them",
     ],
     ("validation.every=5",): ["every", "prompts, held_out or data"],

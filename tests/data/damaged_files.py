@@ -115,9 +115,9 @@ def _misnamed(good):
     ):
         yield f"{kind} as{suffix}", good[kind].read_bytes(), kind
     for kind, suffix, reason in (
-        ("png", ".mp4", "is a png picture by its first bytes"),
-        ("jpg", ".mov", "is a jpeg picture by its first bytes"),
-        ("animated webp", ".mp4", "is a webp picture by its first bytes"),
+        ("png", ".mp4", "is a png image by its first bytes"),
+        ("jpg", ".mov", "is a jpeg image by its first bytes"),
+        ("animated webp", ".mp4", "is a webp image by its first bytes"),
         ("mp4", ".jpg", "not an image.* it is an mp4 or mov video"),
         ("vp9", ".gif", "not an image.* it is a Matroska or WebM video"),
     ):
@@ -128,7 +128,7 @@ def _misnamed(good):
     yield "text.png", b"only words", "not an image"
     yield "zeros.mp4", bytes(4096), "cannot be decoded: Invalid data"
     yield "zeros.jpg", bytes(4096), "not an image"
-    yield "telephone.jpg", b"\0\0\0\x18ftypheic" + bytes(64), "it is a HEIC picture"
+    yield "telephone.jpg", b"\0\0\0\x18ftypheic" + bytes(64), "it is a HEIC image"
 
 
 def _without_frames():

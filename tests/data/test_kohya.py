@@ -47,7 +47,7 @@ def test_captions_are_beside_the_pictures_or_the_name_of_the_class(tmp_path: Pat
     folder = write(tmp_path / "y", a__txt="A", b="", c__txt="")
     found = listed(folder, layout="kohya", caption_prefix="SKS")
     assert [row["captions"] for row in found.table.to_pylist()] == [["A"], [""], [""]]
-    assert "no caption file beside it" in listed(write(tmp_path / "x", a__txt="A", d=""), layout="kohya").problems[0].reason
+    assert "no caption file next to it" in listed(write(tmp_path / "x", a__txt="A", d=""), layout="kohya").problems[0].reason
 
 
 def test_a_folder_of_them_is_a_data_set_for_each_with_its_repeats(tmp_path: Path) -> None:

@@ -340,7 +340,7 @@ def test_what_a_folder_leaves_over_is_told(tmp_path):
     assert list(reasons(found)) == ["b.heic"]
     assert "convert it, such as to .png" in reasons(found)["b.heic"]
     assert found.notes == (
-        f"{tmp_path}: 1 caption files have no image or video beside them: {tmp_path}/gone.txt",
+        f"{tmp_path}: 1 caption files have no image or video next to them: {tmp_path}/gone.txt",
         f"{tmp_path}: 1 media without captions are of formats that cannot be read here: {tmp_path}/c.heic",
         f"{tmp_path}: 1 caption files belong to several media of the same name, and are used for each: {tmp_path}/d.txt",
     )

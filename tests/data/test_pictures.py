@@ -102,9 +102,9 @@ def test_a_stream_may_follow_nothing_if_it_has_sizes() -> None:
         ({"sizes": ()}, "'reference' follows None; a stream has to follow 'media', or list the sizes of its own"),
         ({"follows": "media"}, "'reference' follows 'media', and so has one file for each item, of the size of that"),
         ({"follows": "media", "sizes": ()}, "'reference' follows 'media', and so has one file for each item"),
-        ({"sizes": ((9, 64, 64),)}, "has to be pictures in files: of 1 frame each"),
-        ({"signal": streams_of()[0].transform}, "has to be pictures in files"),
-        ({"name": "reference.0"}, "'reference.0' has a dot, after which the pictures of a stream are numbered"),
+        ({"sizes": ((9, 64, 64),)}, "has to be images in files: of 1 frame each"),
+        ({"signal": streams_of()[0].transform}, "has to be images in files"),
+        ({"name": "reference.0"}, "'reference.0' has a dot, after which the images of a stream are numbered"),
     ],
 )
 def test_impossible_streams_are_refused(change: dict[str, Any], message: str) -> None:
@@ -191,7 +191,7 @@ def test_bad_references_are_named_with_their_items(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="data: 4 bad samples") as error:
         catalog_of(tmp_path, data_of(file))
     for line in (
-        f"a.png: its reference {tmp_path}/clip.mp4: is a video of 5 frames, where a picture is needed; save one of its",
+        f"a.png: its reference {tmp_path}/clip.mp4: is a video of 5 frames, where an image is needed; save one of its",
         f"b.png: its reference {tmp_path}/torn.png: cannot be decoded",
         f"; its reference {tmp_path}/moving.gif: is a video of 3 frames",
         f"d0.png: its reference {tmp_path}/empty.png: the file is empty (zero bytes)",

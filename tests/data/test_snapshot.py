@@ -102,7 +102,7 @@ def copied(original: Path, tmp_path: Path) -> DataConfig:
     )
 
 
-@pytest.mark.filterwarnings("ignore:.*caption files have no image or video beside them")
+@pytest.mark.filterwarnings("ignore:.*caption files have no image or video next to them")
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_second_start_finds_what_has_changed(original: Path, tmp_path: Path, change: str) -> None:
     config = copied(original, tmp_path)

@@ -180,7 +180,7 @@ def test_media_without_a_caption_are_problems(tmp_path):
     assert rows(found, tmp_path) == {"good.mp4": ["A cat"]}
     assert found.problems[1:] == (
         Problem(str(tmp_path / "empty.mp4"), "the caption is empty (empty.txt)"),
-        Problem(str(tmp_path / "missing.mp4"), "no caption file missing.txt beside it"),
+        Problem(str(tmp_path / "missing.mp4"), "no caption file missing.txt next to it"),
     )
     assert "not UTF-8" in found.problems[0].reason
 
@@ -275,7 +275,7 @@ def test_a_folder_of_two_layouts_lists_both_and_the_key(tmp_path):
     (tmp_path / "a.txt").write_text("beside")
     write_metadata(tmp_path / "metadata.csv", [{"file_name": "a.png", "text": "in the table"}])
     expected = (
-        "several layouts (metadata: metadata.csv list items; sidecars: a.txt beside a.png); set data.layout to the one"
+        "several layouts (metadata: metadata.csv list items; sidecars: a.txt next to a.png); set data.layout to the one"
     )
     assert expected in error_of(tmp_path)
     for layout, caption in {"metadata": "in the table", "sidecars": "beside"}.items():

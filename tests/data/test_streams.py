@@ -230,7 +230,7 @@ def test_a_folder_of_a_stream_that_nobody_reads_is_refused(tiny_flux: Path, tmp_
     tree = flux_tree(tiny_flux, write_pictures(tmp_path / "media", 2), tmp_path)
     tree["data"][0]["folders"] = {"mask": "masks"}
     config = config_of(tree)
-    with pytest.raises(ConfigError, match=r"data\.0\.folders\.mask: masks has no effect: this run reads no files beside"):
+    with pytest.raises(ConfigError, match=r"data\.0\.folders\.mask: masks has no effect: this run reads no files next to"):
         prepare(config, open_model(config.model), torch.device("cpu"), progress=lambda *_: None, warn=lambda _: None)
 
 

@@ -340,7 +340,7 @@ def test_a_state_that_names_other_places_is_refused(tmp_path: Path) -> None:
     state = json.loads((tmp_path / "set/state.json").read_text())
     state["_data_files"] = [{"filename": "../../etc/x.arrow"}]
     (tmp_path / "set/state.json").write_text(json.dumps(state))
-    with pytest.raises(DataError, match="which is no file beside it"):
+    with pytest.raises(DataError, match="which is no file next to it"):
         listed(tmp_path / "set")
     (tmp_path / "set/state.json").write_text("{")
     with pytest.raises(DataError, match=r"state\.json: cannot be read"):

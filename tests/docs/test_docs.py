@@ -24,6 +24,7 @@ from finetrainers.cli.rehearse import rehearse_parser
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import ChannelConcatConfig, LoraConfig, load_config
 from finetrainers.config.conditioning import SIGNALS
+from finetrainers.config.reference import keys
 from finetrainers.data.sources.metadata import CONTROL_COLUMNS
 from finetrainers.events import OtherEvent, read_event
 from finetrainers.files.whole import to_json
@@ -57,8 +58,37 @@ def reference_script(name: str = "make_config_reference") -> ModuleType:
 
 
 def test_the_configuration_reference_is_what_the_sections_say() -> None:
-    page = reference_script().reference_page()
-    assert (DOCS / "configuration.md").read_text() == page, "run scripts/make_config_reference.py"
+    pages = reference_script().reference_pages()
+    assert {name: (DOCS / name).read_text() for name in pages} == pages, "run scripts/make_config_reference.py"
+    assert {f"configuration/{page.name}" for page in (DOCS / "configuration").iterdir()} < pages.keys()
+
+
+def test_every_key_has_a_place_of_its_own_that_the_first_page_leads_to() -> None:
+    pages = reference_script().reference_pages()
+    places = [f"{name}#{anchor}" for name in pages for anchor in re.findall(r'<a id="([^"]+)">', pages[name])]
+    own = {key.name for key in keys() if not key.name.startswith(("validation.data.N.", "conditioning.N."))}
+    assert len(places) == len(set(places)) >= len(own)
+    assert own <= {place.partition("#")[2] for place in places}
+    links = set(re.findall(r"\((configuration/[\w/]+\.md#[^)]+)\)", pages["configuration.md"]))
+    elsewhere = ("configuration.md", "configuration/prompts.md", "configuration/preparation.md")
+    assert {place for place in places if not place.startswith(elsewhere)} <= links
+
+
+FIELD_WORDS = (
+    "network", "full fine-tuning", "lr_scheduler", "learning rate schedule", "effective batch size", "batch size per device",
+    "gradient accumulation", "gradient clipping", "max_grad_norm", "timestep sampling", "timestep shift", "flow shift",
+    "sigmas", "validation loss", "first-frame conditioning", "image conditioning dropout", "control LoRA", "control type",
+    "conditioning frames", "trigger word", "instance token", "augmentations", "checkpoints_total_limit", "save_total_limit",
+    "early stopping", "mixed precision", "EMA", "VRAM", "block swapping", "quantization", "network_dim", "learning_rate",
+    "gradient_accumulation_steps", "resolution",
+)  # fmt: skip
+"""What people of the field search for."""
+
+
+@pytest.mark.parametrize("word", FIELD_WORDS)
+def test_a_search_in_the_configuration_pages_finds_the_word_of_the_field(word: str) -> None:
+    pages = " ".join(text for text in reference_script().reference_pages().values()).lower()
+    assert re.search(rf"\b{word.lower()}\b", re.sub(r"\s+", " ", pages))
 
 
 @pytest.mark.parametrize("text, suffix", configurations())
@@ -91,20 +121,21 @@ def test_schema_and_page_of_events_are_what_the_classes_say() -> None:
     assert script.PAGE.read_text() == script.page_text(), "run scripts/make_events_reference.py"
 
 
-def test_the_table_of_events_agrees_with_the_schema() -> None:
+def test_the_lists_of_events_agree_with_the_schema() -> None:
     page = (DOCS / "events.md").read_text()
     sections = dict(re.findall(r"^## (\w+)$(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
     events = SCHEMA["properties"]["event"]["enum"]
     assert list(sections) == events
     for event in events:
         definition = SCHEMA["$defs"][event]
-        assert table_of(sections[event]) == rows_of(definition), event
+        assert fields_of(sections[event]) == rows_of(definition), event
         assert definition["description"] in sections[event]
-    assert table_of(page.partition("## All events")[2].partition("\n## ")[0]) == rows_of(SCHEMA)
+    assert fields_of(page.partition("## All events")[2].partition("\n## ")[0]) == rows_of(SCHEMA)
 
 
-def table_of(text: str) -> list[tuple[str, ...]]:
-    return re.findall(r"^\| `(\w+)` \| .* \| (always|sometimes) \| (.*) \|$", text, re.MULTILINE)
+def fields_of(text: str) -> list[tuple[str, ...]]:
+    found = re.findall(r"^- \*\*`(\w+)`\*\* \(.*?(, \*sometimes\*)?\): (.*)$", text, re.MULTILINE)
+    return [(name, "sometimes" if sometimes else "always", sentence) for name, sometimes, sentence in found]
 
 
 def rows_of(definition: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -221,7 +221,7 @@ def test_files_are_never_written_over(run: tuple[Path, Deltas], tmp_path: Path, 
     ("words", "message"),
     [
         (["nowhere"], "there is no nowhere"),
-        (["RUN", "--step", "3"], "there are no whole weights step-000003"),
+        (["RUN", "--step", "3"], "the weights step-000003 are missing or incomplete"),
         (["RUN", "RUN", "--weights", "1"], "1 numbers for 2 sources"),
         (["WEIGHTS", "--step", "12"], "is no run"),
         (["RUN", "--to", "fused", "--rank", "2"], "--rank: has no effect"),
@@ -252,7 +252,7 @@ def test_layers_of_a_control_are_refused_and_fused(tiny_flux: Path, tmp_path: Pa
     """They are whole layers, which no adapter's file holds; fused weights have them, and the config that fits them."""
     made, _ = make_run(tiny_flux, tmp_path, LORA, conditioning={"kind": "channel_concat", "signal": "canny"})
     for to in ("comfyui", "kohya", "diffusers"):
-        with pytest.raises(ConfigError, match="trained in full beside the adapter"):
+        with pytest.raises(ConfigError, match="trained in full along with the adapter"):
             export(Asked([made], to))
     assert "x_embedder" in export(Asked([made], "comfyui", leave_out=True)).notes[0]
     (folder,) = export(Asked([made], "fused")).files

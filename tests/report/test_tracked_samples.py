@@ -96,7 +96,7 @@ def test_a_sample_that_cannot_be_shown_is_told_of_once_and_ends_no_run(validatio
     found.Reload()
     assert (found.Tags()["images"], found.Tags()["scalars"]) == (["samples/01"], ["validation/held_out_loss"])
     (message,) = told
-    assert message.startswith("TensorBoard gets not all samples (UnidentifiedImageError: ")
+    assert message.startswith("TensorBoard did not receive all samples (UnidentifiedImageError: ")
 
 
 def test_numbers_are_tracked_where_samples_cannot_be(
@@ -121,7 +121,7 @@ def test_numbers_are_tracked_where_samples_cannot_be(
     tracker.close()
     assert calls == 2 * [{"validation/held_out_loss": 0.5}]
     warnings = [event["message"] for event in read_events(tmp_path, {"warning"})]
-    assert warnings == ["wandb gets not all samples (ImportError: no moviepy); the run goes on"]
+    assert warnings == ["wandb did not receive all samples (ImportError: no moviepy); the run continues"]
 
 
 def test_of_a_long_video_few_small_frames_are_held(tmp_path: Path) -> None:

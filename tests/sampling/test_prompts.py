@@ -321,7 +321,7 @@ def test_an_impossible_size_of_a_video_names_the_nearest(ltx: Model, row, neares
     [
         ({"negative_prompt": "a dog"}, "flux takes no negative_prompt; remove it"),
         ({"image": "a.png"}, "image: flux takes none in the task text-to-image; remove it"),
-        ({"fps": 8}, "flux draws images, which have no fps; remove it"),
+        ({"fps": 8}, "flux generates images, which have no fps; remove it"),
     ],
     ids=str,
 )

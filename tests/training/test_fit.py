@@ -143,7 +143,7 @@ def test_as_many_blocks_stay_as_fit(tree: Tree, tmp_path: Path) -> None:
     assert load_config(tmp_path / "run/config.yaml").memory.resident_blocks == 0
     for goes_on in (fit(automatic(1e12)).config, as_recorded(automatic(1e12))):
         assert goes_on.memory.resident_blocks == 0
-    with pytest.raises(ConfigError, match=r"resident_blocks: auto has no effect beside preset: auto"):
+    with pytest.raises(ConfigError, match=r"resident_blocks: auto has no effect with preset: auto"):
         config_of(merged(tree, {"memory": {"resident_blocks": "auto", "preset": "auto", "budget": "1GB"}}))
 
 

@@ -117,7 +117,7 @@ def test_there_are_forty_planted_errors_of_all_kinds() -> None:
 
 
 def table_rows() -> list[str]:
-    """Of docs/rehearse.md."""
+    """Of docs/measured_rehearse.md."""
     rows = []
     for error in PLANTED:
         before = "" if error.before is None else f" (was: {error.before})"
@@ -126,7 +126,7 @@ def table_rows() -> list[str]:
 
 
 def test_the_table_of_the_docs_is_the_list() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "rehearse.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "measured_rehearse.md").read_text()
     found = [line for line in page.splitlines() if re.match(r"\| (config|data|model|disk|permissions|processes) \|", line)]
     assert found == table_rows()
 
@@ -336,9 +336,9 @@ def test_an_unknown_class_of_a_component_is_named(tiny_flux: Path, tmp_path: Pat
     model = open_model(config.model)
     index = {**model.pretrained.index, "text_encoder": ["transformers", "NoSuchModel"]}
     model = replace(model, pretrained=replace(model.pretrained, index=index))
-    with pytest.raises(ModelError, match=r"text_encoder: transformers\.NoSuchModel of model_index\.json cannot be had"):
+    with pytest.raises(ModelError, match=r"text_encoder: transformers\.NoSuchModel of model_index\.json cannot be imported"):
         write_twin(model, tmp_path / "twin")
-    with pytest.raises(ModelError, match=r"text_encoder: transformers\.NoSuchModel of model_index\.json cannot be had"):
+    with pytest.raises(ModelError, match=r"text_encoder: transformers\.NoSuchModel of model_index\.json cannot be imported"):
         list(text_passes(config, model))
 
 

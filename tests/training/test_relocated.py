@@ -107,4 +107,4 @@ def test_another_order_than_when_the_run_was_begun_is_a_warning(begun: Tree) -> 
     for steps in (3, 4):  # the second goes on in the order of the first
         train(config_of(merged(begun, {"train": {"steps": steps}})))
     messages = [event["message"] for event in events_of(begun["output_dir"]) if event["event"] == "warning"]
-    assert sum("the order of samples is another since this run was last started" in message for message in messages) == 1
+    assert sum("the order of samples has changed since this run was last started" in message for message in messages) == 1

@@ -240,7 +240,7 @@ def test_a_change_that_makes_it_another_run_is_refused_with_both_values(key: str
     first, *lines, last = str(error.value).splitlines()
     assert first == "output_dir: runs/x holds a run with other settings:"
     assert any(line.strip().startswith(said) for line in lines)
-    assert last == "Give the old values to continue it, or take another output_dir"
+    assert last == "Give the old values to continue it, or choose another output_dir"
     assert (directory / "config.yaml").read_text() == saved
 
 
@@ -249,13 +249,13 @@ def test_changed_settings_can_begin_from_the_weights_where_these_fit() -> None:
     for step in (500, 1000):
         (directory / "weights" / f"step-{step:06d}").mkdir(parents=True)
     (directory / "weights" / "step-002000-backup").mkdir()  # of the user's
-    said = "or take another output_dir, which can begin from these weights: tuning.start_from=runs/x/weights/step-001000"
+    said = "or choose another output_dir, which can begin from these weights: tuning.start_from=runs/x/weights/step-001000"
     with pytest.raises(ConfigError, match=f"{said}$"), run_directory(config_with(optimizer__lr=1e-3)):
         pass
     with pytest.raises(ConfigError, match=f"{said}$"), run_directory(config_with(conditioning=GIVEN)):
         pass
     for change in ({"tuning__rank": 8}, {"conditioning": CONTROL}, {"conditioning": [GIVEN, CONTROL]}):
-        with pytest.raises(ConfigError, match="or take another output_dir$"), run_directory(config_with(**change)):
+        with pytest.raises(ConfigError, match="or choose another output_dir$"), run_directory(config_with(**change)):
             pass
 
 
@@ -553,11 +553,11 @@ def test_the_second_ctrl_c_stops_at_once_and_says_what_is_kept(capfd) -> None:
 
 
 def test_where_nothing_has_to_be_saved_the_first_signal_stops(capfd) -> None:
-    signals = StopSignals(kept="what is drawn is kept", at_once="drawing")
+    signals = StopSignals(kept="what has been generated is kept", at_once="drawing")
     with signals.installed():
         with pytest.raises(Interrupted, match=r"^stopped by SIGINT \(Ctrl-C\) while drawing; start the same command"):
             press_ctrl_c()
-        with pytest.raises(StoppedAtOnceError, match="^stopped; what is drawn is kept$"):
+        with pytest.raises(StoppedAtOnceError, match="^stopped; what has been generated is kept$"):
             press_ctrl_c()
 
 

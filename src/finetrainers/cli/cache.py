@@ -77,10 +77,10 @@ def _verify(cache: "Cache") -> int:
         print(f"removed {of}{cache.path_of(entry)}: damaged")
     mended = mend_packs(cache)
     for file in mended:
-        print(f"wrote {file} anew: what says where its items are was damaged")
+        print(f"rewrote {file}: its index was damaged")
     snapshots = remove_damaged(cache)
     for file in snapshots:
-        print(f"removed {file}: damaged; the next start lists its data set anew")
+        print(f"removed {file}: damaged; the next start lists its data set again")
     if num_leftovers := remove_leftovers(cache) + remove_unfinished(cache):
         print(f"removed {num_leftovers} temporary files that killed runs have left")
     print(f"{sum(1 for _ in cache.entries())} items are whole, {len(found)} were damaged")

@@ -29,7 +29,7 @@ from finetrainers.errors import ConfigError
 
 DESCRIPTION = "Fine-tune diffusion transformers for images and video."
 EPILOG = """exit status: 0 done; 1 internal error; 2 wrong configuration or data; 3 stopped by Ctrl-C, SIGTERM,
-SIGUSR1 or SIGHUP after saving (give the same command again to go on); 130 stopped at once by a second Ctrl-C"""
+SIGUSR1 or SIGHUP after saving (run the same command again to resume); 130 stopped at once by a second Ctrl-C"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,8 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 FILES = {
-    "image": "picture to start from (image-to-video)",
-    "last-image": "picture to end with (first-last-frame-to-video)",
+    "image": "image to start from (image-to-video)",
+    "last-image": "image to end with (first-last-frame-to-video)",
     "control": "image or video that the control is made of (runs with a conditioning)",
 }
 
@@ -86,7 +86,7 @@ FILES = {
 def _add_sample(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     sample = commands.add_parser("sample", help="generate with the weights of a run")
     sample.add_argument("run_directory", metavar="RUN", type=Path, help="output_dir of the run")
-    sample.add_argument("--prompt", required=True, action="append", help="what to draw; may be given several times")
+    sample.add_argument("--prompt", required=True, action="append", help="what to generate; may be given several times")
     sample.add_argument("--step", type=int, help="step whose weights are used; by default the last")
     sample.add_argument("--base", action="store_true", help="without the trained weights, for comparison")
     sample.add_argument("--output", type=Path, help="folder for the files; by default RUN/samples")
@@ -96,16 +96,16 @@ def _add_sample(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "--reference",
         type=Path,
         action="append",
-        help="picture to show at its own size, such as one to edit; may be given several times (runs with references)",
+        help="reference image at its own size, such as one to edit; may be given several times (runs with references)",
     )
-    sample.add_argument("--negative-prompt", help="what not to draw")
+    sample.add_argument("--negative-prompt", help="what to avoid")
     for name, sentence in (("height", "pixels"), ("width", "pixels"), ("num-frames", "frames of a video")):
         sample.add_argument(f"--{name}", type=int, help=f"{sentence}; by default as the first bucket of the run")
     sample.add_argument("--num-inference-steps", type=int, help="denoising steps")
     sample.add_argument("--guidance-scale", type=float, help="by default the pipeline's own")
     sample.add_argument("--fps", type=float, help="frames per second of a video")
     sample.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
-    sample.add_argument("--device", default="auto", help="cpu, cuda, ...; auto takes cuda if there is one")
+    sample.add_argument("--device", default="auto", help="cpu, cuda, ...; auto is cuda if there is one")
     sample.set_defaults(run=run_sample)
 
 
@@ -177,7 +177,7 @@ def run_sample(options: argparse.Namespace, _: list[str]) -> None:
     others = ("num_inference_steps", "guidance_scale", "negative_prompt", "fps", "seed", "reference", *FILES)
     names = [name.replace("-", "_") for name in ("height", "width", "num_frames", *others)]
     settings = {name: getattr(options, name) for name in names}
-    with StopSignals(kept="what is drawn is kept", at_once="drawing").installed():
+    with StopSignals(kept="what has been generated is kept", at_once="drawing").installed():
         files = sample_run(
             options.run_directory,
             [{"prompt": prompt, **settings} for prompt in options.prompt],

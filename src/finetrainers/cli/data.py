@@ -30,10 +30,10 @@ def inspect_parser() -> argparse.ArgumentParser:
         "exit status is 0 if training would run, and 2 if not. Keys are those of finetrainers train --help.",
         allow_abbrev=False,
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the report as an HTML page with pictures")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the report as an HTML page with images")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--decode", action="store_true", help="decode all that would be encoded")
-    parser.add_argument("--sample", type=_count, default=1000, metavar="N", help="media whose pixels are looked at (1000)")
+    parser.add_argument("--sample", type=_count, default=1000, metavar="N", help="media whose pixels are examined (1000)")
     return parser
 
 

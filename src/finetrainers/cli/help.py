@@ -16,7 +16,7 @@ alone is true. These are all keys:
 SENTENCES = {
     "train": "Train, or continue the run in output_dir.",
     "encode": "Fill the cache with what training will read.",
-    "data prepare": "Make a set that can be trained on of raw media, or go on with one.",
+    "data prepare": "Prepare a training set from raw media, or continue a preparation.",
 }
 
 

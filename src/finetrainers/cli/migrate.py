@@ -58,7 +58,9 @@ def _text(found: "Migration", prompts: Path | None) -> str:
         tree["validation"] = {**tree.get("validation", {}), "prompts": str(prompts)}
     elif found.prompts:
         tree.pop("validation", None)
-        head.append(f"Its {len(found.prompts)} prompts are left out: give --output CONFIG to have them in a file beside it.")
+        head.append(
+            f"Its {len(found.prompts)} prompts are left out: give --output CONFIG to have them in a file next to it."
+        )
     return config_text(tree, found.comments, head)
 
 

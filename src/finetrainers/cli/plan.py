@@ -14,7 +14,9 @@ STDOUT = "-"
 
 def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command; its options are read where overrides have been told apart from them."""
-    plan = commands.add_parser("plan", help="say what a run takes, without a GPU and without weights", add_help=False)
+    plan = commands.add_parser(
+        "plan", help="estimate the memory and time of a run, without a GPU and without weights", add_help=False
+    )
     plan.set_defaults(run=run_plan)
 
 

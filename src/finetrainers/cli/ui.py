@@ -20,7 +20,7 @@ def add_ui(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     ui.add_argument("runs", metavar="RUNS", nargs="*", type=Path, help="folders of runs; new ones go into the first (runs)")
     ui.add_argument("--data", metavar="DIR", action="append", type=Path, default=[], help="folder that runs may read, too")
     ui.add_argument("--host", default="127.0.0.1", help="address to listen at; any but a loopback one asks for a token")
-    ui.add_argument("--port", type=int, default=PORT, help=f"port to listen at (default {PORT}); 0 takes a free one")
+    ui.add_argument("--port", type=int, default=PORT, help=f"port to listen at (default {PORT}); 0 chooses a free one")
     ui.add_argument("--allow-host", metavar="NAME", action="append", default=[], help="further name of this server")
     ui.add_argument("--token", action="store_true", help="ask for a token on a loopback address, too")
     ui.add_argument("--device", action="append", help="device for runs, such as cuda:1 or cpu; by default all of them")
@@ -58,7 +58,7 @@ def run_ui(options: argparse.Namespace, _: list[str]) -> int:
         host = f"[{options.host}]" if ":" in options.host else options.host
         address = f"http://{host}:{listening.getsockname()[1]}/"
         print(address if token is None else f"{address}?token={token}", flush=True)
-        print("runs go on when this server is stopped (Ctrl-C)", file=sys.stderr, flush=True)
+        print("runs continue when this server is stopped (Ctrl-C)", file=sys.stderr, flush=True)
         server.run(sockets=[listening])
     return DONE
 

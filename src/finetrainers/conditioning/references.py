@@ -35,7 +35,7 @@ class References(Conditioning):
 
     def model_input(self, noisy: Tensor, batch: Batch) -> tuple[Tensor, Prompt]:
         pictures = [picture for picture in pictures_of(batch.media) if picture.is_shown.any()]  # on the CPU: nobody waits
-        assert all(bool(own.is_shown.all()) for own in pictures), "samples of a step share whether they are shown references"
+        assert all(bool(own.is_shown.all()) for own in pictures), "samples of a step share whether they have references"
         return noisy, replace(batch.prompt, references=tuple(picture.latents for picture in pictures))
 
     @contextmanager

@@ -80,7 +80,7 @@ def widen_input(denoiser: Any, adapter: ModelAdapter, extra: int) -> None:
     if inputs < noisy or inputs % repeats:
         raise ModelError(
             f"{type(denoiser).__name__}.{adapter.input_layer} takes {inputs} values, but grid and input_layout of "
-            f"{adapter.name} say that {noisy} are noisy latents ({adapter.grid.channels} channels, {values} of each); mend "
+            f"{adapter.name} say that {noisy} are noisy latents ({adapter.grid.channels} channels, {values} of each); fix "
             "them, or set input_layout = None to take no control"
         )
     columns = noisy // repeats, control // repeats, (inputs - noisy) // repeats

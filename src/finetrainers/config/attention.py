@@ -27,11 +27,11 @@ AUTO = "auto"
 
 
 class AttentionConfig(Section):
-    """Which of diffusers' attention backends computes attention."""
+    """Which of diffusers' attention backends is used."""
 
     train: Literal[(AUTO, *TRAINABLE_ATTENTION)] = AUTO  # type: ignore[valid-type]  # the list is above, written once
-    """Backend in training; only those with a backward pass. With auto, those that can run here are tried on a GPU before
-    training, at the run's own sizes, and the fastest right one is taken; on a CPU it is native."""
+    """Attention backend in training; only those with a backward pass. With auto, those that can run here are tried on a
+    GPU before training, at the run's own sizes, and the fastest correct one is used; on a CPU it is native."""
     validation: str = Field(default=AUTO, alias="validate")  # pydantic keeps the name `validate` for itself
-    """Backend in validation and sampling; ones without a backward pass, such as sage_hub, may be used here. With auto, as in
-    training, but without those that round more than the data type does."""
+    """Attention backend in validation and sampling; backends without a backward pass, such as sage_hub, are allowed. With
+    auto, as in training, but without those that round more than the data type does."""

@@ -23,50 +23,51 @@ class NoConditioning(Section):
 
 
 class GivenFramesConfig(Section):
-    """Give some latent frames of a clip, clean or nearly, so that the model learns to make the others."""
+    """Condition on latent frames of the clip itself (image-to-video, first-frame conditioning)."""
 
     kind: Literal["given_frames"]
-    """Frames of the clip itself, for families that take them."""
+    """Latent frames of the clip itself, for families that support it."""
     frames: Literal["auto", "none", "first", "last", "first_and_last", "random"] = "auto"
-    """Which latent frames are given: ``random`` is any number of any frames, ``auto`` what the task gives. All but none and
-    first need a task that also takes a last frame."""
+    """Which latent frames are given to the model: ``random`` is any number of any frames, ``auto`` those of the task. All
+    but none and first need a task that also has a last frame."""
     probability: float | None = Field(default=None, ge=0, le=1)
-    """Probability with which these frames are given (the first nearly clean, in its place), so that the model learns
-    image-to-video beside text-to-video. By default 1 in tasks that start from frames, else the family's (0.1 for
-    LTX-Video). First frames alone are drawn for each sample, sets with later ones for all samples of a step."""
+    """Probability of giving these frames (the first nearly clean, in its place); otherwise the sample trains
+    text-to-video (image conditioning dropout). By default 1 in tasks that start from frames, else the family's (0.1 for
+    LTX-Video). The first frame alone is decided for each sample, sets with later frames for all samples of a step."""
 
     def idle(self) -> Mapping[str, str]:
         return {"probability": "with frames: none; remove one of them"} if self.frames == "none" else {}
 
 
 class ChannelConcatConfig(Section):
-    """Condition on pixels: their latents stand beside the noisy ones, in further channels of the input projection."""
+    """Condition on a control image or video (control LoRA), whose latents are additional input channels."""
 
     kind: Literal["channel_concat"]
-    """Latents of a control signal in further channels."""
+    """Latents of a control signal in additional input channels."""
     signal: str
-    """What is shown: ``identity`` (the media themselves), ``gray``, ``blur``, ``downscale``, ``canny`` (computed from the
-    media), ``files`` (each item's own, see ``data.N.control_column`` and ``control_path``), or a function of yours as
+    """Control type: ``identity`` (the media themselves), ``gray``, ``blur``, ``downscale``, ``canny`` (computed from the
+    media), ``files`` (each item's own, see ``data.N.control_column`` and ``control_path``), or a function of your own as
     file.py:function, from frames [K, P, Q, 3] in uint8 to as many."""
     blur_sigma: float = Field(default=4.0, gt=0)
     """Standard deviation of blur, in pixels."""
     downscale_factor: int = Field(default=4, ge=2)
-    """How many times fewer rows and columns downscale leaves; they are then enlarged again."""
+    """Factor by which downscale reduces rows and columns, which are then enlarged again."""
     canny_low: float = Field(default=100.0, ge=0)
-    """Gradient above which canny follows an edge on."""
+    """Lower threshold of canny: gradient above which an edge is continued."""
     canny_high: float = Field(default=200.0, ge=0)
-    """Gradient above which canny begins an edge."""
+    """Upper threshold of canny: gradient above which an edge begins."""
     frames: Literal["full", "index", "prefix", "random", "first_and_last"] = "full"
-    """Which latent frames of the control are shown: all, the one of ``frame_index``, the first few (a random number of
-    them), any number of any frames, or the two ends. The others are zero."""
+    """Which latent frames are conditioning frames: all, the one of ``frame_index``, the first few (a random number of
+    them), any number of any frames, or the first and the last. The others are zero."""
     frame_index: int = Field(default=0, ge=0)
-    """Latent frame that index shows; the first is 0."""
+    """Latent frame that ``frames: index`` uses; the first is 0."""
     mask: bool = False
-    """Add a channel that is 1 in the frames that are shown, and 0 in the others."""
+    """Add a mask channel that is 1 in the conditioning frames and 0 in the others."""
     probability: float = Field(default=1.0, gt=0, le=1)
-    """Probability with which the control is shown; else nothing of it is, for classifier-free guidance on it."""
+    """Probability of conditioning on the control; otherwise the control is zero, for classifier-free guidance on it
+    (control dropout)."""
     train_norms: bool = False
-    """Train the norms of queries and keys, too."""
+    """Also train the norms of queries and keys."""
 
     @property
     def has_files(self) -> bool:
@@ -98,18 +99,21 @@ class ChannelConcatConfig(Section):
 
 
 class ReferencesConfig(Section):
-    """Condition on pictures at a size of their own, such as the one to edit: their tokens stand behind the noisy ones."""
+    """Condition on reference images, such as the image to edit: their tokens follow the noisy ones."""
 
     kind: Literal["references"]
-    """Tokens of further pictures, in files beside the media: see ``data.N.columns.reference`` and ``folders.reference``."""
+    """Tokens of reference images, which lie in files of their own: see ``data.N.columns.reference`` and
+    ``folders.reference``."""
     pixels: int = Field(default=1048576, ge=1)
-    """Pixels that a picture is brought to, about, whatever the size that is drawn; its proportions stay about the same. The
-    default is the area that FLUX.1 Kontext was trained with, and that its pipeline brings pictures to."""
+    """Area in pixels to which a reference is scaled, approximately, regardless of the size of the result; its aspect
+    ratio is kept, approximately. The default is the area that FLUX.1 Kontext was trained with and that its pipeline
+    scales images to."""
     step: int = Field(default=32, ge=1)
-    """Heights and widths of these pictures are multiples of this many pixels: a smaller step keeps proportions better, and
-    makes more sizes, of which a batch has one."""
+    """Heights and widths of references are multiples of this many pixels. A smaller step keeps aspect ratios better but
+    makes more sizes, and all samples of a batch have the same one."""
     probability: float = Field(default=1.0, gt=0, le=1)
-    """How often pictures are shown, to all samples of a step or to none; else it learns to draw from the prompt alone."""
+    """Probability of using the references, for all samples of a step at once; otherwise the step trains on the prompt
+    alone."""
 
     @property
     def budget(self) -> PixelBudget:
@@ -178,6 +182,6 @@ def check_together(conditioning: ConditioningConfig) -> None:
                 raise RefusedKeyError(f"{key}.kind", f"{kind} is there already, as {before}; remove one of them")
             if {kind, condition.kind} <= {*ALONE}:
                 raise RefusedKeyError(
-                    f"{key}.kind", f"{condition.kind} cannot stand beside {before}.kind: {kind}; remove one of them"
+                    f"{key}.kind", f"{condition.kind} cannot be combined with {before}.kind: {kind}; remove one of them"
                 )
         kinds[key] = condition.kind

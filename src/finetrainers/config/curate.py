@@ -15,13 +15,13 @@ class ScenesStep(Section):
     kind: Literal["scenes"]
     """Split clips at their cuts."""
     detector: Literal["adaptive", "content"] = "adaptive"
-    """How frames are compared: ``content`` with the one before, ``adaptive`` that change with those of its neighbours."""
+    """How frames are compared: ``content`` with the previous frame, ``adaptive`` that change with those of its neighbors."""
     threshold: float | None = Field(default=None, gt=0)
-    """What a change must exceed to be a cut; null takes the detector's own (3 for adaptive, 27 for content)."""
+    """Change above which there is a cut; null is the detector's default (3 for adaptive, 27 for content)."""
     min_seconds: float = Field(default=0.6, ge=0)
-    """Cuts closer than this to the one before are none."""
+    """Cuts closer than this to the previous one are ignored."""
     margin: int = Field(default=0, ge=0)
-    """Frames left out on either side of a cut, where scenes fade into each other."""
+    """Frames to leave out on both sides of a cut, where scenes fade into each other."""
 
 
 class ClipsStep(Section):
@@ -59,7 +59,7 @@ class LetterboxStep(Section):
     darkness: int = Field(default=24, ge=0, le=254)
     """Brightest value, of 0 to 255, that still counts as black."""
     stills: int = Field(default=5, ge=1)
-    """Frames of a clip that are looked at."""
+    """Frames of a clip that are examined."""
 
 
 class MeasureStep(Section):
@@ -74,10 +74,10 @@ class MeasureStep(Section):
 
 
 class KeepStep(Section):
-    """Keep what an expression over the scores is true of."""
+    """Keep items for which an expression over the scores is true."""
 
     kind: Literal["keep"]
-    """Keep what an expression is true of."""
+    """Keep items for which an expression is true."""
     where: str = Field(min_length=1)
     """Expression such as ``seconds >= 2 and sharpness > 99``: comparisons, arithmetic, and, or, not, and names of scores."""
 
@@ -90,10 +90,10 @@ class ExactDuplicatesStep(Section):
 
 
 class NearDuplicatesStep(Section):
-    """Drop what looks like an earlier item, by a perceptual hash."""
+    """Drop items that look like an earlier one, by a perceptual hash."""
 
     kind: Literal["near_duplicates"]
-    """Drop what looks like an earlier item."""
+    """Drop items that look like an earlier one."""
     distance: int = Field(default=6, ge=0, le=20)
     """Bits, of the 64 of each hash, in which two items may differ and still look the same; clips have three hashes."""
 
@@ -104,25 +104,25 @@ class VisionConfig(Section):
     path: str
     """Folder of the model, or its name on the Hub."""
     device: str = "auto"
-    """Where it computes: cpu, cuda, ...; auto takes cuda if there is one."""
+    """Device of the model: cpu, cuda, ...; auto is cuda if there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of its weights."""
+    """Data type of the weights."""
 
 
 class CaptionStep(Section):
-    """Write captions with a model that takes pictures and gives text."""
+    """Write captions with a model that reads images and writes text."""
 
     kind: Literal["caption"]
     """Write captions."""
     model: VisionConfig
     stills: int = Field(default=3, ge=1)
-    """Frames of a clip, spread over it, that the model sees."""
+    """Frames of a clip, spread over it, that are the input of the model."""
     prompt: str = "Describe this in one paragraph."
-    """What the model is asked, where it has a chat template; else the beginning of its answer."""
+    """What the model is asked, if it has a chat template; else the beginning of its answer."""
     max_tokens: int = Field(default=200, ge=1)
     """Longest caption, in tokens."""
     replace: bool = False
-    """Write new captions for items that have one too."""
+    """Also write new captions for items that have one."""
 
 
 class ClassifyStep(Section):
@@ -132,7 +132,7 @@ class ClassifyStep(Section):
     """Score items with an image classifier."""
     model: VisionConfig
     stills: int = Field(default=3, ge=1)
-    """Frames of a clip, spread over it, that the model sees."""
+    """Frames of a clip, spread over it, that are the input of the model."""
     scores: dict[str, str] = Field(min_length=1)
     """Label of the model by the name of the score that its probability becomes, such as {nsfw: porn}."""
     take: Literal["max", "mean"] = "max"
@@ -147,13 +147,13 @@ class ClassifyStep(Section):
 
 
 class AestheticStep(Section):
-    """Score items with a linear head on CLIP's embedding of the picture: the score ``aesthetic``."""
+    """Score items with a linear head on CLIP's image embedding: the score ``aesthetic``."""
 
     kind: Literal["aesthetic"]
     """Score beauty with a linear head on CLIP."""
     model: VisionConfig
     stills: int = Field(default=3, ge=1)
-    """Frames of a clip, spread over it, that the model sees."""
+    """Frames of a clip, spread over it, that are the input of the model."""
     head: Path
     """File (safetensors, or a state dict of torch) with a weight [1, D] and a bias [1]."""
 
@@ -180,15 +180,15 @@ class OutputConfig(Section):
     """Where the train-ready set is written, and how."""
 
     path: Path
-    """Folder: a new one, or that of the same preparation, which then goes on."""
+    """Folder: a new one, or that of the same preparation, which is then continued."""
     format: Literal["folder", "webdataset", "parquet"] = "folder"
     """Files with a metadata.jsonl, tar shards, or Parquet files with the bytes of the media."""
     shard_mb: int = Field(default=512, ge=1)
     """Media in a shard, in MB (10^6 bytes), about."""
     crf: int = Field(default=16, ge=0, le=51)
-    """Quality of clips that are cut, by H.264's scale: less is better and larger."""
+    """Quality of clips that are cut (H.264 CRF): lower is better and larger."""
     preset: Literal["ultrafast", "veryfast", "fast", "medium", "slow"] = "medium"
-    """How long H.264 looks for a smaller file."""
+    """H.264 preset: slower presets make smaller files."""
 
     def idle(self) -> Mapping[str, str]:
         return {"shard_mb": "with format: folder, which has no shards; remove it"} if self.format == "folder" else {}
@@ -198,7 +198,7 @@ class PrepareConfig(Section):
     """What ``finetrainers data prepare`` does."""
 
     input: str | Annotated[tuple[str, ...], Field(min_length=1)]
-    """Folder, or several, of raw media; a ``.txt`` of the same name beside one is its caption."""
+    """Folder, or several, of raw media. A ``.txt`` file of the same name is the caption of its medium."""
     output: OutputConfig
     steps: tuple[Step, ...] = ()
     """What is done with each item, in this order; the first key of each is its kind."""

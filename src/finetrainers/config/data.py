@@ -34,84 +34,86 @@ class DataConfig(Section):
 
     path: str
     """Folder of media and captions, a metadata file (csv, json, jsonl or parquet), or a shard or table (tar, parquet,
-    arrow); of several of these a pattern, such as ``shards/{000..009}.tar`` or ``shards/*.tar``. On another machine by its
-    address: ``s3://bucket/folder``, ``gs://...``, ``hf://datasets/owner/name`` or ``https://host/metadata.jsonl``. Or a
-    TOML file of the tools of kohya or musubi, which stands for all its data sets."""
+    arrow); a pattern such as ``shards/{000..009}.tar`` or ``shards/*.tar`` names several. Remote data by address:
+    ``s3://bucket/folder``, ``gs://...``, ``hf://datasets/owner/name`` or ``https://host/metadata.jsonl``. Or a TOML file
+    in the format of kohya or musubi, which stands for all its data sets."""
     layout: str = "auto"
     """How media and captions are laid out: ``auto`` finds out, and refuses what could be two of them; or the name of one:
     metadata, lists, sidecars, webdataset, table, saved, imagefolder, kohya."""
     split: str | None = None
-    """Split to take where names of files or folders tell splits: train, test or validation. By default train, if there is
+    """Split to use, where names of files or folders mark splits: train, test or validation. By default train, if there is
     one."""
     media_column: str | None = None
-    """Column of the metadata file that holds the media path. By default one of the common names is found."""
+    """Column of the metadata file that holds the media path. By default the common names are tried."""
     caption_column: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Column, or several, of the metadata file that hold captions. By default one of the common names is found."""
+    """Column, or several, of the metadata file that hold captions. By default the common names are tried."""
     control_column: str | None = None
-    """Column of the metadata file that holds each item's control image or video, for ``conditioning.signal: files``. By
-    default one of the common names is found."""
+    """Column of the metadata file that holds the path of each item's control image or video, for ``conditioning.signal:
+    files``. By default the common names are tried."""
     control_path: str | None = None
-    """Folder of control images or videos, each at the place and with the name (but for the suffix) that its item has in
-    ``path``. Not together with ``control_column``."""
+    """Folder of control images or videos. Each has the relative path and the name of its item in ``path``, except for the
+    suffix. Cannot be combined with ``control_column``."""
     columns: dict[str, str] = {}
-    """Columns of the metadata file by the stream whose files they name, such as {control: depth}, which is what
-    ``control_column`` says."""
+    """Columns of the metadata file by the stream whose files they name: {control: depth} is the same as ``control_column:
+    depth``."""
     folders: dict[str, str] = {}
-    """Folders by the stream whose files they hold, each as ``control_path``, which is that of control."""
+    """Folders by the stream whose files they hold: {control: depth} is the same as ``control_path: depth``."""
     caption_lines: bool = False
-    """Take each line of a caption file beside its media as one of several captions, not the whole file as one."""
+    """Treat each line of a caption file as a caption of its own, instead of the whole file as one caption."""
     repeats: float = Field(default=1.0, gt=0)
-    """How often each item comes in an epoch; 0.5 shows each item in every second epoch."""
+    """How often each item occurs in an epoch (repeats); with 0.5 each item occurs in every second epoch."""
     weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Share of the run's samples that this set gives, whatever its size, relative to the weights of the others: all sets
-    have one, or none. Instead of ``repeats``."""
+    """Share of the run's samples that come from this set, regardless of its size, relative to the weights of the others.
+    Either all sets have a weight or none. Cannot be combined with ``repeats``."""
     loss_weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """What each sample of this set counts in the loss of training; below 1 for a regularisation set, which is to keep what
-    the model knows."""
+    """Factor on the training loss of each sample of this set; below 1 for a regularization set, which preserves what the
+    model knows."""
     buckets: Buckets = AUTO
-    """Sizes to train at. A number, such as 1024: all proportions of about 1024 x 1024 pixels that the model takes. Or a list
-    of [frames, height, width], or {pixels: ...} to generate them. By default the size that the model was made for, in all
-    proportions. A number and the default take as many frames of clips as the model was made for."""
+    """Sizes to train at. A number, such as 1024: all aspect ratios of about 1024 x 1024 pixels that the model supports. Or a
+    list of [frames, height, width], or {pixels: ...} to generate them. By default the native size of the model, in all aspect
+    ratios. With a number or the default, videos have the native number of frames of the model."""
     max_upscale: float = Field(default=2.0, ge=1)
     """Largest factor by which media may be enlarged to fill their bucket; smaller media are bad samples."""
     videos_as_images: bool = False
-    """Let clips go into buckets of one frame, as single images; without it only images do."""
+    """Also use videos in buckets of one frame, as single images. Without it only images are used there."""
     fps: Literal["auto"] | Annotated[float, Field(gt=0)] | None = "auto"
     """Frames per second that clips are resampled to, by time stamp. By default that of the model, for clips that have more;
     null takes each clip's own frames."""
     stride: int = Field(default=1, ge=1)
-    """Take every n-th of the clip's own frames. Not together with a number for ``fps``."""
+    """Use every n-th frame of the clip. Cannot be combined with a number for ``fps``."""
     frame_sampling: Literal["start", "middle", "random", "uniform", "chunks"] = "start"
     """Which frames of a longer clip: its start, its middle, a random window, frames spread over all of it, or
     all consecutive windows, each as a sample of its own."""
     resize: Literal["center_crop", "random_crop", "stretch"] = "center_crop"
-    """How media are fitted to their bucket; both crops keep the aspect and scale to the smallest size that covers."""
+    """How media are fitted to their bucket. Both crops keep the aspect ratio and scale to the smallest size that covers
+    the bucket."""
     horizontal_flip: bool = False
-    """Mirror half of the views."""
+    """Mirror half of the views (flip augmentation)."""
     views: int | None = Field(default=None, ge=1)
-    """How many random views (crop, window, flip) of each item are encoded; a sample's position picks one. By
-    default 4 where anything is random, else 1."""
+    """How many random views (augmentations: crop, window, flip) of each item are encoded; the position of a sample
+    selects one. By default 4 where anything is random, else 1."""
     caption_prefix: str = ""
-    """Put before every caption, with a space: the identifier token of the concept. Items without a caption get it alone."""
+    """Text before every caption, followed by a space: the trigger word (instance token). Items without a caption get it
+    alone."""
     remove_common_llm_caption_prefixes: bool = False
-    """Cut openings such as "The video shows" that captioning models put before what they see."""
+    """Remove openings such as "The video shows" that captioning models write."""
     caption_dropout: float = Field(default=0.0, ge=0, le=1)
-    """Probability of an empty caption (prefix included), for classifier-free guidance."""
+    """Probability of replacing a caption, prefix included, with an empty one, for classifier-free guidance."""
     on_error: Literal["fail", "skip"] = "fail"
-    """What bad samples do: ``fail`` lists all of them and stops before training, ``skip`` leaves them out and
-    names each in report.json. Where one turns out bad only when it is decoded, another of its bucket stands in."""
+    """What to do about bad samples: ``fail`` lists all of them and stops before training, ``skip`` leaves them out and
+    names each in report.json. A sample that turns out bad only when it is decoded is replaced with another of its bucket."""
 
     recheck: Literal["files", "folders", "never"] = "files"
-    """What is looked at to tell whether an earlier start's list of items still holds: ``files`` looks at the size, times and
-    inode of each file; ``folders`` only at the folders, and at shards and lists, so that a file that is overwritten in its
-    place goes unnoticed; ``never`` trusts it."""
+    """What is checked to decide whether an earlier start's list of items is still valid: ``files`` checks the size, times
+    and inode of each file; ``folders`` checks only folders, shards and lists, so that a file that is overwritten in place
+    goes unnoticed; ``never`` trusts the list."""
 
     stream: bool = False
-    """Read the set shard by shard (tar, Parquet or Arrow files) while training goes on, and not all of it before: a random
-    order of the shards is cut into chapters, and the items of each are listed when training reaches it."""
+    """Read the set shard by shard (tar, Parquet or Arrow files) during training, instead of listing all of it first: the
+    shards, in random order, are divided into chapters, and the items of each chapter are listed when training reaches it."""
     chapter_items: int = Field(default=20000, ge=1)
-    """With ``stream``, about how many of its items are in a chapter, and shuffled together: whole shards are taken until
-    there are as many."""
+    """With ``stream``, about how many items are in a chapter and are shuffled together. Whole shards are used until there
+    are as many."""
 
     def column_of(self, stream: str) -> str | None:
         """Column of the metadata file that names the files of a stream; None if it is not given."""
@@ -175,7 +177,7 @@ class DataConfig(Section):
                 counts = (1,)
         idle = {} if 1 in counts else {"videos_as_images": "without a bucket of one frame; add one, or remove it"}
         if self.weight is not None:
-            idle["repeats"] = f"beside weight: {self.weight:g}; give one of them"
+            idle["repeats"] = f"with weight: {self.weight:g}; give one of them"
         if not self.stream:
             return {**idle, "chapter_items": "without stream: true; set that, or remove it"}
         return {**idle, "recheck": "with stream: true, which lists each chapter when it begins; remove it"}
@@ -209,18 +211,18 @@ class DataConfig(Section):
 
 
 class CacheConfig(Section):
-    """Where encoded items are kept; any number of runs may share one cache."""
+    """Where encoded items (latents and text embeddings) are kept. Any number of runs may share one cache."""
 
     path: Path = Path("cache")
     """Folder of the cache."""
     max_gb: float | None = Field(default=None, gt=0)
-    """Size limit in GB (10^9 bytes). Beyond it the least recently used items are removed, but for those that another
-    living run needs, and a set that does not fit is encoded in windows ahead of training."""
+    """Size limit in GB (10^9 bytes). Beyond it the least recently used items are removed, except those that another
+    running run needs, and a data set that does not fit is encoded in windows ahead of training."""
     remote_gb: float = Field(default=20.0, gt=0)
     """Size limit in GB of the copies of remote files in ``cache.path``. Beyond it the least recently used are removed."""
     batch_size: int = Field(default=1, ge=1)
-    """Items of one bucket that an encoder takes at once. More is faster and takes more memory; the last bits of an item
-    then depend on its place in the batch, so that an interrupted encoding is no longer repeated bit for bit."""
+    """Items of one bucket that are encoded together. More is faster and needs more memory. The last bits of an item then
+    depend on its place in the batch, so that an interrupted encoding is no longer repeated bit for bit."""
     workers: int = Field(default=2, ge=1)
     """Threads that probe media and decode them for the encoder."""
 
@@ -229,9 +231,9 @@ class LoaderConfig(Section):
     """How encoded samples reach the training loop."""
 
     workers: int = Field(default=2, ge=0)
-    """Processes that read the cache and draw noise; 0 does it in the main process. The draws are the same."""
+    """Processes that read the cache and generate noise; 0 does it in the main process. The random draws are the same."""
     prefetch: int = Field(default=2, ge=1)
-    """Optimizer steps that each worker holds ready."""
+    """Optimizer steps that each worker prepares ahead (prefetch)."""
 
     def idle(self) -> Mapping[str, str]:
         return {} if self.workers else {"prefetch": "with workers: 0; set workers: 1 or more, or remove it"}

@@ -28,44 +28,45 @@ def read_size(value: object) -> object:
 
 
 class MemoryConfig(Section):
-    """What trades time for memory."""
+    """Settings that trade time for memory."""
 
     preset: Literal["none", "auto"] = "none"
-    """Who chooses what saves memory: the keys that are written, alone, or ``auto``, which counts what a step would take with
-    one set of techniques after the other, the fastest first, and takes the first that fits in the budget. Keys that are
+    """Who chooses what saves memory: ``none`` leaves it to the keys as written; ``auto`` counts the memory of a step for
+    one set of techniques after the other, the fastest first, and uses the first that fits in the budget. Keys that are
     written stay as they are."""
     budget: Annotated[int, Field(ge=1), BeforeValidator(read_size)] | None = None
-    """Memory of the device that ``preset: auto`` and ``resident_blocks: auto`` may count on, such as 24GB or 24GiB (1 GB is
-    10^9 bytes); by default all that a GPU has."""
+    """Device memory (VRAM) that ``preset: auto`` and ``resident_blocks: auto`` may use, such as 24GB or 24GiB (1 GB is
+    10^9 bytes). By default all that a GPU has."""
     vae_tiling: bool = False
     """Encode and decode large frames in tiles."""
     vae_slicing: bool = False
     """Encode and decode the items of a batch one by one."""
     weights: WeightFormat = "none"
-    """Format in which the frozen weights of the denoiser's blocks rest; each is made whole while its layer computes.
-    fp8_e4m3 and fp8_e5m2 are casts, fp8_scaled and int8 have a scale for each row (extra torchao), nf4 one for 64 weights
-    (extra bitsandbytes). 8 bits take half of the memory of bfloat16, nf4 less than a third."""
+    """Quantization of the frozen weights of the denoiser's blocks; each layer is dequantized while it computes. fp8_e4m3
+    and fp8_e5m2 are casts, fp8_scaled and int8 have a scale for each row (extra torchao), nf4 one for 64 weights (extra
+    bitsandbytes). 8 bits need half of the memory of bfloat16, nf4 less than a third."""
     text_encoder_weights: WeightFormat = "none"
-    """As memory.weights, for text encoders while captions are encoded; encoded captions depend on it."""
+    """Like memory.weights, for text encoders while captions are encoded; encoded captions depend on it."""
     shard_text_encoders: bool = False
-    """Spread text encoders over all devices of the run while captions are encoded, for those that one device has no room
-    for: each holds a part of every layer. Captions are then encoded in step, one batch on each device."""
+    """Shard text encoders over all devices of the run while captions are encoded, where one device has no room for them:
+    each holds a part of every layer. Captions are then encoded in lockstep, one batch on each device."""
 
     checkpoint_every: int = Field(default=1, ge=1)
-    """With train.gradient_checkpointing, how many blocks there are to each that is computed again: 1 is every block, 2 every
-    second. The others keep their activations, which takes more memory and less time."""
+    """With train.gradient_checkpointing, one block in how many is recomputed: 1 is every block, 2 every second. The
+    others keep their activations, which needs more memory and less time."""
     checkpoint_keep: Literal["nothing", "attention"] = "nothing"
-    """What a block that is computed again keeps besides its inputs: nothing, or the outputs of attention, which is then
-    computed once. Each output is as large as the block's input."""
+    """What a recomputed block keeps in addition to its inputs: nothing, or the outputs of attention, which is then
+    computed only once. Each output is as large as the block's input."""
     activations: Literal["device", "host"] = "device"
-    """Where the inputs of blocks that are computed again wait for the backward pass: on the device, or in host memory, from
-    which they come back one block ahead."""
+    """Where the inputs of recomputed blocks wait for the backward pass: on the device, or in host memory, from which they
+    return one block ahead (activation offloading)."""
     resident_blocks: Literal["all", "auto"] | Annotated[int, Field(ge=0)] = "all"
-    """Blocks whose weights stay on the device; ``auto`` counts how many can within ``budget``. Those of all others are in
-    host memory, and come two blocks ahead of their turn, in the forward and again in the backward pass."""
+    """Number of blocks whose weights stay on the device (block swapping); ``auto`` counts how many fit within ``budget``.
+    The weights of all others are in host memory and are copied to the device two blocks ahead of their turn, in the
+    forward and in the backward pass."""
 
     def impossible(self, *, is_checkpointing: bool, compiled: str) -> Iterator[tuple[str, str]]:
-        """Keys that cannot stand beside train.gradient_checkpointing and compile.kind, with the reason and the way out."""
+        """Keys that contradict train.gradient_checkpointing or compile.kind, with the reason and the way out."""
         without = "without train.gradient_checkpointing: true; set it, or remove this key"
         if not is_checkpointing:
             if self.checkpoint_every > 1:
@@ -118,7 +119,7 @@ class MemoryConfig(Section):
     @model_validator(mode="after")
     def _one_chooses(self) -> "MemoryConfig":
         if self.preset == "auto" and self.resident_blocks == "auto":
-            raise RefusedKeyError("resident_blocks", "auto has no effect beside preset: auto, which chooses it; remove it")
+            raise RefusedKeyError("resident_blocks", "auto has no effect with preset: auto, which chooses it; remove it")
         return self
 
     def idle(self) -> Mapping[str, str]:

@@ -26,40 +26,39 @@ class ComponentConfig(Section):
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     subfolder: str | None = None
-    """Folder inside ``path`` that holds the component; by default none if ``path`` is given."""
+    """Folder inside ``path`` that holds the component. By default none, if ``path`` is given."""
     dtype: Dtype | None = None
     """Data type of this component; by default ``model.dtype``."""
 
 
 class ModelConfig(Section):
-    """Which model to tune. Family and task follow from the pipeline class in its model_index.json."""
+    """Which model to fine-tune. Family and task follow from the pipeline class in its model_index.json."""
 
     path: str
     """Local folder or Hub id of a pipeline in diffusers layout."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     family: str | None = None
-    """Family name, if it cannot be told from model_index.json; ``finetrainers models`` lists them."""
+    """Family name, if it cannot be determined from model_index.json; ``finetrainers models`` lists them."""
     task: str | None = None
     """Task, if not the one of the model's own pipeline; ``finetrainers models`` lists them."""
     expert: Literal["high_noise", "low_noise", "both"] | None = None
-    """Which denoiser of a model that has two (Wan 2.2 A14B) is trained, each on its own range of noise levels. By default
-    both, which takes the memory of both; ``high_noise`` and ``low_noise`` can be trained one after the other instead."""
+    """Which denoiser of a model with two experts (Wan 2.2 A14B) is trained, each on its own range of noise levels. By
+    default both, which needs memory for both; ``high_noise`` and ``low_noise`` can also be trained one after the other."""
     adapter: str | None = None
     """Adapter of your own, as path/to/file.py:ClassName."""
     dtype: Dtype = "bfloat16"
-    """Data type of the frozen weights and of all computation with them."""
+    """Data type of the frozen weights and of all computation with them (mixed precision: trained weights have float32
+    master copies)."""
     max_sequence_length: int | None = Field(default=None, ge=1)
-    """Prompt tokens, in training and in sampling alike; by default those of the family's pipeline."""
+    """Longest prompt in tokens, in training and in sampling. By default that of the family's pipeline."""
     components: dict[str, ComponentConfig] = {}
     """Overrides by component name, such as {transformer: {path: ...}, vae: {dtype: float32}}."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
         if self.family is not None and self.adapter is not None:
-            raise RefusedKeyError(
-                "family", f"{self.family!r} has no effect beside adapter: {self.adapter}; give one of them"
-            )
+            raise RefusedKeyError("family", f"{self.family!r} has no effect with adapter: {self.adapter}; give one of them")
         revisions = {"revision": (self.revision, self.path)}
         for name, component in self.components.items():
             path = self.path if component.path is None else component.path

@@ -21,7 +21,7 @@ Option = str | bool | int | float | tuple[float, ...]
 
 
 class OptimizerConfig(Section):
-    """What turns gradients into updates."""
+    """The optimizer and its settings."""
 
     name: OwnOptimizer | str = "adamw"
     """Optimizer. adamw_8bit needs the extra bitsandbytes, adamw_4bit and adamw_fp8 torchao, prodigy prodigyopt,
@@ -33,23 +33,23 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(default=1e-4, ge=0)
     """Decoupled weight decay (L2 penalty for adam and sgd)."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the mean of gradients; momentum for sgd. Not for adafactor."""
+    """Decay of the mean of gradients; momentum for sgd. Not used by adafactor."""
     beta2: float = Field(default=0.99, ge=0, lt=1)
-    """Decay of the mean of squared gradients. Not for sgd and adafactor."""
+    """Decay of the mean of squared gradients. Not used by sgd and adafactor."""
     eps: float = Field(default=1e-8, gt=0)
-    """Added to the denominator. Not for sgd and adafactor."""
+    """Added to the denominator. Not used by sgd and adafactor."""
     options: dict[str, Option] = {}
-    """Further arguments of muon (momentum, nesterov, ns_steps) and of what pytorch_optimizer knows, such as
-    {betas: [0.95, 0.98]}; each has to be one of its arguments."""
+    """Additional arguments of muon (momentum, nesterov, ns_steps) and of optimizers from pytorch_optimizer, such as
+    {betas: [0.95, 0.98]}."""
     masters: Literal["float32", "stochastic_rounding"] = "float32"
-    """What lets weights of bfloat16 take small updates: a copy in float32, or none and rounding up or down at random, right
-    in the mean, which takes 4 bytes less a weight."""
+    """How bfloat16 weights receive small updates: with a float32 master copy, or without one by stochastic rounding,
+    which is right on average and needs 4 bytes less per weight."""
     state: Literal["device", "cpu"] = "device"
-    """Where masters, gradients and the optimizer's state are, and steps are taken: cpu takes none of the device's memory for
-    them, and 18 bytes a weight of the host's with adamw."""
+    """Where master weights, gradients and the optimizer state are, and where optimizer steps run: with cpu they need no
+    device memory, but with adamw 18 bytes of host memory per weight."""
     in_backward: bool = False
-    """Step each weight as soon as its gradient is there, and free that. Needs train.clip_norm: .inf and a batch_size of one
-    micro-batch."""
+    """Update each weight as soon as its gradient is computed, and free the gradient. Needs train.clip_norm: .inf and a
+    batch_size of one micro-batch."""
 
     @field_validator("name")
     @classmethod
@@ -84,7 +84,7 @@ class OptimizerConfig(Section):
             "adafactor": ("beta1", "beta2", "eps"),
             "pytorch_optimizer": ("beta1", "beta2", "eps"),
         }.get(name, ())
-        way_out = "give what its constructor takes in options, or remove it" if self.is_of_registry else "remove it"
+        way_out = "give the arguments of its constructor in options, or remove it" if self.is_of_registry else "remove it"
         found = dict.fromkeys(unread, f"with name: {self.name}; {way_out}")
         if name not in ("muon", "pytorch_optimizer"):
             found["options"] = f"with name: {self.name}; remove it"
@@ -121,10 +121,10 @@ class OptimizerConfig(Section):
 
 
 class ScheduleConfig(Section):
-    """How the learning rate changes over the optimizer steps of the run."""
+    """The learning rate schedule (lr_scheduler) over the optimizer steps of the run."""
 
     name: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"] = "constant"
-    """Shape after the warm-up: all but constant fall towards 0 at the last step."""
+    """Shape after the warm-up; all but constant fall towards 0 at the last step."""
     warmup_steps: int = Field(default=0, ge=0)
     """Optimizer steps over which the learning rate rises from 0 to its peak."""
     cycles: int = Field(default=1, ge=1)

@@ -23,36 +23,36 @@ class PromptConfig(Section):
     """One prompt of a prompts file (CSV, JSON or JSON lines). A key with nothing in it is not given."""
 
     prompt: str = Field(validation_alias=AliasChoices("prompt", "caption"))
-    """Text to draw, as it is: caption_prefix is not added. An empty one draws without a caption."""
+    """Prompt, used as it is: caption_prefix is not added. An empty one generates without a caption."""
     image: Path | None = Field(default=None, validation_alias=AliasChoices("image", "image_path"))
-    """Picture to start from, in the tasks that have one."""
+    """Image to start from, in tasks that have one."""
     last_image: Path | None = Field(default=None, validation_alias=AliasChoices("last_image", "last_image_path"))
-    """Picture to end with, in the task that has one."""
+    """Image to end with, in the task that has one."""
     control: Path | None = Field(
         default=None, validation_alias=AliasChoices("control", "control_image", "control_video", "control_path")
     )
-    """Image or video that the control is made of, in a run with one."""
+    """Image or video to compute the control from, in a run with one."""
     reference: tuple[Path, ...] = Field(
         default=(), validation_alias=AliasChoices("reference", "references", "reference_image", "reference_path")
     )
-    """Picture to show at its own size, or a list of several, in a run with ``conditioning.kind: references``. In a table
-    they are separated by semicolons."""
+    """Reference image, or a list of several, in a run with ``conditioning.kind: references``. In a table they are
+    separated by semicolons."""
     height: int | None = Field(default=None, ge=0, le=MAX_LENGTH)
-    """Pixels; null takes the first bucket's. Which sizes are possible depends on the model."""
+    """Pixels; null is the first bucket's. Which sizes are possible depends on the model."""
     width: int | None = Field(default=None, ge=0, le=MAX_LENGTH)
-    """Pixels; null takes the first bucket's."""
+    """Pixels; null is the first bucket's."""
     num_frames: int | None = Field(default=None, ge=0, le=MAX_LENGTH, validation_alias=AliasChoices("num_frames", "frames"))
-    """Frames of a video, 1 for an image; null takes the first bucket's."""
+    """Frames of a video, 1 for an image; null is the first bucket's."""
     num_inference_steps: int = Field(default=30, gt=0, validation_alias=AliasChoices("num_inference_steps", "steps"))
     """Denoising steps."""
     guidance_scale: float | None = Field(default=None, validation_alias=AliasChoices("guidance_scale", "guidance"))
-    """How strongly to follow the prompt; null takes the default of the model's pipeline."""
+    """How strongly to follow the prompt; null is the default of the model's pipeline."""
     negative_prompt: str | None = None
-    """What to be guided away from, where the model can be."""
+    """What to guide away from, if the model supports it."""
     fps: float | None = Field(default=None, gt=0)
-    """Frames per second of a video; null takes the model's own."""
+    """Frames per second of a video; null is the model's own."""
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
-    """Seeds the noise: the same seed draws the same."""
+    """Seed of the noise: the same seed generates the same sample."""
 
     @model_validator(mode="before")
     @classmethod
@@ -114,7 +114,7 @@ def _line(name: str, kind: str, value: Any) -> str:
         return f"{name!r} and another key both give {KEYS[name]!r}; remove one of them"
     if KEYS[name] == "prompt":
         found = f" that is text, but {value!r}" if kind != "missing" else ""
-        return f"has no prompt{found}; give one, or an empty one to draw without a caption"
+        return f"has no prompt{found}; give one, or an empty one to generate without a caption"
     if kind in ("greater_than", "greater_than_equal", "less_than_equal"):
         return f"{name} is {value}; it has to be {_range(KEYS[name])}"
     annotation = PromptConfig.model_fields[KEYS[name]].annotation

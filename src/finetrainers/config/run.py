@@ -43,13 +43,14 @@ class Config(Section):
     """One run."""
 
     output_dir: Path
-    """Run directory; a run that is already there is continued."""
+    """Run directory. A run that is already there is resumed."""
     seed: int = Field(default=42, ge=0, le=MAX_SEED)
-    """Seeds the data order, all draws and the initialization."""
+    """Seed of the data order, of all random draws and of the initialization."""
     model: ModelConfig
     data: tuple[DataConfig, ...] = Field(min_length=1)
     conditioning: ConditioningConfig = NoConditioning()
-    """What the denoiser sees besides noise and prompt: one condition, or a list with one of each kind at most."""
+    """What the denoiser is conditioned on in addition to the prompt: one condition, or a list with at most one of each
+    kind."""
     tuning: TuningConfig = LoraConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -67,7 +68,7 @@ class Config(Section):
     push_to_hub: bool = False
     """Push weights, model card and samples to the Hub at the end."""
     hub_repo: str | None = None
-    """Hub repository to push to, as user/name; by default the name of output_dir, under the user of the token."""
+    """Hub repository to push to, as user/name. By default the name of output_dir, under the user of the token."""
     hub_private: bool = True
     """Create the Hub repository as a private one."""
 
@@ -112,7 +113,7 @@ class Config(Section):
 
     @property
     def num_kept_weights(self) -> int | None:
-        """Of how many steps the exported weights are kept; None for all."""
+        """For how many steps exported weights are kept; None for all."""
         if self.checkpoint.keep_weights != "auto":
             return self.checkpoint.keep_weights
         return self.checkpoint.keep if self.tuning.kind == "full" else None

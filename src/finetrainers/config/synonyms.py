@@ -11,6 +11,8 @@ ACCUMULATION = (
     "train.batch_size counts all samples of an optimizer step, over all devices, and train.micro_batch_size those that one "
     "device takes at once; the rest is accumulated"
 )
+ACCUMULATION_KEYS = ("gradient_accumulation_steps", "gradient_accumulation", "grad_accum", "accumulation_steps")
+SIZE_KEYS = ("resolution", "size", "image_size")
 SYNONYMS = {
     "learning_rate": "optimizer.lr", "unet_lr": "optimizer.lr", "transformer_lr": "optimizer.lr",
     "adam_beta1": "optimizer.beta1", "adam_beta2": "optimizer.beta2", "adam_epsilon": "optimizer.eps",
@@ -49,7 +51,8 @@ SYNONYMS = {
     "dataloader_num_workers": "loader.workers", "num_workers": "loader.workers", "cache_dir": "cache.path",
     "cache_directory": "cache.path", "save_every": "checkpoint.every", "save_every_n_steps": "checkpoint.every",
     "checkpointing_steps": "checkpoint.every", "save_steps": "checkpoint.every", "checkpointing_limit": "checkpoint.keep",
-    "checkpoints_total_limit": "checkpoint.keep", "max_step_saves_to_keep": "checkpoint.keep_weights",
+    "checkpoints_total_limit": "checkpoint.keep", "save_total_limit": "checkpoint.keep",
+    "max_step_saves_to_keep": "checkpoint.keep_weights",
     "resume_from_checkpoint": "checkpoint.resume", "sample_every": "validation.every", "validation_steps":
     "validation.every", "eval_steps": "validation.every", "sample_prompts": "validation.prompts", "validation_prompt":
     "validation.prompts", "validation_dataset_file": "validation.prompts", "prompts": "validation.prompts",
@@ -71,11 +74,10 @@ def about_synonym(place: Sequence[str | int], value: Any, root: type[Section]) -
     if root is not Config:
         return None
     leaf = str(place[-1]).replace("-", "_").lower()
-    match leaf:
-        case "gradient_accumulation_steps" | "gradient_accumulation" | "grad_accum" | "accumulation_steps":
-            return ACCUMULATION
-        case "resolution" | "size" | "image_size":
-            return f"sizes are buckets here: write {_indexed('data.N.buckets', place)}: {_pixels(value)}"
+    if leaf in ACCUMULATION_KEYS:
+        return ACCUMULATION
+    if leaf in SIZE_KEYS:
+        return f"sizes are buckets here: write {_indexed('data.N.buckets', place)}: {_pixels(value)}"
     if leaf in SYNONYMS:
         return f"it is called {_indexed(SYNONYMS[leaf], place)} here"
     own = {key.name for key in keys(root) if key.name.rpartition(".")[2] == leaf and "validation.data" not in key.name}
@@ -85,7 +87,7 @@ def about_synonym(place: Sequence[str | int], value: Any, root: type[Section]) -
 def synonym_of(place: Sequence[str | int]) -> str | None:
     """Name the key of ours that a key of another trainer stands for."""
     leaf = str(place[-1]).replace("-", "_").lower()
-    name = "data.N.buckets" if leaf in ("resolution", "size", "image_size") else SYNONYMS.get(leaf)
+    name = "data.N.buckets" if leaf in SIZE_KEYS else SYNONYMS.get(leaf)
     return None if name is None else _indexed(name, place)
 
 

@@ -174,4 +174,4 @@ def to_plain(value: Any, place: Sequence[str | int] = (), above: Sequence[Any] =
         return is_on if "bool" in kinds_of(general_name(place), root) else str(value)
     if value is None or isinstance(value, str | int | float):
         return value
-    raise ValueError(f"{'.'.join(map(str, place))}: {value} is a {type(value).__name__}, which no key takes; quote it")
+    raise ValueError(f"{'.'.join(map(str, place))}: {value} is a {type(value).__name__}, which no key accepts; quote it")

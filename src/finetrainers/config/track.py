@@ -6,10 +6,10 @@ from finetrainers.config.base import Section
 
 
 class TrackConfig(Section):
-    """Where numbers go besides events.jsonl, which is always written."""
+    """Where metrics are logged in addition to events.jsonl, which is always written."""
 
     every: int = Field(default=1, ge=1)
-    """Optimizer steps between step events."""
+    """Optimizer steps between logged steps (log interval)."""
     report: bool = True
     """Write report.html into the run directory, after each validation and at the end, and crops of the data for it."""
     tensorboard: bool = False

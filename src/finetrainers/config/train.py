@@ -8,31 +8,31 @@ from finetrainers.config.base import Section
 
 
 class TrainConfig(Section):
-    """How long and how to step."""
+    """Length of the run, batch size and gradient handling."""
 
     steps: int = Field(default=1000, ge=0)
     """Optimizer steps to run. Micro-batches are not steps."""
     epochs: int | None = Field(default=None, ge=1)
-    """In the place of ``steps``: how often all samples are passed over. It becomes ``steps`` when a run has counted them,
-    with ``repeats``, and is written as such to its config.yaml."""
+    """Passes over all samples, instead of ``steps``. It is converted to ``steps`` when the run has counted its samples,
+    with ``repeats``, and is written as ``steps`` to the run's config.yaml."""
     batch_size: int = Field(default=1, ge=1)
-    """Samples of one optimizer step, over all devices."""
+    """Effective batch size: samples of one optimizer step, over all devices and all steps of gradient accumulation."""
     micro_batch_size: int = Field(default=1, ge=1)
-    """Samples that one device takes at once; the rest of ``batch_size`` is accumulated."""
+    """Batch size per device: samples of one forward pass. The rest of ``batch_size`` comes from gradient accumulation."""
     clip_norm: float = Field(default=1.0, gt=0, allow_inf_nan=True)
-    """Largest norm of the whole gradient of one optimizer step; .inf clips nothing."""
+    """Gradient clipping: largest norm of the whole gradient of an optimizer step (max_grad_norm); .inf turns it off."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: slower, and takes much less memory."""
+    """Recompute activations in the backward pass: slower, but needs much less memory."""
     non_finite: Literal["stop", "skip"] = "stop"
-    """What an infinite or undefined loss or gradient does: stop the run and name the samples, or skip the step and
+    """What to do about an infinite or undefined loss or gradient: stop the run and name the samples, or skip the step and
     count it in report.json."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    """Keep an exponential moving average of the trained weights with this decay; it is what is validated and exported."""
+    """Decay of an exponential moving average (EMA) of the trained weights, which is then validated and exported."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    """How exactly matrix products of float32 are computed: as they are, with TF32, or with bfloat16. What is bfloat16 by
-    ``model.dtype`` is not concerned."""
+    """Precision of float32 matrix products: full, with TF32, or with bfloat16. Layers in bfloat16 (``model.dtype``) are
+    not affected."""
     device: str = "auto"
-    """Device to train on: cpu, cuda, cuda:1 ...; ``auto`` takes cuda if there is one."""
+    """Device to train on: cpu, cuda, cuda:1 ...; ``auto`` is cuda if there is one."""
 
     @model_validator(mode="after")
     def _ends_once(self) -> "TrainConfig":

@@ -36,7 +36,7 @@ MAX_RANK = 2**16
 
 
 class LoraConfig(Section):
-    """Train low-rank adapters and keep the base weights frozen (arXiv:2106.09685)."""
+    """Train low-rank adapters (network, LoRA) and keep the base weights frozen (arXiv:2106.09685)."""
 
     kind: Literal["lora"] = "lora"
     """Low-rank adapters."""
@@ -46,15 +46,15 @@ class LoraConfig(Section):
     """Scale of the adapter's output, which is multiplied by alpha / rank (by alpha / sqrt(rank) with rslora). By default the
     rank, or the part of it that is published for the family (half of it for CogVideoX)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Probability with which inputs of the adapter are zeroed during training."""
+    """Probability of zeroing inputs of the adapter during training (lora_dropout)."""
     targets: RegularExpression | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Modules to adapt: a regular expression for full names, or a list of name endings. By default the family's."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank) (arXiv:2312.03732)."""
     dora: bool = False
-    """Train magnitude and direction apart (arXiv:2402.09353)."""
+    """Train magnitude and direction separately (arXiv:2402.09353)."""
     start_from: Path | None = None
-    """Folder of weights that an earlier run of this kind has exported, to begin from, such as run/weights/step-000500."""
+    """Exported weights of an earlier run of this kind to start from, such as run/weights/step-000500."""
 
     @property
     def rank_value(self) -> int:
@@ -75,31 +75,31 @@ class LokrConfig(Section):
     kind: Literal["lokr"]
     """Kronecker-product adapters."""
     rank: int = Field(default=8, ge=1, le=MAX_RANK)
-    """Inner dimension of the second factor."""
+    """Rank of the second factor."""
     alpha: float = Field(default=8, gt=0)
     """Scale of the adapter's output, which is multiplied by alpha / rank."""
     factor: int = Field(default=-1, ge=-1)
     """Size of the first factor; -1 takes the most even split."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Probability with which an adapter is left out in a training step."""
+    """Probability of leaving an adapter out of a training step."""
     targets: RegularExpression | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Modules to adapt: a regular expression for full names, or a list of name endings. By default the family's."""
     start_from: Path | None = None
-    """Folder of weights that an earlier run of this kind has exported, to begin from, such as run/weights/step-000500."""
+    """Exported weights of an earlier run of this kind to start from, such as run/weights/step-000500."""
 
 
 class FullConfig(Section):
-    """Train the weights of the denoiser themselves."""
+    """Train the weights of the denoiser themselves (full fine-tuning)."""
 
     kind: Literal["full"]
     """The weights themselves."""
     modules: RegularExpression | None = None
-    """Regular expression for the names of the parameters that are trained; by default all of them."""
+    """Regular expression for the names of the parameters to train. By default all of them."""
     qat: Literal["none", "int8", "int4", "int8_int4"] = "none"
     """Train the linear layers of the blocks for quantisation (QAT, extra torchao), and export the quantised model: int8 has
     a scale for each row, int4 for 32 weights, and int8_int4 computes with activations of 8 bits and weights of 4."""
     start_from: Path | None = None
-    """Folder of weights that an earlier run of this kind has exported, to begin from, such as run/weights/step-000500."""
+    """Exported weights of an earlier run of this kind to start from, such as run/weights/step-000500."""
 
 
 def _kind(value: object) -> object:

@@ -10,33 +10,33 @@ from finetrainers.config.data import DataConfig
 
 
 class ValidationConfig(Section):
-    """Samples and held-out loss, at step 0, at intervals and at the end. They change nothing in training."""
+    """Samples and held-out loss (validation loss), at step 0, at intervals and at the end. They do not affect training."""
 
     every: int | None = Field(default=None, ge=1)
-    """Optimizer steps between validations; by default only at step 0 and at the end."""
+    """Optimizer steps between validations. By default only at step 0 and at the end."""
     prompts: Path | None = None
-    """File (csv, json or jsonl) of prompts to draw: prompt, and optionally image, last_image, control, height, width,
-    num_frames, num_inference_steps, guidance_scale, negative_prompt, fps, seed. An empty
-    prompt is drawn without a caption."""
+    """File (csv, json or jsonl) of prompts to generate samples from: prompt, and optionally image, last_image, control,
+    height, width, num_frames, num_inference_steps, guidance_scale, negative_prompt, fps, seed. An empty prompt generates
+    without a caption."""
     held_out: float = Field(default=0.0, ge=0, lt=1)
-    """Part of all contents that is kept from training to measure the held-out loss on; at least one. Files with the same
-    bytes are one content: what is held out in one data set is held out in all."""
+    """Fraction of the data that is held out from training to measure the held-out loss (validation loss) on; at least one
+    item. Files with the same bytes count as one: what is held out in one data set is held out in all."""
     data: tuple[DataConfig, ...] = ()
-    """Data sets of their own to measure the held-out loss on, instead of ``held_out``. Items of ``data`` with the same
-    bytes are not trained on, and a warning counts them."""
+    """Separate data sets to measure the held-out loss on, instead of ``held_out``. Items of ``data`` with the same bytes
+    are not trained on, and a warning counts them."""
     noise_levels: int = Field(default=8, ge=1)
-    """Noise levels of the grid on which each held-out sample is measured. If a resumed run changes this or ``max_items``,
-    ``patience`` and ``checkpoint.keep_best`` begin anew: losses of other levels or samples are not compared."""
+    """Number of noise levels at which each held-out sample is measured. If a resumed run changes this or ``max_items``,
+    ``patience`` and ``checkpoint.keep_best`` start anew: losses of other levels or samples are not compared."""
     max_items: int = Field(default=64, ge=1)
-    """Largest number of held-out samples that are measured."""
+    """Largest number of held-out samples to measure."""
     items: int = Field(default=0, ge=0)
-    """Samples to train on, spread over all data sets, whose loss is measured one by one, all at the same noise in each
-    validation: the easiest and the hardest are named. Each takes ``noise_levels`` forward passes."""
+    """Number of training samples, spread over all data sets, whose loss is measured individually, at the same noise in
+    each validation; the easiest and the hardest are named. Each needs ``noise_levels`` forward passes."""
     patience: int | None = Field(default=None, ge=1)
-    """Stop early after so many validations in a row whose held-out loss is no lower than the lowest before; step 0 is not
-    counted. By default all steps are taken."""
+    """Early stopping: stop after this many validations in a row without a new lowest held-out loss; step 0 is not
+    counted. By default all steps are run."""
     min_delta: float = Field(default=0.0, ge=0)
-    """How much lower than the lowest before a held-out loss has to be for ``patience`` to begin anew."""
+    """By how much a held-out loss must be below the lowest so far to reset ``patience``."""
 
     @property
     def has_held_out(self) -> bool:

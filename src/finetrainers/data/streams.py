@@ -93,7 +93,7 @@ def _check(stream: Stream) -> None:
     """Raise if a stream beside the media cannot be made."""
     name, follows = stream.name, stream.follows
     if "." in name:
-        raise ConfigError(f"streams: {name!r} has a dot, after which the pictures of a stream are numbered; leave it out")
+        raise ConfigError(f"streams: {name!r} has a dot, after which the images of a stream are numbered; leave it out")
     if follows != MEDIA.name and (follows is not None or not stream.sizes):
         raise ConfigError(
             f"streams: {name!r} follows {follows!r}; a stream has to follow 'media', or list the sizes of its own"
@@ -101,7 +101,7 @@ def _check(stream: Stream) -> None:
     if follows is not None and (stream.is_many or stream.sizes):
         raise ConfigError(f"streams: {name!r} follows {follows!r}, and so has one file for each item, of the size of that")
     if follows is None and (stream.signal is not None or any(frames != 1 for frames, _, _ in stream.sizes)):
-        raise ConfigError(f"streams: {name!r} has a size of its own, and so has to be pictures in files: of 1 frame each")
+        raise ConfigError(f"streams: {name!r} has a size of its own, and so has to be images in files: of 1 frame each")
 
 
 def beside(streams: Sequence[Stream]) -> tuple[Stream, ...]:

@@ -148,7 +148,8 @@ def _launch(environ: Mapping[str, str], names: tuple[str, str, str, str], *, nee
         if value >= number:
             raise ConfigError(
                 f"parallel: the launcher's environment variables contradict each other: {name} is "
-                f"{environ.get(name, value)} and {of} is {number}; start the run anew, or unset them to train in one process"
+                f"{environ.get(name, value)} and {of} is {number}; start the run again, or "
+                "unset them to train in one process"
             )
     if needs_address and "MASTER_ADDR" not in environ:
         raise ConfigError(
@@ -165,7 +166,7 @@ def _number(environ: Mapping[str, str], name: str, default: int | None = None, *
     text = environ.get(name)
     if text is None:
         raise ConfigError(
-            f"parallel: the launcher's environment variable {name} is missing beside others of its; start the run by "
+            f"parallel: the launcher's environment variable {name} is missing, although others are set; start the run by "
             "torchrun, accelerate launch, srun or mpirun, or unset them all to train in one process"
         )
     if not text.isdecimal():

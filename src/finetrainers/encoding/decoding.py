@@ -99,7 +99,7 @@ def _apply(signal: Signal, clip: Clip, path: str) -> Tensor:
         raise
     except Exception as error:
         raise ConfigError(
-            f"{signal.setting}: {signal.name} failed on {path}: {type(error).__name__}: {error}; mend the function"
+            f"{signal.setting}: {signal.name} failed on {path}: {type(error).__name__}: {error}; fix the function"
         ) from error
 
 

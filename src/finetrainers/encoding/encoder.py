@@ -196,7 +196,7 @@ class Encoder:
         if found.cut:
             self.warn(
                 f"{len(found.cut)} captions are longer than model.max_sequence_length ({self.model.max_length} tokens), "
-                f"and what is beyond is not seen; the first begins {found.cut[0][:60]!r}"
+                f"and the rest is cut off; the first begins {found.cut[0][:60]!r}"
             )
         if found.black:
             name, path = found.black[0]

@@ -1,6 +1,6 @@
 """The events of a run: one class for each, of which events.jsonl holds one a line.
 
-``training/events.schema.json`` and the tables of docs/events.md are made of these classes by
+``training/events.schema.json`` and the lists of docs/events.md are made of these classes by
 ``scripts/make_events_reference.py``. A field without a default is always there; one that is None by default is left out of
 the line while it is None. New events and new fields keep ``VERSION``.
 """

@@ -142,15 +142,15 @@ class StepEvent(Event):
     lr: Number
     """Learning rate of this step."""
     step_seconds: Number
-    """From the arrival of the batch to the end of the step (on an accelerator: of its launch)."""
+    """Seconds from receiving the batch to the end of the step; on a GPU, until its kernels are queued."""
     data_seconds: Number
-    """How long the step waited for its batch."""
+    """Seconds that the step waited for its batch."""
     tokens_per_second: Number
     """Latent tokens of all samples, by the time of the step and its wait."""
     peak_memory_gb: Number
     """Largest memory so far, in GB (10^9 bytes): of the accelerator's allocator, or of the process on a CPU."""
     skipped: Count
-    """Steps so far whose update was left out (train.non_finite: skip)."""
+    """Steps so far whose update was skipped (train.non_finite: skip)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,12 +164,12 @@ class CheckpointEvent(Event):
     directory: str
     """Folder of the checkpoint, absolute."""
     stall_seconds: Number | None = None
-    """How long training stood still for it; what else it took, it took beside the steps after."""
+    """Seconds that training paused for it; the rest was written during the steps after."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationEvent(Event):
-    """Samples are drawn, or the held-out loss is measured, or both."""
+    """Samples were generated, or the held-out loss was measured, or both."""
 
     event = "validation"
 
@@ -208,7 +208,7 @@ class WarningEvent(Event):
     step: Count | None = None
     """Optimizer step, if it belongs to one."""
     kind: AlarmKind | None = None
-    """Which alarm it is, if it is one; each is told once each time it begins."""
+    """Which alarm it is, if it is one; each is reported once when it begins."""
     about: Sequence[str] | None = None
     """What the alarm is about: paths of items, or of a data set."""
 

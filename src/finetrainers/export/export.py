@@ -199,7 +199,7 @@ def _check_lost(asked: Asked, sources: Sequence[Source], component: str, keys: K
     for source in sources:
         layers = source.adapters[component].layers if component in source.adapters else None
         if layers is not None:
-            lost |= dict.fromkeys(load_file(layers), "it was trained in full beside the adapter, for the control")
+            lost |= dict.fromkeys(load_file(layers), "it was trained in full along with the adapter, for the control")
     if not lost:
         return
     first = min(lost)
@@ -208,7 +208,8 @@ def _check_lost(asked: Asked, sources: Sequence[Source], component: str, keys: K
         raise ConfigError(f"--to {asked.to}: {what}; nothing would be left")
     if not asked.leave_out:
         raise ConfigError(
-            f"--to {asked.to}: {what}; --leave-out writes the rest, which may draw otherwise; --to fused carries all of it"
+            f"--to {asked.to}: {what}; --leave-out writes the rest, which may generate something else; "
+            "--to fused carries all of it"
         )
     notes.append(f"left out of {what}")
 

@@ -42,7 +42,7 @@ def compile_denoiser(denoiser: nn.Module, blocks: Sequence[str], config: Compile
     if not parts:
         raise ConfigError(
             f"compile.kind: {type(denoiser).__name__} has no blocks named {', '.join(blocks)}, which its adapter states; "
-            "mend them, or set full"
+            "fix them, or set full"
         )
     settings: Any = torch._dynamo.config
     settings.recompile_limit = settings.accumulated_recompile_limit = config.max_graphs

@@ -64,7 +64,7 @@ class Place:
         try:
             return Path(hf_hub_download(self.path, name, subfolder=self.subfolder or None, revision=self.revision))
         except (OSError, ValueError) as error:  # all of huggingface_hub's errors are one of these
-            raise ModelError(f"{self.path} (revision {self.revision or 'main'}): {name} cannot be had: {error}") from error
+            raise ModelError(f"{self.path} (revision {self.revision or 'main'}): cannot download {name}: {error}") from error
 
     def find(self, name: str) -> Path | None:
         """Find a file of the component that it may lack."""
@@ -138,8 +138,8 @@ class Pretrained:
             return getattr(importlib.import_module(library), FAITHFUL_CLASSES.get(class_name, class_name))
         except (ImportError, AttributeError) as error:
             raise ModelError(
-                f"{component}: {library}.{class_name} of model_index.json cannot be had ({error}); install a version of "
-                f"{library} that has it"
+                f"{component}: {library}.{class_name} of model_index.json cannot be imported ({error}); install a "
+                f"version of {library} that has it"
             ) from error
 
     def load(self, component: str) -> Any:

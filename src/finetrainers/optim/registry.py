@@ -25,7 +25,7 @@ UNFIT = {
         "schedulefreeadamw", "schedulefreeradam", "schedulefreesgd", "splus",
     ),
     "has a learning rate of its own; take prodigy, or another": ("a2grad", "ranger21"),
-    "keeps what no checkpoint can hold, so that a run could not go on": (
+    "keeps state that no checkpoint can hold, so that a run could not be resumed": (
         "adashift", "aggmo", "asgd", "conda", "gravity", "kron", "madgrad", "magma", "rose", "sara", "scalableshampoo",
         "spam", "stablespam",
     ),

@@ -11,10 +11,10 @@ def add_quickstart(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         help="fine-tune a tiny model, and measure what it learned",
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--video", action="store_true", default=False, help="clips instead of pictures")
+    parser.add_argument("--video", action="store_true", default=False, help="videos instead of images")
     output = "folder of everything that is made (default: quickstart-run, with --video quickstart-video-run)"
     parser.add_argument("--output", type=Path, help=output)
-    parser.add_argument("--device", help="cpu, cuda, ...; auto, the default, takes cuda if there is one")
+    parser.add_argument("--device", help="cpu, cuda, ...; auto, the default, is cuda if there is one")
     parser.add_argument("--steps", type=int, help="optimizer steps; 0 trains nothing")
-    parser.add_argument("--seed", type=int, help="of what is rendered, the training and the drawing (default: 0)")
+    parser.add_argument("--seed", type=int, help="of what is rendered, the training and the samples (default: 0)")
     return parser

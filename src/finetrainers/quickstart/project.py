@@ -123,7 +123,7 @@ def _check_base(base: Path) -> None:
     """Refuse to begin without a base."""
     if not (base / "model_index.json").is_file():
         raise ConfigError(
-            f"quickstart: there is no base, since {base} holds no model_index.json; install finetrainers anew, which has it"
+            f"quickstart: there is no base, since {base} holds no model_index.json; reinstall finetrainers, which has it"
         )
 
 

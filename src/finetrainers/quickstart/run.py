@@ -66,7 +66,7 @@ def quickstart(options: Options, *, command: Command, say: Callable[[str], None]
     write_project(options)
     report_file = options.output / "report.json"
     if report_file.exists():
-        say(f"{report_file} is there: nothing is left to do; remove {options.output} to begin anew.\n")
+        say(f"{report_file} is there: nothing is left to do; remove {options.output} to start again.\n")
         say(summary(json.loads(report_file.read_text(encoding="utf-8")), words.drawn))
         return 0
     say(f"{options.num_train} {words.concept} to learn from, with captions: {options.output / 'data' / 'train'}")
@@ -77,7 +77,7 @@ def quickstart(options: Options, *, command: Command, say: Callable[[str], None]
             status = command(arguments)
         if status:
             return status
-    say(f"\nDrawing and measuring {4 * options.num_prompts} prompts in plain diffusers, without the LoRA and with it")
+    say(f"\nGenerating and measuring {4 * options.num_prompts} prompts in plain diffusers, without the LoRA and with it")
     weights = find_weights(options.run, options.steps)
     report = gather_evidence(options, weights, times)
     write_whole(report_file, to_json(report, indent=1) + "\n")

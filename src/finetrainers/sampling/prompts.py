@@ -160,7 +160,7 @@ def _check_family(prompt: PromptConfig, where: str, model: Model, *, takes_refer
     needed = {"image-to-video": ("image",), "first-last-frame-to-video": ("image", "last_image")}.get(model.task, ())
     for key, file in (("image", prompt.image), ("last_image", prompt.last_image)):
         if file is None and key in needed and not is_optional:
-            raise ConfigError(f"{where}: has no {key}, from which {model.task} starts; name a picture")
+            raise ConfigError(f"{where}: has no {key}, from which {model.task} starts; name an image")
         if file is not None and key not in needed and not (key == "image" and is_optional):
             raise ConfigError(f"{where}: {key}: {adapter.name} takes none in the task {model.task}; {way_out}")
         if file is not None and not file.is_file():
@@ -168,7 +168,7 @@ def _check_family(prompt: PromptConfig, where: str, model: Model, *, takes_refer
         if file is not None:
             _check_picture(file, f"{where}: {key}")
     if prompt.fps is not None and not adapter.grid.has_video:
-        raise ConfigError(f"{where}: {adapter.name} draws images, which have no fps; remove it")
+        raise ConfigError(f"{where}: {adapter.name} generates images, which have no fps; remove it")
 
 
 def _check_picture(file: Path, where: str) -> None:
@@ -177,7 +177,7 @@ def _check_picture(file: Path, where: str) -> None:
         with PIL.Image.open(file) as picture:
             picture.load()
     except (OSError, SyntaxError, ValueError) as error:  # as Pillow's formats have it
-        raise ConfigError(f"{where}: {file} cannot be read as a picture: {error}; name another") from None
+        raise ConfigError(f"{where}: {file} cannot be read as an image: {error}; name another") from None
 
 
 def _check_control(file: Path | None, where: str, *, takes_control: bool) -> None:
@@ -207,4 +207,4 @@ def _check_references(files: Sequence[Path], where: str, *, takes_references: bo
         except DataError as error:
             raise ConfigError(f"{where}: reference: {error}") from None
         if found.num_frames != 1 or found.fps:
-            raise ConfigError(f"{where}: reference: {file} is a video; name a still picture")
+            raise ConfigError(f"{where}: reference: {file} is a video; name a still image")

@@ -183,7 +183,7 @@ def find_weights(run: Path, step: int | None) -> Path:
     fault = damage(wanted)
     if fault is not None:
         steps = ", ".join(folder.name for folder in found.values()) or "none"
-        raise ConfigError(f"{run}: there are no whole weights {wanted.name} ({fault}); there are: {steps}")
+        raise ConfigError(f"{run}: the weights {wanted.name} are missing or incomplete ({fault}); there are: {steps}")
     return wanted
 
 

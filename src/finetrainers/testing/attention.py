@@ -56,7 +56,7 @@ def check_padding_that_is_cut_off_changes_nothing(subject: ModelUnderTest) -> No
         saving = subject.trainer(train={"gradient_checkpointing": True})
         _assert_close(_pass(saving, micro)[1], expected, "such a prompt, computed again,")
         assert torch.equal(trainer.micro_losses(micro), padded.micro_losses(micro)), (
-            "a mask is not seen after a prompt that had none"
+            "a mask is ignored after a prompt that had none"
         )
 
 

@@ -170,7 +170,7 @@ def check_a_resumed_run_is_the_same_run(subject: ModelUnderTest) -> None:
     assert_equal_files(whole.weights, parts.weights, "the resumed run")
     prompt = {"prompt": CAPTIONS[0], "num_inference_steps": 2, **subject.given_pictures}
     drawn, base = (sample_run(parts.output_dir, [prompt], use_base=use, device="cpu") for use in (False, True))
-    assert drawn[0].read_bytes() != base[0].read_bytes(), "the trained weights draw what the base draws"
+    assert drawn[0].read_bytes() != base[0].read_bytes(), "the trained weights generate what the base generates"
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def check_control_is_learned_and_kept(subject: ModelUnderTest) -> None:
     shown = [{**prompt, "control": subject.picture(sample)} for sample in (0, 1)]
     drawn = sample_run(parts.output_dir, [*shown, prompt], device="cpu")
     pictures = {file.read_bytes() for file in drawn}
-    assert len(pictures) == 3, "two controls, or one and none, draw the same"
+    assert len(pictures) == 3, "two controls, or one and none, generate the same"
     for tuning in (LORA, FULL):
         weights = parts.weights
         if tuning == FULL:

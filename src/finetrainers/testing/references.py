@@ -74,7 +74,7 @@ def check_references_that_are_not_shown_change_nothing(subject: ModelUnderTest) 
     plain, referenced = subject.trainer(), subject.referenced.trainer()
     assert torch.equal(_answer(referenced, subject.batch), _answer(plain, subject.batch)), "none changes the answer"
     hidden = show(subject, subject.batch, is_shown=False)
-    assert torch.equal(_answer(referenced, hidden), _answer(plain, subject.batch)), "one that is not shown is seen"
+    assert torch.equal(_answer(referenced, hidden), _answer(plain, subject.batch)), "one that is not given has an effect"
     assert torch.equal(referenced.micro_losses(hidden), plain.micro_losses(subject.batch))
     for tuning in (LORA, FULL):
         names = [list(trained_parameters(own.trainer(tuning).denoiser)) for own in (subject, subject.referenced)]

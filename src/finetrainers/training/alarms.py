@@ -71,7 +71,7 @@ class Alarms:
     def _look_at_norm(self, norm: float, step: int, *, steps: int = 1) -> None:
         was_zero, jump = self._is_zero, self._norms.add(norm, steps=steps)
         if jump is not None:
-            message = f"the gradient norm jumps: {jump}. Lower optimizer.lr, or look at the data"
+            message = f"the gradient norm jumps: {jump}. Lower optimizer.lr, or check the data"
             self._emit(WarningEvent(message=message, step=step, kind="grad_norm_jump"))
         if self._is_zero:
             self._tell_flat(f"the gradient was zero in {ZERO_STEPS} steps in a row", step)
@@ -113,16 +113,14 @@ class Alarms:
     def _tell_flat(self, what: str, step: int) -> None:
         if self._begun("loss_flat", [ALL]):
             rate = self._config.optimizer.lr_value
-            message = (
-                f"the run does not learn: {what}. Raise optimizer.lr ({rate:g}), or look at tuning.targets and at the data"
-            )
+            message = f"the run does not learn: {what}. Raise optimizer.lr ({rate:g}), or check tuning.targets and the data"
             self._emit(WarningEvent(message=message, step=step, kind="loss_flat"))
 
     def _tell_items(self, paths: list[str], step: int) -> None:
         if paths:
             more = f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
             message = (
-                f"{len(paths)} of the measured items are as hard as at first, while others were learnt: look at them and at "
+                f"{len(paths)} of the measured items are as hard as at first, while others were learned: check them and at "
                 f"their captions: {', '.join(paths[:MAX_NAMED])}{more}"
             )
             self._emit(WarningEvent(message=message, step=step, kind="item_not_learnt", about=paths))

@@ -70,7 +70,7 @@ def announce(
 
 def announce_miss(session: Session, miss: MissingItemError, step: int) -> None:
     """Warn of items that were in the cache, and are no longer."""
-    session.warn(f"items of the cache are encoded again, and the run goes on with the same samples: {miss}", step=step)
+    session.warn(f"items of the cache are encoded again, and the run continues with the same samples: {miss}", step=step)
 
 
 def announce_replaced(session: Session, before: Prepared, prepared: Prepared, steps: range) -> None:
@@ -91,10 +91,12 @@ def _announce_changes(session: Session, fingerprint: str | None, *, resumed: int
     if resumed is None or not before:
         return
     if before[-1]["data"] != fingerprint:
-        session.warn("the data changed since the run was last started (files, or a signal): it goes on with the new ones")
+        session.warn(
+            "the data changed since the run was last started (files, or a signal): it continues with the new data"
+        )
     if before[-1].get("order") != ORDER_VERSION:
         session.warn(
-            "the order of samples is another since this run was last started (an update): it goes on with other samples "
+            "the order of samples has changed since this run was last started (an update): it continues with other samples "
             "from here"
         )
     _announce_schedule(session, resumed, before[-1]["steps"])

@@ -106,10 +106,10 @@ def _kept(
     try:
         check_attention(key, backend, is_dispatched=is_dispatched)
     except ConfigError as error:
-        session.warn(f"attention.{key}: the run had {backend} until now, and tries anew: {error}")
+        session.warn(f"attention.{key}: the run had {backend} until now, and tries again: {error}")
         return None
     if before["device"] != device:
-        session.warn(f"attention.{key}: the run had {backend} on {before['device']}, and tries anew on {device}")
+        session.warn(f"attention.{key}: the run had {backend} on {before['device']}, and tries again on {device}")
         return None
     return backend
 

@@ -113,7 +113,7 @@ class Checkpoints:
             name_path(error, directory)
             raise CheckpointError(
                 f"{directory}: the checkpoint cannot be written ({error}); earlier ones are as they were. "
-                "Make room, or mend what the message names, and start the run again"
+                "Make room, or fix what the message names, and start the run again"
             ) from error
         return directory
 

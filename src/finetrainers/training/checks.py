@@ -144,7 +144,7 @@ def check_streams(config: Config, streams: Sequence[Stream]) -> None:
         for number, data in enumerate(sets):
             for key, named in (("columns", data.columns), ("folders", data.folders)):
                 for stream in named.keys() - known:
-                    has = f"only files of {', '.join(sorted(known))}" if known else "no files beside the media"
+                    has = f"only files of {', '.join(sorted(known))}" if known else "no files next to the media"
                     raise ConfigError(
                         f"{section}.{number}.{key}.{stream}: {named[stream]} has no effect: this run reads {has}; remove it"
                     )

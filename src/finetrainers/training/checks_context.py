@@ -59,8 +59,8 @@ def _check_ring(plan: ContextPlan, name: str, device: torch.device) -> None:
     """Refuse a ring without what computes one."""
     if not plan.takes("ring"):
         raise ConfigError(
-            f"parallel.context_kind: ring is impossible for {name}, whose attention sees a prompt that each process has, "
-            "beside its part of the other tokens; set ulysses"
+            f"parallel.context_kind: ring is impossible for {name}, whose attention takes the whole prompt on each "
+            "process, along with a part of the other tokens; set ulysses"
         )
     if device.type != "cuda":
         raise ConfigError(

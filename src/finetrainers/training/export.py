@@ -98,7 +98,7 @@ def write_weights(
             export_saved(temporary, config, staged.step)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{directory}: the weights cannot be written: {error}; make room or mend it, and start the run again"
+            f"{directory}: the weights cannot be written: {error}; make room or fix it, and start the run again"
         ) from error
     rotate_weights(config, staged.step, spared)
     return directory

@@ -210,7 +210,7 @@ def with_techniques(config: Config, techniques: Techniques) -> Config:
     """Write techniques into a configuration, in which nothing is left to be chosen.
 
     Raises:
-        ConfigError: If they cannot stand beside what is there.
+        ConfigError: If they cannot be combined with what is there.
     """
     tree = config.model_dump(by_alias=True, exclude_unset=True)  # not as JSON, which has no infinity
     for key, value in techniques.items():

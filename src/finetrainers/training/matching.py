@@ -9,7 +9,7 @@ from finetrainers.distributed.parts import Part
 from finetrainers.errors import CheckpointError
 from finetrainers.training.state import SavedParts, SavedTensor, leaves
 
-WAY_BACK = "Was model, tuning or optimizer changed? Change it back, or take another output_dir"
+WAY_BACK = "Was model, tuning or optimizer changed? Change it back, or choose another output_dir"
 
 
 def check_match(own: dict[str, Any], saved: dict[str, Any], directory: Path) -> None:

@@ -116,7 +116,7 @@ def _check_held_out(config: Config, prepared: Prepared) -> None:
     }
     for key in [key for key, is_given in wanted.items() if is_given and not prepared.held_out]:
         raise ConfigError(
-            f"{key}: it needs a held-out loss, and no sample of validation.data can be used: look at its path, buckets and "
+            f"{key}: it needs a held-out loss, and no sample of validation.data can be used: check its path, buckets and "
             f"captions, or remove {key}"
         )
 

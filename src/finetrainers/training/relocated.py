@@ -43,12 +43,12 @@ def check_contents(session: Session, prepared: Prepared) -> None:
         if keys and name not in before:
             raise ConfigError(
                 f"output_dir: {config.output_dir} holds a run of a version that noted no contents, and it has moved:\n  "
-                f"{lines}\nGive the old place to continue it, or take another output_dir"
+                f"{lines}\nGive the old place to continue it, or choose another output_dir"
             )
         if keys and before.get(name) != now[name]:
             raise ConfigError(
                 f"output_dir: {config.output_dir} holds a run that began with other contents than are there:\n  {lines}\n"
-                "Give the place of the same files to continue it, or take another output_dir"
+                "Give the place of the same files to continue it, or choose another output_dir"
             )
     if moved:
         save_config(config)
@@ -69,7 +69,7 @@ def _check_weights(config: Config, before: dict[str, Any], weights: object) -> N
     if recorded is not None and recorded != weights:
         raise ConfigError(
             f"model.path: {config.model.path} has other weights than {config.output_dir} was begun with: bring these back "
-            "to continue the run (of a model on the Hub: name its model.revision), or take another output_dir"
+            "to continue the run (of a model on the Hub: name its model.revision), or choose another output_dir"
         )
 
 

@@ -44,7 +44,7 @@ def check_same_run(old: Config, new: Config) -> None:
         anew = f", which can begin from these weights: tuning.start_from={weights[-1]}" if weights and does_fit else ""
         raise ConfigError(
             f"output_dir: {new.output_dir} holds a run with other settings:\n  {lines}\n"
-            f"Give the old values to continue it, or take another output_dir{anew}"
+            f"Give the old values to continue it, or choose another output_dir{anew}"
         )
     _check_same_code(new)
 
@@ -76,7 +76,7 @@ def _check_same_code(config: Config) -> None:
     if code is not None and before and before[-1].get("objective", code.digest) != code.digest:
         raise ConfigError(
             f"{SETTING}: {code.file} has changed since {config.output_dir} was last started: bring it back as it was to "
-            "continue the run, or take another output_dir"
+            "continue the run, or choose another output_dir"
         )
 
 

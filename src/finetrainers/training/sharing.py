@@ -1,4 +1,4 @@
-"""What cannot stand beside several processes, or beside weights that they share: known with their number."""
+"""What cannot be combined with several processes, or beside weights that they share: known with their number."""
 
 from collections.abc import Iterator
 
@@ -54,7 +54,7 @@ def _of_optimizer(config: Config) -> Refused:
     if optimizer.state == "cpu":
         yield "optimizer.state", "cpu", f"{SHARED}: masters are the shards; set parallel.offload: true, which is as much"
     if optimizer.masters == "stochastic_rounding":
-        why = f"{SHARED}: its draws are for whole weights; set float32: each process keeps a part of those"
+        why = f"{SHARED}: its random draws are for unsharded weights; set float32: each process keeps a shard of those"
         yield "optimizer.masters", optimizer.masters, why
     names = (*PART_BY_PART, *IN_BLOCKS)
     if optimizer.name not in names and optimizer.registered_name not in REGISTERED_PART_BY_PART:
@@ -68,9 +68,9 @@ def _of_weights(config: Config) -> Refused:
         why = f"{SHARED}: blocks come from other processes; set all, or parallel.offload: true"
         yield "memory.resident_blocks", memory.resident_blocks, why
     if isinstance(tuning, LoraConfig) and tuning.dora:
-        yield "tuning.dora", "true", f"{SHARED}: it begins from the norms of whole weights; remove it"
+        yield "tuning.dora", "true", f"{SHARED}: it starts from the norms of unsharded weights; remove it"
     if isinstance(tuning, FullConfig) and tuning.qat != "none":
-        yield "tuning.qat", tuning.qat, f"{SHARED}: it rounds whole weights; set none"
+        yield "tuning.qat", tuning.qat, f"{SHARED}: it rounds unsharded weights; set none"
     if config.compile.kind == "full":
         yield "compile.kind", "full", f"{SHARED}: blocks are gathered between graphs; set regional"
 

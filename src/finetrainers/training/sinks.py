@@ -46,7 +46,7 @@ class EventLog:
                 line = line[self._out.write(line) :]
         except OSError as error:
             raise StorageError(
-                f"{self._file} cannot be written: {error.strerror}; make room or mend it, and start the run again"
+                f"{self._file} cannot be written: {error.strerror}; make room or fix it, and start the run again"
             ) from error
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class _Pictured:
         except Exception as error:  # noqa: BLE001 - whatever it is, training does not need it
             if not self._is_told:
                 self._is_told = True
-                self.warn(f"{self._name} gets not all samples ({type(error).__name__}: {error}); the run goes on")
+                self.warn(f"{self._name} did not receive all samples ({type(error).__name__}: {error}); the run continues")
 
 
 class TensorBoard(_Pictured):

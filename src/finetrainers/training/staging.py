@@ -102,7 +102,7 @@ def combined(staged: Staged, reports: Sequence[Report]) -> str:
     """
     others = [rank for rank, report in enumerate(reports) if report.digest != reports[0].digest]
     if others:
-        raise CheckpointError(f"process {others[0]} has another state than process 0 besides its parts of the tensors")
+        raise CheckpointError(f"process {others[0]} has another state than process 0, apart from its parts of the tensors")
     files: list[str] = []
     pieces: dict[str, dict[Box, int]] = {}
     parts: dict[str, dict[Box, Tree]] = {}

@@ -103,7 +103,7 @@ def read_state(directory: Path) -> dict[str, Tree]:
         if contents["version"] not in VERSIONS:
             raise CheckpointError(
                 f"{directory}: the checkpoint has version {contents['version']}, and this version of finetrainers reads "
-                f"{' and '.join(map(str, VERSIONS))}; go on with the version that wrote it, or take another output_dir"
+                f"{' and '.join(map(str, VERSIONS))}; continue with the version that wrote it, or choose another output_dir"
             )
         reader = _Reader(opened, contents.get("files", []), contents.get("pieces", {}), contents.get("parts", {}))
         state: dict[str, Tree] = reader.decode(contents["state"])

@@ -119,5 +119,5 @@ def non_finite_message(metrics: Metrics, describe: Describe = str) -> str:
     media = ", ".join(dict.fromkeys(describe(position) for position in positions))
     return (
         f"step {metrics.step}: the {what} is not finite, at the sample positions {positions} ({media}). "
-        "Lower optimizer.lr, look at these samples, or set train.non_finite: skip to leave such steps out."
+        "Lower optimizer.lr, check these samples, or set train.non_finite: skip to leave such steps out."
     )

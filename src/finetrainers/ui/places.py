@@ -62,7 +62,7 @@ def _refused_output(value: Any, folders: Folders) -> Iterator[str]:
     elif any(is_run(above) for above in full.parents if above.is_relative_to(root)):
         yield f"output_dir: {value} is inside a run; give another name"
     elif is_run(full):
-        yield f"output_dir: {value} is a run already; go on with it on its own page, or give another name"
+        yield f"output_dir: {value} is a run already; continue it on its own page, or give another name"
     elif full.is_dir() and any(full.iterdir()):
         yield f"output_dir: {value} holds files that no run made; give another name"
 

@@ -148,7 +148,7 @@ def _put_steps(draft: Draft) -> None:
 def _put_levels(draft: Draft, family: str) -> None:
     kind = draft.take("train.timestep_type", "sigmoid", text)
     if draft.take("train.linear_timesteps", False, switch) or draft.take("train.linear_timesteps2", False, switch):
-        draft.lost("train.linear_timesteps", True, "noise levels are drawn evenly; no loss is weighted by a bell curve")
+        draft.lost("train.linear_timesteps", True, "noise levels are sampled uniformly; no loss is weighted by a bell curve")
         kind = "linear"
     match kind:
         case "sigmoid":
@@ -157,7 +157,7 @@ def _put_levels(draft: Draft, family: str) -> None:
             put_levels(draft, "uniform")
             if kind == "weighted":
                 draft.lost(
-                    "train.timestep_type", kind, "noise levels are drawn evenly; there is no such weighting of the loss"
+                    "train.timestep_type", kind, "noise levels are sampled uniformly; there is no such weighting of the loss"
                 )
         case "shift" | "flux_shift":
             put_levels(draft, "uniform", shift="resolution" if family in ("flux", "cogview4") else "auto")

@@ -41,7 +41,7 @@ LOST = {
     "invert_mask": "white is trained; turn the masks round",
     "network_weight": "loss_weight weighs a data set",
     "controls": "conditioning.signal computes canny, gray, blur and downscale",
-    "inpaint_path": "conditioning.signal: files shows pictures",
+    "inpaint_path": "conditioning.signal: files uses images",
     "clip_image_path": "there are no image prompts here",
     "unconditional_path": "there is no such loss here",
     "auto_frame_count": "give frames to buckets",
@@ -51,8 +51,8 @@ LOST = {
     "replacements": "captions stay as they are",
     "batch_size": "all data sets have train.micro_batch_size",
     "standardize_images": "pixels stay as they are",
-    "control_path_2": "one picture of each item is shown here",
-    "control_path_3": "one picture of each item is shown here",
+    "control_path_2": "one control image of each item is used here",
+    "control_path_3": "one control image of each item is used here",
     "buckets": "buckets say the sizes",
 }
 
@@ -87,7 +87,7 @@ def _sets(draft: Draft, inner: Draft, trigger: str | None, regular: float, *, is
         data["caption_prefix"] = own
     extension = inner.take("caption_ext", "txt", text).removeprefix(".")
     if extension != "txt":
-        inner.lost("caption_ext", extension, "captions beside media are .txt; or list them in a metadata.jsonl")
+        inner.lost("caption_ext", extension, "captions next to media are .txt; or list them in a metadata.jsonl")
     _put_plain(inner, data)
     weight = inner.take("loss_multiplier", 1.0, number) * (regular if inner.take("is_reg", False, switch) else 1.0)
     if weight != 1:
@@ -158,7 +158,7 @@ def _put_files(draft: Draft, inner: Draft, data: Tree, *, is_edit: bool) -> None
         inner.idle("mask_min_value", floor, "without mask_path nothing is masked")
     control: Any = inner.take("control_path") or inner.take("control_path_1")
     if isinstance(control, list):
-        inner.lost("control_path", control, "one picture of each item is shown here: the first")
+        inner.lost("control_path", control, "one control image of each item is used here: the first")
         control = control[0] if control else None
     if control and is_edit:
         data.setdefault("folders", {})["reference"] = control
@@ -179,7 +179,7 @@ def put_prompts(draft: Draft) -> None:
     samples = [draft.take_table(f"sample.samples.{index}") for index in range(draft.count("sample.samples"))]
     trigger = next((data["caption_prefix"] for data in draft.tree["data"] if "caption_prefix" in data), "")
     if draft.take("train.disable_sampling", False, switch):
-        draft.idle("sample.prompts", len(rows or samples), "train.disable_sampling draws nothing")
+        draft.idle("sample.prompts", len(rows or samples), "train.disable_sampling generates nothing")
         return
     for index, row in enumerate(samples or rows):
         given = {**shared, "neg": negative, "seed": seed + index if is_walking else seed} | row

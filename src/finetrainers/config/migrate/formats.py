@@ -67,7 +67,7 @@ def _check(draft: Draft, name: str) -> None:
     if draft.prompts:
         validation["prompts"] = "prompts.json"
     elif "every" in validation and not validation.get("data"):
-        draft.idle("validation", draft.tree["validation"].pop("every"), "how often to draw means nothing without prompts")
+        draft.idle("validation", draft.tree["validation"].pop("every"), "how often to sample means nothing without prompts")
         validation.pop("every")
     if not draft.tree.get("validation", True):
         del draft.tree["validation"]

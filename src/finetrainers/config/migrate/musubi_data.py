@@ -86,7 +86,7 @@ def put_prompts(draft: Draft, folder: Path, epochs: Epochs) -> None:
     if name is None:
         for key, value in (("sample_every_n_steps", every), ("sample_every_n_epochs", every_epochs)):
             if value is not None:
-                draft.idle(key, value, "without sample_prompts nothing is drawn")
+                draft.idle(key, value, "without sample_prompts nothing is generated")
         return
     path = find_beside(name, folder)
     if path is None:

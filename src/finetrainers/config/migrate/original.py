@@ -246,6 +246,4 @@ def _put_tracking(draft: Draft) -> None:
         draft.idle("hub_model_id", repo, "push_to_hub is not given")
     resumed = draft.take("resume_from_checkpoint", None, text)
     if resumed is not None:
-        draft.lost(
-            "resume_from_checkpoint", resumed, "checkpoints of train.py are not read; a run of ours goes on by itself"
-        )
+        draft.lost("resume_from_checkpoint", resumed, "checkpoints of train.py are not read; a run here resumes by itself")

@@ -68,7 +68,7 @@ def _put_set(draft: Draft, inner: Draft, number: int) -> None:
     if options.get("column_names"):
         data["caption_column"] = options.pop("column_names")
     for key, value in options.items():
-        inner.lost(f"caption_options.{key}", value, "one caption of an item is drawn for each sample")
+        inner.lost(f"caption_options.{key}", value, "one caption of an item is chosen for each sample")
     others = {"image": "video", "video": "image"}.get(kind, "")
     inner.settle({f"{others}_resolution_buckets": f"dataset_type {kind} does not read it"}, {})
     add_data(draft, data)

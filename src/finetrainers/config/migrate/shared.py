@@ -68,7 +68,9 @@ def put_optimizer(
     if not ours and registry:
         ours, remark = f"pytorch_optimizer:{name.lower()}", "needs finetrainers[pytorch-optimizer]"
     if not ours:
-        draft.lost(key, name, "there is no such optimizer here; adamw stands in its place, so choose its learning rate anew")
+        draft.lost(
+            key, name, "there is no such optimizer here; adamw stands in its place, so choose its learning rate again"
+        )
         ours = "adamw"
     draft.put("optimizer.name", ours)
     if remark:

@@ -296,7 +296,9 @@ def _put_memory(draft: Draft) -> None:
         draft.put("attention.train", ATTENTION[backend])
     else:
         draft.lost(
-            "attention_mechanism", backend, "has no backward pass, or is not there; attention.train: auto takes the fastest"
+            "attention_mechanism",
+            backend,
+            "has no backward pass, or is not there; attention.train: auto chooses the fastest",
         )
     compiled = draft.take("dynamo_backend", "no", text)
     if compiled.lower() not in ("no", ""):

@@ -138,7 +138,7 @@ def _set(draft: Draft, inner: Draft, shared: Tree, conditions: dict[Any, Tree]) 
         else:
             data.setdefault("folders", {})["control"] = folder
             draft.put("conditioning", {"kind": "channel_concat", "signal": "files"})
-            inner.differs("conditioning_data", name, "is shown in further channels here; there are no ControlNets")
+            inner.differs("conditioning_data", name, "is concatenated in additional channels here; there are no ControlNets")
     return data
 
 

@@ -157,7 +157,7 @@ def read_beside(key: str, name: str, folder: Path) -> Any:
     path = find_beside(name, folder)
     if path is None:
         raise ConfigError(
-            f"{key}: {name} is found neither from here nor beside its configuration; give the command from the folder in "
+            f"{key}: {name} is found neither from here nor next to its configuration; give the command from the folder in "
             "which the other tool is started"
         )
     return parse(path.read_text(encoding="utf-8-sig"), path.suffix, str(path))

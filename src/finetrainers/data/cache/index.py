@@ -222,7 +222,7 @@ class Index:
         try:
             yield
         except sqlite3.Error as error:
-            way_out = OWN_WAYS_OUT.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "mend it, or name another cache.path")
+            way_out = OWN_WAYS_OUT.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "fix it, or name another cache.path")
             raise StorageError(f"cache.path: {self._path} cannot be used: {error}; {way_out}") from error
 
     def close(self) -> None:

@@ -100,7 +100,7 @@ def write_file(file: Path, parts: Sequence[bytes], *, used: float | None = None)
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise DataError(
-            f"cache.path: {file} cannot be written: {error.strerror}; make room or mend it, or name another cache.path"
+            f"cache.path: {file} cannot be written: {error.strerror}; make room or fix it, or name another cache.path"
         ) from error
 
 

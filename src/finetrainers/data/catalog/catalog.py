@@ -242,5 +242,5 @@ def raise_if_any(failing: Sequence[Problem]) -> None:
         lines = "\n  ".join(f"{problem.path}: {problem.reason}" for problem in failing)
         raise DataError(
             f"data: {len(failing)} bad samples:\n  {lines}\n"
-            "Mend or remove them, or set data.N.on_error=skip to leave them out"
+            "Fix or remove them, or set data.N.on_error=skip to leave them out"
         )

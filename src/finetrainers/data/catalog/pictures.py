@@ -105,7 +105,7 @@ def probe_pictures(
 def _about_video(fact: np.void) -> str:
     count = int(fact["num_frames"])
     frames = "1 frame" if count == 1 else f"{count} frames"
-    return f"is a video of {frames}, where a picture is needed; save one of its frames as an image"
+    return f"is a video of {frames}, where an image is needed; save one of its frames as an image"
 
 
 def _flat(files: pa.ChunkedArray) -> tuple[NDArray[np.int64], pa.Array]:

@@ -150,7 +150,7 @@ class Snapshots:
                 temporary.unlink(missing_ok=True)
             if not is_closed(error):
                 self._warn(
-                    f"cache.path: {file} cannot be written ({error.strerror}): the next start will list {config.path} anew"
+                    f"cache.path: {file} cannot be written ({error.strerror}): the next start will list {config.path} again"
                 )
 
     def _read(self, folder: Path, config: DataConfig, streams: Sequence[Stream]) -> Snapshot | None:

@@ -64,7 +64,7 @@ def _folder(name: str, output: Path) -> Path:
     if not folder.is_dir():
         raise ConfigError(f"input: there is no folder {name!r}{nearest(folder)}")
     if output.resolve().is_relative_to(folder.resolve()):
-        raise ConfigError(f"output.path: {output} lies in the input {name!r}; name a folder beside it")
+        raise ConfigError(f"output.path: {output} lies in the input {name!r}; name a folder next to it")
     return folder
 
 

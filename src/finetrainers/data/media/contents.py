@@ -3,8 +3,8 @@
 from finetrainers.data.media.blob import Blob
 
 EXACT = {
-    b"\x89PNG\r\n\x1a\n": "a png picture",
-    b"\xff\xd8\xff": "a jpeg picture",
+    b"\x89PNG\r\n\x1a\n": "a png image",
+    b"\xff\xd8\xff": "a jpeg image",
     b"GIF8": "a gif",
     b"\x1a\x45\xdf\xa3": "a Matroska or WebM video",
 }
@@ -12,7 +12,7 @@ OTHERS = {
     b"<!doctype": "a web page",
     b"<html": "a web page",
     b"<?xml": "an XML document",
-    b"<svg": "an SVG drawing",
+    b"<svg": "an SVG image",
     b"%pdf": "a PDF document",
     b"pk\x03\x04": "a zip archive",
     b"version https://git-lfs": "the pointer to a file that git-lfs has not fetched",
@@ -20,7 +20,7 @@ OTHERS = {
     b"flv\x01": "a Flash video",
 }
 """By the beginning, in lower case."""
-BRANDS = {b"heic": "a HEIC picture", b"heix": "a HEIC picture", b"mif1": "a HEIF picture", b"avif": "an avif picture"}
+BRANDS = {b"heic": "a HEIC image", b"heix": "a HEIC image", b"mif1": "a HEIF image", b"avif": "an avif image"}
 """Of files that begin as mp4 does; others are videos."""
 HEAD_BYTES = 64
 
@@ -37,7 +37,7 @@ def content_of(blob: Blob) -> str:
         if head.startswith(beginning):
             return what
     if head[:4] == b"RIFF" and head[8:12] in (b"WEBP", b"AVI "):
-        return "a webp picture" if head[8:12] == b"WEBP" else "an AVI video"
+        return "a webp image" if head[8:12] == b"WEBP" else "an AVI video"
     if head[4:8] == b"ftyp":
         return BRANDS.get(head[8:12], "an mp4 or mov video")
     text = head.lstrip().lower()

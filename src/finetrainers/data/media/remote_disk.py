@@ -194,5 +194,5 @@ def _unnamed(fetch: Fetch, folder: Path | None) -> BinaryIO:
 
 def _unwritable(file: Path, error: OSError) -> StorageError:
     return StorageError(
-        f"cache.path: {file} cannot be written: {error.strerror}; make room or mend it, or name another cache.path"
+        f"cache.path: {file} cannot be written: {error.strerror}; make room or fix it, or name another cache.path"
     )

@@ -116,6 +116,6 @@ class Choices:
         if len(self._bad_rows(order, samples, positions, self.of(samples, positions)[0])) == len(samples):
             raise DataError(
                 f"data: no good sample is left in the {self.catalog.about_shape(int(samples[0]))}: its {len(samples)} "
-                f"samples cannot be decoded or encoded, and {JOURNAL} in output_dir says why; mend the files, or delete "
+                f"samples cannot be decoded or encoded, and {JOURNAL} in output_dir says why; fix the files, or delete "
                 f"{JOURNAL} to have them tried again"
             )

@@ -83,7 +83,7 @@ def open_shards(config: DataConfig) -> tuple[Layout, str, list[str], list[Proble
     check_settings(layout, config)
     problems = _closed(layout, place)
     if problems and config.on_error == "fail":
-        raise DataError(f"{problems[0].path}: {problems[0].reason}; mend it, or set data.on_error: skip")
+        raise DataError(f"{problems[0].path}: {problems[0].reason}; fix it, or set data.on_error: skip")
     return layout, place.root, shards, problems
 
 

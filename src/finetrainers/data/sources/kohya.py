@@ -133,7 +133,7 @@ def _captions(
     if not text and config.caption_prefix:
         return [""]
     if not text:
-        why = f"the caption is empty ({beside[0].name})" if beside else "no caption file beside it (.txt, .caption or .cap)"
+        why = f"the caption is empty ({beside[0].name})" if beside else "no caption file next to it (.txt, .caption or .cap)"
         problems.append(Problem(ref, why))
         return []
     return text.split("\n") if config.caption_lines else [text]

@@ -48,7 +48,7 @@ class LeftOver:
     def notes(self, folder: Path) -> tuple[str, ...]:
         """Say what is left over, in a sentence for each kind."""
         kinds = (
-            ("captions", self._captions, "caption files have no image or video beside them"),
+            ("captions", self._captions, "caption files have no image or video next to them"),
             ("unread", self._unread, "media without captions are of formats that cannot be read here"),
             ("shared", self._shared, "caption files belong to several media of the same name, and are used for each"),
         )

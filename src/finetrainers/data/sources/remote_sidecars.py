@@ -30,7 +30,7 @@ def detect_remote_sidecars(place: Place) -> str | None:
     if len(found) == 0:
         return None
     name = PurePosixPath(found[0].as_py()).name
-    return f"{PurePosixPath(name).stem}.txt beside {name}"
+    return f"{PurePosixPath(name).stem}.txt next to {name}"
 
 
 def captions_of(media: pa.Array) -> pa.Array:
@@ -61,7 +61,7 @@ def list_remote_sidecars(place: Place, config: DataConfig, expected: str, alone:
     if config.caption_prefix:
         tables.append(pa.table({"media": bare, "captions": _empty(len(bare))}))
     else:
-        problems = [Problem(ref, f"no caption file {PurePosixPath(ref).stem}.txt beside it") for ref in bare.to_pylist()]
+        problems = [Problem(ref, f"no caption file {PurePosixPath(ref).stem}.txt next to it") for ref in bare.to_pylist()]
     media, beside = media.filter(has_text), beside.filter(has_text)
     for start in range(0, len(media), BLOCK_ROWS):
         refs = media.slice(start, BLOCK_ROWS)

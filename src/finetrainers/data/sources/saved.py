@@ -74,7 +74,7 @@ def _files(place: Place, folder: str) -> list[str]:
     outside = [name for name in names if "/" in name or name in ("", ".", "..")]
     if outside:
         raise DataError(
-            f"{place}/{folder}{STATE}: names {outside[0]!r}, which is no file beside it; save the data set again"
+            f"{place}/{folder}{STATE}: names {outside[0]!r}, which is no file next to it; save the data set again"
         )
     return [place.ref(f"{folder}{name}") for name in names]
 

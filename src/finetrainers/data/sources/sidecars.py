@@ -23,7 +23,7 @@ from finetrainers.errors import DataError
 BLOCK_ROWS = 65536
 """Items that are held as Python objects at a time, where captions are read from files of their own."""
 LAYOUTS = (
-    "expected media files with a .txt of the same name beside each, or captions.txt beside videos.txt or images.txt, or "
+    "expected media files with a .txt of the same name next to each, or captions.txt next to videos.txt or images.txt, or "
     "metadata.csv, .json, .jsonl or .parquet; a metadata file of another name can be given as data.path itself"
 )
 
@@ -44,7 +44,7 @@ class Sidecars(Layout):
         for ref in walk(place.path, Counter(), without=config.named_folders, on_error=_tell_later):
             file = Path(local_path(ref))
             if os.path.isfile(file.with_suffix(".txt")):  # noqa: PTH113 - says no where it may not look
-                return f"{file.with_suffix('.txt').name} beside {file.name}"
+                return f"{file.with_suffix('.txt').name} next to {file.name}"
         return None
 
     def items(self, place: Place, wanted: Wanted) -> Listing:
@@ -96,7 +96,7 @@ def _read_sidecar(ref: str, config: DataConfig, problems: list[Problem]) -> list
     except FileNotFoundError:
         if config.caption_prefix:
             return [""]
-        problems.append(Problem(ref, f"no caption file {beside.name} beside it"))
+        problems.append(Problem(ref, f"no caption file {beside.name} next to it"))
         return []
     except OSError as error:
         problems.append(Problem(ref, f"its caption file {beside.name} {why_unreadable(error)}"))

@@ -56,7 +56,7 @@ def _choose(place: Place, config: DataConfig) -> tuple[list[str], str, dict[str,
     if compressed:
         raise DataError(
             f"{place}: {compressed[0]} is compressed as a whole, so that its members cannot be read one by one; unpack it "
-            "to a plain .tar (pictures and clips are compressed already)"
+            "to a plain .tar (images and videos are compressed already)"
         )
     names = place.tree((".tar",))
     if not names:

@@ -54,7 +54,7 @@ def refuse_dora(changes: Mapping[str, Change], names: Names) -> None:
     """
     if names.comfyui == "scaled" and any(is_dora(change) for change in changes.values()):
         raise ConfigError(
-            f"--to comfyui: what draws with {names.family} there reads no DoRA; take --to diffusers, or --rank N, "
+            f"--to comfyui: what generates with {names.family} there reads no DoRA; take --to diffusers, or --rank N, "
             "which makes a LoRA of it"
         )
 

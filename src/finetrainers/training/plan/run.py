@@ -104,7 +104,7 @@ class _Planning:
         asked.say("counting the step of the largest bucket")
         known = None if found is None or own.compile.kind != "none" else found.chosen.cost
         cost = self._shared(own, known or self._counted(own, self.buckets[-1]))
-        asked.say("counting encoders, VAE and drawing")
+        asked.say("counting encoders, VAE and sampling")
         config, own, counted = self._staged(config, own, cost)
         steps = self._steps(own, cost)
         sharing = self._between(config)

@@ -126,7 +126,7 @@ def _errors(planned: Planned) -> list[str]:
 def _verdict(planned: Planned) -> list[str]:
     over = [own.stage for own in planned.stages if planned.limit is not None and (own.allocated or 0) > planned.limit]
     if over:
-        return _wrapped(f"It does not fit: {', '.join(over)} takes more than {_gib(planned.limit)} GiB.")
+        return _wrapped(f"It does not fit: {', '.join(over)} needs more than {_gib(planned.limit)} GiB.")
     return ["It fits. The configuration, to be given to finetrainers train:", "", str(planned.proposal).rstrip()]
 
 

@@ -68,7 +68,7 @@ class Findings:
         for title, sentences in (("not rehearsed", self.left_out), ("worth a look", self.warnings)):
             found += [f"{title}:", *(f"  - {_indented(sentence)}" for sentence in sentences)] if sentences else []
         count = len(self.errors)
-        verdict = f"{count} error{'s' * (count > 1)}: mend {'them' if count > 1 else 'it'}, and rehearse again"
+        verdict = f"{count} error{'s' * (count > 1)}: fix {'them' if count > 1 else 'it'}, and rehearse again"
         return [*found, verdict if count else "OK: nothing that was rehearsed stands in the way of this run"]
 
 

@@ -24,7 +24,7 @@ def check_places(config: Config, findings: Findings) -> int | None:
     with findings.part("cache"):
         check_writable("cache.path", config.cache.path)
         _check_cache(config.cache.path)
-    with findings.part("what the run goes on from") as part:
+    with findings.part("what the run resumes from") as part:
         with warnings.catch_warnings(record=True) as damaged:  # checkpoints that are passed over
             warnings.simplefilter("always")
             resumed = _check_resumed(config)

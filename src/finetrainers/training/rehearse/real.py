@@ -170,7 +170,7 @@ def _decode(prepared: Prepared) -> str:
         named = "\n".join(f"{failure.path}: {failure.reason}" for failure in list(bad.values())[:NAMED])
         more = f"\nand {len(bad) - NAMED} more" if len(bad) > NAMED else ""
         raise DataError(
-            f"data: {len(bad)} media cannot be decoded; mend or remove them, or set on_error: skip:\n{named}{more}"
+            f"data: {len(bad)} media cannot be decoded; fix or remove them, or set on_error: skip:\n{named}{more}"
         )
     total = sum(plan.catalog.num_samples for plan in prepared.plans)
     return f"{count} media decoded, of {total} samples" if count else "nothing to decode"

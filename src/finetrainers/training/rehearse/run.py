@@ -63,7 +63,7 @@ def _rehearse(config: Config, how: Rehearsing, findings: Findings, directory: Pa
     layout = layout_of(config, how.processes, findings)
     prepared = check_real(config, layout or Layout(), findings, cache=directory / "cache", free=how.free)
     if findings.errors or prepared is None or layout is None:
-        findings.leave_out("the twin: mend the errors first")
+        findings.leave_out("the twin: fix the errors first")
     elif not how.with_twin:
         findings.leave_out("the twin: only checks were asked for")
     else:

@@ -54,7 +54,7 @@ def run_stages(twin: Twin, findings: Findings) -> None:
         ("twin: encode", lambda workers: _encode(twin, workers)),
         (first, lambda workers: _train(twin, workers, FIRST_STEPS, turn=0)),
         (f"twin: resume, train to step {STEPS}{how}", lambda workers: _train(twin, workers, STEPS, turn=1)),
-        ("twin: load the weights in diffusers and draw", lambda _: _draw(twin)),
+        ("twin: load the weights in diffusers and generate", lambda _: _draw(twin)),
     ]
     axes = axes_of(twin.layout)
     if len(axes) > 1:
@@ -100,7 +100,7 @@ def _draw(twin: Twin) -> None:
         row |= dict.fromkeys(needed.get(twin.model.task, ()), str(picture))
     with _quiet():
         if not sample_run(twin.directory / "run", [row], output=twin.directory / "samples", device="cpu"):
-            raise ConfigError("nothing was drawn")
+            raise ConfigError("nothing was generated")
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def _blame(said: str, frames: list[tuple[str, int]], config: Config) -> str:
     for key, file in _own_code(config).items():
         for place, line in reversed(frames):
             if Path(place) == Path(file):
-                return f"{key}: {file}, line {line}: {said}; mend it"
+                return f"{key}: {file}, line {line}: {said}; fix it"
     where = f" ({frames[-1][0]}, line {frames[-1][1]})" if frames else ""
     return f"the run would end with {said}{where}"
 

@@ -98,9 +98,9 @@ def _take_away_devices(tree: Tree, config: Config, leave_out: Callable[[str], No
     for key, backend in (("train", config.attention.train), ("validate", config.attention.validation)):
         if backend not in PORTABLE_ATTENTION:
             tree["attention"][key] = AUTO
-            leave_out(f"attention.{key}: {backend}, which needs a GPU: the twin takes torch's own attention")
+            leave_out(f"attention.{key}: {backend}, which needs a GPU: the twin uses torch's own attention")
     if tree.pop("compile", None) is not None and config.compile.kind != "none":
-        leave_out(f"compile.kind: {config.compile.kind}, which takes minutes: the twin is not compiled")
+        leave_out(f"compile.kind: {config.compile.kind}, which needs minutes: the twin is not compiled")
     memory, asked = tree.get("memory", {}), config.memory
     if "auto" in (asked.preset, asked.resident_blocks):
         leave_out("memory: auto, which the GPU's memory decides: finetrainers plan tells what it would choose")
