@@ -18,14 +18,14 @@ from finetrainers.training.directory import run_directory
 from finetrainers.training.paths import absolute, places
 from finetrainers.training.report_page import ReportPage
 from finetrainers.training.signals import StopSignals
-from finetrainers.training.track import Tracker, build_tracker, check_trackers, log_tracker
+from finetrainers.training.track import Sinks, build_tracker, check_trackers, log_tracker
 from finetrainers.training.trainer import Asked
 
 
 class Session:
     """One process of a run; the first of them holds the run's directory."""
 
-    def __init__(self, config: Config, world: World, tracker: Tracker, signals: StopSignals, lease: Lease) -> None:
+    def __init__(self, config: Config, world: World, tracker: Sinks, signals: StopSignals, lease: Lease) -> None:
         self.config = config
         self.world = world
         self.tracker = tracker
@@ -108,7 +108,7 @@ def open_session(config: Config, world: World, *, kept: str) -> Iterator[Session
 
 
 @contextmanager
-def _recorded_end(config: Config, tracker: Tracker) -> Iterator[None]:
+def _recorded_end(config: Config, tracker: Sinks) -> Iterator[None]:
     """Write the event of a run that does not end as it should."""
     try:
         with storage_errors(places(config)):  # here, so that events.jsonl has the message too

@@ -18,7 +18,7 @@ Describe = Callable[[int], str]
 """Says which file a sample position shows."""
 
 
-class Tracker:
+class Sinks:
     """Hands events to all sinks."""
 
     def __init__(self, *sinks: Sink) -> None:
@@ -35,7 +35,7 @@ class Tracker:
             sink.close()
 
 
-def build_tracker(config: Config) -> Tracker:
+def build_tracker(config: Config) -> Sinks:
     """Make the sinks that a configuration asks for.
 
     Raises:
@@ -47,15 +47,15 @@ def build_tracker(config: Config) -> Tracker:
     for module, project in (("wandb", track.wandb), ("trackio", track.trackio)):
         if project is not None:
             shown.append(RunTracker(module, project, config))
-    tracker = Tracker(*sinks, *shown)
+    tracker = Sinks(*sinks, *shown)
     for sink in shown:
         sink.warn = lambda message: tracker.emit(WarningEvent(message=message))
     return tracker
 
 
-def log_tracker(file: Path) -> Tracker:
+def log_tracker(file: Path) -> Sinks:
     """Make the tracker of a process that is not the first: what it has to say is in a file of its own."""
-    return Tracker(EventLog(file))
+    return Sinks(EventLog(file))
 
 
 def check_trackers(track: TrackConfig) -> None:
@@ -74,7 +74,7 @@ def check_trackers(track: TrackConfig) -> None:
 class StepLog:
     """Writes step events where they are due; stops the run when a loss or a gradient is not finite."""
 
-    def __init__(self, tracker: Tracker, *, every: int, stops: bool, describe: Describe = str) -> None:
+    def __init__(self, tracker: Sinks, *, every: int, stops: bool, describe: Describe = str) -> None:
         self._tracker = tracker
         self._describe = describe
         self._every = every
