@@ -35,7 +35,8 @@ class DataConfig(Section):
     TOML file of the tools of kohya or musubi, which stands for all its data sets."""
     layout: str = "auto"
     """How media and captions are laid out: ``auto`` finds out, and refuses what could be two of them; or the name of one:
-    metadata, lists, sidecars, webdataset, table, saved, imagefolder, kohya."""
+    metadata, lists, sidecars, webdataset, table, saved, imagefolder, kohya. Or one of yours as file.py:Name, a class derived
+    from finetrainers.DataLayout."""
     split: str | None = None
     """Split to take where names of files or folders tell splits: train, test or validation. By default train, if there is
     one."""

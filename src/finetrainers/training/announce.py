@@ -11,18 +11,23 @@ from finetrainers.errors import MissingItemError
 from finetrainers.events import DataShare, FilledBucket, FoundData, RunEvent
 from finetrainers.memory.attention import device_name
 from finetrainers.optim.schedules import learning_rate
-from finetrainers.training.objective import read_objective
+from finetrainers.training.objective import SETTING
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.relocated import contents
 from finetrainers.training.report import read_events
+from finetrainers.training.same_run import code_before
 from finetrainers.training.session import Session
+from finetrainers.training.user_code import about_changed, digests_of
 from finetrainers.training.versions import versions
 
 
 def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitting: Sequence[str] = ()) -> None:
     """Write the ``run`` event, and warn of what may not be what the user expects."""
     config, order, now = session.config, prepared.order, contents(prepared)
-    code = read_objective(config)
+    code = digests_of(config)
+    if resumed is not None:
+        for message in about_changed(config, code_before(config)):
+            session.warn(message)
     _announce_changes(session, now["data"], resumed=resumed)
     held_out = None if prepared.held_out_plan is None else prepared.held_out_plan.catalog
     measured = [job.bucket for job in prepared.held_out]
@@ -42,7 +47,8 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
         order=ORDER_VERSION,
         epochs=order.epoch_of(max(0, config.train.steps - 1)) + 1,
         device=str(session.device),
-        objective=None if code is None else code.digest,
+        objective=code.get(SETTING),
+        code=code or None,
         memory=fitting or None,
         mix=[DataShare(**own) for own in prepared.mixture(config.train.steps)],
         sets=[FoundData(**own) for own in found_sets(prepared.plan.catalog)],

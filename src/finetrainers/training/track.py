@@ -12,6 +12,7 @@ from finetrainers.events import Event, LoadedEvent, StepEvent, WarningEvent
 from finetrainers.memory.peak import peak_memory_gb
 from finetrainers.training.console import Console
 from finetrainers.training.sinks import EventLog, RunTracker, Sink, TensorBoard
+from finetrainers.training.trackers import OwnTracker, load_trackers
 from finetrainers.training.trainer import Metrics, Trainer
 
 Describe = Callable[[int], str]
@@ -39,7 +40,7 @@ def build_tracker(config: Config) -> Sinks:
     """Make the sinks that a configuration asks for.
 
     Raises:
-        ConfigError: If a tracker's package is not installed.
+        ConfigError: If a tracker's package is not installed, or one of the user's own cannot be loaded.
     """
     directory, track = config.output_dir, config.track
     sinks: list[Sink] = [EventLog(directory / "events.jsonl"), Console(config.train.steps)]
@@ -47,7 +48,8 @@ def build_tracker(config: Config) -> Sinks:
     for module, project in (("wandb", track.wandb), ("trackio", track.trackio)):
         if project is not None:
             shown.append(RunTracker(module, project, config))
-    tracker = Sinks(*sinks, *shown)
+    own = [OwnTracker(each, config) for each in load_trackers(config)]
+    tracker = Sinks(*sinks, *shown, *own)
     for sink in shown:
         sink.warn = lambda message: tracker.emit(WarningEvent(message=message))
     return tracker
