@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from finetrainers.batch import Batch as Batch, Prompt as Prompt, Text as Text
     from finetrainers.config import Config as Config, load_config as load_config
+    from finetrainers.data.sources.own import DataLayout as DataLayout, Item as Item
     from finetrainers.data.streams import Stream as Stream
     from finetrainers.errors import (
         CheckpointError as CheckpointError,
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     from finetrainers.models.noise import NoiseLevels as NoiseLevels
     from finetrainers.objectives.base import Predict as Predict
     from finetrainers.objectives.own import OwnObjective as OwnObjective
+    from finetrainers.runs.outputs import Sample as Sample
     from finetrainers.sampling.sample import sample_run as sample_run
     from finetrainers.sampling.video import write_video as write_video
     from finetrainers.training.callbacks import Callback as Callback
     from finetrainers.training.run import Result as Result, encode as encode, train as train
+    from finetrainers.training.trackers import Tracker as Tracker
     from finetrainers.training.trainer import Metrics as Metrics, Trainer as Trainer
 
 __version__ = "1.0.0.dev0"
@@ -48,9 +51,11 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataError",
+    "DataLayout",
     "FinetrainersError",
     "Grid",
     "Interrupted",
+    "Item",
     "LatentFacts",
     "Metrics",
     "ModelAdapter",
@@ -63,10 +68,12 @@ __all__ = [
     "Prompt",
     "Request",
     "Result",
+    "Sample",
     "StorageError",
     "Stream",
     "Text",
     "TextFacts",
+    "Tracker",
     "Trainer",
     "TrainingFacts",
     "encode",
@@ -80,6 +87,7 @@ __all__ = [
 _PLACES = {
     "batch": ("Batch", "Prompt", "Text"),
     "config": ("Config", "load_config"),
+    "data.sources.own": ("DataLayout", "Item"),
     "data.streams": ("Stream",),
     "errors": (
         "CheckpointError",
@@ -104,9 +112,11 @@ _PLACES = {
     "objectives.base": ("Predict",),
     "models.noise": ("NoiseLevels",),
     "objectives.own": ("OwnObjective",),
+    "runs.outputs": ("Sample",),
     "sampling.sample": ("sample_run",),
     "sampling.video": ("write_video",),
     "training.callbacks": ("Callback",),
+    "training.trackers": ("Tracker",),
     "training.trainer": ("Metrics", "Trainer"),
     "training.run": ("Result", "encode", "train"),
 }

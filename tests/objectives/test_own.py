@@ -24,7 +24,7 @@ from finetrainers.testing.model_under_test import FULL, LORA
 from finetrainers.training.objective import build_objective
 from finetrainers.tuning.base import trained_parameters
 
-PAGE = Path(__file__).parents[2] / "docs/python.md"
+PAGE = Path(__file__).parents[2] / "docs/change.md"
 LOSSES = ("loss", "grad_norm")
 
 

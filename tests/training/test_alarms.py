@@ -28,7 +28,7 @@ from finetrainers.training.alarm_rules import (
     never_learnt,
 )
 from finetrainers.training.alarms import Alarms
-from finetrainers.training.track import Tracker
+from finetrainers.training.track import Sinks
 from finetrainers.training.trainer import Asked, Metrics
 
 # -- rules ------------------------------------------------------------------------------------------------------------
@@ -131,9 +131,7 @@ class Watched:
         (self.config.output_dir / "events.jsonl").parent.mkdir(parents=True, exist_ok=True)
         lines = "".join(f"{to_json(line)}\n" for line in [*self.lines, *self.kept.events])
         (self.config.output_dir / "events.jsonl").write_text(lines)
-        session: Any = SimpleNamespace(
-            config=self.config, world=SimpleNamespace(is_first=True), emit=Tracker(self.kept).emit
-        )
+        session: Any = SimpleNamespace(config=self.config, world=SimpleNamespace(is_first=True), emit=Sinks(self.kept).emit)
         order = SimpleNamespace(epoch_of=lambda step: step // self.per_epoch)
         self.alarms, self.step = Alarms(session, SimpleNamespace(order=order)), step  # type: ignore[arg-type]
         self.alarms(SimpleNamespace(step=step))  # type: ignore[arg-type]

@@ -42,7 +42,7 @@ from finetrainers.files.whole import to_json
 from finetrainers.training.console import Console
 from finetrainers.training.report import read_events
 from finetrainers.training.sinks import EventLog, curves
-from finetrainers.training.track import StepLog, Tracker, build_tracker, check_trackers
+from finetrainers.training.track import Sinks, StepLog, build_tracker, check_trackers
 from finetrainers.training.trainer import Asked, Metrics
 
 SCHEMA = json.loads((Path(finetrainers.__file__).parent / "training/events.schema.json").read_text())
@@ -76,7 +76,7 @@ def log(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     """Append events to a log; return the lines of its file."""
 
     def write(*events: Event) -> list[dict[str, Any]]:
-        tracker = Tracker(EventLog(tmp_path / "run" / "events.jsonl"))
+        tracker = Sinks(EventLog(tmp_path / "run" / "events.jsonl"))
         for event in events:
             tracker.emit(event)
         tracker.close()
@@ -199,7 +199,7 @@ def test_paths_and_tuples_become_plain(log) -> None:
 
 def test_all_sinks_get_the_same_events_and_are_closed() -> None:
     sinks = Kept(), Kept()
-    tracker = Tracker(*sinks)
+    tracker = Sinks(*sinks)
     tracker.emit(StepEvent(**STEP))
     tracker.close()
     assert sinks[0].events == sinks[1].events
@@ -355,7 +355,7 @@ def test_no_tracker_is_imported_that_is_not_asked_for(tmp_path: Path, monkeypatc
 
 
 def test_the_terminal_shows_steps_validations_and_warnings(capsys) -> None:
-    tracker = Tracker(Console(steps=4))
+    tracker = Sinks(Console(steps=4))
     tracker.emit(ProgressEvent(stage="encode media", done=1, total=2))
     tracker.emit(ProgressEvent(stage="encode media", done=2, total=2))
     tracker.emit(StageEvent(stage="encoding", seconds=1.25))
@@ -380,7 +380,7 @@ def test_the_terminal_shows_steps_validations_and_warnings(capsys) -> None:
 
 
 def test_a_resumed_run_goes_on_in_the_middle_of_its_bar(capsys) -> None:
-    tracker = Tracker(Console(steps=4))
+    tracker = Sinks(Console(steps=4))
     tracker.emit(StepEvent(**{**STEP, "step": 3}))
     tracker.close()
     assert "3/4" in capsys.readouterr().err
@@ -388,7 +388,7 @@ def test_a_resumed_run_goes_on_in_the_middle_of_its_bar(capsys) -> None:
 
 def test_an_error_is_left_to_whoever_catches_it(capsys) -> None:
     """The command line prints it, and so does Python: once is enough."""
-    tracker = Tracker(Console(steps=4))
+    tracker = Sinks(Console(steps=4))
     tracker.emit(ErrorEvent(message="train.device: 'x' cannot be used", kind="ConfigError"))
     tracker.close()
     assert capsys.readouterr().err == ""
@@ -414,7 +414,7 @@ class Closed:
 def test_a_terminal_that_is_gone_ends_no_run(monkeypatch) -> None:
     """It is not written to again, and the other sinks get all that comes."""
     tracker, kept, terminal = Console(steps=4), Kept(), Closed()
-    both = Tracker(tracker, kept)
+    both = Sinks(tracker, kept)
     both.emit(StepEvent(**STEP))
     monkeypatch.setattr(sys, "stderr", terminal)
     for number in (2, 3, 4):
@@ -438,7 +438,7 @@ def metrics(losses: list[float], grad_norm: float = 2.0) -> Metrics:
 
 def step_log(*, every: int = 1, stops: bool = True) -> tuple[Kept, Callable[[int, Metrics], None]]:
     kept = Kept()
-    log = StepLog(Tracker(kept), every=every, stops=stops)
+    log = StepLog(Sinks(kept), every=every, stops=stops)
 
     def take(step: int, taken: Metrics) -> None:
         log(SimpleNamespace(device=torch.device("cpu"), update=SimpleNamespace(num_skipped=7)), replace(taken, step=step))

@@ -39,7 +39,8 @@ class DataConfig(Section):
     in the format of kohya or musubi, which stands for all its data sets."""
     layout: str = "auto"
     """How media and captions are laid out: ``auto`` finds out, and refuses what could be two of them; or the name of one:
-    metadata, lists, sidecars, webdataset, table, saved, imagefolder, kohya."""
+    metadata, lists, sidecars, webdataset, table, saved, imagefolder, kohya. Or one of yours as file.py:Name, a class derived
+    from finetrainers.DataLayout."""
     split: str | None = None
     """Split to use, where names of files or folders mark splits: train, test or validation. By default train, if there is
     one."""
@@ -70,8 +71,8 @@ class DataConfig(Section):
     model knows."""
     buckets: Buckets = AUTO
     """Sizes to train at. A number, such as 1024: all aspect ratios of about 1024 x 1024 pixels that the model supports. Or a
-    list of [frames, height, width], or {pixels: ...} to generate them. By default the native size of the model, in all aspect
-    ratios. With a number or the default, videos have the native number of frames of the model."""
+    list of [frames, height, width], or {pixels: ...} to generate them. By default the native size of the model, in all
+    aspect ratios. With a number or the default, videos have the native number of frames of the model."""
     max_upscale: float = Field(default=2.0, ge=1)
     """Largest factor by which media may be enlarged to fill their bucket; smaller media are bad samples."""
     videos_as_images: bool = False

@@ -1,12 +1,12 @@
 """The ``objective`` section: what the model learns."""
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from finetrainers.config.base import Section
+from finetrainers.config.user_code import is_place
 
 KINDS = ("auto", "masked", "dpo")
 """Losses that need no code of the user's; ``finetrainers.objectives.OBJECTIVES`` has their classes."""
@@ -43,7 +43,7 @@ class ObjectiveConfig(Section):
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        if kind not in KINDS and not re.fullmatch(r".+\.py:\w+", kind):
+        if kind not in KINDS and not is_place(kind):
             raise ValueError(f"{kind!r} is none of {', '.join(KINDS)}, and no file.py:Name")
         return kind
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from finetrainers.config.base import AUTO, RefusedKeyError, Section
+from finetrainers.config.user_code import is_place
 
 OwnOptimizer = Literal[
     "adamw", "adam", "sgd", "adamw_8bit", "adamw_4bit", "adamw_fp8", "adafactor", "muon", "prodigy", "adamw_schedule_free"
@@ -26,7 +27,7 @@ class OptimizerConfig(Section):
     name: OwnOptimizer | str = "adamw"
     """Optimizer. adamw_8bit needs the extra bitsandbytes, adamw_4bit and adamw_fp8 torchao, prodigy prodigyopt,
     adamw_schedule_free schedulefree; pytorch_optimizer:lion and so on, any of that package, need the extra
-    pytorch-optimizer."""
+    pytorch-optimizer. Or one of yours as file.py:Name, a torch.optim.Optimizer."""
     lr: Literal["auto"] | Annotated[float, Field(gt=0)] = AUTO
     """Peak learning rate; by default that of the model's family for AdamW, of adapters or of all weights. Other optimizers
     than Adam's kind need one; for prodigy it is a factor, usually 1."""
@@ -39,8 +40,8 @@ class OptimizerConfig(Section):
     eps: float = Field(default=1e-8, gt=0)
     """Added to the denominator. Not used by sgd and adafactor."""
     options: dict[str, Option] = {}
-    """Additional arguments of muon (momentum, nesterov, ns_steps) and of optimizers from pytorch_optimizer, such as
-    {betas: [0.95, 0.98]}."""
+    """Additional arguments of muon (momentum, nesterov, ns_steps), of optimizers from pytorch_optimizer, such as
+    {betas: [0.95, 0.98]}, and of an optimizer of yours; each has to be one of its arguments."""
     masters: Literal["float32", "stochastic_rounding"] = "float32"
     """How bfloat16 weights receive small updates: with a float32 master copy, or without one by stochastic rounding,
     which is right on average and needs 4 bytes less per weight."""
@@ -55,11 +56,19 @@ class OptimizerConfig(Section):
     @classmethod
     def _is_known(cls, name: str) -> str:
         known = get_args(OwnOptimizer)
-        if name in known or (name.startswith(REGISTRY) and name != REGISTRY):
+        if name in known or (name.startswith(REGISTRY) and name != REGISTRY) or is_place(name):
             return name
         close = get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"there is no optimizer {name!r}; {hint}known: {', '.join(map(repr, known))} and {REGISTRY}NAME")
+        raise ValueError(
+            f"there is no optimizer {name!r}; {hint}known: {', '.join(map(repr, known))}, {REGISTRY}NAME, "
+            "and one of yours as file.py:Name"
+        )
+
+    @property
+    def is_of_user(self) -> bool:
+        """Whether it is in a file of the user's."""
+        return is_place(self.name)
 
     @property
     def lr_value(self) -> float:
@@ -78,13 +87,14 @@ class OptimizerConfig(Section):
         return self.name.removeprefix(REGISTRY).lower() if self.is_of_registry else ""
 
     def idle(self) -> Mapping[str, str]:
-        name = "pytorch_optimizer" if self.is_of_registry else self.name
+        is_elsewhere = self.is_of_registry or self.is_of_user
+        name = "pytorch_optimizer" if is_elsewhere else self.name
         unread = {
             "sgd": ("beta2", "eps"),
             "adafactor": ("beta1", "beta2", "eps"),
             "pytorch_optimizer": ("beta1", "beta2", "eps"),
         }.get(name, ())
-        way_out = "give the arguments of its constructor in options, or remove it" if self.is_of_registry else "remove it"
+        way_out = "give what its constructor takes in options, or remove it" if is_elsewhere else "remove it"
         found = dict.fromkeys(unread, f"with name: {self.name}; {way_out}")
         if name not in ("muon", "pytorch_optimizer"):
             found["options"] = f"with name: {self.name}; remove it"
@@ -109,7 +119,8 @@ class OptimizerConfig(Section):
                 "masters", f"{self.masters} saves nothing with state: cpu, where masters take none of the device's memory"
             )
         for key, value, is_asked in (("in_backward", "true", self.in_backward), ("masters", self.masters, is_rounded)):
-            if is_asked and (self.name == "prodigy" or (self.is_of_registry and self.registered_name not in ONE_BY_ONE)):
+            is_unknown = self.is_of_user or (self.is_of_registry and self.registered_name not in ONE_BY_ONE)
+            if is_asked and (self.name == "prodigy" or is_unknown):
                 raise RefusedKeyError(
                     key, f"{value} steps weights one by one, and {self.name} is not known to allow that; take another name"
                 )

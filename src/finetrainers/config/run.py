@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from finetrainers.config.attention import AttentionConfig
 from finetrainers.config.base import RefusedKeyError, Section
@@ -30,6 +30,7 @@ from finetrainers.config.parallel import ParallelConfig
 from finetrainers.config.track import TrackConfig
 from finetrainers.config.train import TrainConfig
 from finetrainers.config.tuning import FullConfig, LoraConfig, TuningConfig
+from finetrainers.config.user_code import check_places, is_place
 from finetrainers.config.validation import ValidationConfig
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -65,6 +66,8 @@ class Config(Section):
     memory: MemoryConfig = MemoryConfig()
     compile: CompileConfig = CompileConfig()
     track: TrackConfig = TrackConfig()
+    callbacks: tuple[str, ...] = ()
+    """Callbacks of yours, each as file.py:Name: a class derived from finetrainers.Callback, called in this order."""
     push_to_hub: bool = False
     """Push weights, model card and samples to the Hub at the end."""
     hub_repo: str | None = None
@@ -112,6 +115,22 @@ class Config(Section):
         return next((key for key, condition in self.conditions.items() if condition.kind == kind), "conditioning")
 
     @property
+    def user_code(self) -> dict[str, str]:
+        """Objects in files of the user's, as file.py:name, by the keys that name them."""
+        found = {
+            "model.adapter": self.model.adapter,
+            "objective.kind": self.objective.kind,
+            "optimizer.name": self.optimizer.name,
+        }
+        if self.control is not None:
+            found[f"{self.condition_key('channel_concat')}.signal"] = self.control.signal
+        for name, sets in (("data", self.data), ("validation.data", self.validation.data)):
+            found |= {f"{name}.{index}.layout": data.layout for index, data in enumerate(sets)}
+        found |= {f"track.trackers.{number}": place for number, place in enumerate(self.track.trackers)}
+        found |= {f"callbacks.{number}": place for number, place in enumerate(self.callbacks)}
+        return {key: place for key, place in found.items() if place is not None and is_place(place)}
+
+    @property
     def num_kept_weights(self) -> int | None:
         """For how many steps exported weights are kept; None for all."""
         if self.checkpoint.keep_weights != "auto":
@@ -122,6 +141,11 @@ class Config(Section):
         if self.push_to_hub:
             return {}
         return dict.fromkeys(("hub_repo", "hub_private"), "without push_to_hub; set push_to_hub: true, or remove it")
+
+    @field_validator("callbacks")
+    @classmethod
+    def _are_places(cls, callbacks: tuple[str, ...]) -> tuple[str, ...]:
+        return check_places(callbacks)
 
     @model_validator(mode="after")
     def _conditions_go_together(self) -> "Config":

@@ -1,8 +1,9 @@
 """The ``track`` section: where numbers go."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from finetrainers.config.base import Section
+from finetrainers.config.user_code import check_places
 
 
 class TrackConfig(Section):
@@ -18,3 +19,10 @@ class TrackConfig(Section):
     """Weights & Biases project (extra: wandb)."""
     trackio: str | None = None
     """trackio project (extra: trackio)."""
+    trackers: tuple[str, ...] = ()
+    """Trackers of yours, each as file.py:Name: a class derived from finetrainers.Tracker."""
+
+    @field_validator("trackers")
+    @classmethod
+    def _are_places(cls, trackers: tuple[str, ...]) -> tuple[str, ...]:
+        return check_places(trackers)

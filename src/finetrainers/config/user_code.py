@@ -1,14 +1,48 @@
-"""Python files of users, named as ``path/to/file.py:name``: a control signal of their own, a model of their own."""
+"""Python files of users, named as ``path/to/file.py:name``: a model, a loss, a layout of data, a tracker of their own."""
 
 import hashlib
 import importlib.util
+import inspect
+import re
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import FrameType
+from typing import TypeVar
 
-from finetrainers.errors import ConfigError
+from finetrainers.errors import ConfigError, FinetrainersError
 from finetrainers.files.whole import DIGEST_BYTES
+
+Base = TypeVar("Base")
+
+PLACE = re.compile(r".+\.py:[A-Za-z_]\w*")
+"""What names an object in a file of the user's."""
+MARK = "__finetrainers_user_code__"
+"""Name under which a module of the user's holds its ``UserCode``."""
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+OURS = "finetrainers.training."
+"""Modules that user code reaches only through us: what fails in them, though user code has called it, is no fault of its."""
+
+
+def is_place(value: str) -> bool:
+    """Whether a value names an object in a file of the user's."""
+    return PLACE.fullmatch(value) is not None
+
+
+def check_places(places: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse values that name no object in a file.
+
+    Raises:
+        ValueError: Naming the first.
+    """
+    for place in places:
+        if not is_place(place):
+            raise ValueError(f"{place!r} is not path/to/file.py:Name; name the file and the class in it")
+    return places
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +67,71 @@ class UserCode:
         Raises:
             ConfigError: If the file fails.
         """
-        loader = SourceFileLoader(f"finetrainers_own_{self.setting.replace('.', '_')}_{self.digest}", self.file)
+        return self._run().get(self.name)
+
+    def load_class(self, base: type[Base]) -> type[Base]:
+        """Run the file, and return the class that it defines under the name.
+
+        Raises:
+            ConfigError: If the file fails, or has no class of this base, or not a whole one.
+        """
+        names = self._run()
+        found = names.get(self.name)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            others = [name for name, value in names.items() if _is_own(value, base, names["__name__"])]
+            has = f" (it has {', '.join(others)})" if others else ""
+            raise ConfigError(
+                f"{self.setting}: {self.file} has no {base.__name__} {self.name!r}; define it, derived from "
+                f"finetrainers.{base.__name__}, or name another one{has}"
+            )
+        missing: dict[str, str] = {
+            name: ", ".join(inspect.signature(getattr(found, name)).parameters)
+            for name in sorted(getattr(found, "__abstractmethods__", ()))
+        }
+        if missing:
+            wanted = " and ".join(f"{name}({parameters})" for name, parameters in missing.items())
+            raise ConfigError(f"{self.setting}: {self.file}: {self.name} has no {', '.join(missing)}; define {wanted}")
+        return found
+
+    def make(self, base: type[Base]) -> Base:
+        """Run the file, and make an object of the class that it defines under the name.
+
+        Raises:
+            ConfigError: As ``load_class`` does, or if the class takes arguments.
+        """
+        found = self.load_class(base)
+        needed = [
+            p.name for p in inspect.signature(found).parameters.values() if p.default is p.empty and p.kind not in VARIADIC
+        ]
+        if needed:
+            raise ConfigError(
+                f"{self.setting}: {self.file}: {self.name} takes {', '.join(needed)}, and is made without arguments; give "
+                "each a default"
+            )
+        return found()
+
+    def _run(self) -> dict[str, object]:
+        key = hashlib.blake2b(self.file.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+        loader = SourceFileLoader(f"finetrainers_own_{self.setting.replace('.', '_')}_{key}_{self.digest}", self.file)
         spec = importlib.util.spec_from_file_location(loader.name, self.file, loader=loader)
         assert spec is not None
         module = importlib.util.module_from_spec(spec)
+        vars(module)[MARK] = self
         sys.modules[loader.name] = module  # where dataclasses and pickle look for it
         try:
             exec(loader.source_to_code(self.source, self.file), vars(module))  # not exec_module: bytecode may be stale
         except Exception as error:
             del sys.modules[loader.name]
-            reason = f"{type(error).__name__}: {error}"
+            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == self.file]
+            where = f", line {lines[-1]}" if lines else ""
+            reason = f"{type(error).__name__}: {error}{where}"
             raise ConfigError(f"{self.setting}: {self.file} fails when it is imported ({reason}); correct it") from error
-        return vars(module).get(self.name)
+        return vars(module)
+
+
+def _is_own(value: object, base: type, module: object) -> bool:
+    """Whether a value is a class of this base that its module defines itself."""
+    return isinstance(value, type) and issubclass(value, base) and value.__module__ == module
 
 
 def read_user_code(setting: str, place: str) -> UserCode:
@@ -64,3 +151,36 @@ def read_user_code(setting: str, place: str) -> UserCode:
         raise ConfigError(
             f"{setting}: the file of {place!r} cannot be read ({reason}); name one that exists, as path/to/file.py:name"
         ) from error
+
+
+@contextmanager
+def user_code_errors() -> Iterator[None]:
+    """Raise what fails in a file of the user's as a ConfigError that shows the user's own lines.
+
+    What fails in a library that the file calls is the file's, too; errors of ours are messages already.
+    """
+    try:
+        yield
+    except FinetrainersError:
+        raise
+    except Exception as error:
+        said = about_user_code(error)
+        if said is None:
+            raise
+        raise ConfigError(said) from error
+
+
+def about_user_code(error: Exception) -> str | None:
+    """Say where in a file of the user's an error comes from; None if it comes from nowhere there."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    own = [number for number, (frame, _) in enumerate(frames) if MARK in frame.f_globals]
+    if not own or any(_is_ours(frame) for frame, _ in frames[own[-1] :]):
+        return None
+    code: UserCode = frames[own[-1]][0].f_globals[MARK]
+    reason = f"{type(error).__name__}: {error}".rstrip(": ")
+    lines = traceback.StackSummary.extract(iter(frames[number] for number in own)).format()
+    return f"{code.setting}: {code.name} fails ({reason}); correct this line:\n{''.join(lines).rstrip()}"
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).startswith(OURS)

@@ -48,6 +48,8 @@ class RunEvent(Event):
     """Device, such as cuda or cpu."""
     objective: str | None = None
     """Hash of the file of an objective of the user's own, where there is one."""
+    code: Mapping[str, str] | None = None
+    """Hashes of all files of the user's own, by the keys that name them, such as callbacks.0."""
     memory: Sequence[str] | None = None
     """What memory.preset: auto counted, a line for each set of techniques; the last is taken."""
     auto: Sequence[str] | None = None

@@ -76,9 +76,7 @@ def load_adapter(place: str) -> type[ModelAdapter]:
         ConfigError: If the file or the class is not there, or the file fails.
     """
     code = read_user_code(SETTING, place)
-    adapter = code.load()
-    if not (isinstance(adapter, type) and issubclass(adapter, ModelAdapter)):
-        raise ConfigError(f"{SETTING}: {code.file} has no ModelAdapter {code.name!r}; define it, or name another one")
+    adapter = code.load_class(ModelAdapter)  # type: ignore[type-abstract]
     if "name" not in vars(adapter):
         adapter.name = Path(code.file).stem
     return adapter

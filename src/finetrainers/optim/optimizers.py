@@ -15,6 +15,7 @@ from finetrainers.config.base import AUTO
 from finetrainers.errors import ConfigError
 from finetrainers.optim.low_bit import low_bit_adamw
 from finetrainers.optim.muon import MuonWithAdamW
+from finetrainers.optim.own import check_own, own_optimizer
 from finetrainers.optim.registry import check_options, registered
 from finetrainers.optim.schedules import POLYNOMIAL_END_LR
 
@@ -47,7 +48,9 @@ def check_optimizer(config: OptimizerConfig, schedule: ScheduleConfig) -> None:
         _optional(config.name)
     elif config.name == "muon":
         check_options(config, torch.optim.Muon, given=("adjust_lr_fn", "eps"))
-    if config.options:
+    if config.is_of_user:
+        check_own(config)
+    elif config.options:
         _try_options(config)
     if config.name == "adamw_schedule_free" and schedule.name != "constant":
         raise ConfigError(
@@ -85,8 +88,8 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
     kernels = kernels_for(params, is_on_host=config.state == "cpu")
     decay: dict[str, Any] = {"lr": config.lr_value, "weight_decay": config.weight_decay}
     adam: dict[str, Any] = {**decay, "betas": (config.beta1, config.beta2), "eps": config.eps}
-    if config.is_of_registry:
-        make, settings = registered(config)
+    if config.is_of_registry or config.is_of_user:
+        make, settings = registered(config) if config.is_of_registry else own_optimizer(config)
         return make(params, **settings)
     match config.name:
         case "adamw":

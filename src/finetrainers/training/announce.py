@@ -14,11 +14,13 @@ from finetrainers.memory.attention import device_name
 from finetrainers.optim.schedules import learning_rate
 from finetrainers.training.auto import Settled
 from finetrainers.training.native_sizes import are_native
-from finetrainers.training.objective import read_objective
+from finetrainers.training.objective import SETTING
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.relocated import contents
 from finetrainers.training.report import read_events
+from finetrainers.training.same_run import code_before
 from finetrainers.training.session import Session
+from finetrainers.training.user_code import about_changed, digests_of
 from finetrainers.training.versions import versions
 
 
@@ -32,7 +34,10 @@ def announce(
 ) -> None:
     """Write the ``run`` event, and warn of what may not be what the user expects."""
     config, order, now = session.config, prepared.order, contents(prepared)
-    code = read_objective(config)
+    code = digests_of(config)
+    if resumed is not None:
+        for message in about_changed(config, code_before(config)):
+            session.warn(message)
     _announce_changes(session, now["data"], resumed=resumed)
     held_out = None if prepared.held_out_plan is None else prepared.held_out_plan.catalog
     measured = [job.bucket for job in prepared.held_out]
@@ -52,7 +57,8 @@ def announce(
         order=ORDER_VERSION,
         epochs=order.epoch_of(max(0, config.train.steps - 1)) + 1,
         device=str(session.device),
-        objective=None if code is None else code.digest,
+        objective=code.get(SETTING),
+        code=code or None,
         memory=fitting or None,
         auto=None if settled is None or not settled.values else settled.lines(),
         native_fps=prepared.model.adapter.training.native_fps,
@@ -91,9 +97,7 @@ def _announce_changes(session: Session, fingerprint: str | None, *, resumed: int
     if resumed is None or not before:
         return
     if before[-1]["data"] != fingerprint:
-        session.warn(
-            "the data changed since the run was last started (files, or a signal): it continues with the new data"
-        )
+        session.warn("the data changed since the run was last started (files, or a signal): it continues with the new data")
     if before[-1].get("order") != ORDER_VERSION:
         session.warn(
             "the order of samples has changed since this run was last started (an update): it continues with other samples "

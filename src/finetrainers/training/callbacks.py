@@ -1,7 +1,9 @@
-"""Callbacks of the caller's: what ``train(config, callbacks=[...])`` calls while it trains."""
+"""Callbacks of the user's: what the key ``callbacks`` names, and ``train(config, callbacks=[...])`` takes."""
 
 from collections.abc import Sequence
 
+from finetrainers.config import Config
+from finetrainers.config.user_code import read_user_code
 from finetrainers.errors import ConfigError
 from finetrainers.training.trainer import Metrics, Trainer
 
@@ -22,6 +24,16 @@ class Callback:
 
     def after_training(self, trainer: Trainer) -> None:
         """All steps are taken, or the run is over; not called where it was stopped or failed."""
+
+
+def load_callbacks(config: Config) -> list[Callback]:
+    """Make the callbacks that a configuration names.
+
+    Raises:
+        ConfigError: If one cannot be loaded.
+    """
+    places = enumerate(config.callbacks)
+    return [read_user_code(f"callbacks.{number}", place).make(Callback) for number, place in places]
 
 
 class Callbacks:

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ MAX_ITEMS = 5000
 MAX_CAPTIONED = 1_000_000
 """Items whose captions are hashed; of more it would take too long."""
 MAX_STARTS = 50
-USER_CODE = re.compile(r".+\.py:[A-Za-z_]\w*")
 
 
 def write_lock(session: Session, prepared: Prepared, *, resumed: int | None) -> None:
@@ -117,27 +115,10 @@ def packages() -> dict[str, str]:
 
 def files_of(config: Config) -> dict[str, str]:
     """Hashes of files that belong to the run besides its data: code of the user's own, and the prompts."""
-    found = {
-        key: read_user_code(key, value).digest
-        for key, value in _texts(config.model_dump(mode="json", by_alias=True), "")
-        if USER_CODE.fullmatch(value)
-    }
+    found = {key: read_user_code(key, place).digest for key, place in config.user_code.items()}
     if config.validation.prompts is not None:
         found["validation.prompts"] = hash_file(config.validation.prompts).hex()
     return found
-
-
-def _texts(tree: object, key: str) -> Iterator[tuple[str, str]]:
-    """Yield all texts of a tree, each with its key."""
-    match tree:
-        case str():
-            yield key, tree
-        case dict():
-            for name, value in tree.items():
-                yield from _texts(value, f"{key}.{name}" if key else str(name))
-        case list():
-            for number, value in enumerate(tree):
-                yield from _texts(value, f"{key}.{number}")
 
 
 def captions_digest(prepared: Prepared) -> str | None:

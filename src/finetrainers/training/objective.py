@@ -1,7 +1,6 @@
 """The objective of a run: what is configured, with the family's defaults."""
 
 from dataclasses import replace
-from inspect import isabstract
 
 from finetrainers.config import Config
 from finetrainers.config.objective import KINDS
@@ -44,17 +43,24 @@ def read_objective(config: Config) -> UserCode | None:
     return None if place in KINDS else read_user_code(SETTING, place)
 
 
+def check_objective(config: Config) -> None:
+    """Load an objective of the user's own, if there is one.
+
+    Raises:
+        ConfigError: If it cannot be loaded.
+    """
+    code = read_objective(config)
+    if code is not None:
+        _load(code)
+
+
 def _load(code: UserCode) -> type[OwnObjective]:
     """Load an objective of the user's own.
 
     Raises:
         ConfigError: If the file has none of this name, or not a whole one.
     """
-    own = code.load()
-    if not (isinstance(own, type) and issubclass(own, OwnObjective)):
-        raise ConfigError(f"{SETTING}: {code.file} has no OwnObjective {code.name!r}; define it, or name another one")
-    if isabstract(own):
-        raise ConfigError(f"{SETTING}: {code.file}: {code.name} has no losses; define losses(self, predict, batch)")
+    own = code.load_class(OwnObjective)  # type: ignore[type-abstract]
     streams: object = own.streams
     if not (isinstance(streams, tuple) and all(isinstance(stream, Stream) for stream in streams)):
         raise ConfigError(

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from finetrainers.config import Config, is_folder
+from finetrainers.config.user_code import is_place
 from finetrainers.data.media.remote import is_remote
 from finetrainers.data.sources.kohya import class_sets
 from finetrainers.errors import ConfigError
@@ -30,11 +31,7 @@ def absolute(config: Config) -> Config:
         tree["validation"]["prompts"] = _full(config.validation.prompts)
     if config.tuning.start_from is not None:
         tree["tuning"]["start_from"] = _full(config.tuning.start_from)
-    conditions = tree.get("conditioning", [])
-    for condition in conditions if isinstance(conditions, list) else [conditions]:
-        _make_file_absolute(condition, "signal")
-    _make_file_absolute(tree["model"], "adapter")
-    _make_file_absolute(tree.get("objective", {}), "kind")
+    _make_code_absolute(tree)
     return Config.model_validate(tree)
 
 
@@ -48,11 +45,22 @@ def with_all_sets(config: Config) -> Config:
     return config if [section["data"] for section in sections] == given else Config.model_validate(tree)
 
 
-def _make_file_absolute(section: dict[str, Any], key: str) -> None:
-    """Make the path in file.py:name absolute, if that is the key's value."""
-    file, colon, name = (section.get(key) or "").rpartition(":")
-    if colon:
-        section[key] = f"{_full(file)}:{name}"
+def _make_code_absolute(tree: dict[str, Any]) -> None:
+    """Make the path in each file.py:name absolute."""
+    conditions = tree.get("conditioning", [])
+    sections = [(tree["model"], "adapter"), (tree.get("objective", {}), "kind"), (tree.get("optimizer", {}), "name")]
+    sections += [(own, "signal") for own in (conditions if isinstance(conditions, list) else [conditions])]
+    sections += [(data, "layout") for data in (*tree["data"], *tree.get("validation", {}).get("data", ()))]
+    for section, key in sections:
+        section.update({key: _code(section[key])} if section.get(key) is not None else {})
+    for section, key in ((tree, "callbacks"), (tree.get("track", {}), "trackers")):
+        section.update({key: [_code(place) for place in section[key]]} if key in section else {})
+
+
+def _code(value: str) -> str:
+    """Make the path in file.py:name absolute, if that is what a value is."""
+    file, _, name = value.rpartition(":")
+    return f"{_full(file)}:{name}" if is_place(value) else value
 
 
 def _full(path: Path | str) -> str:

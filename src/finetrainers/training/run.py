@@ -6,6 +6,7 @@ from contextlib import closing
 from functools import partial
 
 from finetrainers.config import Config
+from finetrainers.config.user_code import user_code_errors
 from finetrainers.distributed.context import share_tokens
 from finetrainers.distributed.layout import check_batch
 from finetrainers.distributed.parallelize import begin_anew
@@ -19,7 +20,7 @@ from finetrainers.training.announce import announce, announce_miss, announce_rep
 from finetrainers.training.attention import settle_attention
 from finetrainers.training.auto import Settled, settle
 from finetrainers.training.build import build_batches, build_steps, build_trainer
-from finetrainers.training.callbacks import Callback, Callbacks
+from finetrainers.training.callbacks import Callback, Callbacks, load_callbacks
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.checks import check_start, check_steps_left, without_start
 from finetrainers.training.checks_files import check_files
@@ -42,12 +43,14 @@ from finetrainers.training.windows import Misses, encode_again, encode_steps, me
 from finetrainers.tuning import Tuning, build_tuning
 
 
+@user_code_errors()
 def train(config: Config, *, callbacks: Sequence[Callback] = ()) -> Result:
     """Begin a run, or continue the one in ``config.output_dir``, to its end.
 
     Args:
         config: Of the run.
-        callbacks: Called in their order while it trains. A run that goes on does not ask whether they are the same.
+        callbacks: Called in their order while it trains, behind those that the configuration names. A run that goes on does
+            not ask whether they are the same.
 
     Raises:
         ConfigError: If the configuration, a bucket, a prompt or the model is impossible.
@@ -58,7 +61,7 @@ def train(config: Config, *, callbacks: Sequence[Callback] = ()) -> Result:
         Interrupted: If SIGTERM, SIGHUP or Ctrl-C came; the state is saved.
         StoppedAtOnceError: If Ctrl-C came a second time.
     """
-    own = Callbacks(callbacks)
+    own = Callbacks([*load_callbacks(config), *callbacks])
     with join(config.parallel, config.train.device) as world:
         check_batch(world.layout, batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
         settled = world.first(lambda: settle(config))
@@ -70,6 +73,7 @@ def train(config: Config, *, callbacks: Sequence[Callback] = ()) -> Result:
             return _Run(session, settled, fitted.lines(), own).train()
 
 
+@user_code_errors()
 def encode(config: Config) -> None:
     """Fill the cache with all that a training run will read, as far as ``cache.max_gb`` allows.
 

@@ -6,17 +6,19 @@ from typing import Any
 
 from finetrainers.config import Config
 from finetrainers.config.run import FIXED
+from finetrainers.config.user_code import is_place
 from finetrainers.errors import ConfigError
 from finetrainers.files.steps import step_folders
 from finetrainers.files.whole import to_json
-from finetrainers.training.objective import SETTING, read_objective
+from finetrainers.training.objective import SETTING
 from finetrainers.training.report import read_events
+from finetrainers.training.user_code import DECIDING, changed_code
 
 WEIGHTS_FIT = ("model.", "tuning.")
 """Settings without which exported weights do not fit a run; so it is with conditions, but for given frames."""
 
-CODE = re.compile(r"(conditioning[.\d]*)\.signal|objective\.kind")
-"""Keys whose values may be a function in a file of the user's."""
+CODE = re.compile(r"(conditioning[.\d]*)\.signal|objective\.kind|optimizer\.name|(validation\.)?data\.\d+\.layout")
+"""Keys whose values may be an object in a file of the user's."""
 UNFIXED = re.compile(r"(validation\.)?data\.\d+\.recheck")
 """Keys in sections that a run cannot change which do not change the run."""
 PLACES = re.compile(
@@ -66,18 +68,29 @@ def _is_place(key: str, before: Any, after: Any) -> bool:
     """Whether a difference is one of places, at which the same may be; of code, the name in the file stays."""
     if not PLACES.fullmatch(key) or before is None or after is None:
         return False
-    return not CODE.fullmatch(key) or (":" in before and before.rpartition(":")[2] == after.rpartition(":")[2])
+    if not CODE.fullmatch(key):
+        return True
+    return is_place(before) and is_place(after) and before.rpartition(":")[2] == after.rpartition(":")[2]
 
 
 def _check_same_code(config: Config) -> None:
-    """Refuse to continue a run by another loss than it had."""
-    code, events = read_objective(config), config.output_dir / "events.jsonl"
-    before = read_events(config.output_dir, {"run"}) if code is not None and events.exists() else []
-    if code is not None and before and before[-1].get("objective", code.digest) != code.digest:
-        raise ConfigError(
-            f"{SETTING}: {code.file} has changed since {config.output_dir} was last started: bring it back as it was to "
-            "continue the run, or choose another output_dir"
-        )
+    """Refuse to continue a run with another model, loss or optimizer of the user's than it had."""
+    for key, file in changed_code(config, code_before(config)).items():
+        if key in DECIDING:
+            raise ConfigError(
+                f"{key}: {file} has changed since {config.output_dir} was last started: bring it back as it was to "
+                "continue the run, or choose another output_dir"
+            )
+
+
+def code_before(config: Config) -> dict[str, str]:
+    """Hashes of the files of the user's at the last start of a run, by the keys that named them."""
+    has_code = bool(config.user_code) and (config.output_dir / "events.jsonl").exists()
+    events = read_events(config.output_dir, {"run"}) if has_code else []
+    if not events:
+        return {}
+    earlier = {SETTING: events[-1]["objective"]} if events[-1].get("objective") else {}  # all that there was once
+    return earlier | dict(events[-1].get("code") or {})
 
 
 def _shown(value: Any) -> str:

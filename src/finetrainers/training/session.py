@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 
 from finetrainers.config import Config
+from finetrainers.config.user_code import user_code_errors
 from finetrainers.data.cache.leases import Lease
 from finetrainers.distributed.world import World
-from finetrainers.errors import Interrupted, StorageError
+from finetrainers.errors import Interrupted
 from finetrainers.events import EndEvent, ErrorEvent, Event, ProgressEvent, StageEvent, WarningEvent
 from finetrainers.files.marks import SAVE_FILE as SAVE_FILE
 from finetrainers.files.storage import storage_errors
@@ -18,14 +19,15 @@ from finetrainers.training.directory import run_directory
 from finetrainers.training.paths import absolute, places
 from finetrainers.training.report_page import ReportPage
 from finetrainers.training.signals import StopSignals
-from finetrainers.training.track import Tracker, build_tracker, check_trackers, log_tracker
+from finetrainers.training.track import Sinks, build_tracker, check_trackers, log_tracker
 from finetrainers.training.trainer import Asked
+from finetrainers.training.user_code import check_user_code
 
 
 class Session:
     """One process of a run; the first of them holds the run's directory."""
 
-    def __init__(self, config: Config, world: World, tracker: Tracker, signals: StopSignals, lease: Lease) -> None:
+    def __init__(self, config: Config, world: World, tracker: Sinks, signals: StopSignals, lease: Lease) -> None:
         self.config = config
         self.world = world
         self.tracker = tracker
@@ -92,6 +94,7 @@ def open_session(config: Config, world: World, *, kept: str) -> Iterator[Session
         stack.enter_context(storage_errors(places(config)))
         check_optimizer(config.optimizer, config.schedule)
         check_trackers(config.track)
+        check_user_code(config)
         world.first(lambda: stack.enter_context(run_directory(config, attempt=world.launch.attempt)))
         stack.enter_context(signals.installed())
         stack.enter_context(matmul_precision(config.train.matmul_precision))
@@ -108,16 +111,16 @@ def open_session(config: Config, world: World, *, kept: str) -> Iterator[Session
 
 
 @contextmanager
-def _recorded_end(config: Config, tracker: Tracker) -> Iterator[None]:
+def _recorded_end(config: Config, tracker: Sinks) -> Iterator[None]:
     """Write the event of a run that does not end as it should."""
     try:
-        with storage_errors(places(config)):  # here, so that events.jsonl has the message too
+        with storage_errors(places(config)), user_code_errors():  # here, so that events.jsonl has the message too
             yield
     except (Interrupted, KeyboardInterrupt) as stop:
-        with suppress(OSError, StorageError):  # a full disk must not hide what it was that ended the run
+        with suppress(Exception):  # a full disk, or a tracker that fails, must not hide what it was that ended the run
             tracker.emit(EndEvent(status="interrupted", message=str(stop) or "stopped by Ctrl-C"))
         raise
     except Exception as error:
-        with suppress(OSError, StorageError):
+        with suppress(Exception):
             tracker.emit(ErrorEvent(message=str(error), kind=type(error).__name__))
         raise

@@ -12,13 +12,14 @@ from finetrainers.events import Event, LoadedEvent, StepEvent, WarningEvent
 from finetrainers.memory.peak import peak_memory_gb
 from finetrainers.training.console import Console
 from finetrainers.training.sinks import EventLog, RunTracker, Sink, TensorBoard
+from finetrainers.training.trackers import OwnTracker, load_trackers
 from finetrainers.training.trainer import Metrics, Trainer
 
 Describe = Callable[[int], str]
 """Says which file a sample position shows."""
 
 
-class Tracker:
+class Sinks:
     """Hands events to all sinks."""
 
     def __init__(self, *sinks: Sink) -> None:
@@ -35,11 +36,11 @@ class Tracker:
             sink.close()
 
 
-def build_tracker(config: Config) -> Tracker:
+def build_tracker(config: Config) -> Sinks:
     """Make the sinks that a configuration asks for.
 
     Raises:
-        ConfigError: If a tracker's package is not installed.
+        ConfigError: If a tracker's package is not installed, or one of the user's own cannot be loaded.
     """
     directory, track = config.output_dir, config.track
     sinks: list[Sink] = [EventLog(directory / "events.jsonl"), Console(config.train.steps)]
@@ -47,15 +48,16 @@ def build_tracker(config: Config) -> Tracker:
     for module, project in (("wandb", track.wandb), ("trackio", track.trackio)):
         if project is not None:
             shown.append(RunTracker(module, project, config))
-    tracker = Tracker(*sinks, *shown)
+    own = [OwnTracker(each, config) for each in load_trackers(config)]
+    tracker = Sinks(*sinks, *shown, *own)
     for sink in shown:
         sink.warn = lambda message: tracker.emit(WarningEvent(message=message))
     return tracker
 
 
-def log_tracker(file: Path) -> Tracker:
+def log_tracker(file: Path) -> Sinks:
     """Make the tracker of a process that is not the first: what it has to say is in a file of its own."""
-    return Tracker(EventLog(file))
+    return Sinks(EventLog(file))
 
 
 def check_trackers(track: TrackConfig) -> None:
@@ -74,7 +76,7 @@ def check_trackers(track: TrackConfig) -> None:
 class StepLog:
     """Writes step events where they are due; stops the run when a loss or a gradient is not finite."""
 
-    def __init__(self, tracker: Tracker, *, every: int, stops: bool, describe: Describe = str) -> None:
+    def __init__(self, tracker: Sinks, *, every: int, stops: bool, describe: Describe = str) -> None:
         self._tracker = tracker
         self._describe = describe
         self._every = every

@@ -11,7 +11,9 @@ from finetrainers.files.marks import is_run
 from finetrainers.ui.folders import Folders
 from finetrainers.ui.job import FOLDER
 
-CODE_KEYS = re.compile(r"(model\.adapter|objective\.kind|conditioning(\.\d+)?\.signal)")
+CODE_KEYS = re.compile(
+    r"(model\.adapter|objective\.kind|conditioning(\.\d+)?\.signal|(validation\.)?data\.\d+\.layout|(track\.trackers|callbacks)\.\d+)"
+)
 CODE = re.compile(r"\.py\s*(:|$)")
 PATH_KEYS = re.compile(
     r"(cache\.path|tuning\.start_from|validation\.prompts"

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finetrainers.config import DataConfig
+from finetrainers.config.user_code import is_place
 from finetrainers.data.cache.store import SNAPSHOTS, mark
 from finetrainers.data.catalog.marks import Marks
 from finetrainers.data.catalog.probe import FACTS, Facts, Look, LookAt
@@ -117,7 +118,8 @@ class Snapshots:
 
     def find(self, config: DataConfig, streams: Sequence[Stream], list_now: Callable[[], Listing]) -> Snapshot:
         """Recall a data set that is as it was, or list it now."""
-        if self._folder is None or any(map(is_remote, (config.path, *config.named_folders))):
+        is_own = is_place(config.layout)  # whose code may look anywhere
+        if self._folder is None or is_own or any(map(is_remote, (config.path, *config.named_folders))):
             return Snapshot(list_now())
         if config.recheck == "never":
             known = self._read(self._folder, config, streams)

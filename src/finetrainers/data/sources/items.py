@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from finetrainers.config.data import DataConfig
+from finetrainers.config.user_code import is_place
 from finetrainers.data.media.view import why_unreadable
 from finetrainers.data.sources.beside import list_folder, pair_by_place
 from finetrainers.data.sources.imagefolder import ImageFolder
@@ -14,6 +15,7 @@ from finetrainers.data.sources.lists import Lists
 from finetrainers.data.sources.many import pair_many_by_place
 from finetrainers.data.sources.metadata import METADATA_READERS
 from finetrainers.data.sources.metadata_file import MetadataFile
+from finetrainers.data.sources.own import OwnLayout
 from finetrainers.data.sources.place import Place, place_of
 from finetrainers.data.sources.saved import Saved
 from finetrainers.data.sources.sidecars import Sidecars
@@ -41,7 +43,7 @@ def list_items(config: DataConfig, streams: Sequence[str] = (), many: Collection
     place = place_of(config.path)
     folders = [list_folder(name, config, place) for name in streams if config.folder_of(name) is not None]
     columns = [name for name in streams if config.folder_of(name) is None]
-    layout, why = choose_layout(LAYOUTS, place, config)
+    layout, why = _layout_of(place, config)
     if layout is None:
         if place.is_file:
             raise DataError(f"data.path: {place} is no folder and no metadata file ({', '.join(METADATA_READERS)})")
@@ -72,7 +74,7 @@ def open_shards(config: DataConfig) -> tuple[Layout, str, list[str], list[Proble
         DataError: If it does not consist of shards, or if there are problems that are not to be skipped.
     """
     place = place_of(config.path)
-    layout, _ = choose_layout(LAYOUTS, place, config)
+    layout, _ = _layout_of(place, config)
     shards = None if layout is None else layout.shards(place, config)
     if layout is None or not shards:
         found = "no layout that is known" if layout is None else f"the layout {layout.name}"
@@ -85,6 +87,13 @@ def open_shards(config: DataConfig) -> tuple[Layout, str, list[str], list[Proble
     if problems and config.on_error == "fail":
         raise DataError(f"{problems[0].path}: {problems[0].reason}; fix it, or set data.on_error: skip")
     return layout, place.root, shards, problems
+
+
+def _layout_of(place: Place, config: DataConfig) -> tuple[Layout | None, str]:
+    """Choose a layout: the user's own, or one that is known."""
+    if is_place(config.layout):
+        return OwnLayout(config), f"data.layout: {config.layout}"
+    return choose_layout(LAYOUTS, place, config)
 
 
 def _closed(layout: Layout, place: Place) -> list[Problem]:

@@ -108,4 +108,6 @@ def _named(layouts: Sequence[Layout], name: str) -> Layout:
         return by_name[name]
     close = get_close_matches(name, by_name, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ConfigError(f"data.layout: there is no layout {name!r}, only auto, {', '.join(by_name)}{hint}")
+    raise ConfigError(
+        f"data.layout: there is no layout {name!r}, only auto, {', '.join(by_name)}, and one of yours as file.py:Name{hint}"
+    )

@@ -33,6 +33,7 @@ from finetrainers.training.plan.measured import errors_of, machine_of, read_meas
 from finetrainers.training.plan.search import Found, search
 from finetrainers.training.plan.speed import Machine
 from finetrainers.training.plan.stages import Counted, count_stages
+from finetrainers.training.user_code import check_user_code
 
 HOUR = 3600
 UNKNOWN = Gpu("unknown", 0)
@@ -62,6 +63,7 @@ def plan(config: Config, asked: Asked) -> Planned:
     """
     refuse_epochs(config, "plan")
     check_optimizer(config.optimizer, config.schedule)
+    check_user_code(config)
     model = open_model(config.model, config.memory)
     config = settle_for(config, model).config
     config = settle_for(config, model).config

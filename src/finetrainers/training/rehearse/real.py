@@ -31,6 +31,7 @@ from finetrainers.training.rehearse.findings import Findings
 from finetrainers.training.rehearse.places import check_places
 from finetrainers.training.sharing import check_sharing
 from finetrainers.training.track import check_trackers
+from finetrainers.training.user_code import check_user_code
 
 DECODE_SECONDS = 15.0
 """For decoding media at their real size: what is not reached is only probed."""
@@ -60,6 +61,7 @@ def check_real(config: Config, layout: Layout, findings: Findings, *, cache: Pat
     with findings.part("packages"):
         check_optimizer(config.optimizer, config.schedule)
         check_trackers(config.track)
+        check_user_code(config)
     check_accounts(config, findings)
     resumed = check_places(config, findings)
     config = without_auto(config if resumed is None else without_start(config))

@@ -2,7 +2,7 @@
 
 import io
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,19 +119,13 @@ def _explained(config: Config) -> Iterator[None]:
 
 def _blame(said: str, frames: list[tuple[str, int]], config: Config) -> str:
     """Name the key of the user's code that an error went through, or the line that it came from."""
-    for key, file in _own_code(config).items():
+    for key, code in config.user_code.items():
+        file = code.rpartition(":")[0]
         for place, line in reversed(frames):
             if Path(place) == Path(file):
                 return f"{key}: {file}, line {line}: {said}; fix it"
     where = f" ({frames[-1][0]}, line {frames[-1][1]})" if frames else ""
     return f"the run would end with {said}{where}"
-
-
-def _own_code(config: Config) -> Mapping[str, str]:
-    found = {"model.adapter": config.model.adapter, "objective.kind": config.objective.kind}
-    if config.control is not None:
-        found[f"{config.condition_key('channel_concat')}.signal"] = config.control.signal
-    return {key: value.rpartition(":")[0] for key, value in found.items() if value is not None and ".py:" in value}
 
 
 @contextmanager

@@ -118,6 +118,8 @@ def _take_away_accounts(tree: Tree, config: Config, leave_out: Callable[[str], N
     for name in ("wandb", "trackio"):
         if tree.get("track", {}).pop(name, None) is not None:
             leave_out(f"track.{name}: the twin sends nothing; package and login are checked")
+    if tree.get("track", {}).pop("trackers", None):
+        leave_out("track.trackers: the twin sends nothing; they are loaded, and not called")
     for key in ("push_to_hub", "hub_repo", "hub_private"):
         tree.pop(key, None)
     if config.push_to_hub:

@@ -1,0 +1,55 @@
+"""Code of the user's in a run: looked at before anything is loaded, and compared with what the run began with."""
+
+import re
+from collections.abc import Mapping
+
+from finetrainers.config import Config
+from finetrainers.config.user_code import is_place, read_user_code
+from finetrainers.data.sources.own import OwnLayout
+from finetrainers.training.callbacks import load_callbacks
+from finetrainers.training.objective import check_objective
+from finetrainers.training.trackers import load_trackers
+
+DECIDING = ("model.adapter", "objective.kind", "optimizer.name")
+"""Keys whose code decides what is learnt: with another one it would be another run."""
+SIGNAL = re.compile(r"conditioning[.\d]*\.signal")
+"""What a run finds in its data: an item of the cache belongs to the code that made it."""
+
+
+def check_user_code(config: Config) -> None:
+    """Load all that is in files of the user's, but for the model and the optimizer, which have checks of their own.
+
+    Raises:
+        ConfigError: If something cannot be loaded.
+    """
+    for data in (*config.data, *config.validation.data):
+        if is_place(data.layout):
+            OwnLayout(data)
+    check_objective(config)
+    load_trackers(config)
+    load_callbacks(config)
+
+
+def digests_of(config: Config) -> dict[str, str]:
+    """Hash each file of the user's, by the key that names it.
+
+    Raises:
+        ConfigError: If one cannot be read.
+    """
+    return {key: read_user_code(key, place).digest for key, place in config.user_code.items()}
+
+
+def changed_code(config: Config, before: Mapping[str, str]) -> dict[str, str]:
+    """Find the files of the user's that are not as they were at the last start, by their keys; new keys are none."""
+    now = digests_of(config)
+    files = {key: place.rpartition(":")[0] for key, place in config.user_code.items()}
+    return {key: files[key] for key, digest in before.items() if now.get(key, digest) != digest}
+
+
+def about_changed(config: Config, before: Mapping[str, str]) -> list[str]:
+    """Say which files of the user's are others now, of those with which a run may go on."""
+    return [
+        f"{key}: {file} has changed since the run was last started: it goes on with the new one"
+        for key, file in changed_code(config, before).items()
+        if key not in DECIDING and not SIGNAL.fullmatch(key)
+    ]
