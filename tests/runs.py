@@ -54,6 +54,13 @@ def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
     return result
 
 
+def adapter_file(weights: Path, component: str = "transformer") -> Path:
+    """The file of an adapter in a folder of weights."""
+    from finetrainers.tuning.exported import adapter_files
+
+    return adapter_files(weights)[component]
+
+
 def config_of(tree: Mapping[str, Any]) -> Config:
     return parse_config(tree)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import config_of, events_of, flux_tree, write_pictures
+from runs import adapter_file, config_of, events_of, flux_tree, write_pictures
 from safetensors.torch import load_file
 
 import finetrainers
@@ -470,8 +470,11 @@ def test_a_small_cache_is_filled_in_windows_of_media_and_controls(
     parts = finetrainers.train(config_of({**tree, **small}))
     assert len(totals) == 3 * 6
     assert max(totals) <= limit
-    for name in ("pytorch_lora_weights.safetensors", "transformer/layers.safetensors"):
-        one, other = load_file(whole.weights / name), load_file(parts.weights / name)
+    found = [
+        (adapter_file(weights), weights / "transformer/layers.safetensors") for weights in (whole.weights, parts.weights)
+    ]
+    for first, second in zip(*found, strict=True):
+        one, other = load_file(first), load_file(second)
         assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
 
 

@@ -131,7 +131,7 @@ def test_one_expert_learns_a_control_and_draws_beside_the_other(tiny: Callable[[
     subject = ModelUnderTest(model, (9, 64, 64), tmp_path, {**GRAY, "mask": True})
     result = finetrainers.train(subject.config("run"))
     files = {str(file.relative_to(result.weights)) for file in result.weights.rglob("*.safetensors")}
-    assert files == {"pytorch_lora_weights.safetensors", LAYERS}
+    assert files == {"run-step000004-high_noise.safetensors", LAYERS}
     channels = subject.model.adapter.grid.channels
     weight = load_file(result.weights / LAYERS)["patch_embedding.weight"]
     assert weight.shape[1] == 2 * channels + 1

@@ -235,7 +235,7 @@ def test_the_lines_of_the_card_draw_what_our_sampler_draws(
     with run_directory(config) as directory:
         weights = export_weights(trainer, config, subject.model, own)
         facts = {"held_out_losses": [], "samples": [], "steps": 1, "num_samples": 2}
-        exported = export_facts(trainer, subject.model)
+        exported = export_facts(trainer, config, subject.model)
         card = write_card(
             weights, config=config, model=subject.model, tuning=own, exported=exported, facts=facts, repo=None
         ).read_text()

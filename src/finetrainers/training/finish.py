@@ -44,7 +44,7 @@ def finish(
     samples = step_directory(config.output_dir / "validation", trainer.step)
     report = _report(session, trainer, prepared, outcomes=outcomes)
     drawn = sorted(file.name for file in samples.glob("*") if file.suffix in {".png", ".mp4"})
-    facts, exported = {**report, "samples": drawn}, export_facts(trainer, model)
+    facts, exported = {**report, "samples": drawn}, export_facts(trainer, config, model)
     write_card(weights, config=config, model=model, tuning=tuning, exported=exported, facts=facts, repo=repo)
     write_report(config.output_dir, report)
     if repo is not None:
