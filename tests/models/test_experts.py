@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cases import CAPTION
+from runs import card_lines
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -134,7 +135,7 @@ def test_weights_of_the_trained_experts_are_exported_and_drawn_with(
     assert {str(file.relative_to(result.weights)) for file in result.weights.rglob("*.safetensors")} == files
 
     names: dict[str, Any] = {}
-    exec((result.weights / "README.md").read_text().split("```python\n")[1].split("```")[0], names)  # noqa: S102 - our card
+    exec(card_lines(result.weights), names)  # noqa: S102 - our card
     plain = type(names["pipeline"]).from_pretrained(a14b)
     for name in PARTS["both"]:
         ours, base = (answer_of(pipeline.components[name]) for pipeline in (names["pipeline"], plain))

@@ -19,7 +19,9 @@ from finetrainers.export.saved import export_saved
 from finetrainers.files.steps import name_of_step, step_directory, step_folders
 from finetrainers.files.whole import MANIFEST, listed, whole_directory
 from finetrainers.models import Model
-from finetrainers.training.card import CARD_FILE, base_name
+from finetrainers.training.card import remove_card
+from finetrainers.training.card_words import base_name, trigger_words
+from finetrainers.training.cards import Cards
 from finetrainers.training.staging import copied, to_host
 from finetrainers.training.trainer import Trainer
 from finetrainers.training.validate import eval_weights
@@ -80,8 +82,11 @@ def write_weights(
     tuning: Tuning,
     *,
     spared: Callable[[Collection[int]], int | None] = lambda _: None,
+    cards: Cards | None = None,
 ) -> Path:
     """Write weights into weights/step-000500, in diffusers' layout; the first process does, be it beside training.
+
+    ``cards`` writes their model card.
 
     Then those of the oldest steps beyond ``checkpoint.keep_weights`` are removed, but for the one that ``spared`` names of
     some steps.
@@ -97,6 +102,8 @@ def write_weights(
             for component in staged.components:
                 tuning.export(component.part, component.tensors, temporary, component.facts)
             export_saved(temporary, config, staged.step)
+        if cards is not None:
+            cards.write(staged.step, {component.facts.component: component.facts for component in staged.components})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{directory}: the weights cannot be written: {error}; make room or mend it, and start the run again"
@@ -120,7 +127,8 @@ def _remove_exported(directory: Path) -> None:
     files = listed(directory)
     if files is None:  # no run made it, or not as a whole
         return
-    for name in [*files, CARD_FILE, MANIFEST]:  # the manifest is the last: whatever stops this, the next time goes on
+    remove_card(directory)
+    for name in [*files, MANIFEST]:  # the manifest is the last: whatever stops this, the next time goes on
         if ".." not in Path(name).parts and not Path(name).is_absolute():
             (directory / name).unlink(missing_ok=True)
     for folder in [*sorted((f for f in directory.rglob("*") if f.is_dir()), reverse=True), directory]:
@@ -155,7 +163,7 @@ def file_metadata(config: Config, model: Model, *, step: int) -> dict[str, str]:
     control = "" if config.control is None else "-control"
     adapter = "" if kind == "full" else f"/{kind}"
     _, height, width = resolve_buckets(config.data[0].buckets)[0]
-    triggers = ", ".join(dict.fromkeys(data.caption_prefix for data in config.data if data.caption_prefix))
+    triggers = ", ".join(trigger_words(config))
     metadata = {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{model.adapter.architecture}{control}{adapter}",

@@ -164,7 +164,7 @@ class AdapterTuning(Tuning):
         return (
             "import torch\n"
             f"from diffusers import {facts.drawing_class}\n\n"
-            f'pipeline = {facts.drawing_class}.from_pretrained("{base}", torch_dtype={facts.dtype})\n'
+            f'pipeline = {facts.drawing_class}.from_pretrained("{base}", dtype={facts.dtype})\n'
             f"{''.join(self._loading_line(weights, own) for own in components.values())}"
         )
 
@@ -177,7 +177,7 @@ class AdapterTuning(Tuning):
             file = f'hf_hub_download("{weights}", "{name}/{LAYERS_FILE}")'
             file = f'"{weights}/{name}/{LAYERS_FILE}"' if Path(weights).is_absolute() else file
             loads += (
-                f'{name} = AutoModel.from_pretrained("{base}", subfolder="{name}", {changes}, torch_dtype={facts.dtype},\n'
+                f'{name} = AutoModel.from_pretrained("{base}", subfolder="{name}", {changes}, dtype={facts.dtype},\n'
                 "    ignore_mismatched_sizes=True, low_cpu_mem_usage=False)\n"
                 f"{name}.load_state_dict(load_file({file}), strict=False)\n"
                 f"{self._adapting_line(weights, own)}"
@@ -187,7 +187,7 @@ class AdapterTuning(Tuning):
         return (
             f"import torch\nfrom diffusers import AutoModel, {facts.drawing_class}\n{hub}"
             f"from safetensors.torch import load_file\n\n{loads}"
-            f'pipeline = {facts.drawing_class}.from_pretrained("{base}", {given}, torch_dtype={facts.dtype})\n'
+            f'pipeline = {facts.drawing_class}.from_pretrained("{base}", {given}, dtype={facts.dtype})\n'
         )
 
     def _adapting_line(self, weights: str, facts: ExportFacts) -> str:
