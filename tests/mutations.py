@@ -599,7 +599,7 @@ MUTATIONS = (
     Mutation("with a trigger word, pictures without captions are left out", "data/sources/listing.py", "    if prefix:\n        kept = _with_empty(kept)\n", "", "data/test_sources.py::test_with_a_prefix_captions_may_be_missing"),
     Mutation("without a prefix, items that have no caption are recalled", "data/catalog/snapshot.py", "bool(config.caption_prefix) or not _lacks_captions(known.listing)", "True", "data/test_found.py::test_the_line_says_which_items_have_the_prefix_alone"),
     Mutation("a run that a callback ends loses its last steps", "training/saving.py", "        if trainer.is_over:\n            self.save(trainer)\n", "        pass\n", "training/test_callbacks.py::test_callbacks_see_each_step_and_may_end_the_run_which_then_goes_on"),
-    Mutation("callbacks are called after the step is saved", "training/run.py", "self._step_log(), self.callbacks, saver, validator, alarms, outcomes,", "self._step_log(), saver, validator, alarms, outcomes, self.callbacks,", "training/test_callbacks.py::test_callbacks_see_each_step_and_may_end_the_run_which_then_goes_on"),
+    Mutation("callbacks are called after the step is saved", "training/run.py", "self._step_log(), self.callbacks, saver, *validate,", "self._step_log(), saver, *validate, self.callbacks,", "training/test_callbacks.py::test_callbacks_see_each_step_and_may_end_the_run_which_then_goes_on"),
     Mutation("a class in the place of a callback does nothing", "training/callbacks.py", "if not isinstance(callback, Callback):", "if False:", "training/test_callbacks.py::test_what_is_no_callback_is_refused_before_anything"),
     Mutation("an example that is copied takes the place of a file", "cli/examples.py", "elif not there.is_file() or there.read_bytes() != content:", "elif False:", "cli/test_examples_command.py::test_nothing_is_overwritten"),
     Mutation("an example lacks what its commands need of another", "cli/examples.py", "found |= dict.fromkeys(other for other in named if other.is_file())", "pass", "cli/test_examples_command.py::test_all_that_training_examples_name_is_there_after_the_copy"),
@@ -628,6 +628,12 @@ MUTATIONS = (
     Mutation("a figure is measured by a file that is not there", "../docs/measured.md", "`python benchmarks/startup.py`", "`python benchmarks/start.py`", "docs/test_pages.py::test_commands_and_files_that_measured_what_is_promised_are_there"),
     Mutation("a page grows beyond five minutes", "../scripts/words.py", "LIMIT = 900", "LIMIT = 600", "docs/test_pages.py::test_no_page_is_too_long"),
     Mutation("a page loads a run that no recipe makes", "../docs/guide/use.md", "finetrainers sample runs/ltx-crush --prompt \"...\"", "finetrainers sample runs/crush --prompt \"...\"", "docs/test_pages.py::test_runs_on_the_first_pages_are_those_of_recipes"),
+    Mutation("weights of all runs have one name", "training/export.py", "stem = name_of_step(config.output_dir.resolve().name, trainer.step)", 'stem = "pytorch_lora_weights"', "training/test_cards.py::test_files_of_several_runs_and_steps_lie_in_one_folder"),
+    Mutation("what a user put beside weights is taken for them", "tuning/exported.py", "if names is None or file.name in names]", "]", "training/test_cards.py::test_weights_with_the_name_of_earlier_versions_are_used_as_before"),
+    Mutation("a card has no samples", "training/cards.py", "return samples_of(self.config.output_dir, step, step_directory(self._validations, step))", "return []", "training/test_cards.py::test_all_weights_have_a_card_of_their_own_step_with_its_samples"),
+    Mutation("samples stay where their weights are gone", "training/export.py", "    remove_card(directory)\n", "", "training/test_cards.py::test_a_card_goes_with_its_weights_and_what_a_user_put_there_stays"),
+    Mutation("the call on a card has other settings than its sample", "training/card_call.py", "request = _request(config) if sample is None else", "request = _request(config) if True else", "training/test_publish.py::test_a_card_shows_its_samples_and_draws_the_first"),
+    Mutation("a card says nothing of the licence of its base", "training/card_data.py", "**licence(base, config.model.revision, asks_hub=asks_hub),", "", "training/test_publish.py::test_the_licence_of_the_base_is_that_of_its_card"),
 )  # fmt: skip
 
 

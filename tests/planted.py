@@ -12,7 +12,7 @@ import pytest
 import torch
 from media_factory import truncate, write_counter
 from PIL import Image
-from runs import Tree, merged, write_pictures
+from runs import Tree, adapter_file, merged, write_pictures
 from safetensors.torch import load_file, save_file
 
 Where = Literal["start", "planning", "encoding", "loading", "first step", "validation", "saving", "end"]
@@ -329,7 +329,7 @@ PLANTED: tuple[Planted, ...] = (
     Planted("weights to begin from of another rank", "model", "planning", lambda w: _start_from(w, rank=2),
             r"tuning\.start_from: .* does not fit", before="loading"),
     Planted("weights to begin from that are damaged", "model", "planning",
-            lambda w: cut(_start_from(w) / "pytorch_lora_weights.safetensors"), r"tuning\.start_from: .* cannot be read", before="loading"),
+            lambda w: cut(adapter_file(_start_from(w))), r"tuning\.start_from: .* cannot be read", before="loading"),
     Planted("an adapter of one's own with a bug in its forward pass", "model", "first step",
             lambda w: _adapter(w, "def denoise(self, denoiser, x, sigma, prompt):\n        return self.velocity(x)"),
             r"model\.adapter: .*mine\.py, line 6: .*velocity", twin=True),

@@ -54,6 +54,19 @@ def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
     return result
 
 
+def adapter_file(weights: Path, component: str = "transformer") -> Path:
+    """The file of an adapter in a folder of weights."""
+    from finetrainers.tuning.exported import adapter_files
+
+    return adapter_files(weights)[component]
+
+
+def card_lines(weights: Path) -> str:
+    """Lines of Python on the card of weights that load them, without those that draw, which are for a GPU."""
+    lines = (weights / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    return lines.partition('pipeline.to("cuda")')[0]
+
+
 def config_of(tree: Mapping[str, Any]) -> Config:
     return parse_config(tree)
 

@@ -15,6 +15,7 @@ from finetrainers.files.whole import whole_directory, write_whole
 from finetrainers.models import open_model
 from finetrainers.training.export import file_metadata
 from finetrainers.tuning import ExportFacts, build_tuning
+from finetrainers.tuning.exported import FILE, SECOND_FILE
 
 STEP = 12
 Deltas = dict[str, Tensor]
@@ -44,7 +45,8 @@ def make_run(
                         parameter.add_(torch.randn_like(parameter), alpha=0.1)
             metadata = file_metadata(config, opened, step=STEP) | {"finetrainers.component": component}
             settings = conditioning.exported_settings(denoiser, opened.adapter)
-            facts = ExportFacts(component, opened.pipeline_class, torch.float32, settings, metadata=metadata)
+            file = FILE if component == "transformer" else SECOND_FILE  # as earlier versions named them
+            facts = ExportFacts(component, opened.pipeline_class, torch.float32, settings, file=file, metadata=metadata)
             built.export(denoiser, dict(built.exported(denoiser, facts)), temporary, facts)
             made[component] = denoiser
     return config.output_dir, made

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import config_of, events_of, flux_tree, write_pictures
+from runs import adapter_file, card_lines, config_of, events_of, flux_tree, write_pictures
 from safetensors.torch import load_file
 
 import finetrainers
@@ -87,8 +87,7 @@ def test_the_control_pipelines_of_diffusers_draw_what_our_sampler_draws(
     assert settings["out_channels"] == base["in_channels"]
 
     names: dict[str, Any] = {}
-    snippet = (result.weights / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    exec(snippet, names)  # noqa: S102 - the lines that the card tells users to type
+    exec(card_lines(result.weights), names)  # noqa: S102 - the lines that the card tells users to type
     pipeline = names["pipeline"]
     assert type(pipeline).__name__ == {"flux": "FluxControlPipeline", "cogview4": "CogView4ControlPipeline"}[family]
     pipeline.set_progress_bar_config(disable=True)
@@ -161,7 +160,7 @@ def test_the_card_says_what_the_control_is(tiny_flux: Path, tmp_path: Path) -> N
         ModelUnderTest({"path": str(tiny_flux)}, (1, 64, 64), tmp_path, section).config("run")
     ).weights
     text = (weights / "README.md").read_text()
-    assert '- conditioning: kind: "channel_concat", signal: "blur", blur_sigma: 3.0, frames: "full", mask: false' in text
+    assert '| Conditioning | kind: "channel_concat", signal: "blur", blur_sigma: 3.0, frames: "full", mask: false' in text
     assert "- control\n" in text.split("---")[1]
     assert "canny" not in text
     assert str(tiny_flux) not in (weights / "transformer" / "config.json").read_text()
@@ -470,8 +469,11 @@ def test_a_small_cache_is_filled_in_windows_of_media_and_controls(
     parts = finetrainers.train(config_of({**tree, **small}))
     assert len(totals) == 3 * 6
     assert max(totals) <= limit
-    for name in ("pytorch_lora_weights.safetensors", "transformer/layers.safetensors"):
-        one, other = load_file(whole.weights / name), load_file(parts.weights / name)
+    found = [
+        (adapter_file(weights), weights / "transformer/layers.safetensors") for weights in (whole.weights, parts.weights)
+    ]
+    for first, second in zip(*found, strict=True):
+        one, other = load_file(first), load_file(second)
         assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
 
 

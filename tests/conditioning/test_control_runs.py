@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import config_of, flux_tree, merged, write_pictures
+from runs import adapter_file, config_of, flux_tree, merged, write_pictures
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -37,9 +37,10 @@ def flux(model: Path, folder: Path, conditioning: dict[str, Any] = GRAY, **secti
 
 
 def tensors_of(weights: Path) -> dict[str, Tensor]:
-    """All tensors of a folder of weights, by file and name."""
-    files = sorted(weights.rglob("*.safetensors"))
-    return {f"{file.relative_to(weights)} {name}": t for file in files for name, t in load_file(file).items()}
+    """All tensors of a folder of weights, by file and name; that of the adapter is named after the run."""
+    files = {str(file.relative_to(weights)): file for file in sorted(weights.rglob("*/*.safetensors"))}
+    files["adapter"] = adapter_file(weights)
+    return {f"{place} {name}": t for place, file in files.items() for name, t in load_file(file).items()}
 
 
 def assert_both_weights_and_control_count(subject: ModelUnderTest, run: Path) -> None:
@@ -131,7 +132,7 @@ def test_one_expert_learns_a_control_and_draws_beside_the_other(tiny: Callable[[
     subject = ModelUnderTest(model, (9, 64, 64), tmp_path, {**GRAY, "mask": True})
     result = finetrainers.train(subject.config("run"))
     files = {str(file.relative_to(result.weights)) for file in result.weights.rglob("*.safetensors")}
-    assert files == {"pytorch_lora_weights.safetensors", LAYERS}
+    assert files == {"run-step000004-high_noise.safetensors", LAYERS}
     channels = subject.model.adapter.grid.channels
     weight = load_file(result.weights / LAYERS)["patch_embedding.weight"]
     assert weight.shape[1] == 2 * channels + 1

@@ -28,7 +28,7 @@ from finetrainers.sampling.sampler import Sampler
 from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
 from finetrainers.testing.references import show
 from finetrainers.training.build import build_trainer
-from finetrainers.training.card import write_card
+from finetrainers.training.card import Card, write_card
 from finetrainers.training.checks import check_conditioning
 from finetrainers.training.directory import run_directory
 from finetrainers.training.export import export_facts, export_weights
@@ -234,19 +234,17 @@ def test_the_lines_of_the_card_draw_what_our_sampler_draws(
         trainer.train_step(show(subject, subject.batch))
     with run_directory(config) as directory:
         weights = export_weights(trainer, config, subject.model, own)
-        facts = {"held_out_losses": [], "samples": [], "steps": 1, "num_samples": 2}
-        exported = export_facts(trainer, subject.model)
-        card = write_card(
-            weights, config=config, model=subject.model, tuning=own, exported=exported, facts=facts, repo=None
-        ).read_text()
+        exported = export_facts(trainer, config, subject.model)
+        told = Card(config=config, model=subject.model, tuning=own, exported=exported, step=8, num_samples=2)
+        card = write_card(weights, told).read_text()
     assert "pipeline_tag: image-to-image" in card
-    assert '- conditioning: kind: "references", pixels: 2048, step: 16, probability: 1.0' in card
+    assert '| Conditioning | kind: "references", pixels: 2048, step: 16, probability: 1.0 |' in card
     request = {**CALL, "prompt": "a dog", "reference": str(picture)}
     files = [sample_run(directory, [request], use_base=base, device="cpu")[0] for base in (False, True)]
     ours, base = (pixels(file) for file in files)
     lines = card.split("```python\n")[1].split("```")[0]
-    call = "num_inference_steps=2, guidance_scale=1.0, max_sequence_length=16, generator=torch.Generator().manual_seed(5), "
-    changes = {"TEXT": "a dog", "FILE": str(picture), "pipeline(prompt": f"pipeline({call}prompt"}
+    changes = {"TEXT": "a dog", "FILE": str(picture), 'pipeline.to("cuda")': "", "manual_seed(0)": "manual_seed(5)"}
+    changes |= {"steps=30": "steps=2, guidance_scale=1.0", "image.png": str(tmp_path / "drawn.png")}
     lines, count = re.subn(r"resize\(\((64, 32|32, 64)\)\)", "resize((64, 32))", lines)
     assert count == 1
     for old, new in changes.items():

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
-from runs import Tree, config_of, curve, flux_tree, merged, write_pictures
+from runs import Tree, adapter_file, config_of, curve, flux_tree, merged, write_pictures
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -316,14 +316,16 @@ def test_a_run_draws_saves_resumes_bit_for_bit_and_exports(tree: Tree, tmp_path:
             run(tree, parts, **sections)
     run(tree, parts, **sections)
     assert curve(parts, "loss", "grad_norm") == curve(whole, "loss", "grad_norm")
-    for name in ("validation/step-000004/00.png", "weights/step-000004/pytorch_lora_weights.safetensors"):
-        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+    files = [(run / "validation/step-000004/00.png", adapter_file(run / "weights/step-000004")) for run in (parts, whole)]
+    for one, other in zip(*files, strict=True):
+        assert one.read_bytes() == other.read_bytes()
     saved = (whole / "checkpoints/step-000004/state.json").read_text()
     assert tuning in saved
     assert ".numbers" not in saved
     denoiser = FluxTransformer2DModel.from_pretrained(tree["model"]["path"], subfolder="transformer")
     prefix = "transformer" if tuning == "lora" else None
-    denoiser.load_lora_adapter(whole / "weights/step-000004", prefix=prefix, weight_name="pytorch_lora_weights.safetensors")
+    file = adapter_file(whole / "weights/step-000004")
+    denoiser.load_lora_adapter(file.parent, prefix=prefix, weight_name=file.name)
     with pytest.raises(ConfigError, match=rf"output_dir: .*\n  memory\.weights: {kind!r} -> 'none'"):
         run(tree, whole, tuning=sections["tuning"])
 

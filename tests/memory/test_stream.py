@@ -236,10 +236,10 @@ def test_a_streamed_run_is_the_run(tuning: Tree, steps: int, tiny_flux: Path, tm
     train = {"steps": steps, "batch_size": 2, "micro_batch_size": 1, "gradient_checkpointing": True}
     tree = flux_tree(tiny_flux, media, tmp_path, validation=validation, train=train)
     tree = {**merged(tree, {"model": {"dtype": "bfloat16"}}), "tuning": tuning}
-    plain = run(tree, tmp_path / "plain")
+    plain = run(tree, tmp_path / "plain/run")
     for stop in range(1, steps + 1):
         memory = {"resident_blocks": 1, "activations": "host"}
-        other = run(tree, tmp_path / "streamed", memory=memory, train={"steps": stop})
+        other = run(tree, tmp_path / "streamed/run", memory=memory, train={"steps": stop})
     assert curve(other, "loss", "grad_norm") == curve(plain, "loss", "grad_norm")
     files = [file.relative_to(plain) for file in plain.glob(f"weights/step-{steps:06d}/**/*.safetensors")]
     files += [Path(f"validation/step-{steps:06d}") / name for name in ("00.png", "validation.json")]

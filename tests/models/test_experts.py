@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cases import CAPTION
+from runs import card_lines
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
 BOUNDARY = 0.875
 SIZE = (5, 32, 32)
 PARTS = {"high_noise": ("transformer",), "low_noise": ("transformer_2",), "both": ("transformer", "transformer_2")}
-FILES = {"transformer": "pytorch_lora_weights.safetensors", "transformer_2": "pytorch_lora_weights_2.safetensors"}
+LEVELS = {"transformer": "high_noise", "transformer_2": "low_noise"}
 
 
 def subject_of(path: Path, folder: Path, expert: str | None, **model: Any) -> ModelUnderTest:
@@ -127,11 +128,14 @@ def test_weights_of_the_trained_experts_are_exported_and_drawn_with(
     prompts.write_text(json.dumps([{"prompt": CAPTION, "num_inference_steps": 3, "guidance_scale": 1.0}]))
     sections = {"train": {"steps": 6}, "validation": {"prompts": str(prompts)}, "optimizer": {"lr": 0.05}}
     result = train(subject.config("run", tuning[kind], **sections))
-    files = {FILES[name] if kind != "full" else f"{name}/diffusion_pytorch_model.safetensors" for name in PARTS[expert]}
+    files = {
+        f"run-step000006-{LEVELS[name]}.safetensors" if kind != "full" else f"{name}/diffusion_pytorch_model.safetensors"
+        for name in PARTS[expert]
+    }
     assert {str(file.relative_to(result.weights)) for file in result.weights.rglob("*.safetensors")} == files
 
     names: dict[str, Any] = {}
-    exec((result.weights / "README.md").read_text().split("```python\n")[1].split("```")[0], names)  # noqa: S102 - our card
+    exec(card_lines(result.weights), names)  # noqa: S102 - our card
     plain = type(names["pipeline"]).from_pretrained(a14b)
     for name in PARTS["both"]:
         ours, base = (answer_of(pipeline.components[name]) for pipeline in (names["pipeline"], plain))

@@ -14,6 +14,7 @@ import torch
 import yaml
 from finishing import CONCEPT
 from PIL import Image
+from runs import adapter_file
 from safetensors.torch import load_file
 
 from finetrainers.cli.entry import main
@@ -212,12 +213,12 @@ def test_the_train_command_changes_nothing_when_it_is_typed_again(finished, tmp_
     copied = shutil.copytree(finished.output, tmp_path / "copy")
     text = (copied / "config.yaml").read_text().replace(str(finished.output), str(copied))
     (copied / "config.yaml").write_text(text)
-    before = load_file(finished.weights / "pytorch_lora_weights.safetensors")
+    before = load_file(adapter_file(finished.weights))
     saved = copied / "run" / "config.yaml"
     saved.write_text(saved.read_text().replace(str(finished.output), str(copied)))
     assert main(["train", str(copied / "config.yaml")]) == DONE
     weights = copied / "run" / "weights" / finished.weights.name
-    after = load_file(weights / "pytorch_lora_weights.safetensors")  # not the bytes: safetensors orders metadata at random
+    after = load_file(adapter_file(weights))  # not the bytes: safetensors orders metadata at random
     assert after.keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import Tree, config_of, flux_tree, merged, write_pictures
+from runs import Tree, adapter_file, card_lines, config_of, flux_tree, merged, write_pictures
 
 from finetrainers import __version__, sample_run, train
 
@@ -96,9 +96,8 @@ def test_the_snippet_of_the_model_card_runs(tree: Tree, tmp_path: Path, dtype: s
     for kind in ("lora", "lokr", "full"):
         changes: Tree = {"output_dir": str(tmp_path / kind), "model": {"dtype": dtype}, **KINDS[kind]}
         result = train(config_of(merged(tree, changes)))
-        card = (result.weights / "README.md").read_text()
         names: dict[str, Any] = {}
-        exec(card.split("```python\n")[1].split("```")[0], names)  # noqa: S102 - our own card
+        exec(card_lines(result.weights), names)  # noqa: S102 - our own card
         parts = names["pipeline"].components.values()
         bases = {part.dtype for part in parts if isinstance(part, torch.nn.Module)}
         assert bases == {getattr(torch, dtype)}
@@ -113,11 +112,11 @@ EXPORTS = {**{kind: KINDS[kind] for kind in ("dora", "lokr", "full")}, "lora wit
 
 @pytest.mark.parametrize("kind", EXPORTS)
 def test_equal_runs_export_equal_files(tree: Tree, tmp_path: Path, kind: str) -> None:
-    """To the byte, manifest included, wherever the run is; only the card names its folder."""
+    """To the byte, manifest included, wherever a run of this name is; only the card names its folder."""
     changes: Tree = {**EXPORTS[kind], "validation": {"prompts": None}}
     files = []
     for name in ("one", "two"):
-        weights = train(config_of(merged(tree, {"output_dir": str(tmp_path / name), **changes}))).weights
+        weights = train(config_of(merged(tree, {"output_dir": str(tmp_path / name / "run"), **changes}))).weights
         found = {str(f.relative_to(weights)): f.read_bytes() for f in weights.rglob("*") if f.is_file()}
         files.append({file: contents for file, contents in found.items() if file != "README.md"})
         assert not any(str(tmp_path).encode() in contents for contents in files[-1].values())
@@ -142,7 +141,7 @@ def test_the_header_says_what_the_file_is_and_no_more(tree: Tree, tmp_path: Path
     changes: Tree = {"output_dir": str(tmp_path / "run"), "validation": {"prompts": None}, **KINDS[kind]}
     data = {**tree["data"][0], "caption_prefix": "PIKA_CRUSH"}
     config = config_of(merged(tree, changes | {"data": [data, data]}))
-    file = train(config).weights / "pytorch_lora_weights.safetensors"
+    file = adapter_file(train(config).weights)
     header = json.loads(file.read_bytes()[8 : 8 + int.from_bytes(file.read_bytes()[:8], "little")])["__metadata__"]
     assert list(header) == sorted(header)
     settings = json.loads(header.pop("lora_adapter_metadata"))

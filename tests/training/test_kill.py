@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import config_of, curve, events_of, flux_tree, merged, write_pictures
+from runs import adapter_file, config_of, curve, events_of, flux_tree, merged, write_pictures
 from safetensors.torch import load_file
 
 from finetrainers import train
@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 120
 
 
 def weights_of(directory: Path) -> dict[str, torch.Tensor]:
-    return load_file(directory / "weights" / "step-000040" / "pytorch_lora_weights.safetensors")
+    return load_file(adapter_file(directory / "weights" / "step-000040"))
 
 
 class Child:

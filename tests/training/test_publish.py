@@ -1,8 +1,11 @@
 """What a run leaves for others: the model card, the report, and the push, against a Hub of our own at the HTTP boundary."""
 
+import ast
 import base64
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -10,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,14 +22,15 @@ from huggingface_hub import ModelCard
 from finetrainers.config import Config, parse_config
 from finetrainers.files.whole import MANIFEST, whole_directory
 from finetrainers.models import open_model
-from finetrainers.training.card import write_card
+from finetrainers.runs.outputs import Sample
+from finetrainers.training.card import Card, write_card
 from finetrainers.training.report import read_events, write_report
 from finetrainers.tuning import build_tuning
 from finetrainers.tuning.base import ExportFacts
 
 USER = "ada"
 TOKEN = "hf_of_a_test"
-FACTS = {"steps": 40, "num_samples": 12, "held_out_losses": [(0, 0.75), (40, 0.5)], "samples": ["00.png", "01.png"]}
+FACTS: dict[str, Any] = {"step": 40, "num_samples": 12, "held_out_losses": {0: 0.75, 40: 0.5}}
 
 
 # -- the model card ---------------------------------------------------------------------------------------------------
@@ -50,53 +53,115 @@ def card_of(
         name: ExportFacts(name, model.pipeline_class, model.dtype, drawing_class=model.pipeline_class)
         for name in model.denoisers.trained
     }
-    write_card(
-        directory,
-        config=config,
-        model=model,
-        tuning=build_tuning(config.tuning),
-        exported=exported,
-        facts={**FACTS, **facts},
-        repo=repo,
-    )
+    tuning = build_tuning(config.tuning)
+    told = Card(config=config, model=model, tuning=tuning, exported=exported, **{**FACTS, **facts}, repo=repo)
+    write_card(directory, told)
     return ModelCard.load(directory / "README.md")
 
 
+def sample_of(folder: Path, number: int, prompt: str, **settings: Any) -> Sample:
+    """A picture that a validation drew."""
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{number:02d}.png"
+    file.write_bytes(b"picture")
+    return Sample(40, number, prompt, file, {"size": [1, 64, 96], "steps": 20, "seed": 3, **settings})
+
+
 def test_the_front_matter_is_what_the_hub_reads(tiny_flux: Path, tmp_path: Path) -> None:
-    card = card_of("user/base", tmp_path, pipeline_of=tiny_flux)
+    sample = sample_of(tmp_path / "drawn", 0, "ohwx | a cat")
+    data = [{"path": "d", "buckets": [[1, 64, 64]], "caption_prefix": "ohwx"}]
+    card = card_of("user/base", tmp_path, pipeline_of=tiny_flux, samples=[sample], tree={"data": data})
     assert card.data.to_dict() == {
         "base_model": "user/base",
+        "base_model_relation": "adapter",
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
+        "instance_prompt": "ohwx",
+        "widget": [{"text": "ohwx | a cat", "output": {"url": "samples/00.png"}}],
         "tags": ["diffusers-training", "finetrainers", "flux", "lora"],
     }
-    card.data.to_yaml()
     assert (tmp_path / "README.md").read_text().startswith("---\n")
 
 
 def test_the_text_says_what_was_done_and_how_well(tiny_flux: Path, tmp_path: Path) -> None:
-    text = card_of("user/base", tmp_path, pipeline_of=tiny_flux).text
+    data = [{"path": "/home/ada/d", "buckets": [[1, 64, 64]], "caption_prefix": "ohwx"}]
+    text = card_of("user/base", tmp_path, pipeline_of=tiny_flux, tree={"data": data}).text
     for part in (
         "# crush\n",
-        "lora adapter of [user/base](https://huggingface.co/user/base) for text-to-image",
-        "- 40 optimizer steps of 8 samples on 12 samples\n",
-        "- held-out loss at step 0: 0.75000\n- held-out loss at step 40: 0.50000\n",
-        "[00.png](samples/00.png)",
-        f'pipeline.load_lora_weights("{tmp_path}")',
+        "LoRA of [user/base](https://huggingface.co/user/base) for text-to-image",
+        "**Trigger word:** `ohwx`, at the beginning of the prompt.\n",
+        "| Method | LoRA, rank 64, alpha 64 |\n",
+        "| Steps | 40 |\n| Batch size | 8 |\n",
+        "| Size | 64x64 |\n| Data | 12 samples |\n",
+        "| Held-out loss | 0.50000 at step 40, 0.75000 at step 0 |\n",
+        f'pipeline.load_lora_weights("{tmp_path}", weight_name="pytorch_lora_weights.safetensors")',
+        'prompt="ohwx TEXT",',
     ):
         assert part in text
+    assert "/home/ada" not in text
+
+
+def test_the_repository_gives_its_name_to_the_card(tiny_flux: Path, tmp_path: Path) -> None:
+    named = {"hub_repo": "ada/ohwx", "push_to_hub": True}
+    assert "# ada/ohwx\n" in card_of("b", tmp_path, pipeline_of=tiny_flux, tree=named).text
+
+
+def test_a_card_shows_its_samples_and_draws_the_first(tiny_flux: Path, tmp_path: Path) -> None:
+    """With the settings that it was drawn with; the pictures lie beside the card, whatever their prompts hold."""
+    prompts = ['a "cat"\non `two` lines', ""]
+    samples = [sample_of(tmp_path / "drawn", number, prompt, guidance=2.5) for number, prompt in enumerate(prompts)]
+    text = card_of("user/base", tmp_path, pipeline_of=tiny_flux, samples=samples).text
+    places = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert places == ["samples/00.png", "samples/01.png"]
+    assert [(tmp_path / place).read_bytes() for place in places] == [b"picture"] * 2
+    assert '`` a "cat" on `two` lines `` (96x64, 20 steps, guidance 2.5, seed 3)' in text
+    (call,) = (node for node in ast.walk(ast.parse(lines_of(text))) if is_call_of(node, "pipeline"))
+    told = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    assert told == {
+        "prompt": repr(prompts[0]), "height": "64", "width": "96", "num_inference_steps": "20", "guidance_scale": "2.5",
+        "generator": "torch.Generator().manual_seed(3)",
+    }  # fmt: skip
+
+
+def lines_of(card: str) -> str:
+    return card.split("```python\n")[1].split("```", maxsplit=1)[0]
+
+
+def is_call_of(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+
+
+@pytest.mark.parametrize("link", ["LICENSE.md", "https://example.org/licence"])
+def test_the_licence_of_the_base_is_that_of_its_card(
+    tiny_flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str
+) -> None:
+    """As the Hub's cache has it; nothing is asked for where the weights stay here."""
+    readme = tmp_path / "base.md"
+    readme.write_text(f"---\nlicense: other\nlicense_name: narrow\nlicense_link: {link}\n---\n")
+    asked = []
+
+    def cached(base: str, file: str, **options: Any) -> str:
+        asked.append((base, file, options["local_files_only"]))
+        return str(readme)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", cached)
+    told = card_of("user/base", tmp_path, pipeline_of=tiny_flux).data.to_dict()
+    place = link if "://" in link else f"https://huggingface.co/user/base/blob/main/{link}"
+    assert (told["license"], told["license_name"], told["license_link"]) == ("other", "narrow", place)
+    card_of("user/base", tmp_path, pipeline_of=tiny_flux, repo="ada/crush")
+    assert asked == [("user/base", "README.md", True), ("user/base", "README.md", False)]
 
 
 def test_a_card_without_samples_and_held_out_loss_has_no_empty_parts(tiny_flux: Path, tmp_path: Path) -> None:
-    text = card_of("user/base", tmp_path, pipeline_of=tiny_flux, samples=[], held_out_losses=[]).text
+    text = card_of("user/base", tmp_path, pipeline_of=tiny_flux, held_out_losses={}).text
     assert "Samples" not in text
-    assert "held-out" not in text
+    assert "Held-out" not in text
+    assert "Trigger" not in text
 
 
 def test_a_loss_that_is_not_a_number_is_no_error(tiny_flux: Path, tmp_path: Path) -> None:
-    """events.jsonl has it as a string."""
-    text = card_of("user/base", tmp_path, pipeline_of=tiny_flux, held_out_losses=[(0, "nan")]).text
-    assert "- held-out loss at step 0: nan\n" in text
+    text = card_of("user/base", tmp_path, pipeline_of=tiny_flux, held_out_losses={0: math.nan}).text
+    assert "| Held-out loss | nan at step 0 |\n" in text
 
 
 def test_the_card_names_the_repository_that_is_pushed_to(tiny_ltx: Path, tmp_path: Path) -> None:
@@ -109,20 +174,19 @@ def test_the_card_names_the_repository_that_is_pushed_to(tiny_ltx: Path, tmp_pat
 def test_a_pushed_card_tells_nobody_the_folders_of_this_disk(tiny_flux: Path, tmp_path: Path) -> None:
     card = card_of(tiny_flux, tmp_path, pipeline_of=tiny_flux, repo="ada/crush")
     assert "base_model" not in card.data.to_dict()
-    assert "lora adapter of flux for" in card.text
+    assert "LoRA of flux for" in card.text
     assert str(tiny_flux.parent) not in card.content
     assert str(tmp_path) not in card.content
 
 
 def test_the_snippet_of_a_local_run_works_where_it_is(tiny_flux: Path, tmp_path: Path) -> None:
-    assert f'from_pretrained("{tiny_flux}", torch_dtype=' in card_of(tiny_flux, tmp_path, pipeline_of=tiny_flux).text
+    assert f'from_pretrained("{tiny_flux}", dtype=' in card_of(tiny_flux, tmp_path, pipeline_of=tiny_flux).text
 
 
 @pytest.mark.parametrize("kind", ["lora", "lokr", "full"])
 def test_the_snippet_is_python(tiny_flux: Path, tmp_path: Path, kind: str) -> None:
     text = card_of("user/base", tmp_path, pipeline_of=tiny_flux, tree={"tuning": {"kind": kind}}).text
-    snippet = text.split("```python\n")[1].split("```")[0]
-    compile(snippet, "snippet", "exec")
+    compile(lines_of(text), "snippet", "exec")
 
 
 # -- the report -------------------------------------------------------------------------------------------------------
@@ -237,16 +301,13 @@ PUSH = """
         repo = check_hub(parse_config(work["config"]))
         print(repo)
         if work["weights"]:
-            samples = work["samples"] and Path(work["samples"])
-            print(push(repo, Path(work["weights"]), samples=samples, private=work["private"]))
+            print(push(repo, Path(work["weights"]), private=work["private"]))
     except FinetrainersError as error:
         print(type(error).__name__, error)
 """
 
 
-def run_push(
-    endpoint: str, *, token: str = TOKEN, weights: Path | None = None, samples: Path | None = None, **settings: Any
-) -> list[str]:
+def run_push(endpoint: str, *, token: str = TOKEN, weights: Path | None = None, **settings: Any) -> list[str]:
     """Lines that the program above prints."""
     private = settings.pop("hub_private", True)
     work = {
@@ -254,7 +315,7 @@ def run_push(
             "output_dir": "runs/crush", "model": {"path": "m"}, "data": [{"path": "d", "buckets": [[1, 64, 64]]}],
             "push_to_hub": True, **settings,
         },
-        "weights": weights and str(weights), "samples": samples and str(samples), "private": private,
+        "weights": weights and str(weights), "private": private,
     }  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     environment |= {
@@ -273,17 +334,17 @@ def run_push(
 
 
 @pytest.fixture
-def exported(tmp_path: Path) -> SimpleNamespace:
+def exported(tmp_path: Path) -> Path:
     """Weights with their card, and samples, as a run leaves them."""
     with whole_directory(tmp_path / "weights" / "step-000040") as weights:
         (weights / "pytorch_lora_weights.safetensors").write_bytes(bytes(range(256)) * 40)
         (weights / "transformer").mkdir()
         (weights / "transformer" / "config.json").write_text("{}")
     (tmp_path / "weights" / "step-000040" / "README.md").write_text("---\nlibrary_name: diffusers\n---\n\n# crush\n")
-    with whole_directory(tmp_path / "validation" / "step-000040") as samples:
-        (samples / "00.png").write_bytes(b"\x89PNG\xff")
-        (samples / "validation.json").write_text("{}")
-    return SimpleNamespace(weights=tmp_path / "weights" / "step-000040", samples=tmp_path / "validation" / "step-000040")
+    samples = tmp_path / "weights" / "step-000040" / "samples"
+    samples.mkdir()
+    (samples / "00.png").write_bytes(b"\x89PNG\xff")
+    return tmp_path / "weights" / "step-000040"
 
 
 def is_private(repo: dict[str, Any]) -> bool:
@@ -291,25 +352,24 @@ def is_private(repo: dict[str, Any]) -> bool:
     return repo["private"] if "private" in repo else repo["visibility"] == "private"
 
 
-def test_weights_card_and_samples_arrive_to_the_byte(hub: Hub, exported: SimpleNamespace) -> None:
-    lines = run_push(hub.address, weights=exported.weights, samples=exported.samples)
+def test_weights_card_and_samples_arrive_to_the_byte(hub: Hub, exported: Path) -> None:
+    lines = run_push(hub.address, weights=exported)
     assert lines == ["ada/crush", f"{hub.address}/x/y/commit/{'1' * 40}"]
     assert hub.unknown == []
-    expected = {f"samples/{name}": (exported.samples / name).read_bytes() for name in ("00.png", "validation.json")}
-    for name in ("README.md", "pytorch_lora_weights.safetensors", "transformer/config.json"):
-        expected[name] = (exported.weights / name).read_bytes()
+    expected = {}
+    for name in ("README.md", "samples/00.png", "pytorch_lora_weights.safetensors", "transformer/config.json"):
+        expected[name] = (exported / name).read_bytes()
     assert hub.files == expected
-    assert (exported.weights / MANIFEST).is_file()  # it vouches for this disk, and stays here
-    assert hub.messages == ["Weights from finetrainers", "Samples from finetrainers"]
+    assert (exported / MANIFEST).is_file()  # it vouches for this disk, and stays here
+    assert hub.messages == ["Weights from finetrainers"]
     (repo,) = hub.repos
     assert (repo["name"], repo["organization"], is_private(repo)) == ("crush", "ada", True)
 
 
-def test_the_repository_can_be_named_and_be_public(hub: Hub, exported: SimpleNamespace) -> None:
-    assert run_push(hub.address, weights=exported.weights, hub_repo="team/dog", hub_private=False)[0] == "team/dog"
+def test_the_repository_can_be_named_and_be_public(hub: Hub, exported: Path) -> None:
+    assert run_push(hub.address, weights=exported, hub_repo="team/dog", hub_private=False)[0] == "team/dog"
     (repo,) = hub.repos
     assert (repo["name"], repo["organization"], is_private(repo)) == ("dog", "team", False)
-    assert not any(name.startswith("samples/") for name in hub.files)
 
 
 @pytest.mark.parametrize("token", ["", "hf_wrong"], ids=["no token", "wrong token"])
@@ -326,11 +386,11 @@ def test_a_hub_that_cannot_be_reached_is_no_internal_error() -> None:
     assert "push_to_hub=false" in "\n".join(rest)
 
 
-def test_a_push_that_fails_says_where_the_weights_are(hub: Hub, exported: SimpleNamespace) -> None:
+def test_a_push_that_fails_says_where_the_weights_are(hub: Hub, exported: Path) -> None:
     hub.refuses_commits = True
-    text = "\n".join(run_push(hub.address, weights=exported.weights)[1:])
+    text = "\n".join(run_push(hub.address, weights=exported)[1:])
     assert text.startswith("ConfigError push_to_hub: ")
-    assert f"push them with `hf upload ada/crush {exported.weights}`" in text
+    assert f"push them with `hf upload ada/crush {exported}`" in text
 
 
 def test_the_token_is_looked_for_before_anything_is_read(monkeypatch, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def after_log(do: Callable[[int], None]) -> Any:
 
 def test_training_goes_on_while_a_checkpoint_is_written(base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps after it are taken meanwhile; it holds the state of its own step, and is told of when it is whole."""
-    whole = run(base, tmp_path / "whole", train={"steps": 6}, checkpoint={"every": 3, "background": False})
+    whole = run(base, tmp_path / "whole/run", train={"steps": 6}, checkpoint={"every": 3, "background": False})
     write, is_taken = Staged.write, threading.Event()
 
     def slow(self: Staged, directory: Path) -> Any:
@@ -67,7 +67,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(base: Tree, tmp_path: Pa
 
     monkeypatch.setattr(Staged, "write", slow)
     monkeypatch.setattr(StepLog, "__call__", after_log(let_write))
-    beside = run(base, tmp_path / "beside", train={"steps": 6}, checkpoint={"every": 3})
+    beside = run(base, tmp_path / "beside/run", train={"steps": 6}, checkpoint={"every": 3})
     told = [(event["event"], event["step"]) for event in events_of(beside) if event["event"] in ("step", "checkpoint")]
     assert told[2:] == [("step", 3), ("step", 4), ("step", 5), ("checkpoint", 3), ("step", 6), ("checkpoint", 6)]
     assert curve(beside, "loss", "grad_norm") == curve(whole, "loss", "grad_norm")

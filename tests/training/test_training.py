@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
+from runs import Tree, adapter_file, config_of, curve, events_of, flux_tree, merged, write_pictures
 from safetensors.torch import load_file
 
 from finetrainers import CheckpointError, ConfigError, DataError, Interrupted, NonFiniteError, StorageError, train
@@ -255,7 +255,7 @@ def test_the_last_weights_are_written_once(base: Tree, tmp_path: Path, monkeypat
     before = stamps(directory / "weights") | stamps(directory / "checkpoints")
     run(base, directory)
     assert stamps(directory / "weights") | stamps(directory / "checkpoints") == before
-    (directory / "weights/step-000004/pytorch_lora_weights.safetensors").write_bytes(b"")
+    adapter_file(directory / "weights/step-000004").write_bytes(b"")
     run(base, directory)
     assert len(exports) == 3
     assert same_weights(directory, run(base, tmp_path / "other"))
@@ -303,7 +303,7 @@ def test_what_a_user_put_beside_weights_stays(base: Tree, tmp_path: Path) -> Non
     run(base, directory, **sections, train={"steps": 2})
     assert [file.name for file in first.iterdir()] == ["for_comfyui.safetensors"]
     assert (directory / "weights/step-000000").is_dir()
-    assert (second / "pytorch_lora_weights.safetensors").is_file()
+    assert adapter_file(second).is_file()
 
 
 def test_a_run_below_its_own_data_goes_on_with_the_same_data(base: Tree, tiny_flux: Path, tmp_path: Path) -> None:

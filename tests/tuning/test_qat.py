@@ -66,9 +66,10 @@ def test_plain_diffusers_loads_the_quantised_model_and_it_answers_as_what_was_tr
     before = [parameter.detach().clone() for parameter in trainer.update.parameters]
     assert trainer.train_step(subject.batch).is_finite
     assert all(not torch.equal(one, other) for one, other in zip(before, trainer.update.parameters, strict=True))
-    own = build_tuning(subject.config("run", tuning).tuning)
+    config = subject.config("run", tuning)
+    own = build_tuning(config.tuning)
     with trainer.update.masters():
-        facts = export_facts(trainer, subject.model)["transformer"]
+        facts = export_facts(trainer, config, subject.model)["transformer"]
         own.export(trainer.denoiser, dict(own.exported(trainer.denoiser, facts)), tmp_path, facts)
     assert not [file for file in tmp_path.rglob("*") if file.suffix in (".bin", ".pt", ".pth")]
     loaded = type(trainer.denoiser).from_pretrained(tmp_path / "transformer", torch_dtype=torch.bfloat16)

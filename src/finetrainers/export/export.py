@@ -17,10 +17,10 @@ from finetrainers.export.full import FUSED, write_full
 from finetrainers.export.header import header, network
 from finetrainers.export.lowrank import Left
 from finetrainers.export.names import FAMILIES, family_of_class
-from finetrainers.export.source import FIRST, Adapter, Source, component_settings, open_source, recorded_family
+from finetrainers.export.source import Adapter, Source, component_settings, open_source, recorded_family
 from finetrainers.export.writing import cast, some, write_tensors
 from finetrainers.files.whole import to_json
-from finetrainers.tuning.exported import SECOND, SETTINGS
+from finetrainers.tuning.exported import FIRST, SECOND, SETTINGS
 
 USUAL_DTYPE = "bf16"
 """Of adapters: what programs that draw compute in, at half the size of float32."""

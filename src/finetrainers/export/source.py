@@ -11,13 +11,11 @@ from torch import Tensor
 from finetrainers.config import Config, load_config
 from finetrainers.errors import ConfigError
 from finetrainers.export.changes import Change, Kronecker, LowRank
-from finetrainers.files.steps import STEP_NAME
+from finetrainers.files.steps import STEP_NAME, name_of_step
 from finetrainers.models.weights import read_settings
 from finetrainers.sampling.sample import find_weights
-from finetrainers.tuning.exported import FILE, LAYERS_FILE, PREFIX, SECOND, SECOND_FILE, adapter_settings
+from finetrainers.tuning.exported import COMPONENT, FIRST, LAYERS_FILE, PREFIX, adapter_files, adapter_settings
 
-FIRST = "transformer"
-"""Name that diffusers gives to a denoiser, or to the first of two."""
 ENDINGS = {".lora_A.weight": "down", ".lora_B.weight": "up", ".lora_magnitude_vector": "magnitude"}
 """How peft's names end, and what they are of ``LowRank``."""
 
@@ -61,7 +59,7 @@ class Source:
     @property
     def stem(self) -> str:
         """Name of what is made of it, which says run and step."""
-        return self.name if self.step is None else f"{self.name}-step{self.step:06d}"
+        return self.name if self.step is None else name_of_step(self.name, self.step)
 
 
 def open_source(path: Path, step: int | None = None) -> Source:
@@ -104,14 +102,13 @@ def read_weights(folder: Path, *, path: Path, config: Config | None, step: int |
     Raises:
         ConfigError: If there are none, or none that can be read.
     """
-    files = {FIRST: folder / FILE, SECOND: folder / SECOND_FILE} if folder.is_dir() else {FIRST: folder}
-    files = {component: file for component, file in files.items() if file.is_file()}
+    files = _adapter_files(folder) if folder.is_dir() else {FIRST: folder}
     layers = {file.parent.name: file for file in folder.glob(f"*/{LAYERS_FILE}")}
     full = {file.parent.name: file.parent for file in folder.glob("*/config.json") if file.parent.name not in layers}
-    if not files and not full and (folder / "config.json").is_file():
+    if not full and (folder / "config.json").is_file():  # a denoiser's own folder, whose files are no adapters
         full = {folder.name: folder}
     if not files and not full:
-        raise ConfigError(f"{path}: {folder} has no {FILE}, and no folder of full weights; name a run, or weights of one")
+        raise ConfigError(f"{path}: {folder} has no adapter, and no folder of full weights; name a run, or weights of one")
     return Source(
         path=path,
         name=(folder if config is None else config.output_dir).resolve().name.removesuffix(".safetensors"),
@@ -120,6 +117,13 @@ def read_weights(folder: Path, *, path: Path, config: Config | None, step: int |
         adapters=dict(_read_adapter(file, component, layers) for component, file in files.items()),
         full={} if files else full,
     )
+
+
+def _adapter_files(folder: Path) -> dict[str, Path]:
+    try:
+        return {} if (folder / "config.json").is_file() else adapter_files(folder)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{folder}: its files of weights cannot be read: {error}") from error
 
 
 def _read_adapter(file: Path, component: str, layers: Mapping[str, Path]) -> tuple[str, Adapter]:
@@ -133,7 +137,7 @@ def _read_adapter(file: Path, component: str, layers: Mapping[str, Path]) -> tup
         raise ConfigError(f"{file} cannot be read: {error}") from error
     is_lokr = any(".lokr_" in name for name in tensors)
     changes = _kronecker(tensors, settings) if is_lokr else _low_rank(tensors, settings, file)
-    component = metadata.get("finetrainers.component", component)
+    component = metadata.get(COMPONENT, component)
     return component, Adapter(changes, metadata, settings, layers.get(component))
 
 

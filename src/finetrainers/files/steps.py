@@ -12,6 +12,11 @@ def step_directory(root: Path, step: int) -> Path:
     return root / f"step-{step:06d}"
 
 
+def name_of_step(name: str, step: int) -> str:
+    """Name what is made of a step of a run so that those of several runs can lie in one folder."""
+    return f"{name}-step{step:06d}"
+
+
 def step_folders(root: Path) -> dict[int, Path]:
     """Folders of steps by step, in order. Whatever else lies beside them does not count."""
     matches = ((STEP_NAME.fullmatch(folder.name), folder) for folder in root.glob("step-*"))

@@ -137,6 +137,14 @@ def is_closed(error: OSError) -> bool:
     return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
+def listed(directory: Path) -> list[str] | None:
+    """Names of the files that a directory's manifest vouches for; None if it has none that can be read."""
+    try:
+        return list(json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
 def damage(directory: Path) -> str | None:
     """Say what differs from the directory's manifest; None if nothing does."""
     try:

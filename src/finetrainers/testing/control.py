@@ -130,13 +130,14 @@ def _parts(subject: ModelUnderTest, trainer: Trainer) -> list[Any]:
 
 
 def assert_equal_files(one: Path, other: Path, what: str) -> None:
-    """Compare the tensors of two folders of weights."""
+    """Compare the tensors of two folders of weights; adapters are named after their run."""
     from safetensors.torch import load_file
 
-    files = sorted(one.rglob("*.safetensors"))
+    files, others = (sorted(folder.rglob("*.safetensors")) for folder in (one, other))
     assert files, f"no weights in {one}"
-    for file in files:
-        here, there = load_file(file), load_file(other / file.relative_to(one))
+    for file, its in zip(files, others, strict=True):
+        assert file.parent.relative_to(one) == its.parent.relative_to(other)
+        here, there = load_file(file), load_file(its)
         assert here.keys() == there.keys()
         assert all(torch.equal(tensor, there[name]) for name, tensor in here.items()), f"{what} differs in {file.name}"
 

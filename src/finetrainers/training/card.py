@@ -1,122 +1,198 @@
 """The model card that is written beside exported weights."""
 
-import math
-from collections.abc import Mapping
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from finetrainers.config import Config, ReferencesConfig
-from finetrainers.data.catalog.buckets import resolve_buckets, usual_bucket
-from finetrainers.files.whole import to_json, write_whole
-from finetrainers.models import Model, Request
+import finetrainers
+from finetrainers.config import Config
+from finetrainers.data.catalog.buckets import resolve_buckets
+from finetrainers.files.whole import to_json, whole_file, write_whole
+from finetrainers.models import Model
+from finetrainers.runs.outputs import Sample
+from finetrainers.runs.report.facts import fits_comfyui, shown
+from finetrainers.training.card_call import call_lines
+from finetrainers.training.card_data import CARD_FILE, SAMPLES, metadata
+from finetrainers.training.card_words import base_name, method_name, trigger_words
 from finetrainers.tuning import ExportFacts, Tuning
 
-CARD_FILE = "README.md"
+MAX_SIZES = 4
+"""Bucket sizes that a card names."""
+CARD = """# {title}
 
-
-CARD = """# {name}
-
-{what} of {base} for {task}, made with finetrainers.
-
-- {steps} optimizer steps of {batch_size} samples on {num_samples} samples
-{conditioning}{losses}
+{method} of {base} for {task}, trained with finetrainers.
+{trigger}
 ## Use
 
-{snippet}{samples}"""
+{use}
+{samples}## Training
+
+| | |
+|---|---|
+{rows}"""
 
 
-def base_name(config: Config) -> str:
-    """Name the model that was begun from: where it is on this disk is nobody else's business."""
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a run knows of weights when their card is written."""
+
+    config: Config
+    model: Model
+    tuning: Tuning
+    exported: Mapping[str, ExportFacts]
+    """What is in the folder, by component."""
+    step: int
+    num_samples: int
+    """That were trained on."""
+    held_out_losses: Mapping[int, float] = field(default_factory=dict)
+    """By step, up to this one."""
+    samples: Sequence[Sample] = ()
+    """That were drawn with the weights."""
+    repo: str | None = None
+    """Repository that the weights are pushed to; None if they stay here."""
+
+
+def write_card(directory: Path, card: Card) -> Path:
+    """Write README.md, the model card, into a directory of weights, and the samples of their step beside it."""
+    config, model = card.config, card.model
     base = config.model.path
-    return Path(base).name if Path(base).is_dir() else base
-
-
-def write_card(
-    directory: Path,
-    *,
-    config: Config,
-    model: Model,
-    tuning: Tuning,
-    exported: Mapping[str, ExportFacts],
-    facts: Mapping[str, Any],
-    repo: str | None,
-) -> Path:
-    """Write README.md, the model card, into a directory of weights, for the repository that they are pushed to, if any."""
-    base, name, references = config.model.path, base_name(config), config.references
-    is_local = Path(base).is_dir()
-    example = "" if references is None else _editing_lines(config, model, references)
-    losses = "".join(f"- held-out loss at step {step}: {float(loss):.5f}\n" for step, loss in facts["held_out_losses"])
-    pictures = "".join(f"- [{name}](samples/{name})\n" for name in facts["samples"])
     text = CARD.format(
-        name=config.output_dir.name,
-        what="Full-rank fine-tune" if config.tuning.kind == "full" else f"{config.tuning.kind} adapter",
-        base=name if is_local else f"[{base}](https://huggingface.co/{base})",
+        title=config.hub_repo or card.repo or config.output_dir.resolve().name,
+        method=method_name(config),
+        base=base_name(config) if Path(base).is_dir() else f"[{base}](https://huggingface.co/{base})",
         task=model.task,
-        steps=facts["steps"],
-        batch_size=config.train.batch_size,
-        num_samples=facts["num_samples"],
-        conditioning=_conditioning_line(config),
-        losses=losses,
-        snippet=_snippet(tuning, base if repo is None else name, repo or str(directory), exported, example),
-        samples=f"\n## Samples\n\n{pictures}" if pictures else "",
+        trigger=_trigger(config),
+        use=_use(directory, card),
+        samples=_samples(card.samples),
+        rows="".join(f"| {name} | {value} |\n" for name, value in _rows(card)),
     )
-    card, text = directory / CARD_FILE, f"---\n{_metadata(config, model)}\n---\n\n{text}"
-    if not card.is_file() or card.read_text(encoding="utf-8") != text:
-        write_whole(card, text)
-    return card
+    for sample in card.samples:
+        _put_beside(sample.file, directory / SAMPLES / sample.file.name)
+    front = metadata(config, model, card.samples, asks_hub=card.repo is not None)
+    file, text = directory / CARD_FILE, f"---\n{front}\n---\n\n{text}"
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        write_whole(file, text)
+    return file
 
 
-def _metadata(config: Config, model: Model) -> str:
-    """What the Hub reads of a card, as YAML."""
-    from huggingface_hub import ModelCardData
-
-    base, conditions = config.model.path, {"control": config.control, "references": config.references}
-    metadata = ModelCardData(
-        base_model=None if Path(base).is_dir() else base,
-        library_name="diffusers",
-        pipeline_tag=model.task if config.references is None else "image-to-image",
-        tags=[
-            "diffusers-training",
-            "finetrainers",
-            model.adapter.name,
-            config.tuning.kind,
-            *(tag for tag, condition in conditions.items() if condition is not None),
-        ],
-    )
-    return str(metadata.to_yaml())
+def _put_beside(file: Path, place: Path) -> None:
+    """Let a sample be beside the card: under a second name if the file system can, and otherwise as a copy."""
+    if place.is_file() and place.stat().st_size == file.stat().st_size:
+        return
+    place.parent.mkdir(exist_ok=True)
+    with whole_file(place) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(file, temporary)
+        except OSError:  # of a file system without links
+            shutil.copyfile(file, temporary)
 
 
-def _conditioning_line(config: Config) -> str:
-    """Say what the model is conditioned on besides the prompt: whoever draws has to make the same."""
-    if config.references is not None:
-        return f"- conditioning: {', '.join(f'{name}: {to_json(value)}' for name, value in config.references)}\n"
-    section = config.control
-    if section is None:
+def remove_card(directory: Path) -> None:
+    """Remove a card, and the samples that were put beside it."""
+    (directory / CARD_FILE).unlink(missing_ok=True)
+    for file in (directory / SAMPLES).glob("*"):
+        if re.fullmatch(r"\d{2,}\.(png|mp4)", file.name):
+            file.unlink(missing_ok=True)
+
+
+def _trigger(config: Config) -> str:
+    words = [_code(word) for word in trigger_words(config)]
+    if not words:
         return ""
-    idle = section.idle()
-    facts = {name: value for name, value in section.model_dump(mode="json").items() if name not in idle}
-    facts["signal"] = facts["signal"].rpartition("/")[2]  # of a file of the user's, its name
-    return f"- conditioning: {', '.join(f'{name}: {to_json(value)}' for name, value in facts.items())}\n"
+    return f"\n**Trigger word{'s' * (len(words) > 1)}:** {', '.join(words)}, at the beginning of the prompt.\n"
 
 
-def _editing_lines(config: Config, model: Model, references: ReferencesConfig) -> str:
-    """Lines of Python that draw with a picture, at a size that the run had, and brought to one that its references had."""
-    _, height, width = size = usual_bucket(config.data[0].buckets)
-    own = resolve_buckets(references.budget)
-    _, rows, columns = min(own, key=lambda one: abs(math.log(one[1] * width / (one[2] * height))))
-    request = Request("TEXT", size, steps=1, seed=0, references=("FILE",))
-    told = {"height": height, "width": width, **model.adapter.sampling_arguments(request)}
-    arguments = ", ".join(f"{name}={value}" for name, value in told.items())
-    return (
-        "\nfrom diffusers.utils import load_image\n\n"
-        f'picture = load_image("FILE").resize(({columns}, {rows}))  # in this run about {references.pixels} pixels\n'
-        f'image = pipeline(prompt="TEXT", image=picture, {arguments}).images[0]\n'
-    )
-
-
-def _snippet(tuning: Tuning, base: str, weights: str, exported: Mapping[str, ExportFacts], example: str) -> str:
+def _use(directory: Path, card: Card) -> str:
     """What to type to draw with the weights."""
+    config, exported = card.config, card.exported
     if any(own.drawing_class is None for own in exported.values()):
         command = "finetrainers sample RUN --prompt TEXT --control FILE"
         return f"diffusers has no pipeline for this control:\n\n```bash\n{command}\n```\n"
-    return f"```python\n{tuning.snippet(base, weights, exported)}{example}```\n"
+    base = config.model.path if card.repo is None else base_name(config)
+    lines = card.tuning.snippet(base, card.repo or str(directory), exported)
+    text = f"```python\n{lines}{call_lines(config, card.model, next(iter(card.samples), None))}```\n"
+    if "comfyui" in config.checkpoint.export:
+        return f"{text}\nFor ComfyUI, there is a file in `comfyui/`.\n"
+    if len(exported) == 1 and fits_comfyui(config, card.model.adapter.name):
+        file = next(iter(exported.values())).file
+        return f"{text}\nFor ComfyUI: `finetrainers export {file} --to comfyui`\n"
+    return text
+
+
+def _samples(samples: Sequence[Sample]) -> str:
+    """Pictures with their prompts; videos as links, which the Hub shows in its gallery."""
+    if not samples:
+        return ""
+    parts = ["## Samples\n"]
+    if any(one.is_video for one in samples):
+        parts.append("<Gallery />\n")
+    for one in samples:
+        place, told = f"{SAMPLES}/{one.file.name}", ", ".join(_settings(one))
+        prompt = _code(one.prompt) if one.prompt.strip() else "no prompt"
+        shows = f"[{one.file.name}]({place}): {prompt}" if one.is_video else f"![{one.file.name}]({place})\n\n{prompt}"
+        parts.append(f"{shows} ({told})\n")
+    return "\n".join(parts) + "\n"
+
+
+def _settings(sample: Sample) -> Iterator[str]:
+    told = sample.settings
+    frames, height, width = told["size"]
+    yield f"{width}x{height}" + (f", {frames} frames" if frames > 1 else "")
+    yield f"{told['steps']} steps"
+    if "guidance" in told:
+        yield f"guidance {told['guidance']:g}"
+    yield f"seed {told['seed']}"
+
+
+def _code(text: str) -> str:
+    """Text as Markdown shows it unchanged, in a line and in a cell of a table."""
+    line = " ".join(text.split()).replace("|", "\\|")
+    return f"`` {line} ``" if "`" in line else f"`{line}`"
+
+
+def _rows(card: Card) -> Iterator[tuple[str, str]]:
+    """Settings of the run, without folders of this disk."""
+    config = card.config
+    tuning, optimizer = config.tuning, config.optimizer
+    told = [f"{key} {getattr(tuning, key):g}" for key in ("rank", "alpha", "factor") if hasattr(tuning, key)]
+    yield "Base", base_name(config)
+    yield "Method", ", ".join([method_name(config), *told])
+    yield "Steps", str(card.step)
+    yield "Batch size", str(config.train.batch_size)
+    yield "Optimizer", f"{shown(optimizer.name).rpartition('/')[2]}, learning rate {optimizer.lr:g}, {config.schedule.name}"
+    yield "Size", _sizes(config)
+    if card.model.adapter.grid.has_video and config.data[0].fps is not None:
+        yield "Frames per second", shown(config.data[0].fps)
+    yield "Data", f"{card.num_samples} samples"
+    yield from _conditioning(config)
+    losses = {step: loss for step, loss in sorted(card.held_out_losses.items()) if step <= card.step}
+    if losses:
+        first, last = min(losses), max(losses)
+        before = f", {float(losses[first]):.5f} at step {first}" if first != last else ""
+        yield "Held-out loss", f"{float(losses[last]):.5f} at step {last}{before}"
+    yield "Seed", str(config.seed)
+    yield "finetrainers", finetrainers.__version__
+
+
+def _sizes(config: Config) -> str:
+    """Sizes of the buckets, as people say them: width x height, and frames."""
+    found = list(dict.fromkeys(size for data in config.data for size in resolve_buckets(data.buckets)))
+    named = [f"{width}x{height}" + (f" of {frames} frames" if frames > 1 else "") for frames, height, width in found]
+    more = f" and {len(named) - MAX_SIZES} more" if len(named) > MAX_SIZES else ""
+    return ", ".join(named[:MAX_SIZES]) + more
+
+
+def _conditioning(config: Config) -> Iterator[tuple[str, str]]:
+    """Say what the model is conditioned on besides the prompt: whoever draws has to make the same."""
+    section = config.control if config.references is None else config.references
+    if section is None:
+        return
+    idle = section.idle()
+    facts = {name: value for name, value in section.model_dump(mode="json").items() if name not in idle}
+    if config.control is not None:
+        facts["signal"] = facts["signal"].rpartition("/")[2]  # of a file of the user's, its name
+    yield "Conditioning", ", ".join(f"{name}: {to_json(value)}" for name, value in facts.items())

@@ -1,6 +1,5 @@
 """The weights that a run leaves, in diffusers' layout."""
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,15 +14,19 @@ import finetrainers
 from finetrainers.config import Config
 from finetrainers.data.catalog.buckets import usual_bucket
 from finetrainers.errors import CheckpointError
+from finetrainers.export.export import expert_suffix
 from finetrainers.export.saved import export_saved
-from finetrainers.files.steps import step_directory, step_folders
-from finetrainers.files.whole import MANIFEST, whole_directory
+from finetrainers.files.steps import name_of_step, step_directory, step_folders
+from finetrainers.files.whole import MANIFEST, listed, whole_directory
 from finetrainers.models import Model
-from finetrainers.training.card import CARD_FILE, base_name
+from finetrainers.training.card import remove_card
+from finetrainers.training.card_words import base_name, trigger_words
+from finetrainers.training.cards import Cards
 from finetrainers.training.staging import copied, to_host
 from finetrainers.training.trainer import Trainer
 from finetrainers.training.validate import eval_weights
 from finetrainers.tuning import ExportFacts, Tuning
+from finetrainers.tuning.exported import COMPONENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +60,11 @@ def stage_weights(trainer: Trainer, config: Config, model: Model, tuning: Tuning
 
     One tensor at a time is gathered from those that have parts of it.
     """
-    facts, metadata = export_facts(trainer, model), file_metadata(config, model, step=trainer.step)
+    facts, metadata = export_facts(trainer, config, model), file_metadata(config, model, step=trainer.step)
     components, devices = [], []
     with eval_weights(trainer), trainer.update.masters(), torch.no_grad():
         for component, part in model.denoisers.split(trainer.denoiser).items():
-            own = replace(facts[component], metadata={**metadata, "finetrainers.component": component})
+            own = replace(facts[component], metadata={**metadata, COMPONENT: component})
             tensors = {}
             for name, tensor in tuning.exported(part, own):
                 full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor  # all do, in this order
@@ -79,8 +82,11 @@ def write_weights(
     tuning: Tuning,
     *,
     spared: Callable[[Collection[int]], int | None] = lambda _: None,
+    cards: Cards | None = None,
 ) -> Path:
     """Write weights into weights/step-000500, in diffusers' layout; the first process does, be it beside training.
+
+    ``cards`` writes their model card.
 
     Then those of the oldest steps beyond ``checkpoint.keep_weights`` are removed, but for the one that ``spared`` names of
     some steps.
@@ -96,6 +102,8 @@ def write_weights(
             for component in staged.components:
                 tuning.export(component.part, component.tensors, temporary, component.facts)
             export_saved(temporary, config, staged.step)
+        if cards is not None:
+            cards.write(staged.step, {component.facts.component: component.facts for component in staged.components})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{directory}: the weights cannot be written: {error}; make room or fix it, and start the run again"
@@ -116,11 +124,11 @@ def rotate_weights(config: Config, newest: int, spared: Callable[[Collection[int
 
 def _remove_exported(directory: Path) -> None:
     """Remove the files that a run exported into a directory, and the directory unless it holds something else."""
-    try:
-        names = [*json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"], CARD_FILE, MANIFEST]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # no run made it, or not as a whole
+    files = listed(directory)
+    if files is None:  # no run made it, or not as a whole
         return
-    for name in names:  # the manifest is the last: whatever stops this, the next time goes on
+    remove_card(directory)
+    for name in [*files, MANIFEST]:  # the manifest is the last: whatever stops this, the next time goes on
         if ".." not in Path(name).parts and not Path(name).is_absolute():
             (directory / name).unlink(missing_ok=True)
     for folder in [*sorted((f for f in directory.rglob("*") if f.is_dir()), reverse=True), directory]:
@@ -128,13 +136,19 @@ def _remove_exported(directory: Path) -> None:
             folder.rmdir()
 
 
-def export_facts(trainer: Trainer, model: Model) -> dict[str, ExportFacts]:
+def export_facts(trainer: Trainer, config: Config, model: Model) -> dict[str, ExportFacts]:
     """What the export of each trained component has to know."""
-    facts = {}
-    for component, part in model.denoisers.split(trainer.denoiser).items():
+    facts, parts = {}, model.denoisers.split(trainer.denoiser)
+    stem = name_of_step(config.output_dir.resolve().name, trainer.step)
+    for component, part in parts.items():
         settings = trainer.conditioning.exported_settings(part, model.adapter)
         facts[component] = ExportFacts(
-            component, model.pipeline_class, trainer.dtype, settings, trainer.conditioning.drawing_class(model)
+            component,
+            model.pipeline_class,
+            trainer.dtype,
+            settings,
+            trainer.conditioning.drawing_class(model),
+            f"{stem}{expert_suffix(config, component, tuple(parts))}.safetensors",
         )
     return facts
 
@@ -149,7 +163,7 @@ def file_metadata(config: Config, model: Model, *, step: int) -> dict[str, str]:
     control = "" if config.control is None else "-control"
     adapter = "" if kind == "full" else f"/{kind}"
     _, height, width = usual_bucket(config.data[0].buckets)
-    triggers = ", ".join(dict.fromkeys(data.caption_prefix for data in config.data if data.caption_prefix))
+    triggers = ", ".join(trigger_words(config))
     metadata = {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{model.adapter.architecture}{control}{adapter}",

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from finetrainers.events import EndEvent
-from finetrainers.files.steps import step_directory
-from finetrainers.training.card import write_card
+from finetrainers.training.cards import Cards
 from finetrainers.training.export import export_facts
 from finetrainers.training.hub import push
 from finetrainers.training.outcomes import Outcomes
@@ -14,7 +13,6 @@ from finetrainers.training.prepared import Prepared
 from finetrainers.training.report import read_events, write_report
 from finetrainers.training.session import Session
 from finetrainers.training.trainer import Trainer
-from finetrainers.tuning import Tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +33,17 @@ def finish(
     prepared: Prepared,
     *,
     outcomes: Outcomes,
-    tuning: Tuning,
+    cards: Cards,
     weights: Path,
     repo: str | None,
 ) -> Result:
     """Write card and report beside weights that are exported, and push them to a repository, if there is one."""
-    config, model = session.config, prepared.model
-    samples = step_directory(config.output_dir / "validation", trainer.step)
+    config = session.config
     report = _report(session, trainer, prepared, outcomes=outcomes)
-    drawn = sorted(file.name for file in samples.glob("*") if file.suffix in {".png", ".mp4"})
-    facts, exported = {**report, "samples": drawn}, export_facts(trainer, model)
-    write_card(weights, config=config, model=model, tuning=tuning, exported=exported, facts=facts, repo=repo)
+    cards.write(trainer.step, export_facts(trainer, config, prepared.model), repo=repo)
     write_report(config.output_dir, report)
     if repo is not None:
-        report["pushed_to"] = push(repo, weights, samples=samples if drawn else None, private=config.hub_private)
+        report["pushed_to"] = push(repo, weights, private=config.hub_private)
         write_report(config.output_dir, report)
     best = outcomes.best_weights()
     session.emit(

@@ -62,17 +62,17 @@ def _hub_errors(way_out: str) -> Iterator[None]:
         raise ConfigError(f"push_to_hub: the Hub refused or cannot be reached: {error}\nThe way out: {way_out}") from error
 
 
-def push(repo: str, directory: Path, *, samples: Path | None, private: bool) -> str:
-    """Push weights, card and samples; return the address of the commit.
+def push(repo: str, directory: Path, *, private: bool) -> str:
+    """Push weights with the card and the samples beside them; return the address of the commit.
 
     Raises:
         ConfigError: If the Hub refuses them.
     """
     with _hub_errors(f"the weights are in {directory}; push them with `hf upload {repo} {directory}`"):
-        return _push(repo, directory, samples=samples, private=private)
+        return _push(repo, directory, private=private)
 
 
-def _push(repo: str, directory: Path, *, samples: Path | None, private: bool) -> str:
+def _push(repo: str, directory: Path, *, private: bool) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -81,12 +81,4 @@ def _push(repo: str, directory: Path, *, samples: Path | None, private: bool) ->
     commit = api.upload_folder(
         repo_id=repo, folder_path=directory, commit_message="Weights from finetrainers", ignore_patterns=ignored
     )
-    if samples is not None:
-        commit = api.upload_folder(
-            repo_id=repo,
-            folder_path=samples,
-            path_in_repo="samples",
-            commit_message="Samples from finetrainers",
-            ignore_patterns=ignored,
-        )
     return str(commit.commit_url)

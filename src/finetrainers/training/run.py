@@ -21,6 +21,7 @@ from finetrainers.training.attention import settle_attention
 from finetrainers.training.auto import Settled, settle
 from finetrainers.training.build import build_batches, build_steps, build_trainer
 from finetrainers.training.callbacks import Callback, Callbacks, load_callbacks
+from finetrainers.training.cards import Cards
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.checks import check_start, check_steps_left, without_start
 from finetrainers.training.checks_files import check_files
@@ -173,13 +174,15 @@ class _Run:
         session.emit(loaded_event(trainer))
         if config.control is not None and trainer.step < stop:
             self._verify_control(trainer, prepared)
-        saver = Saver(session, checkpoints, self.model, tuning)
+        cards = Cards(config, self.model, tuning, prepared.plan.num_samples)
+        saver = Saver(session, checkpoints, self.model, tuning, cards)
         validator = Validator(session, prepared)
         if resumed is not None:
             saver.keep(resumed)
         outcomes = Outcomes(session, checkpoints, saver)
         alarms = Alarms(session, prepared)
-        trainer.after_step = (self._step_log(), self.callbacks, saver, validator, alarms, outcomes, saver.save_if_over)
+        validate = (validator, saver.describe, alarms, outcomes)
+        trainer.after_step = (self._step_log(), self.callbacks, saver, *validate, saver.save_if_over)
         try:
             validator(trainer)
             alarms(trainer)
@@ -195,7 +198,7 @@ class _Run:
         weights = saver.finished_weights(trainer)
         done = prepared
         return world.first(
-            lambda: finish(session, trainer, done, outcomes=outcomes, tuning=tuning, weights=weights, repo=repo)
+            lambda: finish(session, trainer, done, outcomes=outcomes, cards=cards, weights=weights, repo=repo)
         )
 
     def _find_start(self, checkpoints: Checkpoints) -> int | None:

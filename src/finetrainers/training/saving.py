@@ -12,8 +12,9 @@ from finetrainers.files.steps import step_directory
 from finetrainers.memory.residency import free_memory
 from finetrainers.models import Model
 from finetrainers.training.background import Background
+from finetrainers.training.cards import Cards
 from finetrainers.training.checkpoint import Checkpoints
-from finetrainers.training.export import rotate_weights, stage_weights, write_weights
+from finetrainers.training.export import export_facts, rotate_weights, stage_weights, write_weights
 from finetrainers.training.session import Session
 from finetrainers.training.trainer import Metrics, Trainer
 from finetrainers.tuning import Tuning
@@ -22,9 +23,9 @@ from finetrainers.tuning import Tuning
 class Saver:
     """Writes checkpoints and, with each, the weights that belong to it: staged in the step, written beside the next ones."""
 
-    def __init__(self, session: Session, checkpoints: Checkpoints, model: Model, tuning: Tuning) -> None:
+    def __init__(self, session: Session, checkpoints: Checkpoints, model: Model, tuning: Tuning, cards: Cards) -> None:
         self._session, self._checkpoints = session, checkpoints
-        self._model, self._tuning = model, tuning
+        self._model, self._tuning, self._cards = model, tuning, cards
         self._last = 0
         """Step whose checkpoint was last written, or tried to be."""
         self._background = Background()
@@ -61,6 +62,12 @@ class Saver:
     def _rotate(self, step: int) -> None:
         self._checkpoints.rotate()
         rotate_weights(self._session.config, step, self._checkpoints.spared)
+
+    def describe(self, trainer: Trainer, _: Metrics) -> None:
+        """Put what a validation has found into the card of the weights of its step."""
+        config = self._session.config
+        if self._session.world.is_first and config.validation.is_due(trainer.step, last=config.train.steps):
+            self._cards.write(trainer.step, export_facts(trainer, config, self._model))
 
     def save_if_over(self, trainer: Trainer, _: Metrics) -> None:
         """Save the state of a run that something has ended before its last step."""
@@ -129,7 +136,9 @@ class Saver:
         self._last, self._session.is_answering = step, asked
 
         def export() -> Path | None:
-            return None if weights is None else write_weights(weights, config, tuning, spared=checkpoints.spared)
+            if weights is None:
+                return None
+            return write_weights(weights, config, tuning, spared=checkpoints.spared, cards=self._cards)
 
         def write() -> None:
             self._last = before  # what has no checkpoint because its weights cannot be written can still have one
@@ -171,4 +180,5 @@ class Saver:
     def _export(self, trainer: Trainer) -> None:
         config, tuning = self._session.config, self._tuning
         weights = stage_weights(trainer, config, self._model, tuning)
-        self._session.world.first(lambda: write_weights(weights, config, tuning, spared=self._checkpoints.spared))
+        spared, cards = self._checkpoints.spared, self._cards
+        self._session.world.first(lambda: write_weights(weights, config, tuning, spared=spared, cards=cards))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from finetrainers.files.whole import sort_metadata_of
 from finetrainers.models import ModelAdapter
+from finetrainers.tuning.exported import FILE
 
 NOT_EXPORTED = ("_name_or_path", "_use_default_values")
 """Keys of a loaded config that are of this disk, or in no order; diffusers' own files have neither."""
@@ -90,6 +91,8 @@ class ExportFacts:
     """What its config says otherwise than that of the base, such as more input channels."""
     drawing_class: str | None = None
     """Name of the class in diffusers that draws with it, if that is another."""
+    file: str = FILE
+    """Name of the file of an adapter."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """What the header of the file says to people, and to programs that list models."""
 

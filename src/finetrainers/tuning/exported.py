@@ -8,12 +8,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from finetrainers.errors import ConfigError
+from finetrainers.files.whole import listed
+
 ADAPTER_NAME = "default"
 """peft's name of the adapter that trains."""
 FILE, SECOND_FILE = "pytorch_lora_weights.safetensors", "pytorch_lora_weights_2.safetensors"
-"""Where pipelines look for an adapter, and where that of a second denoiser is, which they have to be told."""
-SECOND = "transformer_2"
-"""Name that diffusers gives to a second denoiser."""
+"""What diffusers and earlier versions call the file of an adapter, and what they called that of a second denoiser."""
+FIRST, SECOND = "transformer", "transformer_2"
+"""Names that diffusers gives to a denoiser, and to a second one."""
+COMPONENT = "finetrainers.component"
+"""Where the header of a file says of which component it is."""
 PREFIX = "transformer."
 """Of the names in a file that a pipeline loads."""
 SCALES = ("lora_alpha", "alpha", "use_rslora", "use_dora")
@@ -54,6 +59,32 @@ def adapter_settings(file: Path) -> dict[str, Any]:
     return {name.removeprefix(PREFIX): value for name, value in settings.items()}
 
 
-def file_of(component: str) -> str:
-    """Name the file of a component's adapter."""
-    return SECOND_FILE if component == SECOND else FILE
+def adapter_files(directory: Path) -> dict[str, Path]:
+    """Find the files of adapters in a folder of weights, by component: named after their run, or as in earlier versions.
+
+    Of a folder that a run made, what else somebody has put there does not count.
+
+    Raises:
+        ConfigError: If two are of one component.
+        OSError: If a file cannot be read.
+        SafetensorError: If a file is damaged.
+    """
+    found: dict[str, Path] = {}
+    names = listed(directory)
+    files = [file for file in directory.glob("*.safetensors") if names is None or file.name in names]
+    for file in sorted(files):
+        component = _component_of(file)
+        if component in found:
+            raise ConfigError(
+                f"{directory} has two files of an adapter of {component}, {found[component].name} and {file.name}; leave "
+                "the one there that is meant"
+            )
+        found[component] = file
+    return found
+
+
+def _component_of(file: Path) -> str:
+    """Which component an adapter is of: its header says so, or else the name of its file."""
+    with safe_open(file, framework="pt") as item:
+        metadata = item.metadata() or {}
+    return str(metadata.get(COMPONENT, SECOND if file.name == SECOND_FILE else FIRST))

@@ -74,7 +74,7 @@ class FullTuning(Tuning):
     def snippet(self, base: str, weights: str, components: Mapping[str, ExportFacts]) -> str:
         facts = next(iter(components.values()))
         dtype, pipeline_class = facts.dtype, facts.drawing_class
-        loads = [f'{c} = AutoModel.from_pretrained("{weights}", subfolder="{c}", torch_dtype={dtype})\n' for c in components]
+        loads = [f'{c} = AutoModel.from_pretrained("{weights}", subfolder="{c}", dtype={dtype})\n' for c in components]
         given = ", ".join(f"{component}={component}" for component in components)
         needs = "" if self._qat == "none" else "# The weights are quantised: pip install torchao\n"
         return (
@@ -82,7 +82,7 @@ class FullTuning(Tuning):
             f"from diffusers import AutoModel, {pipeline_class}\n\n"
             f"{''.join(loads)}"
             # Not DiffusionPipeline: without a word, it drops what is given in place of Wan's optional components.
-            f'pipeline = {pipeline_class}.from_pretrained("{base}", {given}, torch_dtype={dtype})\n'
+            f'pipeline = {pipeline_class}.from_pretrained("{base}", {given}, dtype={dtype})\n'
         )
 
 

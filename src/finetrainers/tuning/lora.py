@@ -17,17 +17,15 @@ from finetrainers.models import ModelAdapter
 from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, write_tensors
 from finetrainers.tuning.exported import (
     ADAPTER_NAME,
-    FILE,
     LAYERS_FILE,
     LOADING,
     PREFIX,
     SCALES,
     SECOND,
-    SECOND_FILE,
     SETTINGS,
+    adapter_files,
     adapter_settings,
     adapter_state,
-    file_of,
     load_layers,
 )
 from finetrainers.tuning.targets import find_targets, why_not
@@ -103,7 +101,7 @@ class AdapterTuning(Tuning):
             write_tensors(Path(file), tensors, {**facts.metadata, SETTINGS: to_json(settings)})
 
         layers = {f"{name}_lora_layers": dict(adapter)}
-        pipeline_class.save_lora_weights(directory, weight_name=file_of(facts.component), save_function=write, **layers)
+        pipeline_class.save_lora_weights(directory, weight_name=facts.file, save_function=write, **layers)
 
     def _loading_settings(self, denoiser: Any) -> dict[str, Any]:
         """What peft has to be told of the adapter to load it; its other settings concern training, or are defaults."""
@@ -120,8 +118,12 @@ class AdapterTuning(Tuning):
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
         try:
-            saved = load_file(directory / file_of(component))
-            settings = adapter_settings(directory / file_of(component))
+            file = adapter_files(directory).get(component)
+            if file is None:
+                raise ConfigError(
+                    f"tuning.start_from: {directory} holds no adapter of {component}; name weights that a run has exported"
+                )
+            saved, settings = load_file(file), adapter_settings(file)
             layers_file = directory / component / LAYERS_FILE
             layers = load_file(layers_file) if layers_file.exists() else {}
         except (OSError, SafetensorError) as error:
@@ -150,10 +152,9 @@ class AdapterTuning(Tuning):
         return {f"{name}.{own}": p for name, module in modules.items() for own, p in module.named_parameters()}
 
     def load_exported(self, pipeline: Any, directory: Path) -> None:
-        if (directory / FILE).is_file():
-            pipeline.load_lora_weights(directory, weight_name=FILE)
-        if (directory / SECOND_FILE).is_file():
-            pipeline.load_lora_weights(directory, weight_name=SECOND_FILE, load_into_transformer_2=True)
+        for component, file in adapter_files(directory).items():
+            second = {"load_into_transformer_2": True} if component == SECOND else {}
+            pipeline.load_lora_weights(directory, weight_name=file.name, **second)
         load_layers(pipeline, directory)
 
     def snippet(self, base: str, weights: str, components: Mapping[str, ExportFacts]) -> str:
@@ -163,41 +164,41 @@ class AdapterTuning(Tuning):
         return (
             "import torch\n"
             f"from diffusers import {facts.drawing_class}\n\n"
-            f'pipeline = {facts.drawing_class}.from_pretrained("{base}", torch_dtype={facts.dtype})\n'
-            f"{''.join(self._loading_line(weights, component) for component in components)}"
+            f'pipeline = {facts.drawing_class}.from_pretrained("{base}", dtype={facts.dtype})\n'
+            f"{''.join(self._loading_line(weights, own) for own in components.values())}"
         )
 
     def _widened_snippet(self, base: str, weights: str, components: Mapping[str, ExportFacts]) -> str:
         """As ``snippet``, for denoisers of more inputs with layers that are trained in full."""
         facts = next(iter(components.values()))
         loads = ""
-        for name in components:
+        for name, own in components.items():
             changes = ", ".join(f"{key}={value}" for key, value in facts.settings.items())
             file = f'hf_hub_download("{weights}", "{name}/{LAYERS_FILE}")'
             file = f'"{weights}/{name}/{LAYERS_FILE}"' if Path(weights).is_absolute() else file
             loads += (
-                f'{name} = AutoModel.from_pretrained("{base}", subfolder="{name}", {changes}, torch_dtype={facts.dtype},\n'
+                f'{name} = AutoModel.from_pretrained("{base}", subfolder="{name}", {changes}, dtype={facts.dtype},\n'
                 "    ignore_mismatched_sizes=True, low_cpu_mem_usage=False)\n"
                 f"{name}.load_state_dict(load_file({file}), strict=False)\n"
-                f"{self._adapting_line(weights, name)}"
+                f"{self._adapting_line(weights, own)}"
             )
         given = ", ".join(f"{name}={name}" for name in components)
         hub = "" if Path(weights).is_absolute() else "from huggingface_hub import hf_hub_download\n"
         return (
             f"import torch\nfrom diffusers import AutoModel, {facts.drawing_class}\n{hub}"
             f"from safetensors.torch import load_file\n\n{loads}"
-            f'pipeline = {facts.drawing_class}.from_pretrained("{base}", {given}, torch_dtype={facts.dtype})\n'
+            f'pipeline = {facts.drawing_class}.from_pretrained("{base}", {given}, dtype={facts.dtype})\n'
         )
 
-    def _adapting_line(self, weights: str, component: str) -> str:
+    def _adapting_line(self, weights: str, facts: ExportFacts) -> str:
         """Line that loads the adapter into a component; not all pipelines of control can (CogView4's, diffusers 0.42)."""
-        file = file_of(component)
-        return f'{component}.load_lora_adapter("{weights}", prefix="transformer", weight_name="{file}")\n'
+        told = f'"{weights}", prefix="transformer", weight_name="{facts.file}"'
+        return f"{facts.component}.load_lora_adapter({told})\n"
 
-    def _loading_line(self, weights: str, component: str) -> str:
-        if component == SECOND:
-            return f'pipeline.load_lora_weights("{weights}", weight_name="{SECOND_FILE}", load_into_transformer_2=True)\n'
-        return f'pipeline.load_lora_weights("{weights}")\n'
+    def _loading_line(self, weights: str, facts: ExportFacts) -> str:
+        """Line that loads the adapter; offline, and where there are several files, diffusers has to be told its name."""
+        second = ", load_into_transformer_2=True" if facts.component == SECOND else ""
+        return f'pipeline.load_lora_weights("{weights}", weight_name="{facts.file}"{second})\n'
 
     def _peft_config(self, targets: str | list[str]) -> Any:
         import peft

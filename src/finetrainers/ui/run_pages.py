@@ -139,7 +139,8 @@ def run_file(request: Request) -> Response:
     if path == REPORT_PAGE and file.is_file():  # to take away: it has a script, which pages of this server may not have
         return FileResponse(file, media_type="application/octet-stream", filename=f"{run.name}-report.html")
     if folder and folder[0] in DOWNLOADS and file.is_file():
-        title = f"{run.name}-{file.parent.name}-{file.name}"
+        is_named_after_run = file.name.startswith(f"{run.name}-")
+        title = file.name if is_named_after_run else f"{run.name}-{file.parent.name}-{file.name}"
         return FileResponse(file, media_type="application/octet-stream", filename=title)
     raise DataError(f"{path!r} is no sample and no weights of this run")
 

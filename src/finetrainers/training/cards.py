@@ -1,0 +1,59 @@
+"""The cards of all weights that a run exports: each is written with them, and again once its validation is there."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finetrainers.config import Config
+from finetrainers.files.steps import step_directory, step_folders
+from finetrainers.files.whole import MANIFEST
+from finetrainers.models import Model
+from finetrainers.runs.outputs import Sample, samples_of
+from finetrainers.training.card import Card, write_card
+from finetrainers.training.item_losses import read_facts
+from finetrainers.tuning import ExportFacts, Tuning
+
+
+@dataclass(frozen=True, slots=True)
+class Cards:
+    """Writes model cards, in the first process; the thread that writes weights and the one that validates may both call."""
+
+    config: Config
+    model: Model
+    tuning: Tuning
+    num_samples: int
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    """Whoever comes second finds what the other has left."""
+
+    def write(self, step: int, exported: Mapping[str, ExportFacts], *, repo: str | None = None) -> None:
+        """Write the card of a step's weights, if they are there."""
+        weights = step_directory(self.config.output_dir / "weights", step)
+        with self._lock:
+            if not (weights / MANIFEST).is_file():
+                return
+            card = Card(
+                config=self.config,
+                model=self.model,
+                tuning=self.tuning,
+                exported=exported,
+                step=step,
+                num_samples=self.num_samples,
+                held_out_losses=self._held_out_losses(step),
+                samples=self._samples(step),
+                repo=repo,
+            )
+            write_card(weights, card)
+
+    def _samples(self, step: int) -> list[Sample]:
+        return samples_of(self.config.output_dir, step, step_directory(self._validations, step))
+
+    def _held_out_losses(self, step: int) -> dict[int, float]:
+        """Of the first validation, and of the last up to a step."""
+        steps = [one for one in step_folders(self._validations) if one <= step]
+        facts = {one: read_facts(step_directory(self._validations, one)) for one in {*steps[:1], *steps[-1:]}}
+        return {one: float(own["held_out_loss"]) for one, own in facts.items() if own.get("held_out_loss") is not None}
+
+    @property
+    def _validations(self) -> Path:
+        return self.config.output_dir / "validation"
