@@ -13,11 +13,11 @@ from finetrainers.config import Config
 from finetrainers.data.order.jobs import LatentsJob
 from finetrainers.errors import StorageError
 from finetrainers.models import Model
+from finetrainers.training.check.findings import Part
+from finetrainers.training.check.places import existing
 from finetrainers.training.checks import without_start
 from finetrainers.training.output_size import FLOAT32, exported_bytes, num_checkpoints, num_exported
 from finetrainers.training.prepared import Prepared
-from finetrainers.training.rehearse.findings import Part
-from finetrainers.training.rehearse.places import existing
 from finetrainers.tuning import build_tuning
 from finetrainers.tuning.base import trained_parameters
 
