@@ -50,7 +50,7 @@ MUTATIONS = (
     Mutation("a seed that torch cannot take is found after encoding", "config/run.py", "ge=0, le=MAX_SEED", "ge=0", "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
     Mutation("the reference page lacks keys", "config/reference.py", "elif origin is dict:\n        yield", "elif origin is set:\n        yield", "config/test_reference.py::test_the_reference_lists_every_key_of_the_schema"),
     Mutation("an empty prompt is not drawn", "config/prompts.py", 'given["prompt"] = ""', "pass", "sampling/test_prompts.py::test_an_empty_prompt_is_one"),
-    Mutation("what cannot train is found after encoding", "training/prepare.py", "size = check_tuning(config, model)", "size = None", "training/test_training.py::test_what_could_not_train_is_refused_before_anything_is_encoded"),
+    Mutation("what cannot train is found after encoding", "training/settings.py", "size = check_tuning(config, model)", "pass", "training/test_training.py::test_what_could_not_train_is_refused_before_anything_is_encoded"),
     # Weights in fewer bits.
     Mutation('a weight at rest loses its scale', 'memory/quantize/formats.py', 'return numbers.to(dtype).mul_(scales)', 'return numbers.to(dtype)', 'memory/test_quantize.py::test_each_family_trains_on_weights_at_rest'),
     Mutation('large weights become NaN in fp8', 'memory/quantize/formats.py', 'weight.clamp(-largest, largest)', 'weight', 'memory/test_quantize.py::test_a_number_beyond_the_format_becomes_its_largest_and_not_nan'),

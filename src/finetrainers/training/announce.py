@@ -76,21 +76,23 @@ def _announce_changes(session: Session, fingerprint: str | None, *, resumed: int
             "the order of samples is another since this run was last started (an update): it goes on with other samples "
             "from here"
         )
-    _announce_schedule(session, resumed, before[-1]["steps"])
+    for message in about_schedule(session.config, resumed, before[-1]["steps"]):
+        session.warn(message)
 
 
-def _announce_schedule(session: Session, step: int, before: int) -> None:
+def about_schedule(config: Config, step: int, before: int) -> list[str]:
     """Say what another number of steps makes of the schedule, and that a finished run has nothing to do."""
-    config, now = session.config, session.config.train.steps
+    now = config.train.steps
     if step == now:
-        session.warn(f"finished at step {step}: nothing is left to train; raise train.steps to go on")
-    elif now != before and config.schedule.name != "constant":
-        rate, old = (learning_rate(config.optimizer, config.schedule, step=step, steps=n) for n in (now, before))
-        session.warn(
-            f"train.steps changed from {before} to {now}, and schedule.name: {config.schedule.name} is "
-            f"{'stretched' if now > before else 'shortened'} to it: step {step + 1} has the learning rate {rate:.4g}, "
-            f"and would have had {old:.4g}"
-        )
+        return [f"finished at step {step}: nothing is left to train; raise train.steps to go on"]
+    if now == before or config.schedule.name == "constant":
+        return []
+    rate, old = (learning_rate(config.optimizer, config.schedule, step=step, steps=n) for n in (now, before))
+    return [
+        f"train.steps changed from {before} to {now}, and schedule.name: {config.schedule.name} is "
+        f"{'stretched' if now > before else 'shortened'} to it: step {step + 1} has the learning rate {rate:.4g}, "
+        f"and would have had {old:.4g}"
+    ]
 
 
 def about_data(config: Config, prepared: Prepared) -> list[str]:

@@ -98,7 +98,7 @@ def _tuned(config: Config, prepared: Prepared) -> Tuned:
         alpha=None if isinstance(tuning, FullConfig) else tuning.alpha,
         parameters=size.trained,
         all_parameters=size.whole,
-        mb=round(exported / MB, 1),
+        mb=round(exported / MB, 3),
     )
 
 
