@@ -261,7 +261,7 @@ def test_an_error_of_ours_has_a_traceback_and_status_1(config_file, tmp_path) ->
 def test_a_wrong_key_is_one_readable_message_and_status_2(config_file, overrides, line) -> None:
     result = run_python("-m", "finetrainers", "train", str(config_file), *overrides)
     assert (result.returncode, result.stdout) == (USER_ERROR, "")
-    assert result.stderr == f"finetrainers: {config_file} is not valid:\n  {line}\n"
+    assert result.stderr == f"finetrainers: the command line is not valid:\n  {line}\n"
 
 
 @pytest.mark.parametrize(

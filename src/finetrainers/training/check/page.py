@@ -104,7 +104,8 @@ def _trained(run: RunOutline) -> str:
     if own is None:
         return "-"
     rank = "" if own.rank is None else f" of rank {own.rank}, alpha {own.alpha:g}"
-    return f"{own.kind}{rank}: {_large(own.parameters)} of {_large(own.all_parameters)} weights, {_gb(own.mb / 1000)} as exported"
+    part = f"{_large(own.parameters)} of {_large(own.all_parameters)} weights"
+    return f"{own.kind}{rank}: {part}, {_gb(own.mb / 1000)} as exported"
 
 
 def _steps(run: RunOutline) -> str:
