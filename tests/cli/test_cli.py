@@ -267,11 +267,11 @@ def test_a_wrong_key_is_one_readable_message_and_status_2(config_file, overrides
 
 def test_a_file_is_blamed_for_its_own_keys_alone(tmp_path, capsys) -> None:
     """A trial that was meant is told of check, whatever command it was asked of."""
-    (tmp_path / "c.yaml").write_text(
-        "output_dir: run\nmodel: {path: m}\ndata: [{path: d, buckets: [[1, 64, 64]]}]\ntuning: {kind: lora, rnk: 4}\n"
-    )
+    tree = {"output_dir": "run", "model": {"path": "m"}, "data": [{"path": "d", "buckets": [[1, 64, 64]]}]}
+    tree = {"output_dir": "run", "model": {"path": "m"}, "data": [{"path": "d", "buckets": [[1, 64, 64]]}]}
+    (tmp_path / "c.yaml").write_text(json.dumps({**tree, "tuning": {"kind": "lora", "rnk": 4}}))
     file = str(tmp_path / "c.yaml")
-    assert main(["train", file, "--dry-run", "train.steps=-1"]) == USER_ERROR
+    assert main(["train", "--dry-run", file, "--dry-run", "train.steps=-1"]) == USER_ERROR
     first, own, second, option, value = capsys.readouterr().err.splitlines()
     assert (first, second) == (f"finetrainers: {file} is not valid:", "the command line is not valid:")
     assert own.startswith("  tuning.rnk: there is no such key")

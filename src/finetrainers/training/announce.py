@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from finetrainers.config import Config
+from finetrainers.data.catalog.cropped import about_crops
 from finetrainers.data.catalog.left_out import JOURNAL
 from finetrainers.data.catalog.occupancy import about_empty
 from finetrainers.data.order.order import ORDER_VERSION
@@ -11,7 +12,7 @@ from finetrainers.errors import MissingItemError
 from finetrainers.events import RunEvent
 from finetrainers.optim.schedules import learning_rate
 from finetrainers.training.objective import read_objective
-from finetrainers.training.outline import about_crops, outline_of
+from finetrainers.training.outline import outline_of
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.relocated import contents
 from finetrainers.training.report import read_events
@@ -43,7 +44,7 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
             versions=versions(),
         )
     )
-    for message in (*about_data(config, prepared), *about_crops(outline)):
+    for message in about_data(config, prepared):
         session.warn(message)
 
 
@@ -96,11 +97,12 @@ def about_schedule(config: Config, step: int, before: int) -> list[str]:
 
 
 def about_data(config: Config, prepared: Prepared) -> list[str]:
-    """Say which media and which buckets are not trained on."""
+    """Say which media and which buckets are not trained on, and which pictures lose much to the crop."""
     catalog = prepared.plan.catalog
     messages = [] if prepared.chapters is not None else about_empty(catalog, "data")  # later chapters may fill them
     if config.validation.data and prepared.held_out_plan is not None:
         messages += about_empty(prepared.held_out_plan.catalog, "validation.data")
+    messages += about_crops(catalog)
     messages += [
         f"{data.config.path}: {data.unlisted} media files are not listed and are not used"
         for data in catalog.sets

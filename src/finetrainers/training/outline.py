@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from finetrainers.config import Config, FullConfig
-from finetrainers.data.catalog.crops import MUCH, count_much, most_cropped
+from finetrainers.data.catalog.cropped import count_much, describe_crops, most_cropped
 from finetrainers.data.catalog.found import found_sets
 from finetrainers.data.catalog.occupancy import occupancy
 from finetrainers.events import (
@@ -75,9 +75,9 @@ def outline_of(
         num_apart=0 if apart is None else apart.num_samples,
         held_out_asked=config.validation.held_out or None,
         bad=[BadItem(path=own.path, reason=own.reason) for own in prepared.problems[:NUM_BAD]],
-        num_cropped=count_much(catalog.sets),
-        cropped=[CroppedItem(**own) for own in most_cropped(catalog.sets, catalog.buckets)],
-        trained=_tuned(config, prepared),
+        num_cropped=count_much(catalog),
+        cropped=[CroppedItem(**own) for own in describe_crops(catalog, most_cropped(catalog))],
+        trained=_tuned(config, prepared) if prepared.size.whole else None,  # else it could not be counted
         num_prompts=len(prepared.requests),
         validate_every=config.validation.every,
         save_every=config.checkpoint.every,
@@ -100,16 +100,3 @@ def _tuned(config: Config, prepared: Prepared) -> Tuned:
         all_parameters=size.whole,
         mb=round(exported / MB, 3),
     )
-
-
-def about_crops(outline: RunOutline) -> list[str]:
-    """Warn of pictures that lose much to the crop, and name those that lose most; nothing if there are none."""
-    if not outline.num_cropped:
-        return []
-    worst = [own for own in outline.cropped or () if own.cropped > MUCH]
-    named = ", ".join(f"{own.path} ({own.cropped:.0%} for {list(own.bucket)})" for own in worst)
-    total = sum(found.items for found in outline.sets)
-    return [
-        f"data: {outline.num_cropped} of {total} items lose more than {MUCH:.0%} of their picture to the crop: {named}; "
-        "add buckets of their proportions to data.N.buckets; finetrainers data inspect --output FILE.html shows the crops"
-    ]

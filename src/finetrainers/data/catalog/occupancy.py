@@ -9,7 +9,7 @@ import numpy as np
 from finetrainers.config import Bucket
 from finetrainers.config.data import PixelBudget
 from finetrainers.data.catalog.catalog import Catalog
-from finetrainers.data.catalog.crops import by_bucket
+from finetrainers.data.catalog.cropped import by_bucket
 
 MAX_LINES = 12
 """Lines that the buckets of a run take on the terminal."""
@@ -29,7 +29,7 @@ def occupancy(catalog: Catalog, held_out: Catalog | None, measured: Sequence[Buc
     """
     counts, held = _counts(catalog), Counter(measured)
     buckets = dict.fromkeys([*catalog.buckets, *(() if held_out is None else held_out.buckets)])
-    means, most = (dict(zip(catalog.buckets, own, strict=True)) for own in by_bucket(catalog.sets, len(catalog.buckets)))
+    means, most = (dict(zip(catalog.buckets, own, strict=True)) for own in by_bucket(catalog))
     return [
         {"size": list(b), "samples": counts[b], "held_out": held[b], **_crops(counts[b], means.get(b), most.get(b))}
         for b in buckets

@@ -31,7 +31,7 @@ from finetrainers.training.check.parts import (
 from finetrainers.training.checks import check_steps_left
 from finetrainers.training.epochs import about_epochs, with_steps_of
 from finetrainers.training.fit import budget_bytes
-from finetrainers.training.outline import about_crops, outline_of
+from finetrainers.training.outline import outline_of
 from finetrainers.training.paths import absolute, places
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
@@ -119,7 +119,7 @@ def _check_planned(
         check_disk(config, prepared, part, free=how.free)
     outline = outline_of(config, prepared, device=device, processes=processes, resumed=resumed)
     checked.outline = outline
-    for message in (about_epochs(asked, config), *about_data(config, prepared), *about_crops(outline)):
+    for message in (about_epochs(asked, config), *about_data(config, prepared)):
         if message is not None:
             findings.warn(message)
 

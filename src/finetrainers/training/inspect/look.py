@@ -8,6 +8,7 @@ import torch
 
 from finetrainers.config import Config, DataConfig
 from finetrainers.data.catalog.catalog import Catalog
+from finetrainers.data.catalog.cropped import describe_crops, most_cropped
 from finetrainers.distributed.layout import check_batch, settle_layout
 from finetrainers.errors import FinetrainersError
 from finetrainers.models import open_model
@@ -118,6 +119,7 @@ def _report(config: Config, prepared: Prepared, how: Inspecting) -> Report:
         "data": about_sets(prepared, facts),
         "media": about_media(catalog, facts),
         "buckets": about_buckets(prepared, facts),
+        "cropped": describe_crops(catalog, most_cropped(catalog)),
         "problems": problems,
         "captions": about_captions(prepared),
         "duplicates": {"exact": exact_duplicates(prepared.plan.catalog), "near": near},
