@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from finetrainers.config import Config
+from finetrainers.config.base import AUTO
 from finetrainers.config.data import Buckets
 from finetrainers.data.catalog.found import found_sets
 from finetrainers.data.catalog.left_out import JOURNAL
@@ -131,9 +132,25 @@ def about_data(config: Config, prepared: Prepared) -> list[str]:
         for data in catalog.sets
         if data.unlisted
     ]
+    messages += _about_own_rate(config, prepared)
     return messages + [
         f"{catalog.about_shape(int(prepared.order.samples_of(bucket)[0]))} has too few samples to fill a "
         f"batch of {config.train.batch_size} within {config.train.steps} steps: none of them will be trained on. "
         "Use a smaller batch_size, more steps, or fewer buckets"
         for bucket in prepared.order.starved(config.train.steps)
+    ]
+
+
+def _about_own_rate(config: Config, prepared: Prepared) -> list[str]:
+    """Say that an adapter of the user's own states no frame rate, where clips are left to it."""
+    training, catalog = prepared.model.adapter.training, prepared.plan.catalog
+    has_clips = any(
+        data.config.fps == AUTO and any(catalog.buckets[bucket][0] > 1 for bucket in set(data.bucket.tolist()))
+        for data in catalog.sets
+    )
+    if config.model.adapter is None or training.native_fps is not None or not has_clips:
+        return []
+    return [
+        "data.N.fps: auto takes each clip's own frames, for model.adapter states no rate: set training.native_fps in it if "
+        "the model was trained at one, or fps: null if it was not"
     ]
