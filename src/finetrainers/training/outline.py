@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from finetrainers.config import Config, FullConfig
+from finetrainers.config import Config, FullConfig, LokrConfig, LoraConfig
 from finetrainers.data.catalog.cropped import count_much, describe_crops, most_cropped
 from finetrainers.data.catalog.found import found_sets
 from finetrainers.data.catalog.occupancy import occupancy
@@ -35,6 +35,7 @@ def outline_of(
     device: torch.device,
     processes: int,
     resumed: int | None,
+    settled: Sequence[str] = (),
     fitting: Sequence[str] = (),
 ) -> RunOutline:
     """Tell what a planned run will be.
@@ -45,6 +46,7 @@ def outline_of(
         device: Of its first process.
         processes: How many it has.
         resumed: Step that it goes on from, if it does.
+        settled: Lines that say what was left to the model.
         fitting: Lines that say how techniques were chosen, if they were.
     """
     catalog = prepared.plan.catalog
@@ -67,6 +69,8 @@ def outline_of(
         sets=[FoundData(**own) for own in found_sets(catalog)],
         buckets=[FilledBucket(**own) for own in occupancy(catalog, apart, measured)],
         memory=fitting or None,
+        auto=settled or None,
+        native_fps=prepared.model.adapter.training.native_fps,
         device_name=device_name(device) if device.type != "cpu" else None,
         device_memory_gb=round(torch.cuda.get_device_properties(device).total_memory / GB, 1) if is_gpu else None,
         processes=processes,
@@ -88,14 +92,26 @@ def outline_of(
     )
 
 
+def _rank_of(tuning: LoraConfig | LokrConfig | FullConfig) -> tuple[int | None, float | None]:
+    """Rank and alpha of adapters."""
+    match tuning:
+        case LoraConfig():
+            return tuning.rank_value, tuning.alpha_value
+        case LokrConfig():
+            return tuning.rank, tuning.alpha
+        case FullConfig():
+            return None, None
+
+
 def _tuned(config: Config, prepared: Prepared) -> Tuned:
     """Tell what trains."""
     tuning, size = config.tuning, prepared.size
+    rank, alpha = _rank_of(tuning)
     exported = exported_bytes(config, prepared.model, trained=size.trained, whole=size.whole)
     return Tuned(
         kind=tuning.kind,
-        rank=None if isinstance(tuning, FullConfig) else tuning.rank,
-        alpha=None if isinstance(tuning, FullConfig) else tuning.alpha,
+        rank=rank,
+        alpha=alpha,
         parameters=size.trained,
         all_parameters=size.whole,
         mb=round(exported / MB, 3),

@@ -153,6 +153,7 @@ def _catalogs(
         # The index is 0 unless conditioning.frames is index.
         min_frames={name: 1 + own.index * adapter.grid.vae_frame_step for name, own in conditioning.frames.items()},
         native_fps=adapter.training.native_fps,
+        frame_step=adapter.grid.vae_frame_step,
         warn=encoder.warn,
     )
     memo, workers = encoder.memo, config.cache.workers

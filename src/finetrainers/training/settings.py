@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from finetrainers.config import Config
-from finetrainers.data.catalog.buckets import resolve_buckets
+from finetrainers.data.catalog.buckets import usual_bucket
 from finetrainers.data.streams import Stream
 from finetrainers.distributed.world import World
 from finetrainers.errors import ConfigError
@@ -64,7 +64,7 @@ def requests_of(config: Config, model: Model) -> tuple[Request, ...]:
     """Read what validations draw."""
     if config.validation.prompts is None:
         return ()
-    first = resolve_buckets(config.data[0].buckets)[0]
+    first = usual_bucket(config.data[0].buckets)
     shows = {"takes_control": config.control is not None, "takes_references": config.references is not None}
     return tuple(read_prompts(config.validation.prompts, model, size=first, **shows))
 

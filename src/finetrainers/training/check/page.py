@@ -55,6 +55,8 @@ def _outline_lines(run: RunOutline, changed: Sequence[str]) -> Iterator[str]:
         yield from _row("left out", f"{bad.path}: {bad.reason}")
     yield from _buckets(run)
     yield from _row("trains", _trained(run))
+    for number, line in enumerate(run.auto or ()):
+        yield from _row("" if number else "auto", line)
     yield from _row("steps", _steps(run))
     yield from _row("validation", _validations(run))
     yield from _row("start", _start(run))

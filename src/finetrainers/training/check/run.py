@@ -17,6 +17,7 @@ from finetrainers.events import RunOutline
 from finetrainers.files.storage import storage_errors
 from finetrainers.models import Model
 from finetrainers.training.announce import about_data, about_schedule
+from finetrainers.training.auto import Settled, settle
 from finetrainers.training.check.disk import check_disk
 from finetrainers.training.check.findings import Findings
 from finetrainers.training.check.parts import (
@@ -60,6 +61,8 @@ class Checked:
     findings: Findings = field(default_factory=Findings)
     outline: RunOutline | None = None
     """What the run would be; None if it cannot be planned."""
+    settled: Sequence[str] = ()
+    """What was left to the model, and what it became."""
     changed: Sequence[str] = ()
     """Settings that differ from those that the run was last started with, where it goes on."""
 
@@ -78,6 +81,16 @@ def check(file: str | Path, overrides: Sequence[str] = (), how: Checking = Check
 
 def _check(config: Config, how: Checking, checked: Checked, folder: Path) -> None:
     findings, device = checked.findings, CPU
+    settled: Settled | None = None
+    with findings.part("what is left to the model"):
+        settled = settle(config)
+    if settled is None:
+        findings.leave_out("folders, data, prompts and room on the disk: fix the model first")
+        return
+    for note in settled.notes:
+        findings.warn(note)
+    checked.settled = settled.lines() if settled.values else []
+    config = settled.config
     layout = layout_of(config, how.processes, findings) or Layout()
     with findings.part("device"):
         device = pick_device(config.train.device)
@@ -117,8 +130,9 @@ def _check_planned(
         prepared = _check_resumed(config, prepared, checked, resumed)
     with findings.part("disk") as part:
         check_disk(config, prepared, part, free=how.free)
-    outline = outline_of(config, prepared, device=device, processes=processes, resumed=resumed)
-    checked.outline = outline
+    checked.outline = outline_of(
+        config, prepared, device=device, processes=processes, resumed=resumed, settled=checked.settled
+    )
     for message in (about_epochs(asked, config), *about_data(config, prepared)):
         if message is not None:
             findings.warn(message)
