@@ -624,6 +624,16 @@ MUTATIONS = (
     Mutation("fast clips that keep their frames are not named", "data/catalog/rates.py", "return fps / config.stride > native_fps * (1 + SAME_RATE)", "return np.zeros(len(fps), np.bool_)", "data/test_rates.py::test_fast_clips_that_keep_their_own_frames_are_counted_and_named"),
     Mutation("a short clip is told a bucket that no model has", "data/catalog/assign.py", "longest=1 + (frames - 1) // frame_step * frame_step", "longest=frames", "data/test_rates.py::test_a_clip_that_is_too_short_is_told_its_own_frames_and_rate"),
     Mutation("a bucket of two numbers is called incomplete", "config/about_buckets.py", "if short is not None:", "if False:", "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
+    Mutation("what a crop removes is not warned of", "training/announce.py", "    messages += about_crops(catalog)\n", "", "training/test_check.py::test_pictures_that_lose_much_to_the_crop_are_named_by_check_and_by_train"),
+    Mutation("stretched pictures are said to be cropped", "data/catalog/crops.py", 'if resize == "stretch":', "if False:", "training/test_check.py::test_nothing_is_cut_off_where_pictures_are_stretched"),
+    Mutation("a check writes into the cache", "training/check/parts.py", '"cache": config.cache.model_copy(update={"path": folder})', '"cache": config.cache', "training/test_check.py::test_a_check_leaves_nothing_and_tells_what_the_run_then_tells"),
+    Mutation("an error of the settings hides those of the data", "training/check/run.py", ", trying=findings.part)", ")", "training/test_check.py::test_errors_of_settings_do_not_hide_those_of_others_and_of_data"),
+    Mutation("a check forgets what a run has left out and begun with", "training/check/run.py", "checked.changed = changed_settings(before, config)", "pass", "training/test_check.py::test_a_finished_run_is_told_what_it_is_and_what_differs"),
+    Mutation("epochs of a run that went further pass the check", "training/check/run.py", "        check_steps_left(config, resumed)\n", "        pass\n", "training/test_check.py::test_epochs_are_counted_before_they_are_compared_with_what_a_run_has_done"),
+    Mutation("a bad item hides what the run would be", "training/check/run.py", "prepared = plan(lenient(planned))", "pass", "training/test_check.py::test_a_bad_item_does_not_hide_what_the_run_would_be"),
+    Mutation("the file is blamed for the command line", "config/load.py", "Config, given=[key for key, _ in given])", "Config)", "cli/test_cli.py::test_a_file_is_blamed_for_its_own_keys_alone"),
+    Mutation("an option that there is not takes the file for its value", "config/overrides.py", "return not is_own or bool(", "return True or bool(", "cli/test_cli.py::test_a_file_is_blamed_for_its_own_keys_alone"),
+    Mutation("a gated model is an error of the network", "models/pretrained.py", "except GatedRepoError as error:", "except KeyError as error:", "models/test_adapters.py::test_a_model_that_the_hub_does_not_give_says_what_to_do"),
 )  # fmt: skip
 
 

@@ -74,6 +74,15 @@ def test_errors_of_settings_do_not_hide_those_of_others_and_of_data(work: Work) 
     assert sorted(found) == ["data", "output_dir", "train.batch_size", "tuning.targets", "validation.prompts"]
 
 
+def test_a_bad_item_does_not_hide_what_the_run_would_be(work: Work) -> None:
+    (work.data / "02.txt").unlink()
+    found = checked(work)
+    assert len(found.findings.errors) == 1
+    assert found.outline is not None
+    assert (found.outline.num_samples, found.outline.num_bad) == (3, 1)
+    assert re.search(r"left out +\S*02\.png: ", " ".join(as_text(found).split()))
+
+
 def test_a_check_leaves_nothing_and_tells_what_the_run_then_tells(
     work: Work, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

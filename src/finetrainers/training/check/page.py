@@ -97,8 +97,8 @@ def _buckets(run: RunOutline) -> Iterator[str]:
         yield f"{'':{LABEL}}{row}"
     others = len(run.buckets) - len(shown)
     if others:
-        left = len(filled) - len(shown)
-        yield from _row("", f"and {_count(others, 'bucket')} more, {others - left} of them without samples")
+        empty = others - (len(filled) - len(shown))
+        yield from _row("", f"and {_count(others, 'bucket')} more, {empty} without samples")
 
 
 def _trained(run: RunOutline) -> str:
@@ -131,12 +131,12 @@ def _start(run: RunOutline) -> str:
 
 def _row(label: str, text: str) -> list[str]:
     """Write a label and what it is of, the latter below itself where it takes several lines."""
+    own = " " * (len(text) - len(text.lstrip()))
     return textwrap.wrap(
-        text,
+        text.strip(),
         WIDTH,
-        initial_indent=f"{label:{LABEL}}",
-        subsequent_indent=" " * LABEL,
-        drop_whitespace=not text.startswith(" "),
+        initial_indent=f"{label:{LABEL}}{own}",
+        subsequent_indent=" " * LABEL + own,
         break_long_words=False,
         break_on_hyphens=False,
     )

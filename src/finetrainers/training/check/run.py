@@ -2,7 +2,9 @@
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from finetrainers.distributed.launch import refuse_further_processes
 from finetrainers.distributed.layout import Layout
 from finetrainers.distributed.world import pick_device
 from finetrainers.encoding.encoder import StageProgress
+from finetrainers.errors import FinetrainersError
 from finetrainers.events import RunOutline
 from finetrainers.files.storage import storage_errors
 from finetrainers.models import Model
@@ -32,6 +35,7 @@ from finetrainers.training.check.parts import (
 from finetrainers.training.checks import check_steps_left
 from finetrainers.training.epochs import about_epochs, with_steps_of
 from finetrainers.training.fit import budget_bytes
+from finetrainers.training.inspect.look import lenient
 from finetrainers.training.outline import outline_of
 from finetrainers.training.paths import absolute, places
 from finetrainers.training.prepare import prepare
@@ -103,18 +107,14 @@ def _check(config: Config, how: Checking, checked: Checked, folder: Path) -> Non
         findings.leave_out("data, prompts and room on the disk: fix the model first")
         return
     say_what_is_remote(model, findings)
-    prepared: Prepared | None = None
-    with findings.part("data"):
-        prepared = prepare(
-            moved_to(without_auto(config), folder),
-            model,
-            device,
-            progress=how.progress,
-            warn=findings.warn,
-            world=world_of(layout, device),
-            start=resumed or 0,
-            trying=findings.part,
-        )
+    planned, prepared = moved_to(without_auto(config), folder), None
+    plan = partial(prepare, model=model, device=device, progress=how.progress, warn=findings.warn)
+    plan = partial(plan, world=world_of(layout, device), start=resumed or 0, trying=findings.part)
+    with findings.part("data") as part:
+        prepared = plan(planned)
+    if part.errors:
+        with suppress(FinetrainersError):  # of which all is told
+            prepared = plan(lenient(planned))
     if prepared is not None:
         _check_planned(config, prepared, how, checked, (device, layout.size, resumed))
 

@@ -67,8 +67,8 @@ def inspect(config: Config, how: Inspecting) -> Inspected:
         )
         check_start(config)
         config = settle(config).config
-        config = config.model_copy(update={"train": with_counted_steps(_lenient(config)).train})
-        prepared = _plan(_lenient(config), how, warnings)
+        config = config.model_copy(update={"train": with_counted_steps(lenient(config)).train})
+        prepared = _plan(lenient(config), how, warnings)
     except FinetrainersError as error:
         return Inspected(_refused(config, how, error), None)
     report = _report(config, prepared, how)
@@ -82,7 +82,7 @@ def _plan(config: Config, how: Inspecting, warnings: list[str]) -> Prepared:
     return prepare(config, model, torch.device("cpu"), progress=how.say, warn=warnings.append)
 
 
-def _lenient(config: Config) -> Config:
+def lenient(config: Config) -> Config:
     """Leave bad samples out, so that all are found."""
 
     def skipping(sets: Sequence[DataConfig]) -> tuple[DataConfig, ...]:
