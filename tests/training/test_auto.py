@@ -18,6 +18,7 @@ from finetrainers.testing.real_sizes import write_published
 from finetrainers.training.auto import settle, settle_for
 from finetrainers.training.bench.run import Measuring, bench
 from finetrainers.training.inspect.look import Inspecting, inspect
+from finetrainers.training.native_sizes import are_native
 from finetrainers.training.plan.run import Asked, plan
 from finetrainers.training.same_run import check_same_run
 
@@ -145,8 +146,8 @@ def test_a_run_that_goes_on_keeps_what_it_began_with(tree: Tree, tmp_path: Path)
 
 
 def test_a_written_number_is_compared_and_not_taken_from_the_run(tree: Tree) -> None:
-    before = settle(config_of(tree)).config
-    after = settle(config_of({**tree, "data": [{**tree["data"][0], "buckets": 48}]})).config
+    before, model = settle(config_of(tree)).config, open_model(config_of(tree).model)
+    after = settle_for(config_of({**tree, "data": [{**tree["data"][0], "buckets": 48}]}), model, before=before).config
     with pytest.raises(ConfigError, match=r"data\.0\.buckets\.pixels: 4096 -> 2304"):
         check_same_run(before, after)
 
@@ -195,3 +196,11 @@ def test_other_commands_settle_as_training_does(tree: Tree) -> None:
 def test_a_plan_settles_as_training_does(tree: Tree) -> None:
     config, quiet = config_of(tree), Asked(say=lambda _: None, items=4)
     assert plan(config, quiet).num_trained == plan(settle(config).config, quiet).num_trained
+
+
+def test_buckets_that_nobody_asked_for_may_be_empty(tree: Tree) -> None:
+    """Those for clips, in a folder of pictures; others are warned of."""
+    model = open_model(config_of(tree).model)
+    assert are_native(model, settle(config_of(tree)).config.data[0].buckets)
+    assert not are_native(model, ((1, 64, 64),))
+    assert not are_native(model, PixelBudget(pixels=64**2, step=32))

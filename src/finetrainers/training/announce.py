@@ -1,20 +1,22 @@
 """What a run says before it trains, and of what turns out while it does."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 from finetrainers.config import Config
+from finetrainers.config.base import AUTO
 from finetrainers.config.data import Buckets
-from finetrainers.data.catalog.found import found_sets
+from finetrainers.data.catalog.cropped import about_crops
 from finetrainers.data.catalog.left_out import JOURNAL
-from finetrainers.data.catalog.occupancy import about_empty, occupancy
+from finetrainers.data.catalog.occupancy import about_empty
 from finetrainers.data.order.order import ORDER_VERSION
 from finetrainers.errors import MissingItemError
-from finetrainers.events import DataShare, FilledBucket, FoundData, RunEvent
-from finetrainers.memory.attention import device_name
+from finetrainers.events import RunEvent
 from finetrainers.optim.schedules import learning_rate
 from finetrainers.training.auto import Settled
 from finetrainers.training.native_sizes import are_native
 from finetrainers.training.objective import SETTING
+from finetrainers.training.outline import outline_of
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.relocated import contents
 from finetrainers.training.report import read_events
@@ -33,43 +35,33 @@ def announce(
     fitting: Sequence[str] = (),
 ) -> None:
     """Write the ``run`` event, and warn of what may not be what the user expects."""
-    config, order, now = session.config, prepared.order, contents(prepared)
+    config, now = session.config, contents(prepared)
     code = digests_of(config)
     if resumed is not None:
         for message in about_changed(config, code_before(config)):
             session.warn(message)
     _announce_changes(session, now["data"], resumed=resumed)
-    held_out = None if prepared.held_out_plan is None else prepared.held_out_plan.catalog
-    measured = [job.bucket for job in prepared.held_out]
-    event = RunEvent(
-        output_dir=str(config.output_dir),
-        family=prepared.model.adapter.name,
-        task=prepared.model.task,
-        resumed_from=resumed,
-        steps=config.train.steps,
-        batch_size=config.train.batch_size,
-        num_samples=prepared.plan.num_samples,
-        num_held_out=len(prepared.held_out),
-        num_bad=len(prepared.problems),
-        data=now["data"],
-        held_out=now["held_out"],
-        model=now["model"],
-        order=ORDER_VERSION,
-        epochs=order.epoch_of(max(0, config.train.steps - 1)) + 1,
-        device=str(session.device),
-        objective=code.get(SETTING),
-        code=code or None,
-        memory=fitting or None,
-        auto=None if settled is None or not settled.values else settled.lines(),
-        native_fps=prepared.model.adapter.training.native_fps,
-        mix=[DataShare(**own) for own in prepared.mixture(config.train.steps)],
-        sets=[FoundData(**own) for own in found_sets(prepared.plan.catalog)],
-        buckets=[FilledBucket(**own) for own in occupancy(prepared.plan.catalog, held_out, measured)],
-        device_name=device_name(session.device) if session.device.type != "cpu" else None,
+    outline = outline_of(
+        config,
+        prepared,
+        device=session.device,
         processes=session.world.launch.size,
-        versions=versions(),
+        resumed=resumed,
+        settled=() if settled is None else settled.lines(),
+        fitting=fitting,
     )
-    session.emit(event)
+    session.emit(
+        RunEvent(
+            **{own.name: getattr(outline, own.name) for own in fields(outline)},
+            data=now["data"],
+            held_out=now["held_out"],
+            model=now["model"],
+            order=ORDER_VERSION,
+            objective=code.get(SETTING),
+            code=code or None,
+            versions=versions(),
+        )
+    )
     for message in (*(() if settled is None else settled.notes), *about_data(config, prepared)):
         session.warn(message)
 
@@ -103,25 +95,27 @@ def _announce_changes(session: Session, fingerprint: str | None, *, resumed: int
             "the order of samples has changed since this run was last started (an update): it continues with other samples "
             "from here"
         )
-    _announce_schedule(session, resumed, before[-1]["steps"])
+    for message in about_schedule(session.config, resumed, before[-1]["steps"]):
+        session.warn(message)
 
 
-def _announce_schedule(session: Session, step: int, before: int) -> None:
+def about_schedule(config: Config, step: int, before: int) -> list[str]:
     """Say what another number of steps makes of the schedule, and that a finished run has nothing to do."""
-    config, now = session.config, session.config.train.steps
+    now = config.train.steps
     if step == now:
-        session.warn(f"finished at step {step}: nothing is left to train; raise train.steps to go on")
-    elif now != before and config.schedule.name != "constant":
-        rate, old = (learning_rate(config.optimizer, config.schedule, step=step, steps=n) for n in (now, before))
-        session.warn(
-            f"train.steps changed from {before} to {now}, and schedule.name: {config.schedule.name} is "
-            f"{'stretched' if now > before else 'shortened'} to it: step {step + 1} has the learning rate {rate:.4g}, "
-            f"and would have had {old:.4g}"
-        )
+        return [f"finished at step {step}: nothing is left to train; raise train.steps to go on"]
+    if now == before or config.schedule.name == "constant":
+        return []
+    rate, old = (learning_rate(config.optimizer, config.schedule, step=step, steps=n) for n in (now, before))
+    return [
+        f"train.steps changed from {before} to {now}, and schedule.name: {config.schedule.name} is "
+        f"{'stretched' if now > before else 'shortened'} to it: step {step + 1} has the learning rate {rate:.4g}, "
+        f"and would have had {old:.4g}"
+    ]
 
 
 def about_data(config: Config, prepared: Prepared) -> list[str]:
-    """Say which media and which buckets are not trained on."""
+    """Say which media and which buckets are not trained on, and which pictures lose much to the crop."""
     catalog = prepared.plan.catalog
     model, messages = prepared.model, list[str]()
 
@@ -132,14 +126,31 @@ def about_data(config: Config, prepared: Prepared) -> list[str]:
         messages += about_empty(catalog, "data", is_wanted=is_wanted)
     if config.validation.data and prepared.held_out_plan is not None:
         messages += about_empty(prepared.held_out_plan.catalog, "validation.data", is_wanted=is_wanted)
+    messages += about_crops(catalog)
     messages += [
         f"{data.config.path}: {data.unlisted} media files are not listed and are not used"
         for data in catalog.sets
         if data.unlisted
     ]
+    messages += _about_own_rate(config, prepared)
     return messages + [
         f"{catalog.about_shape(int(prepared.order.samples_of(bucket)[0]))} has too few samples to fill a "
         f"batch of {config.train.batch_size} within {config.train.steps} steps: none of them will be trained on. "
         "Use a smaller batch_size, more steps, or fewer buckets"
         for bucket in prepared.order.starved(config.train.steps)
+    ]
+
+
+def _about_own_rate(config: Config, prepared: Prepared) -> list[str]:
+    """Say that an adapter of the user's own states no frame rate, where clips are left to it."""
+    training, catalog = prepared.model.adapter.training, prepared.plan.catalog
+    has_clips = any(
+        data.config.fps == AUTO and any(catalog.buckets[bucket][0] > 1 for bucket in set(data.bucket.tolist()))
+        for data in catalog.sets
+    )
+    if config.model.adapter is None or training.native_fps is not None or not has_clips:
+        return []
+    return [
+        "data.N.fps: auto takes each clip's own frames, for model.adapter states no rate: set training.native_fps in it if "
+        "the model was trained at one, or fps: null if it was not"
     ]

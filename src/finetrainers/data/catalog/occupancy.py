@@ -10,12 +10,14 @@ from finetrainers.config import Bucket
 from finetrainers.config.data import Buckets, PixelBudget
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.data.catalog.catalog import Catalog
+from finetrainers.data.catalog.cropped import by_bucket
 
 MAX_LINES = 12
 """Lines that the buckets of a run take on the terminal."""
 
 Occupancy = Mapping[str, Any]
-"""Of one bucket: its size [frames, height, width], its samples, and those that the held-out loss is measured on."""
+"""Of one bucket: its size [frames, height, width], its samples, those that the held-out loss is measured on, and the mean
+and the largest part of its pictures that the crop removes."""
 
 
 def occupancy(catalog: Catalog, held_out: Catalog | None, measured: Sequence[Bucket]) -> list[Occupancy]:
@@ -28,7 +30,18 @@ def occupancy(catalog: Catalog, held_out: Catalog | None, measured: Sequence[Buc
     """
     counts, held = _counts(catalog), Counter(measured)
     buckets = dict.fromkeys([*catalog.buckets, *(() if held_out is None else held_out.buckets)])
-    return [{"size": list(b), "samples": counts[b], "held_out": held[b]} for b in buckets]
+    means, most = (dict(zip(catalog.buckets, own, strict=True)) for own in by_bucket(catalog))
+    return [
+        {"size": list(b), "samples": counts[b], "held_out": held[b], **_crops(counts[b], means.get(b), most.get(b))}
+        for b in buckets
+    ]
+
+
+def _crops(count: int, mean: float | None, most: float | None) -> Occupancy:
+    """Mean and largest part of its pictures that a bucket's crop removes; nothing of an empty one."""
+    if not count or mean is None or most is None:
+        return {}
+    return {"cropped": round(float(mean), 3), "most_cropped": round(float(most), 3)}
 
 
 def about_empty(catalog: Catalog, section: str, *, is_wanted: Callable[[Buckets], bool] = lambda _: True) -> list[str]:

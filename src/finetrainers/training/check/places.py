@@ -8,10 +8,10 @@ from pathlib import Path
 from finetrainers.config import Config, load_config
 from finetrainers.errors import ConfigError, StorageError
 from finetrainers.files.marks import CACHE_TAG
+from finetrainers.training.check.findings import Findings
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.checks import check_start, check_steps_left
 from finetrainers.training.directory import refuse_folder_of_others
-from finetrainers.training.rehearse.findings import Findings
 from finetrainers.training.same_run import check_same_run
 
 
@@ -101,6 +101,6 @@ def _check_resumed(config: Config) -> int | None:
     resumed = checkpoints.find(config.checkpoint.resume)
     if resumed is None:
         check_start(config)
-    else:
+    elif config.train.epochs is None:  # else once their steps are counted
         check_steps_left(config, resumed)
     return resumed
