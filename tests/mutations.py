@@ -623,7 +623,7 @@ MUTATIONS = (
     Mutation("the size that is drawn by default is the tallest", "data/catalog/buckets.py", "abs(math.log(size[1] / size[2]))", "-size[1]", "training/test_auto.py::test_a_number_is_all_proportions_of_about_as_many_pixels"),
     Mutation("fast clips that keep their frames are not named", "data/catalog/rates.py", "return fps / config.stride > native_fps * (1 + SAME_RATE)", "return np.zeros(len(fps), np.bool_)", "data/test_rates.py::test_fast_clips_that_keep_their_own_frames_are_counted_and_named"),
     Mutation("a short clip is told a bucket that no model has", "data/catalog/assign.py", "longest=1 + (frames - 1) // frame_step * frame_step", "longest=frames", "data/test_rates.py::test_a_clip_that_is_too_short_is_told_its_own_frames_and_rate"),
-    Mutation("a bucket of two numbers is called incomplete", "config/about_buckets.py", "if short is not None:", "if False:", "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
+    Mutation("a bucket of two numbers is called incomplete", "config/about_buckets.py", "if wrong is None:", "if wrong is not None:", "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
 )  # fmt: skip
 
 
