@@ -114,7 +114,7 @@ class ProgressEvent(Event):
     event = "progress"
 
     stage: str
-    """probe media, encode text or encode media."""
+    """probe media, encode text or encode media; in a validation, held-out loss, item losses or draw samples."""
     done: Count
     """Items that are done."""
     total: Count
