@@ -72,6 +72,10 @@ def schema() -> Tree:
 def _of_event(kind: type[Event]) -> Tree:
     """Describe the fields of one event."""
     made = TypeAdapter(kind).json_schema()
+    for base in kind.__mro__[1:]:  # pydantic reads the sentences of fields in the class itself alone
+        if issubclass(base, Record) and base is not Record:
+            for name, field in TypeAdapter(base).json_schema()["properties"].items():
+                made["properties"][name] = {**field, **made["properties"][name]}
     own = _plain(made, made.get("$defs", {}), is_whole=True)
     return {"description": " ".join((kind.__doc__ or "").split()), **_fields(kind, own)}
 

@@ -34,7 +34,7 @@ def test_every_bucket_is_counted_over_all_sets(tmp_path: Path) -> None:
     catalog = catalog_of(tmp_path, {**one, "buckets": [[1, 64, 64]]}, {**two, "buckets": other})
     held_out = catalog_of(tmp_path, {**one, "buckets": [[1, 64, 32]]})
     assert occupancy(catalog, held_out, [(1, 64, 64), (1, 64, 64)]) == [
-        {"size": [1, 64, 64], "samples": 5, "held_out": 2},
+        {"size": [1, 64, 64], "samples": 5, "held_out": 2, "cropped": 0.0, "most_cropped": 0.0},
         {"size": [1, 32, 64], "samples": 0, "held_out": 0},
         {"size": [1, 64, 32], "samples": 0, "held_out": 0},
     ]
@@ -90,9 +90,9 @@ def test_a_run_counts_its_buckets_and_warns_of_an_empty_one(
     events = events_of(tmp_path / "run")
     (run,) = (event for event in events if event["event"] == "run")
     assert run["buckets"] == [
-        {"size": [1, 64, 64], "samples": 3, "held_out": 2},
+        {"size": [1, 64, 64], "samples": 3, "held_out": 2, "cropped": 0.0, "most_cropped": 0.0},
         {"size": [5, 64, 64], "samples": 0, "held_out": 0},
-        {"size": [9, 64, 64], "samples": 1, "held_out": 0},
+        {"size": [9, 64, 64], "samples": 1, "held_out": 0, "cropped": 0.0, "most_cropped": 0.0},
     ]
     warned = [event["message"] for event in events if event["event"] == "warning"]
     assert [message.partition(": nothing fits")[0] for message in warned] == ["data: no sample is in the bucket [5, 64, 64]"]

@@ -19,14 +19,19 @@ from finetrainers.events.kinds import (
     ValidationEvent as ValidationEvent,
     WarningEvent as WarningEvent,
 )
+from finetrainers.events.outline import RunOutline as RunOutline
 from finetrainers.events.parts import (
     AttentionTrial as AttentionTrial,
+    BadItem as BadItem,
+    CroppedItem as CroppedItem,
     DataShare as DataShare,
+    DiskUse as DiskUse,
     FilledBucket as FilledBucket,
     FoundData as FoundData,
     ItemLoss as ItemLoss,
     ItemTable as ItemTable,
     SetLoss as SetLoss,
+    Tuned as Tuned,
 )
 from finetrainers.events.read import (
     OtherEvent as OtherEvent,

@@ -4,66 +4,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from finetrainers.events.parts import AttentionTrial, DataShare, FilledBucket, FoundData, ItemTable, SetLoss
+from finetrainers.events.outline import RunOutline
+from finetrainers.events.parts import AttentionTrial, ItemTable, SetLoss
 from finetrainers.events.record import Count, Event, Number, Numbers, Positive, Seconds
 
 AlarmKind = Literal["loss_flat", "grad_norm_jump", "item_not_learnt", "held_out_rises"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunEvent(Event):
+class RunEvent(RunOutline, Event):
     """Training begins or goes on: the run is planned, and the items of its first steps are encoded."""
 
     event = "run"
 
-    output_dir: str
-    """Run directory, absolute."""
-    family: str
-    """Model family, such as flux."""
-    task: str
-    """Task, such as text-to-video."""
-    resumed_from: Count | None
-    """Step of the checkpoint that this start goes on from; null if it begins at step 0."""
-    steps: Count
-    """Optimizer steps of the whole run."""
-    batch_size: Positive
-    """Samples of one optimizer step."""
-    num_samples: Count
-    """Samples to train on; held-out and bad ones are not among them."""
-    num_held_out: Count
-    """Samples that the held-out loss is measured on."""
-    num_bad: Count
-    """Items that are left out, or replaced by others, because they cannot be used; report.json names them."""
     data: str
     """Hash of what the order depends on: contents, windows and buckets of all items."""
     held_out: str | None
     """The same of the data that are held out; null if nothing is."""
-    model: str | None = None
-    """Hash of samples of the weights that training began from."""
     order: Positive
     """Version of the order of samples; the same seed and data have another order in another version."""
-    epochs: Positive
-    """Passes over the data that the steps begin."""
-    device: str
-    """Device, such as cuda or cpu."""
+    model: str | None = None
+    """Hash of samples of the weights that training began from."""
     objective: str | None = None
     """Hash of the file of an objective of the user's own, where there is one."""
-    memory: Sequence[str] | None = None
-    """What memory.preset: auto counted, a line for each set of techniques; the last is taken."""
-    mix: Sequence[DataShare]
-    """Data sets of the run: path, samples to train on, asked (the share that the configuration gives it), and what the
-    steps of the whole run take of it: taken, as a share, images and videos, as counts; empty with data.stream, where the
-    steps to come are not known."""
-    sets: Sequence[FoundData]
-    """Data sets of the run: path, layout and why it was taken for that, items to train on, bad ones that are left out, and
-    passed_over, what is no part of any item, counted by kind."""
-    buckets: Sequence[FilledBucket]
-    """Buckets of the run, empty ones included: size (frames, height, width), samples to train on, and held_out, those that
-    the held-out loss is measured on."""
-    device_name: str | None = None
-    """Name of the accelerator, such as NVIDIA H200; not given for a CPU."""
-    processes: Positive | None = None
-    """Processes that train together, each with a device of its own."""
     versions: Mapping[str, str] | None = None
     """Versions of Python and of the packages that compute, by name."""
 

@@ -37,6 +37,47 @@ class FilledBucket(Record):
     size: Sequence[int]
     samples: int
     held_out: int
+    cropped: float | None = None
+    most_cropped: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CroppedItem(Record):
+    """How much of an item the crop to its bucket removes."""
+
+    path: str
+    bucket: Sequence[int]
+    cropped: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadItem(Record):
+    """An item that cannot be used."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned(Record):
+    """What trains."""
+
+    kind: str
+    rank: int | None = None
+    alpha: float | None = None
+    parameters: int
+    all_parameters: int
+    mb: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskUse(Record):
+    """What a run writes into one place."""
+
+    what: str
+    key: str
+    path: str
+    gb: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,17 @@
 """What a run says before it trains, and of what turns out while it does."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 from finetrainers.config import Config
-from finetrainers.data.catalog.found import found_sets
 from finetrainers.data.catalog.left_out import JOURNAL
-from finetrainers.data.catalog.occupancy import about_empty, occupancy
+from finetrainers.data.catalog.occupancy import about_empty
 from finetrainers.data.order.order import ORDER_VERSION
 from finetrainers.errors import MissingItemError
-from finetrainers.events import DataShare, FilledBucket, FoundData, RunEvent
-from finetrainers.memory.attention import device_name
+from finetrainers.events import RunEvent
 from finetrainers.optim.schedules import learning_rate
 from finetrainers.training.objective import read_objective
+from finetrainers.training.outline import about_crops, outline_of
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.relocated import contents
 from finetrainers.training.report import read_events
@@ -21,38 +21,29 @@ from finetrainers.training.versions import versions
 
 def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitting: Sequence[str] = ()) -> None:
     """Write the ``run`` event, and warn of what may not be what the user expects."""
-    config, order, now = session.config, prepared.order, contents(prepared)
+    config, now = session.config, contents(prepared)
     code = read_objective(config)
     _announce_changes(session, now["data"], resumed=resumed)
-    held_out = None if prepared.held_out_plan is None else prepared.held_out_plan.catalog
-    measured = [job.bucket for job in prepared.held_out]
-    event = RunEvent(
-        output_dir=str(config.output_dir),
-        family=prepared.model.adapter.name,
-        task=prepared.model.task,
-        resumed_from=resumed,
-        steps=config.train.steps,
-        batch_size=config.train.batch_size,
-        num_samples=prepared.plan.num_samples,
-        num_held_out=len(prepared.held_out),
-        num_bad=len(prepared.problems),
-        data=now["data"],
-        held_out=now["held_out"],
-        model=now["model"],
-        order=ORDER_VERSION,
-        epochs=order.epoch_of(max(0, config.train.steps - 1)) + 1,
-        device=str(session.device),
-        objective=None if code is None else code.digest,
-        memory=fitting or None,
-        mix=[DataShare(**own) for own in prepared.mixture(config.train.steps)],
-        sets=[FoundData(**own) for own in found_sets(prepared.plan.catalog)],
-        buckets=[FilledBucket(**own) for own in occupancy(prepared.plan.catalog, held_out, measured)],
-        device_name=device_name(session.device) if session.device.type != "cpu" else None,
+    outline = outline_of(
+        config,
+        prepared,
+        device=session.device,
         processes=session.world.launch.size,
-        versions=versions(),
+        resumed=resumed,
+        fitting=fitting,
     )
-    session.emit(event)
-    for message in about_data(config, prepared):
+    session.emit(
+        RunEvent(
+            **{own.name: getattr(outline, own.name) for own in fields(outline)},
+            data=now["data"],
+            held_out=now["held_out"],
+            model=now["model"],
+            order=ORDER_VERSION,
+            objective=None if code is None else code.digest,
+            versions=versions(),
+        )
+    )
+    for message in (*about_data(config, prepared), *about_crops(outline)):
         session.warn(message)
 
 

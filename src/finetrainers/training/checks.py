@@ -18,6 +18,7 @@ from finetrainers.memory.techniques import check_blocks
 from finetrainers.models import Model
 from finetrainers.models.base import ModelAdapter, Settings
 from finetrainers.tuning import build_tuning
+from finetrainers.tuning.base import Size, size_of
 from finetrainers.tuning.exported import adapted_layers
 
 FROM_FRAMES = ("image-to-video", "first-last-frame-to-video")
@@ -166,20 +167,25 @@ def check_mirrors(config: Config, streams: Sequence[Stream]) -> None:
             )
 
 
-def check_tuning(config: Config, model: Model) -> None:
+def check_tuning(config: Config, model: Model) -> Size:
     """Refuse targets, modules, norms and blocks that the denoiser has none of, by a try without weights.
+
+    Returns:
+        How much of all denoisers would train.
 
     Raises:
         ConfigError: Naming the key and what there is.
     """
     tuning = build_tuning(without_start(config).tuning)
     conditioning = build_conditioning(config.conditioning)
-    tried: list[Settings] = []
+    tried: list[tuple[Settings, Size]] = []
+    total = Size(0, 0)
     for name in model.denoisers.trained:
         settings = model.pretrained.settings(name)
-        if settings in tried:  # an expert of the same shape
+        known = [size for before, size in tried if before == settings]
+        if known:  # an expert of the same shape
+            total += known[0]
             continue
-        tried.append(settings)
         shell = model.pretrained.shell(name)
         check_blocks(shell, model.adapter.blocks, config.memory)
         conditioning.prepare(shell, model.adapter)
@@ -187,6 +193,9 @@ def check_tuning(config: Config, model: Model) -> None:
         tuning.apply(shell, model.adapter, component=name, seed=config.seed, full_modules=full_modules)
         if config.checkpoint.export:
             check_saved(config, model.adapter.name, adapted_layers(shell))
+        tried.append((settings, size_of(shell)))
+        total += tried[-1][1]
+    return total
 
 
 def check_computation(config: Config, model: Model) -> None:

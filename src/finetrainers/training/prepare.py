@@ -64,8 +64,9 @@ def prepare(
     """
     world = alone(device) if world is None else world
     objective = build_objective(config, model)
-    for check in (check_buckets, check_conditioning, check_computation, check_tuning):
+    for check in (check_buckets, check_conditioning, check_computation):
         check(config, model)
+    size = check_tuning(config, model)
     requests = _requests(config, model)
     check_context(config, model, requests, context=world.layout.context, device=device)
     conditioning, given_frames = build_conditioning(config.conditioning), build_given_frames(config, model)
@@ -96,6 +97,7 @@ def prepare(
         held_out_plan=None if held_out is None else replace(plan, catalog=held_out),
         max_held_out=config.validation.max_items,
         requests=requests,
+        size=size,
         num_items=config.validation.items,
         chapters=chapters,
     )

@@ -15,6 +15,7 @@ from finetrainers.encoding.encoder import Encoder
 from finetrainers.models import Model, Request
 from finetrainers.objectives.base import Objective
 from finetrainers.training.chapters import Chapters
+from finetrainers.tuning.base import Size
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Prepared:
     max_held_out: int
     """Samples of it that are measured at most."""
     requests: tuple[Request, ...]
+    size: Size
+    """How much of what is trained would train, in weights."""
     num_items: int = 0
     """Samples to train on that are measured one by one at most."""
     left_out: tuple[LeftOut, ...] = ()

@@ -77,6 +77,17 @@ class Tuning(ABC):
 
 
 @dataclass(frozen=True, slots=True)
+class Size:
+    """How many weights there are."""
+
+    trained: int
+    whole: int
+
+    def __add__(self, other: "Size") -> "Size":
+        return Size(self.trained + other.trained, self.whole + other.whole)
+
+
+@dataclass(frozen=True, slots=True)
 class ExportFacts:
     """What the export of one component has to know."""
 
@@ -103,6 +114,12 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write a safetensors file; equal tensors and metadata give equal bytes."""
     save_file(dict(tensors), file, {"format": "pt", **metadata})
     sort_metadata_of(file)
+
+
+def size_of(denoiser: nn.Module) -> Size:
+    """Count what trains of a denoiser, and all of it, adapters included."""
+    trained = sum(parameter.numel() for parameter in trained_parameters(denoiser).values())
+    return Size(trained, sum(parameter.numel() for parameter in denoiser.parameters()))
 
 
 def trained_parameters(denoiser: nn.Module) -> dict[str, nn.Parameter]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from finetrainers.config import Bucket, DataConfig
 from finetrainers.data.catalog.buckets import assign_buckets, resolve_buckets, why_unassigned
+from finetrainers.data.catalog.crops import crops_of_items
 from finetrainers.data.catalog.dataset import Dataset
 from finetrainers.data.catalog.probe import Facts
 from finetrainers.data.catalog.rates import about_slow_clips, describe_length, is_too_slow, rate_of_view
@@ -69,6 +70,7 @@ def assign(
         bucket=number[choice[item]],
         num_captions=pc.list_value_length(table["captions"]).to_numpy(),
         problems=tuple(problems),
+        cropped=crops_of_items(facts, choice, buckets=own, resize=config.resize),
     )
 
 

@@ -39,6 +39,8 @@ class Dataset:
     """[items]."""
     problems: tuple[Problem, ...]
     """Items that cannot be used."""
+    cropped: NDArray[np.float16] = field(default_factory=lambda: np.zeros(0, np.float16))
+    """[items] part of the picture of each that the crop to its bucket removes; 0 where it has none."""
     unlisted: int = 0
     """Media in the folders that no list or metadata file names."""
     pictures: Mapping[str, Pictures] = field(default_factory=dict)

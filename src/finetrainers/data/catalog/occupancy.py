@@ -9,12 +9,14 @@ import numpy as np
 from finetrainers.config import Bucket
 from finetrainers.config.data import PixelBudget
 from finetrainers.data.catalog.catalog import Catalog
+from finetrainers.data.catalog.crops import by_bucket
 
 MAX_LINES = 12
 """Lines that the buckets of a run take on the terminal."""
 
 Occupancy = Mapping[str, Any]
-"""Of one bucket: its size [frames, height, width], its samples, and those that the held-out loss is measured on."""
+"""Of one bucket: its size [frames, height, width], its samples, those that the held-out loss is measured on, and the mean
+and the largest part of its pictures that the crop removes."""
 
 
 def occupancy(catalog: Catalog, held_out: Catalog | None, measured: Sequence[Bucket]) -> list[Occupancy]:
@@ -27,7 +29,18 @@ def occupancy(catalog: Catalog, held_out: Catalog | None, measured: Sequence[Buc
     """
     counts, held = _counts(catalog), Counter(measured)
     buckets = dict.fromkeys([*catalog.buckets, *(() if held_out is None else held_out.buckets)])
-    return [{"size": list(b), "samples": counts[b], "held_out": held[b]} for b in buckets]
+    means, most = (dict(zip(catalog.buckets, own, strict=True)) for own in by_bucket(catalog.sets, len(catalog.buckets)))
+    return [
+        {"size": list(b), "samples": counts[b], "held_out": held[b], **_crops(counts[b], means.get(b), most.get(b))}
+        for b in buckets
+    ]
+
+
+def _crops(count: int, mean: float | None, most: float | None) -> Occupancy:
+    """Mean and largest part of its pictures that a bucket's crop removes; nothing of an empty one."""
+    if not count or mean is None or most is None:
+        return {}
+    return {"cropped": round(float(mean), 3), "most_cropped": round(float(most), 3)}
 
 
 def about_empty(catalog: Catalog, section: str) -> list[str]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from finetrainers.config import Bucket
 from finetrainers.data.catalog.catalog import Catalog, Dataset
+from finetrainers.data.catalog.crops import cropped_shares
 from finetrainers.data.catalog.occupancy import occupancy
 from finetrainers.data.catalog.probe import Facts, probe_all
 from finetrainers.data.streams import MEDIA
@@ -94,6 +95,7 @@ def about_buckets(prepared: Prepared, facts: Known) -> list[dict[str, Any]]:
         number = numbers.get(tuple(row["size"]))
         parts = [_fitted(data, facts[id(data)], number, tuple(row["size"])) for data in catalog.sets]
         cut, scale = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
+        row.pop("most_cropped", None)
         row["cropped"] = spread(cut) if len(cut) else None
         row["upscaled"] = int((scale > 1).sum())
         row["largest_scale"] = round(float(scale.max()), 3) if len(scale) else None
@@ -105,12 +107,10 @@ def _fitted(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Part of the pixels [S] of each sample in a bucket that is cut off, and the factor [S] that it is scaled by."""
     own = facts[data.item[data.bucket == number]]
-    across = bucket[1] / np.maximum(own["height"], 1)
-    along = bucket[2] / np.maximum(own["width"], 1)
-    scale = np.maximum(across, along)
+    scale = np.maximum(bucket[1] / np.maximum(own["height"], 1), bucket[2] / np.maximum(own["width"], 1))
     if data.config.resize == "stretch":
         return np.zeros(len(own)), scale
-    return 1 - across * along / scale**2, scale
+    return cropped_shares(own["height"], own["width"], *bucket[1:]), scale
 
 
 def problems_of(prepared: Prepared) -> list[dict[str, Any]]:

@@ -19,16 +19,16 @@ from finetrainers.memory.attention import check_attention
 from finetrainers.models import Model, open_model
 from finetrainers.optim.optimizers import check_optimizer
 from finetrainers.training.announce import about_data
+from finetrainers.training.check.accounts import check_accounts
+from finetrainers.training.check.disk import check_disk
+from finetrainers.training.check.findings import Findings
+from finetrainers.training.check.places import check_places
 from finetrainers.training.checks import check_masks, without_start
 from finetrainers.training.checks_context import check_context
 from finetrainers.training.checks_files import check_files
 from finetrainers.training.inspect.captions import about_captions
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
-from finetrainers.training.rehearse.accounts import check_accounts
-from finetrainers.training.rehearse.disk import check_disk
-from finetrainers.training.rehearse.findings import Findings
-from finetrainers.training.rehearse.places import check_places
 from finetrainers.training.sharing import check_sharing
 from finetrainers.training.track import check_trackers
 

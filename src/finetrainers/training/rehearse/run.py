@@ -11,10 +11,10 @@ from finetrainers.distributed.launch import refuse_further_processes
 from finetrainers.distributed.layout import Layout
 from finetrainers.files.storage import storage_errors
 from finetrainers.models import Model, open_model
+from finetrainers.training.check.findings import Findings
 from finetrainers.training.epochs import refuse_epochs
 from finetrainers.training.paths import absolute, places
 from finetrainers.training.prepared import Prepared
-from finetrainers.training.rehearse.findings import Findings
 from finetrainers.training.rehearse.real import check_real, layout_of
 from finetrainers.training.rehearse.stages import Twin, run_stages
 from finetrainers.training.rehearse.twin import FIRST_STEPS, twin_tree, write_prompts

@@ -15,7 +15,7 @@ from finetrainers.distributed.layout import Layout
 from finetrainers.errors import ConfigError, FinetrainersError, Interrupted
 from finetrainers.models import Model, Request
 from finetrainers.sampling.sample import sample_run
-from finetrainers.training.rehearse.findings import Findings
+from finetrainers.training.check.findings import Findings
 from finetrainers.training.rehearse.twin import FIRST_STEPS, PROCESSES, STEPS, Tree, axes_of, prompt_of, share, twin_config
 from finetrainers.training.rehearse.workers import FailedError, Workers
 from finetrainers.training.run import encode, train

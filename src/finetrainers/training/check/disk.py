@@ -8,22 +8,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from finetrainers.conditioning import build_conditioning
 from finetrainers.config import Config
 from finetrainers.data.order.jobs import LatentsJob
 from finetrainers.errors import StorageError
 from finetrainers.models import Model
-from finetrainers.training.checks import without_start
+from finetrainers.training.check.findings import Part
+from finetrainers.training.check.places import existing
 from finetrainers.training.output_size import FLOAT32, exported_bytes, num_checkpoints, num_exported
 from finetrainers.training.prepared import Prepared
-from finetrainers.training.rehearse.findings import Part
-from finetrainers.training.rehearse.places import existing
-from finetrainers.tuning import build_tuning
-from finetrainers.tuning.base import trained_parameters
 
 GB = 10**9
-MEASURED = 1000
-"""Items whose sizes are added up, spread over all; that of the others is their mean."""
+MEASURED = 200
+"""Samples whose sizes are added up, spread over all; that of the others is their mean."""
 STATE_BYTES = {"sgd": 4, "adafactor": 0, "muon": 4, "adamw_8bit": 2, "adamw_4bit": 1, "adamw_fp8": 2, "prodigy": 16}
 """Of an optimizer's state, a weight."""
 ADAM_BYTES = 8
@@ -47,7 +43,7 @@ def needs(config: Config, prepared: Prepared) -> Iterator[Need]:
     limit = config.cache.max_gb
     cache = cache if limit is None else min(cache, int(limit * GB))
     yield Need("cache.path", config.cache.path, cache, "encoded items")
-    trained, whole = _count_weights(config, prepared.model)
+    trained, whole = prepared.size.trained, prepared.size.whole
     state = STATE_BYTES.get(config.optimizer.name, ADAM_BYTES)
     state += FLOAT32 * (1 + (config.train.ema_decay is not None))
     kept = num_checkpoints(config)
@@ -80,15 +76,18 @@ def check_disk(config: Config, prepared: Prepared, part: Part, *, free: int | No
 
 
 def _cache_bytes(prepared: Prepared, steps: int) -> int:
-    """Count the items that the steps read, latents and captions."""
-    plan, order = prepared.plan, prepared.order
-    jobs = plan.distinct(order, 0, prepared.stop(steps))
-    latents = jobs.latents()
-    some = np.unique(np.linspace(0, len(latents) - 1, min(MEASURED, len(latents))).astype(int)).tolist()
-    mean = float(np.mean([_latents_bytes(prepared, latents[index]) for index in some])) if some else 0.0
+    """Bound what the steps read, latents and captions: no more than there is, and no more than there are positions."""
+    plan, positions = prepared.plan, steps * prepared.order.batch_size
+    sets, samples = plan.catalog.sets, plan.num_samples
+    views, captions = positions, positions
+    if prepared.chapters is None:  # else what is known is one chapter of many
+        views = min(views, sum(len(data.item) * data.config.num_views for data in sets))
+        captions = min(captions, sum(int(data.num_captions[np.unique(data.item)].sum()) for data in sets))
+    some = np.unique(np.linspace(0, samples - 1, min(MEASURED, samples)).astype(int)).tolist()
+    sizes = [sum(_latents_bytes(prepared, item) for item in plan.media_jobs(sample, 0).values()) for sample in some]
     held_out = sum(_latents_bytes(prepared, item) for job in prepared.held_out for item in job.media.values())
-    texts = len(jobs.texts()) + len(prepared.texts)
-    return int(mean * len(latents)) + held_out + texts * _text_bytes(prepared.model)
+    texts = captions + len(prepared.held_out) + len(prepared.texts)
+    return int(np.mean(sizes) * views) + held_out + texts * _text_bytes(prepared.model)
 
 
 def _latents_bytes(prepared: Prepared, item: LatentsJob) -> int:
@@ -107,22 +106,3 @@ def _text_bytes(model: Model) -> int:
     """Bytes of a caption that is as long as captions may be."""
     blank = model.adapter.blank_text(model.max_length)
     return sum(tensor.numel() for tensor in blank.values()) * model.dtype.itemsize + HEADER_BYTES
-
-
-def _count_weights(config: Config, model: Model) -> tuple[int, int]:
-    """Weights that train, and all of what is trained."""
-    tuning, conditioning = build_tuning(without_start(config).tuning), build_conditioning(config.conditioning)
-    trained = whole = own_trained = own_whole = 0
-    before = None
-    for name in model.denoisers.trained:
-        if before == (before := model.pretrained.settings(name)):  # an expert of the same shape
-            trained, whole = trained + own_trained, whole + own_whole
-            continue
-        shell = model.pretrained.shell(name)
-        conditioning.prepare(shell, model.adapter)
-        modules = conditioning.trained_modules(shell, model.adapter)
-        tuning.apply(shell, model.adapter, component=name, seed=config.seed, full_modules=modules)
-        own_trained = sum(own.numel() for own in trained_parameters(shell).values())
-        own_whole = sum(own.numel() for own in shell.parameters())
-        trained, whole = trained + own_trained, whole + own_whole
-    return trained, whole

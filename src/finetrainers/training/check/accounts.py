@@ -6,8 +6,8 @@ from urllib.parse import urlparse
 
 from finetrainers.config import Config
 from finetrainers.errors import ConfigError
+from finetrainers.training.check.findings import Findings
 from finetrainers.training.hub import check_hub, check_repo
-from finetrainers.training.rehearse.findings import Findings
 
 WANDB_HOST = "https://api.wandb.ai"
 NO_LOGIN = ("offline", "disabled", "dryrun")

@@ -1,0 +1,1 @@
+"""What can be known of a run without weights: looked for part by part, and nothing of the user's is written."""
