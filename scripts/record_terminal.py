@@ -9,6 +9,7 @@ A line that was written over is shown as it was at some moments, each marked wit
 import argparse
 import codecs
 import fcntl
+import itertools
 import os
 import pty
 import re
@@ -114,11 +115,14 @@ class Screen:
         return shown
 
 
-def _some(states: Sequence[str]) -> Sequence[str]:
-    """Take the first, the last and those in the middle."""
-    if len(states) <= NUM_FRAMES:
-        return states
-    return [states[round(number * (len(states) - 1) / (NUM_FRAMES - 1))] for number in range(NUM_FRAMES)]
+def _some(states: Sequence[str]) -> list[str]:
+    """Take the first, the last and one in the middle of each kind of line."""
+    shown: list[str] = []
+    for _, group in itertools.groupby(states, key=lambda text: re.split(r"\d", text)[0]):
+        same = list(group)
+        places = sorted({round(number * (len(same) - 1) / (NUM_FRAMES - 1)) for number in range(NUM_FRAMES)})
+        shown += [same[place] for place in places]
+    return shown
 
 
 def run_in_terminal(

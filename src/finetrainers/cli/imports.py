@@ -1,10 +1,15 @@
 """How a command imports what it needs: a start is made of little else."""
 
 import gc
+import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from finetrainers.distributed.ending import Program
+
+STARTING = "starting: loading torch and diffusers"
+"""What a terminal shows for the seconds that this takes."""
 
 
 @contextmanager
@@ -19,7 +24,27 @@ def uncollected() -> Iterator[None]:
         return
     gc.disable()
     try:
-        yield
+        with _starting():
+            yield
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Show in a terminal that the program is starting, until it has."""
+    is_shown = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
+    if is_shown:
+        _over(STARTING)
+    try:
+        yield
+    finally:
+        if is_shown:
+            _over("")
+
+
+def _over(text: str) -> None:
+    with suppress(OSError):  # the terminal is closed: whoever writes next says so
+        sys.stderr.write(f"\r{' ' * len(STARTING)}\r{text}")
+        sys.stderr.flush()

@@ -1,8 +1,9 @@
 """What a run shows in a terminal."""
 
 import math
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from finetrainers.events import (
@@ -16,8 +17,8 @@ from finetrainers.events import (
     ValidationEvent,
     WarningEvent,
 )
-from finetrainers.training.console_bar import Bars, Part, Stages, State, as_time
-from finetrainers.training.console_lines import attention_lines, end_lines, run_lines, validation_line
+from finetrainers.training.console_bar import Bars, Part, Stages, State, as_time, columns, is_terminal
+from finetrainers.training.console_lines import Row, as_line, attention_lines, end_lines, fold, run_lines, validation_line
 
 BESIDE_TRAINING = ("held-out loss", "item losses", "draw samples")
 """Stages of a validation: their bars go when they are done, and the line of the validation says what came of them."""
@@ -30,9 +31,9 @@ SMOOTHED_STEPS = 20
 class Console:
     """A bar of the steps, one for each stage, and lines for all else; silent once nobody is there to read them."""
 
-    def __init__(self, steps: int) -> None:
-        self._bars = Bars()
-        self._stages, self._training = Stages(self._bars), Training(self._bars, steps)
+    def __init__(self, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._bars = Bars(clock)
+        self._stages, self._training = Stages(self._bars, clock), Training(self._bars, steps)
         self._is_gone = False
 
     def write(self, event: Event) -> None:
@@ -67,15 +68,20 @@ class Console:
             case AttentionEvent():
                 self._print(attention_lines(event))
             case ValidationEvent():
-                self._print([validation_line(event)])
+                self._print_line(validation_line(event))
             case EndEvent():
                 self._bars.close()
                 self._print(end_lines(event))
             case WarningEvent():  # an error is raised, and told by whoever catches it
-                self._print([f"warning: {event.message}"])
+                for line in f"warning: {event.message}".splitlines():
+                    self._print_line(line)
 
-    def _print(self, lines: list[str]) -> None:
-        for line in lines:
+    def _print(self, rows: list[Row]) -> None:
+        for row in rows:
+            self._print_line(as_line(row))
+
+    def _print_line(self, text: str) -> None:
+        for line in fold(text, columns() - 1 if is_terminal() else None):
             self._bars.print(line)
 
 
@@ -102,7 +108,7 @@ class Training:
         seconds = self._seconds_per_step(event.step_seconds + event.data_seconds)
         parts = [
             Part(f"{as_time(seconds * (self._steps - self.step))} left", 1),
-            Part(f"loss {self._smoothed(event.loss):.4g}", 2),
+            Part(f"loss {self._smoothed(event.loss):#.4g}", 2),
             Part(as_pace(seconds), 5),
             Part(f"{event.peak_memory_gb:.1f} GB", 4),
         ]
@@ -129,4 +135,4 @@ class Training:
 
 def as_pace(seconds: float) -> str:
     """Write the time of a step with two digits that count."""
-    return f"{seconds:.0f} s/step" if seconds >= 10 else f"{seconds:.2g} s/step"
+    return f"{seconds:.0f} s/step" if seconds >= 10 else f"{seconds:#.2g} s/step"

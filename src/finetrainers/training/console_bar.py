@@ -15,6 +15,8 @@ LOG_SECONDS = 30.0
 MAX_CELLS = 24
 MIN_CELLS = 4
 """Characters of a bar; where there is room for fewer, there is none."""
+STEP_CELLS = 4
+"""By which its length changes: figures beside it get longer and shorter all the time."""
 USUAL_COLUMNS = 80
 GAP = "  "
 
@@ -51,7 +53,7 @@ class Bars:
         self._state: State | None = None
         self._length = 0
         """Characters that the last line has now."""
-        self._shown: float | None = None
+        self._shown = -math.inf
         """When the stage was last shown."""
 
     def show(self, state: State) -> None:
@@ -59,8 +61,9 @@ class Bars:
         now = self._clock()
         is_new = self._state is None or self._state.stage != state.stage
         self._state = state
-        seconds = REFRESH_SECONDS if is_terminal() else LOG_SECONDS
-        if is_new or state.is_over or self._shown is None or now - self._shown >= seconds:
+        if is_new:  # in a file, of a stage beside the steps only what takes long
+            self._shown = -math.inf if state.is_kept or is_terminal() else now
+        if state.is_over or now - self._shown >= (REFRESH_SECONDS if is_terminal() else LOG_SECONDS):
             self._shown = now
             self._draw(state)
         if state.is_over:
@@ -112,7 +115,7 @@ def lay_out(state: State, width: int | None, cells: str) -> str:
     while parts and len(GAP.join([state.head, *(part.text for part in parts)])) > width:
         parts.remove(max(parts, key=lambda part: part.rank))
     words = [state.head, *(part.text for part in parts)]
-    room = min(MAX_CELLS, width - len(GAP.join(words)) - len(GAP))
+    room = min(MAX_CELLS, width - len(GAP.join(words)) - len(GAP)) // STEP_CELLS * STEP_CELLS
     if room >= MIN_CELLS and len(parts) == 1 + len(state.parts):
         full = math.floor(room * state.share)
         words.insert(2, cells[1] * full + cells[0] * (room - full))
