@@ -2,7 +2,7 @@
 
 import argparse
 import json
-import sys
+from contextlib import closing
 from pathlib import Path
 
 from finetrainers.cli.data_prepare import add_prepare
@@ -61,30 +61,14 @@ def run_inspect(_: argparse.Namespace, words: list[str]) -> int:
 
     quiet_libraries()
     from finetrainers.files.whole import write_whole
+    from finetrainers.training.console_bar import Stages
     from finetrainers.training.inspect.look import Inspecting, inspect
     from finetrainers.training.inspect.page import as_page
     from finetrainers.training.inspect.text import as_text
 
-    found = inspect(config, Inspecting(options.sample, options.decode, _Bars().show))
+    with closing(Stages()) as stages:
+        found = inspect(config, Inspecting(options.sample, options.decode, stages.show))
     if options.output is not None:
         write_whole(options.output, as_page(found.report, found.prepared))
     print(json.dumps(found.report, indent=1) if options.json else as_text(found.report))
     return DONE if found.report["would_train"] else USER_ERROR
-
-
-class _Bars:
-    """A progress bar for each stage, on stderr."""
-
-    def __init__(self) -> None:
-        from tqdm import tqdm
-
-        self._make, self._stage = tqdm, ""
-
-    def show(self, stage: str, done: int, total: int) -> None:
-        """Tell how far a stage is."""
-        if stage != self._stage:
-            self._stage = stage
-            self._bar = self._make(total=total, desc=stage, unit="item", mininterval=0.5, file=sys.stderr)
-        self._bar.update(done - self._bar.n)
-        if done >= total:
-            self._bar.close()

@@ -183,3 +183,7 @@ class Stages:
         self._bars.show(State(stage, f"{stage} {done}/{total}", share, parts, is_over, is_kept))
         if is_over:
             self._stage = ""
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bars.close()
