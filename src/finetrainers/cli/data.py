@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from finetrainers.cli.data_prepare import add_prepare
+from finetrainers.cli.imports import uncollected
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.errors import ConfigError
 
@@ -57,14 +58,15 @@ def run_inspect(_: argparse.Namespace, words: list[str]) -> int:
     if options.output is not None and options.output.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--output: {options.output} is no .html; name the file of the page")
     config = load_config(file, overrides)
-    from finetrainers.cli.commands import quiet_libraries
+    with uncollected():
+        from finetrainers.cli.commands import quiet_libraries
 
-    quiet_libraries()
-    from finetrainers.files.whole import write_whole
-    from finetrainers.training.console_bar import Stages
-    from finetrainers.training.inspect.look import Inspecting, inspect
-    from finetrainers.training.inspect.page import as_page
-    from finetrainers.training.inspect.text import as_text
+        quiet_libraries()
+        from finetrainers.files.whole import write_whole
+        from finetrainers.training.console_bar import Stages
+        from finetrainers.training.inspect.look import Inspecting, inspect
+        from finetrainers.training.inspect.page import as_page
+        from finetrainers.training.inspect.text import as_text
 
     with closing(Stages()) as stages:
         found = inspect(config, Inspecting(options.sample, options.decode, stages.show))

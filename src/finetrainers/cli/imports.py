@@ -2,14 +2,19 @@
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 
-from finetrainers.distributed.ending import Program
+from finetrainers.distributed.ending import Program, end_process
+from finetrainers.errors import STOPPED_AT_ONCE
 
 STARTING = "starting: loading torch and diffusers"
 """What a terminal shows for the seconds that this takes."""
+ECHO = "^C"
+"""What it adds when Ctrl-C is pressed."""
 
 
 @contextmanager
@@ -24,11 +29,30 @@ def uncollected() -> Iterator[None]:
         return
     gc.disable()
     try:
-        with _starting():
+        with _left_at_once(), _starting():
             yield
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def _left_at_once() -> Iterator[None]:
+    """Let Ctrl-C end the process: in the middle of an import libraries make other errors of the exception, or drop it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    os.write(2, b"\n")
+    end_process(STOPPED_AT_ONCE, "stopped")
 
 
 @contextmanager
@@ -46,5 +70,5 @@ def _starting() -> Iterator[None]:
 
 def _over(text: str) -> None:
     with suppress(OSError):  # the terminal is closed: whoever writes next says so
-        sys.stderr.write(f"\r{' ' * len(STARTING)}\r{text}")
+        sys.stderr.write(f"\r{' ' * (len(STARTING) + len(ECHO))}\r{text}")
         sys.stderr.flush()

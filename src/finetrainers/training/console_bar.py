@@ -19,6 +19,8 @@ STEP_CELLS = 4
 """By which its length changes: figures beside it get longer and shorter all the time."""
 USUAL_COLUMNS = 80
 GAP = "  "
+ECHO = "^C"
+"""What a terminal adds to the line when Ctrl-C is pressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ class Bars:
     def _over(self, text: str) -> None:
         """Write over the last line."""
         if text or self._length:
-            _write(f"\r{text}{' ' * (self._length - len(text))}" + ("" if text else "\r"))
+            wiped = min(self._length + len(ECHO), columns() - 1)
+            _write(f"\r{text}{' ' * (wiped - len(text))}" + ("" if text else "\r"))
         self._length = len(text)
 
     def _leave(self) -> None:
