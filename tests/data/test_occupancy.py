@@ -98,6 +98,4 @@ def test_a_run_counts_its_buckets_and_warns_of_an_empty_one(
     warned = [event["message"] for event in events if event["event"] == "warning"]
     assert [message.partition(": nothing fits")[0] for message in warned] == ["data: no sample is in the bucket [5, 64, 64]"]
     shown = capsys.readouterr().err
-    assert (
-        "bucket [1, 64, 64]: 3 samples, 2 held out\nbucket [5, 64, 64]: 0 samples\nbucket [9, 64, 64]: 1 sample\n" in shown
-    )
+    assert "buckets  [1, 64, 64] 3 + 2 held out; [9, 64, 64] 1; [5, 64, 64] 0\n" in shown

@@ -365,16 +365,23 @@ def test_the_terminal_shows_steps_validations_and_warnings(capsys) -> None:
     tracker.emit(WarningEvent(message="3 samples were left out"))
     tracker.emit(CheckpointEvent(step=4, directory="x"))
     tracker.emit(
-        EndEvent(status="done", step=4, best_step=3, best_held_out_loss=0.25, best_weights="run/weights/step-000003")
+        EndEvent(
+            status="done",
+            step=4,
+            weights="run/weights/step-000004",
+            best_step=3,
+            best_held_out_loss=0.25,
+            best_weights="run/weights/step-000003",
+        )  # fmt: skip
     )
     tracker.close()
     out, text = capsys.readouterr()
     assert out == ""
     for part in (
-        "encode media: 100%", "2/2", "encoding: 1.2 s", "4/4",
-        "validation at step 0: held-out loss 0.70000 run/validation/step-000000",
-        "lowest held-out loss: 0.25000 at step 3 run/weights/step-000003",
-        "loss 0.5000 lr 1.00e-04 norm 2 step 0.10s wait 0.00s 640 tok/s 1.0 GB", "warning: 3 samples were left out",
+        "encode media 2/2  100%", "step 4/4  100%  loss 0.5000  0.10 s/step  1.0 GB",
+        "validation at step 0: held-out loss 0.70000, 1 sample in run/validation/step-000000",
+        "loss     held-out 0.25000, lowest at step 3", "best     run/weights/step-000003",
+        "warning: 3 samples were left out",
     ):  # fmt: skip
         assert part in text
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from contextlib import closing
 
 from finetrainers.cli.imports import uncollected
 from finetrainers.cli.status import DONE, USER_ERROR
@@ -52,10 +53,11 @@ def run_check(_: argparse.Namespace, words: list[str]) -> int:
 
     with uncollected():
         quiet_libraries()
-        from finetrainers.cli.data import Bars
         from finetrainers.training.check.page import as_report, as_text
         from finetrainers.training.check.run import Checking, check
+        from finetrainers.training.console_bar import Stages
 
-    checked = check(file, overrides, Checking(options.processes, progress=Bars().show))
+    with closing(Stages()) as stages:
+        checked = check(file, overrides, Checking(options.processes, progress=stages.show))
     print(json.dumps(as_report(checked), indent=1) if options.json else as_text(checked))
     return USER_ERROR if checked.findings.errors else DONE

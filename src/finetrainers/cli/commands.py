@@ -3,8 +3,6 @@
 import argparse
 import json
 import os
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from finetrainers.cli.data import add_data
 from finetrainers.cli.diff import add_diff
 from finetrainers.cli.examples import add_examples
 from finetrainers.cli.export import add_export
+from finetrainers.cli.following import tell_after_encoding, tell_after_training
 from finetrainers.cli.imports import uncollected
 from finetrainers.cli.launch import add_launch
 from finetrainers.cli.migrate import add_migrate
@@ -128,31 +127,20 @@ def run_config_command(options: argparse.Namespace, words: list[str]) -> int:
     if status is not None:  # torchrun starts all anew, whatever it was that ended them
         return status
     config = load_config(file, overrides)
-    start = time.perf_counter()
     with uncollected():
         quiet_libraries()
         from finetrainers.training.run import encode, train
 
-    is_first = read_launch(os.environ).rank == 0
-    if is_first:
-        print(f"imports: {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    is_alone, is_first = read_launch(os.environ).size == 1, read_launch(os.environ).rank == 0
     if options.command == "encode":
         encode(config)
+        if is_alone:
+            tell_after_encoding(words)
         return DONE
     result = train(config)
     if is_first:
-        print(result.weights)
-        tell_report(config.output_dir)
+        tell_after_training(config, words if is_alone else None, result)
     return DONE
-
-
-def tell_report(directory: Path) -> None:
-    """Say where the report of a run is, if it has one."""
-    from finetrainers.runs.report.write import PAGE_FILE
-
-    file = directory / PAGE_FILE
-    if file.is_file():
-        print(f"report: {file.absolute().as_uri()}", file=sys.stderr)
 
 
 def quiet_libraries() -> None:

@@ -2,10 +2,11 @@
 
 import argparse
 import json
-import sys
+from contextlib import closing
 from pathlib import Path
 
 from finetrainers.cli.data_prepare import add_prepare
+from finetrainers.cli.imports import uncollected
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.errors import ConfigError
 
@@ -57,34 +58,19 @@ def run_inspect(_: argparse.Namespace, words: list[str]) -> int:
     if options.output is not None and options.output.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--output: {options.output} is no .html; name the file of the page")
     config = load_config(file, overrides)
-    from finetrainers.cli.commands import quiet_libraries
+    with uncollected():
+        from finetrainers.cli.commands import quiet_libraries
 
-    quiet_libraries()
-    from finetrainers.files.whole import write_whole
-    from finetrainers.training.inspect.look import Inspecting, inspect
-    from finetrainers.training.inspect.page import as_page
-    from finetrainers.training.inspect.text import as_text
+        quiet_libraries()
+        from finetrainers.files.whole import write_whole
+        from finetrainers.training.console_bar import Stages
+        from finetrainers.training.inspect.look import Inspecting, inspect
+        from finetrainers.training.inspect.page import as_page
+        from finetrainers.training.inspect.text import as_text
 
-    found = inspect(config, Inspecting(options.sample, options.decode, Bars().show))
+    with closing(Stages()) as stages:
+        found = inspect(config, Inspecting(options.sample, options.decode, stages.show))
     if options.output is not None:
         write_whole(options.output, as_page(found.report, found.prepared))
     print(json.dumps(found.report, indent=1) if options.json else as_text(found.report))
     return DONE if found.report["would_train"] else USER_ERROR
-
-
-class Bars:
-    """A progress bar for each stage, on stderr."""
-
-    def __init__(self) -> None:
-        from tqdm import tqdm
-
-        self._make, self._stage = tqdm, ""
-
-    def show(self, stage: str, done: int, total: int) -> None:
-        """Tell how far a stage is."""
-        if stage != self._stage:
-            self._stage = stage
-            self._bar = self._make(total=total, desc=stage, unit="item", mininterval=0.5, file=sys.stderr)
-        self._bar.update(done - self._bar.n)
-        if done >= total:
-            self._bar.close()

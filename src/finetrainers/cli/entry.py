@@ -1,10 +1,12 @@
 """The command line: runs one command, and says how it ended."""
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from types import FrameType
 from typing import NoReturn
 
 from finetrainers.cli.commands import build_parser
@@ -34,6 +36,8 @@ def run_program() -> NoReturn:
     that sees one end kills the others before they have said why.
     """
     Program.is_ours = True
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         status = main()
     except Exception:
@@ -47,6 +51,12 @@ def run_program() -> NoReturn:
                 stream.flush()
         os._exit(status)
     raise SystemExit(status)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Stop at Ctrl-C, and remember it: an exception in the middle of an import becomes another one."""
+    Program.is_interrupted = True
+    raise KeyboardInterrupt
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -82,6 +92,11 @@ def _main(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:  # whoever reads our output, such as `head`, has seen enough: no traceback
         _drop_output_that_nobody_takes()
         return INTERNAL_ERROR
+    except Exception:
+        if not Program.is_interrupted:
+            raise
+        _tell("stopped")
+        return STOPPED_AT_ONCE
 
 
 def _drop_output_that_nobody_takes() -> None:

@@ -1,10 +1,20 @@
 """How a command imports what it needs: a start is made of little else."""
 
 import gc
+import os
+import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FrameType
 
-from finetrainers.distributed.ending import Program
+from finetrainers.distributed.ending import Program, end_process
+from finetrainers.errors import STOPPED_AT_ONCE
+
+STARTING = "starting: loading torch and diffusers"
+"""What a terminal shows for the seconds that this takes."""
+ECHO = "^C"
+"""What it adds when Ctrl-C is pressed."""
 
 
 @contextmanager
@@ -19,7 +29,46 @@ def uncollected() -> Iterator[None]:
         return
     gc.disable()
     try:
-        yield
+        with _left_at_once(), _starting():
+            yield
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def _left_at_once() -> Iterator[None]:
+    """Let Ctrl-C end the process: in the middle of an import libraries make other errors of the exception, or drop it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    os.write(2, b"\n")
+    end_process(STOPPED_AT_ONCE, "stopped")
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Show in a terminal that the program is starting, until it has."""
+    is_shown = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
+    if is_shown:
+        _over(STARTING)
+    try:
+        yield
+    finally:
+        if is_shown:
+            _over("")
+
+
+def _over(text: str) -> None:
+    with suppress(OSError):  # the terminal is closed: whoever writes next says so
+        sys.stderr.write(f"\r{' ' * (len(STARTING) + len(ECHO))}\r{text}")
+        sys.stderr.flush()

@@ -44,4 +44,5 @@ def _silence() -> Iterator[None]:
         yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+            if logger.level == logging.CRITICAL:  # else the library has set its own, such as what the environment asks for
+                logger.setLevel(level)

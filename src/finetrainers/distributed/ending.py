@@ -45,6 +45,8 @@ class Program:
 
     is_ours = False
     """Whether it runs a command of this package, and ends with it."""
+    is_interrupted = False
+    """Whether Ctrl-C was pressed where nothing else listens to it: libraries turn the exception into others of their own."""
 
 
 def end_undisturbed() -> None:

@@ -79,7 +79,7 @@ class ProgressEvent(Event):
     event = "progress"
 
     stage: str
-    """probe media, encode text or encode media."""
+    """probe media, encode text or encode media; in a validation, held-out loss, item losses or draw samples."""
     done: Count
     """Items that are done."""
     total: Count
@@ -198,6 +198,10 @@ class EndEvent(Event):
     """Folder of the exported weights, if training is done, absolute."""
     reason: Literal["steps", "early_stop", "callback"] | None = None
     """Why training is done: all steps are taken, or validation.patience or a callback has ended it before."""
+    samples: str | None = None
+    """Folder of what was drawn at that step, absolute, if training is done and there is any."""
+    first_held_out_loss: Number | None = None
+    """Held-out loss before the first step, if training is done and it was measured."""
     best_step: Positive | None = None
     """Step of the lowest held-out loss after step 0, if training is done and there was one."""
     best_held_out_loss: Number | None = None

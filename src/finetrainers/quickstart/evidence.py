@@ -3,7 +3,7 @@
 A picture or a clip is uint8 [*S, H, W, C].
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
@@ -45,8 +45,36 @@ def make_sets(options: Options) -> dict[str, PromptSet[Any]]:
     }
 
 
-def draw_sets(options: Options, sets: Sets, weights: Path | None, *, device: str | torch.device) -> dict[str, list[Pixels]]:
-    """Draw all prompts in plain diffusers, with the LoRA or without; a prompt's noise is the same in both cases."""
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A pipeline that tells how many prompts each of its calls has drawn."""
+
+    pipeline: Any  # diffusers has no types
+    tell: Callable[[int], None]
+
+    def __call__(self, *, prompt: Sequence[str], **options: Any) -> Any:
+        """Draw prompts."""
+        drawn = self.pipeline(prompt=prompt, **options)
+        self.tell(len(prompt))
+        return drawn
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """Set how the pipeline shows its denoising steps."""
+        self.pipeline.set_progress_bar_config(**options)
+
+
+def draw_sets(
+    options: Options,
+    sets: Sets,
+    weights: Path | None,
+    *,
+    device: str | torch.device,
+    tell: Callable[[int], None] = lambda _: None,
+) -> dict[str, list[Pixels]]:
+    """Draw all prompts in plain diffusers, with the LoRA or without; a prompt's noise is the same in both cases.
+
+    ``tell`` is called with the number of prompts that are drawn, each time that some are.
+    """
     showcase = options.showcase
     pipeline = showcase.pipeline.from_pretrained(options.base).to(device, torch.float32)
     if weights is not None:
@@ -54,7 +82,7 @@ def draw_sets(options: Options, sets: Sets, weights: Path | None, *, device: str
     return {
         name: list(
             showcase.draw(
-                pipeline,
+                Counted(pipeline, tell),
                 [showcase.caption_of(truth) for truth in prompts.truths],
                 seed=options.seed,
                 guidance=showcase.guidance,

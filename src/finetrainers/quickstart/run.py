@@ -5,7 +5,7 @@ import resource
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from finetrainers.quickstart.project import write_project
 from finetrainers.quickstart.report import COLUMNS, VERSION, Drawn, Tree, loading_lines, set_figures, summary
 from finetrainers.quickstart.showcase import Options
 from finetrainers.sampling.sample import find_weights
+from finetrainers.training.console_bar import Stages
 from finetrainers.training.report import read_events
 
 COLUMNS_OF_A_GROUP = 2
@@ -88,9 +89,10 @@ def quickstart(options: Options, *, command: Command, say: Callable[[str], None]
 def gather_evidence(options: Options, weights: Path, times: Times) -> Tree:
     """Draw, measure, write what there is to see; return the report."""
     sets, showcase = make_sets(options), options.showcase
-    with times.stage("evidence"):
+    total = 2 * sum(len(prompts.truths) for prompts in sets.values())
+    with times.stage("evidence"), _counter(total) as tell:
         drawn = {
-            column: draw_sets(options, sets, lora, device=pick_device(options.device))
+            column: draw_sets(options, sets, lora, device=pick_device(options.device), tell=tell)
             for column, lora in (("before", None), ("after", weights))
         }
         tree = set_figures(showcase, sets, drawn["before"], drawn["after"])
@@ -111,6 +113,21 @@ def gather_evidence(options: Options, weights: Path, times: Times) -> Tree:
         "cpu_seconds": times.cpu,
         "sets": tree,
     }
+
+
+@contextmanager
+def _counter(total: int) -> Iterator[Callable[[int], None]]:
+    """Show how many of the prompts are drawn; yield what takes how many more are."""
+    done = 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        stages.show("draw prompts", done, total)
+
+    with closing(Stages()) as stages:
+        tell(0)
+        yield tell
 
 
 def write_comparison(options: Options, prompts: PromptSet[Any], drawn: Mapping[str, Drawn]) -> None:

@@ -1,35 +1,39 @@
 """What a run shows in a terminal."""
 
-import sys
-from collections.abc import Iterator
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from tqdm import tqdm
-
-from finetrainers.data.catalog.found import set_lines
-from finetrainers.data.catalog.occupancy import bucket_lines
-from finetrainers.data.order.mixture import mixture_lines
 from finetrainers.events import (
     AttentionEvent,
     EndEvent,
     Event,
+    LoadedEvent,
     ProgressEvent,
     RunEvent,
-    StageEvent,
     StepEvent,
     ValidationEvent,
     WarningEvent,
 )
+from finetrainers.training.console_bar import Bars, Part, Stages, State, as_time, columns, is_terminal
+from finetrainers.training.console_lines import Row, as_line, attention_lines, end_lines, fold, run_lines, validation_line
+
+BESIDE_TRAINING = ("held-out loss", "item losses", "draw samples")
+"""Stages of a validation: their bars go when they are done, and the line of the validation says what came of them."""
+MEASURED_STEPS = 50
+"""Last steps whose time says how long the others take."""
+SMOOTHED_STEPS = 20
+"""Logged steps that the loss is smoothed over, about, as in report.html."""
 
 
 class Console:
-    """A progress bar of the steps, one for each stage, and lines for all else; silent once nobody is there to read them."""
+    """A bar of the steps, one for each stage, and lines for all else; silent once nobody is there to read them."""
 
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-        self._bar: Any = None
-        self._stage = ""
+    def __init__(self, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._bars = Bars(clock)
+        self._stages, self._training = Stages(self._bars, clock), Training(self._bars, steps)
         self._is_gone = False
 
     def write(self, event: Event) -> None:
@@ -38,8 +42,9 @@ class Console:
                 self._tell(event)
 
     def close(self) -> None:
-        with self._until_gone():
-            self._close_bar()
+        if not self._is_gone:
+            with self._until_gone():
+                self._bars.close()
 
     @contextmanager
     def _until_gone(self) -> Iterator[None]:
@@ -48,64 +53,86 @@ class Console:
             yield
         except OSError:
             self._is_gone = True
-            if self._bar is not None:
-                self._bar.disable = True  # else it would write once more when it is collected
-                self._bar = None
 
     def _tell(self, event: Event) -> None:
         match event:
             case ProgressEvent():
-                self._show(event.stage, event.done, event.total)
+                self._stages.show(event.stage, event.done, event.total, is_kept=event.stage not in BESIDE_TRAINING)
             case StepEvent():
-                numbers = (
-                    f"loss {event.loss:.4f} lr {event.lr:.2e} norm {event.grad_norm:.3g} "
-                    f"step {event.step_seconds:.2f}s wait {event.data_seconds:.2f}s "
-                    f"{event.tokens_per_second:.0f} tok/s {event.peak_memory_gb:.1f} GB"
-                )
-                self._show("train", event.step, self._steps, numbers)
+                self._training.show(event)
+            case LoadedEvent():
+                self._training.begin()
+            case RunEvent():
+                self._training.step = event.resumed_from or 0
+                self._print(run_lines(event))
+            case AttentionEvent():
+                self._print(attention_lines(event))
             case ValidationEvent():
-                loss = event.held_out_loss
-                shown = "" if loss is None else f" held-out loss {loss:.5f}"
-                self._print(f"validation at step {event.step}:{shown} {event.directory}")
-            case RunEvent() | AttentionEvent():
-                for line in _run_lines(event) if isinstance(event, RunEvent) else _attention_lines(event):
-                    self._print(line)
-            case StageEvent():
-                self._print(f"{event.stage}: {event.seconds:.1f} s")
-            case EndEvent() if event.best_step is not None:
-                kept = "" if event.best_weights is None else f" {event.best_weights}"
-                self._print(f"lowest held-out loss: {event.best_held_out_loss:.5f} at step {event.best_step}{kept}")
+                self._print_line(validation_line(event))
+            case EndEvent():
+                self._bars.close()
+                self._print(end_lines(event))
             case WarningEvent():  # an error is raised, and told by whoever catches it
-                self._print(f"warning: {event.message}")
+                for line in f"warning: {event.message}".splitlines():
+                    self._print_line(line)
 
-    def _close_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+    def _print(self, rows: list[Row]) -> None:
+        for row in rows:
+            self._print_line(as_line(row))
 
-    def _show(self, stage: str, done: int, total: int, numbers: str = "") -> None:
-        if stage != self._stage or self._bar is None:
-            self._close_bar()
-            unit, first = ("step", done - 1) if stage == "train" else ("item", 0)
-            self._bar = tqdm(total=total, desc=stage, unit=unit, initial=first, mininterval=0.5)
-            self._stage = stage
-        self._bar.set_postfix_str(numbers, refresh=False)
-        self._bar.update(done - self._bar.n)
-        if done == total:
-            self._close_bar()
-
-    def _print(self, line: str) -> None:
-        tqdm.write(line, file=sys.stderr)
+    def _print_line(self, text: str) -> None:
+        for line in fold(text, columns() - 1 if is_terminal() else None):
+            self._bars.print(line)
 
 
-def _run_lines(event: RunEvent) -> list[str]:
-    """What is trained on."""
-    sets, mix, buckets = ([own.tree() for own in found] for found in (event.sets, event.mix, event.buckets))
-    return [*(event.auto or ()), *(event.memory or ()), *set_lines(sets), *mixture_lines(mix), *bucket_lines(buckets)]
+class Training:
+    """The bar of the steps: those that are done, the time that is left, the smoothed loss, and the largest memory."""
+
+    def __init__(self, bars: Bars, steps: int) -> None:
+        self.step = 0
+        """Steps that are taken."""
+        self._bars, self._steps = bars, steps
+        self._mean, self._weight = 0.0, 0.0
+        self._first: float | None = None
+        """Seconds of the first step of this start, which compiles and waits for the first batch."""
+        self._later: deque[float] = deque(maxlen=MEASURED_STEPS)
+
+    def begin(self) -> None:
+        """Show the bar before the first step, which can take long."""
+        if self.step < self._steps:
+            self._bars.show(self._state([]))
+
+    def show(self, event: StepEvent) -> None:
+        """Show how far training is, by the time of steps alone: validations, saving and loading are not in it."""
+        self.step = event.step
+        seconds = self._seconds_per_step(event.step_seconds + event.data_seconds)
+        parts = [
+            Part(f"{as_time(seconds * (self._steps - self.step))} left", 1),
+            Part(f"loss {self._smoothed(event.loss):#.4g}", 2),
+            Part(as_pace(seconds), 5),
+            Part(f"{event.peak_memory_gb:.1f} GB", 4),
+        ]
+        self._bars.show(self._state(parts[self.step == self._steps :]))
+
+    def _state(self, parts: list[Part]) -> State:
+        share = self.step / self._steps if self._steps else 1.0
+        return State("train", f"step {self.step}/{self._steps}", share, parts, self.step == self._steps)
+
+    def _seconds_per_step(self, seconds: float) -> float:
+        if self._first is None:
+            self._first = seconds
+            return seconds
+        self._later.append(seconds)
+        return sum(self._later) / len(self._later)
+
+    def _smoothed(self, loss: float) -> float:
+        """Mean that forgets, as ``runs.curves.smooth``; a loss that is not finite changes nothing."""
+        if math.isfinite(loss):
+            weight = 1 - 1 / SMOOTHED_STEPS
+            self._mean, self._weight = weight * self._mean + (1 - weight) * loss, weight * self._weight + 1 - weight
+        return self._mean / self._weight if self._weight else math.nan
 
 
-def _attention_lines(event: AttentionEvent) -> list[str]:
-    """How each backend did, and which is taken."""
-    results = [trial.reason if trial.milliseconds is None else f"{trial.milliseconds:.2f} ms" for trial in event.trials]
-    lines = [f"{trial.backend}: {told}" for trial, told in zip(event.trials, results, strict=True)]
-    return [f"attention.{event.key}: {line}" for line in [*lines, f"{event.backend} is taken"]]
+def as_pace(seconds: float) -> str:
+    """Write the time of a step with two digits that count."""
+    return f"{seconds:.0f} s/step" if seconds >= 10 else f"{seconds:#.2g} s/step"

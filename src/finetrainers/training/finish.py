@@ -52,6 +52,8 @@ def finish(
             step=trainer.step,
             weights=str(weights),
             reason=outcomes.reason(trainer),
+            samples=str(samples) if drawn else None,
+            first_held_out_loss=outcomes.losses.get(0),
             best_step=outcomes.best,
             best_held_out_loss=None if outcomes.best is None else outcomes.losses[outcomes.best],
             best_weights=None if best is None else str(best),

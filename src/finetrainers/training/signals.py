@@ -17,7 +17,7 @@ SAVING = signal.SIGUSR2
 """Signal that lets a run save and go on."""
 
 
-STOPPING_SOON = "saving and stopping as soon as the step is done; Ctrl-C again stops at once"
+STOPPING_SOON = "saving and stopping; Ctrl-C again stops at once"
 
 
 class StopSignals:

@@ -1,6 +1,7 @@
 """Samples for prompts, and held-out loss. Neither changes anything that training depends on."""
 
 import itertools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ from finetrainers.data.loader import make_prompt, read_encoded
 from finetrainers.data.order.jobs import SampleJob
 from finetrainers.data.streams import MEDIA
 from finetrainers.errors import MissingItemError
-from finetrainers.events import ValidationEvent
+from finetrainers.events import ProgressEvent, ValidationEvent
 from finetrainers.events.record import plain
 from finetrainers.files.steps import step_directory
 from finetrainers.files.whole import to_json, whole_directory, write_whole
@@ -35,6 +36,8 @@ from finetrainers.training.windows import Misses, encode_for_validation
 
 NUM_BINS = 4
 """Noise-level bins in which the held-out loss is reported."""
+TELLING_SECONDS = 0.5
+"""Between two events that say how far a validation is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,8 @@ class Validator:
         while True:
             try:
                 with eval_weights(trainer), torch.no_grad(), trainer.attention_in_validation():
-                    losses, items = (self._measure(own, trainer, pace) for own in (self._held_out, self._items))
+                    losses = self._measure(self._held_out, trainer, pace, stage="held-out loss")
+                    items = self._measure(self._items, trainer, pace, stage="item losses")
                     return Part(losses, items, self._draw(trainer, directory, pace))
             except MissingItemError as miss:
                 misses.add(miss, trainer.step)
@@ -197,12 +201,23 @@ class Validator:
         write_whole(directory / FACTS_FILE, to_json(facts, indent=1))
         return fields
 
-    def _measure(self, held_out: HeldOut | None, trainer: Trainer, pace: Pace) -> dict[int, Tensor]:
+    def _measure(self, held_out: HeldOut | None, trainer: Trainer, pace: Pace, *, stage: str) -> dict[int, Tensor]:
         """Measure this copy's share of some samples: losses [levels] by number."""
         if held_out is None:
             return {}
         jobs, own = held_out.jobs, self._session.world.replica_rows(len(held_out.jobs))
-        return {number: held_out._losses(trainer, jobs[number], pace) for number in own}
+        return {number: held_out._losses(trainer, jobs[number], pace) for number in self._telling(stage, own)}
+
+    def _telling(self, stage: str, numbers: Sequence[int]) -> Iterator[int]:
+        """Go through what this process has to do; the first of them tells how far it is with its own."""
+        last = -math.inf
+        for done, number in enumerate([*numbers, None] if numbers else []):
+            now = time.monotonic()
+            if self._session.world.is_first and (number is None or now - last >= TELLING_SECONDS):
+                self._session.emit(ProgressEvent(stage=stage, done=done, total=len(numbers)))
+                last = now
+            if number is not None:
+                yield number
 
     def _draw(self, trainer: Trainer, directory: Path, pace: Pace) -> dict[int, str]:
         """Draw this copy's share of the requests; return the names of the files by number."""
@@ -213,7 +228,7 @@ class Validator:
         names, data = {}, self._session.config.data[0]
         with self._prepared.encoder.residency.drawing() as parts:
             sampler = Sampler(model, parts, trainer.device, trainer.conditioning, data, interrupt=pace.within)
-            for number in own:
+            for number in self._telling("draw samples", own):
                 pace.between()
                 text = partial(self._text, pace, picture=requests[number].image)
                 frames = sampler.frames(requests[number], text, with_control=True)

@@ -1,0 +1,220 @@
+"""Record what a person sees who trains a tiny model in a terminal: pictures, encode, train, Ctrl-C, train, sample.
+
+python scripts/record_terminal.py --columns 80 recording.txt
+python scripts/record_terminal.py --columns 80 --guide docs/terminal.txt    # in short, as the documentation shows it
+
+A line that was written over is shown as it was at some moments, each marked with "~"; the last of them has no mark.
+"""
+
+import argparse
+import codecs
+import fcntl
+import itertools
+import os
+import pty
+import re
+import select
+import shlex
+import struct
+import sys
+import tempfile
+import termios
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROWS, NUM_PICTURES, NUM_FRAMES = 50, 30, 3
+PATIENCE_SECONDS = 600
+CONTROL = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
+CONFIG = """\
+output_dir: runs/first
+model: {path: tiny-flux, dtype: float32, max_sequence_length: 16}
+data:
+  - path: pictures
+    buckets: [[1, 64, 64], [1, 64, 96]]
+tuning: {kind: lora, rank: 4}
+optimizer: {lr: 1e-3}
+train: {steps: 120, batch_size: 4, micro_batch_size: 4}
+checkpoint: {every: 50}
+validation: {held_out: 0.1, every: 60, prompts: prompts.json}
+cache: {path: cache}
+"""
+PROMPTS = '[{"prompt": "a red picture", "num_inference_steps": 8}, {"prompt": "a blue one", "num_inference_steps": 8}]\n'
+STEP_OF_CTRL_C = 70
+
+
+class Screen:
+    """What a terminal of some columns shows: lines, what they were before they were written over, and where it wraps."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns, self.row, self.column = columns, 0, 0
+        self.rows: list[str] = [""]
+        self.before: dict[int, list[str]] = {}
+        """Earlier states of a row, by its number."""
+        self.wrapped: set[int] = set()
+        """Rows that a line too long for the terminal went on in."""
+
+    def feed(self, text: str) -> None:
+        """Take what a program has written."""
+        place = 0
+        while place < len(text):
+            control = CONTROL.match(text, place)
+            if control is not None:
+                self._control(control[1], control[2])
+                place = control.end()
+                continue
+            self._put(text[place])
+            place += 1
+
+    def _put(self, character: str) -> None:
+        if character == "\r":
+            self._remember()
+            self.column = 0
+        elif character == "\n":
+            self._down()
+        elif character == "\b":
+            self.column = max(0, self.column - 1)
+        elif character >= " ":
+            if self.column == self.columns:
+                self._down()
+                self.column = 0
+                self.wrapped.add(self.row)
+            row = self.rows[self.row].ljust(self.column)
+            self.rows[self.row] = row[: self.column] + character + row[self.column + 1 :]
+            self.column += 1
+
+    def _down(self) -> None:
+        self.row += 1
+        while len(self.rows) <= self.row:
+            self.rows.append("")
+
+    def _control(self, numbers: str, kind: str) -> None:
+        if kind == "A":
+            self.row = max(0, self.row - int(numbers or 1))
+        elif kind == "K" and numbers in ("", "0"):
+            self.rows[self.row] = self.rows[self.row][: self.column]
+        elif kind == "K":
+            self._remember()
+            self.rows[self.row] = ""
+
+    def _remember(self) -> None:
+        row, before = self.rows[self.row].rstrip(), self.before.setdefault(self.row, [])
+        if row and before[-1:] != [row]:
+            before.append(row)
+
+    def lines(self) -> list[str]:
+        """All rows, each after some of what it was before."""
+        shown: list[str] = []
+        for number, row in enumerate(row.rstrip() for row in self.rows):
+            before = [text for text in self.before.get(number, []) if text != row]
+            shown += [f"~ {text}" for text in _some(before)]
+            shown.append(f"\\ {row}" if number in self.wrapped else row)
+        return shown
+
+
+def _some(states: Sequence[str]) -> list[str]:
+    """Take the first, the last and one in the middle of each kind of line."""
+    shown: list[str] = []
+    for _, group in itertools.groupby(states, key=lambda text: re.split(r"\d", text)[0]):
+        same = list(group)
+        places = sorted({round(number * (len(same) - 1) / (NUM_FRAMES - 1)) for number in range(NUM_FRAMES)})
+        shown += [same[place] for place in places]
+    return shown
+
+
+def run_in_terminal(
+    words: Sequence[str], folder: Path, columns: int, *, presses_ctrl_c: Callable[[], bool] = lambda: False
+) -> tuple[Screen, int]:
+    """Run a command in a terminal of its own; return what it shows, and its exit status."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(folder)
+        os.environ.update(TERM="xterm", COLUMNS="", LINES="")
+        del os.environ["COLUMNS"], os.environ["LINES"]
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
+        os.execv(sys.executable, [sys.executable, "-m", *words])
+    screen, decoder, has_pressed = Screen(columns), codecs.getincrementaldecoder("utf-8")("replace"), False
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        if not has_pressed and presses_ctrl_c():
+            has_pressed = bool(os.write(terminal, b"\x03"))
+        if not select.select([terminal], [], [], 0.01)[0]:
+            continue
+        try:
+            part = os.read(terminal, 1 << 16)
+        except OSError:  # the program is over
+            break
+        screen.feed(decoder.decode(part))
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    return screen, os.waitstatus_to_exitcode(status)
+
+
+def write_pictures(folder: Path) -> None:
+    """Write captioned pictures: coloured noise in blocks, upright and wide."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(NUM_PICTURES):
+        rows, columns = (8, 8) if number % 3 else (8, 12)
+        blocks = random.integers(0, 256, (rows, columns, 3), dtype=np.uint8)
+        Image.fromarray(blocks.repeat(8, 0).repeat(8, 1)).save(folder / f"{number:02d}.png")
+        (folder / f"{number:02d}.txt").write_text(f"picture number {number}")
+
+
+def has_step(folder: Path, step: int) -> Callable[[], bool]:
+    """Make what says whether a run has taken a step."""
+    file = folder / "runs" / "first" / "events.jsonl"
+
+    def is_there() -> bool:
+        return file.is_file() and f'"event": "step", "step": {step},' in file.read_text(encoding="utf-8")
+
+    return is_there
+
+
+def record(columns: int, steps: Sequence[tuple[str, Mapping[str, Callable[[Path], Callable[[], bool]]]]]) -> list[str]:
+    """Run commands one after the other in a folder of their own; return all that they show."""
+    shown: list[str] = []
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
+        write_pictures(folder / "pictures")
+        (folder / "config.yaml").write_text(CONFIG)
+        (folder / "prompts.json").write_text(PROMPTS)
+        for line, options in steps:
+            pressed = {name: make(folder) for name, make in options.items()}
+            screen, status = run_in_terminal(["finetrainers", *shlex.split(line)], folder, columns, **pressed)
+            lines = [text.replace(directory, "/home/you") for text in screen.lines()]
+            shown += [f"$ finetrainers {line}", *lines, *([f"(exit status {status})"] if status else []), ""]
+    return shown
+
+
+def path_of_a_person() -> list[tuple[str, Mapping[str, Callable[[Path], Callable[[], bool]]]]]:
+    """Commands, and when Ctrl-C is pressed in them."""
+    from finetrainers.cli.commands import build_parser
+
+    known = build_parser().format_help()
+    return [
+        ("models tiny flux tiny-flux", {}),
+        *([("check config.yaml", {})] if re.search(r"^ +check ", known, re.MULTILINE) else []),
+        ("encode config.yaml", {}),
+        ("train config.yaml", {"presses_ctrl_c": lambda folder: has_step(folder, STEP_OF_CTRL_C)}),
+        ("train config.yaml", {}),
+        ("train config.yaml", {}),
+        ("sample runs/first --prompt 'a red picture' --num-inference-steps 8", {}),
+    ]
+
+
+def main() -> None:
+    """Record, and write it down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--columns", type=int, default=80)
+    options = parser.parse_args()
+    text = "\n".join(record(options.columns, path_of_a_person())) + "\n"
+    options.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
