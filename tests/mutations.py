@@ -624,7 +624,7 @@ MUTATIONS = (
     Mutation("the quick start shows figures that nobody measured", "../docs/quickstart.md", "| 0.0 | 83.6 |", "| 0.0 | 93.6 |", "docs/test_pages.py::test_figures_of_the_quick_start_are_those_that_were_measured"),
     Mutation("a figure is measured by a file that is not there", "../docs/measured.md", "`python benchmarks/startup.py`", "`python benchmarks/start.py`", "docs/test_pages.py::test_commands_and_files_that_measured_what_is_promised_are_there"),
     Mutation("a page grows beyond five minutes", "../scripts/words.py", "LIMIT = 900", "LIMIT = 600", "docs/test_pages.py::test_no_page_is_too_long"),
-    Mutation("a page loads a run that no recipe makes", "../docs/guide/use.md", "finetrainers sample runs/ltx-crush --prompt \"...\"", "finetrainers sample runs/crush --prompt \"...\"", "docs/test_pages.py::test_runs_on_the_first_pages_are_those_of_recipes"),
+    Mutation("a page loads a run that no recipe makes", "../docs/guide/use.md", "runs/ltx-crush --prompt \"...\" --step", "runs/crush --prompt \"...\" --step", "docs/test_pages.py::test_runs_on_the_first_pages_are_those_of_recipes"),
 )  # fmt: skip
 
 
