@@ -25,6 +25,7 @@ BLOCK = re.compile(r"^```yaml\noutput_dir: (\S+)\n.*?^```$", re.MULTILINE | re.D
 PART = re.compile(r"^<!-- part: (\w+) -->\n.*?^<!-- end of part -->$", re.MULTILINE | re.DOTALL)
 WIDTH = 76
 """Letters of a line of code, on a page of 1280 pixels."""
+FP8 = "text_encoder_weights: fp8_e4m3"
 CARDS = ("12 GB", "16 GB", "24 GB", "48 GB")
 PLAIN_SETS = 4
 """The first sets of docs/cards.md are no more than kinds of gradient checkpointing."""
@@ -82,24 +83,27 @@ def table_of(page: str, first: str) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def measured() -> dict[str, tuple[str, str, str]]:
-    """Seconds of a step, GB and a mark, by model: compiled, as measured today, or with a ² as an earlier version did it."""
+@cache
+def costs_of() -> dict[str, tuple[str, str, str]]:
+    """GB and seconds of a step, and a mark, by model: compiled, or ² as an earlier version took it."""
     today = {row["model"]: (row["compiled"], "") for row in table_of("benchmarks.md", "model | this version")}
     earlier = {row["model"]: (row["earlier version"], "²") for row in table_of("benchmarks.md", "model | earlier version")}
     figures = {}
-    for name, (text, mark) in {**earlier, **today}.items():
+    for row in table_of("cards.md", "model | denoiser"):  # "CogView4 6B", which is CogView4 there
+        name = row["model"]
+        (known,) = (own for own in {**earlier, **today} if own == name or name.startswith(f"{own} "))
+        text, mark = {**earlier, **today}[known]
         seconds, gib = re.fullmatch(r"([\d.]+) s, ([\d.]+)", text).groups()  # type: ignore[union-attr]
-        figures[name] = (f"{float(seconds):.2g}", f"{float(gib) * 2**30 / 1e9:.0f}", mark)
+        figures[name] = (f"{float(gib) * 2**30 / 1e9:.0f}", f"{float(seconds):.2g}", mark)
     return figures
 
 
 @cache
 def cards() -> str:
     """Compose the table of the start page: which model fits which card, from docs/cards.md."""
-    texts = {row["model"]: float(row["text encoders"]) for row in table_of("cards.md", "model | denoiser")}
     lines = [f"| model | {' | '.join(CARDS)} |", f"|---|{'---|' * len(CARDS)}"]
     for row in table_of("cards.md", "model | 12 GB"):
-        fits = [verdict(row[card], texts[row["model"]], int(card.split()[0])) for card in CARDS]
+        fits = [verdict(row[card], texts_of()[row["model"]], int(card.split()[0])) for card in CARDS]
         lines.append(f"| {linked(row['model'])} | {' | '.join(fits)} |")
     return "\n".join(lines)
 
@@ -107,19 +111,51 @@ def cards() -> str:
 @cache
 def costs() -> str:
     """Compose the table of what each model takes, from docs/benchmarks.md and docs/cards.md."""
-    figures = measured()
     lines = ["| model | memory | step | files |", "|---|---|---|---|"]
     for row in table_of("cards.md", "model | denoiser"):
-        (known,) = (own for own in figures if own == row["model"] or row["model"].startswith(f"{own} "))
-        seconds, gb, mark = figures[known]
+        gb, seconds, mark = costs_of()[row["model"]]
         lines.append(f"| {linked(row['model'])} | {gb} GB{mark} | {seconds} s{mark} | {row['all']} GB |")
     return "\n".join(lines)
 
 
+def family(page: Path) -> str:
+    """Say of each model of a family's page which card it fits, and what a step took."""
+    figures, lines = costs_of(), []
+    for row in table_of("cards.md", "model | 12 GB"):
+        if page_of(row["model"]) == page.stem:
+            gb, seconds, mark = figures[row["model"]]
+            took = f"A step took {gb} GB and {seconds} s on an H200{', with an earlier version' if mark else ''}."
+            lines.append(f"- **{row['model']}** fits a card of {fitting(row)} (predicted). {took}")
+    return "\n".join([*lines, "", "LoRA of rank 128: see [the start page](../index.md#does-it-fit-my-card)."])
+
+
+def fitting(row: Mapping[str, str]) -> str:
+    """Name the smallest card that fits, and smaller ones with what they take."""
+    keys = {"yes": "", "yes¹": FP8, "preset": "preset: auto", "preset¹": f"preset: auto, {FP8}"}
+    words = [verdict(row[card], texts_of()[row["model"]], int(card.split()[0])) for card in CARDS]
+    ways, below = [], len(CARDS)
+    for word, memory in keys.items():
+        if word in words[:below]:
+            below = words.index(word)
+            ways.append(CARDS[below] + (f" with `memory: {{{memory}}}`" if memory else ""))
+    return ", or of ".join(ways)
+
+
+@cache
+def texts_of() -> dict[str, float]:
+    """GB of the text encoders by model."""
+    return {row["model"]: float(row["text encoders"]) for row in table_of("cards.md", "model | denoiser")}
+
+
 def linked(name: str) -> str:
     """Link the name of a model to its family's page."""
+    return f"[{name}](models/{page_of(name)}.md)"
+
+
+def page_of(name: str) -> str:
+    """Name the page of a model's family."""
     (page,) = (own for begin, own in PAGES_OF_MODELS.items() if name.startswith(begin))
-    return f"[{name}](models/{page}.md)"
+    return page
 
 
 def verdict(cell: str, text_encoders: float, card: int) -> str:
@@ -135,7 +171,12 @@ def install() -> str:
     return f"```sh\ngit clone {REPOSITORY} finetrainers\npip install ./finetrainers\n```"
 
 
-PARTS: Mapping[str, Callable[[], str]] = {"cards": cards, "costs": costs, "install": install}
+PARTS: Mapping[str, Callable[[Path], str]] = {
+    "cards": lambda _: cards(),
+    "costs": lambda _: costs(),
+    "family": family,
+    "install": lambda _: install(),
+}
 
 
 def filled(page: Path) -> str:
@@ -147,7 +188,7 @@ def filled(page: Path) -> str:
         return f"```yaml\n{known[name]}\n```" if name in known else match.group()
 
     def part(match: re.Match[str]) -> str:
-        text = PARTS[match.group(1)]()
+        text = PARTS[match.group(1)](page)
         if page.parent == ROOT:
             text = re.sub(r"\]\((?=[\w/]+\.md)", "](docs/", text)
         return f"<!-- part: {match.group(1)} -->\n\n{text}\n\n<!-- end of part -->"

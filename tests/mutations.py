@@ -654,6 +654,7 @@ MUTATIONS = (
     Mutation("an option that there is not takes the file for its value", "config/overrides.py", "return not is_own or bool(", "return True or bool(", "cli/test_cli.py::test_a_file_is_blamed_for_its_own_keys_alone"),
     Mutation("a gated model is an error of the network", "models/pretrained.py", "except GatedRepoError as error:", "except KeyError as error:", "models/test_adapters.py::test_a_model_that_the_hub_does_not_give_says_what_to_do"),
     Mutation("a bucket of two numbers is called incomplete", "config/about_buckets.py", "if wrong is None:", "if wrong is not None:", "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
+    Mutation("a page loads a run that no recipe makes", "../docs/guide/use.md", "runs/ltx-crush --prompt \"...\" --step", "runs/crush --prompt \"...\" --step", "docs/test_pages.py::test_runs_on_the_first_pages_are_those_of_recipes"),
 )  # fmt: skip
 
 

@@ -71,6 +71,14 @@ def test_a_card_is_enough_if_step_and_captions_fit(cell: str, text_encoders: flo
     assert FILL.verdict(cell, text_encoders, 12) == word
 
 
+def test_a_page_of_a_model_begins_with_the_smallest_cards_that_fit() -> None:
+    row = {"model": "Wan 2.1 1.3B", "12 GB": "8: 8.4", "16 GB": "8: 8.4", "24 GB": "5: 9", "48 GB": "2: 41.2"}
+    both = "12 GB with `memory: {preset: auto, text_encoder_weights: fp8_e4m3}`"
+    assert FILL.fitting(row) == f"48 GB, or of 16 GB with `memory: {{preset: auto}}`, or of {both}"
+    for family in set(FILL.PAGES_OF_MODELS.values()):
+        assert (DOCS / f"models/{family}.md").read_text().split("\n\n")[1] == "<!-- part: family -->"
+
+
 def test_no_page_is_too_long() -> None:
     for page in FILL.PAGES:
         text = page.read_text()

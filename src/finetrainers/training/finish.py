@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from finetrainers.events import EndEvent
+from finetrainers.files.steps import step_directory
+from finetrainers.runs.outputs import samples_of
 from finetrainers.training.cards import Cards
 from finetrainers.training.export import export_facts
 from finetrainers.training.hub import push
@@ -45,14 +47,14 @@ def finish(
     if repo is not None:
         report["pushed_to"] = push(repo, weights, private=config.hub_private)
         write_report(config.output_dir, report)
-    best = outcomes.best_weights()
+    best, samples = outcomes.best_weights(), step_directory(config.output_dir / "validation", trainer.step)
     session.emit(
         EndEvent(
             status="done",
             step=trainer.step,
             weights=str(weights),
             reason=outcomes.reason(trainer),
-            samples=str(samples) if drawn else None,
+            samples=str(samples) if samples_of(config.output_dir, trainer.step, samples) else None,
             first_held_out_loss=outcomes.losses.get(0),
             best_step=outcomes.best,
             best_held_out_loss=None if outcomes.best is None else outcomes.losses[outcomes.best],
