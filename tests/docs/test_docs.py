@@ -334,3 +334,48 @@ def test_every_option_of_bench_is_documented() -> None:
     section = (DOCS / "cli.md").read_text().partition("## bench")[2].partition("\n## ")[0]
     options = {option for action in bench_parser()._actions for option in action.option_strings}
     assert set(re.findall(r"^\| `(--[\w-]+)`", section, re.MULTILINE)) == options - {"-h", "--help"}
+
+
+# -- what a reader sees ---------------------------------------------------------------------------------------------------
+
+LONGEST_CELL = 120
+"""Characters, links counted by their text: about a line of a table."""
+TECHNIQUES = "cards.md"
+"""Generated: its cells are sets of keys, to copy."""
+REFERENCE_PAGES = ("configuration", "cli.md", "events.md", "glossary.md", "log/", "guide.md")
+"""Where one looks something up instead of reading from the beginning to the end; and what is not for users."""
+
+
+def without_code(page: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
+def test_no_cell_of_a_table_is_a_paragraph(page: Path) -> None:
+    rows = [row for row in without_code(page).splitlines() if row.startswith("|")]
+    cells = [cell.strip() for row in rows for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
+    lengths = {cell: len(re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", cell)) for cell in cells}
+    assert page.name == TECHNIQUES or not [cell for cell, length in lengths.items() if length > LONGEST_CELL]
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
+def test_a_page_is_read_in_five_minutes(page: Path) -> None:
+    prose = re.sub(r"^\|.*$", "", without_code(page), flags=re.MULTILINE)
+    is_reference = str(page.relative_to(DOCS)).startswith(REFERENCE_PAGES)
+    assert is_reference or len(prose.split()) <= FIVE_MINUTES
+
+
+UNNATURAL = ("cannot be had", "mend or remove", "whole weights", "learned by heart", "the model hears")
+"""Words that readers of the field stumbled over."""
+
+
+def test_pages_and_messages_have_the_words_of_the_field() -> None:
+    texts = {page: without_code(page) for page in PAGES}
+    for source in sorted((ROOT / "src").rglob("*.py")):
+        nodes = [node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Constant)]
+        texts[source] = " ".join(str(node.value) for node in nodes)
+    found = {
+        f"{file}: {word}" for file, text in texts.items() for word in UNNATURAL if word in " ".join(text.lower().split())
+    }
+    assert len(texts) > 500
+    assert not found

@@ -76,7 +76,7 @@ def _check_full(shell: Any, folder: Path) -> None:
 
 
 def _check_folder(component: str, folder: Path) -> None:
-    """Refuse a component's folder without whole weights.
+    """Refuse a component's folder without complete weights.
 
     Raises:
         ModelError: Naming the file.

@@ -74,7 +74,7 @@ def probe_image(image: Image.Image, blob: Blob) -> MediaInfo:
 
 
 def decode_image(image: Image.Image, blob: Blob, view: View) -> Clip:
-    """Decode an image to [1, H, W, 3]; several frames cannot be had from it."""
+    """Decode an image to [1, H, W, 3]; it has only one frame."""
     if view.num_frames != 1:
         raise bad_media(blob, f"an image has 1 frame, {view.num_frames} are needed")
     return Clip(pixels=torch.from_numpy(shown(image, blob, view))[None], fps=0.0)
