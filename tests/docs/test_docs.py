@@ -244,22 +244,23 @@ def test_the_function_on_the_pages_on_control_is_a_signal(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "base, weights, pipeline, settings",
+    "base, weights, pipeline, settings, file",
     [
         (
             "black-forest-labs/FLUX.1-dev",
             "/home/me/runs/flux-depth/weights/step-005000",
             "FluxControlPipeline",
             {"in_channels": 128, "out_channels": 64},
+            "flux-depth-step005000.safetensors",
         ),
-        ("THUDM/CogView4-6B", "me/edges", "CogView4ControlPipeline", {"in_channels": 32}),
+        ("THUDM/CogView4-6B", "me/edges", "CogView4ControlPipeline", {"in_channels": 32}, "edges-step003000.safetensors"),
     ],
 )
 def test_the_snippets_on_the_pages_on_control_are_those_of_the_card(
-    base: str, weights: str, pipeline: str, settings: dict[str, int]
+    base: str, weights: str, pipeline: str, settings: dict[str, int], file: str
 ) -> None:
     """Those of the card are run by tests/test_control.py; the page may break their lines elsewhere."""
-    facts = {"transformer": ExportFacts("transformer", pipeline, torch.bfloat16, settings, pipeline)}
+    facts = {"transformer": ExportFacts("transformer", pipeline, torch.bfloat16, settings, pipeline, file)}
     card = ast.dump(ast.parse(build_tuning(LoraConfig()).snippet(base, weights, facts)))
     assert card in [ast.dump(ast.parse(text)) for language, text in FENCE.findall(CONTROL) if language == "python"]
 
