@@ -267,7 +267,7 @@ MUTATIONS = (
     Mutation("an argument that an optimizer does not take is passed by", "optim/registry.py", "if key not in open_to:", "if False:", "optim/test_registry.py::test_unknown_names_and_arguments_are_refused_with_the_nearest"),
     Mutation("full memory suggests what would be refused", "memory/out_of_memory.py", "    except ValueError:\n        return False", "    except ValueError:\n        return True", "training/test_out_of_memory.py::test_full_rank_is_told_what_masters_and_gradients_take"),
     # Objectives.
-    Mutation("a run goes on with another loss", "training/same_run.py", 'before[-1].get("objective", code.digest) != code.digest', "False", "objectives/test_own.py::test_a_run_does_not_go_on_with_another_file"),
+    Mutation("a run goes on with another loss", "training/same_run.py", "if key in DECIDING:", "if False:", "objectives/test_own.py::test_a_run_does_not_go_on_with_another_file"),
     Mutation("the base model answers with its adapter", "tuning/lora.py", "                layer.enable_adapters(False)", "                pass", "objectives/test_own.py::test_without_its_adapter_a_model_answers_as_the_base"),
     Mutation("what a mask hides is learned", "objectives/masked.py", "self.family.mean(error * weight, noised)", "self.family.mean(error, noised)", "objectives/test_masked.py::test_where_the_mask_is_black_the_target_may_be_anything"),
     Mutation("the more is masked the less is learned of the rest", "objectives/masked.py", " / total.clamp(min=torch.finfo(total.dtype).tiny)", "", "objectives/test_masked.py::test_how_much_is_masked_does_not_change_the_scale"),
@@ -655,6 +655,15 @@ MUTATIONS = (
     Mutation("a gated model is an error of the network", "models/pretrained.py", "except GatedRepoError as error:", "except KeyError as error:", "models/test_adapters.py::test_a_model_that_the_hub_does_not_give_says_what_to_do"),
     Mutation("a bucket of two numbers is called incomplete", "config/about_buckets.py", "if wrong is None:", "if wrong is not None:", "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
     Mutation("a page loads a run that no recipe makes", "../docs/guide/use.md", "runs/ltx-crush --prompt \"...\" --step", "runs/crush --prompt \"...\" --step", "docs/test_pages.py::test_runs_on_the_first_pages_are_those_of_recipes"),
+    Mutation("an error in a file of the user's is blamed on us", "config/user_code.py", "if not own or any(_is_ours(frame) for frame, _ in frames[own[-1] :]):", "if True:", "training/test_user_code.py::test_an_error_is_the_files_unless_it_is_in_what_trains"),
+    Mutation("an error of ours is blamed on a file of the user's", "config/user_code.py", "any(_is_ours(frame) for frame, _ in frames[own[-1] :])", "False", "training/test_user_code.py::test_an_error_is_the_files_unless_it_is_in_what_trains"),
+    Mutation("a run goes on with another optimizer of the user's", "training/user_code.py", "DECIDING = (\"model.adapter\", \"objective.kind\", \"optimizer.name\")", "DECIDING = (\"model.adapter\", \"objective.kind\")", "training/test_user_code.py::test_a_tracker_that_fails_ends_the_run_which_goes_on_once_it_is_mended"),
+    Mutation("a tracker or layout that has changed is not told of", "training/user_code.py", "if key not in DECIDING and not SIGNAL.fullmatch(key)", "if False", "training/test_user_code.py::test_a_tracker_that_fails_ends_the_run_which_goes_on_once_it_is_mended"),
+    Mutation("a tracker that has failed hides what ended the run", "training/trackers.py", "        if not self._has_failed:\n            self._tracker.end()", "        self._tracker.end()", "training/test_user_code.py::test_a_tracker_that_fails_ends_the_run_which_goes_on_once_it_is_mended"),
+    Mutation("an optimizer that forgets at a stop is taken", "optim/own.py", "    if not torch.equal(first, second):", "    if False:", "training/test_user_code.py::test_an_optimizer_has_to_go_on_after_a_stop"),
+    Mutation("an optimizer of the same name takes the place of a file's", "training/same_run.py", "return is_place(before) and is_place(after) and before", "return before", "training/test_user_code.py::test_all_places_become_absolute_and_files_may_move"),
+    Mutation("files of streams that a layout of the user's names are lost", "data/sources/own.py", "for name in wanted.columns:", "for name in ():", "training/test_user_code.py::test_items_of_a_layout_are_checked"),
+    Mutation("a user's layout is recalled though its code may look anywhere", "data/catalog/snapshot.py", "self._folder is None or is_own or any", "self._folder is None or any", "data/test_snapshot.py::test_a_layout_of_the_users_is_asked_at_each_start"),
 )  # fmt: skip
 
 

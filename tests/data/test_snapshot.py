@@ -238,3 +238,17 @@ def test_two_starts_with_one_process_number_write_files_of_their_own_and_leftove
         os.utime(file, (1e9, 1e9))
     assert remove_leftovers(Cache(tmp_path)) == 2
     assert not kept(tmp_path)
+
+
+def test_a_layout_of_the_users_is_asked_at_each_start(tmp_path: Path) -> None:
+    """What it reads may lie anywhere: nothing here would show that it has changed."""
+    write_pictures(tmp_path / "data", 2)
+    about = tmp_path / "elsewhere.txt"
+    head = "from pathlib import Path\nfrom finetrainers import DataLayout, Item\nclass Mine(DataLayout):\n"
+    body = f"    def items(self, path, config):\n        yield Item('00.png', Path({str(about)!r}).read_text())\n"
+    (tmp_path / "mine.py").write_text(head + body)
+    config = DataConfig(path=str(tmp_path / "data"), layout=f"{tmp_path}/mine.py:Mine", buckets=((1, 64, 64),))
+    for caption in ("before", "after"):
+        about.write_text(caption)
+        catalog = catalog_of(tmp_path, config)
+        assert catalog.sets[0].table["captions"].to_pylist() == [[caption]]

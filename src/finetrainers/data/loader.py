@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from finetrainers.batch import Batch, Encoded, Posterior, Prompt, sample_generator, stack_text
 from finetrainers.config import LoaderConfig
+from finetrainers.config.user_code import user_code_errors
 from finetrainers.data.cache.item import Item
 from finetrainers.data.cache.store import IMAGE, Cache, Kind
 from finetrainers.data.conditions import Draws, Gives, draw_both, draw_latents, make_media
@@ -186,7 +187,8 @@ class _Told(Dataset[Batch | Exception]):
 
     def __getitem__(self, step: int) -> Batch | Exception:
         try:
-            return self.steps[step]
+            with user_code_errors():  # an objective may draw noise levels by code of the user's
+                return self.steps[step]
         except (FinetrainersError, OSError) as error:
             return error
 

@@ -1,6 +1,7 @@
 """Optimizers of the user's own, from a file of theirs, and what one has to do so that a run can stop and go on."""
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,6 +33,11 @@ def own_optimizer(config: OptimizerConfig) -> tuple[Callable[..., Optimizer], di
         raise ConfigError(
             f"{SETTING}: {code.file} has no Optimizer {code.name!r}; define it, derived from torch.optim.Optimizer, or name "
             "another one"
+        )
+    if "lr" not in inspect.signature(made).parameters:
+        raise ConfigError(
+            f"{SETTING}: {code.file}: {code.name} takes no lr, which a schedule changes; take an argument lr, and give "
+            "it to Optimizer.__init__ in defaults"
         )
     taken = check_options(config, made, given=())
     return made, {key: getattr(config, key) for key in OWN_KEYS if key in taken} | config.options
@@ -84,8 +90,8 @@ def _made(config: OptimizerConfig, parameter: nn.Parameter) -> Optimizer:
         )
     if any("lr" not in group for group in made.param_groups):
         raise ConfigError(
-            f"{SETTING}: {config.name.rpartition(':')[2]} has no learning rate that a schedule could change; take an "
-            "argument lr, and give it to Optimizer.__init__ in defaults"
+            f"{SETTING}: {config.name.rpartition(':')[2]} has no lr in its param_groups, which a schedule changes; "
+            "give it to Optimizer.__init__ in defaults"
         )
     return made
 

@@ -92,6 +92,7 @@ def open_session(config: Config, world: World, *, kept: str) -> Iterator[Session
     world.watch.asked_to_stop = signals.receive_from_another
     with ExitStack() as stack:
         stack.enter_context(storage_errors(places(config)))
+        stack.enter_context(user_code_errors())  # inside of those: a connection that fails there is no file of ours
         check_optimizer(config.optimizer, config.schedule)
         check_trackers(config.track)
         check_user_code(config)

@@ -72,7 +72,13 @@ class OwnLayout(Layout):
         source, config = Source(place.root, self.name), wanted.config
         path = config.path if place.is_remote else str(place.path)
         rows = Rows(self._code, wanted.columns, wanted.many)
-        found, blocks = iter(self._own.items(path, config)), []
+        given: object = self._own.items(path, config)
+        if not isinstance(given, Iterable):
+            raise ConfigError(
+                f"{SETTING}: {self._code.file}: {self._code.name}.items returns a {type(given).__name__}; yield each "
+                "Item, or return a list of them"
+            )
+        found, blocks = iter(given), []
         while block := list(islice(found, BLOCK_ROWS)):
             blocks.append(rows.batch(block))
         if not blocks:

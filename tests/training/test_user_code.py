@@ -1,0 +1,300 @@
+"""Code of the user's in a run: what is wrong with it is said with its line, and a run that goes on notices another file."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
+
+from finetrainers import ConfigError, Item, train
+from finetrainers.config import Config, OptimizerConfig, ScheduleConfig
+from finetrainers.config.user_code import about_user_code, read_user_code
+from finetrainers.data.loader import _Told
+from finetrainers.data.sources.items import list_items
+from finetrainers.optim.optimizers import check_optimizer
+from finetrainers.training.paths import absolute
+from finetrainers.training.same_run import moved_places
+from finetrainers.training.user_code import about_changed, check_user_code, digests_of
+
+PLACES: dict[str, Callable[[str], Tree]] = {
+    "track.trackers.0": lambda place: {"track": {"trackers": [place]}},
+    "callbacks.0": lambda place: {"callbacks": [place]},
+    "data.layout": lambda place: {"data": [{"path": "data", "buckets": [[1, 64, 64]], "layout": place}]},
+    "objective.kind": lambda place: {"objective": {"kind": place}},
+    "optimizer.name": lambda place: {"optimizer": {"name": place}},
+}
+BASES = {
+    "track.trackers.0": "Tracker",
+    "callbacks.0": "Callback",
+    "data.layout": "DataLayout",
+    "objective.kind": "OwnObjective",
+}
+OPTIMIZER = """
+import torch
+
+class Mine(torch.optim.Optimizer):
+    def __init__(self, params, lr, speed=1.0):
+        super().__init__(params, {"lr": lr, "speed": speed})
+        self.count = 0
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.count += 1
+        for group in self.param_groups:
+            for weight in group["params"]:
+                state = self.state[weight]
+                state["count"] = state.get("count", 0) + 1
+                if weight.grad is not None:
+                    weight.add_(weight.grad, alpha=-group["lr"] * group["speed"] / state["count"])
+"""
+
+
+def written(folder: Path, code: str, name: str = "mine.py") -> str:
+    (folder / name).write_text(code)
+    return f"{folder / name}:Mine"
+
+
+def config_with(folder: Path, **sections: Any) -> Config:
+    return config_of(flux_tree(folder / "model", folder / "data", folder) | sections)
+
+
+def look(folder: Path, key: str, place: str) -> None:
+    """Check a configuration as a run does before anything is downloaded."""
+    config = config_with(folder, **PLACES[key](place))
+    check_optimizer(config.optimizer, config.schedule)
+    check_user_code(config)
+
+
+# -- what is wrong is said before anything is loaded ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", PLACES)
+def test_a_file_that_is_not_there_or_fails_is_named_with_its_key(key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"^{key}: the file of .*mine\.py:Mine' cannot be read .*name one that exists"):
+        look(tmp_path, key, f"{tmp_path}/mine.py:Mine")
+    place = written(tmp_path, "x = 1\n1 / 0\n")
+    with pytest.raises(
+        ConfigError, match=rf"^{key}: .*mine\.py fails when it is imported \(ZeroDivisionError: .*, line 2\)"
+    ):
+        look(tmp_path, key, place)
+    with pytest.raises(ConfigError, match=rf"^{key}: .*mine\.py has no {BASES.get(key, 'Optimizer')} 'Mine'; define it"):
+        look(tmp_path, key, written(tmp_path, "x = 1"))
+
+
+@pytest.mark.parametrize("key, base", BASES.items())
+def test_what_is_of_another_kind_is_refused_with_the_names_that_are_not(key: str, base: str, tmp_path: Path) -> None:
+    code = f"import finetrainers\nclass Mine: pass\nclass Other(finetrainers.{base}): pass"
+    with pytest.raises(ConfigError, match=rf"derived from finetrainers\.{base}, or name another one \(it has Other\)$"):
+        look(tmp_path, key, written(tmp_path, code))
+
+
+@pytest.mark.parametrize("key, base", [own for own in BASES.items() if own[0] != "objective.kind"])
+def test_a_class_that_takes_arguments_is_refused(key: str, base: str, tmp_path: Path) -> None:
+    code = (
+        f"import finetrainers\nclass Mine(finetrainers.{base}):\n    def __init__(self, url, size=3): pass\n    items = None"
+    )
+    with pytest.raises(ConfigError, match=rf"^{key}: .*Mine takes url, and is made without arguments"):
+        look(tmp_path, key, written(tmp_path, code))
+
+
+@pytest.mark.parametrize("sections", [{"callbacks": ["mine:Mine"]}, {"track": {"trackers": ["mine.py"]}}])
+def test_places_are_files_with_a_name(sections: Tree, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"(callbacks|track\.trackers): 'mine.*' is not path/to/file\.py:Name"):
+        config_with(tmp_path, **sections)
+
+
+@pytest.mark.parametrize(
+    "body, error, message",
+    [
+        ("yield {'media': '0.png'}", ConfigError, r"yields \{'media': '0\.png'\}, which is no finetrainers\.Item"),
+        ("yield Item(3, 'a')", ConfigError, "whose media is no path or whose captions are no text"),
+        ("yield Item('0.png', [4])", ConfigError, "whose media is no path or whose captions are no text"),
+        ("return []", ConfigError, "yields no item of"),
+        ("return None", ConfigError, "returns a NoneType; yield each Item"),
+        ("yield Item('nothing.png', 'a')", None, r"is listed in mine\.py:Mine, but there is no such file"),
+        ("yield Item('00.png', ' ')", None, "the caption is empty"),
+        ("yield Item('00.png', 'a', {'control': ''})", None, r"mine\.py:Mine names no control"),
+    ],
+)
+def test_items_of_a_layout_are_checked(body: str, error: type[Exception] | None, message: str, tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data", 1)
+    head = "from finetrainers import DataLayout, Item\nclass Mine(DataLayout):\n    def items(self, path, config):\n"
+    code = f"{head}        {body}\n"
+    config = config_with(tmp_path, **PLACES["data.layout"](written(tmp_path, code))).data[0]
+    config = config.model_copy(update={"path": str(data)})
+    if error is not None:
+        with pytest.raises(error, match=message):
+            list_items(config, ["control"])
+    else:
+        (problem,) = list_items(config, ["control"] if "control" in body else []).problems
+        assert message.replace("\\", "") in problem.reason
+
+
+def test_a_layout_may_name_several_captions_and_files(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data", 2)
+    code = (
+        "from pathlib import Path\nfrom finetrainers import DataLayout, Item\nclass Mine(DataLayout):\n"
+        "    def items(self, path, config):\n        assert config.repeats == 1\n"
+        "        yield Item(Path(path, '01.png'), ['a', 'b'], {'control': '00.png', 'reference': ['00.png', '01.png']})\n"
+    )
+    config = config_with(tmp_path, **PLACES["data.layout"](written(tmp_path, code))).data[0]
+    table = list_items(config.model_copy(update={"path": str(data)}), ["control", "reference"], ["reference"]).table
+    (row,) = table.to_pylist()
+    assert row == {
+        "media": f"{data}/01.png",
+        "captions": ["a", "b"],
+        "control": f"{data}/00.png",
+        "reference": [f"{data}/00.png", f"{data}/01.png"],
+    }
+    assert Item("a.png") == Item("a.png", (), {})
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("", "", None),
+        ('/ state["count"]', "/ self.count", "would not go on after a stop as it would have without: keep all"),
+        (
+            'state["count"] = state.get("count", 0) + 1',
+            'state["count"] = 1; state["f"] = len',
+            "keeps what no checkpoint can hold",
+        ),
+        ("weight.add_(", "weight.sub_(1); weight.add_(", "changes weights at a learning rate of 0"),
+        ("params, lr, speed", "params, speed", r"Mine takes no lr, which a schedule changes"),
+        ('{"lr": lr, "speed"', '{"speed"', "has no lr in its param_groups"),
+        ("weight.add_(", "weight.add_(thing, ", r"Mine fails \(NameError: name 'thing' is not defined\); correct this line"),
+    ],
+)
+def test_an_optimizer_has_to_go_on_after_a_stop(old: str, new: str, message: str | None, tmp_path: Path) -> None:
+    from finetrainers.config.user_code import user_code_errors
+
+    assert old in OPTIMIZER
+    place = written(tmp_path, OPTIMIZER.replace(old, new) if old else OPTIMIZER)
+    config = OptimizerConfig.model_validate({"name": place, "lr": 0.1, "options": {"speed": 0.5}})
+    if message is None:
+        check_optimizer(config, ScheduleConfig())
+        return
+    with pytest.raises(ConfigError, match=rf"^optimizer\.name: .*{message}"), user_code_errors():
+        check_optimizer(config, ScheduleConfig())
+
+
+def test_arguments_of_an_optimizer_are_its_options(tmp_path: Path) -> None:
+    place = written(tmp_path, OPTIMIZER)
+    with pytest.raises(ConfigError, match=r"optimizer\.options\.sped: .* takes no such argument; did you mean 'speed'"):
+        check_optimizer(OptimizerConfig.model_validate({"name": place, "options": {"sped": 1.0}}), ScheduleConfig())
+    with pytest.raises(
+        ValueError, match=r"beta1: 0\.5 has no effect with name: .*give what its constructor takes in options"
+    ):
+        OptimizerConfig.model_validate({"name": place, "beta1": 0.5})
+    with pytest.raises(ValueError, match=r"in_backward: true steps weights one by one, and .* is not known to allow that"):
+        OptimizerConfig.model_validate({"name": place, "in_backward": True})
+
+
+# -- what fails later -------------------------------------------------------------------------------------------------
+
+
+def raised(place: str, *arguments: Any) -> Exception:
+    function: Any = read_user_code("callbacks.0", place).load()
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        function(*arguments)
+    return caught.value
+
+
+def test_an_error_is_the_files_unless_it_is_in_what_trains(tmp_path: Path) -> None:
+    place = written(tmp_path, "def inner(ask):\n    return ask()\n\ndef Mine(ask):\n    return inner(ask)\n")
+    said = about_user_code(raised(place, lambda: {}["x"]))
+    assert said is not None
+    assert said.startswith("callbacks.0: Mine fails (KeyError: 'x'); correct this line:\n  File ")
+    assert [line.strip() for line in said.splitlines()[2::2]] == ["return inner(ask)", "return ask()"]
+    ours = {"__name__": "finetrainers.training.trainer"}
+    exec("def ask():\n    return {}['x']", ours)
+    assert about_user_code(raised(place, ours["ask"])) is None
+    assert about_user_code(KeyError("x")) is None
+
+
+def test_an_error_in_a_loader_process_arrives_as_its_message(tmp_path: Path) -> None:
+    place = written(tmp_path, "def Mine(step):\n    return step[3]\n")
+    steps: Any = SimpleNamespace()
+    steps = type("Steps", (), {"__getitem__": lambda _, step: read_user_code("objective.kind", place).load()((step,))})()  # type: ignore[operator]
+    found = _Told(steps)[0]
+    assert isinstance(found, ConfigError)
+    assert "return step[3]" in str(found)
+
+
+# -- runs that go on --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tree(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    root = tmp_path_factory.mktemp("user-code")
+    small = {"steps": 3, "batch_size": 1, "micro_batch_size": 1}
+    return flux_tree(tiny_flux, write_pictures(root / "data", 2), root, train=small)
+
+
+TRACKER = """
+from finetrainers import Tracker
+
+class Mine(Tracker):
+    def log(self, step, numbers):
+        if step == 2:
+            raise ConnectionError("no server")
+
+    def end(self):
+        raise AssertionError("must not hide what ended the run")
+"""
+
+
+def test_a_tracker_that_fails_ends_the_run_which_goes_on_once_it_is_mended(tree: Tree, tmp_path: Path) -> None:
+    """The error is told with the user's line, the step is saved, and a file that may change is told of."""
+    places = {
+        "track": {"trackers": [written(tmp_path, TRACKER)]},
+        "optimizer": {"name": written(tmp_path, OPTIMIZER, "opt.py")},
+    }
+    config = config_of(merged(tree, {"output_dir": str(tmp_path / "run"), **places}))
+    with pytest.raises(
+        ConfigError, match=r"track\.trackers\.0: Mine fails \(ConnectionError: no server\); .*\n.*line 7, in log\n"
+    ):
+        train(config)
+    last = events_of(tmp_path / "run")[-1]
+    assert (last["event"], last["kind"]) == ("error", "ConfigError")
+    assert last["message"].startswith("track.trackers.0: Mine fails (ConnectionError: no server)")
+    (tmp_path / "mine.py").write_text("from finetrainers import Tracker\nclass Mine(Tracker): pass\n")
+    train(config)
+    assert [step for (step,) in curve(tmp_path / "run", "step")] == [1, 2, 3]
+    runs = [event for event in events_of(tmp_path / "run") if event["event"] == "run"]
+    assert [run["resumed_from"] for run in runs] == [None, 2]
+    warned = [event["message"] for event in events_of(tmp_path / "run") if event["event"] == "warning"]
+    assert any(
+        said.startswith("track.trackers.0: ") and "has changed since the run was last started" in said for said in warned
+    )
+    (tmp_path / "opt.py").write_text(f"{OPTIMIZER}\n# another\n")
+    with pytest.raises(ConfigError, match=r"^optimizer\.name: .*opt\.py has changed since .*: bring it back as it was"):
+        train(config)
+
+
+def test_all_places_become_absolute_and_files_may_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    sections = [PLACES[key]("code/mine.py:Mine") for key in PLACES]
+    config = absolute(config_with(tmp_path, **{key: value for section in sections for key, value in section.items()}))
+    wanted = f"{tmp_path}/code/mine.py:Mine"
+    keys = {"track.trackers.0", "callbacks.0", "data.0.layout", "objective.kind", "optimizer.name"}
+    assert config.user_code == dict.fromkeys(keys, wanted)
+    (tmp_path / "code").mkdir()
+    written(tmp_path / "code", "a = 1")
+    before = digests_of(config)
+    shutil.copytree(tmp_path / "code", tmp_path / "moved")
+    moved = config_of(
+        merged(
+            config.model_dump(mode="json", exclude_unset=True), {"optimizer": {"name": wanted.replace("/code/", "/moved/")}}
+        )
+    )
+    assert [key for key, *_ in moved_places(config, moved)] == ["optimizer.name"]
+    assert not about_changed(moved, before)
+    other = merged(moved.model_dump(mode="json", exclude_unset=True), {"optimizer": {"name": "pytorch_optimizer:Mine"}})
+    assert not moved_places(config, config_of(other))  # the same name, and no file
+    written(tmp_path / "code", "a = 2")
+    assert {said.partition(": ")[0] for said in about_changed(config, before)} == keys - {"objective.kind", "optimizer.name"}
