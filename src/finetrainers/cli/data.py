@@ -65,14 +65,14 @@ def run_inspect(_: argparse.Namespace, words: list[str]) -> int:
     from finetrainers.training.inspect.page import as_page
     from finetrainers.training.inspect.text import as_text
 
-    found = inspect(config, Inspecting(options.sample, options.decode, _Bars().show))
+    found = inspect(config, Inspecting(options.sample, options.decode, Bars().show))
     if options.output is not None:
         write_whole(options.output, as_page(found.report, found.prepared))
     print(json.dumps(found.report, indent=1) if options.json else as_text(found.report))
     return DONE if found.report["would_train"] else USER_ERROR
 
 
-class _Bars:
+class Bars:
     """A progress bar for each stage, on stderr."""
 
     def __init__(self) -> None:
