@@ -42,7 +42,7 @@ class Question:
         print(textwrap.fill(self.text, WIDTH))
         hint = "" if self.suggested is None else f" [{self.suggested}]"
         while True:
-            said = input(f"{self.option.removeprefix('--')}{hint}: ").strip() or self.suggested
+            said = self._read_line(f"{self.option.removeprefix('--')}{hint}: ") or self.suggested
             if said is None:
                 print("  an answer is needed; Ctrl-C ends without writing anything")
                 continue
@@ -50,3 +50,9 @@ class Question:
                 return self.read(said)
             except ConfigError as error:
                 print(textwrap.fill(str(error), WIDTH, initial_indent="  ", subsequent_indent="  "))
+
+    def _read_line(self, prompt: str) -> str:
+        try:
+            return input(prompt).strip()
+        except EOFError:
+            raise ConfigError(f"init: the input ended before {self.option} was answered; nothing is written") from None

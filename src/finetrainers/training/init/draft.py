@@ -25,7 +25,11 @@ OTHER_PROMPT = "a red bicycle beside a wooden door, in morning light"
 """Drawn without the trigger word: what it shows must not change."""
 
 
-CHECKPOINTING = "less memory, and slower. On a GPU, a section memory: {preset: auto} instead of this line takes the fastest settings that fit"
+CHECKPOINTING = (
+    "less memory, and slower. On a GPU, a section memory: {preset: auto} instead of this line takes the fastest settings "
+    "that fit"
+)
+"""Why, where no card is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ def _put_pairs(draft: Draft, answers: Answers, model: Model) -> None:
         return
     if model.task not in model.adapter.pictures.reference_pipelines:
         raise ConfigError(
-            f"--learn: edit needs a model that is shown pictures to edit, such as FLUX.1 Kontext; {answers.model} "
+            f"--learn: edit needs a model that is shown pictures to edit, such as FLUX.1 Kontext [dev]; {answers.model} "
             f"({model.adapter.name}, {model.task}) takes pairs as a control: --learn control"
         )
     draft.put("conditioning", {"kind": "references"}, "the picture before the edit is shown, in its own proportions")
