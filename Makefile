@@ -85,12 +85,14 @@ check: $(TEST_STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/make_config_reference.py --check
 	$(BIN)/python scripts/make_events_reference.py --check
+	$(BIN)/python scripts/make_choosing.py --check
 	$(MAKE) --no-print-directory test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 docs: $(TEST_STAMP)
 	$(BIN)/python scripts/make_config_reference.py
 	$(BIN)/python scripts/make_events_reference.py
+	$(BIN)/python scripts/make_choosing.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(TEST_STAMP)

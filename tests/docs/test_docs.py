@@ -61,6 +61,13 @@ def test_the_configuration_reference_is_what_the_sections_say() -> None:
     assert (DOCS / "configuration.md").read_text() == page, "run scripts/make_config_reference.py"
 
 
+@pytest.mark.parametrize("name", ["choosing.md", "choosing_sources.md"])
+def test_the_pages_on_choosing_settings_are_what_the_recipes_say(name: str) -> None:
+    page = (DOCS / name).read_text()
+    assert reference_script("make_choosing").filled(page) == page, "run scripts/make_choosing.py"
+    assert page.count("<!-- table: ") >= 1
+
+
 @pytest.mark.parametrize("text, suffix", configurations())
 def test_configurations_in_the_documentation_are_valid(text: str, suffix: str, tmp_path: Path) -> None:
     (tmp_path / f"config{suffix}").write_text(text)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, get_args
 
 from finetrainers.cli.imports import uncollected
 from finetrainers.cli.questions import NONE, WIDTH, Question
-from finetrainers.config.model import is_folder
 from finetrainers.errors import ConfigError
 from finetrainers.training.init.recipes import LEARNED, Kind
 
@@ -99,6 +98,8 @@ def ask(options: argparse.Namespace, *, is_asking: bool) -> "Answers":
 
 
 def _model(said: str) -> str:
+    from finetrainers.config.model import is_folder
+
     if not is_folder(said) and not re.fullmatch(r"[\w.-]+/[\w.-]+", said):
         raise ConfigError(f"--model: {said!r} is no folder here and no id on the Hub, such as Lightricks/LTX-Video")
     if is_folder(said) and not (Path(said).expanduser() / "model_index.json").is_file():

@@ -65,7 +65,7 @@ SOURCES = {
     ),
     "control-examples": Source(
         "https://github.com/a-r-r-o-w/finetrainers/tree/main/examples/training/control",
-        "rank 128; rates of 2e-5 (Wan) and 3e-5 (CogView4), 0.2 to 0.6 of the usual ones",
+        "rank 128; rates of 2e-5 (Wan) and 3e-5 (CogView4), 0.2 and 0.6 of the usual ones",
     ),
     "control-flux": Source(
         "https://github.com/huggingface/diffusers/tree/main/examples/flux-control", "FLUX.1: rank 64, rate 1e-4"
@@ -79,8 +79,8 @@ SOURCES = {
         "motion: describe scene and people, and not the motion's details; words for it inside the sentence",
     ),
     "rates": Source(
-        "https://thinkingmachines.ai/blog/lora/",
-        "language models: the best rate hardly depends on the rank, and large batches are worse",
+        "https://chrisg777.github.io/blog/2025/thinky-lora-without-regret/",
+        "of language models, in short: the best rate hardly depends on the rank, and large batches are worse",
     ),
 }
 """By the name that recipes use. Few are measurements: most say what worked for their author."""
