@@ -77,7 +77,7 @@ def make_draft(answers: Answers, model: Model, looked: Looked, *, prompts: Path)
 
 def free_folder(answers: Answers) -> str:
     """Name a run directory that is not there yet, after the data and what is learned."""
-    name = f"{Path(answers.data).expanduser().resolve().name or 'run'}-{answers.learn}"
+    name = f"{Path(answers.data).expanduser().resolve().stem or 'run'}-{answers.learn}"
     folders = (f"runs/{name}{'' if number == 1 else f'-{number}'}" for number in range(1, 1000))
     return next(folder for folder in folders if not Path(folder).exists())
 
