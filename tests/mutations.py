@@ -615,6 +615,15 @@ MUTATIONS = (
     Mutation("a plan of compiled blocks ends where attention is computed again", "memory/compiled.py", "if func is run_and_save_rng_state:", "if False:", "memory/test_compiled.py::test_attention_that_is_computed_again_is_counted_twice"),
     Mutation("a block that is no single graph loses its compiled pieces", "memory/checkpointing.py", "fullgraph=not keeps_attention", "fullgraph=False", "memory/test_checkpointing.py::test_a_block_that_is_no_single_graph_stays_compiled"),
     Mutation("gradients come back to attention as slices", "memory/dense.py", "return gradients[0].contiguous()", "return gradients[0]", "memory/test_attention.py::test_gradients_are_recorded_as_they_come_back"),
+    Mutation("a run that goes on takes figures of a later version", "training/auto.py", "values = own | begun", "values = own", "training/test_auto.py::test_a_run_that_goes_on_keeps_what_it_began_with"),
+    Mutation("a number for buckets is not looked at in a run that goes on", "training/auto.py", "[key for key in own if _value(whole, key) == AUTO]", "list(own)", "training/test_auto.py::test_a_written_number_is_compared_and_not_taken_from_the_run"),
+    Mutation("all weights are trained at the rate of LoRA", "training/auto.py", "recipe.full_lr if is_full else recipe.lr", "recipe.lr", "training/test_auto.py::test_each_family_states_rates_for_lora_and_for_all_weights_and_a_rank"),
+    Mutation("any optimizer takes the rate of AdamW", "training/auto.py", "and name not in ADAMS", "and not name", "training/test_auto.py::test_a_rate_for_adamw_is_taken_for_its_kind_alone_and_that_is_known_before_the_model"),
+    Mutation("sizes are generated that the model was not made for", "training/native_sizes.py", "resolution is None and not adapter.recipe.has_other_aspects", "False", "training/test_auto.py::test_what_is_not_given_is_the_size_that_the_pipeline_draws"),
+    Mutation("the size that is drawn by default is the tallest", "data/catalog/buckets.py", "abs(math.log(size[1] / size[2]))", "-size[1]", "training/test_auto.py::test_a_number_is_all_proportions_of_about_as_many_pixels"),
+    Mutation("fast clips that keep their frames are not named", "data/catalog/rates.py", "return fps / config.stride > native_fps * (1 + SAME_RATE)", "return np.zeros(len(fps), np.bool_)", "data/test_rates.py::test_fast_clips_that_keep_their_own_frames_are_counted_and_named"),
+    Mutation("a short clip is told a bucket that no model has", "data/catalog/assign.py", "longest=1 + (frames - 1) // frame_step * frame_step", "longest=frames", "data/test_rates.py::test_a_clip_that_is_too_short_is_told_its_own_frames_and_rate"),
+    Mutation("a bucket of two numbers is called incomplete", "config/about_buckets.py", "if short is not None:", "if False:", "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
 )  # fmt: skip
 
 

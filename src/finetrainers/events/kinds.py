@@ -50,6 +50,12 @@ class RunEvent(Event):
     """Hash of the file of an objective of the user's own, where there is one."""
     memory: Sequence[str] | None = None
     """What memory.preset: auto counted, a line for each set of techniques; the last is taken."""
+    auto: Sequence[str] | None = None
+    """What the configuration left to the model, a line for each key, such as optimizer.lr: auto, which is 0.0001; the saved
+    configuration has it, too."""
+    native_fps: float | None = None
+    """Frames per second of the clips that the model was trained on, to which data.N.fps: auto brings faster ones; null if it
+    has no rate of its own."""
     mix: Sequence[DataShare]
     """Data sets of the run: path, samples to train on, asked (the share that the configuration gives it), and what the
     steps of the whole run take of it: taken, as a share, images and videos, as counts; empty with data.stream, where the

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from finetrainers.config import Config
+from finetrainers.config.base import AUTO
+from finetrainers.config.data import Buckets
 from finetrainers.data.catalog.found import found_sets
 from finetrainers.data.catalog.left_out import JOURNAL
 from finetrainers.data.catalog.occupancy import about_empty, occupancy
@@ -11,6 +13,8 @@ from finetrainers.errors import MissingItemError
 from finetrainers.events import DataShare, FilledBucket, FoundData, RunEvent
 from finetrainers.memory.attention import device_name
 from finetrainers.optim.schedules import learning_rate
+from finetrainers.training.auto import Settled
+from finetrainers.training.native_sizes import are_native
 from finetrainers.training.objective import read_objective
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.relocated import contents
@@ -19,7 +23,14 @@ from finetrainers.training.session import Session
 from finetrainers.training.versions import versions
 
 
-def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitting: Sequence[str] = ()) -> None:
+def announce(
+    session: Session,
+    prepared: Prepared,
+    *,
+    resumed: int | None,
+    settled: Settled | None = None,
+    fitting: Sequence[str] = (),
+) -> None:
     """Write the ``run`` event, and warn of what may not be what the user expects."""
     config, order, now = session.config, prepared.order, contents(prepared)
     code = read_objective(config)
@@ -44,6 +55,8 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
         device=str(session.device),
         objective=None if code is None else code.digest,
         memory=fitting or None,
+        auto=None if settled is None or not settled.values else settled.lines(),
+        native_fps=prepared.model.adapter.training.native_fps,
         mix=[DataShare(**own) for own in prepared.mixture(config.train.steps)],
         sets=[FoundData(**own) for own in found_sets(prepared.plan.catalog)],
         buckets=[FilledBucket(**own) for own in occupancy(prepared.plan.catalog, held_out, measured)],
@@ -52,7 +65,7 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
         versions=versions(),
     )
     session.emit(event)
-    for message in about_data(config, prepared):
+    for message in (*(() if settled is None else settled.notes), *about_data(config, prepared)):
         session.warn(message)
 
 
@@ -105,17 +118,39 @@ def _announce_schedule(session: Session, step: int, before: int) -> None:
 def about_data(config: Config, prepared: Prepared) -> list[str]:
     """Say which media and which buckets are not trained on."""
     catalog = prepared.plan.catalog
-    messages = [] if prepared.chapters is not None else about_empty(catalog, "data")  # later chapters may fill them
+    model, messages = prepared.model, list[str]()
+
+    def is_wanted(buckets: Buckets) -> bool:
+        return not are_native(model, buckets)
+
+    if prepared.chapters is None:  # else later ones may fill them
+        messages += about_empty(catalog, "data", is_wanted=is_wanted)
     if config.validation.data and prepared.held_out_plan is not None:
-        messages += about_empty(prepared.held_out_plan.catalog, "validation.data")
+        messages += about_empty(prepared.held_out_plan.catalog, "validation.data", is_wanted=is_wanted)
     messages += [
         f"{data.config.path}: {data.unlisted} media files are not listed and are not used"
         for data in catalog.sets
         if data.unlisted
     ]
+    messages += _about_own_rate(config, prepared)
     return messages + [
         f"{catalog.about_shape(int(prepared.order.samples_of(bucket)[0]))} has too few samples to fill a "
         f"batch of {config.train.batch_size} within {config.train.steps} steps: none of them will be trained on. "
         "Use a smaller batch_size, more steps, or fewer buckets"
         for bucket in prepared.order.starved(config.train.steps)
+    ]
+
+
+def _about_own_rate(config: Config, prepared: Prepared) -> list[str]:
+    """Say that an adapter of the user's own states no frame rate, where clips are left to it."""
+    training, catalog = prepared.model.adapter.training, prepared.plan.catalog
+    has_clips = any(
+        data.config.fps == AUTO and any(catalog.buckets[bucket][0] > 1 for bucket in set(data.bucket.tolist()))
+        for data in catalog.sets
+    )
+    if config.model.adapter is None or training.native_fps is not None or not has_clips:
+        return []
+    return [
+        "data.N.fps: auto takes each clip's own frames, for model.adapter states no rate: set training.native_fps in it if "
+        "the model was trained at one, or fps: null if it was not"
     ]

@@ -101,7 +101,7 @@ class Console:
 def _run_lines(event: RunEvent) -> list[str]:
     """What is trained on."""
     sets, mix, buckets = ([own.tree() for own in found] for found in (event.sets, event.mix, event.buckets))
-    return [*(event.memory or ()), *set_lines(sets), *mixture_lines(mix), *bucket_lines(buckets)]
+    return [*(event.auto or ()), *(event.memory or ()), *set_lines(sets), *mixture_lines(mix), *bucket_lines(buckets)]
 
 
 def _attention_lines(event: AttentionEvent) -> list[str]:

@@ -11,7 +11,7 @@ from finetrainers.conditioning import Conditioning, build_conditioning, build_gi
 from finetrainers.config import Config
 from finetrainers.data.cache.leases import Lease
 from finetrainers.data.cache.store import CONTENTS, GB, MEMO_FILE, Cache
-from finetrainers.data.catalog.buckets import resolve_buckets
+from finetrainers.data.catalog.buckets import usual_bucket
 from finetrainers.data.catalog.build import Common
 from finetrainers.data.catalog.catalog import Catalog, build_catalog
 from finetrainers.data.catalog.left_out import JOURNAL, read_journal
@@ -153,6 +153,7 @@ def _catalogs(
         # The index is 0 unless conditioning.frames is index.
         min_frames={name: 1 + own.index * adapter.grid.vae_frame_step for name, own in conditioning.frames.items()},
         native_fps=adapter.training.native_fps,
+        frame_step=adapter.grid.vae_frame_step,
         warn=encoder.warn,
     )
     memo, workers = encoder.memo, config.cache.workers
@@ -179,7 +180,7 @@ def _catalogs(
 def _requests(config: Config, model: Model) -> tuple[Request, ...]:
     if config.validation.prompts is None:
         return ()
-    first = resolve_buckets(config.data[0].buckets)[0]
+    first = usual_bucket(config.data[0].buckets)
     shows = {"takes_control": config.control is not None, "takes_references": config.references is not None}
     return tuple(read_prompts(config.validation.prompts, model, size=first, **shows))
 

@@ -12,6 +12,7 @@ from finetrainers.distributed.layout import check_batch, settle_layout
 from finetrainers.errors import FinetrainersError
 from finetrainers.models import open_model
 from finetrainers.training.announce import about_data
+from finetrainers.training.auto import settle
 from finetrainers.training.checks import check_start
 from finetrainers.training.epochs import with_counted_steps
 from finetrainers.training.inspect.captions import about_captions
@@ -64,6 +65,7 @@ def inspect(config: Config, how: Inspecting) -> Inspected:
             micro_batch_size=config.train.micro_batch_size,
         )
         check_start(config)
+        config = settle(config).config
         config = config.model_copy(update={"train": with_counted_steps(_lenient(config)).train})
         prepared = _plan(_lenient(config), how, warnings)
     except FinetrainersError as error:
@@ -74,6 +76,7 @@ def inspect(config: Config, how: Inspecting) -> Inspected:
 
 
 def _plan(config: Config, how: Inspecting, warnings: list[str]) -> Prepared:
+    config = settle(config).config
     model = open_model(config.model, config.memory)
     return prepare(config, model, torch.device("cpu"), progress=how.say, warn=warnings.append)
 
