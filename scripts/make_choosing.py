@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from finetrainers.models import adapters
-from finetrainers.training.init.families import FAMILIES
 from finetrainers.training.init.recipes import LEARNED, Figure, Learned, Recipe
 from finetrainers.training.init.sources import SOURCES
 
@@ -66,7 +65,7 @@ def tables() -> Mapping[str, list[str]]:
         "rates": [
             "| family | `optimizer.lr` |",
             "|---|---|",
-            *(f"| {name} | {FAMILIES[name].rate:g} |" for name in adapters()),
+            *(f"| {name} | {adapter.recipe.lr:g} |" for name, adapter in adapters().items()),
         ],
         "sources": [f"{NUMBERS[name]}. <{own.address}>: {own.says}." for name, own in SOURCES.items()],
     }

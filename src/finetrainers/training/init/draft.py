@@ -10,7 +10,6 @@ from finetrainers.errors import ConfigError
 from finetrainers.models import Model
 from finetrainers.training.checks import FROM_FRAMES
 from finetrainers.training.init.answers import Answers
-from finetrainers.training.init.families import usual
 from finetrainers.training.init.look import Looked
 from finetrainers.training.init.recipes import FEWEST, LEARNED, Learned, Recipe, recipe_of, size_of
 from finetrainers.training.init.sizes import Sizes, choose_sizes
@@ -57,7 +56,7 @@ def make_draft(answers: Answers, model: Model, looked: Looked, *, prompts: Path)
     """
     _check_captions(answers, looked)
     learned, recipe = LEARNED[answers.learn], recipe_of(answers.learn, looked.num_items)
-    sizes = choose_sizes(model, looked, answers.learn, usual(model.adapter).native)
+    sizes = choose_sizes(model, looked, answers.learn)
     draft = Draft({"output_dir": answers.output or free_folder(answers)})
     draft.comments["output_dir"] = (
         "where checkpoints, samples and weights go; the same command resumes what is there. Paths are seen from the folder "
@@ -147,15 +146,21 @@ def _put_training(draft: Draft, answers: Answers, model: Model, looked: Looked, 
     column = f"{answers.learn}, {size_of(looked.num_items)} items"
     if looked.num_items < FEWEST:
         column += f" (fewer than {FEWEST}: the figures are not meant for so few; add more)"
-    rank, usual_rate, factor = int(recipe.rank.value), usual(model.adapter).rate, LEARNED[answers.learn].rate.value
+    published, factor = model.adapter.recipe, LEARNED[answers.learn].rate.value
+    rank = int(recipe.rank.value)
     draft.put(
         "tuning",
-        {"kind": "lora", "rank": rank, "alpha": rank},
-        f"{column}: others take {_range(recipe.rank.low, recipe.rank.high)}; alpha = rank leaves the scale at 1",
+        {"kind": "lora", "rank": rank, "alpha": published.scale * rank},
+        f"{column}: others take {_range(recipe.rank.low, recipe.rank.high)}; auto would be {published.rank}, the family's. "
+        f"alpha / rank is {published.scale:g}, as is usual for {model.adapter.name}",
     )
-    rate = f"{usual_rate:g} is usual for {model.adapter.name}"
-    rate += "" if factor == 1 else f"; a control is learned at {factor:g} of it"
-    draft.put("optimizer", {"lr": usual_rate * factor}, rate)
+    rate = f"{published.lr:g} is usual for {model.adapter.name}"
+    rate += (
+        ", which is what auto takes"
+        if factor == 1
+        else f", which is what auto takes; a control is learned at {factor:g} of it"
+    )
+    draft.put("optimizer", {"lr": published.lr * factor}, rate)
     warmup = min(WARMUP_STEPS, steps // WARMUP_PART)
     draft.put("schedule", {"name": "constant", "warmup_steps": warmup}, f"rises for {warmup} steps, then stays")
     draft.put(

@@ -84,7 +84,7 @@ def _span(values: npt.NDArray[np.generic]) -> str:
 
 def _data(path: str, **keys: object) -> DataConfig:
     """Make the section of a data set of which nothing but the place is known."""
-    return DataConfig.model_validate({"path": path, "buckets": [[1, 1, 1]], **keys})
+    return DataConfig.model_validate({"path": path, **keys})
 
 
 def look(path: str, say: Callable[[str, int, int], None]) -> Looked:

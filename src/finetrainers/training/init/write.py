@@ -16,6 +16,7 @@ from finetrainers.errors import ConfigError
 from finetrainers.files.whole import write_whole
 from finetrainers.models import open_model
 from finetrainers.training.announce import about_data
+from finetrainers.training.auto import settle
 from finetrainers.training.init.answers import Answers
 from finetrainers.training.init.draft import Draft, make_draft
 from finetrainers.training.init.look import look
@@ -128,7 +129,7 @@ def _planned(config: Config, bars: Bars) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         data = tuple(own.model_copy(update={"on_error": "skip"}) for own in config.data)
         cache = CacheConfig(path=Path(folder))
-        looked = absolute(config.model_copy(update={"data": data, "cache": cache}))
+        looked = absolute(settle(config.model_copy(update={"data": data, "cache": cache}), is_new=True).config)
         model = open_model(looked.model, looked.memory)
         prepared = prepare(looked, model, torch.device("cpu"), progress=bars, warn=remarks.append)
         remarks += about_data(looked, prepared)
