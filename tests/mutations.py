@@ -624,6 +624,14 @@ MUTATIONS = (
     Mutation("fast clips that keep their frames are not named", "data/catalog/rates.py", "return fps / config.stride > native_fps * (1 + SAME_RATE)", "return np.zeros(len(fps), np.bool_)", "data/test_rates.py::test_fast_clips_that_keep_their_own_frames_are_counted_and_named"),
     Mutation("a short clip is told a bucket that no model has", "data/catalog/assign.py", "longest=1 + (frames - 1) // frame_step * frame_step", "longest=frames", "data/test_rates.py::test_a_clip_that_is_too_short_is_told_its_own_frames_and_rate"),
     Mutation("a bucket of two numbers is called incomplete", "config/about_buckets.py", "if short is not None:", "if False:", "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
+    Mutation("init overwrites a file", "training/init/write.py", "if file.exists() or file.is_symlink():", "if False:", "training/test_init.py::test_nothing_is_overwritten"),
+    Mutation("init takes items without a caption and without a trigger word", "training/init/draft.py", "if missing and not answers.trigger:", "if False:", "training/test_init.py::test_items_without_a_caption_need_a_trigger_word"),
+    Mutation("init writes other steps than its recipe says", "training/init/draft.py", "recipe.passes.value * items / batch_size", "recipe.passes.value * 10 / batch_size", "training/test_init.py::test_every_item_comes_as_often_as_its_recipe_says"),
+    Mutation("one small picture decides the sizes that init writes", "training/init/sizes.py", 'float(np.quantile(areas, part, method="lower"))', 'float(areas.min())', "training/test_init.py::test_sizes_follow_small_data_and_spare_a_few_that_are_smaller"),
+    Mutation("init teaches a motion by pictures", "training/init/sizes.py", 'if kind == "motion" and not takes_clips:', 'if False:', "training/test_init.py::test_every_family_learns_every_kind_that_is_possible_and_refuses_the_others[cogview4-pictures]"),
+    Mutation("a card changes nothing that init writes", "training/init/memory.py", "draft.put(section, new)", "pass", "training/test_init.py::test_a_card_decides_the_memory_settings"),
+    Mutation("a wrong answer ends the questions of init", "cli/questions.py", "except ConfigError as error:", "except ZeroDivisionError as error:", "cli/test_init_command.py::test_questions_lead_to_a_configuration_and_wrong_answers_are_asked_again"),
+    Mutation("init takes what nobody answered", "cli/questions.py", "if takes_suggested and self.suggested is not None:", "if self.suggested is not None:", "cli/test_init_command.py::test_without_a_terminal_a_missing_answer_is_an_error_that_names_its_option"),
 )  # fmt: skip
 
 

@@ -169,14 +169,27 @@ def test_a_card_decides_the_memory_settings(models: Callable[..., Path], media: 
     assert "predicted by plan for 24GB" in (tmp_path / "config.yaml").read_text()
 
 
-@pytest.mark.long
-def test_a_card_that_is_too_small_leaves_nothing(
-    models: Callable[..., Path], media: dict[str, Path], tmp_path: Path
+def test_a_card_that_is_too_small_leaves_nothing_and_is_named_by_its_option(
+    models: Callable[..., Path], media: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = replace(answers_of(models("flux"), media, "style", "pictures", tmp_path / "run"), card="1MB")
-    with pytest.raises(ConfigError, match="--card: 1MB: .* the smallest that was found"):
+    def refuse(*_: object) -> None:
+        raise ConfigError("--gpu: a step may take 0.1 GB")
+
+    monkeypatch.setattr("finetrainers.training.init.memory.plan", refuse)
+    answers = replace(answers_of(models("flux"), media, "style", "pictures", tmp_path / "run"), card="1GB")
+    with pytest.raises(ConfigError, match="^--card: 1GB: a step may take 0.1 GB"):
         make(answers, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.long
+def test_a_model_that_starts_from_a_picture_needs_clips_and_draws_nothing_unasked(
+    models: Callable[..., Path], media: dict[str, Path], tmp_path: Path
+) -> None:
+    model = models("cogvideox", "5b-i2v")
+    assert outcome(answers_of(model, media, "effect", "clips", tmp_path / "run"), tmp_path / "clips") == "would train"
+    assert load_config(tmp_path / "clips" / "config.yaml").validation.prompts is None
+    assert outcome(answers_of(model, media, "style", "pictures", tmp_path / "run"), tmp_path / "pictures") == "--data"
 
 
 def test_sizes_follow_small_data_and_spare_a_few_that_are_smaller(

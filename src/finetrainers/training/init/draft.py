@@ -8,11 +8,11 @@ from typing import Any
 from finetrainers.config.syntax import Tree
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
-from finetrainers.training.checks import FROM_FRAMES
 from finetrainers.training.init.answers import Answers
 from finetrainers.training.init.look import Looked
 from finetrainers.training.init.recipes import FEWEST, LEARNED, Learned, Recipe, recipe_of, size_of
 from finetrainers.training.init.sizes import Sizes, choose_sizes
+from finetrainers.training.native_sizes import FROM_FRAMES
 
 VALIDATIONS = 8
 """Samples and held-out losses over a run, about."""

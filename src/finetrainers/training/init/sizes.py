@@ -10,10 +10,9 @@ from finetrainers.config import Bucket, PixelBudget
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
-from finetrainers.training.checks import FROM_FRAMES
 from finetrainers.training.init.look import Looked
 from finetrainers.training.init.recipes import Kind
-from finetrainers.training.native_sizes import native_sizes
+from finetrainers.training.native_sizes import FROM_FRAMES, native_sizes
 
 SMALL = 0.05
 """Part of the items that may be smaller or shorter than what the sizes are chosen for; those are told of."""
