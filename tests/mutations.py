@@ -604,7 +604,7 @@ MUTATIONS = (
     Mutation("an example that is copied takes the place of a file", "cli/examples.py", "elif not there.is_file() or there.read_bytes() != content:", "elif False:", "cli/test_examples_command.py::test_nothing_is_overwritten"),
     Mutation("an example lacks what its commands need of another", "cli/examples.py", "found |= dict.fromkeys(other for other in named if other.is_file())", "pass", "cli/test_examples_command.py::test_all_that_training_examples_name_is_there_after_the_copy"),
     Mutation("epochs forget the repeats of a data set", "training/epochs.py", "steps = prepared.order.first_step(epochs)", "steps = epochs * prepared.plan.num_samples // config.train.batch_size", "training/test_epochs.py::test_epochs_are_the_steps_that_pass_over_all_samples_and_their_repeats"),
-    Mutation("epochs of a run are a thousand steps", "training/run.py", "counted = world.first(lambda: with_counted_steps(config))", "counted = config", "training/test_epochs.py::test_a_run_says_its_steps_and_keeps_them"),
+    Mutation("epochs of a run are a thousand steps", "training/run.py", "counted = world.first(lambda: with_counted_steps(settled.config))", "counted = settled.config", "training/test_epochs.py::test_a_run_says_its_steps_and_keeps_them"),
     Mutation("epochs and steps may both be given", "config/train.py", 'if self.epochs is not None and "steps" in', 'if False and "steps" in', "training/test_epochs.py::test_epochs_that_mean_nothing_are_refused"),
     Mutation("a run that is gone on with goes back to the checkpoint of an earlier start", "ui/run_pages.py", 'overrides=["checkpoint.resume=latest"]', "overrides=[]", "ui/test_pages.py::test_a_run_of_the_queue_is_stopped_and_gone_on_with"),
     Mutation("one folder that is no job hides the queue", "ui/queue.py", "with suppress(OSError, ValueError, KeyError, TypeError):", "with suppress(OSError):", "ui/test_queue.py::test_a_folder_that_is_no_job_is_left_out"),
@@ -632,6 +632,7 @@ MUTATIONS = (
     Mutation("a card changes nothing that init writes", "training/init/memory.py", "draft.put(section, new)", "pass", "training/test_init.py::test_a_card_decides_the_memory_settings"),
     Mutation("a wrong answer ends the questions of init", "cli/questions.py", "except ConfigError as error:", "except ZeroDivisionError as error:", "cli/test_init_command.py::test_questions_lead_to_a_configuration_and_wrong_answers_are_asked_again"),
     Mutation("init takes what nobody answered", "cli/questions.py", "if takes_suggested and self.suggested is not None:", "if self.suggested is not None:", "cli/test_init_command.py::test_without_a_terminal_a_missing_answer_is_an_error_that_names_its_option"),
+    Mutation("a bucket of two numbers is called incomplete", "config/about_buckets.py", "if wrong is None:", "if wrong is not None:", "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
 )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ class Question:
         raise ConfigError(f"init: {self.option} is not given, and {why}; give {self.option}{also}")
 
     def _ask(self) -> str | None:
-        print(textwrap.fill(self.text, WIDTH))
+        print(textwrap.fill(self.text, WIDTH, break_on_hyphens=False))
         hint = "" if self.suggested is None else f" [{self.suggested}]"
         while True:
             said = self._read_line(f"{self.option.removeprefix('--')}{hint}: ") or self.suggested
@@ -49,7 +49,7 @@ class Question:
             try:
                 return self.read(said)
             except ConfigError as error:
-                print(textwrap.fill(str(error), WIDTH, initial_indent="  ", subsequent_indent="  "))
+                print(textwrap.fill(str(error), WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
 
     def _read_line(self, prompt: str) -> str:
         try:
