@@ -87,6 +87,7 @@ check: $(TEST_STAMP)
 	$(BIN)/python scripts/make_events_reference.py --check
 	$(BIN)/python scripts/fill_docs.py --check
 	$(BIN)/python scripts/words.py --check
+	$(BIN)/python scripts/make_choosing.py --check
 	$(MAKE) --no-print-directory test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
@@ -95,6 +96,7 @@ docs: $(TEST_STAMP)
 	$(BIN)/python scripts/make_events_reference.py
 	$(BIN)/python scripts/fill_docs.py
 	$(BIN)/python scripts/words.py
+	$(BIN)/python scripts/make_choosing.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(TEST_STAMP)

@@ -131,7 +131,9 @@ def test_the_module_is_the_program() -> None:
 
 def test_help_names_all_commands_and_statuses() -> None:
     text = run_python("-m", "finetrainers", "--help").stdout
-    commands = "train encode launch check bench plan rehearse sample export quickstart models schema cache data migrate "
+    commands = (
+        "train encode init launch check bench plan rehearse sample export quickstart models schema cache data migrate "
+    )
     commands += "examples ui report diff reproduce"
     assert re.findall(r"^    (\w+)\s", text, re.MULTILINE) == commands.split()
     assert re.findall(r"[:;]\s(\d)\s", text[text.index("exit status") :]) == ["0", "1", "2", "3"]

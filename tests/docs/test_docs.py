@@ -92,6 +92,13 @@ def test_a_search_in_the_configuration_pages_finds_the_word_of_the_field(word: s
     assert re.search(rf"\b{word.lower()}\b", re.sub(r"\s+", " ", pages))
 
 
+@pytest.mark.parametrize("name", ["choosing.md", "choosing_sources.md"])
+def test_the_pages_on_choosing_settings_are_what_the_recipes_say(name: str) -> None:
+    page = (DOCS / name).read_text()
+    assert reference_script("make_choosing").filled(page) == page, "run scripts/make_choosing.py"
+    assert page.count("<!-- table: ") >= 1
+
+
 @pytest.mark.parametrize("text, suffix", configurations())
 def test_configurations_in_the_documentation_are_valid(text: str, suffix: str, tmp_path: Path) -> None:
     (tmp_path / f"config{suffix}").write_text(text)

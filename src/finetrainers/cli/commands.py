@@ -15,6 +15,7 @@ from finetrainers.cli.examples import add_examples
 from finetrainers.cli.export import add_export
 from finetrainers.cli.following import tell_after_encoding, tell_after_training
 from finetrainers.cli.imports import uncollected
+from finetrainers.cli.init import add_init
 from finetrainers.cli.launch import add_launch
 from finetrainers.cli.migrate import add_migrate
 from finetrainers.cli.plan import add_plan
@@ -46,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=sentence, add_help=False, allow_abbrev=False)
         command.set_defaults(run=run_config_command)
+    add_init(commands)
     add_launch(commands)
     add_check(commands)
     add_bench(commands)

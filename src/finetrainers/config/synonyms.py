@@ -11,6 +11,7 @@ ACCUMULATION = (
     "train.batch_size counts all samples of an optimizer step, over all devices, and train.micro_batch_size those that one "
     "device takes at once; the rest is accumulated"
 )
+ACCUMULATION_KEYS = ("gradient_accumulation_steps", "gradient_accumulation", "grad_accum", "accumulation_steps")
 SIZE_KEYS = ("resolution", "size", "image_size")
 LOOK_FIRST = (
     "finetrainers check CONFIG says what is wrong with a run and what it would be, and finetrainers rehearse CONFIG tries "
@@ -77,15 +78,15 @@ def about_synonym(place: Sequence[str | int], value: Any, root: type[Section]) -
     if root is not Config:
         return None
     leaf = str(place[-1]).replace("-", "_").lower()
+    if leaf in ACCUMULATION_KEYS:
+        return ACCUMULATION
+    if leaf in SIZE_KEYS:
+        return f"sizes are buckets here: write {_indexed('data.N.buckets', place)}: {_pixels(value)}"
     match leaf:
         case "dry_run" | "dryrun" | "check" | "check_only" | "validate" | "validate_only" | "plan" | "test" | "test_run":
             return LOOK_FIRST
         case "gpus" | "num_gpus" | "num_processes" | "nproc_per_node":
             return "several processes are started by finetrainers launch --gpus N train CONFIG, or by torchrun"
-        case "gradient_accumulation_steps" | "gradient_accumulation" | "grad_accum" | "accumulation_steps":
-            return ACCUMULATION
-        case "resolution" | "size" | "image_size":
-            return f"sizes are buckets here: write {_indexed('data.N.buckets', place)}: {_pixels(value)}"
     if leaf in SYNONYMS:
         return f"it is called {_indexed(SYNONYMS[leaf], place)} here"
     own = {key.name for key in keys(root) if key.name.rpartition(".")[2] == leaf and "validation.data" not in key.name}
