@@ -52,7 +52,7 @@ def test_questions_lead_to_a_configuration_and_wrong_answers_are_asked_again(
         assert said in " ".join(told.out.split())
     lines = [line for line in (told.out + told.err).splitlines() if str(model) not in line and "\r" not in line]
     assert max(map(len, lines)) <= COLUMNS
-    assert "finetrainers train config.yaml" in told.err
+    assert "finetrainers check config.yaml" in told.err
 
 
 def test_without_a_terminal_a_missing_answer_is_an_error_that_names_its_option(
