@@ -21,10 +21,11 @@ def about_buckets(value: Any) -> str | None:  # whatever a file holds
         return None
     if _are_numbers(value):
         return _about_numbers(value)
-    short = next((own for own in value if isinstance(own, list) and len(own) == 2 and _are_numbers(own)), None)
-    if short is not None:
-        return f"{short}: a bucket is [frames, height, width]; for pictures write {[1, *short]}"
-    return None
+    wrong = next((own for own in value if isinstance(own, list) and len(own) != 3 and _are_numbers(own)), None)
+    if wrong is None:
+        return None
+    pictures = f"; for pictures write {[1, *wrong]}" if len(wrong) == 2 else ""
+    return f"{wrong}: a bucket is [frames, height, width]{pictures}"
 
 
 def _about_numbers(value: Sequence[int]) -> str:

@@ -107,7 +107,7 @@ def _indexed(name: str, place: Sequence[str | int]) -> str:
 def _pixels(value: Any) -> str:
     match value:
         case int() if not isinstance(value, bool) and value > 0:
-            return f"{{pixels: {value * value}}}, which is {value} x {value} in all aspects"
+            return f"{value}, which is about {value} x {value} pixels in all proportions"
         case [int() as width, int() as height]:
             return f"[[1, {height}, {width}]], which is frames, height, width"
-    return "{pixels: 1048576}, which is 1024 x 1024 in all aspects"
+    return "1024, which is about 1024 x 1024 pixels in all proportions"

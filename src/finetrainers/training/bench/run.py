@@ -71,7 +71,8 @@ def bench(config: Config, measuring: Measuring) -> Result:
     refuse_epochs(config, "bench")
     check_optimizer(config.optimizer, config.schedule)
     check_start(config)
-    config = settle_memory(settle(config, is_new=True).config, measuring.say)
+    config = settle(config, is_new=True).config
+    config = settle_memory(config, measuring.say)
     device = pick_device(config.train.device)
     model = open_model(config.model, config.memory)
     for check in (check_buckets, check_conditioning, check_computation, check_tuning):
