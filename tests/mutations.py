@@ -615,6 +615,15 @@ MUTATIONS = (
     Mutation("a plan of compiled blocks ends where attention is computed again", "memory/compiled.py", "if func is run_and_save_rng_state:", "if False:", "memory/test_compiled.py::test_attention_that_is_computed_again_is_counted_twice"),
     Mutation("a block that is no single graph loses its compiled pieces", "memory/checkpointing.py", "fullgraph=not keeps_attention", "fullgraph=False", "memory/test_checkpointing.py::test_a_block_that_is_no_single_graph_stays_compiled"),
     Mutation("gradients come back to attention as slices", "memory/dense.py", "return gradients[0].contiguous()", "return gradients[0]", "memory/test_attention.py::test_gradients_are_recorded_as_they_come_back"),
+    Mutation("a bar is longer than the terminal", "training/console_bar.py", "        parts.remove(max(parts, key=lambda part: part.rank))", "        break", "training/test_console.py::test_no_line_is_longer_than_the_terminal[40]"),
+    Mutation("the first step spoils the estimate", "training/console.py", "            self._first = seconds\n            return seconds", "            self._first = seconds", "training/test_console.py::test_the_estimate_knows_steps_alone"),
+    Mutation("a file gets a line of every step", "training/console_bar.py", "LOG_SECONDS = 30.0", "LOG_SECONDS = 0.0", "training/test_console.py::test_without_a_terminal_there_are_plain_lines_at_times"),
+    Mutation("the bar of a validation stays", "training/console.py", "is_kept=event.stage not in BESIDE_TRAINING", "is_kept=True", "training/test_console.py::test_bars_of_a_validation_go_and_its_line_stays"),
+    Mutation("a finished run tells what it would be", "training/console_lines.py", "if outline.resumed_from == outline.steps:", "if False:", "training/test_console.py::test_a_run_that_goes_on_says_from_where_and_a_finished_one_nothing"),
+    Mutation("Ctrl-C in an import is a traceback", "cli/imports.py", "        with _left_at_once(), _starting():", "        with _starting():", "cli/test_cli.py::test_ctrl_c_in_the_middle_of_an_import_ends_with_one_line[torch]"),
+    Mutation("Ctrl-C that a library turned into an error is a traceback", "cli/entry.py", "        if not Program.is_interrupted:", "        if True:", "cli/test_cli.py::test_ctrl_c_that_a_library_makes_an_error_of_is_one_line"),
+    Mutation("libraries warn although they were asked not to", "compat/packages.py", "            if logger.level == logging.CRITICAL:", "            if True:", "cli/test_cli.py::test_what_a_library_sets_while_it_is_imported_stays"),
+    Mutation("the command that trains on has two lengths", "cli/following.py", "if not is_value and key not in LENGTH:", "if not is_value:", "cli/test_cli.py::test_a_run_that_is_done_is_followed_by_commands_that_can_be_given"),
 )  # fmt: skip
 
 
