@@ -1,9 +1,10 @@
 """Record what a person sees who trains a tiny model in a terminal: pictures, encode, train, Ctrl-C, train, sample.
 
 python scripts/record_terminal.py --columns 80 recording.txt
-python scripts/record_terminal.py --columns 80 --guide docs/terminal.txt    # in short, as the documentation shows it
+python scripts/record_terminal.py --columns 80 --page docs/terminal.md    # in short, into the page
 
-A line that was written over is shown as it was at some moments, each marked with "~"; the last of them has no mark.
+A line that was written over is shown as it was at some moments, each marked with "~"; the last of them has no mark. Where a
+line was too long for the terminal, the rest of it is marked with a backslash.
 """
 
 import argparse
@@ -44,6 +45,8 @@ cache: {path: cache}
 """
 PROMPTS = '[{"prompt": "a red picture", "num_inference_steps": 8}, {"prompt": "a blue one", "num_inference_steps": 8}]\n'
 STEP_OF_CTRL_C = 70
+BEGINNING, END = "<!-- recorded -->", "<!-- end of the recording -->"
+"""Marks of the page around what is put into it."""
 
 
 class Screen:
@@ -105,23 +108,23 @@ class Screen:
         if row and before[-1:] != [row]:
             before.append(row)
 
-    def lines(self) -> list[str]:
-        """All rows, each after some of what it was before."""
+    def lines(self, num_frames: int = NUM_FRAMES) -> list[str]:
+        """All rows, each after some of what it was before, of each kind of line at most ``num_frames``."""
         shown: list[str] = []
         for number, row in enumerate(row.rstrip() for row in self.rows):
             before = [text for text in self.before.get(number, []) if text != row]
-            shown += [f"~ {text}" for text in _some(before)]
+            shown += [f"~ {text}" for text in _some(before, num_frames)]
             shown.append(f"\\ {row}" if number in self.wrapped else row)
         return shown
 
 
-def _some(states: Sequence[str]) -> list[str]:
-    """Take the first, the last and one in the middle of each kind of line."""
+def _some(states: Sequence[str], num_frames: int) -> list[str]:
+    """Take the first, the last and one in the middle of each kind of line; with 1 frame, the one in the middle."""
     shown: list[str] = []
     for _, group in itertools.groupby(states, key=lambda text: re.split(r"\d", text)[0]):
         same = list(group)
-        places = sorted({round(number * (len(same) - 1) / (NUM_FRAMES - 1)) for number in range(NUM_FRAMES)})
-        shown += [same[place] for place in places]
+        ends = range(num_frames) if num_frames > 1 else [0.5]
+        shown += [same[place] for place in sorted({round(end * (len(same) - 1) / max(1, num_frames - 1)) for end in ends})]
     return shown
 
 
@@ -174,23 +177,41 @@ def has_step(folder: Path, step: int) -> Callable[[], bool]:
     return is_there
 
 
-def record(columns: int, steps: Sequence[tuple[str, Mapping[str, Callable[[Path], Callable[[], bool]]]]]) -> list[str]:
-    """Run commands one after the other in a folder of their own; return all that they show."""
+Options = Mapping[str, Callable[[Path], Callable[[], bool]]]
+Recorded = tuple[str, Screen, int]
+"""A command, what it showed, and its exit status."""
+
+
+def record(columns: int, steps: Sequence[tuple[str, Options]], folder: Path) -> list[Recorded]:
+    """Run commands one after the other in a folder."""
+    write_pictures(folder / "pictures")
+    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "prompts.json").write_text(PROMPTS)
+    recorded = []
+    for line, options in steps:
+        pressed = {name: make(folder) for name, make in options.items()}
+        recorded.append((line, *run_in_terminal(["finetrainers", *shlex.split(line)], folder, columns, **pressed)))
+    return recorded
+
+
+def as_text(recorded: Sequence[Recorded], num_frames: int) -> str:
+    """Write down all that was shown."""
     shown: list[str] = []
-    with tempfile.TemporaryDirectory() as directory:
-        folder = Path(directory)
-        write_pictures(folder / "pictures")
-        (folder / "config.yaml").write_text(CONFIG)
-        (folder / "prompts.json").write_text(PROMPTS)
-        for line, options in steps:
-            pressed = {name: make(folder) for name, make in options.items()}
-            screen, status = run_in_terminal(["finetrainers", *shlex.split(line)], folder, columns, **pressed)
-            lines = [text.replace(directory, "/home/you") for text in screen.lines()]
-            shown += [f"$ finetrainers {line}", *lines, *([f"(exit status {status})"] if status else []), ""]
-    return shown
+    for line, screen, status in recorded:
+        lines = screen.lines(num_frames)
+        while lines and not lines[-1]:
+            lines.pop()
+        shown += [f"$ finetrainers {line}", *lines, *([f"(exit status {status})"] if status else []), ""]
+    return "\n".join(shown)
 
 
-def path_of_a_person() -> list[tuple[str, Mapping[str, Callable[[Path], Callable[[], bool]]]]]:
+def put_into(page: Path, text: str) -> None:
+    """Write a recording between the marks of a page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGINNING)
+    page.write_text(f"{before}{BEGINNING}\n\n```text\n{text}```\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+def path_of_a_person() -> list[tuple[str, Options]]:
     """Commands, and when Ctrl-C is pressed in them."""
     from finetrainers.cli.commands import build_parser
 
@@ -211,9 +232,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     parser.add_argument("--columns", type=int, default=80)
+    parser.add_argument("--page", action="store_true", help="put the two starts of a run in short into a page that is there")
     options = parser.parse_args()
-    text = "\n".join(record(options.columns, path_of_a_person())) + "\n"
-    options.output.write_text(text, encoding="utf-8")
+    with tempfile.TemporaryDirectory() as directory:
+        recorded = record(options.columns, path_of_a_person(), Path(directory))
+    if options.page:
+        runs = [own for own in recorded if own[0].startswith("train")]
+        put_into(options.output, as_text(runs[:2], num_frames=1))
+    else:
+        options.output.write_text(as_text(recorded, NUM_FRAMES), encoding="utf-8")
 
 
 if __name__ == "__main__":

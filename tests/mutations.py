@@ -671,6 +671,15 @@ MUTATIONS = (
     Mutation("an optimizer of the same name takes the place of a file's", "training/same_run.py", "return is_place(before) and is_place(after) and before", "return before", "training/test_user_code.py::test_all_places_become_absolute_and_files_may_move"),
     Mutation("files of streams that a layout of the user's names are lost", "data/sources/own.py", "for name in wanted.columns:", "for name in ():", "training/test_user_code.py::test_items_of_a_layout_are_checked"),
     Mutation("a user's layout is recalled though its code may look anywhere", "data/catalog/snapshot.py", "self._folder is None or is_own or any", "self._folder is None or any", "data/test_snapshot.py::test_a_layout_of_the_users_is_asked_at_each_start"),
+    Mutation("a bar is longer than the terminal", "training/console_bar.py", "        parts.remove(max(parts, key=lambda part: part.rank))", "        break", "training/test_console.py::test_no_line_is_longer_than_the_terminal[40]"),
+    Mutation("the first step spoils the estimate", "training/console.py", "            self._first = seconds\n            return seconds", "            self._first = seconds", "training/test_console.py::test_the_estimate_knows_steps_alone"),
+    Mutation("a file gets a line of every step", "training/console_bar.py", "LOG_SECONDS = 30.0", "LOG_SECONDS = 0.0", "training/test_console.py::test_without_a_terminal_there_are_plain_lines_at_times"),
+    Mutation("the bar of a validation stays", "training/console.py", "is_kept=event.stage not in BESIDE_TRAINING", "is_kept=True", "training/test_console.py::test_bars_of_a_validation_go_and_its_line_stays"),
+    Mutation("a finished run tells what it would be", "training/console_lines.py", "if outline.resumed_from == outline.steps:", "if False:", "training/test_console.py::test_a_run_that_goes_on_says_from_where_and_a_finished_one_nothing"),
+    Mutation("Ctrl-C in an import is a traceback", "cli/imports.py", "        with _left_at_once(), _starting():", "        with _starting():", "cli/test_cli.py::test_ctrl_c_in_the_middle_of_an_import_ends_with_one_line[torch]"),
+    Mutation("Ctrl-C that a library turned into an error is a traceback", "cli/entry.py", "        if not Program.is_interrupted:", "        if True:", "cli/test_cli.py::test_ctrl_c_that_a_library_makes_an_error_of_is_one_line"),
+    Mutation("libraries warn although they were asked not to", "compat/packages.py", "            if logger.level == logging.CRITICAL:", "            if True:", "cli/test_cli.py::test_what_a_library_sets_while_it_is_imported_stays"),
+    Mutation("the command that trains on has two lengths", "cli/following.py", "if not is_value and key not in LENGTH:", "if not is_value:", "cli/test_cli.py::test_a_run_that_is_done_is_followed_by_commands_that_can_be_given"),
 )  # fmt: skip
 
 

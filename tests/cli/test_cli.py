@@ -1,6 +1,7 @@
 """The command line: what it prints, how fast, and with which exit status it ends."""
 
 import json
+import logging
 import os
 import re
 import resource
@@ -10,18 +11,21 @@ import textwrap
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 
 import jsonschema
 import pytest
 import torch
+import yaml
 
 import finetrainers
 from finetrainers.cli.entry import main
+from finetrainers.cli.following import tell_after_training
 from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR
+from finetrainers.compat.packages import import_quietly
 from finetrainers.config import Config
 from finetrainers.data.cache.leases import Lease
 from finetrainers.data.cache.store import Cache, make_key
+from finetrainers.distributed.ending import Program
 from finetrainers.errors import (
     CheckpointError,
     ConfigError,
@@ -31,6 +35,7 @@ from finetrainers.errors import (
     NonFiniteError,
     StoppedAtOnceError,
 )
+from finetrainers.training.finish import Result
 
 HELP_CPU_SECONDS = 0.3
 """What `finetrainers --help` may take: promised in DESIGN.md."""
@@ -56,9 +61,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Config]]:
 
     seen: list[tuple[str, Config]] = []
 
-    def train(config: Config) -> SimpleNamespace:
+    def train(config: Config) -> Result:
         seen.append(("train", config))
-        return SimpleNamespace(weights=Path("run/weights/step-000004"))
+        return Result(Path("run"), Path("run/weights/step-000004"), 4, {"stopped_by": "steps"})
 
     monkeypatch.setattr(training, "train", train)
     monkeypatch.setattr(training, "encode", lambda config: seen.append(("encode", config)))
@@ -122,6 +127,44 @@ def test_imports_are_not_searched_for_garbage_in_a_process_that_is_ours() -> Non
             print(within, gc.isenabled(), gc.get_freeze_count() > before)
     """
     assert run_python("-c", textwrap.dedent(program)).stdout == "True True False\nFalse True True\n"
+
+
+@pytest.mark.parametrize("place", ["finetrainers.cli.entry", "torch"])
+def test_ctrl_c_in_the_middle_of_an_import_ends_with_one_line(place: str) -> None:
+    """Of the first ones, and of those of a command: whatever else the exception would become there."""
+    program = f"""
+        import importlib.abc, os, signal, sys
+
+        class Pressed(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, *_):
+                if name == {place!r}:
+                    try:
+                        os.kill(os.getpid(), signal.SIGINT)
+                    except KeyboardInterrupt:
+                        raise RuntimeError("made of it by a library") from None
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.meta_path.insert(0, Pressed())
+        sys.argv = ["finetrainers", "models", "tiny", "flux", "/nowhere"]
+        from finetrainers.__main__ import start
+        start()
+    """
+    result = run_python("-c", textwrap.dedent(program))
+    assert (result.returncode, result.stderr) == (STOPPED_AT_ONCE, "\nfinetrainers: stopped\n")
+
+
+def test_ctrl_c_that_a_library_makes_an_error_of_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("made of it by a library")
+
+    monkeypatch.setattr("finetrainers.cli.commands.run_schema", fail)
+    with pytest.raises(RuntimeError):
+        main(["schema"])
+    monkeypatch.setattr(Program, "is_interrupted", True)
+    assert main(["schema"]) == STOPPED_AT_ONCE
+    assert capsys.readouterr().err == "finetrainers: stopped\n"
 
 
 def test_the_module_is_the_program() -> None:
@@ -223,7 +266,7 @@ def test_an_error_on_purpose_is_one_message_and_its_status(config_file, monkeypa
 
     monkeypatch.setattr("finetrainers.training.run.train", fail)
     assert main(["train", str(config_file)]) == status
-    assert capsys.readouterr().err.splitlines()[1:] == [f"finetrainers: {error}"]  # after the time of the imports
+    assert capsys.readouterr().err.splitlines() == [f"finetrainers: {error}"]
 
 
 @pytest.mark.usefixtures("calls")
@@ -235,7 +278,7 @@ def test_ctrl_c_where_nobody_listens_yet_is_one_line(config_file, monkeypatch, c
 
     monkeypatch.setattr("finetrainers.training.run.train", press)
     assert main(["train", str(config_file)]) == STOPPED_AT_ONCE == 130
-    assert capsys.readouterr().err.splitlines()[1:] == ["finetrainers: stopped"]
+    assert capsys.readouterr().err.splitlines() == ["finetrainers: stopped"]
 
 
 def test_an_error_of_ours_has_a_traceback_and_status_1(config_file, tmp_path) -> None:
@@ -363,6 +406,48 @@ def test_optional_packages_say_nothing_of_themselves(tmp_path: Path) -> None:
     """torchao and bitsandbytes, of kernels that this machine has no use for, where diffusers imports them."""
     result = run_python("-m", "finetrainers", "models", "tiny", "flux", str(tmp_path / "flux"))
     assert (result.returncode, result.stderr) == (DONE, "")
+
+
+def test_what_a_library_sets_while_it_is_imported_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As diffusers does: else it would warn of what the environment has asked it to be silent about."""
+    logger = logging.getLogger("diffusers")
+    before = logger.level
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "loud_one.py").write_text("import logging; logging.getLogger('diffusers').setLevel(logging.ERROR)")
+    (tmp_path / "loud_two.py").write_text("")
+    try:
+        for module, level in (("loud_one", logging.ERROR), ("loud_two", logging.WARNING)):
+            logger.setLevel(logging.WARNING)
+            import_quietly(module)
+            assert logger.level == level
+    finally:
+        logger.setLevel(before)
+
+
+@pytest.mark.parametrize(
+    ("words", "longer"),
+    [
+        (["c.yaml"], "c.yaml train.steps=80"),
+        (["c.yaml", "train.steps=40", "seed=1"], "c.yaml seed=1 train.steps=80"),
+        (["c.yaml", "--train.steps", "40", "--seed", "1"], "c.yaml --seed 1 train.steps=80"),
+    ],
+)
+def test_a_run_that_is_done_is_followed_by_commands_that_can_be_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], longer: str
+) -> None:
+    """To draw what its validation drew, and to train twice as long with the same settings."""
+    config = Config.model_validate({**yaml.safe_load(CONFIG), "output_dir": str(tmp_path), "train": {"steps": 40}})
+    folder = tmp_path / "validation" / "step-000040"
+    folder.mkdir(parents=True)
+    (folder / "validation.json").write_text('{"prompts": [{"prompt": "a red one"}]}')
+    result = Result(tmp_path, tmp_path / "weights", 40, {"stopped_by": "steps"})
+    tell_after_training(config, words, result)
+    out, err = capsys.readouterr()
+    assert out == f"{tmp_path / 'weights'}\n"
+    assert err.splitlines() == [
+        f"draw     finetrainers sample {tmp_path} --prompt 'a red one'",
+        f"go on    finetrainers train {longer}",
+    ]
 
 
 def test_models_tiny_writes_a_pipeline(tmp_path: Path, capsys) -> None:

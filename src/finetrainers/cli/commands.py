@@ -149,6 +149,7 @@ def quiet_libraries() -> None:
     """Keep log lines and progress bars of the libraries below from drowning our own; the environment can ask for them."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # which warns of each of six tries where the Hub cannot be reached
     from finetrainers.compat.packages import import_quietly
 
     import_quietly("diffusers.quantizers")  # the first of diffusers that imports torchao and bitsandbytes, if they are there

@@ -29,6 +29,19 @@ from finetrainers.models.weights import (
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def _about_hub(error: Exception, path: str) -> str:
+    """Say in one line why the Hub gave nothing, and the way out."""
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return f"accept its licence at https://huggingface.co/{path}, and log in with `hf auth login`"
+    if isinstance(error, RepositoryNotFoundError):
+        return "there is no such model, or it is private: look at its name, and log in with `hf auth login`"
+    if isinstance(error, LocalEntryNotFoundError):
+        return "the Hub cannot be reached, and the file is not in its cache: connect, or give the folder of a copy"
+    return " ".join(str(error).split())
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where one component is."""
@@ -75,7 +88,9 @@ class Place:
                 "`hf auth login` if it is yours"
             ) from error
         except (OSError, ValueError) as error:  # all of huggingface_hub's errors are one of these
-            raise ModelError(f"{self.path} (revision {self.revision or 'main'}): cannot download {name}: {error}") from error
+            raise ModelError(
+                f"{self.path} (revision {self.revision or 'main'}): cannot download {name}: {_about_hub(error, self.path)}"
+            ) from error
 
     def find(self, name: str) -> Path | None:
         """Find a file of the component that it may lack."""

@@ -73,7 +73,7 @@ class Bars:
 
     def _draw(self, state: State) -> None:
         if is_terminal():
-            self._over(lay_out(state, columns() - 1, blocks()))
+            self._over(lay_out(state, room(), blocks()))
             if state.is_over:
                 self._leave() if state.is_kept else self._over("")
         elif state.is_kept or not state.is_over:
@@ -84,7 +84,7 @@ class Bars:
         self._over("")
         _write(f"{line}\n")
         if self._state is not None and is_terminal():
-            self._over(lay_out(self._state, columns() - 1, blocks()))
+            self._over(lay_out(self._state, room(), blocks()))
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -145,6 +145,11 @@ def columns() -> int:
         return os.get_terminal_size(sys.stderr.fileno()).columns or USUAL_COLUMNS
     except (OSError, ValueError, AttributeError):
         return USUAL_COLUMNS
+
+
+def room() -> int:
+    """Characters of a bar, behind which the echo of Ctrl-C has room."""
+    return columns() - 1 - len(ECHO)
 
 
 def blocks() -> str:
