@@ -624,6 +624,7 @@ MUTATIONS = (
     Mutation("an optimizer of the same name takes the place of a file's", "training/same_run.py", "return is_place(before) and is_place(after) and before", "return before", "training/test_user_code.py::test_all_places_become_absolute_and_files_may_move"),
     Mutation("files of streams that a layout of the user's names are lost", "data/sources/own.py", "for name in wanted.columns:", "for name in ():", "training/test_user_code.py::test_items_of_a_layout_are_checked"),
     Mutation("a user's layout is recalled though its code may look anywhere", "data/catalog/snapshot.py", "self._folder is None or is_own or any", "self._folder is None or any", "data/test_snapshot.py::test_a_layout_of_the_users_is_asked_at_each_start"),
+    Mutation("control is not drawn where a pipeline gives latents without their name", "conditioning/channel_concat.py", "hidden, *others = args or (told", "hidden, *others = (told", "conditioning/test_control.py::test_a_pipeline_may_hand_latents_over_without_their_name"),
 )  # fmt: skip
 
 
