@@ -680,6 +680,7 @@ MUTATIONS = (
     Mutation("Ctrl-C that a library turned into an error is a traceback", "cli/entry.py", "        if not Program.is_interrupted:", "        if True:", "cli/test_cli.py::test_ctrl_c_that_a_library_makes_an_error_of_is_one_line"),
     Mutation("libraries warn although they were asked not to", "compat/packages.py", "            if logger.level == logging.CRITICAL:", "            if True:", "cli/test_cli.py::test_what_a_library_sets_while_it_is_imported_stays"),
     Mutation("the command that trains on has two lengths", "cli/following.py", "if not is_value and key not in LENGTH:", "if not is_value:", "cli/test_cli.py::test_a_run_that_is_done_is_followed_by_commands_that_can_be_given"),
+    Mutation("control is not drawn where a pipeline gives latents without their name", "conditioning/channel_concat.py", "hidden, *others = args or (told", "hidden, *others = (told", "conditioning/test_control.py::test_a_pipeline_may_hand_latents_over_without_their_name"),
 )  # fmt: skip
 
 

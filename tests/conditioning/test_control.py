@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,14 @@ import torch
 from PIL import Image
 from runs import adapter_file, card_lines, config_of, events_of, flux_tree, write_pictures
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 import finetrainers
 from finetrainers.batch import Batch, Medium
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import ChannelConcatConfig, DataConfig
 from finetrainers.data.cache.store import Cache
+from finetrainers.data.conditions import CONTROL
 from finetrainers.data.media.files import decode
 from finetrainers.data.media.signals import luma
 from finetrainers.distributed.world import alone
@@ -636,3 +639,20 @@ def test_paths_of_a_control_are_made_absolute(tmp_path: Path, monkeypatch: pytes
     tree["conditioning"]["signal"] = "files"
     tree["data"][0]["control_path"] = "depth"
     assert absolute(config_of(tree)).data[0].control_path == f"{tmp_path}/depth"
+
+
+def test_a_pipeline_may_hand_latents_over_without_their_name() -> None:
+    """As diffusers' pipeline of AuraFlow does: the control follows them all the same."""
+
+    class Taking(nn.Module):
+        def forward(self, hidden_states: Tensor, other: int = 0) -> tuple[Tensor, int]:
+            return hidden_states, other
+
+    adapter: Any = SimpleNamespace(arrange=lambda x: x[:, :, 0], channel_dim=1)
+    hidden, control = torch.randn(2, 3, 4, 4), torch.randn(1, 3, 1, 4, 4)
+    conditioning, denoiser = build_conditioning(ChannelConcatConfig(kind="channel_concat", signal="gray")), Taking()
+    with conditioning.sampling([denoiser], adapter, {CONTROL: Medium(control, torch.ones(1, 1))}):
+        first, second = denoiser(hidden, 5), denoiser(hidden_states=hidden, other=5)
+    assert torch.equal(first[0], torch.cat([hidden, control[:, :, 0].expand(2, -1, -1, -1)], 1))
+    assert torch.equal(first[0], second[0])
+    assert first[1] == second[1] == 5

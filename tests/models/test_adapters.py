@@ -149,11 +149,11 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     [
         (
             "GatedRepoError",
-            r"some/model: is gated: accept the licence on https://huggingface\.co/some/model, .*`hf auth login`$",
+            r"some/model .*: accept its licence at https://huggingface\.co/some/model, and log in with `hf auth login`$",
         ),
         (
             "RepositoryNotFoundError",
-            r"some/model: there is no such repository on the Hub, or it is private: .*`hf auth login`",
+            r"some/model .*: there is no such model, or it is private: .*`hf auth login`",
         ),
     ],
 )

@@ -86,9 +86,10 @@ class ChannelConcat(Conditioning):
         channels = adapter.arrange(self._channels(control))
         width = adapter.arrange(control.latents).shape[adapter.channel_dim]
 
-        def join(_module: Any, args: Any, told: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            hidden = join_channels(told["hidden_states"], channels, dim=adapter.channel_dim, width=width)
-            return args, told | {"hidden_states": hidden}
+        def join(_module: Any, args: tuple[Any, ...], told: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            hidden, *others = args or (told["hidden_states"],)  # some pipelines hand them over first, without the name
+            hidden = join_channels(hidden, channels, dim=adapter.channel_dim, width=width)
+            return ((hidden, *others), told) if args else (args, told | {"hidden_states": hidden})
 
         with ExitStack() as stack:
             for denoiser in denoisers:

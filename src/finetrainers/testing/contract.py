@@ -72,7 +72,10 @@ def check_everything_told_matters(subject: ModelUnderTest) -> None:
         flipped = {**getattr(batch.prompt, part), name: getattr(batch.prompt, part)[name].flip(0)}
         prompt = replace(batch.prompt, text=flipped) if part == "text" else replace(batch.prompt, image=flipped)
         again = _predict(trainer, replace(batch, prompt=prompt))
-        assert not torch.equal(answer, again), f"{name} changes nothing"
+        assert not torch.equal(answer, again), (
+            f"{name} changes nothing: leave it out of what {'encode_prompt' if part == 'text' else 'encode_image'} returns"
+            f"{'; what the pipeline alone asks for, sampling_text adds' if part == 'text' else ''}"
+        )
 
 
 def check_loss_is_that_of_each_sample(subject: ModelUnderTest) -> None:
