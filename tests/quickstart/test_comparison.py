@@ -9,6 +9,7 @@ from finetrainers.quickstart.comparison import (
     HEADER,
     LABEL,
     MARGIN,
+    MARK_SIZE,
     RIGHT,
     WRONG,
     Row,
@@ -16,9 +17,11 @@ from finetrainers.quickstart.comparison import (
     draw_comparison,
     font,
     size_of,
+    verdict,
     wrap,
 )
 from finetrainers.quickstart.concept import banner_caption, sample_banner
+from finetrainers.quickstart.measure import Measurement
 
 COUNT = 6
 CAPTIONS = [banner_caption(sample_banner(n, 3, split="held_out")) for n in range(COUNT)]
@@ -26,7 +29,7 @@ CAPTIONS = [banner_caption(sample_banner(n, 3, split="held_out")) for n in range
 
 def rows_of(*colours):
     return [
-        Row(f"row {n}", [np.full((64, 64, 3), colour, np.uint8)] * COUNT, [True] * COUNT) for n, colour in enumerate(colours)
+        Row(f"row {n}", [np.full((64, 64, 3), colour, np.uint8)] * COUNT, [[]] * COUNT) for n, colour in enumerate(colours)
     ]
 
 
@@ -60,9 +63,20 @@ def test_captions_are_written_above_and_labels_beside_the_pictures():
 
 def test_a_picture_says_whether_it_measures_right():
     pictures = [np.full((64, 64, 3), 255, np.uint8)] * 2
-    picture = np.asarray(draw_comparison(CAPTIONS[:2], [Row("after", pictures, [True, False])])).astype(int)
+    picture = np.asarray(draw_comparison(CAPTIONS[:2], [Row("after", pictures, [[], ["order"]])])).astype(int)
     x, y = corner(0, 1)
     below = picture[y + CELL :]
     for half, ink, other in ((below[:, : x - 5], RIGHT, WRONG), (below[:, x:], WRONG, RIGHT)):
         assert np.abs(half - ink).sum(-1).min() < 30
         assert np.abs(half - other).sum(-1).min() > 100
+
+
+def test_a_verdict_names_the_checks_that_fail_as_far_as_they_fit():
+    checks = {"ground": True, "banner": True, "kind": False, "colours": False, "order": False}
+    assert verdict(Measurement(checks).faults[:1]) == "wrong: kind"
+    assert verdict([]) == "right"
+    for faults in (Measurement(checks).faults, list(checks), ["x" * 99]):
+        text = verdict(faults)
+        assert font(MARK_SIZE).getlength(text) <= CELL
+        assert text == "wrong" or text.endswith(" ...") or text == f"wrong: {', '.join(faults)}"
+    assert verdict(list(checks)).startswith("wrong: ground, ")

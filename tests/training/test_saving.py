@@ -112,7 +112,7 @@ def test_what_one_of_several_processes_fails_with_begins_no_save_of_all(error: B
     world = SimpleNamespace(is_alone=False)
     session: Any = SimpleNamespace(world=world, config=nothing, signals=SimpleNamespace(kept=""), warn=lambda *_, **__: None)
     trainer: Any = SimpleNamespace(step=3, update=SimpleNamespace(is_whole=True, drop_gradients=lambda: None))
-    saver = Saver(session, cast("Checkpoints", SimpleNamespace(stage=stage)), nothing, nothing)
+    saver = Saver(session, cast("Checkpoints", SimpleNamespace(stage=stage)), nothing, nothing, nothing)
     with suppress(CheckpointError):
         saver.rescue(trainer, error)
     assert staged == [3] * saves

@@ -26,12 +26,12 @@ class Row:
 
     label: str
     pictures: Sequence[Pixels]
-    marks: Sequence[bool]
-    """Whether each measures right."""
+    faults: Sequence[Sequence[str]]
+    """Names of the checks that fail, of each; none where it measures right."""
 
 
 def draw_comparison(captions: Sequence[str], rows: Sequence[Row]) -> Image.Image:
-    """Put rows of pictures below their captions; each picture says whether it measures right."""
+    """Put rows of pictures below their captions; each picture says whether it measures right, or what is wrong."""
     canvas = Image.new("RGB", size_of(len(captions), len(rows)), "white")
     pen = ImageDraw.Draw(canvas)
     for column, caption in enumerate(captions):
@@ -39,13 +39,19 @@ def draw_comparison(captions: Sequence[str], rows: Sequence[Row]) -> Image.Image
         # From below, so that captions of two lines and of four end at the pictures alike.
         pen.multiline_text((x, y - 10), wrap(caption), INK, font(CAPTION_SIZE), anchor="ld", spacing=5)
     for number, row in enumerate(rows):
-        pen.text((MARGIN, corner(number, 0)[1] + CELL // 2), row.label, INK, font(LABEL_SIZE), anchor="lm")
-        for column, (pixels, is_right) in enumerate(zip(row.pictures, row.marks, strict=True)):
+        middle = (MARGIN, corner(number, 0)[1] + CELL // 2)
+        pen.multiline_text(middle, row.label.replace(" ", "\n"), INK, font(LABEL_SIZE), anchor="lm")
+        for column, (pixels, faults) in enumerate(zip(row.pictures, row.faults, strict=True)):
             x, y = corner(number, column)
             canvas.paste(Image.fromarray(pixels).resize((CELL, CELL), Image.Resampling.NEAREST), (x, y))
-            text, ink = ("right", RIGHT) if is_right else ("wrong", WRONG)
-            pen.text((x, y + CELL + 4), text, ink, font(MARK_SIZE), anchor="la")
+            pen.text((x, y + CELL + 4), verdict(faults), WRONG if faults else RIGHT, font(MARK_SIZE), anchor="la")
     return canvas
+
+
+def verdict(faults: Sequence[str]) -> str:
+    """Say whether a picture is right, or which checks fail, as far as there is room below it."""
+    shown = [f"wrong: {', '.join(faults[:count])}{' ...' * (count < len(faults))}" for count in range(len(faults), 0, -1)]
+    return next((text for text in shown if font(MARK_SIZE).getlength(text) <= CELL), "wrong") if faults else "right"
 
 
 def corner(row: int, column: int) -> tuple[int, int]:

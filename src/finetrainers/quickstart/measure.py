@@ -28,6 +28,11 @@ class Measurement:
         return all(self.checks.values())
 
     @property
+    def faults(self) -> list[str]:
+        """Names of the checks that fail."""
+        return [name for name, holds in self.checks.items() if not holds]
+
+    @property
     def score(self) -> float:
         """Part of the checks that hold."""
         return sum(self.checks.values()) / len(self.checks)

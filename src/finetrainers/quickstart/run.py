@@ -23,6 +23,8 @@ from finetrainers.training.console_bar import Stages
 from finetrainers.training.report import read_events
 
 COLUMNS_OF_A_GROUP = 2
+LABELS = {"before": "before LoRA", "after": "after LoRA", "real": "target"}
+"""What comparison.png calls its rows."""
 """Prompts of each group in comparison.png: the first of the set, whatever their pictures look like."""
 
 Command = Callable[[Sequence[str]], int]
@@ -96,7 +98,7 @@ def gather_evidence(options: Options, weights: Path, times: Times) -> Tree:
             for column, lora in (("before", None), ("after", weights))
         }
         tree = set_figures(showcase, sets, drawn["before"], drawn["after"])
-    write_comparison(options, sets["concept_held_out"], drawn)
+    shown = write_comparison(options, sets["concept_held_out"], drawn)
     losses = json.loads((options.run / "report.json").read_text(encoding="utf-8"))["held_out_losses"]
     starts = read_events(options.run, {"run"})
     return {
@@ -112,6 +114,7 @@ def gather_evidence(options: Options, weights: Path, times: Times) -> Tree:
         "seconds": times.wall,
         "cpu_seconds": times.cpu,
         "sets": tree,
+        "shown": shown,
     }
 
 
@@ -130,8 +133,11 @@ def _counter(total: int) -> Iterator[Callable[[int], None]]:
         yield tell
 
 
-def write_comparison(options: Options, prompts: PromptSet[Any], drawn: Mapping[str, Drawn]) -> None:
-    """Show the first prompts of each group before, after and real; clips become files of their own as well."""
+def write_comparison(options: Options, prompts: PromptSet[Any], drawn: Mapping[str, Drawn]) -> list[Tree]:
+    """Show the first prompts of each group before, after and real; clips become files of their own as well.
+
+    Returns the checks of each picture, by column, with its caption.
+    """
     showcase = options.showcase
     chosen = [
         n
@@ -139,17 +145,20 @@ def write_comparison(options: Options, prompts: PromptSet[Any], drawn: Mapping[s
         for n in [n for n, truth in enumerate(prompts.truths) if showcase.group_of(truth) == group][:COLUMNS_OF_A_GROUP]
     ]
     truths = [prompts.truths[n] for n in chosen]
-    rows = []
+    captions = [showcase.caption_of(truth) for truth in truths]
+    rows, told = [], [Tree(caption=caption) for caption in captions]
     for label in COLUMNS:
         pictures = prompts.real if label == "real" else drawn[label]["concept_held_out"]
         shown = [pictures[n] for n in chosen]
-        marks = [measurement.is_right for measurement in measure_all(showcase, shown, truths)]
-        rows.append(Row(label, [showcase.cell(pixels) for pixels in shown], marks))
+        found = measure_all(showcase, shown, truths)
+        rows.append(Row(LABELS[label], [showcase.cell(pixels) for pixels in shown], [one.faults for one in found]))
+        for tree, one in zip(told, found, strict=True):
+            tree[label] = dict(one.checks)
         if showcase.save is not None:
             for n, pixels in enumerate(shown, 1):
                 showcase.save(options.output / showcase.words.drawn / f"{n}-{label}", pixels)
-    captions = [showcase.caption_of(truth) for truth in truths]
     draw_comparison(captions, rows).save(options.output / "comparison.png")
+    return told
 
 
 def _farewell(options: Options, weights: Path) -> str:
