@@ -306,7 +306,9 @@ def test_train_without_a_configuration_shows_what_it_takes(capsys) -> None:
     without = capsys.readouterr().out
     assert main(["train", "-h"]) == DONE
     assert capsys.readouterr().out == without
-    assert "train.clip_norm  (float; > 0; default 1.0)\n      Gradient clipping: largest norm of the whole gradient" in without
+    assert (
+        "train.clip_norm  (float; > 0; default 1.0)\n      Gradient clipping: largest norm of the whole gradient" in without
+    )
 
 
 # -- models -----------------------------------------------------------------------------------------------------------

@@ -79,9 +79,7 @@ def _announce_changes(session: Session, fingerprint: str | None, *, resumed: int
     if resumed is None or not before:
         return
     if before[-1]["data"] != fingerprint:
-        session.warn(
-            "the data changed since the run was last started (files, or a signal): it continues with the new data"
-        )
+        session.warn("the data changed since the run was last started (files, or a signal): it continues with the new data")
     if before[-1].get("order") != ORDER_VERSION:
         session.warn(
             "the order of samples has changed since this run was last started (an update): it continues with other samples "
