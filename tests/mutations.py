@@ -615,6 +615,9 @@ MUTATIONS = (
     Mutation("a plan of compiled blocks ends where attention is computed again", "memory/compiled.py", "if func is run_and_save_rng_state:", "if False:", "memory/test_compiled.py::test_attention_that_is_computed_again_is_counted_twice"),
     Mutation("a block that is no single graph loses its compiled pieces", "memory/checkpointing.py", "fullgraph=not keeps_attention", "fullgraph=False", "memory/test_checkpointing.py::test_a_block_that_is_no_single_graph_stays_compiled"),
     Mutation("gradients come back to attention as slices", "memory/dense.py", "return gradients[0].contiguous()", "return gradients[0]", "memory/test_attention.py::test_gradients_are_recorded_as_they_come_back"),
+    Mutation("nobody who looks for the effective batch size finds it", "config/train.py", "Effective batch size: samples", "Samples", "docs/test_docs.py::test_a_search_in_the_configuration_pages_finds_the_word_of_the_field"),
+    Mutation("a message is in nobody's words", "models/pretrained.py", "cannot download {name}: ", "{name} cannot be had: ", "docs/test_docs.py::test_pages_and_messages_have_the_words_of_the_field"),
+    Mutation("two keys have one place in the reference", "../scripts/make_config_reference.py", "if kind and key.name in anchors else", "if kind is None else", "docs/test_docs.py::test_every_key_has_a_place_of_its_own_that_the_first_page_leads_to"),
 )  # fmt: skip
 
 
