@@ -681,6 +681,9 @@ MUTATIONS = (
     Mutation("libraries warn although they were asked not to", "compat/packages.py", "            if logger.level == logging.CRITICAL:", "            if True:", "cli/test_cli.py::test_what_a_library_sets_while_it_is_imported_stays"),
     Mutation("the command that trains on has two lengths", "cli/following.py", "if not is_value and key not in LENGTH:", "if not is_value:", "cli/test_cli.py::test_a_run_that_is_done_is_followed_by_commands_that_can_be_given"),
     Mutation("control is not drawn where a pipeline gives latents without their name", "conditioning/channel_concat.py", "hidden, *others = args or (told", "hidden, *others = (told", "conditioning/test_control.py::test_a_pipeline_may_hand_latents_over_without_their_name"),
+    Mutation("nobody who looks for the effective batch size finds it", "config/train.py", "Effective batch size: samples", "Samples", "docs/test_docs.py::test_a_search_in_the_configuration_pages_finds_the_word_of_the_field"),
+    Mutation("a message is in nobody's words", "models/pretrained.py", "cannot download {name}: ", "{name} cannot be had: ", "docs/test_docs.py::test_pages_and_messages_have_the_words_of_the_field"),
+    Mutation("two keys have one place in the reference", "../scripts/make_config_reference.py", "if kind and key.name in anchors else", "if kind is None else", "docs/test_docs.py::test_every_key_has_a_place_of_its_own_that_the_first_page_leads_to"),
 )  # fmt: skip
 
 

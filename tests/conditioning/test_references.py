@@ -118,7 +118,9 @@ def test_impossible_sections_are_refused(section: dict[str, Any], said: str, tmp
 
 def test_a_model_that_takes_no_references_is_refused_before_anything_is_loaded(tiny_ltx: Path, tmp_path: Path) -> None:
     tree = flux_tree(tiny_ltx, write_pictures(tmp_path / "media", 1), tmp_path, conditioning=REFERENCES)
-    with pytest.raises(ConfigError, match=r"conditioning.kind: references is impossible: ltx_video takes none in the task"):
+    with pytest.raises(
+        ConfigError, match=r"conditioning.kind: references is impossible: ltx_video does not support it in the task"
+    ):
         finetrainers.train(config_of(tree))
 
 

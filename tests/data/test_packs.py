@@ -384,7 +384,7 @@ def test_a_damaged_directory_is_written_anew(tmp_path: Path, capsys: pytest.Capt
     (pack,) = packs_in(cache)
     flip(pack, -60)
     assert main(["cache", "verify", str(tmp_path)]) == USER_ERROR
-    assert f"wrote {pack} anew" in capsys.readouterr().out
+    assert f"rewrote {pack}: " in capsys.readouterr().out
     (tmp_path / "index.sqlite").unlink()
     assert numbers_in(Cache(tmp_path)) == list(range(10))
 

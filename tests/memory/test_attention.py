@@ -412,7 +412,7 @@ def test_what_a_run_cannot_have_again_is_tried_anew(change: str, tree: Tree, tmp
     )
     run(tree, directory)
     assert len(tried) == 2
-    assert any("tries anew" in event["message"] for event in events_of(directory) if event["event"] == "warning")
+    assert any("tries again" in event["message"] for event in events_of(directory) if event["event"] == "warning")
     assert change not in file.read_text()
 
 

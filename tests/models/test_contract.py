@@ -276,5 +276,5 @@ def test_a_family_without_references_is_not_asked_for_any(subjects: dict[str, Mo
         assert takes == (name in TAKES_REFERENCES)
         if not takes:
             for check in OF_REFERENCES:
-                with pytest.raises(SkipTest, match="takes no references in the task"):
+                with pytest.raises(SkipTest, match="supports no references in the task"):
                     CHECKS[check](subject)

@@ -141,7 +141,7 @@ def test_the_held_out_loss_is_the_same_each_time(task: str, kind: str, tiny: Tin
 
 REFUSED = [
     ("0.9.5", "text-to-video", {"frames": "last"}, "impossible in the task text-to-video; set model.task: first-last"),
-    ("0.9.0", "image-to-video", {"frames": "random"}, "takes none but the first; set first or none"),
+    ("0.9.0", "image-to-video", {"frames": "random"}, "supports only the first; set first or none"),
     ("0.9.5", TASK, {"frames": "none"}, "none leaves the task first-last-frame-to-video nothing to start from"),
 ]
 
@@ -155,7 +155,7 @@ def test_what_the_model_or_the_task_cannot_is_refused(
 
 
 def test_families_with_one_noise_level_are_given_none(tiny_flux: Path) -> None:
-    with pytest.raises(ConfigError, match="^conditioning.frames: flux takes one noise level for all frames"):
+    with pytest.raises(ConfigError, match="^conditioning.frames: flux has one noise level for all frames"):
         given_frames_of(tiny_flux, {"frames": "first"})
     assert given_frames_of(tiny_flux, {"frames": "none"}).probability == 0
 

@@ -78,7 +78,7 @@ def test_5b_gives_the_first_frame_as_its_task_says_or_as_often_as_is_asked(
     half = {"kind": "given_frames", "probability": 0.5}
     assert build_given_frames(subject.config("run", conditioning=half), subject.model).probability == 0.5
     one = subject_of(tiny, tmp_path / "one", "2.1-t2v")
-    with pytest.raises(ConfigError, match=r"conditioning\.probability: wan takes one noise level for all frames"):
+    with pytest.raises(ConfigError, match=r"conditioning\.probability: wan has one noise level for all frames"):
         build_given_frames(one.config("run", conditioning=half), one.model)
 
 

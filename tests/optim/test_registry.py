@@ -99,11 +99,11 @@ def test_unknown_names_and_arguments_are_refused_with_the_nearest() -> None:
     lion = "pytorch_optimizer:Lion"
     check_optimizer(OptimizerConfig(name=lion, options={"betas": [0.95, 0.98], "maximize": False}), ScheduleConfig())
     assert refused("pytorch_optimizer:lionn").endswith("has no 'lionn'; did you mean pytorch_optimizer:lion?")
-    assert refused(lion, options={"beta": 1}).endswith(f"options.beta: {lion} takes no such argument; did you mean 'betas'?")
+    assert refused(lion, options={"beta": 1}).endswith(f"options.beta: {lion} has no such argument; did you mean 'betas'?")
     assert refused(lion, options={"lr": 1}) == "optimizer.options.lr: has a key of its own; set optimizer.lr"
     assert "optimizer.options.foreach: " in refused(lion, options={"foreach": True})
     assert refused("pytorch_optimizer:fromage", weight_decay=0.1).startswith("optimizer.weight_decay: has no effect")
-    assert refused("muon", options={"nesterow": True}).endswith("muon takes no such argument; did you mean 'nesterov'?")
+    assert refused("muon", options={"nesterow": True}).endswith("muon has no such argument; did you mean 'nesterov'?")
 
 
 @pytest.mark.parametrize(
@@ -113,13 +113,13 @@ def test_unknown_names_and_arguments_are_refused_with_the_nearest() -> None:
         (
             "muon",
             {"momentum": -1.0},
-            "optimizer.options: {'momentum': -1.0} is not what muon takes: momentum should be >= 0",
+            "optimizer.options: {'momentum': -1.0} is not what muon accepts: momentum should be >= 0",
         ),
-        ("muon", {"ns_coefficients": [1.0]}, "optimizer.options: {'ns_coefficients': (1.0,)} is not what muon takes: "),
+        ("muon", {"ns_coefficients": [1.0]}, "optimizer.options: {'ns_coefficients': (1.0,)} is not what muon accepts: "),
         (
             "pytorch_optimizer:lion",
             {"betas": [0.9, 2]},
-            "is not what pytorch_optimizer:lion takes: beta2 must be in the range",
+            "is not what pytorch_optimizer:lion accepts: beta2 must be in the range",
         ),
         ("pytorch_optimizer:lion", {"betas": "x"}, "optimizer.options: {'betas': 'x'} is not what pytorch_optimizer:lion"),
     ],

@@ -319,8 +319,8 @@ def test_an_impossible_size_of_a_video_names_the_nearest(ltx: Model, row, neares
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"negative_prompt": "a dog"}, "flux takes no negative_prompt; remove it"),
-        ({"image": "a.png"}, "image: flux takes none in the task text-to-image; remove it"),
+        ({"negative_prompt": "a dog"}, "flux has no negative_prompt; remove it"),
+        ({"image": "a.png"}, "image: flux does not support it in the task text-to-image; remove it"),
         ({"fps": 8}, "flux generates images, which have no fps; remove it"),
     ],
     ids=str,

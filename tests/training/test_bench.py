@@ -158,7 +158,7 @@ def test_what_is_left_to_auto_is_settled_and_nothing_is_kept(
     config = config_of(merged(tree, {"memory": {"resident_blocks": "auto", "budget": "1GB"}}))
     assert settle.settle_memory(config, said.append).memory.resident_blocks == "all"
     assert any("memory: auto counted" in line for line in said)
-    assert "attention.train: auto takes _native_math; native: 1.00 ms; _native_math: 0.00 ms" in said
+    assert "attention.train: auto chooses _native_math; native: 1.00 ms; _native_math: 0.00 ms" in said
     assert not (tmp_path / "run").exists()
 
 

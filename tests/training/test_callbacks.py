@@ -83,7 +83,7 @@ def test_frames_of_any_kind_become_a_video(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     "name, frames, said",
     [
-        ("a.mp4", np.zeros((2, 31, 32, 3), np.uint8), "32x31, and H.264 takes even sizes"),
+        ("a.mp4", np.zeros((2, 31, 32, 3), np.uint8), "32x31, and H.264 has even sizes"),
         ("a.mp4", [], "0 frames"),
         ("a.mp4", [np.zeros((32, 32, 3)), np.zeros((32, 30, 3))], "2 frames of 2 sizes"),
         ("a.mp4", [np.full((32, 32, 3), 200.0)], "frame 0 is float64"),

@@ -91,7 +91,7 @@ def test_where_nothing_fits_the_smallest_is_named(tree: Tree, trials: list[Trial
 
     monkeypatch.setattr("finetrainers.training.fit.try_sets", counted)
     smallest = min(trial.peak_bytes for trial in trials if trial.peak_bytes is not None)
-    with pytest.raises(ConfigError, match=f"the smallest that preset: auto finds takes {smallest / 1e9:.1f} GB"):
+    with pytest.raises(ConfigError, match=f"the smallest that preset: auto finds needs {smallest / 1e9:.1f} GB"):
         fit(with_budget(tree, 1000))
 
 
@@ -102,7 +102,7 @@ def test_what_the_user_has_written_stays(tree: Tree, trials: list[Trial]) -> Non
     assert fitted.config.train.clip_norm == math.inf
     assert CHECKPOINTING not in fitted.trials[-1].techniques
     memory = {"preset": "auto", "budget": peak_of(trials, {CHECKPOINTING: False}), "weights": "none"}
-    with pytest.raises(ConfigError, match=r"takes \S+ GB \(as it is written\)"):
+    with pytest.raises(ConfigError, match=r"needs \S+ GB \(as it is written\)"):
         fit(config_of(merged(tree, {"memory": memory, "train": train})))
 
 
@@ -117,7 +117,7 @@ def test_a_run_goes_on_with_what_it_began_with(tree: Tree, trials: list[Trial], 
     assert CHECKPOINTING in begun["memory"][-1]
     for config in (fit(with_budget(tree, "1GB")).config, as_recorded(with_budget(tree, "1GB"))):
         assert config.train.gradient_checkpointing  # although it would fit without
-    with pytest.raises(ConfigError, match="goes on with what was chosen when it began"):
+    with pytest.raises(ConfigError, match="continues with what was chosen when it began"):
         fit(with_budget(tree, 1000))
 
 
@@ -137,7 +137,7 @@ def test_as_many_blocks_stay_as_fit(tree: Tree, tmp_path: Path) -> None:
         fitted = fit(automatic(peak / USABLE + 0.5))
         assert fitted.config.memory.resident_blocks == expected
         assert fitted.trials[-1].techniques == {BLOCKS: expected}
-    with pytest.raises(ConfigError, match=r"memory\.budget: .*the smallest .* finds takes .* \(memory.resident_blocks: 0\)"):
+    with pytest.raises(ConfigError, match=r"memory\.budget: .*the smallest .* finds needs .* \(memory.resident_blocks: 0\)"):
         fit(automatic(streamed / USABLE - 1000))
     finetrainers.train(automatic(streamed / USABLE + 1))
     assert load_config(tmp_path / "run/config.yaml").memory.resident_blocks == 0

@@ -136,11 +136,11 @@ def _check(config: Config, model: Model) -> None:
     is_asked = bool(probability) or frames not in ("auto", "none")
     if is_asked and adapter.training.first_frame_probability is None and not (starts or image_is_optional(adapter)):
         wrong = "probability" if probability else "frames"
-        raise ConfigError(f"{key}.{wrong}: {adapter.name} takes one noise level for all frames; remove it")
+        raise ConfigError(f"{key}.{wrong}: {adapter.name} has one noise level for all frames; remove it")
     if frames in ("last", "first_and_last", "random") and not adapter.gives_later_frames(task):
         way_out = "set model.task: first-last-frame-to-video"
         if not any(adapter.gives_later_frames(other) for other in adapter.tasks):
-            way_out = "this model takes none but the first; set first or none"
+            way_out = "this model supports only the first; set first or none"
         raise ConfigError(f"{key}.frames: {frames} is impossible in the task {task}; {way_out}")
     if frames == "none" and starts:
         raise ConfigError(f"{key}.frames: none leaves the task {task} nothing to start from; set model.task")

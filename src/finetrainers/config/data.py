@@ -188,7 +188,7 @@ class DataConfig(Section):
         if isinstance(self.fps, float) and self.stride != 1:
             raise ValueError("fps and stride both choose the frames: give one of them")
         if self.stream and self.named_folders:
-            raise ValueError(f"stream: true takes all files from shards, not from the folder {self.named_folders[0]!r}")
+            raise ValueError(f"stream: true reads all files from shards, not from the folder {self.named_folders[0]!r}")
         self._name_files_once()
         if self.num_views > 1 and not self.has_random_views:
             raise ValueError(

@@ -17,7 +17,7 @@ def about_moved(place: Sequence[str | int], value: Any, tree: Mapping[str, Any])
             return f"has moved; {_way_out(tree)}"
         case ["conditioning", "dropout"] | ["conditioning", int(), "dropout"]:
             shown = f"; write probability: {_shown_as_often(value)}" if isinstance(value, int | float) else ""
-            return f"has become probability, of conditioning on the control{shown}"
+            return f"has become probability, that of conditioning on the control{shown}"
         case _:
             return None
 

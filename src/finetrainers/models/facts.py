@@ -62,7 +62,7 @@ class TrainingFacts:
     shift: float | Literal["resolution", "scheduler"] = 1.0
     """How its authors shifted them: by a factor, by ``resolution_shift``, or as the model's scheduler does (either)."""
     first_frame_probability: float | None = None
-    """Default probability of a given first frame; None where the model takes one noise level for all frames."""
+    """Default probability of a given first frame; None where the model has one noise level for all frames."""
     given_frame_max_sigma: float = 0.0
     """Largest noise level of a frame that is given in its place."""
     native_fps: float | None = None

@@ -138,7 +138,7 @@ def check_stored(module: Any, files: Sequence[Path]) -> None:
 def _check_shape(module: Any, file: Path, name: str, found: torch.Size, wanted: torch.Size) -> None:
     if found != wanted:
         raise ModelError(
-            f"{file}: {name} has shape {list(found)}, and {type(module).__name__} of this config.json takes {list(wanted)}"
+            f"{file}: {name} has shape {list(found)}, and {type(module).__name__} of this config.json needs {list(wanted)}"
         )
 
 

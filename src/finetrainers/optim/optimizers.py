@@ -75,7 +75,7 @@ def _try_options(config: OptimizerConfig) -> None:
         build_optimizer(config, [matrix]).step()
     except Exception as error:  # of whatever kind: it is the options' fault, since defaults do step
         said = str(error).splitlines()[:1] or [type(error).__name__]
-        raise ConfigError(f"optimizer.options: {config.options} is not what {config.name} takes: {said[0]}") from error
+        raise ConfigError(f"optimizer.options: {config.options} is not what {config.name} accepts: {said[0]}") from error
 
 
 def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:

@@ -74,8 +74,8 @@ def check_options(config: OptimizerConfig, made: Callable[..., Optimizer], *, gi
             raise ConfigError(f"optimizer.options.{key}: has a key of its own; set optimizer.{key}")
         if key not in open_to:
             close = get_close_matches(key, open_to, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(open_to)}"
-            raise ConfigError(f"optimizer.options.{key}: {config.name} takes no such argument; {hint}")
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(open_to)}"
+            raise ConfigError(f"optimizer.options.{key}: {config.name} has no such argument; {hint}")
     switches = [p.name for p in parameters if isinstance(p.default, bool)]
     for key in config.options.keys() & switches:
         if not isinstance(config.options[key], bool):  # text such as no would be taken for true
@@ -84,7 +84,7 @@ def check_options(config: OptimizerConfig, made: Callable[..., Optimizer], *, gi
             )
     for key in OWN_KEYS:
         if key not in taken and key in config.model_fields_set:
-            raise ConfigError(f"optimizer.{key}: has no effect with name: {config.name}, which takes none; remove it")
+            raise ConfigError(f"optimizer.{key}: has no effect with name: {config.name}, which does not use it; remove it")
     needed = [p.name for p in parameters if p.default is p.empty and p.name in open_to and p.name not in config.options]
     if needed:
         raise ConfigError(f"optimizer.options: {config.name} needs {', '.join(needed)}; add it")

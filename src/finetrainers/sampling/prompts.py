@@ -155,14 +155,14 @@ def _split(row: Mapping[str, Any]) -> dict[str, Any]:
 def _check_family(prompt: PromptConfig, where: str, model: Model, *, takes_references: bool) -> None:
     adapter, way_out = model.adapter, "name it as reference" if takes_references else "remove it"
     if prompt.negative_prompt is not None and not adapter.text.has_negative_prompt:
-        raise ConfigError(f"{where}: {adapter.name} takes no negative_prompt; remove it")
+        raise ConfigError(f"{where}: {adapter.name} has no negative_prompt; remove it")
     is_optional = image_is_optional(adapter)
     needed = {"image-to-video": ("image",), "first-last-frame-to-video": ("image", "last_image")}.get(model.task, ())
     for key, file in (("image", prompt.image), ("last_image", prompt.last_image)):
         if file is None and key in needed and not is_optional:
             raise ConfigError(f"{where}: has no {key}, from which {model.task} starts; name an image")
         if file is not None and key not in needed and not (key == "image" and is_optional):
-            raise ConfigError(f"{where}: {key}: {adapter.name} takes none in the task {model.task}; {way_out}")
+            raise ConfigError(f"{where}: {key}: {adapter.name} does not support it in the task {model.task}; {way_out}")
         if file is not None and not file.is_file():
             raise ConfigError(f"{where}: {key}: there is no file {file}")
         if file is not None:

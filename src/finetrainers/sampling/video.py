@@ -67,4 +67,4 @@ def _check(pixels: Sequence[NDArray[np.uint8]], file: Path) -> None:
         raise DataError(f"{file}: {len(pixels)} frames of {len(sizes)} sizes; a video has frames of one size")
     height, width = next(iter(sizes))
     if height % 2 or width % 2:
-        raise DataError(f"{file}: frames are {width}x{height}, and H.264 takes even sizes only; crop them by a pixel")
+        raise DataError(f"{file}: frames are {width}x{height}, and H.264 has even sizes only; crop them by a pixel")

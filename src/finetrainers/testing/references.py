@@ -37,7 +37,7 @@ def of_references(check: Callable[[ModelUnderTest], None]) -> Callable[[ModelUnd
     @wraps(check)
     def check_or_skip(subject: ModelUnderTest) -> None:
         if subject.model.task not in subject.model.adapter.pictures.reference_pipelines:
-            raise SkipTest(f"{subject.model.adapter.name} takes no references in the task {subject.model.task}")
+            raise SkipTest(f"{subject.model.adapter.name} supports no references in the task {subject.model.task}")
         check(subject)
 
     return check_or_skip

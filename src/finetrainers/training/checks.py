@@ -123,7 +123,7 @@ def _check_references(config: ReferencesConfig, model: Model, key: str) -> None:
         tasks = ", ".join(adapter.pictures.reference_pipelines)
         way_out = f"set model.task to one of {tasks}" if tasks else "set none, or train a FLUX.1 model"
         raise ConfigError(
-            f"{key}.kind: references is impossible: {adapter.name} takes none in the task {model.task}; {way_out}"
+            f"{key}.kind: references is impossible: {adapter.name} does not support it in the task {model.task}; {way_out}"
         )
     for size in resolve_buckets(config.budget):
         if size != adapter.grid.nearest(size):
@@ -214,7 +214,7 @@ def check_computation(config: Config, model: Model) -> None:
     largest = model.adapter.text.largest_length
     if largest is not None and model.max_length > largest:
         raise ConfigError(
-            f"model.max_sequence_length: {model.max_length} is more than {largest}, the most that {model.adapter.name} takes"
+            f"model.max_sequence_length: {model.max_length} is more than {largest}, the limit of {model.adapter.name}"
         )
     if model.adapter.text.is_fixed_length and model.max_length != model.adapter.text.max_length:
         raise ConfigError(

@@ -64,7 +64,7 @@ def _check_ring(plan: ContextPlan, name: str, device: torch.device) -> None:
         )
     if device.type != "cuda":
         raise ConfigError(
-            "parallel.context_kind: ring needs CUDA, and an attention backend that tells how parts are weighed, such as "
+            "parallel.context_kind: ring needs CUDA, and an attention backend with log-sum-exp, such as "
             f"_native_flash or _native_cudnn; train.device is {device.type}: set ulysses"
         )
 

@@ -56,7 +56,7 @@ def refuse_epochs(config: Config, command: str) -> None:
     if config.train.epochs is not None:
         raise ConfigError(
             f"train.epochs: {config.train.epochs} is not counted by {command}; add train.epochs=null train.steps=N to the "
-            "command, with the steps that finetrainers check tells"
+            "command, with the steps that finetrainers check shows"
         )
 
 

@@ -235,7 +235,7 @@ def trial_lines(trials: Sequence[Trial]) -> list[str]:
         else f"{trial.title}: {trial.reason}"
         for trial in trials
     ]
-    return [f"memory: auto counted {len(shown)} sets of techniques, and takes the last:", *shown]
+    return [f"memory: auto counted {len(shown)} sets of techniques, and uses the last:", *shown]
 
 
 def _recorded(config: Config) -> Techniques | None:
@@ -271,16 +271,16 @@ def _refusal(config: Config, trials: Sequence[Trial], *, is_recorded: bool) -> s
     """Say that nothing fits, and what would be the smallest."""
     possible = [(trial.peak_bytes, trial.title) for trial in trials if trial.peak_bytes is not None]
     budget = budget_bytes(config) / 1e9
-    counted = f"a step may take {USABLE * budget:.1f} GB of {budget:.1f} GB"
+    counted = f"a step may use {USABLE * budget:.1f} GB of {budget:.1f} GB"
     if not possible:
         return f"memory.preset: no set of techniques is possible for auto: {trials[-1].title}: {trials[-1].reason}"
     least, title = min(possible)
     if is_recorded:
         return (
-            f"memory.budget: {counted}, and the run in {config.output_dir} goes on with what was chosen when it began: that "
-            f"takes {least / 1e9:.1f} GB ({title}); raise the budget, or set preset: none and these keys yourself"
+            f"memory.budget: {counted}, and the run in {config.output_dir} continues with what was chosen when it began: "
+            f"that needs {least / 1e9:.1f} GB ({title}); raise the budget, or set preset: none and these keys yourself"
         )
     return (
-        f"memory.budget: {counted}, and the smallest that preset: auto finds takes {least / 1e9:.1f} GB ({title}); "
+        f"memory.budget: {counted}, and the smallest that preset: auto finds needs {least / 1e9:.1f} GB ({title}); "
         "raise it, or set smaller data.0.buckets, a lower tuning.rank or a smaller model"
     )

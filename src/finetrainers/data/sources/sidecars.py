@@ -27,7 +27,7 @@ LAYOUTS = (
     "metadata.csv, .json, .jsonl or .parquet; a metadata file of another name can be given as data.path itself"
 )
 
-ALONE = "without any captions, data.caption_prefix gives the one that all media have, such as a trigger word"
+ALONE = "without captions, data.caption_prefix is the caption of all media, such as a trigger word"
 
 
 class Sidecars(Layout):

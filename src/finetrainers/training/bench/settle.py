@@ -44,7 +44,7 @@ def settle_attention(config: Config, model: Model, device: torch.device, say: Sa
     if len(names) > 1:
         trials = try_backends(_calls(config, model), names, device=device, needs_backward=True)
         backend = fastest(trials, "train")
-        say(f"attention.train: auto takes {backend}; {'; '.join(map(str, trials))}")
+        say(f"attention.train: auto chooses {backend}; {'; '.join(map(str, trials))}")
     return config.model_copy(update={"attention": config.attention.model_copy(update={"train": backend})})
 
 

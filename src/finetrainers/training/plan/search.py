@@ -154,6 +154,6 @@ def _refusal(trials: Sequence[Trial], left_out: Sequence[tuple[Any, int]], limit
     least = min([own for own, _ in possible] or [num_bytes for _, num_bytes in left_out])
     title = min(possible)[1] if possible else "no set that was counted"
     return (
-        f"a step may take {limit / 1e9:.1f} GB, and the smallest that was found takes {least / 1e9:.1f} GB "
+        f"a step may use {limit / 1e9:.1f} GB, and the smallest that was found needs {least / 1e9:.1f} GB "
         f"({title}); allow more memory, or set smaller data.0.buckets, a lower tuning.rank or a smaller model"
     )

@@ -103,7 +103,7 @@ def _take_away_devices(tree: Tree, config: Config, leave_out: Callable[[str], No
         leave_out(f"compile.kind: {config.compile.kind}, which needs minutes: the twin is not compiled")
     memory, asked = tree.get("memory", {}), config.memory
     if "auto" in (asked.preset, asked.resident_blocks):
-        leave_out("memory: auto, which the GPU's memory decides: finetrainers plan tells what it would choose")
+        leave_out("memory: auto, which the GPU's memory decides: finetrainers plan shows what it would choose")
         for key in ("preset", "budget", "resident_blocks"):
             memory.pop(key, None)
     elif asked.resident_blocks != "all":
