@@ -362,8 +362,8 @@ LONGEST_CELL = 120
 """Characters, links counted by their text: about a line of a table."""
 TECHNIQUES = "cards.md"
 """Generated: its cells are sets of keys, to copy."""
-REFERENCE_PAGES = ("configuration", "cli.md", "events.md", "glossary.md", "log/", "guide.md")
-"""Where one looks something up instead of reading from the beginning to the end; and what is not for users."""
+REFERENCE_PAGES = ("configuration", "cli.md", "events.md", "glossary.md")
+"""Where one looks something up instead of reading from the beginning to the end."""
 
 
 def without_code(page: Path) -> str:
