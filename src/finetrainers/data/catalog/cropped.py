@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetrainers.data.catalog.catalog import Catalog
+from finetrainers.data.catalog.dataset import Dataset
 
 MUCH = 0.25
 """Part of a picture whose loss is warned of: beyond it, what the caption names may be gone."""
@@ -17,18 +18,18 @@ NUM_NAMED = 5
 def by_bucket(catalog: Catalog) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and largest part that is removed of the samples of each bucket, by its number; 0 where it has none."""
     num_buckets = len(catalog.buckets)
-    total, most, count = np.zeros(num_buckets), np.zeros(num_buckets), np.zeros(num_buckets)
+    total, count, most = np.zeros(num_buckets), np.zeros(num_buckets), np.zeros(num_buckets, np.float32)
     for data in catalog.sets:
-        cropped = data.cropped[data.item]
+        cropped = data.cropped[data.item].astype(np.float32)
         total += np.bincount(data.bucket, cropped, minlength=num_buckets)
         count += np.bincount(data.bucket, minlength=num_buckets)
         np.maximum.at(most, data.bucket, cropped)
-    return total / np.maximum(count, 1), most
+    return total / np.maximum(count, 1), most.astype(np.float64)
 
 
 def count_much(catalog: Catalog) -> int:
     """Count the items that lose more than ``MUCH``."""
-    return sum(int((data.cropped[np.unique(data.item)] > MUCH).sum()) for data in catalog.sets)
+    return sum(int((data.cropped[data.item[_firsts(data)]] > MUCH).sum()) for data in catalog.sets)
 
 
 def most_cropped(catalog: Catalog) -> list[int]:
@@ -36,12 +37,26 @@ def most_cropped(catalog: Catalog) -> list[int]:
     found: list[tuple[float, int]] = []
     start = 0
     for data in catalog.sets:
-        items, first = np.unique(data.item, return_index=True)  # of several windows of a clip, one
-        lost = data.cropped[items]
-        rows = np.argsort(-lost, kind="stable")[:NUM_NAMED]
-        found += [(float(lost[row]), start + int(first[row])) for row in rows if lost[row] > 0]
+        first = _firsts(data)
+        lost = data.cropped[data.item[first]].astype(np.float32)
+        found += [(float(lost[row]), start + int(first[row])) for row in _largest(lost, NUM_NAMED) if lost[row] > 0]
         start += len(data.item)
     return [sample for _, sample in sorted(found, key=lambda own: -own[0])[:NUM_NAMED]]
+
+
+def _firsts(data: Dataset) -> NDArray[np.int64]:
+    """Find the first sample of each item that has any: of several windows of a clip, one."""
+    return np.flatnonzero(np.diff(data.item, prepend=-1))
+
+
+def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Find the rows of the largest values, without sorting all; of equal ones the first."""
+    if len(values) > count:
+        least = np.partition(values, -count)[-count]
+        rows = np.concatenate([np.flatnonzero(values > least), np.flatnonzero(values == least)])[:count]
+    else:
+        rows = np.arange(len(values))
+    return rows[np.argsort(-values[rows], kind="stable")]
 
 
 def describe_crops(catalog: Catalog, samples: Sequence[int]) -> list[dict[str, Any]]:
@@ -64,7 +79,7 @@ def about_crops(catalog: Catalog) -> list[str]:
         return []
     worst = [own for own in describe_crops(catalog, most_cropped(catalog)) if own["cropped"] > MUCH]
     named = ", ".join(f"{own['path']} ({own['cropped']:.0%} for {own['bucket']})" for own in worst)
-    total = sum(len(np.unique(data.item)) for data in catalog.sets)
+    total = sum(len(_firsts(data)) for data in catalog.sets)
     return [
         f"data: {count} of {total} items lose more than {MUCH:.0%} of their picture to the crop: {named}; add buckets of "
         "their proportions to data.N.buckets; finetrainers data inspect --output FILE.html shows the crops"

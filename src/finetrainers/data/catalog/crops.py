@@ -18,8 +18,8 @@ def cropped_shares(
     height: Numbers, width: Numbers, bucket_height: Numbers | int, bucket_width: Numbers | int
 ) -> NDArray[np.float64]:
     """Part [N] of the pixels of pictures, by height and width [N], that the crop to their buckets ([N], or one) removes."""
-    across, along = bucket_height / np.maximum(height, 1), bucket_width / np.maximum(width, 1)
-    shares: NDArray[np.float64] = 1 - across * along / np.maximum(across, along) ** 2
+    ratio = bucket_width / bucket_height * np.maximum(height, 1) / np.maximum(width, 1)
+    shares: NDArray[np.float64] = 1 - np.minimum(ratio, 1 / ratio)
     return shares
 
 
@@ -39,7 +39,8 @@ def crops_of_items(
         return shares
     height, width = (np.array([bucket[side] for bucket in buckets]) for side in (1, 2))
     for start in range(0, len(choice), BLOCK_ITEMS):
-        rows = start + np.flatnonzero(choice[start : start + BLOCK_ITEMS] >= 0)
+        rows = slice(start, start + BLOCK_ITEMS)
         own = choice[rows]
-        shares[rows] = cropped_shares(facts["height"][rows], facts["width"][rows], height[own], width[own])
+        cropped = cropped_shares(facts["height"][rows], facts["width"][rows], height[own], width[own])
+        shares[rows] = np.where(own >= 0, cropped, 0)
     return shares
