@@ -148,6 +148,7 @@ def config_of(name: str, tuning: Mapping[str, Any], keys: Mapping[str, Any]) -> 
         "model": {"path": str(folder_of(name)), **model.model},
         "data": [{"path": "/tmp/none", "buckets": [bucket]}],
         "tuning": dict(tuning),
+        "optimizer": {"lr": 1e-4},
         "train": {"gradient_checkpointing": True, "device": "cpu"},
     }
     for key, value in keys.items():

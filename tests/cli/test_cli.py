@@ -91,6 +91,7 @@ def test_help_takes_little_cpu_time() -> None:
         ["--version"],
         ["train", "--help"],
         ["bench", "--help"],
+        ["check", "--help"],
         ["rehearse", "--help"],
         ["launch", "--help"],
         ["quickstart", "--help"],
@@ -173,7 +174,7 @@ def test_the_module_is_the_program() -> None:
 
 def test_help_names_all_commands_and_statuses() -> None:
     text = run_python("-m", "finetrainers", "--help").stdout
-    commands = "train encode launch bench plan rehearse sample export quickstart models schema cache data migrate "
+    commands = "train encode launch check bench plan rehearse sample export quickstart models schema cache data migrate "
     commands += "examples ui report diff reproduce"
     assert re.findall(r"^    (\w+)\s", text, re.MULTILINE) == commands.split()
     assert re.findall(r"[:;]\s(\d)\s", text[text.index("exit status") :]) == ["0", "1", "2", "3"]
@@ -304,7 +305,21 @@ def test_an_error_of_ours_has_a_traceback_and_status_1(config_file, tmp_path) ->
 def test_a_wrong_key_is_one_readable_message_and_status_2(config_file, overrides, line) -> None:
     result = run_python("-m", "finetrainers", "train", str(config_file), *overrides)
     assert (result.returncode, result.stdout) == (USER_ERROR, "")
-    assert result.stderr == f"finetrainers: {config_file} is not valid:\n  {line}\n"
+    assert result.stderr == f"finetrainers: the command line is not valid:\n  {line}\n"
+
+
+def test_a_file_is_blamed_for_its_own_keys_alone(tmp_path, capsys) -> None:
+    """A trial that was meant is told of check, whatever command it was asked of."""
+    tree = {"output_dir": "run", "model": {"path": "m"}, "data": [{"path": "d", "buckets": [[1, 64, 64]]}]}
+    tree = {"output_dir": "run", "model": {"path": "m"}, "data": [{"path": "d", "buckets": [[1, 64, 64]]}]}
+    (tmp_path / "c.yaml").write_text(json.dumps({**tree, "tuning": {"kind": "lora", "rnk": 4}}))
+    file = str(tmp_path / "c.yaml")
+    assert main(["train", "--dry-run", file, "--dry-run", "train.steps=-1"]) == USER_ERROR
+    first, own, second, option, value = capsys.readouterr().err.splitlines()
+    assert (first, second) == (f"finetrainers: {file} is not valid:", "the command line is not valid:")
+    assert own.startswith("  tuning.rnk: there is no such key")
+    assert option.startswith("  dry-run: there is no such key; finetrainers check CONFIG ")
+    assert value.startswith("  train.steps: ")
 
 
 @pytest.mark.parametrize(

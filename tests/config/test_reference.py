@@ -128,7 +128,12 @@ def test_the_reference_lists_every_key_of_the_schema() -> None:
         ("checkpoint.resume", "latest | int >= 0", "latest", ""),
         ("train.gradient_checkpointing", "bool", "false", ""),
         ("train.ema_decay", "float | null", "null", "> 0, < 1"),
-        ("data.N.buckets", "list of [int >= 1, int >= 1, int >= 1] at least 1 | section", None, ""),
+        (
+            "data.N.buckets",
+            "auto | int >= 1 | list of [int >= 1, int >= 1, int >= 1] at least 1 | section",
+            "auto",
+            "",
+        ),
         ("data.N.buckets.frames", "list of int >= 1", "[1]", "at least 1"),
         ("model.components.NAME.dtype", "float32 | bfloat16 | float16 | null", "null", ""),
         ("attention.validate", "str", "auto", ""),

@@ -221,7 +221,8 @@ IMAGE, CLIP = [1, 64, 64], [9, 64, 64]
     [
         (
             [IMAGE, CLIP],
-            "has 7 frames at 24 frames a second; the shortest video bucket needs 9; or set videos_as_images: true",
+            "has 7 frames at 24 frames a second; the shortest video bucket needs 9; add a bucket of 7 frames or fewer; "
+            "or set videos_as_images: true",
         ),
         (
             [IMAGE],

@@ -25,7 +25,7 @@ from finetrainers.data.streams import MEDIA
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.training.chapters import Chapters, make_book
 
-COMMON = Common(streams=(MEDIA,), min_frames={}, native_fps=None, warn=pytest.fail)
+COMMON = Common(streams=(MEDIA,), min_frames={}, native_fps=None, frame_step=1, warn=pytest.fail)
 SHARDS, ITEMS = 5, 4
 BUCKETS = [[1, 64, 64], [1, 64, 32]]
 

@@ -53,6 +53,7 @@ def test_generated_sizes_may_be_empty_and_frame_counts_may_not(tmp_path: Path) -
     assert len(catalog.buckets) > 4
     (message,) = about_empty(catalog, "data")
     assert message.startswith("data: no sample is in any bucket of 9 frames: ")
+    assert about_empty(catalog, "data", is_wanted=lambda _: False) == []
 
 
 @pytest.mark.parametrize("count", [1, MAX_LINES, MAX_LINES + 1, 50])

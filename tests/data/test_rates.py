@@ -50,6 +50,7 @@ def catalog_of(folder: Path, native_fps: float | None, said: list[str] | None = 
             progress=lambda done, total: None,
             streams=streams,
             native_fps=native_fps,
+            frame_step=4,
             warn=[].append if said is None else said.append,
         )
     finally:
@@ -155,6 +156,19 @@ def test_slow_clips_are_counted_and_named(tmp_path: Path) -> None:
     assert "set fps: null" in message
 
 
+def test_fast_clips_that_keep_their_own_frames_are_counted_and_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "clips", slow=(20, 8), same=(20, 16), fast=(30, 30))
+    said: list[str] = []
+    catalog_of(folder, 16.0, said, fps=None)
+    assert said == [
+        f"{folder}: 1 clip has more frames a second than the 16 that the model was trained on, and fps: null takes their "
+        f"own, so that motion is learned too slow: {folder}/fast.mp4 (30 frames at 30 frames a second). Remove fps: null, "
+        "unless that is meant"
+    ]
+    catalog_of(folder, 16.0, said, fps=None, stride=2)
+    assert len(said) == 1
+
+
 @pytest.mark.parametrize(
     ("native", "options"), [(16.0, {"fps": None}), (16.0, {"fps": 12.0}), (16.0, {"stride": 2}), (None, {}), (8.0, {})]
 )
@@ -170,12 +184,22 @@ def test_there_is_no_word_where_no_rate_is_missed(tmp_path: Path, native: float 
         (
             (15, 30),
             {},
-            "has 15 frames at 30 frames a second, 8 at 16; the shortest bucket needs 9; with fps: null it would keep its own"
-            " frames",
+            "has 15 frames at 30 frames a second, 8 at 16; the shortest bucket needs 9; add a bucket of 5 frames or "
+            "fewer; with fps: null it would keep its own frames",
         ),
-        ((8, 30), {}, "has 8 frames at 30 frames a second, 5 at 16; the shortest bucket needs 9"),
-        ((8, 16), {}, "has 8 frames at 16 frames a second; the shortest bucket needs 9"),
-        ((16, 30), {"stride": 2}, "has 16 frames at 30 frames a second, 8 with stride 2; the shortest bucket needs 9"),
+        (
+            (8, 30),
+            {},
+            "has 8 frames at 30 frames a second, 5 at 16; the shortest bucket needs 9; add a bucket of 5 frames or fewer",
+        ),
+        ((8, 16), {}, "has 8 frames at 16 frames a second; the shortest bucket needs 9; add a bucket of 5 frames or fewer"),
+        ((4, 16), {}, "has 4 frames at 16 frames a second; the shortest bucket needs 9"),
+        (
+            (16, 30),
+            {"stride": 2},
+            "has 16 frames at 30 frames a second, 8 with stride 2; the shortest bucket needs 9; add a bucket of 5 frames or "
+            "fewer",
+        ),
     ],
 )
 def test_a_clip_that_is_too_short_is_told_its_own_frames_and_rate(

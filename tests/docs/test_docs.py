@@ -18,6 +18,7 @@ from runs import config_of, events_of, flux_tree, merged, write_pictures
 import finetrainers
 from finetrainers.batch import Prompt
 from finetrainers.cli.bench import bench_parser
+from finetrainers.cli.check import check_parser
 from finetrainers.cli.commands import build_parser
 from finetrainers.cli.launch import launch_parser
 from finetrainers.cli.rehearse import rehearse_parser
@@ -280,6 +281,12 @@ def test_every_option_of_export_is_documented() -> None:
     section = (DOCS / "cli.md").read_text().partition("## export")[2].partition("\n## ")[0]
     (commands,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
     options = {option for action in commands.choices["export"]._actions for option in action.option_strings}
+    assert set(re.findall(r"^\| `(--[\w-]+)`", section, re.MULTILINE)) == options - {"-h", "--help"}
+
+
+def test_every_option_of_check_is_documented() -> None:
+    section = (DOCS / "cli.md").read_text().partition("## check")[2].partition("\n## ")[0]
+    options = {option for action in check_parser()._actions for option in action.option_strings}
     assert set(re.findall(r"^\| `(--[\w-]+)`", section, re.MULTILINE)) == options - {"-h", "--help"}
 
 

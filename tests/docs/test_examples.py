@@ -105,6 +105,28 @@ def test_example_configurations_are_valid(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", OF_FAMILIES, ids=named)
+def test_an_example_has_the_figures_of_its_family_or_says_which_they_would_be(path: Path) -> None:
+    config, recipe = load_config(path), adapters()[family_of(path)].recipe
+    auto, own = {"lr": recipe.lr}, {"lr": config.optimizer.lr}
+    if config.tuning.kind == "full":
+        auto = {"lr": recipe.full_lr}
+    elif config.tuning.kind == "lora":
+        auto |= {"rank": recipe.rank, "alpha": recipe.rank * recipe.scale}
+        own |= {"rank": config.tuning.rank, "alpha": config.tuning.alpha}
+    comments = " ".join(line.partition("#")[2].strip() for line in path.read_text().splitlines())
+    missing = [f"{key} {value:g}" for key, value in auto.items() if own[key] != value]
+    assert all(re.search(rf"not auto, which is [^:]*{re.escape(one)}", comments) for one in missing), missing
+
+
+@pytest.mark.parametrize("path", [path for path in OF_FAMILIES if "[[1, " not in path.read_text()], ids=named)
+def test_an_example_of_clips_says_at_which_rate(path: Path) -> None:
+    """A rate that is not the model's teaches another pace: who keeps the clips' own says why."""
+    for data in load_config(path).data:
+        (line,) = [line for line in path.read_text().splitlines() if line.strip().startswith("fps:")]
+        assert data.fps == "auto" or (data.fps is None and "each clip's own frames: at the model's" in line)
+
+
+@pytest.mark.parametrize("path", OF_FAMILIES, ids=named)
 def test_examples_are_explained_in_place(path: Path) -> None:
     """Each section has a comment in it or directly above it, and so has each key of the data on its own line."""
     comments: list[str] = []

@@ -17,6 +17,8 @@ from finetrainers.files.whole import damage
 from finetrainers.models import open_model
 from finetrainers.training.checks import check_tuning
 
+LORA: Tree = {"kind": "lora", "rank": 4, "alpha": 8}
+
 
 def test_each_save_has_the_files_that_are_asked_for(tiny_flux: Path, tmp_path: Path) -> None:
     """They are of the same step, as much a part of its folder as the weights, and are removed with it."""
@@ -39,8 +41,8 @@ def test_each_save_has_the_files_that_are_asked_for(tiny_flux: Path, tmp_path: P
     ("family", "variant", "tuning", "export", "message"),
     [
         ("hunyuan_video", "t2v", {"kind": "lokr"}, "comfyui", "rows of a larger matrix"),
-        ("flux", "dev", {"kind": "lora", "dora": True}, "kohya", "checkpoint.export: kohya: kohya's tools read no DoRA"),
-        ("flux", "dev", {"kind": "lora", "targets": ["norm_out.linear"]}, "kohya", "flux has no layer for it"),
+        ("flux", "dev", {**LORA, "dora": True}, "kohya", "checkpoint.export: kohya: kohya's tools read no DoRA"),
+        ("flux", "dev", {**LORA, "targets": ["norm_out.linear"]}, "kohya", "flux has no layer for it"),
     ],
 )
 def test_what_cannot_be_carried_is_known_before_weights_are_loaded(

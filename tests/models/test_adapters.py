@@ -144,6 +144,34 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
         open_model(ModelConfig(path="some/model"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            "GatedRepoError",
+            r"some/model: is gated: accept the licence on https://huggingface\.co/some/model, .*`hf auth login`$",
+        ),
+        (
+            "RepositoryNotFoundError",
+            r"some/model: there is no such repository on the Hub, or it is private: .*`hf auth login`",
+        ),
+    ],
+)
+def test_a_model_that_the_hub_does_not_give_says_what_to_do(
+    kind: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import httpx
+    import huggingface_hub
+
+    def refuse(*_: Any, **__: Any) -> str:
+        response = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co"))
+        raise getattr(huggingface_hub.errors, kind)("403 Client Error", response=response)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(ModelError, match=message):
+        open_model(ModelConfig(path="some/model"))
+
+
 def test_a_component_from_elsewhere(tiny_flux: Path, tmp_path: Path) -> None:
     """Another transformer over the same pipeline, in a folder of its own or as a part of another pipeline."""
     other = make_tiny("flux", tmp_path / "other", seed=7)

@@ -215,7 +215,7 @@ def test_the_other_optimizers_need_no_package(monkeypatch) -> None:
         monkeypatch.setitem(sys.modules, package, None)
     for name in set(NAMES) - set(EXTRAS):
         check_optimizer(OptimizerConfig(name=name), ScheduleConfig())
-        build_optimizer(OptimizerConfig(name=name), [nn.Parameter(torch.zeros(3))])
+        build_optimizer(OptimizerConfig(name=name, lr=0.1), [nn.Parameter(torch.zeros(3))])
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine", "cosine_with_restarts", "polynomial"])

@@ -68,7 +68,8 @@ def tree_of(model: Path, root: Path, size: tuple[int, int, int] = IMAGE, **secti
         "output_dir": str(root / "run"),
         "model": {"path": str(model), "dtype": "float32", **({"max_sequence_length": 16} if size == IMAGE else {})},
         "data": [{"path": str(root / "no data"), "buckets": [list(size)]}],
-        "tuning": {"kind": "lora", "rank": 2},
+        "tuning": {"kind": "lora", "rank": 2, "alpha": 64},
+        "optimizer": {"lr": 1e-4},
         "train": {"batch_size": 2, "micro_batch_size": 1, "device": "cpu"},
         "cache": {"path": str(root / "cache")},
     }

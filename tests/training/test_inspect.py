@@ -172,7 +172,7 @@ def test_the_page_shows_what_the_trainer_sees_and_needs_nothing_beside_it(tree: 
     assert found.prepared is not None
     page = Page(as_page(found.report, found.prepared))
     assert page.open == []
-    assert len(page.sources) == 6
+    assert len(page.sources) == 6 + 5  # samples of the bucket, and those that lose most
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
     assert "<script>alert(1)</script> & more" in "".join(page.texts)
     ((bucket, shown),) = sheets(found.prepared)

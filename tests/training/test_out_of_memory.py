@@ -105,7 +105,7 @@ def test_no_key_is_named_that_is_at_its_best() -> None:
 
 
 def test_the_message_has_present_values_and_what_a_run_that_goes_on_may_change() -> None:
-    text = explain(config_of(TREE), CPU, "training", FULL)
+    text = explain(config_of({**TREE, "tuning": {"rank": 64}}), CPU, "training", FULL)
     first, *rest = text.splitlines()
     assert first.startswith("out of memory while training: the process held up to ")
     assert first.endswith(" GB of the host's; 2.00 GiB more were asked for")

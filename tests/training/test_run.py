@@ -31,7 +31,8 @@ TREE: dict[str, Any] = {
     "output_dir": "runs/x",
     "model": {"path": "user/model"},
     "data": [DATA],
-    "optimizer": {"name": "adamw"},
+    "tuning": {"rank": 64, "alpha": 64},
+    "optimizer": {"name": "adamw", "lr": 5e-5},
     "validation": {"held_out": 0.1},
 }
 
@@ -363,7 +364,7 @@ def test_all_changed_keys_are_named_at_once() -> None:
         {"memory__vae_tiling": True},
         {"attention__validate": "sage_hub"},
         {"push_to_hub": True},
-        {"optimizer": {}},  # the same, by default
+        {"optimizer": {"lr": 5e-5}},  # the same, by default
         {"optimizer__lr": 0.00005},
     ],
     ids=lambda change: next(iter(change)),

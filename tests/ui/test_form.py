@@ -72,7 +72,7 @@ def test_a_configuration_goes_through_the_form_unchanged(file: Path, folders: Fo
         ("optimizer.lr", "fast", "number"),
         ("train.steps", "1.5", "integer"),
         ("optimizer.name", "adamv", "adamw"),
-        ("data.0.buckets", "[[512, 512]]", "required"),
+        ("data.0.buckets", "[[512, 512]]", "a bucket is [frames"),
         ("data.0.buckets", "[[1, 512", "YAML"),
         ("data.0.repeats", "0", "greater than 0"),
         ("tuning.rank:lora", "0", "greater than or equal to 1"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from finetrainers.cli.bench import add_bench
 from finetrainers.cli.cache import add_cache
+from finetrainers.cli.check import add_check
 from finetrainers.cli.data import add_data
 from finetrainers.cli.diff import add_diff
 from finetrainers.cli.examples import add_examples
@@ -46,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=sentence, add_help=False, allow_abbrev=False)
         command.set_defaults(run=run_config_command)
     add_launch(commands)
+    add_check(commands)
     add_bench(commands)
     add_plan(commands)
     add_rehearse(commands)

@@ -65,6 +65,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         ["encode"],
         ["bench"],
         ["plan"],
+        ["check"],
         ["launch"],
         ["data"],
         ["rehearse"],

@@ -1,8 +1,12 @@
 """What all sections share."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+AUTO: Literal["auto"] = "auto"
+"""A value that something else decides, such as the model."""
 
 
 class RefusedKeyError(ValueError):

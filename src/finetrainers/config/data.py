@@ -1,12 +1,12 @@
 """The ``data`` and ``cache`` sections: what is read from the disk, and what is kept of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from finetrainers.config.base import Section
+from finetrainers.config.base import AUTO, Section
 
 Bucket = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 """(frames, height, width) in pixels; an image bucket has one frame."""
@@ -23,6 +23,10 @@ class PixelBudget(Section):
     """Heights and widths are multiples of this many pixels."""
     max_aspect: float = Field(default=2.0, ge=1)
     """Largest ratio of the longer to the shorter side."""
+
+
+Buckets = Literal["auto"] | Annotated[int, Field(ge=1)] | Annotated[tuple[Bucket, ...], Field(min_length=1)] | PixelBudget
+"""Sizes to train at, or what they are made of."""
 
 
 class DataConfig(Section):
@@ -64,8 +68,10 @@ class DataConfig(Section):
     loss_weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """What each sample of this set counts in the loss of training; below 1 for a regularisation set, which is to keep what
     the model knows."""
-    buckets: Annotated[tuple[Bucket, ...], Field(min_length=1)] | PixelBudget
-    """Sizes to train at: a list of [frames, height, width], or {pixels: ...} to generate them."""
+    buckets: Buckets = AUTO
+    """Sizes to train at. A number, such as 1024: all proportions of about 1024 x 1024 pixels that the model takes. Or a list
+    of [frames, height, width], or {pixels: ...} to generate them. By default the size that the model was made for, in all
+    proportions. A number and the default take as many frames of clips as the model was made for."""
     max_upscale: float = Field(default=2.0, ge=1)
     """Largest factor by which media may be enlarged to fill their bucket; smaller media are bad samples."""
     videos_as_images: bool = False
@@ -160,8 +166,14 @@ class DataConfig(Section):
         return {key: getattr(self, key) for key, is_plain in plain.items() if not is_plain}
 
     def idle(self) -> Mapping[str, str]:
-        frames = self.buckets.frames if isinstance(self.buckets, PixelBudget) else [bucket[0] for bucket in self.buckets]
-        idle = {} if 1 in frames else {"videos_as_images": "without a bucket of one frame; add one, or remove it"}
+        match self.buckets:
+            case PixelBudget(frames=frames):
+                counts: Sequence[int] = frames
+            case tuple() as sizes:
+                counts = [size[0] for size in sizes]
+            case _:  # what the model takes, single images included
+                counts = (1,)
+        idle = {} if 1 in counts else {"videos_as_images": "without a bucket of one frame; add one, or remove it"}
         if self.weight is not None:
             idle["repeats"] = f"beside weight: {self.weight:g}; give one of them"
         if not self.stream:

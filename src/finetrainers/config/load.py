@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -35,9 +36,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = Path(path)
     tree = translate(read_tree(path)) if is_saved(path) else read_tree(path)
-    for key, value in read_overrides(overrides):
+    given = list(read_overrides(overrides))
+    for key, value in given:
         _set(tree, key, value)
-    return parse_config(tree, origin=str(path))
+    return _parse(_with_all_sets(tree), str(path), Config, given=[key for key, _ in given])
 
 
 def config_of_tree(tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -59,9 +61,10 @@ def load_section(path: str | Path, overrides: Sequence[str], root: type[AnySecti
         ConfigError: With one line per wrong key.
     """
     tree = read_tree(Path(path), root)
-    for key, value in read_overrides(overrides, root):
+    given = list(read_overrides(overrides, root))
+    for key, value in given:
         _set(tree, key, value)
-    return _parse(tree, str(path), root)
+    return _parse(tree, str(path), root, given=[key for key, _ in given])
 
 
 def parse_config(tree: Mapping[str, Any], *, origin: str = "the configuration") -> Config:
@@ -73,12 +76,19 @@ def parse_config(tree: Mapping[str, Any], *, origin: str = "the configuration") 
     return _parse(_with_all_sets(tree), origin, Config)
 
 
-def _parse(tree: Mapping[str, Any], origin: str, root: type[AnySection]) -> AnySection:
+def _parse(tree: Mapping[str, Any], origin: str, root: type[AnySection], *, given: Sequence[str] = ()) -> AnySection:
     try:
         return root.model_validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
         lines = describe(cast("list[Mapping[str, Any]]", error.errors()), tree, root)
-        raise ConfigError(f"{origin} is not valid:\n  " + "\n  ".join(lines)) from None
+        raise ConfigError(_blamed(lines, origin, given)) from None
+
+
+def _blamed(lines: Sequence[str], origin: str, given: Sequence[str]) -> str:
+    """Say where wrong keys stand: in the file, or among those that were given beside it."""
+    own = [line for line in lines if any(re.match(rf"{re.escape(key)}[:.]", line) for key in given)]
+    parts = {origin: [line for line in lines if line not in own], "the command line": own}
+    return "\n".join("\n  ".join([f"{where} is not valid:", *wrong]) for where, wrong in parts.items() if wrong)
 
 
 def _with_all_sets(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
 
+from finetrainers.config.about_buckets import about_buckets, place_of_buckets
 from finetrainers.config.base import RefusedKeyError, Section
 from finetrainers.config.conditioning import FORMS
 from finetrainers.config.moved import about_moved
@@ -19,7 +20,10 @@ def describe(errors: list[Mapping[str, Any]], tree: Mapping[str, Any], root: typ
     """One line for each wrong key; what is only wrong because something inside it is, is left out."""
     found: dict[Location, list[Mapping[str, Any]]] = {}
     for error in errors:
-        found.setdefault(_real_location(error["loc"], tree), []).append(error)
+        place = _real_location(error["loc"], tree)
+        whole = place_of_buckets(place)
+        is_slip = whole is not None and about_buckets(_value_at(whole, tree)) is not None
+        found.setdefault(whole if whole is not None and is_slip else place, []).append(error)
     innermost = {
         place: wrong
         for place, wrong in found.items()
@@ -39,6 +43,9 @@ def describe(errors: list[Mapping[str, Any]], tree: Mapping[str, Any], root: typ
 def _line(place: Location, errors: Sequence[Mapping[str, Any]], tree: Mapping[str, Any], root: type[Section]) -> str:
     """Describe one wrong key; several errors are those of the members of a union, any of which would do."""
     where, error = ".".join(map(str, place)), errors[0]
+    slip = about_buckets(_value_at(place, tree)) if place_of_buckets(place) == place else None
+    if slip is not None:
+        return f"{where}: {slip}"
     match error["type"]:
         case "extra_forbidden":
             return f"{where}: {about_moved(place, error['input'], tree) or _unknown(place, error['input'], root)}"
@@ -81,6 +88,17 @@ def _nearest(place: Location, root: type[Section]) -> list[str]:
     return get_close_matches(str(leaf), sections_at(parents, root), n=1)
 
 
+def _value_at(place: Location, tree: Mapping[str, Any]) -> Any:
+    """Find what stands at a place; None where nothing does."""
+    node: Any = tree
+    for part in place:
+        try:
+            node = node[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return node
+
+
 def _real_location(location: Sequence[str | int], tree: Mapping[str, Any]) -> Location:
     """Drop what pydantic puts into a location that no user wrote: names of union members."""
     real: list[str | int] = []
@@ -99,5 +117,15 @@ def _is_union_member(part: str | int) -> bool:
     """Whether pydantic names a member of a union so: a class, a plain type, a kind, or one with brackets."""
     classes = Section.__subclasses__()
     kinds = [kind for c in classes if "kind" in c.model_fields for kind in get_args(c.model_fields["kind"].annotation)]
-    names = {"str", "int", "float", "bool", *FORMS, *kinds, *(c.__name__ for c in classes)}
+    names = {
+        "str",
+        "int",
+        "float",
+        "bool",
+        "constrained-int",
+        "constrained-float",
+        *FORMS,
+        *kinds,
+        *(c.__name__ for c in classes),
+    }
     return isinstance(part, str) and ("[" in part or part in names)

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from finetrainers.config.base import RefusedKeyError, Section
+from finetrainers.config.base import AUTO, RefusedKeyError, Section
 
 OwnOptimizer = Literal[
     "adamw", "adam", "sgd", "adamw_8bit", "adamw_4bit", "adamw_fp8", "adafactor", "muon", "prodigy", "adamw_schedule_free"
@@ -27,8 +27,9 @@ class OptimizerConfig(Section):
     """Optimizer. adamw_8bit needs the extra bitsandbytes, adamw_4bit and adamw_fp8 torchao, prodigy prodigyopt,
     adamw_schedule_free schedulefree; pytorch_optimizer:lion and so on, any of that package, need the extra
     pytorch-optimizer."""
-    lr: float = Field(default=5e-5, gt=0)
-    """Peak learning rate; for prodigy a factor, usually 1, which has to be given."""
+    lr: Literal["auto"] | Annotated[float, Field(gt=0)] = AUTO
+    """Peak learning rate; by default that of the model's family for AdamW, of adapters or of all weights. Other optimizers
+    than Adam's kind need one; for prodigy it is a factor, usually 1."""
     weight_decay: float = Field(default=1e-4, ge=0)
     """Decoupled weight decay (L2 penalty for adam and sgd)."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -61,6 +62,12 @@ class OptimizerConfig(Section):
         raise ValueError(f"there is no optimizer {name!r}; {hint}known: {', '.join(map(repr, known))} and {REGISTRY}NAME")
 
     @property
+    def lr_value(self) -> float:
+        """Its number."""
+        assert self.lr != AUTO, "what is left to the model is settled before anything reads it"
+        return self.lr
+
+    @property
     def is_of_registry(self) -> bool:
         """Whether the package pytorch_optimizer has it."""
         return self.name.startswith(REGISTRY)
@@ -86,8 +93,8 @@ class OptimizerConfig(Section):
     @model_validator(mode="after")
     def _has_own_lr(self) -> "OptimizerConfig":
         is_found = self.name == "prodigy" or self.registered_name.startswith(("dadapt", "prodigy"))
-        if is_found and "lr" not in self.model_fields_set:
-            raise RefusedKeyError("lr", f"the default, {self.lr}, is far too low for name: {self.name}; give one, usually 1")
+        if is_found and self.lr == AUTO:
+            raise RefusedKeyError("lr", f"auto knows no factor for name: {self.name}; give one, usually 1")
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,8 @@ from finetrainers.errors import ConfigError
 
 TEXT = {"str", "Path"}
 """Types of keys whose values are taken as they are given."""
+FILE_ENDINGS = (".yaml", ".yml", ".toml", ".json")
+"""Of configurations."""
 
 
 def find_file(words: Sequence[str], root: type[Section] = Config) -> tuple[str | None, list[str]]:
@@ -84,7 +86,8 @@ def _takes_next(key: str, following: Sequence[str], root: type[Section]) -> bool
     if "bool" in types:
         return bool(following) and following[0].lower() in SWITCHES
     if following and not following[0].startswith("--"):
-        return True
+        is_own = "=" in following[0] or following[0].endswith(FILE_ENDINGS)  # an override, or the file
+        return not is_own or bool(kinds_of(general_name(key.split(".")), root) or sections_at(key.split("."), root))
     if types:
         raise ConfigError(f"{key}: --{key} has no value; give --{key} VALUE or {key}=VALUE")
     return False  # there is no such key: the message says so

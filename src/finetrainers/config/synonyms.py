@@ -11,6 +11,10 @@ ACCUMULATION = (
     "train.batch_size counts all samples of an optimizer step, over all devices, and train.micro_batch_size those that one "
     "device takes at once; the rest is accumulated"
 )
+LOOK_FIRST = (
+    "finetrainers check CONFIG says what is wrong with a run and what it would be, and finetrainers rehearse CONFIG tries "
+    "it in small"
+)
 SYNONYMS = {
     "learning_rate": "optimizer.lr", "unet_lr": "optimizer.lr", "transformer_lr": "optimizer.lr",
     "adam_beta1": "optimizer.beta1", "adam_beta2": "optimizer.beta2", "adam_epsilon": "optimizer.eps",
@@ -72,6 +76,10 @@ def about_synonym(place: Sequence[str | int], value: Any, root: type[Section]) -
         return None
     leaf = str(place[-1]).replace("-", "_").lower()
     match leaf:
+        case "dry_run" | "dryrun" | "check" | "check_only" | "validate" | "validate_only" | "plan" | "test" | "test_run":
+            return LOOK_FIRST
+        case "gpus" | "num_gpus" | "num_processes" | "nproc_per_node":
+            return "several processes are started by finetrainers launch --gpus N train CONFIG, or by torchrun"
         case "gradient_accumulation_steps" | "gradient_accumulation" | "grad_accum" | "accumulation_steps":
             return ACCUMULATION
         case "resolution" | "size" | "image_size":
@@ -99,7 +107,7 @@ def _indexed(name: str, place: Sequence[str | int]) -> str:
 def _pixels(value: Any) -> str:
     match value:
         case int() if not isinstance(value, bool) and value > 0:
-            return f"{{pixels: {value * value}}}, which is {value} x {value} in all aspects"
+            return f"{value}, which is about {value} x {value} pixels in all proportions"
         case [int() as width, int() as height]:
             return f"[[1, {height}, {width}]], which is frames, height, width"
-    return "{pixels: 1048576}, which is 1024 x 1024 in all aspects"
+    return "1024, which is about 1024 x 1024 pixels in all proportions"

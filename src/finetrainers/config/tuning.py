@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from finetrainers.config.base import Section
+from finetrainers.config.base import AUTO, Section
 
 
 def _regular_expression(text: str) -> str:
@@ -40,10 +40,11 @@ class LoraConfig(Section):
 
     kind: Literal["lora"] = "lora"
     """Low-rank adapters."""
-    rank: int = Field(default=64, ge=1, le=MAX_RANK)
-    """Inner dimension of the adapter matrices."""
-    alpha: float = Field(default=64, gt=0)
-    """Scale of the adapter's output, which is multiplied by alpha / rank (by alpha / sqrt(rank) with rslora)."""
+    rank: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_RANK)] = AUTO
+    """Inner dimension of the adapter matrices; by default the one that is published for the model's family."""
+    alpha: Literal["auto"] | Annotated[float, Field(gt=0)] = AUTO
+    """Scale of the adapter's output, which is multiplied by alpha / rank (by alpha / sqrt(rank) with rslora). By default the
+    rank, or the part of it that is published for the family (half of it for CogVideoX)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Probability with which inputs of the adapter are zeroed during training."""
     targets: RegularExpression | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
@@ -54,6 +55,18 @@ class LoraConfig(Section):
     """Train magnitude and direction apart (arXiv:2402.09353)."""
     start_from: Path | None = None
     """Folder of weights that an earlier run of this kind has exported, to begin from, such as run/weights/step-000500."""
+
+    @property
+    def rank_value(self) -> int:
+        """The rank, as a number."""
+        assert self.rank != AUTO, "what is left to the model is settled before anything reads it"
+        return self.rank
+
+    @property
+    def alpha_value(self) -> float:
+        """The alpha, as a number."""
+        assert self.alpha != AUTO, "what is left to the model is settled before anything reads it"
+        return self.alpha
 
 
 class LokrConfig(Section):

@@ -46,6 +46,12 @@ class RunOutline(Record):
     the crop removes."""
     memory: Sequence[str] | None = None
     """What memory.preset: auto counted, a line for each set of techniques; the last is taken."""
+    auto: Sequence[str] | None = None
+    """What the configuration left to the model, a line for each key, such as optimizer.lr: auto, which is 0.0001; the saved
+    configuration has it, too."""
+    native_fps: float | None = None
+    """Frames per second of the clips that the model was trained on, to which data.N.fps: auto brings faster ones; null if it
+    has no rate of its own."""
     device_name: str | None = None
     """Name of the accelerator, such as NVIDIA H200; not given for a CPU."""
     device_memory_gb: Number | None = None

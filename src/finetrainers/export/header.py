@@ -7,7 +7,7 @@ time and no folder is among them: equal exports write equal files.
 from collections.abc import Mapping, Sequence
 
 from finetrainers.config import Config
-from finetrainers.data.catalog.buckets import resolve_buckets
+from finetrainers.data.catalog.buckets import usual_bucket
 from finetrainers.export.changes import Change, LowRank
 from finetrainers.export.names import Names
 from finetrainers.export.source import Source
@@ -65,10 +65,10 @@ def network(changes: Mapping[str, Change], names: Names | None) -> dict[str, str
 
 def _training(config: Config) -> dict[str, str]:
     """What the run was told; names of the user's own files without their folders."""
-    _, height, width = resolve_buckets(config.data[0].buckets)[0]
+    _, height, width = usual_bucket(config.data[0].buckets)
     return {
         "ss_resolution": f"({width}, {height})",
-        "ss_learning_rate": f"{config.optimizer.lr:g}",
+        "ss_learning_rate": f"{config.optimizer.lr_value:g}",
         "ss_optimizer": str(config.optimizer.name).rpartition("/")[2],
         "ss_lr_scheduler": config.schedule.name,
         "ss_max_train_steps": str(config.train.steps),

@@ -128,7 +128,7 @@ def _trained(config: Config) -> Iterator[Setting]:
             yield Setting("optimizer.state", "device", "cpu")
     if isinstance(config.tuning, FullConfig):
         yield Setting("tuning.kind", "full", "lora")
-    elif config.tuning.rank > 1:
+    elif config.tuning.rank != 1:
         yield Setting("tuning.rank", config.tuning.rank, "a lower one")
     if config.train.ema_decay is not None:
         yield Setting("train.ema_decay", config.train.ema_decay, "none")

@@ -5,6 +5,7 @@ from finetrainers.models.experts import Expert as Expert
 from finetrainers.models.facts import (
     LatentFacts as LatentFacts,
     PictureFacts as PictureFacts,
+    RecipeFacts as RecipeFacts,
     TextFacts as TextFacts,
     TrainingFacts as TrainingFacts,
 )

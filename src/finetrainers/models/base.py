@@ -11,7 +11,7 @@ from finetrainers.batch import Image, Prompt, Text
 from finetrainers.distributed.context import ContextPlan
 from finetrainers.errors import ModelError
 from finetrainers.models.experts import Expert
-from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts, refuse_moved
+from finetrainers.models.facts import LatentFacts, PictureFacts, RecipeFacts, TextFacts, TrainingFacts, refuse_moved
 from finetrainers.models.grid import Grid
 from finetrainers.models.noise import ResolutionShift
 from finetrainers.models.request import Request
@@ -23,7 +23,7 @@ class ModelAdapter(ABC):
     """The facts and the few functions that differ between model families.
 
     Loading, VAE scaling, LoRA saving and validation are shared: they read these class attributes, of which most stand in
-    four tables: ``latents``, ``text``, ``training`` and ``pictures``. Where models of one family differ in a table,
+    five tables: ``latents``, ``text``, ``training``, ``recipe`` and ``pictures``. Where models of one family differ in one,
     ``__init__`` replaces it: ``self.text = replace(self.text, max_length=77)``.
     """
 
@@ -59,6 +59,8 @@ class ModelAdapter(ABC):
     """How prompts are encoded."""
     training: TrainingFacts
     """What the model's authors trained it to do."""
+    recipe: RecipeFacts = RecipeFacts()
+    """What a run takes where its configuration says ``auto``."""
     pictures: PictureFacts = PictureFacts()
     """What the model is shown besides the prompt: given frames, and the latents of a control."""
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from finetrainers.batch import Image, Prompt, Text
 from finetrainers.distributed.context import ContextPlan
 from finetrainers.models import Grid, ModelAdapter, Request, Settings, register_model
-from finetrainers.models.facts import PictureFacts, TrainingFacts
+from finetrainers.models.facts import PictureFacts, RecipeFacts, TrainingFacts
 from finetrainers.models.noise import NoiseLevels, timestep_of
 from finetrainers.models.vae import scale_pixels
 
@@ -37,6 +37,13 @@ class CogVideoX(ModelAdapter):
         prediction="v",
         noise_levels=NoiseLevels("uniform"),  # "Explicit Uniform Sampling" in the paper: all time steps alike
     )
+    recipe = RecipeFacts(
+        lr=1e-4,  # usual for a LoRA: the authors' trainer, finetune/schemas/args.py, has one rate for both
+        full_lr=2e-5,  # this, rank and scale: that trainer
+        rank=128,
+        scale=0.5,
+        has_other_aspects=False,  # the authors' model cards: no other size, not even after fine-tuning
+    )
     pictures = PictureFacts(image_tasks=("image-to-video",))
 
     def __init__(
@@ -44,6 +51,7 @@ class CogVideoX(ModelAdapter):
     ) -> None:
         super().__init__(vae, denoiser, index, scheduler)
         self.training = replace(self.training, native_fps=8.0 if denoiser.get("patch_size_t") is None else 16.0)
+        self.recipe = replace(self.recipe, size=self._drawn_by_default)
         self.text = replace(
             self.text,
             max_length=denoiser["max_text_seq_length"],
@@ -60,6 +68,12 @@ class CogVideoX(ModelAdapter):
     @property
     def _learns_positions(self) -> bool:
         return bool(self.settings.get("use_learned_positional_embeddings", False))
+
+    @property
+    def _drawn_by_default(self) -> tuple[int, int, int]:
+        """(frames, height, width) that the pipeline draws by default."""
+        height, width = (self.settings[f"sample_{axis}"] * self.grid.vae_step for axis in ("height", "width"))
+        return self.settings["sample_frames"], height, width
 
     def make_grid(self, vae: Settings, denoiser: Settings) -> Grid:
         vae_step, patch = 2 ** (len(vae["block_out_channels"]) - 1), denoiser["patch_size"]

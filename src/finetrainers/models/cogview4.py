@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from finetrainers.batch import Prompt, Text, stack_padded
 from finetrainers.distributed.context import ContextPlan
 from finetrainers.models import Grid, ModelAdapter, Settings, register_model
-from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
+from finetrainers.models.facts import LatentFacts, PictureFacts, RecipeFacts, TextFacts, TrainingFacts
 from finetrainers.models.noise import NoiseLevels, ResolutionShift, shift_sigma
 
 LENGTH = "prompt_length"
@@ -34,6 +34,12 @@ class CogView4(ModelAdapter):
     training = TrainingFacts(
         noise_levels=NoiseLevels("uniform"),  # as the authors' CogKit draws time steps
         shift="scheduler",
+    )
+    recipe = RecipeFacts(
+        lr=5e-5,  # the authors' CogKit, for LoRA and for all weights
+        full_lr=5e-5,
+        rank=64,  # the least that the authors advise for CogVideoX; they name none for this model
+        size=(1, 1024, 1024),  # what the pipeline draws by default
     )
     pictures = PictureFacts(control_pipelines={"text-to-image": "CogView4ControlPipeline"})
 

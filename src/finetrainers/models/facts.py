@@ -1,4 +1,4 @@
-"""What an adapter states of its family, in four tables: latents, text, training and pictures."""
+"""What an adapter states of its family, in five tables: latents, text, training, recipe and pictures."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -74,6 +74,29 @@ class TrainingFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeFacts:
+    """What a run takes where its configuration says ``auto``: figures that somebody has published, named beside each."""
+
+    lr: float = 5e-5
+    """Learning rate of an adapter, for AdamW."""
+    full_lr: float = 5e-5
+    """Learning rate of the weights themselves, for AdamW."""
+    rank: int = 64
+    """Rank of LoRA."""
+    scale: float = 1.0
+    """``alpha / rank`` of LoRA."""
+    size: tuple[int, int, int] | None = None
+    """(frames, height, width) that the model was made for, by which buckets are chosen; None: they have to be given."""
+    has_other_aspects: bool = True
+    """Whether it was made for other proportions of about the same area as well."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "full_lr", "rank", "scale"):
+            if not getattr(self, name) > 0:
+                raise ModelError(f"recipe.{name}: {getattr(self, name)} is not above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PictureFacts:
     """What the model is shown besides the prompt: given frames, and the latents of a control."""
 
@@ -90,7 +113,13 @@ class PictureFacts:
     ``append_references`` puts them there."""
 
 
-TABLES = {"latents": LatentFacts, "text": TextFacts, "training": TrainingFacts, "pictures": PictureFacts}
+TABLES = {
+    "latents": LatentFacts,
+    "text": TextFacts,
+    "training": TrainingFacts,
+    "recipe": RecipeFacts,
+    "pictures": PictureFacts,
+}
 
 MOVED = {
     "vae_statistics": "latents.statistics",

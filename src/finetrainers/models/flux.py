@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from finetrainers.batch import Prompt, Text
 from finetrainers.distributed.context import ContextPlan
 from finetrainers.models import Grid, ModelAdapter, Request, Settings, register_model
-from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
+from finetrainers.models.facts import LatentFacts, PictureFacts, RecipeFacts, TextFacts, TrainingFacts
 from finetrainers.models.noise import NoiseLevels
 
 KONTEXT_PIPELINE = "FluxKontextPipeline"
@@ -45,6 +45,12 @@ class Flux(ModelAdapter):
     training = TrainingFacts(
         noise_levels=NoiseLevels("logit_normal"),  # rectified flow as in arXiv:2403.03206, on which FLUX.1 builds
         shift="scheduler",
+    )
+    recipe = RecipeFacts(
+        lr=1e-4,  # DiffSynth-Studio's scripts for [dev] and Kontext, and diffusers' own
+        full_lr=1e-5,  # DiffSynth-Studio's scripts
+        rank=32,  # DiffSynth-Studio's scripts
+        size=(1, 1024, 1024),  # what the pipeline draws by default
     )
     pictures = PictureFacts(
         control_pipelines={"text-to-image": "FluxControlPipeline"},

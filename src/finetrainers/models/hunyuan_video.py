@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from finetrainers.batch import Image, Prompt, Text
 from finetrainers.distributed.context import ContextPlan
 from finetrainers.models import Grid, ModelAdapter, Request, Settings, register_model
-from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
+from finetrainers.models.facts import LatentFacts, PictureFacts, RecipeFacts, TextFacts, TrainingFacts
 from finetrainers.models.noise import NoiseLevels
 from finetrainers.models.padding import let_prompts_be_whole
 from finetrainers.models.vae import encode_video, scale_pixels
@@ -64,6 +64,12 @@ class HunyuanVideo(ModelAdapter):
         noise_levels=NoiseLevels("logit_normal"),  # the authors' --flow-snr-type
         shift=7.0,  # the authors' --flow-shift in training
         native_fps=24.0,  # arXiv:2412.03603
+    )
+    recipe = RecipeFacts(
+        lr=1e-4,  # this and the rank: the authors' scripts/run_train_image2video_lora.sh
+        full_lr=5e-6,  # FastVideo's scripts/finetune/finetune_hunyuan.sh
+        rank=64,
+        size=(129, 720, 1280),  # what the pipeline draws by default
     )
     pictures = PictureFacts(image_tasks=("image-to-video",))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from finetrainers.batch import Image, Prompt, Text
 from finetrainers.distributed.context import ContextPlan
 from finetrainers.models import Grid, ModelAdapter, Request, Settings, pad_channels, register_model
-from finetrainers.models.facts import LatentFacts, PictureFacts, TextFacts, TrainingFacts
+from finetrainers.models.facts import LatentFacts, PictureFacts, RecipeFacts, TextFacts, TrainingFacts
 from finetrainers.models.noise import GIVEN_FRAME_MAX_SIGMA, NoiseLevels, ResolutionShift
 from finetrainers.models.vae import encode_video, scale_pixels
 
@@ -52,6 +52,12 @@ class LTXVideo(ModelAdapter):
         shift="resolution",
         first_frame_probability=0.1,
         given_frame_max_sigma=GIVEN_FRAME_MAX_SIGMA,
+    )
+    recipe = RecipeFacts(
+        lr=2e-4,  # this and what follows: configs/ltxv_2b_lora_low_vram.yaml and ltxv_2b_full.yaml of LTX-Video-Trainer
+        full_lr=1e-5,
+        rank=32,
+        size=(161, 512, 704),  # what the pipeline draws by default
     )
     pictures = PictureFacts(image_tasks=("first-last-frame-to-video",))
 

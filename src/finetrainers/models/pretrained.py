@@ -73,9 +73,20 @@ class Place:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
             raise ModelError(f"model path {self.path!r} is neither a folder that exists nor a Hub id such as user/name")
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
         try:
             return Path(hf_hub_download(self.path, name, subfolder=self.subfolder or None, revision=self.revision))
+        except GatedRepoError as error:
+            raise ModelError(
+                f"{self.path}: is gated: accept the licence on https://huggingface.co/{self.path}, and log in here "
+                "with `hf auth login`"
+            ) from error
+        except RepositoryNotFoundError as error:
+            raise ModelError(
+                f"{self.path}: there is no such repository on the Hub, or it is private: look at the name, and log in with "
+                "`hf auth login` if it is yours"
+            ) from error
         except (OSError, ValueError) as error:  # all of huggingface_hub's errors are one of these
             raise ModelError(
                 f"{self.path} (revision {self.revision or 'main'}): cannot download {name}: {_about_hub(error, self.path)}"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from finetrainers.batch import Image, Prompt, Text
 from finetrainers.distributed.context import ContextPlan
 from finetrainers.models import Expert, Grid, ModelAdapter, Request, Settings, register_model
-from finetrainers.models.facts import LatentFacts, PictureFacts, TrainingFacts
+from finetrainers.models.facts import LatentFacts, PictureFacts, RecipeFacts, TrainingFacts
 from finetrainers.models.noise import NoiseLevels
 
 FIRST, FIRST_AND_LAST = "image-to-video", "first-last-frame-to-video"
@@ -24,6 +24,8 @@ CLIP_TOKENS = 257
 """Tokens that the image encoder of 2.1 makes of a picture."""
 TI2V_FPS = 24.0
 """Frame rate of TI2V-5B; all others have 16."""
+TI2V_SIZE = (121, 704, 1280)
+"""(frames, height, width) of TI2V-5B: the authors' configuration, wan/configs/wan_ti2v_5B.py, and their model card."""
 
 
 @register_model("wan")
@@ -43,6 +45,12 @@ class Wan(ModelAdapter):
         noise_levels=NoiseLevels("logit_normal"),  # arXiv:2503.20314
         shift="scheduler",
     )
+    recipe = RecipeFacts(
+        lr=1e-4,  # this and what follows: DiffSynth-Studio's scripts for 1.3B, 14B, A14B and TI2V-5B
+        full_lr=1e-5,
+        rank=32,
+        size=(81, 480, 832),  # what the pipeline draws by default
+    )
     pictures = PictureFacts(image_components=("image_encoder", "image_processor"))
 
     def __init__(
@@ -58,6 +66,8 @@ class Wan(ModelAdapter):
             self.lora_targets = (*self.lora_targets, "add_k_proj", "add_v_proj")
         self.pictures = replace(self.pictures, image_tasks=() if self.has_token_times else (FIRST, FIRST_AND_LAST))
         self.training = replace(self.training, native_fps=TI2V_FPS if self.has_token_times else 16.0)
+        if self.has_token_times:
+            self.recipe = replace(self.recipe, size=TI2V_SIZE)
 
     @property
     def tasks(self) -> Mapping[str, str]:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from finetrainers.compat.packages import import_quietly
 from finetrainers.config import OptimizerConfig, ScheduleConfig
+from finetrainers.config.base import AUTO
 from finetrainers.errors import ConfigError
 from finetrainers.optim.low_bit import low_bit_adamw
 from finetrainers.optim.muon import MuonWithAdamW
@@ -25,6 +26,7 @@ EXTRAS = {
     "adamw_schedule_free": "schedulefree",
 }
 """Optimizers of optional packages; the extra of finetrainers has the package's name."""
+USUAL_LR = 1e-4
 
 
 def check_optimizer(config: OptimizerConfig, schedule: ScheduleConfig) -> None:
@@ -33,6 +35,8 @@ def check_optimizer(config: OptimizerConfig, schedule: ScheduleConfig) -> None:
     Raises:
         ConfigError: With the command that installs the package, or the key to change.
     """
+    if config.lr == AUTO:  # a rate that is settled later decides nothing here
+        config = config.model_copy(update={"lr": USUAL_LR})
     if config.is_of_registry:
         registered(config)
     elif config.name in EXTRAS:
@@ -46,7 +50,7 @@ def check_optimizer(config: OptimizerConfig, schedule: ScheduleConfig) -> None:
             f"schedule.name: {schedule.name} works against optimizer.name: adamw_schedule_free, which needs none; "
             "set schedule.name: constant"
         )
-    if schedule.name == "polynomial" and config.lr <= POLYNOMIAL_END_LR:
+    if schedule.name == "polynomial" and config.lr_value <= POLYNOMIAL_END_LR:
         raise ConfigError(
             f"optimizer.lr: {config.lr} is not above {POLYNOMIAL_END_LR}, where schedule.name: polynomial ends; use linear"
         )
@@ -75,7 +79,7 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
     """
     params = list(parameters)
     kernels = kernels_for(params, is_on_host=config.state == "cpu")
-    decay: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    decay: dict[str, Any] = {"lr": config.lr_value, "weight_decay": config.weight_decay}
     adam: dict[str, Any] = {**decay, "betas": (config.beta1, config.beta2), "eps": config.eps}
     if config.is_of_registry:
         make, settings = registered(config)

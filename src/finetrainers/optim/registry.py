@@ -56,7 +56,7 @@ def registered(config: OptimizerConfig) -> tuple[Callable[..., Optimizer], dict[
             raise ConfigError(f"optimizer.name: {config.name} {reason}; set another name")
     made = pytorch_optimizer.load_optimizer(name)
     taken = check_options(config, made, given=("foreach",))
-    settings: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "foreach": False}
+    settings: dict[str, Any] = {"lr": config.lr_value, "weight_decay": config.weight_decay, "foreach": False}
     return made, {key: value for key, value in settings.items() if key in taken} | config.options
 
 

@@ -31,7 +31,7 @@ def build_schedule(config: ScheduleConfig, optimizer: Optimizer, *, steps: int) 
 
 def learning_rate(optimizer: OptimizerConfig, schedule: ScheduleConfig, *, step: int, steps: int) -> float:
     """Learning rate of the step after ``step`` in a run of so many steps: no run's past has a part in it."""
-    alone = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=optimizer.lr)
+    alone = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=optimizer.lr_value)
     made = cast("LambdaLR", build_schedule(schedule, alone, steps=steps))
     return float(made.base_lrs[0] * made.lr_lambdas[0](step))
 

@@ -15,7 +15,7 @@ from PIL import Image
 from finetrainers.batch import Text
 from finetrainers.conditioning import Conditioning, build_conditioning
 from finetrainers.config import Config, load_config
-from finetrainers.data.catalog.buckets import resolve_buckets
+from finetrainers.data.catalog.buckets import usual_bucket
 from finetrainers.distributed.world import pick_device
 from finetrainers.errors import ConfigError
 from finetrainers.files.steps import step_directory, step_folders
@@ -69,7 +69,7 @@ def _sample(
 ) -> list[Path]:
     config, model = _open(run)
     check_attention("validate", config.attention.validation, is_dispatched=model.adapter.dispatches_attention)
-    size = resolve_buckets(config.data[0].buckets)[0]
+    size = usual_bucket(config.data[0].buckets)
     conditioning = build_conditioning(config.conditioning)
     shows = {"takes_control": config.control is not None, "takes_references": config.references is not None}
     requests = [make_request(prompt, f"prompt {n}", model, size, **shows) for n, prompt in enumerate(prompts, 1)]

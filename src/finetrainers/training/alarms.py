@@ -112,7 +112,7 @@ class Alarms:
 
     def _tell_flat(self, what: str, step: int) -> None:
         if self._begun("loss_flat", [ALL]):
-            rate = self._config.optimizer.lr
+            rate = self._config.optimizer.lr_value
             message = (
                 f"the run does not learn: {what}. Raise optimizer.lr ({rate:g}), or look at tuning.targets and at the data"
             )

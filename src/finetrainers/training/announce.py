@@ -4,14 +4,19 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from finetrainers.config import Config
+from finetrainers.config.base import AUTO
+from finetrainers.config.data import Buckets
+from finetrainers.data.catalog.cropped import about_crops
 from finetrainers.data.catalog.left_out import JOURNAL
 from finetrainers.data.catalog.occupancy import about_empty
 from finetrainers.data.order.order import ORDER_VERSION
 from finetrainers.errors import MissingItemError
 from finetrainers.events import RunEvent
 from finetrainers.optim.schedules import learning_rate
+from finetrainers.training.auto import Settled
+from finetrainers.training.native_sizes import are_native
 from finetrainers.training.objective import read_objective
-from finetrainers.training.outline import about_crops, outline_of
+from finetrainers.training.outline import outline_of
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.relocated import contents
 from finetrainers.training.report import read_events
@@ -19,7 +24,14 @@ from finetrainers.training.session import Session
 from finetrainers.training.versions import versions
 
 
-def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitting: Sequence[str] = ()) -> None:
+def announce(
+    session: Session,
+    prepared: Prepared,
+    *,
+    resumed: int | None,
+    settled: Settled | None = None,
+    fitting: Sequence[str] = (),
+) -> None:
     """Write the ``run`` event, and warn of what may not be what the user expects."""
     config, now = session.config, contents(prepared)
     code = read_objective(config)
@@ -30,6 +42,7 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
         device=session.device,
         processes=session.world.launch.size,
         resumed=resumed,
+        settled=() if settled is None else settled.lines(),
         fitting=fitting,
     )
     session.emit(
@@ -43,7 +56,7 @@ def announce(session: Session, prepared: Prepared, *, resumed: int | None, fitti
             versions=versions(),
         )
     )
-    for message in (*about_data(config, prepared), *about_crops(outline)):
+    for message in (*(() if settled is None else settled.notes), *about_data(config, prepared)):
         session.warn(message)
 
 
@@ -76,37 +89,62 @@ def _announce_changes(session: Session, fingerprint: str | None, *, resumed: int
             "the order of samples is another since this run was last started (an update): it goes on with other samples "
             "from here"
         )
-    _announce_schedule(session, resumed, before[-1]["steps"])
+    for message in about_schedule(session.config, resumed, before[-1]["steps"]):
+        session.warn(message)
 
 
-def _announce_schedule(session: Session, step: int, before: int) -> None:
+def about_schedule(config: Config, step: int, before: int) -> list[str]:
     """Say what another number of steps makes of the schedule, and that a finished run has nothing to do."""
-    config, now = session.config, session.config.train.steps
+    now = config.train.steps
     if step == now:
-        session.warn(f"finished at step {step}: nothing is left to train; raise train.steps to go on")
-    elif now != before and config.schedule.name != "constant":
-        rate, old = (learning_rate(config.optimizer, config.schedule, step=step, steps=n) for n in (now, before))
-        session.warn(
-            f"train.steps changed from {before} to {now}, and schedule.name: {config.schedule.name} is "
-            f"{'stretched' if now > before else 'shortened'} to it: step {step + 1} has the learning rate {rate:.4g}, "
-            f"and would have had {old:.4g}"
-        )
+        return [f"finished at step {step}: nothing is left to train; raise train.steps to go on"]
+    if now == before or config.schedule.name == "constant":
+        return []
+    rate, old = (learning_rate(config.optimizer, config.schedule, step=step, steps=n) for n in (now, before))
+    return [
+        f"train.steps changed from {before} to {now}, and schedule.name: {config.schedule.name} is "
+        f"{'stretched' if now > before else 'shortened'} to it: step {step + 1} has the learning rate {rate:.4g}, "
+        f"and would have had {old:.4g}"
+    ]
 
 
 def about_data(config: Config, prepared: Prepared) -> list[str]:
-    """Say which media and which buckets are not trained on."""
+    """Say which media and which buckets are not trained on, and which pictures lose much to the crop."""
     catalog = prepared.plan.catalog
-    messages = [] if prepared.chapters is not None else about_empty(catalog, "data")  # later chapters may fill them
+    model, messages = prepared.model, list[str]()
+
+    def is_wanted(buckets: Buckets) -> bool:
+        return not are_native(model, buckets)
+
+    if prepared.chapters is None:  # else later ones may fill them
+        messages += about_empty(catalog, "data", is_wanted=is_wanted)
     if config.validation.data and prepared.held_out_plan is not None:
-        messages += about_empty(prepared.held_out_plan.catalog, "validation.data")
+        messages += about_empty(prepared.held_out_plan.catalog, "validation.data", is_wanted=is_wanted)
+    messages += about_crops(catalog)
     messages += [
         f"{data.config.path}: {data.unlisted} media files are not listed and are not used"
         for data in catalog.sets
         if data.unlisted
     ]
+    messages += _about_own_rate(config, prepared)
     return messages + [
         f"{catalog.about_shape(int(prepared.order.samples_of(bucket)[0]))} has too few samples to fill a "
         f"batch of {config.train.batch_size} within {config.train.steps} steps: none of them will be trained on. "
         "Use a smaller batch_size, more steps, or fewer buckets"
         for bucket in prepared.order.starved(config.train.steps)
+    ]
+
+
+def _about_own_rate(config: Config, prepared: Prepared) -> list[str]:
+    """Say that an adapter of the user's own states no frame rate, where clips are left to it."""
+    training, catalog = prepared.model.adapter.training, prepared.plan.catalog
+    has_clips = any(
+        data.config.fps == AUTO and any(catalog.buckets[bucket][0] > 1 for bucket in set(data.bucket.tolist()))
+        for data in catalog.sets
+    )
+    if config.model.adapter is None or training.native_fps is not None or not has_clips:
+        return []
+    return [
+        "data.N.fps: auto takes each clip's own frames, for model.adapter states no rate: set training.native_fps in it if "
+        "the model was trained at one, or fps: null if it was not"
     ]

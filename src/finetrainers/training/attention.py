@@ -149,8 +149,8 @@ def build_on_meta(config: Config, model: Model, objective: Objective) -> Trainer
     """Build the denoiser without weights, with all that decides what attention is asked, and nothing else."""
     plain = config.model_copy(
         update={
-            "tuning": LoraConfig(rank=1),
-            "optimizer": OptimizerConfig(),
+            "tuning": LoraConfig(rank=1, alpha=1),
+            "optimizer": OptimizerConfig(lr=1.0),
             "compile": CompileConfig(),
             "memory": MemoryConfig(),
             "train": config.train.model_copy(update={"gradient_checkpointing": False, "ema_decay": None}),

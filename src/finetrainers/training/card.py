@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetrainers.config import Config, ReferencesConfig
-from finetrainers.data.catalog.buckets import resolve_buckets
+from finetrainers.data.catalog.buckets import resolve_buckets, usual_bucket
 from finetrainers.files.whole import to_json, write_whole
 from finetrainers.models import Model, Request
 from finetrainers.tuning import ExportFacts, Tuning
@@ -101,7 +101,7 @@ def _conditioning_line(config: Config) -> str:
 
 def _editing_lines(config: Config, model: Model, references: ReferencesConfig) -> str:
     """Lines of Python that draw with a picture, at a size that the run had, and brought to one that its references had."""
-    _, height, width = size = resolve_buckets(config.data[0].buckets)[0]
+    _, height, width = size = usual_bucket(config.data[0].buckets)
     own = resolve_buckets(references.budget)
     _, rows, columns = min(own, key=lambda one: abs(math.log(one[1] * width / (one[2] * height))))
     request = Request("TEXT", size, steps=1, seed=0, references=("FILE",))

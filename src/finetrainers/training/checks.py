@@ -17,12 +17,10 @@ from finetrainers.memory.quantize.formats import check_format
 from finetrainers.memory.techniques import check_blocks
 from finetrainers.models import Model
 from finetrainers.models.base import ModelAdapter, Settings
+from finetrainers.training.native_sizes import FROM_FRAMES
 from finetrainers.tuning import build_tuning
 from finetrainers.tuning.base import Size, size_of
 from finetrainers.tuning.exported import adapted_layers
-
-FROM_FRAMES = ("image-to-video", "first-last-frame-to-video")
-"""Tasks that are given frames of a clip and make the others: a single image has no others."""
 
 
 def check_buckets(config: Config, model: Model) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from finetrainers.config import Bucket, Config
 from finetrainers.config.attention import AUTO
-from finetrainers.config.data import PixelBudget
+from finetrainers.config.data import Buckets, PixelBudget
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.distributed.context import ContextPlan
 from finetrainers.errors import ConfigError
@@ -96,7 +96,7 @@ def _check_sizes(config: Config, model: Model, requests: Sequence[Request], cont
         _check_size(f"validation.prompts: prompt {number}", request.size, model, context, budget=None)
 
 
-def _budget(buckets: tuple[Bucket, ...] | PixelBudget) -> PixelBudget | None:
+def _budget(buckets: Buckets) -> PixelBudget | None:
     return buckets if isinstance(buckets, PixelBudget) else None
 
 

@@ -7,6 +7,7 @@ from finetrainers.errors import ConfigError
 from finetrainers.models import open_model
 from finetrainers.training.paths import absolute
 from finetrainers.training.prepare import prepare
+from finetrainers.training.prepared import Prepared
 
 
 def with_counted_steps(config: Config) -> Config:
@@ -16,13 +17,24 @@ def with_counted_steps(config: Config) -> Config:
         ConfigError: If they are no step, or the configuration is impossible.
         DataError: Naming all bad samples.
     """
-    epochs = config.train.epochs
-    if epochs is None:
+    if config.train.epochs is None:
         return config
     looked = absolute(config)
     model = open_model(looked.model, looked.memory)
     # What is warned of is said when the run itself plans; what is found out of files, the cache remembers until then.
     prepared = prepare(looked, model, torch.device("cpu"), progress=lambda *_: None, warn=lambda _: None)
+    return with_steps_of(config, prepared)
+
+
+def with_steps_of(config: Config, prepared: Prepared) -> Config:
+    """Write ``train.steps`` in the place of ``train.epochs``, where there is any, by the planned run.
+
+    Raises:
+        ConfigError: If they are no step.
+    """
+    epochs = config.train.epochs
+    if epochs is None:
+        return config
     steps = prepared.order.first_step(epochs)
     if steps == 0:
         raise ConfigError(
@@ -44,7 +56,7 @@ def refuse_epochs(config: Config, command: str) -> None:
     if config.train.epochs is not None:
         raise ConfigError(
             f"train.epochs: {config.train.epochs} is not counted by {command}; add train.epochs=null train.steps=N to the "
-            "command, with the steps that finetrainers data inspect tells"
+            "command, with the steps that finetrainers check tells"
         )
 
 

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 import finetrainers
 from finetrainers.config import Config
-from finetrainers.data.catalog.buckets import resolve_buckets
+from finetrainers.data.catalog.buckets import usual_bucket
 from finetrainers.errors import CheckpointError
 from finetrainers.export.saved import export_saved
 from finetrainers.files.steps import step_directory, step_folders
@@ -148,7 +148,7 @@ def file_metadata(config: Config, model: Model, *, step: int) -> dict[str, str]:
     base, kind = base_name(config), config.tuning.kind
     control = "" if config.control is None else "-control"
     adapter = "" if kind == "full" else f"/{kind}"
-    _, height, width = resolve_buckets(config.data[0].buckets)[0]
+    _, height, width = usual_bucket(config.data[0].buckets)
     triggers = ", ".join(dict.fromkeys(data.caption_prefix for data in config.data if data.caption_prefix))
     metadata = {
         "modelspec.sai_model_spec": "1.0.0",

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from finetrainers.config import Config, FullConfig
-from finetrainers.data.catalog.crops import MUCH, count_much, most_cropped
+from finetrainers.config import Config, FullConfig, LokrConfig, LoraConfig
+from finetrainers.data.catalog.cropped import count_much, describe_crops, most_cropped
 from finetrainers.data.catalog.found import found_sets
 from finetrainers.data.catalog.occupancy import occupancy
 from finetrainers.events import (
@@ -35,6 +35,7 @@ def outline_of(
     device: torch.device,
     processes: int,
     resumed: int | None,
+    settled: Sequence[str] = (),
     fitting: Sequence[str] = (),
 ) -> RunOutline:
     """Tell what a planned run will be.
@@ -45,6 +46,7 @@ def outline_of(
         device: Of its first process.
         processes: How many it has.
         resumed: Step that it goes on from, if it does.
+        settled: Lines that say what was left to the model.
         fitting: Lines that say how techniques were chosen, if they were.
     """
     catalog = prepared.plan.catalog
@@ -67,6 +69,8 @@ def outline_of(
         sets=[FoundData(**own) for own in found_sets(catalog)],
         buckets=[FilledBucket(**own) for own in occupancy(catalog, apart, measured)],
         memory=fitting or None,
+        auto=settled or None,
+        native_fps=prepared.model.adapter.training.native_fps,
         device_name=device_name(device) if device.type != "cpu" else None,
         device_memory_gb=round(torch.cuda.get_device_properties(device).total_memory / GB, 1) if is_gpu else None,
         processes=processes,
@@ -75,9 +79,9 @@ def outline_of(
         num_apart=0 if apart is None else apart.num_samples,
         held_out_asked=config.validation.held_out or None,
         bad=[BadItem(path=own.path, reason=own.reason) for own in prepared.problems[:NUM_BAD]],
-        num_cropped=count_much(catalog.sets),
-        cropped=[CroppedItem(**own) for own in most_cropped(catalog.sets, catalog.buckets)],
-        trained=_tuned(config, prepared),
+        num_cropped=count_much(catalog),
+        cropped=[CroppedItem(**own) for own in describe_crops(catalog, most_cropped(catalog))],
+        trained=_tuned(config, prepared) if prepared.size.whole else None,  # else it could not be counted
         num_prompts=len(prepared.requests),
         validate_every=config.validation.every,
         save_every=config.checkpoint.every,
@@ -88,28 +92,27 @@ def outline_of(
     )
 
 
+def _rank_of(tuning: LoraConfig | LokrConfig | FullConfig) -> tuple[int | None, float | None]:
+    """Rank and alpha of adapters."""
+    match tuning:
+        case LoraConfig():
+            return tuning.rank_value, tuning.alpha_value
+        case LokrConfig():
+            return tuning.rank, tuning.alpha
+        case FullConfig():
+            return None, None
+
+
 def _tuned(config: Config, prepared: Prepared) -> Tuned:
     """Tell what trains."""
     tuning, size = config.tuning, prepared.size
+    rank, alpha = _rank_of(tuning)
     exported = exported_bytes(config, prepared.model, trained=size.trained, whole=size.whole)
     return Tuned(
         kind=tuning.kind,
-        rank=None if isinstance(tuning, FullConfig) else tuning.rank,
-        alpha=None if isinstance(tuning, FullConfig) else tuning.alpha,
+        rank=rank,
+        alpha=alpha,
         parameters=size.trained,
         all_parameters=size.whole,
-        mb=round(exported / MB, 1),
+        mb=round(exported / MB, 3),
     )
-
-
-def about_crops(outline: RunOutline) -> list[str]:
-    """Warn of pictures that lose much to the crop, and name those that lose most; nothing if there are none."""
-    if not outline.num_cropped:
-        return []
-    worst = [own for own in outline.cropped or () if own.cropped > MUCH]
-    named = ", ".join(f"{own.path} ({own.cropped:.0%} for {list(own.bucket)})" for own in worst)
-    total = sum(found.items for found in outline.sets)
-    return [
-        f"data: {outline.num_cropped} of {total} items lose more than {MUCH:.0%} of their picture to the crop: {named}; "
-        "add buckets of their proportions to data.N.buckets; finetrainers data inspect --output FILE.html shows the crops"
-    ]

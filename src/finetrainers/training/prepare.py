@@ -1,6 +1,7 @@
 """All that is known before the first step, without any weights: checks, data and order."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
 
@@ -11,7 +12,6 @@ from finetrainers.conditioning import Conditioning, build_conditioning, build_gi
 from finetrainers.config import Config
 from finetrainers.data.cache.leases import Lease
 from finetrainers.data.cache.store import CONTENTS, GB, MEMO_FILE, Cache
-from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.data.catalog.build import Common
 from finetrainers.data.catalog.catalog import Catalog, build_catalog
 from finetrainers.data.catalog.left_out import JOURNAL, read_journal
@@ -29,19 +29,10 @@ from finetrainers.errors import ConfigError
 from finetrainers.files.marks import tag_cache
 from finetrainers.memory.residency import Residency
 from finetrainers.models import Model, Request
-from finetrainers.sampling.prompts import read_prompts
 from finetrainers.training.chapters import Chapters, make_book
-from finetrainers.training.checks import (
-    check_buckets,
-    check_computation,
-    check_conditioning,
-    check_mirrors,
-    check_streams,
-    check_tuning,
-)
-from finetrainers.training.checks_context import check_context
 from finetrainers.training.objective import build_objective
 from finetrainers.training.prepared import Prepared
+from finetrainers.training.settings import Trying, check_settings
 
 
 def prepare(
@@ -55,8 +46,21 @@ def prepare(
     world: World | None = None,
     interrupt: Callable[[str], None] = lambda _: None,
     start: int = 0,
+    trying: Trying = nullcontext,
 ) -> Prepared:
     """Check everything that can be known before weights are loaded, and plan the run, which goes on after ``start`` steps.
+
+    Args:
+        config: Of the run.
+        model: Of the run.
+        device: Of this process.
+        progress: Called with what is looked at.
+        warn: Called with what a user should know of.
+        lease: Of this process on the cache.
+        world: All processes of the run.
+        interrupt: Called where the run may be stopped.
+        start: Optimizer steps that are taken.
+        trying: Around each check of settings, with its name: it may take an error, so that the data are looked at, too.
 
     Raises:
         ConfigError: If a bucket, a prompt or the cache's size is impossible.
@@ -64,15 +68,9 @@ def prepare(
     """
     world = alone(device) if world is None else world
     objective = build_objective(config, model)
-    for check in (check_buckets, check_conditioning, check_computation):
-        check(config, model)
-    size = check_tuning(config, model)
-    requests = _requests(config, model)
-    check_context(config, model, requests, context=world.layout.context, device=device)
     conditioning, given_frames = build_conditioning(config.conditioning), build_given_frames(config, model)
     streams = streams_of(conditioning, objective)
-    check_streams(config, streams)
-    check_mirrors(config, streams)
+    size, requests = check_settings(config, model, streams, world=world, device=device, trying=trying)
     tag_cache(config.cache.path, CONTENTS)
     keep_copies(config.cache.path / FOLDER, int(config.cache.remote_gb * GB))
     items, memo = Cache(config.cache.path), Memo(config.cache.path / MEMO_FILE)
@@ -155,6 +153,7 @@ def _catalogs(
         # The index is 0 unless conditioning.frames is index.
         min_frames={name: 1 + own.index * adapter.grid.vae_frame_step for name, own in conditioning.frames.items()},
         native_fps=adapter.training.native_fps,
+        frame_step=adapter.grid.vae_frame_step,
         warn=encoder.warn,
     )
     memo, workers = encoder.memo, config.cache.workers
@@ -178,28 +177,9 @@ def _catalogs(
     return catalog, held_out, Chapters(book, config.output_dir, writes=encoder.world.is_first)
 
 
-def _requests(config: Config, model: Model) -> tuple[Request, ...]:
-    if config.validation.prompts is None:
-        return ()
-    first = resolve_buckets(config.data[0].buckets)[0]
-    shows = {"takes_control": config.control is not None, "takes_references": config.references is not None}
-    return tuple(read_prompts(config.validation.prompts, model, size=first, **shows))
-
-
 def _shares(config: Config, world: World) -> Callable[[], DeviceMesh] | None:
-    """Choose the devices over which text encoders are spread, when they are.
-
-    Raises:
-        ConfigError: If there is one device only.
-    """
-    if not config.memory.shard_text_encoders:
-        return None
-    if world.is_alone:
-        raise ConfigError(
-            "memory.shard_text_encoders: true has no effect in one process; start several with torchrun, srun or "
-            "finetrainers launch, or remove it"
-        )
-    return cache(world.all_devices)
+    """Choose the devices over which text encoders are spread, when they are."""
+    return cache(world.all_devices) if config.memory.shard_text_encoders else None
 
 
 def _used_again(config: Config, model: Model, requests: Sequence[Request]) -> tuple[str, ...]:

@@ -31,9 +31,18 @@ def check_contents(session: Session, prepared: Prepared) -> None:
     Raises:
         ConfigError: Naming the keys.
     """
-    config = session.config
+    if refuse_other_contents(session.config, prepared):
+        save_config(session.config)
+
+
+def refuse_other_contents(config: Config, prepared: Prepared) -> bool:
+    """Refuse other contents than a run began with; return whether they are in other places now.
+
+    Raises:
+        ConfigError: Naming the keys.
+    """
     file = config.output_dir / "config.yaml"
-    before = _last_start(session)
+    before = _last_start(config)
     now: Mapping[str, object] = contents(prepared)
     _check_weights(config, before, now["model"])
     moved = moved_places(load_config(file), config)
@@ -50,8 +59,7 @@ def check_contents(session: Session, prepared: Prepared) -> None:
                 f"output_dir: {config.output_dir} holds a run that began with other contents than are there:\n  {lines}\n"
                 "Give the place of the same files to continue it, or take another output_dir"
             )
-    if moved:
-        save_config(config)
+    return bool(moved)
 
 
 def contents(prepared: Prepared) -> Contents:
@@ -73,9 +81,9 @@ def _check_weights(config: Config, before: dict[str, Any], weights: object) -> N
         )
 
 
-def _last_start(session: Session) -> dict[str, Any]:
-    has_events = (session.config.output_dir / "events.jsonl").is_file()
-    events = read_events(session.config.output_dir, {"run"}) if has_events else []
+def _last_start(config: Config) -> dict[str, Any]:
+    has_events = (config.output_dir / "events.jsonl").is_file()
+    events = read_events(config.output_dir, {"run"}) if has_events else []
     return events[-1] if events else {}
 
 

@@ -17,6 +17,7 @@ from finetrainers.optim.schedules import learning_rate, set_learning_rate
 from finetrainers.training.alarms import Alarms
 from finetrainers.training.announce import announce, announce_miss, announce_replaced
 from finetrainers.training.attention import settle_attention
+from finetrainers.training.auto import Settled, settle
 from finetrainers.training.build import build_batches, build_steps, build_trainer
 from finetrainers.training.callbacks import Callback, Callbacks
 from finetrainers.training.checkpoint import Checkpoints
@@ -60,12 +61,13 @@ def train(config: Config, *, callbacks: Sequence[Callback] = ()) -> Result:
     own = Callbacks(callbacks)
     with join(config.parallel, config.train.device) as world:
         check_batch(world.layout, batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
-        counted = world.first(lambda: with_counted_steps(config))
+        settled = world.first(lambda: settle(config))
+        counted = world.first(lambda: with_counted_steps(settled.config))
         fitted = world.first(lambda: fit(counted))
         check_sharing(fitted.config, world.layout)
         with open_session(fitted.config, world, kept="there is no checkpoint yet") as session:
             _say_epochs(session, config)
-            return _Run(session, fitted.lines(), own).train()
+            return _Run(session, settled, fitted.lines(), own).train()
 
 
 def encode(config: Config) -> None:
@@ -75,17 +77,12 @@ def encode(config: Config) -> None:
         ConfigError: As ``train`` does.
         DataError: Naming all bad samples.
     """
-    with (
-        join(config.parallel, config.train.device) as world,
-        open_session(
-            as_recorded(world.first(lambda: with_counted_steps(config))), world, kept="the cache keeps what is done"
-        ) as session,
-    ):
-        _say_epochs(session, config)
-        run = _Run(session)
-        with session.stage("encoding"):
-            run.encode(run.prepare(), 0)
-        session.emit(EndEvent(status="done", step=0))
+    with join(config.parallel, config.train.device) as world:
+        settled = world.first(lambda: settle(config))
+        counted = as_recorded(world.first(lambda: with_counted_steps(settled.config)))
+        with open_session(counted, world, kept="the cache keeps what is done") as session:
+            _say_epochs(session, config)
+            _Run(session, settled).encode_all()
 
 
 def _say_epochs(session: Session, asked: Config) -> None:
@@ -98,9 +95,11 @@ def _say_epochs(session: Session, asked: Config) -> None:
 class _Run:
     """One call of ``train`` or ``encode``."""
 
-    def __init__(self, session: Session, fitting: Sequence[str] = (), callbacks: Callbacks | None = None) -> None:
-        """Take the lines that say how techniques were chosen, if they were, and the caller's callbacks."""
-        self.session, self.config, self.fitting = session, session.config, fitting
+    def __init__(
+        self, session: Session, settled: Settled, fitting: Sequence[str] = (), callbacks: Callbacks | None = None
+    ) -> None:
+        """Take what was left to the model, how techniques were chosen, if they were, and the caller's callbacks."""
+        self.session, self.config, self.settled, self.fitting = session, session.config, settled, fitting
         self.callbacks = Callbacks(()) if callbacks is None else callbacks
 
     def prepare(self, start: int = 0, *, files: Config | None = None) -> Prepared:
@@ -129,6 +128,14 @@ class _Run:
         with self.session.memory("encoding"):
             return (encode_again if again else encode_steps)(prepared, self.config, start)
 
+    def encode_all(self) -> None:
+        """Encode what the run will read, as far as the cache may hold it."""
+        for note in self.settled.notes:
+            self.session.warn(note)
+        with self.session.stage("encoding"):
+            self.encode(self.prepare(), 0)
+        self.session.emit(EndEvent(status="done", step=0))
+
     def _mended(self, prepared: Prepared, steps: range) -> tuple[Prepared, int]:
         """Encode what was lost of what the steps read; other processes of the run may have lost nothing, and wait."""
         if self.session.world.is_alone:
@@ -150,7 +157,7 @@ class _Run:
             world.first(lambda: check_contents(session, start))
         with session.stage("encoding"):
             prepared, stop = self.encode(prepared, resumed or 0)
-        world.first(lambda: announce(session, prepared, resumed=resumed, fitting=self.fitting))
+        world.first(lambda: announce(session, prepared, resumed=resumed, settled=self.settled, fitting=self.fitting))
         world.first(lambda: record_start(session, prepared, resumed=resumed))
         # A checkpoint holds all that trains: what the run began from may be gone.
         tuning = build_tuning((config if resumed is None else without_start(config)).tuning)

@@ -49,6 +49,14 @@ def check_same_run(old: Config, new: Config) -> None:
     _check_same_code(new)
 
 
+def changed_settings(old: Config, new: Config) -> list[str]:
+    """List what differs between two configurations of one run: key, and both values."""
+    trees = (config.model_dump(mode="json", by_alias=True) for config in (old, new))
+    before, after = ({key: value for key, value in tree.items() if key != "conditioning"} for tree in trees)
+    found = [own for key in after for own in _differences(key, before[key], after[key]) if own[0] != "checkpoint.resume"]
+    return [f"{name}: {_shown(a)} -> {_shown(b)}" for name, a, b in (*found, *_of_conditions(old, new))]
+
+
 def moved_places(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     """Find the places of what a run cannot change that it names otherwise than before: key, and both values."""
     return [difference for key in FIXED for difference in _differences_of(key, old, new) if _is_place(*difference)]

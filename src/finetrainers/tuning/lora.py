@@ -205,8 +205,8 @@ class AdapterTuning(Tuning):
         match self._config:
             case LoraConfig() as lora:
                 return peft.LoraConfig(
-                    r=lora.rank,
-                    lora_alpha=lora.alpha,
+                    r=lora.rank_value,
+                    lora_alpha=lora.alpha_value,
                     lora_dropout=lora.dropout,
                     target_modules=targets,
                     use_rslora=lora.rslora,

@@ -3,7 +3,7 @@
 Shape letters: N items.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,14 @@ from finetrainers.data.catalog.buckets import assign_buckets, resolve_buckets, w
 from finetrainers.data.catalog.crops import crops_of_items
 from finetrainers.data.catalog.dataset import Dataset
 from finetrainers.data.catalog.probe import Facts
-from finetrainers.data.catalog.rates import about_slow_clips, describe_length, is_too_slow, rate_of_view
+from finetrainers.data.catalog.rates import (
+    about_fast_clips,
+    about_slow_clips,
+    describe_length,
+    is_too_fast,
+    is_too_slow,
+    rate_of_view,
+)
 from finetrainers.data.media.view import count_frames
 from finetrainers.data.sources.items import Problem
 from finetrainers.data.streams import MEDIA
@@ -32,6 +39,7 @@ def assign(
     *,
     fps: NDArray[np.float64],
     buckets: dict[Bucket, int],
+    frame_step: int = 1,
 ) -> Dataset:
     """Give each good item its bucket and its windows.
 
@@ -42,6 +50,7 @@ def assign(
         problems: Those that are known; items without a bucket are added.
         fps: [N] rates that the items are resampled to, as ``resampled_fps`` says.
         buckets: Numbers of all data sets' buckets; new ones are added.
+        frame_step: Frames that a bucket for clips may have more or fewer.
     """
     own = resolve_buckets(config.buckets)
     frames = count_frames(facts["num_frames"], facts["seconds"], fps=fps, stride=config.stride)
@@ -55,7 +64,7 @@ def assign(
     )
     choice[~facts["is_good"]] = -1
     for row in np.flatnonzero(facts["is_good"] & (choice < 0)).tolist():
-        reason = _why_unassigned(config, facts[row], int(frames[row]), rate_of_view(fps[row]))
+        reason = _why_unassigned(config, facts[row], int(frames[row]), rate_of_view(fps[row]), frame_step)
         problems.append(Problem(table["media"][row].as_py(), reason))
     item, chunk = _windows(config, frames, choice, own)
     number = np.array([buckets.setdefault(bucket, len(buckets)) for bucket in own], np.int32)
@@ -87,7 +96,7 @@ def _windows(
     return item, chunk
 
 
-def _why_unassigned(config: DataConfig, fact: np.void, frames: int, fps: float | None) -> str:
+def _why_unassigned(config: DataConfig, fact: np.void, frames: int, fps: float | None, frame_step: int) -> str:
     """Say why an item, of which ``frames`` are left at ``fps``, has no bucket."""
     buckets, num_frames = resolve_buckets(config.buckets), int(fact["num_frames"])
     reason = why_unassigned(
@@ -98,6 +107,7 @@ def _why_unassigned(config: DataConfig, fact: np.void, frames: int, fps: float |
         max_upscale=config.max_upscale,
         length=describe_length(num_frames, float(fact["fps"]), available=frames, resampled=fps, stride=config.stride),
         stays_video=num_frames > 1 and not config.videos_as_images,
+        longest=1 + (frames - 1) // frame_step * frame_step,
     )
     lengths = [bucket[0] for bucket in buckets if bucket[0] > 1]
     if fps is not None and lengths and frames < min(lengths) <= num_frames:
@@ -105,8 +115,8 @@ def _why_unassigned(config: DataConfig, fact: np.void, frames: int, fps: float |
     return reason
 
 
-def slow_clips(data: Dataset, facts: Facts, buckets: Sequence[Bucket], native_fps: float | None) -> str | None:
-    """Say which clips of a data set have fewer frames a second than the model; None if there are none.
+def clips_of_other_rates(data: Dataset, facts: Facts, buckets: Sequence[Bucket], native_fps: float | None) -> Iterator[str]:
+    """Say which clips of a data set keep their own frames although the model has fewer or more a second.
 
     Args:
         data: After ``assign``.
@@ -116,10 +126,11 @@ def slow_clips(data: Dataset, facts: Facts, buckets: Sequence[Bucket], native_fp
     """
     is_video = np.array([bucket[0] > 1 for bucket in buckets], np.bool_)
     used = np.unique(data.item[is_video[data.bucket]])
-    slow = used[is_too_slow(data.config, facts["fps"][used], native_fps)]
-    if native_fps is None or not len(slow):
-        return None
-    lengths = (describe_length(int(f["num_frames"]), float(f["fps"])) for f in facts[slow[:NUM_EXAMPLES]])
-    files = (data.table["media"][int(row)].as_py() for row in slow[:NUM_EXAMPLES])
-    examples = [f"{file} ({length})" for file, length in zip(files, lengths, strict=True)]
-    return about_slow_clips(data.config.path, len(slow), examples, native_fps)
+    for find, about in ((is_too_slow, about_slow_clips), (is_too_fast, about_fast_clips)):
+        found = used[find(data.config, facts["fps"][used], native_fps)]
+        if native_fps is None or not len(found):
+            continue
+        lengths = (describe_length(int(f["num_frames"]), float(f["fps"])) for f in facts[found[:NUM_EXAMPLES]])
+        files = (data.table["media"][int(row)].as_py() for row in found[:NUM_EXAMPLES])
+        examples = [f"{file} ({length})" for file, length in zip(files, lengths, strict=True)]
+        yield about(data.config.path, len(found), examples, native_fps)

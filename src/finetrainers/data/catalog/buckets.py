@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from finetrainers.config.data import Bucket, PixelBudget
+from finetrainers.config.data import Bucket, Buckets, PixelBudget
 from finetrainers.errors import ConfigError
 
 TIE_DIGITS = 9
@@ -25,12 +25,13 @@ AS_IMAGES = "videos_as_images: true, to let clips be single images"
 Integers = npt.NDArray[np.integer]
 
 
-def resolve_buckets(buckets: tuple[Bucket, ...] | PixelBudget) -> tuple[Bucket, ...]:
+def resolve_buckets(buckets: Buckets) -> tuple[Bucket, ...]:
     """Return the buckets as listed, without duplicates, or generate them from a pixel budget.
 
     Raises:
         ConfigError: If not even the smallest size is within the budget.
     """
+    assert not isinstance(buckets, int | str), "what is left to the model is settled before anything reads it"
     if not isinstance(buckets, PixelBudget):
         return tuple(dict.fromkeys(buckets))
     sizes = _generate_sizes(buckets)
@@ -40,6 +41,14 @@ def resolve_buckets(buckets: tuple[Bucket, ...] | PixelBudget) -> tuple[Bucket, 
             f"{buckets.step**2}, or a smaller data.buckets.step"
         )
     return tuple((frames, height, width) for frames in dict.fromkeys(buckets.frames) for height, width in sizes)
+
+
+def usual_bucket(buckets: Buckets) -> Bucket:
+    """Return the first bucket of a list; of generated ones the most nearly square, with the first number of frames."""
+    sizes = resolve_buckets(buckets)
+    if not isinstance(buckets, PixelBudget):
+        return sizes[0]
+    return min(sizes, key=lambda size: (buckets.frames.index(size[0]), abs(math.log(size[1] / size[2]))))
 
 
 def _generate_sizes(budget: PixelBudget) -> list[tuple[int, int]]:
@@ -115,8 +124,12 @@ def why_unassigned(
     max_upscale: float,
     length: str | None = None,
     stays_video: bool = False,
+    longest: int = 1,
 ) -> str:
-    """Say why ``assign_buckets`` found no bucket for an item; ``length`` tells of its file and what is left of it."""
+    """Say why ``assign_buckets`` found no bucket for an item.
+
+    ``length`` tells of its file and what is left of it, ``longest`` is the number of frames of a clip that it could fill.
+    """
     has = f"has {_frames(num_frames) if length is None else length}"
     possible = [bucket for bucket in buckets if bucket[0] > 1 or not stays_video]
     if not possible:
@@ -124,7 +137,8 @@ def why_unassigned(
     shortest = min(frames for frames, _, _ in possible)
     if num_frames < shortest:
         which, way_out = ("video bucket", f"; or set {AS_IMAGES}") if len(possible) < len(buckets) else ("bucket", "")
-        return f"{has}; the shortest {which} needs {shortest}{way_out}"
+        shorter = f"; add a bucket of {longest} frames or fewer" if longest > 1 else ""
+        return f"{has}; the shortest {which} needs {shortest}{shorter}{way_out}"
     bucket = min((b for b in possible if b[0] <= num_frames), key=lambda b: max(b[1] / height, b[2] / width))
     upscale = max(bucket[1] / height, bucket[2] / width)
     return (

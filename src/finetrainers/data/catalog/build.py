@@ -7,7 +7,7 @@ from typing import TypedDict
 import pyarrow.compute as pc
 
 from finetrainers.config import Bucket, DataConfig
-from finetrainers.data.catalog.assign import assign, slow_clips
+from finetrainers.data.catalog.assign import assign, clips_of_other_rates
 from finetrainers.data.catalog.dataset import Dataset
 from finetrainers.data.catalog.followers import probe_followers
 from finetrainers.data.catalog.pictures import probe_pictures
@@ -24,6 +24,7 @@ class Common(TypedDict):
     streams: Sequence[Stream]
     min_frames: Mapping[str, int]
     native_fps: float | None
+    frame_step: int
     warn: Callable[[str], None]
 
 
@@ -35,6 +36,7 @@ def build_dataset(
     streams: Sequence[Stream],
     min_frames: Mapping[str, int],
     native_fps: float | None,
+    frame_step: int,
     buckets: dict[Bucket, int],
     warn: Callable[[str], None],
 ) -> Dataset:
@@ -48,10 +50,10 @@ def build_dataset(
     targets = [stream.name for stream in streams if stream.role == "target"]
     followers, unfit = probe_followers(config, table, facts, look, fps=fps, min_frames=least, targets=targets)
     pictures, unusable = probe_pictures(table, facts, [stream for stream in streams if stream.has_own_size], look)
-    assigned = assign(config, table, facts, [*listing.problems, *problems, *unfit, *unusable], fps=fps, buckets=buckets)
-    slow = slow_clips(assigned, facts, tuple(buckets), native_fps)
-    if slow is not None:
-        warn(slow)
+    bad = [*listing.problems, *problems, *unfit, *unusable]
+    assigned = assign(config, table, facts, bad, fps=fps, buckets=buckets, frame_step=frame_step)
+    for note in clips_of_other_rates(assigned, facts, tuple(buckets), native_fps):
+        warn(note)
     return replace(
         assigned,
         digests={**assigned.digests, **{name: files.digests for name, files in followers.items()}},

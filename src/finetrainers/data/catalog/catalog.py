@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetrainers.config import Bucket, DataConfig
-from finetrainers.data.catalog.build import build_dataset, num_files
+from finetrainers.data.catalog.build import Common, build_dataset, num_files
 from finetrainers.data.catalog.dataset import Dataset as Dataset, as_scalars
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.mix import epoch_repeats
@@ -193,6 +193,7 @@ def build_catalog(
     streams: Sequence[Stream] = (MEDIA,),
     min_frames: Mapping[str, int] | None = None,
     native_fps: float | None = None,
+    frame_step: int = 1,
     warn: Callable[[str], None] = warnings.warn,
     snapshots: Snapshots | None = None,
 ) -> Catalog:
@@ -206,6 +207,7 @@ def build_catalog(
         streams: What each item has.
         min_frames: Frames that each file of a stream has to have, after resampling, by the stream's name.
         native_fps: Rate to which ``fps: auto`` brings faster clips; None if the model has none of its own.
+        frame_step: Frames that a bucket for clips may have more or fewer, for messages.
         warn: Takes what a user should know of, as a sentence.
         snapshots: What earlier starts have found of unchanged data sets; None to keep nothing.
 
@@ -219,7 +221,8 @@ def build_catalog(
     total = sum(num_files(own.listing, streams) for own in found)
     look = make_look(memo, workers=workers, progress=progress, total=total)
     buckets: dict[Bucket, int] = {}
-    build = partial(build_dataset, streams=streams, min_frames=min_frames or {}, native_fps=native_fps, warn=warn)
+    common = Common(streams=streams, min_frames=min_frames or {}, native_fps=native_fps, frame_step=frame_step, warn=warn)
+    build = partial(build_dataset, **common)
     sets = []
     for config, own in zip(configs, found, strict=True):
         sets.append(build(config, own.listing, own.look(look), buckets=buckets))

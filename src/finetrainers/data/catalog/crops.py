@@ -1,22 +1,15 @@
-"""How much of each picture the crop to its bucket removes, and of which pictures most.
+"""How much of each picture the crop to its bucket removes.
 
 Shape letters: N pictures.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetrainers.config import Bucket
 from finetrainers.data.catalog.buckets import BLOCK_ITEMS
-from finetrainers.data.catalog.dataset import Dataset
-
-MUCH = 0.25
-"""Part of a picture whose loss is warned of: beyond it, what the caption names may be gone."""
-NUM_NAMED = 5
-"""Pictures that are named."""
 
 Numbers = NDArray[np.integer]
 
@@ -50,37 +43,3 @@ def crops_of_items(
         own = choice[rows]
         shares[rows] = cropped_shares(facts["height"][rows], facts["width"][rows], height[own], width[own])
     return shares
-
-
-def by_bucket(sets: Sequence[Dataset], num_buckets: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and largest part that is removed of the samples of each bucket, by its number; 0 where it has none."""
-    total, most, count = np.zeros(num_buckets), np.zeros(num_buckets), np.zeros(num_buckets)
-    for data in sets:
-        cropped = data.cropped[data.item]
-        total += np.bincount(data.bucket, cropped, minlength=num_buckets)
-        count += np.bincount(data.bucket, minlength=num_buckets)
-        np.maximum.at(most, data.bucket, cropped)
-    return total / np.maximum(count, 1), most
-
-
-def count_much(sets: Sequence[Dataset]) -> int:
-    """Count the items that lose more than ``MUCH``."""
-    return sum(int((data.cropped[np.unique(data.item)] > MUCH).sum()) for data in sets)
-
-
-def most_cropped(sets: Sequence[Dataset], buckets: Sequence[Bucket]) -> list[dict[str, Any]]:
-    """Name the items that lose most, each once, those that lose most first: path, bucket, and the part that is removed."""
-    found: list[dict[str, Any]] = []
-    for data in sets:
-        items, first = np.unique(data.item, return_index=True)  # of several windows of a clip, one
-        chosen = np.argsort(-data.cropped[items], kind="stable")[:NUM_NAMED]
-        found += [
-            {
-                "path": data.path(int(first[row]), "media"),
-                "bucket": list(buckets[data.bucket[first[row]]]),
-                "cropped": round(float(data.cropped[items[row]]), 3),
-            }
-            for row in chosen
-            if data.cropped[items[row]] > 0
-        ]
-    return sorted(found, key=lambda own: -own["cropped"])[:NUM_NAMED]

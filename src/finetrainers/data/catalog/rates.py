@@ -46,15 +46,36 @@ def is_too_slow(config: DataConfig, fps: npt.NDArray[np.float64], native_fps: fl
     return (fps > 0) & (fps < native_fps * (1 - SAME_RATE))
 
 
+def is_too_fast(config: DataConfig, fps: npt.NDArray[np.float64], native_fps: float | None) -> npt.NDArray[np.bool_]:
+    """Which clips [N] keep their own frames, of which they have more a second than the model."""
+    if config.fps is not None or native_fps is None:
+        return np.zeros(len(fps), np.bool_)
+    return fps / config.stride > native_fps * (1 + SAME_RATE)
+
+
 def about_slow_clips(path: str, count: int, examples: Sequence[str], native_fps: float) -> str:
     """Say that clips of a data set keep their own frames although the model has more a second."""
-    more = f" and {count - len(examples)} more" if count > len(examples) else ""
-    clips = "1 clip has" if count == 1 else f"{count} clips have"
+    clips, named = _counted(count, examples)
     return (
         f"{path}: {clips} fewer frames a second than the {native_fps:g} that the model was trained on; their own are taken, "
-        f"so that their motion is learned too fast: {', '.join(examples)}{more}. Replace them by clips of that rate, or set "
+        f"so that their motion is learned too fast: {named}. Replace them by clips of that rate, or set "
         "fps: null for this data set if that is meant"
     )
+
+
+def about_fast_clips(path: str, count: int, examples: Sequence[str], native_fps: float) -> str:
+    """Say that clips of a data set keep their own frames although the model has fewer a second."""
+    clips, named = _counted(count, examples)
+    return (
+        f"{path}: {clips} more frames a second than the {native_fps:g} that the model was trained on, and fps: null takes "
+        f"their own, so that motion is learned too slow: {named}. Remove fps: null, unless that is meant"
+    )
+
+
+def _counted(count: int, examples: Sequence[str]) -> tuple[str, str]:
+    """Say how many clips there are, and which."""
+    more = f" and {count - len(examples)} more" if count > len(examples) else ""
+    return "1 clip has" if count == 1 else f"{count} clips have", f"{', '.join(examples)}{more}"
 
 
 def describe_length(

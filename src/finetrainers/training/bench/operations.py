@@ -47,7 +47,7 @@ def _bare(config: Config) -> Config:
         update={
             "attention": AttentionConfig(),
             "compile": CompileConfig(),
-            "optimizer": OptimizerConfig(),
+            "optimizer": OptimizerConfig(lr=1.0),
             "schedule": ScheduleConfig(),
             "train": config.train.model_copy(update=one),
         }

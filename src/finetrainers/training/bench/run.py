@@ -21,6 +21,7 @@ from finetrainers.memory.peak import peak_memory_gb
 from finetrainers.memory.precision import matmul_precision
 from finetrainers.models import Model, open_model
 from finetrainers.optim.optimizers import check_optimizer
+from finetrainers.training.auto import settle
 from finetrainers.training.bench.clock import Moments, phases_timed
 from finetrainers.training.bench.figures import BucketFigures, Memory, Product, Result, Seconds
 from finetrainers.training.bench.operations import measure_product, step_tflop
@@ -70,6 +71,7 @@ def bench(config: Config, measuring: Measuring) -> Result:
     refuse_epochs(config, "bench")
     check_optimizer(config.optimizer, config.schedule)
     check_start(config)
+    config = settle(config, is_new=True).config
     config = settle_memory(config, measuring.say)
     device = pick_device(config.train.device)
     model = open_model(config.model, config.memory)

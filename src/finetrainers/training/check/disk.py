@@ -47,9 +47,9 @@ def needs(config: Config, prepared: Prepared) -> Iterator[Need]:
     state = STATE_BYTES.get(config.optimizer.name, ADAM_BYTES)
     state += FLOAT32 * (1 + (config.train.ema_decay is not None))
     kept = num_checkpoints(config)
-    yield Need("output_dir", config.output_dir, kept * trained * state, f"{kept} checkpoints")
+    yield Need("output_dir", config.output_dir, kept * trained * state, f"{kept} checkpoint{'s' * (kept > 1)}")
     steps, exported = num_exported(config), exported_bytes(config, prepared.model, trained=trained, whole=whole)
-    yield Need("output_dir", config.output_dir, steps * exported, f"weights of {steps} steps")
+    yield Need("output_dir", config.output_dir, steps * exported, f"weights of {steps} step{'s' * (steps > 1)}")
 
 
 def check_disk(config: Config, prepared: Prepared, part: Part, *, free: int | None) -> None:

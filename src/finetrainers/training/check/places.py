@@ -101,6 +101,6 @@ def _check_resumed(config: Config) -> int | None:
     resumed = checkpoints.find(config.checkpoint.resume)
     if resumed is None:
         check_start(config)
-    else:
+    elif config.train.epochs is None:  # else once their steps are counted
         check_steps_left(config, resumed)
     return resumed

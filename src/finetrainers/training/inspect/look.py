@@ -8,10 +8,12 @@ import torch
 
 from finetrainers.config import Config, DataConfig
 from finetrainers.data.catalog.catalog import Catalog
+from finetrainers.data.catalog.cropped import describe_crops, most_cropped
 from finetrainers.distributed.layout import check_batch, settle_layout
 from finetrainers.errors import FinetrainersError
 from finetrainers.models import open_model
 from finetrainers.training.announce import about_data
+from finetrainers.training.auto import settle
 from finetrainers.training.checks import check_start
 from finetrainers.training.epochs import with_counted_steps
 from finetrainers.training.inspect.captions import about_captions
@@ -64,8 +66,9 @@ def inspect(config: Config, how: Inspecting) -> Inspected:
             micro_batch_size=config.train.micro_batch_size,
         )
         check_start(config)
-        config = config.model_copy(update={"train": with_counted_steps(_lenient(config)).train})
-        prepared = _plan(_lenient(config), how, warnings)
+        config = settle(config).config
+        config = config.model_copy(update={"train": with_counted_steps(lenient(config)).train})
+        prepared = _plan(lenient(config), how, warnings)
     except FinetrainersError as error:
         return Inspected(_refused(config, how, error), None)
     report = _report(config, prepared, how)
@@ -74,11 +77,12 @@ def inspect(config: Config, how: Inspecting) -> Inspected:
 
 
 def _plan(config: Config, how: Inspecting, warnings: list[str]) -> Prepared:
+    config = settle(config).config
     model = open_model(config.model, config.memory)
     return prepare(config, model, torch.device("cpu"), progress=how.say, warn=warnings.append)
 
 
-def _lenient(config: Config) -> Config:
+def lenient(config: Config) -> Config:
     """Leave bad samples out, so that all are found."""
 
     def skipping(sets: Sequence[DataConfig]) -> tuple[DataConfig, ...]:
@@ -118,6 +122,7 @@ def _report(config: Config, prepared: Prepared, how: Inspecting) -> Report:
         "data": about_sets(prepared, facts),
         "media": about_media(catalog, facts),
         "buckets": about_buckets(prepared, facts),
+        "cropped": describe_crops(catalog, most_cropped(catalog)),
         "problems": problems,
         "captions": about_captions(prepared),
         "duplicates": {"exact": exact_duplicates(prepared.plan.catalog), "near": near},

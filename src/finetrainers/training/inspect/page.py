@@ -5,7 +5,7 @@ from typing import Any
 
 from finetrainers.runs.report.pictures import data_uri
 from finetrainers.runs.report.shell import page
-from finetrainers.training.inspect.sheets import SHEET_SIDE, Shown, sheets
+from finetrainers.training.inspect.sheets import SHEET_SIDE, Shown, most_shown, sheets
 from finetrainers.training.inspect.text import as_text, count
 from finetrainers.training.prepared import Prepared
 
@@ -22,10 +22,15 @@ def as_page(report: dict[str, Any], prepared: Prepared | None) -> str:
         frames, height, width = bucket
         length = "" if frames == 1 else f", {count(frames, 'frame')}: first, middle and last"
         parts.append(f'<h2>Bucket {width} x {height}{length}</h2><div class="sheet">{"".join(map(_figure, shown))}</div>')
+    worst = [] if prepared is None else list(zip(report["cropped"], most_shown(prepared), strict=True))
+    if worst:
+        figures = (_figure(shown, f"loses {row['cropped']:.0%}") for row, shown in worst if shown is not None)
+        parts.append(f'<h2>What loses most to the crop</h2><div class="sheet">{"".join(figures)}</div>')
     return page("Data of a run", parts)
 
 
-def _figure(shown: Shown) -> str:
+def _figure(shown: Shown, said: str = "") -> str:
     pictures = "".join(f'<img alt="" src="{data_uri(picture, SHEET_SIDE)}">' for picture in shown.pictures)
     caption = escape(shown.caption) or "(no caption)"
-    return f"<figure><div>{pictures}</div><figcaption>{caption}<span>{escape(shown.ref)}</span></figcaption></figure>"
+    told = f"{said}: {escape(shown.ref)}" if said else escape(shown.ref)
+    return f"<figure><div>{pictures}</div><figcaption>{caption}<span>{told}</span></figcaption></figure>"

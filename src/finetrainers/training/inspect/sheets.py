@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from finetrainers.config import Bucket
+from finetrainers.data.catalog.cropped import most_cropped
 from finetrainers.data.media.files import decode
 from finetrainers.data.order.jobs import SampleJob
 from finetrainers.data.order.plan import Plan
@@ -34,6 +35,11 @@ def sheets(prepared: Prepared) -> Iterator[tuple[Bucket, list[Shown]]]:
     for bucket, samples in spread_samples(prepared, PER_BUCKET):
         shown = (show(prepared.plan, sample) for sample in samples)
         yield bucket, [one for one in shown if one is not None]
+
+
+def most_shown(prepared: Prepared) -> list[Shown | None]:
+    """Show the samples that lose most to the crop, as ``most_cropped`` has them."""
+    return [show(prepared.plan, sample) for sample in most_cropped(prepared.plan.catalog)]
 
 
 def spread_samples(prepared: Prepared, count: int) -> list[tuple[Bucket, list[int]]]:

@@ -59,6 +59,11 @@ def _buckets(report: Report) -> Iterator[str]:
         yield told
 
 
+def _cropped(report: Report) -> Iterator[str]:
+    if report["cropped"]:
+        yield from _wrapped("loses most: " + ", ".join(f"{row['path']} ({row['cropped']:.0%})" for row in report["cropped"]))
+
+
 def _problems(report: Report) -> Iterator[str]:
     for row in report["problems"]:
         yield from _wrapped(f"bad: {row['count']} like {row['paths'][0]}: {row['reason']}")
@@ -97,7 +102,7 @@ def _alike(report: Report) -> Iterator[str]:
         yield from _wrapped(f"look the same{where}: {' and '.join(pair['paths'])}")
 
 
-PARTS = (_run, _sets, _media, _buckets, _captions, _alike, _problems)
+PARTS = (_run, _sets, _media, _buckets, _cropped, _captions, _alike, _problems)
 
 
 def count(number: int, noun: str) -> str:

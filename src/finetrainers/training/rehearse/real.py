@@ -7,30 +7,30 @@ from pathlib import Path
 
 import torch
 
-from finetrainers.config import Config, MemoryConfig
+from finetrainers.config import Config
 from finetrainers.config.attention import AUTO, AttentionConfig
 from finetrainers.data.order.jobs import Failure, LatentsJob
-from finetrainers.distributed.launch import Launch
-from finetrainers.distributed.layout import Layout, check_batch, settle_layout
-from finetrainers.distributed.world import World
+from finetrainers.distributed.layout import Layout
 from finetrainers.encoding.decoding import clip_of
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.memory.attention import check_attention
-from finetrainers.models import Model, open_model
-from finetrainers.optim.optimizers import check_optimizer
+from finetrainers.models import Model
 from finetrainers.training.announce import about_data
-from finetrainers.training.check.accounts import check_accounts
 from finetrainers.training.check.disk import check_disk
 from finetrainers.training.check.findings import Findings
-from finetrainers.training.check.places import check_places
-from finetrainers.training.checks import check_masks, without_start
+from finetrainers.training.check.parts import (
+    check_around,
+    checked_model,
+    moved_to,
+    say_what_is_remote,
+    without_auto,
+    world_of,
+)
+from finetrainers.training.checks import check_masks
 from finetrainers.training.checks_context import check_context
-from finetrainers.training.checks_files import check_files
 from finetrainers.training.inspect.captions import about_captions
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
-from finetrainers.training.sharing import check_sharing
-from finetrainers.training.track import check_trackers
 
 DECODE_SECONDS = 15.0
 """For decoding media at their real size: what is not reached is only probed."""
@@ -38,39 +38,14 @@ NAMED = 5
 """Bad media that are named."""
 
 
-def layout_of(config: Config, processes: int | None, findings: Findings) -> Layout | None:
-    """Say how the run's processes share its work, as many as are asked for or as its sizes say; None where that is wrong."""
-    asked = config.parallel.replicate, config.parallel.shard, config.parallel.context
-    size = processes
-    if size is None:
-        size = 1
-        for number in asked:
-            size *= number or 1
-    with findings.part("processes and batch") as part:
-        part.notes.append(f"{size} process{'es' * (size > 1)}")
-        layout = settle_layout(config.parallel, size)
-        check_batch(layout, batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
-        check_sharing(config, layout)
-        return layout
-    return None
-
-
 def check_real(config: Config, layout: Layout, findings: Findings, *, cache: Path, free: int | None) -> Prepared | None:
     """Make all checks at the real size; return the planned run, or None if it cannot be planned."""
-    with findings.part("packages"):
-        check_optimizer(config.optimizer, config.schedule)
-        check_trackers(config.track)
-    check_accounts(config, findings)
-    resumed = check_places(config, findings)
-    config = without_auto(config if resumed is None else without_start(config))
-    model: Model | None = None
-    with findings.part("model"):
-        model = open_model(config.model, config.memory)
+    config, resumed = check_around(config, findings)
+    config = without_auto(config)
+    model = checked_model(config, findings, is_resumed=resumed is not None)
     if model is None:
         return None
-    with findings.part("files of the model"):
-        check_files(config, model)
-        _say_what_is_remote(model, findings)
+    say_what_is_remote(model, findings)
     prepared = _plan(config, model, layout, findings, cache=cache)
     if prepared is None:
         return None
@@ -81,15 +56,6 @@ def check_real(config: Config, layout: Layout, findings: Findings, *, cache: Pat
     with findings.part("disk") as part:
         check_disk(config, prepared, part, free=free)
     return prepared
-
-
-def without_auto(config: Config) -> Config:
-    """Leave out what the memory of a GPU decides."""
-    given = {key: getattr(config.memory, key) for key in config.memory.model_fields_set}
-    if "auto" not in (config.memory.preset, config.memory.resident_blocks):
-        return config
-    settled = {key: value for key, value in given.items() if value != "auto" and key != "budget"}
-    return config.model_copy(update={"memory": MemoryConfig(**settled)})
 
 
 def device_of(config: Config) -> torch.device:
@@ -104,9 +70,8 @@ def _plan(config: Config, model: Model, layout: Layout, findings: Findings, *, c
         config = _with_attention_of_here(config, model, findings)
     with findings.part("data and prompts") as part:
         check_context(config, model, context=layout.context, device=device)
-        world = World(device, Launch(size=layout.size, local_size=layout.size), layout)
-        places = {"output_dir": cache / "run", "cache": config.cache.model_copy(update={"path": cache})}
-        planned = config.model_copy(update=places)
+        world = world_of(layout, device)
+        planned = moved_to(config, cache)
         prepared = prepare(planned, model, device, progress=lambda *_: None, warn=findings.warn, world=world)
         part.notes.append(f"{prepared.plan.num_samples} samples, {len(prepared.requests)} prompts")
         for message in about_data(config, prepared):
@@ -135,12 +100,6 @@ def _with_attention_of_here(config: Config, model: Model, findings: Findings) ->
         return config
     kept = {"train": config.attention.train, "validate": config.attention.validation} | own
     return config.model_copy(update={"attention": AttentionConfig(**kept)})
-
-
-def _say_what_is_remote(model: Model, findings: Findings) -> None:
-    names = (*model.denoisers.trained, "vae", *model.text_components)
-    if any(not model.pretrained.place(name).is_local for name in names):
-        findings.leave_out("the weights of the model, which are on the Hub: they are not downloaded")
 
 
 def _decode(prepared: Prepared) -> str:

@@ -11,11 +11,13 @@ from finetrainers.distributed.launch import refuse_further_processes
 from finetrainers.distributed.layout import Layout
 from finetrainers.files.storage import storage_errors
 from finetrainers.models import Model, open_model
+from finetrainers.training.auto import settle
 from finetrainers.training.check.findings import Findings
+from finetrainers.training.check.parts import layout_of
 from finetrainers.training.epochs import refuse_epochs
 from finetrainers.training.paths import absolute, places
 from finetrainers.training.prepared import Prepared
-from finetrainers.training.rehearse.real import check_real, layout_of
+from finetrainers.training.rehearse.real import check_real
 from finetrainers.training.rehearse.stages import Twin, run_stages
 from finetrainers.training.rehearse.twin import FIRST_STEPS, twin_tree, write_prompts
 from finetrainers.training.rehearse.twin_model import write_twin
@@ -51,6 +53,13 @@ def rehearse(file: str | Path, overrides: Sequence[str] = (), how: Rehearsing = 
 
 
 def _rehearse(config: Config, how: Rehearsing, findings: Findings, directory: Path) -> None:
+    settled: Config | None = None
+    with findings.part("what is left to the model"):
+        settled = settle(config).config
+    if settled is None:
+        findings.leave_out("all other checks and the twin: mend the errors first")
+        return
+    config = settled
     how.say("checks at the real size")
     layout = layout_of(config, how.processes, findings)
     prepared = check_real(config, layout or Layout(), findings, cache=directory / "cache", free=how.free)

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetrainers.config import Config, parse_config
 from finetrainers.config.attention import AUTO
-from finetrainers.config.data import PixelBudget
+from finetrainers.config.data import Buckets
 from finetrainers.config.validation import ValidationConfig
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.distributed.layout import Layout
@@ -130,14 +130,9 @@ def _latent_frames(config: Config) -> int:
     return max(3, index + 1)
 
 
-def _small_buckets(buckets: Sequence[Size] | PixelBudget, grid: Grid, shortest: int) -> list[list[int]]:
+def _small_buckets(buckets: Buckets, grid: Grid, shortest: int) -> list[list[int]]:
     """Shrink each size, all of one shape to one; a budget is written out."""
-    return [list(size) for size in dict.fromkeys(small_size(own, grid, shortest) for own in resolve_buckets_of(buckets))]
-
-
-def resolve_buckets_of(buckets: Sequence[Size] | PixelBudget) -> Sequence[Size]:
-    """List the sizes that a data set names."""
-    return resolve_buckets(buckets if isinstance(buckets, PixelBudget) else tuple(buckets))
+    return [list(size) for size in dict.fromkeys(small_size(own, grid, shortest) for own in resolve_buckets(buckets))]
 
 
 def small_size(size: Size, grid: Grid, shortest: int = 3) -> Size:

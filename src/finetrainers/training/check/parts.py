@@ -1,0 +1,88 @@
+"""What ``check`` and ``rehearse`` look at before the data: processes, packages, accounts, folders, and the model's files."""
+
+from pathlib import Path
+
+import torch
+
+from finetrainers.config import Config, MemoryConfig
+from finetrainers.distributed.launch import Launch
+from finetrainers.distributed.layout import Layout, check_batch, settle_layout
+from finetrainers.distributed.world import World
+from finetrainers.models import Model, open_model
+from finetrainers.optim.optimizers import check_optimizer
+from finetrainers.training.check.accounts import check_accounts
+from finetrainers.training.check.findings import Findings
+from finetrainers.training.check.places import check_places
+from finetrainers.training.checks import without_start
+from finetrainers.training.checks_files import check_files
+from finetrainers.training.fit import as_recorded
+from finetrainers.training.sharing import check_sharing
+from finetrainers.training.track import check_trackers
+
+
+def layout_of(config: Config, processes: int | None, findings: Findings) -> Layout | None:
+    """Say how the run's processes share its work, as many as are asked for or as its sizes say; None where that is wrong."""
+    asked = config.parallel.replicate, config.parallel.shard, config.parallel.context
+    size = processes
+    if size is None:
+        size = 1
+        for number in asked:
+            size *= number or 1
+    with findings.part("processes and batch") as part:
+        part.notes.append(f"{size} process{'es' * (size > 1)}")
+        layout = settle_layout(config.parallel, size)
+        check_batch(layout, batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
+        check_sharing(config, layout)
+        return layout
+    return None
+
+
+def check_around(config: Config, findings: Findings) -> tuple[Config, int | None]:
+    """Check what is around a run; return it with the techniques that it was begun with, and the step to go on from."""
+    with findings.part("package of the optimizer"):
+        check_optimizer(config.optimizer, config.schedule)
+    with findings.part("packages of trackers"):
+        check_trackers(config.track)
+    check_accounts(config, findings)
+    with findings.part("techniques"):
+        config = as_recorded(config)
+    resumed = check_places(config, findings)
+    return (config if resumed is None else without_start(config)), resumed
+
+
+def without_auto(config: Config) -> Config:
+    """Leave out what the memory of a GPU decides."""
+    given = {key: getattr(config.memory, key) for key in config.memory.model_fields_set}
+    if "auto" not in (config.memory.preset, config.memory.resident_blocks):
+        return config
+    settled = {key: value for key, value in given.items() if value != "auto" and key != "budget"}
+    return config.model_copy(update={"memory": MemoryConfig(**settled)})
+
+
+def checked_model(config: Config, findings: Findings, *, is_resumed: bool) -> Model | None:
+    """Open the model, and look at its local files; None if it cannot be opened."""
+    model: Model | None = None
+    with findings.part("model"):
+        model = open_model(config.model, config.memory)
+    if model is not None:
+        with findings.part("files of the model"):
+            check_files(config, model, is_resumed=is_resumed)
+    return model
+
+
+def say_what_is_remote(model: Model, findings: Findings) -> None:
+    """Say that weights on the Hub are not looked at."""
+    names = (*model.denoisers.trained, "vae", *model.text_components)
+    if any(not model.pretrained.place(name).is_local for name in names):
+        findings.leave_out("the weights of the model, which are on the Hub: they are not downloaded")
+
+
+def world_of(layout: Layout, device: torch.device) -> World:
+    """Make the first of a run's processes, without the others."""
+    return World(device, Launch(size=layout.size, local_size=layout.size), layout)
+
+
+def moved_to(config: Config, folder: Path) -> Config:
+    """Let what planning writes lie in another folder than the user's."""
+    places = {"output_dir": folder / "run", "cache": config.cache.model_copy(update={"path": folder})}
+    return config.model_copy(update=places)
