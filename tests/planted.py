@@ -332,7 +332,7 @@ PLANTED: tuple[Planted, ...] = (
             lambda w: cut(adapter_file(_start_from(w))), r"tuning\.start_from: .* cannot be read", before="loading"),
     Planted("an adapter of one's own with a bug in its forward pass", "model", "first step",
             lambda w: _adapter(w, "def denoise(self, denoiser, x, sigma, prompt):\n        return self.velocity(x)"),
-            r"model\.adapter: .*mine\.py, line 6: .*velocity", twin=True),
+            r"model\.adapter: Mine fails .*velocity.*mine\.py.*, line 6, in denoise", twin=True),
     Planted("an objective of one's own that returns one number", "model", "first step", _objective,
             r"objective\.kind|losses", is_long=True, twin=True),
     # disk and permissions

@@ -95,6 +95,10 @@ def test_a_configuration_goes_through_the_form_unchanged(file: Path, folders: Fo
         ("tuning.start_from:lora", "/etc", "none of the folders"),
         ("model.adapter", "own.py:Adapter", "code"),
         ("objective.kind", "own.py:Loss", "code"),
+        ("optimizer.name", "own.py:Lion", "code"),
+        ("data.0.layout", "own.py:Layout", "code"),
+        ("callbacks", "[own.py:Callback]", "code"),
+        ("track.trackers", "[own.py:Tracker]", "code"),
         ("conditioning.0.signal:channel_concat", "own.py:Edges", "code"),
     ],
 )

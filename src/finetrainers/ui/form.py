@@ -145,6 +145,9 @@ def _set(tree: Tree, parts: list[str], value: Any) -> None:
             node = node[int(part)]
         elif isinstance(node, dict):
             node = node.setdefault(part, empty)
+    if isinstance(node, list) and parts[-1].isdecimal() and int(parts[-1]) < len(node):  # of a list of texts
+        node[int(parts[-1])] = value
+        return
     if not isinstance(node, dict):
         raise ConfigError(f"{'.'.join(parts[:-1])} is given as a whole already; give that, or its keys")
     node[parts[-1]] = value
