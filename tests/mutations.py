@@ -621,6 +621,7 @@ MUTATIONS = (
     Mutation("samples stay where their weights are gone", "training/export.py", "    remove_card(directory)\n", "", "training/test_cards.py::test_a_card_goes_with_its_weights_and_what_a_user_put_there_stays"),
     Mutation("the call on a card has other settings than its sample", "training/card_call.py", "request = _request(config) if sample is None else", "request = _request(config) if True else", "training/test_publish.py::test_a_card_shows_its_samples_and_draws_the_first"),
     Mutation("a card says nothing of the licence of its base", "training/card_data.py", "**licence(base, config.model.revision, asks_hub=asks_hub),", "", "training/test_publish.py::test_the_licence_of_the_base_is_that_of_its_card"),
+    Mutation("a picture that is wrong is not said to be", "quickstart/measure.py", "for name, holds in self.checks.items() if not holds]", "for name, holds in self.checks.items() if holds]", "quickstart/test_comparison.py::test_a_verdict_names_the_checks_that_fail_as_far_as_they_fit"),
 )  # fmt: skip
 
 
