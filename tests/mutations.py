@@ -660,7 +660,6 @@ MUTATIONS = (
     Mutation("a card changes nothing that init writes", "training/init/memory.py", "draft.put(section, new)", "pass", "training/test_init.py::test_a_card_decides_the_memory_settings"),
     Mutation("a wrong answer ends the questions of init", "cli/questions.py", "except ConfigError as error:", "except ZeroDivisionError as error:", "cli/test_init_command.py::test_questions_lead_to_a_configuration_and_wrong_answers_are_asked_again"),
     Mutation("init takes what nobody answered", "cli/questions.py", "if takes_suggested and self.suggested is not None:", "if self.suggested is not None:", "cli/test_init_command.py::test_without_a_terminal_a_missing_answer_is_an_error_that_names_its_option"),
-    Mutation("a bucket of two numbers is called incomplete", "config/about_buckets.py", "if wrong is None:", "if wrong is not None:", "config/test_load.py::test_a_wrong_key_is_one_line_with_key_value_and_way_out"),
     Mutation("a page loads a run that no recipe makes", "../docs/guide/use.md", "runs/ltx-crush --prompt \"...\" --step", "runs/crush --prompt \"...\" --step", "docs/test_pages.py::test_runs_on_the_first_pages_are_those_of_recipes"),
     Mutation("an error in a file of the user's is blamed on us", "config/user_code.py", "if not own or any(_is_ours(frame) for frame, _ in frames[own[-1] :]):", "if True:", "training/test_user_code.py::test_an_error_is_the_files_unless_it_is_in_what_trains"),
     Mutation("an error of ours is blamed on a file of the user's", "config/user_code.py", "any(_is_ours(frame) for frame, _ in frames[own[-1] :])", "False", "training/test_user_code.py::test_an_error_is_the_files_unless_it_is_in_what_trains"),
@@ -684,6 +683,7 @@ MUTATIONS = (
     Mutation("nobody who looks for the effective batch size finds it", "config/train.py", "Effective batch size: samples", "Samples", "docs/test_docs.py::test_a_search_in_the_configuration_pages_finds_the_word_of_the_field"),
     Mutation("a message is in nobody's words", "models/pretrained.py", "cannot download {name}: ", "{name} cannot be had: ", "docs/test_docs.py::test_pages_and_messages_have_the_words_of_the_field"),
     Mutation("two keys have one place in the reference", "../scripts/make_config_reference.py", "if kind and key.name in anchors else", "if kind is None else", "docs/test_docs.py::test_every_key_has_a_place_of_its_own_that_the_first_page_leads_to"),
+    Mutation("a picture that is wrong is not said to be", "quickstart/measure.py", "for name, holds in self.checks.items() if not holds]", "for name, holds in self.checks.items() if holds]", "quickstart/test_comparison.py::test_a_verdict_names_the_checks_that_fail_as_far_as_they_fit"),
 )  # fmt: skip
 
 
