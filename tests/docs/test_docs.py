@@ -378,12 +378,6 @@ def test_no_cell_of_a_table_is_a_paragraph(page: Path) -> None:
     assert page.name == TECHNIQUES or not [cell for cell, length in lengths.items() if length > LONGEST_CELL]
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
-def test_a_page_is_read_in_five_minutes(page: Path) -> None:
-    prose = re.sub(r"^\|.*$", "", without_code(page), flags=re.MULTILINE)
-    is_reference = str(page.relative_to(DOCS)).startswith(REFERENCE_PAGES)
-    assert is_reference or len(prose.split()) <= FIVE_MINUTES
-
 
 UNNATURAL = ("cannot be had", "mend or remove", "whole weights", "learned by heart", "the model hears")
 """Words that readers of the field stumbled over."""

@@ -100,11 +100,11 @@ def test_no_cell_of_a_table_is_a_paragraph() -> None:
 
 def test_no_address_but_the_one_constant_is_given_for_this_repository() -> None:
     """It is not published: an address that someone made up would be the first command that fails."""
+    older = "https://github.com/a-r-r-o-w/finetrainers/"  # another project, cited as a source
     for file in TEXTS:
-        text = file.read_text()
-        assert not re.search(r"git\+|github\.com/[\w-]+/finetrainers|pip install (-U )?finetrainers$", text, re.MULTILINE), (
-            file
-        )
+        text = file.read_text().replace(older, "")
+        made_up = r"git\+|github\.com/[\w-]+/finetrainers|pip install (-U )?finetrainers$"
+        assert not re.search(made_up, text, re.MULTILINE), file
         cloned = re.findall(r"git clone (\S+)", text)
         assert file.name == "fill_docs.py" or set(cloned) <= {FILL.REPOSITORY}, file
         addresses = set(re.findall(r"https?://[^\s)>\"']*finetrainers[^\s)>\"']*", text))
