@@ -3,9 +3,11 @@
 import inspect as signatures
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import diffusers
+import numpy as np
 import pytest
 from runs import Tree, config_of, curve, events_of, flux_tree, write_pictures
 
@@ -15,6 +17,7 @@ from finetrainers.data.catalog.buckets import resolve_buckets, usual_bucket
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, open_model
 from finetrainers.testing.real_sizes import write_published
+from finetrainers.training.announce import about_own_rate
 from finetrainers.training.auto import settle, settle_for
 from finetrainers.training.bench.run import Measuring, bench
 from finetrainers.training.inspect.look import Inspecting, inspect
@@ -204,3 +207,24 @@ def test_buckets_that_nobody_asked_for_may_be_empty(tree: Tree) -> None:
     assert are_native(model, settle(config_of(tree)).config.data[0].buckets)
     assert not are_native(model, ((1, 64, 64),))
     assert not are_native(model, PixelBudget(pixels=64**2, step=32))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "rate", "fps", "frames", "count"),
+    [
+        ("own.py:Own", None, "auto", 9, 1),
+        (None, None, "auto", 9, 0),
+        ("own.py:Own", 16.0, "auto", 9, 0),
+        ("own.py:Own", None, None, 9, 0),
+        ("own.py:Own", None, "auto", 1, 0),
+    ],
+)
+def test_an_adapter_of_ones_own_without_a_rate_is_told_of_for_clips_that_are_left_to_it(
+    tree: Tree, adapter: str | None, rate: float | None, fps: str | None, frames: int, count: int
+) -> None:
+    config = config_of({**tree, "model": {**tree["model"], "adapter": adapter}, "data": [{"path": "d", "fps": fps}]})
+    data = SimpleNamespace(config=config.data[0], bucket=np.array([0]))
+    catalog = SimpleNamespace(sets=[data], buckets=((frames, 64, 64),))
+    model = SimpleNamespace(adapter=SimpleNamespace(training=SimpleNamespace(native_fps=rate)))
+    said = about_own_rate(config, cast("Any", SimpleNamespace(model=model, plan=SimpleNamespace(catalog=catalog))))
+    assert [message.startswith("data.N.fps: auto takes each clip's own frames") for message in said] == [True] * count

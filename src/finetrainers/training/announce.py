@@ -132,7 +132,7 @@ def about_data(config: Config, prepared: Prepared) -> list[str]:
         for data in catalog.sets
         if data.unlisted
     ]
-    messages += _about_own_rate(config, prepared)
+    messages += about_own_rate(config, prepared)
     return messages + [
         f"{catalog.about_shape(int(prepared.order.samples_of(bucket)[0]))} has too few samples to fill a "
         f"batch of {config.train.batch_size} within {config.train.steps} steps: none of them will be trained on. "
@@ -141,7 +141,7 @@ def about_data(config: Config, prepared: Prepared) -> list[str]:
     ]
 
 
-def _about_own_rate(config: Config, prepared: Prepared) -> list[str]:
+def about_own_rate(config: Config, prepared: Prepared) -> list[str]:
     """Say that an adapter of the user's own states no frame rate, where clips are left to it."""
     training, catalog = prepared.model.adapter.training, prepared.plan.catalog
     has_clips = any(

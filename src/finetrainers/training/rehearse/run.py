@@ -11,7 +11,7 @@ from finetrainers.distributed.launch import refuse_further_processes
 from finetrainers.distributed.layout import Layout
 from finetrainers.files.storage import storage_errors
 from finetrainers.models import Model, open_model
-from finetrainers.training.auto import settle
+from finetrainers.training.auto import Settled, settle
 from finetrainers.training.check.findings import Findings
 from finetrainers.training.check.parts import layout_of
 from finetrainers.training.epochs import refuse_epochs
@@ -53,13 +53,14 @@ def rehearse(file: str | Path, overrides: Sequence[str] = (), how: Rehearsing = 
 
 
 def _rehearse(config: Config, how: Rehearsing, findings: Findings, directory: Path) -> None:
-    settled: Config | None = None
-    with findings.part("what is left to the model"):
-        settled = settle(config).config
+    settled: Settled | None = None
+    with findings.part("what is left to the model") as part:
+        settled = settle(config)
+        part.notes += [*settled.lines(), *settled.notes]
     if settled is None:
         findings.leave_out("all other checks and the twin: mend the errors first")
         return
-    config = settled
+    config = settled.config
     how.say("checks at the real size")
     layout = layout_of(config, how.processes, findings)
     prepared = check_real(config, layout or Layout(), findings, cache=directory / "cache", free=how.free)
