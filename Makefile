@@ -89,7 +89,7 @@ check: $(TEST_STAMP)
 	$(BIN)/python scripts/words.py --check
 	$(BIN)/python scripts/make_choosing.py --check
 	$(MAKE) --no-print-directory test
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs: $(TEST_STAMP)
 	$(BIN)/python scripts/make_config_reference.py

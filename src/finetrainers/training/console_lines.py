@@ -95,7 +95,8 @@ def _trained(trained: Tuned) -> str:
 
 
 def _steps(outline: RunOutline) -> str:
-    times = f"{plural(outline.steps, 'step')} of {plural(outline.batch_size, 'sample')}: {plural(outline.epochs, 'epoch')}"
+    epochs = outline.steps * outline.batch_size / max(1, outline.num_samples)
+    times = f"{plural(outline.steps, 'step')} of {plural(outline.batch_size, 'sample')}: {epochs:.3g} epochs"
     start = outline.resumed_from
     if start is None:
         return times

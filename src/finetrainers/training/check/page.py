@@ -111,8 +111,8 @@ def _trained(run: RunOutline) -> str:
 
 
 def _steps(run: RunOutline) -> str:
-    times = run.steps * run.batch_size / max(1, run.num_samples)
-    return f"{_count(run.steps, 'step')} of {_count(run.batch_size, 'sample')}: each sample {times:.3g} times"
+    epochs = run.steps * run.batch_size / max(1, run.num_samples)
+    return f"{_count(run.steps, 'step')} of {_count(run.batch_size, 'sample')}: {epochs:.3g} epochs"
 
 
 def _validations(run: RunOutline) -> str:
