@@ -119,7 +119,8 @@ class Watched:
     def __init__(self, root: Path, *, per_epoch: int = 2, log_every: int = 1) -> None:
         data = [{"path": "d", "buckets": [[1, 64, 64]]}]
         validation = {"every": 10, "held_out": 0.1, "items": 4}
-        self.config = config_of({"output_dir": str(root), "model": {"path": "m"}, "data": data, "validation": validation})
+        tree = {"model": {"path": "m"}, "data": data, "optimizer": {"lr": 5e-5}, "validation": validation}
+        self.config = config_of({"output_dir": str(root), **tree})
         self.kept = Kept()
         self.lines: list[dict[str, Any]] = [{"event": "run", "resumed_from": None}]
         self.per_epoch, self.log_every = per_epoch, log_every

@@ -16,7 +16,7 @@ from runs import config_of, events_of, write_pictures
 
 from finetrainers.cli import main
 from finetrainers.errors import FinetrainersError
-from finetrainers.training.check.page import WIDTH, as_report, as_text
+from finetrainers.training.check.page import LABEL, WIDTH, as_report, as_text
 from finetrainers.training.check.run import Checked, Checking, check
 from finetrainers.training.run import train
 
@@ -37,8 +37,9 @@ def contents(root: Path) -> dict[str, Any]:
 
 
 def widest(text: str) -> int:
-    """Of the lines that could be broken: a path stays whole."""
-    return max(len(line) for line in text.splitlines() if " " in line.strip())
+    """Of the lines that could be broken: a path that is longer than its column stays whole."""
+    lines = [line for line in text.splitlines() if all(len(word) <= WIDTH - LABEL for word in line.split())]
+    return max(map(len, lines))
 
 
 def widen(work: Work, count: int, width: int) -> None:
