@@ -23,6 +23,7 @@ from finetrainers.config import Config, parse_config
 from finetrainers.files.whole import MANIFEST, whole_directory
 from finetrainers.models import open_model
 from finetrainers.runs.outputs import Sample
+from finetrainers.training.auto import settle_for
 from finetrainers.training.card import Card, write_card
 from finetrainers.training.report import read_events, write_report
 from finetrainers.tuning import build_tuning
@@ -47,8 +48,8 @@ def card_of(
         "train": {"batch_size": 8},
         **facts.pop("tree", {}),
     }
-    config = parse_config(tree)
     model = open_model(parse_config({**tree, "model": {"path": str(pipeline_of)}}).model)
+    config = settle_for(parse_config(tree), model).config
     exported = {
         name: ExportFacts(name, model.pipeline_class, model.dtype, drawing_class=model.pipeline_class)
         for name in model.denoisers.trained
@@ -405,6 +406,7 @@ def test_the_token_is_looked_for_before_anything_is_read(monkeypatch, tmp_path: 
     tree = {
         "output_dir": str(tmp_path / "run"), "model": {"path": str(tmp_path / "none")}, "train": {"device": "cpu"},
         "data": [{"path": str(tmp_path / "none"), "buckets": [[1, 64, 64]]}], "push_to_hub": True,
+        "optimizer": {"lr": 1e-4}, "tuning": {"kind": "lora", "rank": 4, "alpha": 4},  # else the model is asked for them
     }  # fmt: skip
     with pytest.raises(ConfigError, match="^push_to_hub: no token$"):
         training.train(parse_config(tree))
