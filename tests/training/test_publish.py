@@ -91,7 +91,7 @@ def test_the_text_says_what_was_done_and_how_well(tiny_flux: Path, tmp_path: Pat
         "# crush\n",
         "LoRA of [user/base](https://huggingface.co/user/base) for text-to-image",
         "**Trigger word:** `ohwx`, at the beginning of the prompt.\n",
-        "| Method | LoRA, rank 64, alpha 64 |\n",
+        "| Method | LoRA, rank 32, alpha 32 |\n",
         "| Steps | 40 |\n| Batch size | 8 |\n",
         "| Size | 64x64 |\n| Data | 12 samples |\n",
         "| Held-out loss | 0.50000 at step 40, 0.75000 at step 0 |\n",
