@@ -402,6 +402,7 @@ def kinds_of(section: str) -> list[str]:
     return [schema["$defs"][place.rpartition("/")[2]]["properties"]["kind"]["const"] for place in found]
 
 
+@pytest.mark.long
 def test_optional_packages_say_nothing_of_themselves(tmp_path: Path) -> None:
     """torchao and bitsandbytes, of kernels that this machine has no use for, where diffusers imports them."""
     result = run_python("-m", "finetrainers", "models", "tiny", "flux", str(tmp_path / "flux"))

@@ -100,6 +100,7 @@ def outcomes(
 
 
 @pytest.mark.parametrize("snippet", RUN, ids=str)
+@pytest.mark.long
 def test_a_snippet_runs(snippet: Snippet, outcomes: dict[str, str]) -> None:
     assert not outcomes[str(snippet)]
 
