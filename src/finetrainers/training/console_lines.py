@@ -29,7 +29,6 @@ def run_lines(outline: RunOutline) -> list[Row]:
         return []
     sets, mix = ([own.tree() for own in found] for found in (outline.sets, outline.mix))
     rows = [
-        *(("auto", line) for line in outline.auto or ()),
         *(("memory", line) for line in outline.memory or ()),
         *(("auto", line) for line in outline.auto or ()),
         ("model", _model(outline)),
