@@ -684,6 +684,14 @@ MUTATIONS = (
     Mutation("a message is in nobody's words", "models/pretrained.py", "cannot download {name}: ", "{name} cannot be had: ", "docs/test_docs.py::test_pages_and_messages_have_the_words_of_the_field"),
     Mutation("two keys have one place in the reference", "../scripts/make_config_reference.py", "if kind and key.name in anchors else", "if kind is None else", "docs/test_docs.py::test_every_key_has_a_place_of_its_own_that_the_first_page_leads_to"),
     Mutation("a picture that is wrong is not said to be", "quickstart/measure.py", "for name, holds in self.checks.items() if not holds]", "for name, holds in self.checks.items() if holds]", "quickstart/test_comparison.py::test_a_verdict_names_the_checks_that_fail_as_far_as_they_fit"),
+    Mutation("what a tracker raises at its end hides what ended the run", "training/track.py", "                if ended_by is None:\n                    self.close(error)\n                    raise\n", "                raise\n", "training/test_user_code.py::test_a_tracker_that_fails_at_its_end_hides_nothing"),
+    Mutation("of a tracker that cannot begin events.jsonl says nothing", "training/session.py", "            if world.is_first:\n                begin_trackers(tracker, config)\n            session", "            session", "training/test_user_code.py::test_of_trackers_one_that_cannot_begin_is_told_of_and_those_before_it_end"),
+    Mutation("a check makes trackers", "training/trackers.py", ".check(Tracker) for", ".make(Tracker).__class__ for", "training/test_user_code.py::test_a_check_makes_nothing_and_runs_a_file_once"),
+    Mutation("a file of the user's is run at each look", "config/user_code.py", "        if loader.name in sys.modules:", "        if False:", "training/test_user_code.py::test_a_check_makes_nothing_and_runs_a_file_once"),
+    Mutation("what is recorded is not what ran", "config/user_code.py", "    if not _kept:\n", "    if True:\n", "training/test_user_code.py::test_what_is_recorded_is_what_ran_though_it_is_edited_meanwhile"),
+    Mutation("a tracker in front of another is a change of it", "training/user_code.py", "return key if section is None else", "return key if True else", "training/test_user_code.py::test_trackers_and_callbacks_are_compared_wherever_they_are_in_their_list"),
+    Mutation("the file of a model may not move", "training/same_run.py", "|model\\.adapter|", "|", "training/test_user_code.py::test_all_places_become_absolute_and_files_may_move"),
+    Mutation("the file of an expert is exported with two suffixes", "export/export.py", "source.stem.removesuffix(suffix)", "source.stem", "export/test_export_command.py::test_fused_experts_keep_the_files_and_types_of_the_base"),
 )  # fmt: skip
 
 

@@ -49,6 +49,15 @@ class DataLayout(ABC):
         """
 
 
+def check_layout(config: DataConfig) -> None:
+    """Load the class of a layout of the user's; nothing is made of it.
+
+    Raises:
+        ConfigError: If it cannot be loaded, or takes arguments.
+    """
+    read_user_code(SETTING, config.layout).check(DataLayout)  # type: ignore[type-abstract]
+
+
 class OwnLayout(Layout):
     """What a ``DataLayout`` of the user's yields, checked as the items of all layouts are."""
 
