@@ -68,6 +68,7 @@ class Saver:
         config = self._session.config
         if self._session.world.is_first and config.validation.is_due(trainer.step, last=config.train.steps):
             self._cards.write(trainer.step, export_facts(trainer, config, self._model))
+            self._cards.tell(self._session.warn)
 
     def save_if_over(self, trainer: Trainer, _: Metrics) -> None:
         """Save the state of a run that something has ended before its last step."""
@@ -153,6 +154,7 @@ class Saver:
             if asked and self._session.world.is_first:
                 (config.output_dir / SAVE_FILE).unlink(missing_ok=True)
             self._session.is_answering = False
+            self._cards.tell(self._session.warn)
 
         self._background.start(write)
         if not in_background:

@@ -91,7 +91,7 @@ class OwnLayout(Layout):
         while block := list(islice(found, BLOCK_ROWS)):
             blocks.append(rows.batch(block))
         if not blocks:
-            raise ConfigError(f"{SETTING}: {self._code.file}: {self._code.name}.items yields no item of {path}; mend it")
+            raise ConfigError(f"{SETTING}: {self._code.file}: {self._code.name}.items yields no item of {path}; correct it")
         (items,) = pa.Table.from_batches(blocks).combine_chunks().to_batches()
         listing = list_named(source, "item", items, prefix=config.caption_prefix)
         for name in wanted.columns:
@@ -118,11 +118,11 @@ class Rows:
         """
         known = [self._checked(item) for item in items]
         columns = {
-            "media": pa.array([str(item.media) for item in known], pa.large_string()),
+            "media": pa.array([ref_of(item.media) for item in known], pa.large_string()),
             "captions": pa.array([_texts(item.captions) for item in known], TEXTS),
         }
         for name in self.streams:
-            found = [[str(file) for file in _files(item.files.get(name, ()))] for item in known]
+            found = [[ref_of(file) for file in _files(item.files.get(name, ()))] for item in known]
             if name in self.many:
                 columns[name] = pa.array(found, TEXTS)
             else:
@@ -133,14 +133,29 @@ class Rows:
         what = f"{SETTING}: {self.code.file}: {self.code.name}.items yields"
         if not isinstance(item, Item):
             raise ConfigError(f"{what} {item!r}, which is no finetrainers.Item; yield Item(media, captions)")
-        media: object = item.media
-        if not isinstance(media, str | Path) or not all(isinstance(text, str) for text in _texts(item.captions)):
-            raise ConfigError(f"{what} {item!r}, whose media is no path or whose captions are no text; mend it")
+        if not isinstance(item.media, str | Path) or not _are_texts(item.captions):
+            raise ConfigError(f"{what} {item!r}, whose media is no path or whose captions are no text; correct it")
+        if not isinstance(item.files, Mapping):
+            raise ConfigError(f'{what} {item!r}, whose files are no mapping; give a dict, such as {{"control": "depth/0.png"}}')
         for name in self.streams:
-            files = _files(item.files.get(name, ()))
-            if not all(isinstance(file, str | Path) for file in files) or (len(files) > 1 and name not in self.many):
-                raise ConfigError(f"{what} {item!r}, whose files[{name!r}] are no path of one file; mend it")
+            if not _are_paths(item.files.get(name, ()), are_many=name in self.many):
+                raise ConfigError(f"{what} {item!r}, whose files[{name!r}] are no path of one file; correct it")
         return item
+
+
+def _are_texts(captions: object) -> bool:
+    """Whether captions are text that can be encoded, one or several."""
+    texts = [captions] if isinstance(captions, str) else captions
+    return isinstance(texts, Sequence) and all(isinstance(text, str) and is_text(text) for text in texts)
+
+
+def _are_paths(files: object, *, are_many: bool) -> bool:
+    """Whether files of a stream are paths, of which there may be several."""
+    if isinstance(files, str | Path):
+        return True
+    if not isinstance(files, Sequence) or isinstance(files, bytes) or (len(files) > 1 and not are_many):
+        return False
+    return all(isinstance(file, str | Path) for file in files)
 
 
 def _texts(captions: str | Sequence[str]) -> list[str]:
