@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import UnionType
 
 import pyarrow as pa
 
@@ -118,11 +119,11 @@ class Rows:
         """
         known = [self._checked(item) for item in items]
         columns = {
-            "media": pa.array([ref_of(item.media) for item in known], pa.large_string()),
+            "media": pa.array([str(item.media) for item in known], pa.large_string()),
             "captions": pa.array([_texts(item.captions) for item in known], TEXTS),
         }
         for name in self.streams:
-            found = [[ref_of(file) for file in _files(item.files.get(name, ()))] for item in known]
+            found = [[str(file) for file in _files(item.files.get(name, ()))] for item in known]
             if name in self.many:
                 columns[name] = pa.array(found, TEXTS)
             else:
@@ -133,29 +134,35 @@ class Rows:
         what = f"{SETTING}: {self.code.file}: {self.code.name}.items yields"
         if not isinstance(item, Item):
             raise ConfigError(f"{what} {item!r}, which is no finetrainers.Item; yield Item(media, captions)")
-        if not isinstance(item.media, str | Path) or not _are_texts(item.captions):
+        media: object = item.media
+        if not isinstance(media, str | Path) or not _are_all(item.captions, str):
             raise ConfigError(f"{what} {item!r}, whose media is no path or whose captions are no text; correct it")
         if not isinstance(item.files, Mapping):
-            raise ConfigError(f'{what} {item!r}, whose files are no mapping; give a dict, such as {{"control": "depth/0.png"}}')
+            raise ConfigError(
+                f'{what} {item!r}, whose files are no mapping; give a dict, such as {{"control": "depth/0.png"}}'
+            )
+        texts = [str(media), *_texts(item.captions)]
         for name in self.streams:
-            if not _are_paths(item.files.get(name, ()), are_many=name in self.many):
+            given = item.files.get(name, ())
+            if not _are_all(given, str | Path) or (len(_files(given)) > 1 and name not in self.many):
                 raise ConfigError(f"{what} {item!r}, whose files[{name!r}] are no path of one file; correct it")
+            texts += map(str, _files(given))
+        if not all(map(_is_encodable, texts)):
+            raise ConfigError(f"{what} {item!r}, which holds bytes that are no text; rename the file, or leave it out")
         return item
 
 
-def _are_texts(captions: object) -> bool:
-    """Whether captions are text that can be encoded, one or several."""
-    texts = [captions] if isinstance(captions, str) else captions
-    return isinstance(texts, Sequence) and all(isinstance(text, str) and is_text(text) for text in texts)
+def _are_all(value: object, kind: type | UnionType) -> bool:
+    """Whether a value is of a kind, or several of it."""
+    return isinstance(value, kind) or (isinstance(value, Sequence) and all(isinstance(one, kind) for one in value))
 
 
-def _are_paths(files: object, *, are_many: bool) -> bool:
-    """Whether files of a stream are paths, of which there may be several."""
-    if isinstance(files, str | Path):
-        return True
-    if not isinstance(files, Sequence) or isinstance(files, bytes) or (len(files) > 1 and not are_many):
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a name whose bytes are no text, or half of a pair of surrogates
         return False
-    return all(isinstance(file, str | Path) for file in files)
+    return True
 
 
 def _texts(captions: str | Sequence[str]) -> list[str]:
