@@ -678,7 +678,7 @@ MUTATIONS = (
     Mutation("Ctrl-C in an import is a traceback", "cli/imports.py", "        with _left_at_once(), _starting():", "        with _starting():", "cli/test_cli.py::test_ctrl_c_in_the_middle_of_an_import_ends_with_one_line[torch]"),
     Mutation("Ctrl-C that a library turned into an error is a traceback", "cli/entry.py", "        if not Program.is_interrupted:", "        if True:", "cli/test_cli.py::test_ctrl_c_that_a_library_makes_an_error_of_is_one_line"),
     Mutation("libraries warn although they were asked not to", "compat/packages.py", "            if logger.level == logging.CRITICAL:", "            if True:", "cli/test_cli.py::test_what_a_library_sets_while_it_is_imported_stays"),
-    Mutation("the command that trains on has two lengths", "cli/following.py", "if not is_value and key not in LENGTH:", "if not is_value:", "cli/test_cli.py::test_a_run_that_is_done_is_followed_by_commands_that_can_be_given"),
+    Mutation("the command that trains on has two lengths", "cli/following.py", "if not is_value and key not in (*LENGTH, RESUME):", "if not is_value:", "cli/test_cli.py::test_a_run_that_is_done_is_followed_by_commands_that_can_be_given"),
     Mutation("control is not drawn where a pipeline gives latents without their name", "conditioning/channel_concat.py", "hidden, *others = args or (told", "hidden, *others = (told", "conditioning/test_control.py::test_a_pipeline_may_hand_latents_over_without_their_name"),
     Mutation("nobody who looks for the effective batch size finds it", "config/train.py", "Effective batch size: samples", "Samples", "docs/test_docs.py::test_a_search_in_the_configuration_pages_finds_the_word_of_the_field"),
     Mutation("a message is in nobody's words", "models/pretrained.py", "cannot download {name}: ", "{name} cannot be had: ", "docs/test_docs.py::test_pages_and_messages_have_the_words_of_the_field"),
@@ -692,6 +692,16 @@ MUTATIONS = (
     Mutation("a tracker in front of another is a change of it", "training/user_code.py", "return key if section is None else", "return key if True else", "training/test_user_code.py::test_trackers_and_callbacks_are_compared_wherever_they_are_in_their_list"),
     Mutation("the file of a model may not move", "training/same_run.py", "|model\\.adapter|", "|", "training/test_user_code.py::test_all_places_become_absolute_and_files_may_move"),
     Mutation("the file of an expert is exported with two suffixes", "export/export.py", "source.stem.removesuffix(suffix)", "source.stem", "export/test_export_command.py::test_fused_experts_keep_the_files_and_types_of_the_base"),
+    Mutation("a base whose card cannot be read ends a run", "training/card_data.py", "HfHubHTTPError, ValueError, YAMLError)", "HfHubHTTPError, ValueError)", "training/test_publish.py::test_the_card_of_a_base_that_cannot_be_read_has_no_licence"),
+    Mutation("an odd validation.json ends a run", "training/cards.py", "            except Exception as error:", "            except MemoryError as error:", "training/test_publish.py::test_weights_do_not_depend_on_their_card"),
+    Mutation("a card that a user has edited is lost", "training/card.py", "    return text == _marked(text[: text.rfind(\"<!-- \")])", "    return True", "training/test_publish.py::test_what_a_user_has_made_of_a_card_stays"),
+    Mutation("samples beside a card are those of an earlier validation", "training/card.py", "(place.samefile(file) or filecmp.cmp(place, file, shallow=False))", "place.stat().st_size == file.stat().st_size", "training/test_publish.py::test_what_a_user_has_made_of_a_card_stays"),
+    Mutation("what a kill left beside weights is pushed", "training/hub.py", "[MANIFEST, \"*.tmp\"]", "[MANIFEST]", "training/test_publish.py::test_weights_card_and_samples_arrive_to_the_byte"),
+    Mutation("a quote in a folder's name breaks the lines of the card", "tuning/lora.py", "pipeline.load_lora_weights({to_json(weights)}", "pipeline.load_lora_weights(\"{weights}\"", "training/test_publish.py::test_lines_of_a_card_are_python_whatever_folders_are_called"),
+    Mutation("a run that is made again is told to trackers", "training/reproduce.py", ", \"trackers\": ()}", "}", "report/test_run_comparison.py::test_a_run_that_went_back_to_a_step_is_made_again_from_the_first"),
+    Mutation("captions of an item that are none end a run with a traceback", "data/sources/own.py", "not _are_all(item.captions, str)", "not all(isinstance(text, str) for text in _texts(item.captions))", "training/test_user_code.py::test_items_of_a_layout_are_checked"),
+    Mutation("the command that continues takes a run back", "cli/following.py", "[] if config.checkpoint.resume == \"latest\" else", "[] if True else", "cli/test_cli.py::test_a_run_that_is_done_is_followed_by_commands_that_can_be_given"),
+    Mutation("the command that draws lacks the pictures of its prompt", "cli/following.py", "for name in (\"image\", \"last_image\", \"control\") if", "for name in () if", "cli/test_cli.py::test_the_command_that_draws_has_the_pictures_of_its_prompt"),
 )  # fmt: skip
 
 

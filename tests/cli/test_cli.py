@@ -452,7 +452,7 @@ def test_a_run_that_is_done_is_followed_by_commands_that_can_be_given(
     assert out == f"{tmp_path / 'weights'}\n"
     assert err.splitlines() == [
         f"draw     finetrainers sample {tmp_path} --prompt 'a red one'",
-        f"go on    finetrainers train {longer}",
+        f"continue finetrainers train {longer}",
     ]
 
 

@@ -164,7 +164,9 @@ def test_a_run_says_what_it_will_be(shown: Shown) -> None:
 
 def test_a_run_that_goes_on_says_from_where_and_a_finished_one_nothing(shown: Shown) -> None:
     rows = shown(120, [run_event(resumed_from=21), LoadedEvent(trained_parameters=1, peak_memory_gb=1.0)]).rows
-    assert [row for row in rows if row.startswith("steps") and row.rstrip().endswith("goes on from checkpoints/step-000021")]
+    assert [
+        row for row in rows if row.startswith("steps") and row.rstrip().endswith("continues from checkpoints/step-000021")
+    ]
     assert [row for row in rows if row.startswith("step 21/40  52%")]
     assert not "".join(shown(120, [run_event(resumed_from=40)]).rows)
 

@@ -171,7 +171,7 @@ def test_a_layout_may_name_several_captions_and_files(tmp_path: Path) -> None:
     "old, new, message",
     [
         ("", "", None),
-        ('/ state["count"]', "/ self.count", "would not go on after a stop as it would have without: keep all"),
+        ('/ state["count"]', "/ self.count", "would not continue after a stop as it would have without: keep all"),
         (
             'state["count"] = state.get("count", 0) + 1',
             'state["count"] = 1; state["f"] = len',

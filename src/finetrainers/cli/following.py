@@ -32,7 +32,7 @@ def tell_after_training(config: "Config", words: Sequence[str] | None, result: "
     run = near(result.output_dir.absolute())
     rows.append(("draw", shlex.join(["finetrainers", "sample", run, *_request(config, result)])))
     if result.report["stopped_by"] == "steps" and words is not None:
-        rows.append(("go on", _longer(config, words)))
+        rows.append(("continue", _longer(config, words)))
     _tell(rows)
 
 

@@ -98,7 +98,7 @@ def _steps(outline: RunOutline) -> str:
     start = outline.resumed_from
     if start is None:
         return times
-    return f"{times}; goes on from checkpoints/{step_directory(Path(), start).name}"
+    return f"{times}; continues from checkpoints/{step_directory(Path(), start).name}"
 
 
 def _at_times(outline: RunOutline) -> str:

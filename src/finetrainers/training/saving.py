@@ -117,7 +117,7 @@ class Saver:
             trainer.update.drop_gradients()
             free_memory()  # of which there may be none left
             self._save(trainer, with_weights=False, in_background=False)
-            messages.append(f"the checkpoint of step {step} is saved: the same command goes on from there")
+            messages.append(f"the checkpoint of step {step} is saved: the same command continues from there")
             self._export(trainer)
         except Exception as failure:
             if is_stop and not messages:

@@ -18,7 +18,7 @@ class Tracker:
     """
 
     def begin(self, config: Config) -> None:
-        """A run begins, or goes on, by this configuration, whose paths are absolute."""
+        """A run begins, or continues, by this configuration, whose paths are absolute; so does ``finetrainers encode``."""
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """There are numbers of a step or of a validation: "train/loss", "validation/held_out_loss" and so on."""

@@ -64,7 +64,7 @@ def changed_code(config: Config, before: Mapping[str, str]) -> dict[str, str]:
 def about_changed(config: Config, before: Mapping[str, str]) -> list[str]:
     """Say which files of the user's are others now, of those with which a run may go on."""
     return [
-        f"{key}: {file} has changed since the run was last started: it goes on with the new one"
+        f"{key}: {file} has changed since the run was last started: it continues with the new one"
         for key, file in changed_code(config, before).items()
         if key not in DECIDING and not SIGNAL.fullmatch(key)
     ]
