@@ -9,7 +9,7 @@ class CsvTracker(Tracker):
     """Appends a row for each number, and one for each sample."""
 
     def begin(self, config):
-        """The run begins, or goes on."""
+        """The run begins, or continues."""
         self._file = (config.output_dir / "numbers.csv").open("a", newline="", encoding="utf-8")
         self._rows = csv.writer(self._file)
 

@@ -5,12 +5,14 @@ import logging
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -19,7 +21,7 @@ import yaml
 
 import finetrainers
 from finetrainers.cli.entry import main
-from finetrainers.cli.following import tell_after_training
+from finetrainers.cli.following import _request, tell_after_training
 from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR
 from finetrainers.compat.packages import import_quietly
 from finetrainers.config import Config
@@ -431,6 +433,8 @@ def test_what_a_library_sets_while_it_is_imported_stays(tmp_path: Path, monkeypa
         (["c.yaml"], "c.yaml train.steps=80"),
         (["c.yaml", "train.steps=40", "seed=1"], "c.yaml seed=1 train.steps=80"),
         (["c.yaml", "--train.steps", "40", "--seed", "1"], "c.yaml --seed 1 train.steps=80"),
+        (["c.yaml", "checkpoint.resume=20"], "c.yaml train.steps=80 checkpoint.resume=latest"),
+        (["c.yaml", "--checkpoint.resume", "20", "--seed=1"], "c.yaml --seed=1 train.steps=80 checkpoint.resume=latest"),
     ],
 )
 def test_a_run_that_is_done_is_followed_by_commands_that_can_be_given(
@@ -438,6 +442,8 @@ def test_a_run_that_is_done_is_followed_by_commands_that_can_be_given(
 ) -> None:
     """To draw what its validation drew, and to train twice as long with the same settings."""
     config = Config.model_validate({**yaml.safe_load(CONFIG), "output_dir": str(tmp_path), "train": {"steps": 40}})
+    if "resume" in longer:
+        config = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"resume": 20})})
     folder = tmp_path / "validation" / "step-000040"
     folder.mkdir(parents=True)
     (folder / "validation.json").write_text('{"prompts": [{"prompt": "a red one"}]}')
@@ -447,8 +453,40 @@ def test_a_run_that_is_done_is_followed_by_commands_that_can_be_given(
     assert out == f"{tmp_path / 'weights'}\n"
     assert err.splitlines() == [
         f"draw     finetrainers sample {tmp_path} --prompt 'a red one'",
-        f"go on    finetrainers train {longer}",
+        f"continue finetrainers train {longer}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "task", "sections", "words"),
+    [
+        (None, "text-to-image", {}, "--prompt ..."),
+        (None, "image-to-video", {}, "--prompt ... --image FILE"),
+        (None, "first-last-frame-to-video", {}, "--prompt ... --image FILE --last-image FILE"),
+        (None, "text-to-image", {"kind": "channel_concat", "signal": "canny"}, "--prompt ... --control FILE"),
+        (None, "text-to-image", {"kind": "references"}, "--prompt ... --reference FILE"),
+        ({"image": None}, "image-to-video", {}, "--prompt a"),
+        (
+            {"image": "/i i.png", "last_image": "/l.png"},
+            "image-to-video",
+            {},
+            "--prompt a --image '/i i.png' --last-image /l.png",
+        ),
+        ({"control": "/c.png"}, "text-to-image", {}, "--prompt a --control /c.png"),
+        ({"references": ["/a.png", "/b.png"]}, "text-to-image", {}, "--prompt a --reference /a.png --reference /b.png"),
+    ],
+)
+def test_the_command_that_draws_has_the_pictures_of_its_prompt(
+    tmp_path: Path, drawn: dict[str, Any] | None, task: str, sections: dict[str, Any], words: str
+) -> None:
+    tree = {**yaml.safe_load(CONFIG), "output_dir": str(tmp_path), **({"conditioning": sections} if sections else {})}
+    config = Config.model_validate(tree)
+    (tmp_path / "events.jsonl").write_text(json.dumps({"v": 1, "event": "run", "task": task}) + "\n")
+    if drawn is not None:
+        folder = tmp_path / "validation" / "step-000040"
+        folder.mkdir(parents=True)
+        (folder / "validation.json").write_text(json.dumps({"prompts": [{"prompt": "a", **drawn}]}))
+    assert shlex.join(_request(config, Result(tmp_path, tmp_path / "weights", 40, {}))) == words
 
 
 def test_models_tiny_writes_a_pipeline(tmp_path: Path, capsys) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import weakref
 from collections.abc import Callable
@@ -74,6 +75,9 @@ def test_fused_experts_keep_the_files_and_types_of_the_base(tiny: Tiny, tmp_path
     assert names == [f"run-step000012-{level}_noise.safetensors" for level in ("high", "low")]
     second = made / "weights/step-000012/pytorch_lora_weights_2.safetensors"  # which expert's it is, its header says
     assert export(Asked([second], "comfyui", output=tmp_path / "one")).files[0].name.endswith("-low_noise.safetensors")
+    named = second.with_name("run-step000012-low_noise.safetensors")  # as its folder has it since
+    shutil.copyfile(second, named)
+    assert export(Asked([named], "comfyui", output=tmp_path / "two")).files[0].name == named.name
     (folder,) = export(Asked([made], "fused", base=str(base), dtype="bf16")).files
     for component, denoiser in denoisers.items():
         names = [sorted(file.name for file in at.iterdir()) for at in (folder / component, base / component)]

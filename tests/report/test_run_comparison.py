@@ -17,7 +17,7 @@ from finetrainers.runs.comparison.causes import effect_of, flat, order_of
 from finetrainers.runs.comparison.compare import compare
 from finetrainers.runs.comparison.words import as_text
 from finetrainers.runs.folder import RunFolder
-from finetrainers.training.reproduce import make_again
+from finetrainers.training.reproduce import _files, make_again
 
 
 def copied(run: Path, to: Path) -> Path:
@@ -138,10 +138,14 @@ def test_a_run_that_went_back_to_a_step_is_made_again_from_the_first(
     monkeypatch.setattr("finetrainers.training.reproduce.train", trained.append)
     other = copied(first, tmp_path / "run")
     tree = yaml.safe_load((other / "config.yaml").read_text())
-    (other / "config.yaml").write_text(yaml.safe_dump({**tree, "checkpoint": {"resume": 2}}))
+    changes = {"checkpoint": {"resume": 2}, "track": {"trackers": ["mine.py:Mine"], "wandb": "project"}}
+    (other / "config.yaml").write_text(yaml.safe_dump({**tree, **changes}))
     with pytest.raises(DataError, match="no run directory"):  # nothing was trained into it
         make_again(RunFolder(other), tmp_path / "again")
     assert [(config.output_dir, config.checkpoint.resume) for config in trained] == [(tmp_path / "again", "latest")]
+    assert (trained[0].track.trackers, trained[0].track.wandb) == ((), None)
+    noted = {"files": {"track.trackers.mine.py:Mine": "1" * 32, "callbacks.mine.py:Mine": "2" * 32}}
+    assert [check.what for check in _files(trained[0], noted)] == ["file of callbacks.mine.py:Mine"]
 
 
 def test_what_has_changed_since_a_run_is_named(first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from finetrainers.events import ValidationEvent
 from finetrainers.sampling.sampler import write_video
 from finetrainers.training.report import read_events
 from finetrainers.training.sinks import RunTracker, TensorBoard
-from finetrainers.training.track import build_tracker
+from finetrainers.training.track import begin_trackers, build_tracker
 from finetrainers.training.tracked_samples import small_gif
 
 PROMPTS = ["a <b>red</b> square", "it moves"]
@@ -116,6 +116,7 @@ def test_numbers_are_tracked_where_samples_cannot_be(
     data = [{"path": "d", "buckets": [[1, 64, 64]]}]
     tree = {"output_dir": str(tmp_path), "model": {"path": "m"}, "data": data, "track": {"wandb": "project"}}
     tracker = build_tracker(config_of(tree))
+    begin_trackers(tracker, config_of(tree))
     for step in (5, 6):
         tracker.emit(ValidationEvent(step=step, held_out_loss=0.5, directory=str(validation)))
     tracker.close()

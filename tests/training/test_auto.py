@@ -143,7 +143,7 @@ def test_a_run_that_goes_on_keeps_what_it_began_with(tree: Tree, tmp_path: Path)
     finetrainers.train(config_of(left))
     assert curve(tree["output_dir"], "loss", "grad_norm", "lr") == curve(whole["output_dir"], "loss", "grad_norm", "lr")
     warnings = [event["message"] for event in events_of(tree["output_dir"]) if event["event"] == "warning"]
-    said = "optimizer.lr: auto goes on with 5e-05, with which the run began; a new run would take 0.0001"
+    said = "optimizer.lr: auto continues with 5e-05, with which the run began; a new run would take 0.0001"
     assert said in warnings
     assert load_config(Path(tree["output_dir"]) / "config.yaml").data[0].buckets == ((1, 64, 64),)
 

@@ -114,7 +114,7 @@ def test_a_finished_run_is_told_what_it_is_and_what_differs(work: Work) -> None:
     assert longer.changed == ["train.steps: 2 -> 8", "checkpoint.keep: 2 -> 3"]
     assert longer.outline is not None
     assert longer.outline.resumed_from == 2
-    assert "goes on after step 2 of 8" in as_text(longer)
+    assert "continues after step 2 of 8" in as_text(longer)
     assert contents(work.root / "run") == before
 
 

@@ -147,8 +147,11 @@ def test_bars_of_a_validation_go_and_its_line_stays(shown: Shown) -> None:
 
 
 def test_a_run_says_what_it_will_be(shown: Shown) -> None:
-    lines = [row.rstrip() for row in shown(120, [run_event()]).rows if row.strip()]
+    told = {"auto": ["optimizer.lr: 1e-4"], "memory": ["none is needed"]}
+    lines = [row.rstrip() for row in shown(120, [run_event(**told)]).rows if row.strip()]
     assert lines == [
+        "memory   none is needed",
+        "auto     optimizer.lr: 1e-4",
         "model    flux, text-to-image, on NVIDIA H200 (150 GB)",
         "samples  26 to train on, 4 held out (13%, asked for 10%), 2 bad items left out",
         "buckets  [1, 512, 512] 25 + 4 held out, 30% cropped; [1, 1, 1] 1",
@@ -161,7 +164,9 @@ def test_a_run_says_what_it_will_be(shown: Shown) -> None:
 
 def test_a_run_that_goes_on_says_from_where_and_a_finished_one_nothing(shown: Shown) -> None:
     rows = shown(120, [run_event(resumed_from=21), LoadedEvent(trained_parameters=1, peak_memory_gb=1.0)]).rows
-    assert [row for row in rows if row.startswith("steps") and row.rstrip().endswith("goes on from checkpoints/step-000021")]
+    assert [
+        row for row in rows if row.startswith("steps") and row.rstrip().endswith("continues from checkpoints/step-000021")
+    ]
     assert [row for row in rows if row.startswith("step 21/40  52%")]
     assert not "".join(shown(120, [run_event(resumed_from=40)]).rows)
 

@@ -23,8 +23,8 @@ from finetrainers.config import Config, parse_config
 from finetrainers.files.whole import MANIFEST, whole_directory
 from finetrainers.models import open_model
 from finetrainers.runs.outputs import Sample
-from finetrainers.training.auto import settle_for
-from finetrainers.training.card import Card, write_card
+from finetrainers.training.card import Card, remove_card, write_card
+from finetrainers.training.cards import Cards
 from finetrainers.training.report import read_events, write_report
 from finetrainers.tuning import build_tuning
 from finetrainers.tuning.base import ExportFacts
@@ -46,10 +46,12 @@ def card_of(
         "model": {"path": str(model_path)},
         "data": [{"path": "d", "buckets": [[1, 64, 64]]}],
         "train": {"batch_size": 8},
+        "tuning": {"rank": 64, "alpha": 64.0},  # as a run has settled them
+        "optimizer": {"lr": 1e-4},
         **facts.pop("tree", {}),
     }
     model = open_model(parse_config({**tree, "model": {"path": str(pipeline_of)}}).model)
-    config = settle_for(parse_config(tree), model).config
+    config = parse_config(tree)
     exported = {
         name: ExportFacts(name, model.pipeline_class, model.dtype, drawing_class=model.pipeline_class)
         for name in model.denoisers.trained
@@ -91,7 +93,7 @@ def test_the_text_says_what_was_done_and_how_well(tiny_flux: Path, tmp_path: Pat
         "# crush\n",
         "LoRA of [user/base](https://huggingface.co/user/base) for text-to-image",
         "**Trigger word:** `ohwx`, at the beginning of the prompt.\n",
-        "| Method | LoRA, rank 32, alpha 32 |\n",
+        "| Method | LoRA, rank 64, alpha 64 |\n",
         "| Steps | 40 |\n| Batch size | 8 |\n",
         "| Size | 64x64 |\n| Data | 12 samples |\n",
         "| Held-out loss | 0.50000 at step 40, 0.75000 at step 0 |\n",
@@ -151,6 +153,87 @@ def test_the_licence_of_the_base_is_that_of_its_card(
     assert (told["license"], told["license_name"], told["license_link"]) == ("other", "narrow", place)
     card_of("user/base", tmp_path, pipeline_of=tiny_flux, repo="ada/crush")
     assert asked == [("user/base", "README.md", True), ("user/base", "README.md", False)]
+
+
+def test_the_card_of_a_base_that_cannot_be_read_has_no_licence(tiny_flux: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "README.md").write_text("---\nlicense: [mit\nname: : {\n---\n")
+    assert "license" not in card_of(base, tmp_path, pipeline_of=tiny_flux).data.to_dict()
+
+
+def test_lines_of_a_card_are_python_whatever_folders_are_called(tiny_flux: Path, tmp_path: Path) -> None:
+    place = tmp_path / 'my "best" run\\1'
+    place.mkdir()
+    card_of("user/base", place, pipeline_of=tiny_flux, samples=[sample_of(tmp_path / "drawn", 0, "```\na ``` cat")])
+    text = (place / "README.md").read_text()
+    lines = re.search(r"```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert lines is not None
+    (call,) = (
+        node for node in ast.walk(ast.parse(lines[1])) if isinstance(node, ast.Call) and "load_lora" in ast.unparse(node)
+    )
+    assert ast.literal_eval(call.args[0]) == str(place)
+
+
+def test_what_a_user_has_made_of_a_card_stays(tiny_flux: Path, tmp_path: Path) -> None:
+    """A card that was not edited is written anew and removed, and samples with it."""
+    weights, drawn = tmp_path / "weights", tmp_path / "drawn"
+    (weights / "samples").mkdir(parents=True)
+    samples = [sample_of(drawn, number, "a cat") for number in (0, 1)]
+    (weights / "samples" / ".00.png.tmp").touch()  # a kill left it
+    card_of("user/base", weights, pipeline_of=tiny_flux, samples=samples)
+    samples[0].file.unlink()
+    samples[0].file.write_bytes(b"another")  # of the same size
+    for seed in (3, 4):
+        card_of("user/base", weights, pipeline_of=tiny_flux, samples=samples[:1], tree={"seed": seed})
+    card = weights / "README.md"
+    assert "| Seed | 4 |" in card.read_text()
+    assert [(file.name, file.read_bytes()) for file in (weights / "samples").iterdir()] == [("00.png", b"another")]
+    edited = card.read_text().replace("# crush", "# mine")
+    card.write_text(edited)
+    card_of("user/base", weights, pipeline_of=tiny_flux)
+    remove_card(weights)
+    assert card.read_text() == edited
+    card.unlink()
+    card_of("user/base", weights, pipeline_of=tiny_flux)
+    remove_card(weights)
+    assert not card.exists()
+    (weights / "samples").rmdir()
+    (weights / "samples").symlink_to(drawn)
+    card_of("user/base", weights, pipeline_of=tiny_flux)
+    remove_card(weights)
+    assert len(list(drawn.iterdir())) == 2
+
+
+def test_weights_do_not_depend_on_their_card(tiny_flux: Path, tmp_path: Path) -> None:
+    """What a validation tells may be odd; that is said once, and weights that are gone have no card."""
+    tree = {
+        "output_dir": str(tmp_path),
+        "tuning": {"rank": 4, "alpha": 4.0},
+        "optimizer": {"lr": 1e-4},
+        "model": {"path": str(tiny_flux)},
+        "data": [{"path": "d", "buckets": [[1, 64, 64]]}],
+    }
+    config = parse_config(tree)
+    model = open_model(config.model)
+    exported = {"transformer": ExportFacts("transformer", model.pipeline_class, model.dtype, drawing_class="FluxPipeline")}
+    cards = Cards(config, model, build_tuning(config.tuning), 12)
+    weights, drawn = tmp_path / "weights/step-000040", tmp_path / "validation/step-000040"
+    for folder in (weights, drawn):
+        folder.mkdir(parents=True)
+    (weights / MANIFEST).write_text("{}")
+    (drawn / "00.png").touch()
+    (drawn / "validation.json").write_text('{"prompts": [{"prompt": "a"}], "samples": ["00.png"]}')
+    cards.write(40, exported)
+    assert not (weights / "README.md").exists()
+    told: list[str] = []
+    for _ in range(2):
+        cards.tell(told.append)
+    (drawn / "validation.json").unlink()
+    cards.write(40, exported)
+    assert (weights / "README.md").is_file()
+    assert [said.partition(" (")[0] for said in told] == [f"{weights}: the card cannot be written"]
+    assert "(KeyError: " in told[0]
 
 
 def test_a_card_without_samples_and_held_out_loss_has_no_empty_parts(tiny_flux: Path, tmp_path: Path) -> None:
@@ -354,6 +437,7 @@ def is_private(repo: dict[str, Any]) -> bool:
 
 
 def test_weights_card_and_samples_arrive_to_the_byte(hub: Hub, exported: Path) -> None:
+    (exported / ".00.png.tmp").touch()  # a kill left it
     lines = run_push(hub.address, weights=exported)
     assert lines == ["ada/crush", f"{hub.address}/x/y/commit/{'1' * 40}"]
     assert hub.unknown == []

@@ -130,7 +130,7 @@ def test_the_first_ctrl_c_saves_checkpoint_and_weights(base: Tree, tmp_path: Pat
     step = Checkpoints(tmp_path / "run" / "checkpoints", keep=1).find("latest")
     assert step is not None
     assert (tmp_path / "run" / "weights" / f"step-{step:06d}" / "manifest.json").is_file()
-    said = f"stopped by SIGINT (Ctrl-C) while training, after step {step}; start the same command again to go on"
+    said = f"stopped by SIGINT (Ctrl-C) while training, after step {step}; start the same command again to continue"
     assert last_line(command) == f"finetrainers: {said}"
     assert "Traceback" not in command.read()
     end = events_of(tmp_path / "run")[-1]

@@ -42,7 +42,7 @@ from finetrainers.files.whole import to_json
 from finetrainers.training.console import Console
 from finetrainers.training.report import read_events
 from finetrainers.training.sinks import EventLog, curves
-from finetrainers.training.track import Sinks, StepLog, build_tracker, check_trackers
+from finetrainers.training.track import Sinks, StepLog, begin_trackers, build_tracker, check_trackers
 from finetrainers.training.trainer import Asked, Metrics
 
 SCHEMA = json.loads((Path(finetrainers.__file__).parent / "training/events.schema.json").read_text())
@@ -228,10 +228,11 @@ TRACKED = """
     from pathlib import Path
     from finetrainers.config import load_config
     from finetrainers.events import StageEvent, StepEvent, ValidationEvent
-    from finetrainers.training.track import build_tracker
+    from finetrainers.training.track import begin_trackers, build_tracker
     config = load_config(sys.argv[1])
     config.output_dir.mkdir()
     tracker = build_tracker(config)
+    begin_trackers(tracker, config)
     step = {step!r}
     tracker.emit(StageEvent(stage="planning", seconds=1.0))
     tracker.emit(ValidationEvent(**{validation!r}))
@@ -346,6 +347,7 @@ def test_no_tracker_is_imported_that_is_not_asked_for(tmp_path: Path, monkeypatc
         monkeypatch.setitem(sys.modules, name, None)
     tree = {"output_dir": str(tmp_path), "model": {"path": "m"}, "data": [{"path": "d", "buckets": [[1, 64, 64]]}]}
     tracker = build_tracker(parse_config(tree))
+    begin_trackers(tracker, parse_config(tree))
     tracker.emit(StageEvent(stage="planning", seconds=1.0))
     tracker.close()
     assert [e["event"] for e in read_events(tmp_path)] == ["stage"]

@@ -230,7 +230,7 @@ def test_a_finished_run_is_not_trained_again(base: Tree) -> None:
     assert sum(event["event"] == "step" for event in events_of(base["output_dir"])) == steps
     assert curve(base["output_dir"], *LOSSES) == before
     said = [event["message"] for event in events_of(base["output_dir"]) if event["event"] == "warning"]
-    assert said[-1] == "finished at step 4: nothing is left to train; raise train.steps to go on"
+    assert said[-1] == "finished at step 4: nothing is left to train; raise train.steps to continue"
 
 
 def stamps(directory: Path) -> dict[str, tuple[int, int]]:
@@ -629,7 +629,7 @@ def test_weights_that_cannot_be_written_are_a_clear_error(
     weights = sorted(folder.name for folder in (tmp_path / "run" / "weights").iterdir())
     assert weights == (["step-000001", "step-000003"] if background else ["step-000001"])
     said = [event["message"] for event in events_of(tmp_path / "run") if event["event"] == "warning"]
-    assert said[0] == f"the checkpoint of step {seen} is saved: the same command goes on from there"
+    assert said[0] == f"the checkpoint of step {seen} is saved: the same command continues from there"
     assert background or re.match(r"the weights of step 2 cannot be saved \(.*; the checkpoint of step 2 is kept$", said[1])
 
 
@@ -812,7 +812,7 @@ def test_an_error_saves_the_steps_before_it(
     assert (tmp_path / "broken" / "weights" / f"step-{steps:06d}").is_dir()
     said = [event for event in events_of(tmp_path / "broken") if event["event"] == "warning"]
     assert [(event["step"], event["message"]) for event in said] == [
-        (steps, f"the checkpoint of step {steps} is saved: the same command goes on from there")
+        (steps, f"the checkpoint of step {steps} is saved: the same command continues from there")
     ]
     run(unbroken, tmp_path / "broken")
     assert [e["resumed_from"] for e in events_of(tmp_path / "broken") if e["event"] == "run"] == [None, steps]

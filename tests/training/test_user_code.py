@@ -1,7 +1,8 @@
 """Code of the user's in a run: what is wrong with it is said with its line, and a run that goes on notices another file."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 import pytest
 from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
 
-from finetrainers import ConfigError, Item, train
+from finetrainers import ConfigError, DataError, Interrupted, Item, train
 from finetrainers.config import Config, OptimizerConfig, ScheduleConfig
-from finetrainers.config.user_code import about_user_code, read_user_code
+from finetrainers.config.user_code import about_user_code, each_file_once, read_user_code
 from finetrainers.data.loader import _Told
 from finetrainers.data.sources.items import list_items
+from finetrainers.distributed.world import join
 from finetrainers.optim.optimizers import check_optimizer
 from finetrainers.training.paths import absolute
 from finetrainers.training.same_run import moved_places
+from finetrainers.training.session import open_session
 from finetrainers.training.user_code import about_changed, check_user_code, digests_of
 
 PLACES: dict[str, Callable[[str], Tree]] = {
@@ -112,6 +115,18 @@ def test_places_are_files_with_a_name(sections: Tree, tmp_path: Path) -> None:
         ("yield {'media': '0.png'}", ConfigError, r"yields \{'media': '0\.png'\}, which is no finetrainers\.Item"),
         ("yield Item(3, 'a')", ConfigError, "whose media is no path or whose captions are no text"),
         ("yield Item('0.png', [4])", ConfigError, "whose media is no path or whose captions are no text"),
+        ("yield Item('0.png', None)", ConfigError, "whose media is no path or whose captions are no text"),
+        ("yield Item('0.png', 5)", ConfigError, "whose media is no path or whose captions are no text"),
+        ("yield Item('0.png', 'a', None)", ConfigError, "whose files are no mapping; give a dict"),
+        ("yield Item('0.png', 'a', {'control': None})", ConfigError, r"whose files\['control'\] are no path of one file"),
+        ("yield Item('0.png', 'a', {'control': 5})", ConfigError, r"whose files\['control'\] are no path of one file"),
+        ("yield Item('0.png', 'a', {'control': ['b', 'c']})", ConfigError, "are no path of one file"),
+        (r"yield Item('\udcff.png', 'a')", ConfigError, r"yields Item\(media='\\udcff\.png'.*holds bytes that are no text"),
+        (
+            r"yield Item('0.png', 'a', {'control': '\ud800'})",
+            ConfigError,
+            "which holds bytes that are no text; rename the file",
+        ),
         ("return []", ConfigError, "yields no item of"),
         ("return None", ConfigError, "returns a NoneType; yield each Item"),
         ("yield Item('nothing.png', 'a')", None, r"is listed in mine\.py:Mine, but there is no such file"),
@@ -156,7 +171,7 @@ def test_a_layout_may_name_several_captions_and_files(tmp_path: Path) -> None:
     "old, new, message",
     [
         ("", "", None),
-        ('/ state["count"]', "/ self.count", "would not go on after a stop as it would have without: keep all"),
+        ('/ state["count"]', "/ self.count", "would not continue after a stop as it would have without: keep all"),
         (
             'state["count"] = state.get("count", 0) + 1',
             'state["count"] = 1; state["f"] = len',
@@ -183,7 +198,7 @@ def test_an_optimizer_has_to_go_on_after_a_stop(old: str, new: str, message: str
 
 def test_arguments_of_an_optimizer_are_its_options(tmp_path: Path) -> None:
     place = written(tmp_path, OPTIMIZER)
-    with pytest.raises(ConfigError, match=r"optimizer\.options\.sped: .* takes no such argument; did you mean 'speed'"):
+    with pytest.raises(ConfigError, match=r"optimizer\.options\.sped: .* has no such argument; did you mean 'speed'"):
         check_optimizer(OptimizerConfig.model_validate({"name": place, "options": {"sped": 1.0}}), ScheduleConfig())
     with pytest.raises(
         ValueError, match=r"beta1: 0\.5 has no effect with name: .*give what its constructor takes in options"
@@ -259,7 +274,7 @@ def test_a_tracker_that_fails_ends_the_run_which_goes_on_once_it_is_mended(tree:
     ):
         train(config)
     last = events_of(tmp_path / "run")[-1]
-    assert (last["event"], last["kind"]) == ("error", "ConfigError")
+    assert (last["event"], last["kind"]) == ("error", "ConfigError")  # and no warning: it is not called once more
     assert last["message"].startswith("track.trackers.0: Mine fails (ConnectionError: no server)")
     (tmp_path / "mine.py").write_text("from finetrainers import Tracker\nclass Mine(Tracker): pass\n")
     train(config)
@@ -273,6 +288,111 @@ def test_a_tracker_that_fails_ends_the_run_which_goes_on_once_it_is_mended(tree:
     (tmp_path / "opt.py").write_text(f"{OPTIMIZER}\n# another\n")
     with pytest.raises(ConfigError, match=r"^optimizer\.name: .*opt\.py has changed since .*: bring it back as it was"):
         train(config)
+
+
+COUNTED = """
+from pathlib import Path
+from finetrainers import {base}
+
+def told(word):
+    with Path(__file__).with_name("told").open("a") as out:
+        print(word, file=out)
+
+told("run")
+
+class {name}({base}):
+    def __init__(self):
+        told("made")
+
+    def begin(self, config):
+        told("begun")
+
+    def end(self):
+        told("ended")
+        {end}
+"""
+BEGUN = ["run", "made", "begun"]
+
+
+def told(folder: Path) -> list[str]:
+    return (folder / "told").read_text().split()
+
+
+@contextmanager
+def begun(config: Config) -> Iterator[None]:
+    """A run's session, in which nothing is trained."""
+    with join(config.parallel, "cpu") as world, each_file_once(), open_session(config, world, kept="nothing"):
+        yield
+
+
+def fail(error: Exception | None) -> None:
+    if error is not None:
+        raise error
+
+
+@pytest.mark.parametrize("stop", [None, Interrupted("stopped by SIGTERM"), DataError("a bad sample")])
+def test_a_tracker_that_fails_at_its_end_hides_nothing(stop: Exception | None, tmp_path: Path) -> None:
+    """The other trackers are ended, too; it is the error only where there is no other."""
+    folders = [tmp_path / name for name in ("a", "b")]
+    places = []
+    for folder, end in zip(folders, ("pass", "1 / 0"), strict=True):
+        folder.mkdir()
+        places.append(written(folder, COUNTED.format(base="Tracker", name="Mine", end=end)))
+    config = config_with(tmp_path, track={"trackers": places}, output_dir=str(tmp_path / "run"))
+    wanted = type(stop) if stop is not None else ConfigError
+    with pytest.raises(wanted) as caught, begun(config):
+        fail(stop)
+    assert [told(folder) for folder in folders] == [[*BEGUN, "ended"]] * 2
+    fails = "track.trackers.1: Mine fails (ZeroDivisionError: division by zero); correct this line"
+    assert fails in (str(caught.value) if stop is None else events_of(tmp_path / "run")[-1]["message"])
+    assert stop is None or caught.value is stop
+
+
+def test_of_trackers_one_that_cannot_begin_is_told_of_and_those_before_it_end(tmp_path: Path) -> None:
+    code = COUNTED.format(base="Tracker", name="Mine", end="pass")
+    bad = code.replace('told("begun")', 'raise ConnectionError("no server")')
+    (tmp_path / "bad").mkdir()
+    places = [written(tmp_path, code), written(tmp_path / "bad", bad)]
+    config = config_with(tmp_path, track={"trackers": places}, output_dir=str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match=r"^track\.trackers\.1: Mine fails \(ConnectionError: no server\)"), begun(config):
+        raise AssertionError("begun")
+    assert (told(tmp_path), told(tmp_path / "bad")) == ([*BEGUN, "ended"], ["run", "made"])
+    (last,) = events_of(tmp_path / "run")
+    assert (last["event"], last["message"].partition(" (")[0]) == ("error", "track.trackers.1: Mine fails")
+
+
+@pytest.mark.parametrize("key", ["track.trackers.0", "callbacks.0", "data.layout"])
+def test_a_check_makes_nothing_and_runs_a_file_once(key: str, tmp_path: Path) -> None:
+    code = COUNTED.format(base=BASES[key], name="Mine", end="pass").replace(
+        "def begin(", "def items(self, path, config): ...\n    def begin("
+    )
+    for _ in range(2):
+        look(tmp_path, key, written(tmp_path, code))
+    assert told(tmp_path) == ["run"]
+    look(tmp_path, key, written(tmp_path, f"{code}\n# another"))
+    assert told(tmp_path) == ["run"] * 2
+
+
+def test_what_is_recorded_is_what_ran_though_it_is_edited_meanwhile(tmp_path: Path) -> None:
+    place = written(tmp_path, OPTIMIZER)
+    config = config_with(tmp_path, optimizer={"name": place})
+    with each_file_once():
+        first = digests_of(config)
+        written(tmp_path, f"{OPTIMIZER}\n# another")
+        with each_file_once():
+            assert read_user_code("optimizer.name", place).source.decode() == OPTIMIZER
+        assert digests_of(config) == first
+    assert digests_of(config) != first
+
+
+def test_trackers_and_callbacks_are_compared_wherever_they_are_in_their_list(tmp_path: Path) -> None:
+    places = [written(tmp_path, f"a = '{name}'", f"{name}.py") for name in ("old", "other", "new")]
+    before = digests_of(config_with(tmp_path, track={"trackers": places[:2]}, callbacks=places[:2]))
+    for others in ([places[2], *places[:2]], places[:2][::-1], places[1:2]):
+        assert not about_changed(config_with(tmp_path, track={"trackers": others}, callbacks=others), before)
+    written(tmp_path, "a = 2", "other.py")
+    config = config_with(tmp_path, track={"trackers": places[::-1]}, callbacks=[places[1]])
+    assert [said.partition(": ")[0] for said in about_changed(config, before)] == ["track.trackers.1", "callbacks.0"]
 
 
 def test_all_places_become_absolute_and_files_may_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,6 +414,16 @@ def test_all_places_become_absolute_and_files_may_move(tmp_path: Path, monkeypat
     )
     assert [key for key, *_ in moved_places(config, moved)] == ["optimizer.name"]
     assert not about_changed(moved, before)
+    adapters = [
+        config_of(
+            merged(
+                config.model_dump(mode="json", exclude_unset=True),
+                {"model": {"adapter": f"{tmp_path}/{folder}/mine.py:Mine"}},
+            )
+        )
+        for folder in ("code", "moved")
+    ]
+    assert [key for key, *_ in moved_places(*adapters)] == ["model.adapter"]
     other = merged(moved.model_dump(mode="json", exclude_unset=True), {"optimizer": {"name": "pytorch_optimizer:Mine"}})
     assert not moved_places(config, config_of(other))  # the same name, and no file
     written(tmp_path / "code", "a = 2")

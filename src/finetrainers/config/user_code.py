@@ -94,7 +94,15 @@ class UserCode:
         return found
 
     def make(self, base: type[Base]) -> Base:
-        """Run the file, and make an object of the class that it defines under the name.
+        """Make an object of the class that the file defines under the name.
+
+        Raises:
+            ConfigError: As ``check`` does.
+        """
+        return self.check(base)()
+
+    def check(self, base: type[Base]) -> type[Base]:
+        """Find the class that the file defines under the name, and that it is made without arguments; nothing is made.
 
         Raises:
             ConfigError: As ``load_class`` does, or if the class takes arguments.
@@ -108,11 +116,15 @@ class UserCode:
                 f"{self.setting}: {self.file}: {self.name} takes {', '.join(needed)}, and is made without arguments; give "
                 "each a default"
             )
-        return found()
+        return found
 
     def _run(self) -> dict[str, object]:
-        key = hashlib.blake2b(self.file.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+        """Run the file, unless this process has: whatever it does when it is imported, it does once."""
+        place = f"{Path(self.file).absolute()}:{self.name}"
+        key = hashlib.blake2b(place.encode(errors="surrogateescape"), digest_size=8).hexdigest()
         loader = SourceFileLoader(f"finetrainers_own_{self.setting.replace('.', '_')}_{key}_{self.digest}", self.file)
+        if loader.name in sys.modules:
+            return vars(sys.modules[loader.name])
         spec = importlib.util.spec_from_file_location(loader.name, self.file, loader=loader)
         assert spec is not None
         module = importlib.util.module_from_spec(spec)
@@ -145,12 +157,35 @@ def read_user_code(setting: str, place: str) -> UserCode:
         raise ConfigError(f"{setting}: {place!r} is not path/to/file.py:name; name the file and what it defines")
     try:
         file = Path(path).expanduser()
-        return UserCode(setting, str(file), name, file.read_bytes())
+        return UserCode(setting, str(file), name, _source_of(file))
     except (OSError, RuntimeError, ValueError) as error:  # there is no such file, no such user, or a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
             f"{setting}: the file of {place!r} cannot be read ({reason}); name one that exists, as path/to/file.py:name"
         ) from error
+
+
+_kept: list[dict[Path, bytes]] = []
+"""Sources that were read in the contexts of ``each_file_once``."""
+
+
+@contextmanager
+def each_file_once() -> Iterator[None]:
+    """Read each file of the user's once in this context: what a run records is what it ran, whatever is edited meanwhile."""
+    _kept.append({} if not _kept else _kept[-1])
+    try:
+        yield
+    finally:
+        _kept.pop()
+
+
+def _source_of(file: Path) -> bytes:
+    if not _kept:
+        return file.read_bytes()
+    place = file.absolute()
+    if place not in _kept[-1]:
+        _kept[-1][place] = file.read_bytes()
+    return _kept[-1][place]
 
 
 @contextmanager

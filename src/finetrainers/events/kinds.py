@@ -28,7 +28,7 @@ class RunEvent(RunOutline, Event):
     objective: str | None = None
     """Hash of the file of an objective of the user's own, where there is one."""
     code: Mapping[str, str] | None = None
-    """Hashes of all files of the user's own, by the keys that name them, such as callbacks.0."""
+    """Hashes of all files of the user's own, by the keys that name them; of a list: callbacks.mine.py:Mine."""
     versions: Mapping[str, str] | None = None
     """Versions of Python and of the packages that compute, by name."""
 

@@ -18,7 +18,7 @@ class RunOutline(Record):
     task: str
     """Task, such as text-to-video."""
     resumed_from: Count | None
-    """Step of the checkpoint that this start goes on from; null if it begins at step 0."""
+    """Step of the checkpoint that this start continues from; null if it begins at step 0."""
     steps: Count
     """Optimizer steps of the whole run."""
     batch_size: Positive

@@ -220,8 +220,9 @@ def _file(asked: Asked, sources: Sequence[Source], component: str, components: S
     if asked.output is not None and asked.output.suffix == ".safetensors":
         return asked.output.with_name(f"{asked.output.stem}{suffix if len(components) > 1 else ''}.safetensors")
     folder = asked.output or sources[0].folder / asked.to
+    stem = "+".join(source.stem.removesuffix(suffix) for source in sources)  # a file of an expert has it already
     rank = "" if asked.rank is None else f"-rank{asked.rank}"
-    return folder / f"{'+'.join(source.stem for source in sources)}{rank}{suffix}.safetensors"
+    return folder / f"{stem}{rank}{suffix}.safetensors"
 
 
 def expert_suffix(config: Config | None, component: str, components: Sequence[str]) -> str:

@@ -75,8 +75,8 @@ def check_own(config: OptimizerConfig) -> None:
         _step(later, second)
     if not torch.equal(first, second):
         raise ConfigError(
-            f"{SETTING}: {name} would not go on after a stop as it would have without: keep all that a step depends on in "
-            "self.state[parameter] and self.param_groups, which checkpoints hold"
+            f"{SETTING}: {name} would not continue after a stop as it would have without: keep all that a step depends on "
+            "in self.state[parameter] and self.param_groups, which checkpoints hold"
         )
 
 

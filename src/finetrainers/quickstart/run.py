@@ -23,9 +23,9 @@ from finetrainers.training.console_bar import Stages
 from finetrainers.training.report import read_events
 
 COLUMNS_OF_A_GROUP = 2
+"""Prompts of each group in comparison.png: the first of the set, whatever their pictures look like."""
 LABELS = {"before": "before LoRA", "after": "after LoRA", "real": "target"}
 """What comparison.png calls its rows."""
-"""Prompts of each group in comparison.png: the first of the set, whatever their pictures look like."""
 
 Command = Callable[[Sequence[str]], int]
 """Runs the words of a command, without the program's name; returns its exit status."""

@@ -103,7 +103,7 @@ def about_schedule(config: Config, step: int, before: int) -> list[str]:
     """Say what another number of steps makes of the schedule, and that a finished run has nothing to do."""
     now = config.train.steps
     if step == now:
-        return [f"finished at step {step}: nothing is left to train; raise train.steps to go on"]
+        return [f"finished at step {step}: nothing is left to train; raise train.steps to continue"]
     if now == before or config.schedule.name == "constant":
         return []
     rate, old = (learning_rate(config.optimizer, config.schedule, step=step, steps=n) for n in (now, before))

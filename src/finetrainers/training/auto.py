@@ -70,7 +70,7 @@ def settle_for(config: Config, model: Model, *, before: Config | None = None) ->
     if "tuning.alpha" in own and "tuning.rank" not in own and _value(before, "tuning.rank") != _value(whole, "tuning.rank"):
         begun.pop("tuning.alpha", None)  # that of another rank
     notes = tuple(
-        f"{key}: auto goes on with {_written(value)}, with which the run began; a new run would take {_written(own[key])}"
+        f"{key}: auto continues with {_written(value)}, with which the run began; a new run would take {_written(own[key])}"
         for key, value in begun.items()
         if value != own[key]
     )

@@ -26,14 +26,14 @@ class Callback:
         """All steps are taken, or the run is over; not called where it was stopped or failed."""
 
 
-def load_callbacks(config: Config) -> list[Callback]:
-    """Make the callbacks that a configuration names.
+def load_callbacks(config: Config) -> list[type[Callback]]:
+    """Load the classes of the callbacks that a configuration names; nothing is made of them.
 
     Raises:
-        ConfigError: If one cannot be loaded.
+        ConfigError: If one cannot be loaded, or takes arguments.
     """
     places = enumerate(config.callbacks)
-    return [read_user_code(f"callbacks.{number}", place).make(Callback) for number, place in places]
+    return [read_user_code(f"callbacks.{number}", place).check(Callback) for number, place in places]
 
 
 class Callbacks:

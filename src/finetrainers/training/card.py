@@ -1,5 +1,7 @@
 """The model card that is written beside exported weights."""
 
+import filecmp
+import hashlib
 import os
 import re
 import shutil
@@ -21,6 +23,7 @@ from finetrainers.tuning import ExportFacts, Tuning
 
 MAX_SIZES = 4
 """Bucket sizes that a card names."""
+SAMPLE_NAME = re.compile(r"\d{2,}\.(png|mp4)|\.\d{2,}\.(png|mp4)\.tmp")
 CARD = """# {title}
 
 {method} of {base} for {task}, trained with finetrainers.
@@ -69,18 +72,48 @@ def write_card(directory: Path, card: Card) -> Path:
         samples=_samples(card.samples),
         rows="".join(f"| {name} | {value} |\n" for name, value in _rows(card)),
     )
-    for sample in card.samples:
-        _put_beside(sample.file, directory / SAMPLES / sample.file.name)
     front = metadata(config, model, card.samples, asks_hub=card.repo is not None)
-    file, text = directory / CARD_FILE, f"---\n{front}\n---\n\n{text}"
-    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+    file, text = directory / CARD_FILE, _marked(f"---\n{front}\n---\n\n{text}")
+    _put_samples(card.samples, directory / SAMPLES)
+    if (not file.exists() and not file.is_symlink()) or (_is_ours(file) and file.read_text(encoding="utf-8") != text):
         write_whole(file, text)
     return file
 
 
+def _marked(text: str) -> str:
+    """Append a comment with the hash of a card: of one that was edited the hash is another."""
+    return (
+        f"{text}<!-- finetrainers {hashlib.blake2b(text.encode(errors='backslashreplace'), digest_size=8).hexdigest()} -->\n"
+    )
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a card is as a run wrote it: what a user has made of it is the user's."""
+    if file.is_symlink() or not file.is_file():
+        return False
+    text = file.read_text(encoding="utf-8", errors="replace")
+    return text == _marked(text[: text.rfind("<!-- ")])
+
+
+def _put_samples(samples: Sequence[Sample], folder: Path) -> None:
+    """Let the samples of a step be beside the card, and no others that a run drew."""
+    if folder.is_symlink():  # whatever it leads to is the user's
+        return
+    for file in _samples_in(folder):
+        if file.name not in {sample.file.name for sample in samples}:
+            file.unlink(missing_ok=True)
+    for sample in samples:
+        _put_beside(sample.file, folder / sample.file.name)
+
+
+def _samples_in(folder: Path) -> list[Path]:
+    """Files in a folder that have names of samples, or of the parts of them that a kill left."""
+    return [file for file in folder.glob("*") if SAMPLE_NAME.fullmatch(file.name) and not file.is_symlink()]
+
+
 def _put_beside(file: Path, place: Path) -> None:
     """Let a sample be beside the card: under a second name if the file system can, and otherwise as a copy."""
-    if place.is_file() and place.stat().st_size == file.stat().st_size:
+    if place.is_file() and (place.samefile(file) or filecmp.cmp(place, file, shallow=False)):
         return
     place.parent.mkdir(exist_ok=True)
     with whole_file(place) as temporary:
@@ -92,11 +125,12 @@ def _put_beside(file: Path, place: Path) -> None:
 
 
 def remove_card(directory: Path) -> None:
-    """Remove a card, and the samples that were put beside it."""
-    (directory / CARD_FILE).unlink(missing_ok=True)
-    for file in (directory / SAMPLES).glob("*"):
-        if re.fullmatch(r"\d{2,}\.(png|mp4)", file.name):
-            file.unlink(missing_ok=True)
+    """Remove a card that is as a run wrote it, and the samples that were put beside it."""
+    if _is_ours(directory / CARD_FILE):
+        (directory / CARD_FILE).unlink(missing_ok=True)
+    (directory / f".{CARD_FILE}.tmp").unlink(missing_ok=True)
+    for file in [] if (directory / SAMPLES).is_symlink() else _samples_in(directory / SAMPLES):
+        file.unlink(missing_ok=True)
 
 
 def _trigger(config: Config) -> str:

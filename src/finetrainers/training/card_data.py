@@ -56,6 +56,7 @@ def licence(base: str, revision: str | None, *, asks_hub: bool) -> dict[str, Any
     """What the card of the base says of its licence; empty where there is none, or the Hub does not answer."""
     from huggingface_hub import ModelCard, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
+    from yaml import YAMLError
 
     is_local = Path(base).is_dir()
     try:
@@ -65,7 +66,7 @@ def licence(base: str, revision: str | None, *, asks_hub: bool) -> dict[str, Any
             else Path(hf_hub_download(base, CARD_FILE, revision=revision, local_files_only=not asks_hub))
         )
         data = ModelCard.load(file, ignore_metadata_errors=True).data
-    except (OSError, HfHubHTTPError, ValueError):  # not in the cache, offline, or no card
+    except (OSError, HfHubHTTPError, ValueError, YAMLError):  # not in the cache, offline, no card, or none that can be read
         return {}
     found = {key: str(value) for key in ("license", "license_name", "license_link") if (value := data.get(key))}
     link = found.get("license_link", "")

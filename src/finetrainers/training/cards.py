@@ -1,7 +1,7 @@
 """The cards of all weights that a run exports: each is written with them, and again once its validation is there."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,24 +26,43 @@ class Cards:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     """Whoever comes second finds what the other has left."""
 
+    untold: list[str] = field(default_factory=list)
+    """What was wrong with cards, until it is told: weights and checkpoints do not depend on them."""
+
     def write(self, step: int, exported: Mapping[str, ExportFacts], *, repo: str | None = None) -> None:
-        """Write the card of a step's weights, if they are there."""
+        """Write the card of a step's weights, if they are there; a disk that is full is an error, and nothing else is."""
         weights = step_directory(self.config.output_dir / "weights", step)
         with self._lock:
             if not (weights / MANIFEST).is_file():
                 return
-            card = Card(
-                config=self.config,
-                model=self.model,
-                tuning=self.tuning,
-                exported=exported,
-                step=step,
-                num_samples=self.num_samples,
-                held_out_losses=self._held_out_losses(step),
-                samples=self._samples(step),
-                repo=repo,
-            )
-            write_card(weights, card)
+            try:
+                write_card(weights, self._card(step, exported, repo))
+            except FileNotFoundError:  # they are replaced or removed just now
+                return
+            except OSError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever files of others hold: the weights are there
+                self.untold.append(
+                    f"{weights}: the card cannot be written ({type(error).__name__}: {error}); the weights are whole"
+                )
+
+    def tell(self, warn: Callable[[str], None]) -> None:
+        """Warn of what was wrong."""
+        while self.untold:
+            warn(self.untold.pop(0))
+
+    def _card(self, step: int, exported: Mapping[str, ExportFacts], repo: str | None) -> Card:
+        return Card(
+            config=self.config,
+            model=self.model,
+            tuning=self.tuning,
+            exported=exported,
+            step=step,
+            num_samples=self.num_samples,
+            held_out_losses=self._held_out_losses(step),
+            samples=self._samples(step),
+            repo=repo,
+        )
 
     def _samples(self, step: int) -> list[Sample]:
         return samples_of(self.config.output_dir, step, step_directory(self._validations, step))

@@ -29,7 +29,6 @@ def run_lines(outline: RunOutline) -> list[Row]:
         return []
     sets, mix = ([own.tree() for own in found] for found in (outline.sets, outline.mix))
     rows = [
-        *(("auto", line) for line in outline.auto or ()),
         *(("memory", line) for line in outline.memory or ()),
         *(("auto", line) for line in outline.auto or ()),
         ("model", _model(outline)),
@@ -100,7 +99,7 @@ def _steps(outline: RunOutline) -> str:
     start = outline.resumed_from
     if start is None:
         return times
-    return f"{times}; goes on from checkpoints/{step_directory(Path(), start).name}"
+    return f"{times}; continues from checkpoints/{step_directory(Path(), start).name}"
 
 
 def _at_times(outline: RunOutline) -> str:

@@ -43,6 +43,7 @@ def finish(
     config = session.config
     report = _report(session, trainer, prepared, outcomes=outcomes)
     cards.write(trainer.step, export_facts(trainer, config, prepared.model), repo=repo)
+    cards.tell(session.warn)
     write_report(config.output_dir, report)
     if repo is not None:
         report["pushed_to"] = push(repo, weights, private=config.hub_private)

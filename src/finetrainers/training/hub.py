@@ -77,7 +77,7 @@ def _push(repo: str, directory: Path, *, private: bool) -> str:
 
     api = HfApi()
     api.create_repo(repo, private=private, exist_ok=True)
-    ignored = [MANIFEST]  # it vouches for this disk, and knows nothing of the card
+    ignored = [MANIFEST, "*.tmp"]  # the first vouches for this disk, and knows nothing of the card; a kill left the others
     commit = api.upload_folder(
         repo_id=repo, folder_path=directory, commit_message="Weights from finetrainers", ignore_patterns=ignored
     )

@@ -15,13 +15,13 @@ import torch
 
 import finetrainers
 from finetrainers.config import Config
-from finetrainers.config.user_code import read_user_code
 from finetrainers.data.streams import MEDIA
 from finetrainers.files.whole import DIGEST_BYTES, hash_file, to_json, write_whole
 from finetrainers.runs.report.facts import LOCK_FILE
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.relocated import contents
 from finetrainers.training.session import Session
+from finetrainers.training.user_code import digests_of
 
 LOCK_VERSION = 1
 MAX_ITEMS = 5000
@@ -115,7 +115,7 @@ def packages() -> dict[str, str]:
 
 def files_of(config: Config) -> dict[str, str]:
     """Hashes of files that belong to the run besides its data: code of the user's own, and the prompts."""
-    found = {key: read_user_code(key, place).digest for key, place in config.user_code.items()}
+    found = digests_of(config)
     if config.validation.prompts is not None:
         found["validation.prompts"] = hash_file(config.validation.prompts).hex()
     return found

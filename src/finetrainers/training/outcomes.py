@@ -71,7 +71,7 @@ class Outcomes:
             trainer.is_over = self.stopped_early = True
             self._session.warn(
                 f"stopped early at step {trainer.step}: the held-out loss was no better in {patience} "
-                f"validation{'s' * (patience > 1)}{found}. Raise validation.patience, or remove it, to go on",
+                f"validation{'s' * (patience > 1)}{found}. Raise validation.patience, or remove it, to continue",
                 step=trainer.step,
             )
             if trainer.step:

@@ -6,7 +6,7 @@ from contextlib import closing
 from functools import partial
 
 from finetrainers.config import Config
-from finetrainers.config.user_code import user_code_errors
+from finetrainers.config.user_code import each_file_once, user_code_errors
 from finetrainers.distributed.context import share_tokens
 from finetrainers.distributed.layout import check_batch
 from finetrainers.distributed.parallelize import begin_anew
@@ -45,6 +45,7 @@ from finetrainers.tuning import Tuning, build_tuning
 
 
 @user_code_errors()
+@each_file_once()
 def train(config: Config, *, callbacks: Sequence[Callback] = ()) -> Result:
     """Begin a run, or continue the one in ``config.output_dir``, to its end.
 
@@ -62,7 +63,7 @@ def train(config: Config, *, callbacks: Sequence[Callback] = ()) -> Result:
         Interrupted: If SIGTERM, SIGHUP or Ctrl-C came; the state is saved.
         StoppedAtOnceError: If Ctrl-C came a second time.
     """
-    own = Callbacks([*load_callbacks(config), *callbacks])
+    own = Callbacks([*(own() for own in load_callbacks(config)), *callbacks])
     with join(config.parallel, config.train.device) as world:
         check_batch(world.layout, batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
         settled = world.first(lambda: settle(config))
@@ -75,6 +76,7 @@ def train(config: Config, *, callbacks: Sequence[Callback] = ()) -> Result:
 
 
 @user_code_errors()
+@each_file_once()
 def encode(config: Config) -> None:
     """Fill the cache with all that a training run will read, as far as ``cache.max_gb`` allows.
 

@@ -17,7 +17,9 @@ from finetrainers.training.user_code import DECIDING, changed_code
 WEIGHTS_FIT = ("model.", "tuning.")
 """Settings without which exported weights do not fit a run; so it is with conditions, but for given frames."""
 
-CODE = re.compile(r"(conditioning[.\d]*)\.signal|objective\.kind|optimizer\.name|(validation\.)?data\.\d+\.layout")
+CODE = re.compile(
+    r"(conditioning[.\d]*)\.signal|objective\.kind|optimizer\.name|model\.adapter|(validation\.)?data\.\d+\.layout"
+)
 """Keys whose values may be an object in a file of the user's."""
 UNFIXED = re.compile(r"(validation\.)?data\.\d+\.recheck")
 """Keys in sections that a run cannot change which do not change the run."""

@@ -68,6 +68,7 @@ class Saver:
         config = self._session.config
         if self._session.world.is_first and config.validation.is_due(trainer.step, last=config.train.steps):
             self._cards.write(trainer.step, export_facts(trainer, config, self._model))
+            self._cards.tell(self._session.warn)
 
     def save_if_over(self, trainer: Trainer, _: Metrics) -> None:
         """Save the state of a run that something has ended before its last step."""
@@ -116,7 +117,7 @@ class Saver:
             trainer.update.drop_gradients()
             free_memory()  # of which there may be none left
             self._save(trainer, with_weights=False, in_background=False)
-            messages.append(f"the checkpoint of step {step} is saved: the same command goes on from there")
+            messages.append(f"the checkpoint of step {step} is saved: the same command continues from there")
             self._export(trainer)
         except Exception as failure:
             if is_stop and not messages:
@@ -153,6 +154,7 @@ class Saver:
             if asked and self._session.world.is_first:
                 (config.output_dir / SAVE_FILE).unlink(missing_ok=True)
             self._session.is_answering = False
+            self._cards.tell(self._session.warn)
 
         self._background.start(write)
         if not in_background:

@@ -19,7 +19,7 @@ from finetrainers.training.directory import run_directory
 from finetrainers.training.paths import absolute, places
 from finetrainers.training.report_page import ReportPage
 from finetrainers.training.signals import StopSignals
-from finetrainers.training.track import Sinks, build_tracker, check_trackers, log_tracker
+from finetrainers.training.track import Sinks, begin_trackers, build_tracker, check_trackers, log_tracker
 from finetrainers.training.trainer import Asked
 from finetrainers.training.user_code import check_user_code
 
@@ -100,11 +100,13 @@ def open_session(config: Config, world: World, *, kept: str) -> Iterator[Session
         stack.enter_context(signals.installed())
         stack.enter_context(matmul_precision(config.train.matmul_precision))
         tracker = build_tracker(config) if world.is_first else log_tracker(config.output_dir / "logs" / f"{world.name}.log")
-        stack.callback(tracker.close)
+        stack.push(lambda _, error, __: tracker.close(error))
         page = ReportPage(config) if world.is_first and config.track.report else None
         if page is not None:
             stack.enter_context(page)
         with _recorded_end(config, tracker), world.watch.telling(), closing(Lease(config.cache.path)) as lease:
+            if world.is_first:
+                begin_trackers(tracker, config)
             session = Session(config, world, tracker, signals, lease)
             if page is not None:
                 session.page, page.warn = page, session.warn

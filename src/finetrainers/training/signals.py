@@ -77,7 +77,7 @@ class StopSignals:
             Interrupted: Which becomes exit status 3.
         """
         received = "a signal to another process" if self.received is None else self.received
-        raise Interrupted(f"stopped by {received} while {doing}; start the same command again to go on")
+        raise Interrupted(f"stopped by {received} while {doing}; start the same command again to continue")
 
     def receive_from_another(self, name: str) -> None:
         """Stop as if a signal had come here: another process of the run has received it."""

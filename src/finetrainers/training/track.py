@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from finetrainers.config import Config, TrackConfig
+from finetrainers.config.user_code import about_user_code
 from finetrainers.errors import ConfigError, NonFiniteError
 from finetrainers.events import Event, LoadedEvent, StepEvent, WarningEvent
 from finetrainers.memory.peak import peak_memory_gb
@@ -23,36 +25,62 @@ class Sinks:
     """Hands events to all sinks."""
 
     def __init__(self, *sinks: Sink) -> None:
-        self._sinks = sinks
+        self._sinks = list(sinks)
+
+    def add(self, sink: Sink) -> None:
+        """Hand events to one more from now on."""
+        self._sinks.append(sink)
 
     def emit(self, event: Event) -> None:
         """Write one event."""
         for sink in self._sinks:
             sink.write(event)
 
-    def close(self) -> None:
-        """Close all sinks."""
-        for sink in self._sinks:
-            sink.close()
+    def close(self, ended_by: BaseException | None = None) -> None:
+        """Close all sinks, the last first, whatever fails in one of them.
+
+        Args:
+            ended_by: What is on its way already: it is not hidden by what fails here, of which others are told then.
+        """
+        while self._sinks:
+            try:
+                self._sinks.pop().close()
+            except Exception as error:
+                if ended_by is None:
+                    self.close(error)
+                    raise
+                with suppress(Exception):
+                    self.emit(WarningEvent(message=f"not all that is told of the run could be closed: {_said(error)}"))
+
+
+def _said(error: Exception) -> str:
+    return about_user_code(error) or f"{type(error).__name__}: {error}"
 
 
 def build_tracker(config: Config) -> Sinks:
-    """Make the sinks that a configuration asks for.
+    """Open the sinks that each run has: events.jsonl and the terminal."""
+    return Sinks(EventLog(config.output_dir / "events.jsonl"), Console(config.train.steps))
+
+
+def begin_trackers(tracker: Sinks, config: Config) -> None:
+    """Begin what a configuration asks for besides; what has begun is among the sinks, whatever fails in the next.
 
     Raises:
-        ConfigError: If a tracker's package is not installed, or one of the user's own cannot be loaded.
+        ConfigError: If one of the user's own cannot be loaded.
     """
     directory, track = config.output_dir, config.track
-    sinks: list[Sink] = [EventLog(directory / "events.jsonl"), Console(config.train.steps)]
-    shown: list[TensorBoard | RunTracker] = [TensorBoard(directory / "tensorboard")] if track.tensorboard else []
+
+    def show(sink: TensorBoard | RunTracker) -> None:
+        sink.warn = lambda message: tracker.emit(WarningEvent(message=message))
+        tracker.add(sink)
+
+    if track.tensorboard:
+        show(TensorBoard(directory / "tensorboard"))
     for module, project in (("wandb", track.wandb), ("trackio", track.trackio)):
         if project is not None:
-            shown.append(RunTracker(module, project, config))
-    own = [OwnTracker(each, config) for each in load_trackers(config)]
-    tracker = Sinks(*sinks, *shown, *own)
-    for sink in shown:
-        sink.warn = lambda message: tracker.emit(WarningEvent(message=message))
-    return tracker
+            show(RunTracker(module, project, config))
+    for own in load_trackers(config):
+        tracker.add(OwnTracker(own(), config))
 
 
 def log_tracker(file: Path) -> Sinks:

@@ -18,7 +18,7 @@ class Tracker:
     """
 
     def begin(self, config: Config) -> None:
-        """A run begins, or goes on, by this configuration, whose paths are absolute."""
+        """A run begins, or continues, by this configuration, whose paths are absolute; so does ``finetrainers encode``."""
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """There are numbers of a step or of a validation: "train/loss", "validation/held_out_loss" and so on."""
@@ -58,11 +58,11 @@ class OwnTracker:
             self._tracker.end()
 
 
-def load_trackers(config: Config) -> list[Tracker]:
-    """Make the trackers of the user's own, none of which begins yet.
+def load_trackers(config: Config) -> list[type[Tracker]]:
+    """Load the classes of the trackers of the user's own; nothing is made of them.
 
     Raises:
-        ConfigError: If one cannot be loaded.
+        ConfigError: If one cannot be loaded, or takes arguments.
     """
     places = enumerate(config.track.trackers)
-    return [read_user_code(f"track.trackers.{number}", place).make(Tracker) for number, place in places]
+    return [read_user_code(f"track.trackers.{number}", place).check(Tracker) for number, place in places]

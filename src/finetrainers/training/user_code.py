@@ -2,16 +2,19 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from finetrainers.config import Config
 from finetrainers.config.user_code import is_place, read_user_code
-from finetrainers.data.sources.own import OwnLayout
+from finetrainers.data.sources.own import check_layout
 from finetrainers.training.callbacks import load_callbacks
 from finetrainers.training.objective import check_objective
 from finetrainers.training.trackers import load_trackers
 
 DECIDING = ("model.adapter", "objective.kind", "optimizer.name")
 """Keys whose code decides what is learnt: with another one it would be another run."""
+LISTED = re.compile(r"(track\.trackers|callbacks)\.\d+")
+"""Keys of files that a run may have more of, or fewer."""
 SIGNAL = re.compile(r"conditioning[.\d]*\.signal")
 """What a run finds in its data: an item of the cache belongs to the code that made it."""
 
@@ -24,32 +27,44 @@ def check_user_code(config: Config) -> None:
     """
     for data in (*config.data, *config.validation.data):
         if is_place(data.layout):
-            OwnLayout(data)
+            check_layout(data)
     check_objective(config)
     load_trackers(config)
     load_callbacks(config)
 
 
 def digests_of(config: Config) -> dict[str, str]:
-    """Hash each file of the user's, by the key that names it.
+    """Hash each file of the user's, by what it is recorded as.
 
     Raises:
         ConfigError: If one cannot be read.
     """
-    return {key: read_user_code(key, place).digest for key, place in config.user_code.items()}
+    return {recorded_as(key, place): read_user_code(key, place).digest for key, place in config.user_code.items()}
+
+
+def recorded_as(key: str, place: str) -> str:
+    """Name what a run records of a file: the key, but of trackers and callbacks the file and the name, not their number.
+
+    One in front of it, or one less, is no change of it, nor is another folder.
+    """
+    section = LISTED.fullmatch(key)
+    return key if section is None else f"{section[1]}.{Path(place).name}"
 
 
 def changed_code(config: Config, before: Mapping[str, str]) -> dict[str, str]:
-    """Find the files of the user's that are not as they were at the last start, by their keys; new keys are none."""
+    """Find the files of the user's that are not as they were at the last start, by their keys; new ones are none."""
     now = digests_of(config)
-    files = {key: place.rpartition(":")[0] for key, place in config.user_code.items()}
-    return {key: files[key] for key, digest in before.items() if now.get(key, digest) != digest}
+    return {
+        key: place.rpartition(":")[0]
+        for key, place in config.user_code.items()
+        if before.get(own := recorded_as(key, place), now[own]) != now[own]
+    }
 
 
 def about_changed(config: Config, before: Mapping[str, str]) -> list[str]:
     """Say which files of the user's are others now, of those with which a run may go on."""
     return [
-        f"{key}: {file} has changed since the run was last started: it goes on with the new one"
+        f"{key}: {file} has changed since the run was last started: it continues with the new one"
         for key, file in changed_code(config, before).items()
         if key not in DECIDING and not SIGNAL.fullmatch(key)
     ]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from finetrainers.config import FullConfig
 from finetrainers.distributed.parallelize import plain_class
 from finetrainers.errors import ConfigError, ModelError
+from finetrainers.files.whole import to_json
 from finetrainers.models import ModelAdapter
 from finetrainers.models.weights import copy_from_files, kept_in_float32
 from finetrainers.tuning.base import ExportFacts, Tuning, exported_config, trained_parameters
@@ -74,7 +75,9 @@ class FullTuning(Tuning):
     def snippet(self, base: str, weights: str, components: Mapping[str, ExportFacts]) -> str:
         facts = next(iter(components.values()))
         dtype, pipeline_class = facts.dtype, facts.drawing_class
-        loads = [f'{c} = AutoModel.from_pretrained("{weights}", subfolder="{c}", dtype={dtype})\n' for c in components]
+        loads = [
+            f'{c} = AutoModel.from_pretrained({to_json(weights)}, subfolder="{c}", dtype={dtype})\n' for c in components
+        ]
         given = ", ".join(f"{component}={component}" for component in components)
         needs = "" if self._qat == "none" else "# The weights are quantised: pip install torchao\n"
         return (
@@ -82,7 +85,7 @@ class FullTuning(Tuning):
             f"from diffusers import AutoModel, {pipeline_class}\n\n"
             f"{''.join(loads)}"
             # Not DiffusionPipeline: without a word, it drops what is given in place of Wan's optional components.
-            f'pipeline = {pipeline_class}.from_pretrained("{base}", {given}, dtype={dtype})\n'
+            f"pipeline = {pipeline_class}.from_pretrained({to_json(base)}, {given}, dtype={dtype})\n"
         )
 
 

@@ -29,4 +29,5 @@ class LokrTuning(AdapterTuning):
         return self._loading_line(weights, facts).removeprefix("pipeline.")
 
     def _loading_line(self, weights: str, facts: ExportFacts) -> str:
-        return f'pipeline.{facts.component}.load_lora_adapter("{weights}", prefix=None, weight_name="{facts.file}")\n'
+        told = f"{to_json(weights)}, prefix=None, weight_name={to_json(facts.file)}"
+        return f"pipeline.{facts.component}.load_lora_adapter({told})\n"

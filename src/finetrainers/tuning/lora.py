@@ -164,7 +164,7 @@ class AdapterTuning(Tuning):
         return (
             "import torch\n"
             f"from diffusers import {facts.drawing_class}\n\n"
-            f'pipeline = {facts.drawing_class}.from_pretrained("{base}", dtype={facts.dtype})\n'
+            f"pipeline = {facts.drawing_class}.from_pretrained({to_json(base)}, dtype={facts.dtype})\n"
             f"{''.join(self._loading_line(weights, own) for own in components.values())}"
         )
 
@@ -174,10 +174,10 @@ class AdapterTuning(Tuning):
         loads = ""
         for name, own in components.items():
             changes = ", ".join(f"{key}={value}" for key, value in facts.settings.items())
-            file = f'hf_hub_download("{weights}", "{name}/{LAYERS_FILE}")'
-            file = f'"{weights}/{name}/{LAYERS_FILE}"' if Path(weights).is_absolute() else file
+            file = f'hf_hub_download({to_json(weights)}, "{name}/{LAYERS_FILE}")'
+            file = to_json(f"{weights}/{name}/{LAYERS_FILE}") if Path(weights).is_absolute() else file
             loads += (
-                f'{name} = AutoModel.from_pretrained("{base}", subfolder="{name}", {changes}, dtype={facts.dtype},\n'
+                f'{name} = AutoModel.from_pretrained({to_json(base)}, subfolder="{name}", {changes}, dtype={facts.dtype},\n'
                 "    ignore_mismatched_sizes=True, low_cpu_mem_usage=False)\n"
                 f"{name}.load_state_dict(load_file({file}), strict=False)\n"
                 f"{self._adapting_line(weights, own)}"
@@ -187,18 +187,18 @@ class AdapterTuning(Tuning):
         return (
             f"import torch\nfrom diffusers import AutoModel, {facts.drawing_class}\n{hub}"
             f"from safetensors.torch import load_file\n\n{loads}"
-            f'pipeline = {facts.drawing_class}.from_pretrained("{base}", {given}, dtype={facts.dtype})\n'
+            f"pipeline = {facts.drawing_class}.from_pretrained({to_json(base)}, {given}, dtype={facts.dtype})\n"
         )
 
     def _adapting_line(self, weights: str, facts: ExportFacts) -> str:
         """Line that loads the adapter into a component; not all pipelines of control can (CogView4's, diffusers 0.42)."""
-        told = f'"{weights}", prefix="transformer", weight_name="{facts.file}"'
+        told = f'{to_json(weights)}, prefix="transformer", weight_name={to_json(facts.file)}'
         return f"{facts.component}.load_lora_adapter({told})\n"
 
     def _loading_line(self, weights: str, facts: ExportFacts) -> str:
         """Line that loads the adapter; offline, and where there are several files, diffusers has to be told its name."""
         second = ", load_into_transformer_2=True" if facts.component == SECOND else ""
-        return f'pipeline.load_lora_weights("{weights}", weight_name="{facts.file}"{second})\n'
+        return f"pipeline.load_lora_weights({to_json(weights)}, weight_name={to_json(facts.file)}{second})\n"
 
     def _peft_config(self, targets: str | list[str]) -> Any:
         import peft

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import UnionType
 
 import pyarrow as pa
 
@@ -49,6 +50,15 @@ class DataLayout(ABC):
         """
 
 
+def check_layout(config: DataConfig) -> None:
+    """Load the class of a layout of the user's; nothing is made of it.
+
+    Raises:
+        ConfigError: If it cannot be loaded, or takes arguments.
+    """
+    read_user_code(SETTING, config.layout).check(DataLayout)  # type: ignore[type-abstract]
+
+
 class OwnLayout(Layout):
     """What a ``DataLayout`` of the user's yields, checked as the items of all layouts are."""
 
@@ -82,7 +92,7 @@ class OwnLayout(Layout):
         while block := list(islice(found, BLOCK_ROWS)):
             blocks.append(rows.batch(block))
         if not blocks:
-            raise ConfigError(f"{SETTING}: {self._code.file}: {self._code.name}.items yields no item of {path}; mend it")
+            raise ConfigError(f"{SETTING}: {self._code.file}: {self._code.name}.items yields no item of {path}; correct it")
         (items,) = pa.Table.from_batches(blocks).combine_chunks().to_batches()
         listing = list_named(source, "item", items, prefix=config.caption_prefix)
         for name in wanted.columns:
@@ -125,13 +135,34 @@ class Rows:
         if not isinstance(item, Item):
             raise ConfigError(f"{what} {item!r}, which is no finetrainers.Item; yield Item(media, captions)")
         media: object = item.media
-        if not isinstance(media, str | Path) or not all(isinstance(text, str) for text in _texts(item.captions)):
-            raise ConfigError(f"{what} {item!r}, whose media is no path or whose captions are no text; mend it")
+        if not isinstance(media, str | Path) or not _are_all(item.captions, str):
+            raise ConfigError(f"{what} {item!r}, whose media is no path or whose captions are no text; correct it")
+        if not isinstance(item.files, Mapping):
+            raise ConfigError(
+                f'{what} {item!r}, whose files are no mapping; give a dict, such as {{"control": "depth/0.png"}}'
+            )
+        texts = [str(media), *_texts(item.captions)]
         for name in self.streams:
-            files = _files(item.files.get(name, ()))
-            if not all(isinstance(file, str | Path) for file in files) or (len(files) > 1 and name not in self.many):
-                raise ConfigError(f"{what} {item!r}, whose files[{name!r}] are no path of one file; mend it")
+            given = item.files.get(name, ())
+            if not _are_all(given, str | Path) or (len(_files(given)) > 1 and name not in self.many):
+                raise ConfigError(f"{what} {item!r}, whose files[{name!r}] are no path of one file; correct it")
+            texts += map(str, _files(given))
+        if not all(map(_is_encodable, texts)):
+            raise ConfigError(f"{what} {item!r}, which holds bytes that are no text; rename the file, or leave it out")
         return item
+
+
+def _are_all(value: object, kind: type | UnionType) -> bool:
+    """Whether a value is of a kind, or several of it."""
+    return isinstance(value, kind) or (isinstance(value, Sequence) and all(isinstance(one, kind) for one in value))
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a name whose bytes are no text, or half of a pair of surrogates
+        return False
+    return True
 
 
 def _texts(captions: str | Sequence[str]) -> list[str]:

@@ -224,7 +224,7 @@ def snippet(run: RunFolder) -> str:
             text = inside(run.path, saved.path / "README.md").read_text(encoding="utf-8")
         except (OSError, DataError, UnicodeDecodeError):
             continue
-        found = re.search(r"## Use\n+```python\n(.*?)```", text, re.DOTALL)
+        found = re.search(r"## Use\n+```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
         if found:
             return found[1].strip()
     return ""

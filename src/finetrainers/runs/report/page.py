@@ -67,7 +67,7 @@ def _head(run: RunFolder, standing: Standing) -> list[str]:
         words = ["finetrainers train", quote(str(run.path / "config.yaml"))]
         if run.config is not None and run.config.checkpoint.resume != "latest":  # the checkpoint of an earlier start
             words.append("checkpoint.resume=latest")
-        parts.append(f"<p>To go on: <code>{escape(' '.join(words))}</code></p>")
+        parts.append(f"<p>To continue: <code>{escape(' '.join(words))}</code></p>")
     return parts
 
 

@@ -40,7 +40,7 @@ def as_text(checked: Checked) -> str:
     lines += ["", *textwrap.wrap(NEXT, WIDTH)] if outline is not None else []
     lines += [line for kind, sentences in told for sentence in sentences for line in _listed(kind, sentence)]
     count = len(findings.errors)
-    verdict = "OK: train would begin" if outline is None or not outline.resumed_from else "OK: train would go on"
+    verdict = "OK: train would begin" if outline is None or not outline.resumed_from else "OK: train would continue"
     return "\n".join([*lines, "", f"{count} error{'s' * (count != 1)}: train would not begin" if count else verdict])
 
 
@@ -126,7 +126,7 @@ def _validations(run: RunOutline) -> str:
 def _start(run: RunOutline) -> str:
     if run.resumed_from is None:
         return f"a new run in {run.output_dir}"
-    return f"goes on after step {run.resumed_from} of {run.steps} in {run.output_dir}"
+    return f"continues after step {run.resumed_from} of {run.steps} in {run.output_dir}"
 
 
 def _row(label: str, text: str) -> list[str]:

@@ -58,7 +58,7 @@ def _rehearse(config: Config, how: Rehearsing, findings: Findings, directory: Pa
         settled = settle(config)
         part.notes += [*settled.lines(), *settled.notes]
     if settled is None:
-        findings.leave_out("all other checks and the twin: mend the errors first")
+        findings.leave_out("all other checks and the twin: fix the errors first")
         return
     config = settled.config
     how.say("checks at the real size")
