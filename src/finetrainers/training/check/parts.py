@@ -84,7 +84,6 @@ def world_of(layout: Layout, device: torch.device) -> World:
     return World(device, Launch(size=layout.size, local_size=layout.size), layout)
 
 
-def moved_to(config: Config, folder: Path) -> Config:
+def with_cache_in(config: Config, folder: Path) -> Config:
     """Let what planning writes lie in another folder than the user's."""
-    places = {"output_dir": folder / "run", "cache": config.cache.model_copy(update={"path": folder})}
-    return config.model_copy(update=places)
+    return config.model_copy(update={"cache": config.cache.model_copy(update={"path": folder})})

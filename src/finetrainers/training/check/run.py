@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from finetrainers.config import Config, load_config
-from finetrainers.data.catalog.left_out import JOURNAL, read_journal
 from finetrainers.distributed.launch import refuse_further_processes
 from finetrainers.distributed.layout import Layout
 from finetrainers.distributed.world import pick_device
@@ -27,8 +26,8 @@ from finetrainers.training.check.parts import (
     check_around,
     checked_model,
     layout_of,
-    moved_to,
     say_what_is_remote,
+    with_cache_in,
     without_auto,
     world_of,
 )
@@ -107,7 +106,7 @@ def _check(config: Config, how: Checking, checked: Checked, folder: Path) -> Non
         findings.leave_out("data, prompts and room on the disk: fix the model first")
         return
     say_what_is_remote(model, findings)
-    planned, prepared = moved_to(without_auto(config), folder), None
+    planned, prepared = with_cache_in(without_auto(config), folder), None
     plan = partial(prepare, model=model, device=device, progress=how.progress, warn=findings.warn)
     plan = partial(plan, world=world_of(layout, device), start=resumed or 0, trying=findings.part)
     with findings.part("data") as part:
@@ -127,7 +126,7 @@ def _check_planned(
     with findings.part("steps"):
         config = with_steps_of(asked, prepared)
     if resumed is not None:
-        prepared = _check_resumed(config, prepared, checked, resumed)
+        _check_resumed(config, prepared, checked, resumed)
     with findings.part("disk") as part:
         check_disk(config, prepared, part, free=how.free)
     checked.outline = outline_of(
@@ -138,16 +137,14 @@ def _check_planned(
             findings.warn(message)
 
 
-def _check_resumed(config: Config, prepared: Prepared, checked: Checked, resumed: int) -> Prepared:
-    """Compare a run that goes on with what it was; return it without what it leaves out."""
+def _check_resumed(config: Config, prepared: Prepared, checked: Checked, resumed: int) -> None:
+    """Compare a run that goes on with what it was."""
     findings = checked.findings
     with findings.part("steps"):
         check_steps_left(config, resumed)
-    with findings.part("items that the run leaves out"):
-        prepared = prepared.without(read_journal(config.output_dir / JOURNAL))
     file = config.output_dir / "config.yaml"
     if not file.is_file():
-        return prepared
+        return
     if _is_local(prepared.model):  # those of the Hub would be downloaded
         with findings.part("contents"):
             refuse_other_contents(config, prepared)
@@ -156,7 +153,6 @@ def _check_resumed(config: Config, prepared: Prepared, checked: Checked, resumed
         checked.changed = changed_settings(before, config)
         for message in about_schedule(config, resumed, before.train.steps):
             findings.warn(message)
-    return prepared
 
 
 def _is_local(model: Model) -> bool:
