@@ -74,6 +74,20 @@ def test_errors_of_settings_do_not_hide_those_of_others_and_of_data(work: Work) 
     assert sorted(found) == ["data", "output_dir", "train.batch_size", "tuning.targets", "validation.prompts"]
 
 
+def test_a_rate_that_nobody_states_does_not_hide_what_else_is_wrong(work: Work) -> None:
+    work.tree["optimizer"] = {"name": "sgd"}
+    work.change(data=[{**work.tree["data"][0], "path": str(work.root / "none")}])
+    found = checked(work)
+    assert [error.partition(":")[0] for error in found.findings.errors] == ["optimizer.lr", "data.path"]
+
+
+def test_sizes_that_nobody_states_are_named_as_what_hides_the_rest(work: Work) -> None:
+    work.change(data=[{**work.tree["data"][0], "buckets": 8}])
+    found = checked(work).findings
+    assert [error.partition(":")[0] for error in found.errors] == ["data.0.buckets"]
+    assert found.left_out == ["folders, data, prompts and room on the disk: fix what is left to the model first"]
+
+
 def test_a_bad_item_does_not_hide_what_the_run_would_be(work: Work) -> None:
     (work.data / "02.txt").unlink()
     found = checked(work)

@@ -19,7 +19,6 @@ from finetrainers.events import RunOutline
 from finetrainers.files.storage import storage_errors
 from finetrainers.models import Model
 from finetrainers.training.announce import about_data, about_schedule
-from finetrainers.training.auto import Settled, settle
 from finetrainers.training.check.disk import check_disk
 from finetrainers.training.check.findings import Findings
 from finetrainers.training.check.parts import (
@@ -27,6 +26,7 @@ from finetrainers.training.check.parts import (
     checked_model,
     layout_of,
     say_what_is_remote,
+    settled_of,
     with_cache_in,
     without_auto,
     world_of,
@@ -84,11 +84,9 @@ def check(file: str | Path, overrides: Sequence[str] = (), how: Checking = Check
 
 def _check(config: Config, how: Checking, checked: Checked, folder: Path) -> None:
     findings, device = checked.findings, CPU
-    settled: Settled | None = None
-    with findings.part("what is left to the model"):
-        settled = settle(config)
+    settled = settled_of(config, findings)
     if settled is None:
-        findings.leave_out("folders, data, prompts and room on the disk: fix the model first")
+        findings.leave_out("folders, data, prompts and room on the disk: fix what is left to the model first")
         return
     for note in settled.notes:
         findings.warn(note)
