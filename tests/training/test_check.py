@@ -94,7 +94,27 @@ def test_a_bad_item_does_not_hide_what_the_run_would_be(work: Work) -> None:
     assert len(found.findings.errors) == 1
     assert found.outline is not None
     assert (found.outline.num_samples, found.outline.num_bad) == (3, 1)
-    assert re.search(r"left out +\S*02\.png: ", " ".join(as_text(found).split()))
+    assert " ".join(as_text(found).split()).count("02.png: ") == 1  # as an error
+    left_out = as_text(checked(work, "data.0.on_error=skip"))
+    assert re.search(r"left out +\S*02\.png: ", " ".join(left_out.split()))
+
+
+def test_of_many_bad_items_a_page_names_the_first_and_says_which_sets_have_them(work: Work) -> None:
+    """All are in the plain values."""
+    bad = write_pictures(work.root / "bad", 8)
+    for file in bad.glob("*.png"):
+        file.write_bytes(b"no picture")
+    work.change(validation={"data": [{"path": str(bad), "buckets": [[1, 64, 64]]}]})
+    found = checked(work)
+    assert as_report(found)["errors"][0].count(".png: ") == 8
+    text = " ".join(as_text(found).split())
+    assert text.count(".png: ") == 5
+    for part in (
+        "and 3 more, which --json lists Fix or remove them",
+        "4 samples to train on; 8 items of validation.data left out",
+        "none: no prompts, none of what is held out can be used",
+    ):
+        assert part in text, part
 
 
 def test_a_check_leaves_nothing_and_tells_what_the_run_then_tells(

@@ -66,6 +66,10 @@ class Checked:
     """What the run would be; None if it cannot be planned."""
     settled: Sequence[str] = ()
     """What was left to the model, and what it became."""
+    asks_held_out: bool = False
+    """Whether a held-out loss is asked for."""
+    num_bad_held_out: int = 0
+    """Items of ``validation.data`` that cannot be used."""
     changed: Sequence[str] = ()
     """Settings that differ from those that the run was last started with, where it goes on."""
 
@@ -130,6 +134,10 @@ def _check_planned(
     checked.outline = outline_of(
         config, prepared, device=device, processes=processes, resumed=resumed, settled=checked.settled
     )
+    checked.asks_held_out = config.validation.has_held_out
+    if config.validation.data and prepared.held_out_plan is not None:
+        bad = {problem for data in prepared.held_out_plan.catalog.sets for problem in data.problems}
+        checked.num_bad_held_out = len(bad.difference(*(data.problems for data in prepared.plan.catalog.sets)))
     for message in (about_epochs(asked, config), *about_data(config, prepared)):
         if message is not None:
             findings.warn(message)
