@@ -691,6 +691,7 @@ MUTATIONS = (
     Mutation("init does not count what drawing takes", "training/init/write.py", 'tree["validation"]["prompts"] = str(prompts)', 'del tree["validation"]["prompts"]', "training/test_init.py::test_a_card_that_is_too_small_leaves_nothing_and_is_named_by_its_option"),
     Mutation("init leaves prompts without a configuration", "training/init/write.py", "            prompts.unlink(missing_ok=True)", "            pass", "training/test_init.py::test_a_configuration_that_cannot_be_written_leaves_no_prompts"),
     Mutation("a page lists all bad samples", "training/check/page.py", "len(listed) <= NUM_BAD", "len(listed) > 0", "training/test_check.py::test_of_many_bad_items_a_page_names_the_first_and_says_which_sets_have_them"),
+    Mutation("a check opens files that the cache knows", "training/check/parts.py", "    copy_memo(config.cache.path / MEMO_FILE, folder / MEMO_FILE)\n", "", "training/test_check.py::test_a_check_leaves_nothing_and_tells_what_the_run_then_tells"),
     Mutation("a rate that nobody states hides what else is wrong", "training/check/parts.py", "settled = settle(config.model_copy(update={\"optimizer\": rated}))", "pass", "training/test_check.py::test_a_rate_that_nobody_states_does_not_hide_what_else_is_wrong"),
     Mutation("a look at a streamed run writes its journal", "training/prepare.py", "writes=is_run and ", "writes=", "training/test_streamed.py::test_whoever_looks_at_a_streamed_run_sees_what_train_sees_and_leaves_its_journal_alone"),
 )  # fmt: skip

@@ -135,6 +135,10 @@ def test_a_check_leaves_nothing_and_tells_what_the_run_then_tells(
     assert event["trained"]["parameters"] == next(
         own["trained_parameters"] for own in events_of(work.root / "run") if own["event"] == "loaded"
     )
+    before = contents(work.root)
+    monkeypatch.setattr("finetrainers.data.catalog.probe._probe_file", lambda path: pytest.fail(f"{path} is known"))
+    assert check(work.root / "config.yaml").findings.errors == []
+    assert contents(work.root) == before
 
 
 def test_a_finished_run_is_told_what_it_is_and_what_differs(work: Work) -> None:

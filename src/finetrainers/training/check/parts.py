@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 
 from finetrainers.config import Config, MemoryConfig
+from finetrainers.data.cache.store import MEMO_FILE
+from finetrainers.data.catalog.memo import copy_memo
 from finetrainers.distributed.launch import Launch
 from finetrainers.distributed.layout import Layout, check_batch, settle_layout
 from finetrainers.distributed.world import World
@@ -103,5 +105,6 @@ def world_of(layout: Layout, device: torch.device) -> World:
 
 
 def with_cache_in(config: Config, folder: Path) -> Config:
-    """Let what planning writes lie in another folder than the user's."""
+    """Let what planning writes lie in another folder than the user's, to which what is known of media is copied."""
+    copy_memo(config.cache.path / MEMO_FILE, folder / MEMO_FILE)
     return config.model_copy(update={"cache": config.cache.model_copy(update={"path": folder})})
