@@ -8,6 +8,7 @@ import pytest
 from runs import write_pictures
 
 from finetrainers.cli.entry import main
+from finetrainers.cli.init import TRIGGER
 from finetrainers.config import load_config
 from finetrainers.testing import make_tiny
 
@@ -30,8 +31,8 @@ def type_in(monkeypatch: pytest.MonkeyPatch, *answers: str | type[BaseException]
     """Answer what is asked, as at a terminal; an exception is a key such as Ctrl-C."""
     left: Iterator[str | type[BaseException]] = iter(answers)
 
-    def answer(prompt: str) -> str:
-        print(prompt)
+    def answer() -> str:
+        print(file=sys.stderr)  # the line that the key Enter ends
         said = next(left)
         if isinstance(said, str):
             return said
@@ -49,10 +50,16 @@ def test_questions_lead_to_a_configuration_and_wrong_answers_are_asked_again(
     config, told = load_config(place / "config.yaml"), capsys.readouterr()
     assert (config.model.path, config.data[0].path, config.data[0].caption_prefix) == (str(model), "data", "ohwx")
     for said in ("'nothing here' is no folder", "there is no nowhere", "there is no 'styles'", "there is no 'rtx9999'"):
-        assert said in " ".join(told.out.split())
+        assert said in " ".join(told.err.split())
+    assert told.out.split() == ["config.yaml", "config-prompts.json"]  # what another command may read
     lines = [line for line in (told.out + told.err).splitlines() if str(model) not in line and "\r" not in line]
     assert max(map(len, lines)) <= COLUMNS
     assert "finetrainers check config.yaml" in told.err
+
+
+def test_a_trigger_word_has_no_spaces_around_it() -> None:
+    assert TRIGGER.answer("  sks ", is_asking=False, takes_suggested=False) == "sks"
+    assert TRIGGER.answer(" none ", is_asking=False, takes_suggested=False) is None
 
 
 def test_without_a_terminal_a_missing_answer_is_an_error_that_names_its_option(

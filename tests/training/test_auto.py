@@ -16,6 +16,7 @@ from finetrainers.config import Config, PixelBudget, load_config
 from finetrainers.data.catalog.buckets import resolve_buckets, usual_bucket
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, open_model
+from finetrainers.sampling.prompts import usual_size
 from finetrainers.testing.real_sizes import write_published
 from finetrainers.training.announce import about_own_rate
 from finetrainers.training.auto import settle, settle_for
@@ -97,6 +98,8 @@ def test_what_is_not_given_is_the_size_that_the_pipeline_draws(published: tuple[
     for own in sizes:
         assert grid.nearest(own) == own
         assert 0.9 * size[1] * size[2] <= own[1] * own[2] <= size[1] * size[2]
+    assert size in sizes
+    assert usual_size(buckets, model) == size
     if model.adapter.recipe.has_other_aspects:
         assert any(own[1] > own[2] for own in sizes) == any(own[1] < own[2] for own in sizes) is True
     else:
@@ -108,7 +111,7 @@ def test_a_number_is_all_proportions_of_about_as_many_pixels(published: tuple[st
     buckets = settled(model, data=[{"path": "data", "buckets": 512}]).data[0].buckets
     sizes = {own[1:] for own in resolve_buckets(buckets)}
     assert (512, 512) in sizes
-    assert usual_bucket(buckets)[1:] == (512, 512)
+    assert usual_size(buckets, model)[1:] == (512, 512)
     assert 9 <= len(sizes) <= 25
     assert all(0.85 * 512**2 <= height * width <= 512**2 for height, width in sizes)
 
@@ -125,11 +128,11 @@ def test_a_run_takes_the_figures_of_its_family_and_says_and_saves_them(tree: Tre
         "tuning.rank: auto, which is 32",
         "tuning.alpha: auto, which is 32",
     ]
-    assert run["auto"][3].startswith("data.0.buckets: auto, which is {pixels: 4096,")
+    assert run["auto"][3].startswith("data.0.buckets: 64, which is {pixels: 4096,")
     assert {step[0] for step in curve(tree["output_dir"], "lr")} == {1e-4}
 
 
-def test_a_run_that_goes_on_keeps_what_it_began_with(tree: Tree, tmp_path: Path) -> None:
+def test_a_run_that_goes_on_keeps_what_it_began_with(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its figures are not those of the family, as those of a run that an earlier version began, without ``auto``."""
     begun = {
         "optimizer": {"lr": 5e-5},
@@ -146,6 +149,12 @@ def test_a_run_that_goes_on_keeps_what_it_began_with(tree: Tree, tmp_path: Path)
     said = "optimizer.lr: auto continues with 5e-05, with which the run began; a new run would take 0.0001"
     assert said in warnings
     assert load_config(Path(tree["output_dir"]) / "config.yaml").data[0].buckets == ((1, 64, 64),)
+    planned = list[Config]()
+    planning = "finetrainers.training.plan.run._Planning.__init__"
+    monkeypatch.setattr(planning, lambda _, config, *__: planned.append(config))
+    monkeypatch.setattr("finetrainers.training.plan.run._Planning.planned", lambda _: None)
+    plan(config_of(left), Asked(say=lambda _: None))
+    assert (planned[0].optimizer.lr, *lora_of(planned[0])) == (5e-5, 4, 8)
 
 
 def test_a_written_number_is_compared_and_not_taken_from_the_run(tree: Tree) -> None:
@@ -153,6 +162,36 @@ def test_a_written_number_is_compared_and_not_taken_from_the_run(tree: Tree) -> 
     after = settle_for(config_of({**tree, "data": [{**tree["data"][0], "buckets": 48}]}), model, before=before).config
     with pytest.raises(ConfigError, match=r"data\.0\.buckets\.pixels: 4096 -> 2304"):
         check_same_run(before, after)
+
+
+def test_a_number_goes_on_with_what_it_was_when_the_run_began(tree: Tree) -> None:
+    """Its steps are not those of today, as those of a run that an earlier version began."""
+    model, budget = open_model(config_of(tree).model), {"pixels": 64**2, "step": 32}
+    before = config_of({**tree, "optimizer": {"lr": 1e-4}, "data": [{**tree["data"][0], "buckets": budget}]})
+    found = settle_for(config_of(tree), model, before=before)
+    assert found.config.data[0].buckets == PixelBudget(pixels=64**2, step=32)
+    assert [note.partition(" goes on with ")[0] for note in found.notes] == ["data.0.buckets: 64"]
+
+
+def test_what_is_held_out_takes_the_sizes_that_are_trained_at(tree: Tree) -> None:
+    model, held_out = open_model(config_of(tree).model), {"data": [{"path": "a"}, {"path": "b", "buckets": 32}]}
+    for buckets in (64, [[1, 48, 64]]):
+        own = {**tree, "data": [{**tree["data"][0], "buckets": buckets}], "validation": held_out}
+        config = settle_for(config_of(own), model).config
+        first, second = (data.buckets for data in config.validation.data)
+        assert first == config.data[0].buckets
+        assert isinstance(second, PixelBudget)
+        assert second.pixels == 32**2
+        assert settle_for(config_of(own), model, before=config).config == config
+
+
+def test_other_sizes_of_a_model_that_was_made_for_one_are_told_of(published: tuple[str, Model]) -> None:
+    name, model = published
+    sections = {"optimizer": {"lr": 1e-4}, "data": [{"path": "data", "buckets": 512}]}
+    notes = settle_for(config_of(asking(Path(model.pretrained.config.path), **sections)), model).notes
+    assert [note.startswith("data.0.buckets: 512 gives other sizes than 480 x 720") for note in notes] == [True] * (
+        name == "CogVideoX-5b"
+    )
 
 
 def test_a_rate_for_adamw_is_taken_for_its_kind_alone_and_that_is_known_before_the_model(tree: Tree) -> None:

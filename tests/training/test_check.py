@@ -75,13 +75,47 @@ def test_errors_of_settings_do_not_hide_those_of_others_and_of_data(work: Work) 
     assert sorted(found) == ["data", "output_dir", "train.batch_size", "tuning.targets", "validation.prompts"]
 
 
+def test_a_rate_that_nobody_states_does_not_hide_what_else_is_wrong(work: Work) -> None:
+    work.tree["optimizer"] = {"name": "sgd"}
+    work.change(data=[{**work.tree["data"][0], "path": str(work.root / "none")}])
+    found = checked(work)
+    assert [error.partition(":")[0] for error in found.findings.errors] == ["optimizer.lr", "data.path"]
+
+
+def test_sizes_that_nobody_states_are_named_as_what_hides_the_rest(work: Work) -> None:
+    work.change(data=[{**work.tree["data"][0], "buckets": 8}])
+    found = checked(work).findings
+    assert [error.partition(":")[0] for error in found.errors] == ["data.0.buckets"]
+    assert found.left_out == ["folders, data, prompts and room on the disk: fix what is left to the model first"]
+
+
 def test_a_bad_item_does_not_hide_what_the_run_would_be(work: Work) -> None:
     (work.data / "02.txt").unlink()
     found = checked(work)
     assert len(found.findings.errors) == 1
     assert found.outline is not None
     assert (found.outline.num_samples, found.outline.num_bad) == (3, 1)
-    assert re.search(r"left out +\S*02\.png: ", " ".join(as_text(found).split()))
+    assert " ".join(as_text(found).split()).count("02.png: ") == 1  # as an error
+    left_out = as_text(checked(work, "data.0.on_error=skip"))
+    assert re.search(r"left out +\S*02\.png: ", " ".join(left_out.split()))
+
+
+def test_of_many_bad_items_a_page_names_the_first_and_says_which_sets_have_them(work: Work) -> None:
+    """All are in the plain values."""
+    bad = write_pictures(work.root / "bad", 8)
+    for file in bad.glob("*.png"):
+        file.write_bytes(b"no picture")
+    work.change(validation={"data": [{"path": str(bad), "buckets": [[1, 64, 64]]}]})
+    found = checked(work)
+    assert as_report(found)["errors"][0].count(".png: ") == 8
+    text = " ".join(as_text(found).split())
+    assert text.count(".png: ") == 5
+    for part in (
+        "and 3 more, which --json lists Fix or remove them",
+        "4 samples to train on; 8 items of validation.data left out",
+        "none: no prompts, none of what is held out can be used",
+    ):
+        assert part in text, part
 
 
 def test_a_check_leaves_nothing_and_tells_what_the_run_then_tells(
@@ -102,6 +136,10 @@ def test_a_check_leaves_nothing_and_tells_what_the_run_then_tells(
     assert event["trained"]["parameters"] == next(
         own["trained_parameters"] for own in events_of(work.root / "run") if own["event"] == "loaded"
     )
+    before = contents(work.root)
+    monkeypatch.setattr("finetrainers.data.catalog.probe._probe_file", lambda path: pytest.fail(f"{path} is known"))
+    assert check(work.root / "config.yaml").findings.errors == []
+    assert contents(work.root) == before
 
 
 def test_a_finished_run_is_told_what_it_is_and_what_differs(work: Work) -> None:

@@ -1,5 +1,6 @@
 """``finetrainers init``: for every family, kind and medium a configuration that ``train`` accepts, or a way out."""
 
+import errno
 import json
 import math
 import shutil
@@ -12,7 +13,7 @@ from media_factory import write_counter
 from PIL import Image
 from runs import events_of, write_pictures
 
-from finetrainers.config import load_config
+from finetrainers.config import Config, load_config
 from finetrainers.errors import ConfigError
 from finetrainers.models import adapters
 from finetrainers.testing import make_tiny
@@ -172,13 +173,34 @@ def test_a_card_decides_the_memory_settings(models: Callable[..., Path], media: 
 def test_a_card_that_is_too_small_leaves_nothing_and_is_named_by_its_option(
     models: Callable[..., Path], media: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    data, drawn = shutil.copytree(media["pictures"], tmp_path / "data"), list[str]()
+    for file in data.glob("*.txt"):
+        file.write_text("The image shows a cat")
+
+    def refuse(config: Config, _: object) -> None:
+        assert config.validation.prompts is not None  # else what drawing takes is not counted
+        drawn.extend(row["prompt"] for row in json.loads(Path(config.validation.prompts).read_text()))
         raise ConfigError("--gpu: a step may take 0.1 GB")
 
     monkeypatch.setattr("finetrainers.training.init.memory.plan", refuse)
-    answers = replace(answers_of(models("flux"), media, "style", "pictures", tmp_path / "run"), card="1GB")
+    answers = answers_of(models("flux"), {"pictures": data}, "style", "pictures", tmp_path / "run")
     with pytest.raises(ConfigError, match="^--card: 1GB: a step may take 0.1 GB"):
-        make(answers, tmp_path)
+        make(replace(answers, card="1GB"), tmp_path)
+    assert list(tmp_path.iterdir()) == [data]
+    assert drawn[:2] == ["ohwx A cat"] * 2  # as they are trained on
+
+
+def test_a_configuration_that_cannot_be_written_leaves_no_prompts(
+    models: Callable[..., Path], media: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(file: Path, text: str) -> None:
+        if file.suffix == ".yaml":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        file.write_text(text)
+
+    monkeypatch.setattr("finetrainers.training.init.write.write_whole", write)
+    with pytest.raises(OSError, match="No space left"):
+        make(answers_of(models("flux"), media, "style", "pictures", tmp_path / "run"), tmp_path)
     assert not list(tmp_path.iterdir())
 
 

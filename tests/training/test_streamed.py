@@ -11,6 +11,10 @@ from test_training import same_weights, stop_after
 
 from finetrainers import DataError, Interrupted, train
 from finetrainers.config import dump_config
+from finetrainers.data.order.chapters import Book
+from finetrainers.training.check.run import check
+from finetrainers.training.inspect.look import Inspecting, inspect
+from finetrainers.training.rehearse.run import Rehearsing, rehearse
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")  # on two cores
 LOSSES = ("loss", "grad_norm")
@@ -43,6 +47,24 @@ def test_a_run_goes_through_several_chapters(base: Tree) -> None:
     assert len(starts) >= 3
     assert starts == sorted(starts)
     assert len(curve(base["output_dir"], "loss")) == STEPS
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_whoever_looks_at_a_streamed_run_sees_what_train_sees_and_leaves_its_journal_alone(
+    base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, resumed: bool
+) -> None:
+    """A run that has not begun has no journal; of one that goes on, the chapter that it goes on in is looked at."""
+    tree = base if resumed else merged(base, {"output_dir": str(tmp_path / "run")})
+    folder, file, opened = Path(tree["output_dir"]), tmp_path / "config.yaml", list[int]()
+    file.write_text(dump_config(config_of(tree)))
+    before = {own: own.read_bytes() for own in sorted(folder.rglob("*.json"))}
+    open_chapter = Book.open
+    monkeypatch.setattr(Book, "open", lambda book, begin: (opened.append(begin.number), open_chapter(book, begin))[1])
+    assert check(file).findings.errors == []
+    assert rehearse(file, how=Rehearsing(with_twin=False)).errors == []
+    assert opened == [len(begun(folder)) - 1 if resumed else 0] * 2
+    assert inspect(config_of(tree), Inspecting(sample=0)).report["refused"] is None
+    assert {own: own.read_bytes() for own in sorted(folder.rglob("*.json"))} == before
 
 
 def test_a_finished_streamed_run_reports_itself(base: Tree) -> None:

@@ -1,6 +1,7 @@
 """The form of a new run: every key once, an error beside its field, and the configuration that a file would give."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -203,6 +204,11 @@ def test_the_form_is_filled_from_a_run_and_from_text(client: TestClient, runs: P
     wrong = client.post("/new/yaml", data={"yaml": "model: ["})
     assert wrong.status_code == 422
     assert "no YAML" in wrong.text
+
+
+def test_an_empty_form_leaves_the_sizes_to_the_model(client: TestClient) -> None:
+    (typed,) = re.findall(r'<textarea[^>]*name="data\.0\.buckets"[^>]*>(.*?)</textarea>', client.get("/new").text)
+    assert typed == ""
 
 
 def test_more_data_sets_have_fields_of_their_own(client: TestClient) -> None:

@@ -125,7 +125,8 @@ def _kind(said: str) -> str:
 
 
 def _word(said: str) -> str | None:
-    return None if said == NONE else said
+    word = said.strip()
+    return None if word == NONE else word
 
 
 def _pairs(said: str) -> str | None:

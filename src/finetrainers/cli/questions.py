@@ -1,5 +1,6 @@
 """Questions on a terminal: each with what is suggested, asked again after a wrong answer."""
 
+import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,20 +40,25 @@ class Question:
         raise ConfigError(f"init: {self.option} is not given, and {why}; give {self.option}{also}")
 
     def _ask(self) -> str | None:
-        print(textwrap.fill(self.text, WIDTH, break_on_hyphens=False))
+        _say(textwrap.fill(self.text, WIDTH, break_on_hyphens=False))
         hint = "" if self.suggested is None else f" [{self.suggested}]"
         while True:
             said = self._read_line(f"{self.option.removeprefix('--')}{hint}: ") or self.suggested
             if said is None:
-                print("  an answer is needed; Ctrl-C ends without writing anything")
+                _say("  an answer is needed; Ctrl-C ends without writing anything")
                 continue
             try:
                 return self.read(said)
             except ConfigError as error:
-                print(textwrap.fill(str(error), WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
+                _say(textwrap.fill(str(error), WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
 
     def _read_line(self, prompt: str) -> str:
         try:
-            return input(prompt).strip()
+            print(prompt, end="", file=sys.stderr, flush=True)  # what is printed is the names of files
+            return input().strip()
         except EOFError:
             raise ConfigError(f"init: the input ended before {self.option} was answered; nothing is written") from None
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -23,7 +23,7 @@ class ValidationConfig(Section):
     item. Files with the same bytes count as one: what is held out in one data set is held out in all."""
     data: tuple[DataConfig, ...] = ()
     """Separate data sets to measure the held-out loss on, instead of ``held_out``. Items of ``data`` with the same bytes
-    are not trained on, and a warning counts them."""
+    are not trained on, and a warning counts them. Their ``buckets`` are by default those of ``data.0``."""
     noise_levels: int = Field(default=8, ge=1)
     """Number of noise levels at which each held-out sample is measured. If a resumed run changes this or ``max_items``,
     ``patience`` and ``checkpoint.keep_best`` start anew: losses of other levels or samples are not compared."""

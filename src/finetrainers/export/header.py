@@ -44,7 +44,7 @@ def header(
         result["ss_base_model_version"] = names.version
     if sources[0].step is not None:
         result["ss_steps"] = str(sources[0].step)
-    return result | ({} if sources[0].config is None else _training(sources[0].config))
+    return result | ({} if sources[0].config is None else _training(sources[0].config, own))
 
 
 def network(changes: Mapping[str, Change], names: Names | None) -> dict[str, str]:
@@ -63,11 +63,12 @@ def network(changes: Mapping[str, Change], names: Names | None) -> dict[str, str
     }
 
 
-def _training(config: Config) -> dict[str, str]:
+def _training(config: Config, own: Mapping[str, str]) -> dict[str, str]:
     """What the run was told; names of the user's own files without their folders."""
     _, height, width = usual_bucket(config.data[0].buckets)
+    size = own.get("modelspec.resolution", f"{width}x{height}")  # as the run wrote it, which knew its model
     return {
-        "ss_resolution": f"({width}, {height})",
+        "ss_resolution": f"({size.replace('x', ', ')})",
         "ss_learning_rate": f"{config.optimizer.lr_value:g}",
         "ss_optimizer": str(config.optimizer.name).rpartition("/")[2],
         "ss_lr_scheduler": config.schedule.name,

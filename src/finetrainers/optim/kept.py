@@ -82,6 +82,7 @@ class OwnPart(Kept):
 
     def __init__(self, name: str, weight: nn.Parameter) -> None:
         """Take the part, which stays where it is."""
+        assert weight.dtype == torch.float32, "a weight of fewer bits needs a master"
         super().__init__(name, weight)
         self.stepped = nn.Parameter(local_of(weight.detach()))
 

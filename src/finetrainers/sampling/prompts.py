@@ -9,8 +9,10 @@ from typing import Any
 
 import PIL.Image
 
-from finetrainers.config import PromptConfig
+from finetrainers.config import Bucket, PixelBudget, PromptConfig
+from finetrainers.config.data import Buckets
 from finetrainers.config.prompts import parse_prompt, spellings
+from finetrainers.data.catalog.buckets import resolve_buckets, usual_bucket
 from finetrainers.data.media.files import probe
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.models import Model, Request
@@ -18,6 +20,16 @@ from finetrainers.models.base import image_is_optional
 
 SEPARATOR = ";"
 """Between two references in a cell of a table."""
+
+
+def usual_size(buckets: Buckets, model: Model) -> Bucket:
+    """Size that is drawn where a prompt names none: of generated buckets the model's own, if they are of its area."""
+    own = model.adapter.recipe.size
+    if own is not None and isinstance(buckets, PixelBudget) and buckets.pixels == own[1] * own[2]:
+        same = [size for size in resolve_buckets(buckets) if size[1:] == own[1:]]
+        if same:  # with the first number of frames
+            return same[0]
+    return usual_bucket(buckets)
 
 
 def read_prompts(

@@ -15,7 +15,6 @@ from PIL import Image
 from finetrainers.batch import Text
 from finetrainers.conditioning import Conditioning, build_conditioning
 from finetrainers.config import Config, load_config
-from finetrainers.data.catalog.buckets import usual_bucket
 from finetrainers.distributed.world import pick_device
 from finetrainers.errors import ConfigError
 from finetrainers.files.steps import step_directory, step_folders
@@ -26,7 +25,7 @@ from finetrainers.memory.out_of_memory import out_of_memory_explained
 from finetrainers.memory.precision import matmul_precision
 from finetrainers.memory.residency import Residency
 from finetrainers.models import Model, Request, open_model
-from finetrainers.sampling.prompts import make_request
+from finetrainers.sampling.prompts import make_request, usual_size
 from finetrainers.sampling.sampler import Sampler
 from finetrainers.tuning import build_tuning
 
@@ -69,7 +68,7 @@ def _sample(
 ) -> list[Path]:
     config, model = _open(run)
     check_attention("validate", config.attention.validation, is_dispatched=model.adapter.dispatches_attention)
-    size = usual_bucket(config.data[0].buckets)
+    size = usual_size(config.data[0].buckets, model)
     conditioning = build_conditioning(config.conditioning)
     shows = {"takes_control": config.control is not None, "takes_references": config.references is not None}
     requests = [make_request(prompt, f"prompt {n}", model, size, **shows) for n, prompt in enumerate(prompts, 1)]

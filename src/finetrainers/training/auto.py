@@ -15,6 +15,8 @@ from finetrainers.training.paths import absolute, with_all_sets
 ADAMS = ("adamw", "adam", "adamw_8bit", "adamw_4bit", "adamw_fp8", "adamw_schedule_free")
 """Optimizers for which published learning rates hold."""
 
+FIRST_BUCKETS = "data.0.buckets"
+
 Values = Mapping[str, Any]  # by keys of the configuration, as a file has them
 
 
@@ -27,10 +29,12 @@ class Settled:
     """What each key that was left open has become."""
     notes: tuple[str, ...] = ()
     """What a user should know of them, as sentences."""
+    asked: Values = field(default_factory=dict)
+    """What the configuration has in their places: ``auto``, or the resolution of buckets."""
 
     def lines(self) -> list[str]:
         """Say each value in a line."""
-        return [f"{key}: auto, which is {_written(value)}" for key, value in self.values.items()]
+        return [f"{key}: {self.asked[key]}, which is {_written(value)}" for key, value in self.values.items()]
 
 
 def settle(config: Config, *, is_new: bool = False) -> Settled:
@@ -65,17 +69,21 @@ def settle_for(config: Config, model: Model, *, before: Config | None = None) ->
     _check_rate(config, before)
     whole = with_all_sets(config)
     own = {**_of_rate(whole, model), **_of_adapter(whole, model), **_of_buckets(whole, model)}
-    open_keys = [key for key in own if _value(whole, key) == AUTO]  # a resolution is no open key
-    begun = {key: value for key in open_keys if (value := _value(before, key)) not in (None, AUTO)}
+    asked = {key: _value(whole, key) for key in own}
+    begun = {key: value for key in own if _is_of(value := _value(before, key), asked[key])}
     if "tuning.alpha" in own and "tuning.rank" not in own and _value(before, "tuning.rank") != _value(whole, "tuning.rank"):
         begun.pop("tuning.alpha", None)  # that of another rank
-    notes = tuple(
-        f"{key}: auto continues with {_written(value)}, with which the run began; a new run would take {_written(own[key])}"
+    if FIRST_BUCKETS in begun:
+        own |= {key: begun[FIRST_BUCKETS] for key in own if key.startswith("validation.") and asked[key] == AUTO}
+    notes = [
+        f"{key}: {asked[key]} continues with {_written(value)}, with which the run began; a new run would take "
+        f"{_written(own[key])}"
         for key, value in begun.items()
         if value != own[key]
-    )
+    ]
     values = own | begun
-    return Settled(_with(whole, values), {key: _plain(value) for key, value in values.items()}, notes)
+    plain = {key: _plain(value) for key, value in values.items()}
+    return Settled(_with(whole, values), plain, (*notes, *_about_aspects(asked, model)), asked)
 
 
 def is_open(config: Config) -> bool:
@@ -134,12 +142,36 @@ def _of_adapter(config: Config, model: Model) -> Values:
 
 
 def _of_buckets(config: Config, model: Model) -> Values:
-    """Sizes of each data set that names none, or a resolution."""
-    return {
-        f"{name}.buckets": native_sizes(model, f"{name}.buckets", None if data.buckets == AUTO else data.buckets)
-        for name, data in _sets(config)
-        if isinstance(data.buckets, int | str)
-    }
+    """Sizes of each data set that names none, or a resolution; what is held out takes those that are trained at."""
+    found: dict[str, Any] = {}
+    for name, data in _sets(config):
+        key = f"{name}.buckets"
+        if data.buckets == AUTO and name.startswith("validation."):
+            found[key] = found.get(FIRST_BUCKETS, config.data[0].buckets)
+        elif isinstance(data.buckets, int | str):
+            found[key] = native_sizes(model, key, None if data.buckets == AUTO else data.buckets)
+    return found
+
+
+def _is_of(begun: Any, asked: Any) -> bool:  # of any key
+    """Whether what a run has begun with can be what it made of what is asked for: ``auto``, or a resolution."""
+    if isinstance(asked, int):
+        return isinstance(begun, PixelBudget) and begun.pixels == asked**2
+    return begun not in (None, AUTO)
+
+
+def _about_aspects(asked: Values, model: Model) -> list[str]:
+    """Say where a resolution asks for sizes of a model that was made for one."""
+    recipe = model.adapter.recipe
+    if recipe.has_other_aspects or recipe.size is None:
+        return []
+    _, height, width = recipe.size
+    return [
+        f"{key}: {value} gives other sizes than {height} x {width} (height x width), the only one that {model.adapter.name} "
+        "was made for: it may draw worse. Remove the key to take that"
+        for key, value in asked.items()
+        if key.endswith(".buckets") and value != AUTO
+    ]
 
 
 def _value(config: Config | None, key: str) -> Any:  # as its section has it

@@ -7,9 +7,10 @@ from typing import Any
 
 from finetrainers.config import Config
 from finetrainers.config.prompts import PromptConfig
-from finetrainers.data.catalog.buckets import resolve_buckets, usual_bucket
+from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.models import Model, Request
 from finetrainers.runs.outputs import Sample
+from finetrainers.sampling.prompts import usual_size
 from finetrainers.sampling.sampler import task_of
 from finetrainers.training.card_words import trigger_words
 
@@ -25,7 +26,7 @@ def call_lines(config: Config, model: Model, sample: Sample | None) -> str:
         model: What is drawn with.
         sample: Whose prompt and settings the call has, if one was drawn.
     """
-    request = _request(config) if sample is None else _request_of(sample)
+    request = _request(config, model) if sample is None else _request_of(sample)
     pictures, imports, before = _pictures(config, model, request)
     if pictures is None:
         return ""
@@ -39,11 +40,11 @@ def call_lines(config: Config, model: Model, sample: Sample | None) -> str:
     return f"{imports}\n" * bool(imports) + f'pipeline.to("cuda")\n{before}{name} = pipeline(\n{told}).{output}[0]\n{save}'
 
 
-def _request(config: Config) -> Request:
+def _request(config: Config, model: Model) -> Request:
     """What is drawn where a run drew no samples."""
     words = " ".join([*trigger_words(config)[:1], "TEXT"])
     defaults = PromptConfig(prompt=words)
-    return Request(words, usual_bucket(config.data[0].buckets), defaults.num_inference_steps, defaults.seed)
+    return Request(words, usual_size(config.data[0].buckets, model), defaults.num_inference_steps, defaults.seed)
 
 
 def _request_of(sample: Sample) -> Request:

@@ -12,13 +12,13 @@ from torch.distributed.tensor import DTensor
 
 import finetrainers
 from finetrainers.config import Config
-from finetrainers.data.catalog.buckets import usual_bucket
 from finetrainers.errors import CheckpointError
 from finetrainers.export.export import expert_suffix
 from finetrainers.export.saved import export_saved
 from finetrainers.files.steps import name_of_step, step_directory, step_folders
 from finetrainers.files.whole import MANIFEST, listed, whole_directory
 from finetrainers.models import Model
+from finetrainers.sampling.prompts import usual_size
 from finetrainers.training.card import remove_card
 from finetrainers.training.card_words import base_name, trigger_words
 from finetrainers.training.cards import Cards
@@ -162,7 +162,7 @@ def file_metadata(config: Config, model: Model, *, step: int) -> dict[str, str]:
     base, kind = base_name(config), config.tuning.kind
     control = "" if config.control is None else "-control"
     adapter = "" if kind == "full" else f"/{kind}"
-    _, height, width = usual_bucket(config.data[0].buckets)
+    _, height, width = usual_size(config.data[0].buckets, model)
     triggers = ", ".join(trigger_words(config))
     metadata = {
         "modelspec.sai_model_spec": "1.0.0",

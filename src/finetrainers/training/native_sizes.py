@@ -64,8 +64,12 @@ def _counts(model: Model) -> list[int]:
 
 def _budget(model: Model, pixels: int, counts: Sequence[int]) -> PixelBudget:
     """Proportions of an area, in steps of the model's."""
-    unit = model.adapter.grid.vae_step * model.adapter.grid.patch
+    unit, size = model.adapter.grid.vae_step * model.adapter.grid.patch, model.adapter.recipe.size
     step = unit * max(1, round(math.sqrt(pixels) / BLOCKS / unit))
+    if size is not None and size[1] * size[2] == pixels:  # of which the size that the model was made for is one
+        common = math.gcd(*size[1:])
+        steps = [own for own in range(unit, common + 1, unit) if common % own == 0]
+        step = min(steps, key=lambda own: abs(math.log(own / step)), default=step)
     return PixelBudget(pixels=pixels, frames=tuple(counts), step=step)
 
 

@@ -47,6 +47,7 @@ def prepare(
     interrupt: Callable[[str], None] = lambda _: None,
     start: int = 0,
     trying: Trying = nullcontext,
+    is_run: bool = False,
 ) -> Prepared:
     """Check everything that can be known before weights are loaded, and plan the run, which goes on after ``start`` steps.
 
@@ -61,6 +62,7 @@ def prepare(
         interrupt: Called where the run may be stopped.
         start: Optimizer steps that are taken.
         trying: Around each check of settings, with its name: it may take an error, so that the data are looked at, too.
+        is_run: Whether it is the run itself, which writes where its chapters begin; others only read it.
 
     Raises:
         ConfigError: If a bucket, a prompt or the cache's size is impossible.
@@ -77,7 +79,7 @@ def prepare(
     keeps, shares = _used_again(config, model, requests), _shares(config, world)
     residency = Residency(model, device, keeps=keeps, experts=config.memory, shares=shares)
     encoder = Encoder(model, items, memo, config.cache, residency, progress, warn, lease, world, interrupt)
-    catalog, held_out, chapters = _catalogs(config, encoder, conditioning, streams)
+    catalog, held_out, chapters = _catalogs(config, encoder, conditioning, streams, is_run=is_run)
     if chapters is None:
         order = Order(config.seed, config.train.batch_size, catalog.groups())
     else:
@@ -137,7 +139,7 @@ def _plan(config: Config, encoder: Encoder, catalog: Catalog, streams: Sequence[
 
 
 def _catalogs(
-    config: Config, encoder: Encoder, conditioning: Conditioning, streams: Sequence[Stream]
+    config: Config, encoder: Encoder, conditioning: Conditioning, streams: Sequence[Stream], *, is_run: bool
 ) -> tuple[Catalog, Catalog | None, Chapters | None]:
     """Look at what is trained on, and at what is held out: no content is on both sides.
 
@@ -174,7 +176,7 @@ def _catalogs(
         return catalog, held_out, None
     look = partial(make_look, memo, workers=workers, progress=probed)
     book = make_book(config, catalog, held_out, common, look=look)
-    return catalog, held_out, Chapters(book, config.output_dir, writes=encoder.world.is_first)
+    return catalog, held_out, Chapters(book, config.output_dir, writes=is_run and encoder.world.is_first)
 
 
 def _shares(config: Config, world: World) -> Callable[[], DeviceMesh] | None:

@@ -124,6 +124,7 @@ class _Run:
                 world=session.world,
                 interrupt=session.signals.raise_if_received,
                 start=start,
+                is_run=True,
             )
             if files is not None:
                 check_files(files, self.model, is_resumed=start > 0)

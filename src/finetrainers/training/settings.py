@@ -6,12 +6,11 @@ from contextlib import AbstractContextManager
 import torch
 
 from finetrainers.config import Config
-from finetrainers.data.catalog.buckets import usual_bucket
 from finetrainers.data.streams import Stream
 from finetrainers.distributed.world import World
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, Request
-from finetrainers.sampling.prompts import read_prompts
+from finetrainers.sampling.prompts import read_prompts, usual_size
 from finetrainers.training.checks import (
     check_buckets,
     check_computation,
@@ -64,7 +63,7 @@ def requests_of(config: Config, model: Model) -> tuple[Request, ...]:
     """Read what validations draw."""
     if config.validation.prompts is None:
         return ()
-    first = usual_bucket(config.data[0].buckets)
+    first = usual_size(config.data[0].buckets, model)
     shows = {"takes_control": config.control is not None, "takes_references": config.references is not None}
     return tuple(read_prompts(config.validation.prompts, model, size=first, **shows))
 

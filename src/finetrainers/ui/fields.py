@@ -16,7 +16,7 @@ EXAMPLES = {
     "output_dir": "a name, such as crush",
     "model.path": "Lightricks/LTX-Video",
     "data.N.path": "data/crush",
-    "data.N.buckets": "[[49, 512, 768]]",
+    "data.N.buckets": "1024",
 }
 """Shown where nothing is filled in yet, of keys that have no default."""
 BASIC = {

@@ -20,7 +20,7 @@ from finetrainers.ui.site import Site, as_number, number_of, site_of
 from finetrainers.ui.tail import tail
 
 MAX_FIELDS = 5000
-STARTING = {"data.0.buckets": "[[1, 512, 512]]", "train.steps": "1000"}
+STARTING = {"train.steps": "1000"}
 """Values of an empty form, which most runs change."""
 REFUSED = 422
 

@@ -80,7 +80,7 @@ def read_journal(file: Path) -> tuple[LeftOut, ...]:
     try:
         journal = json.loads(file.read_text(encoding="utf-8"))
         return tuple(LeftOut(**item) for item in journal["left_out"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ()
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(

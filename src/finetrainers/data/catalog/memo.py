@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from finetrainers.errors import StorageError
 from finetrainers.files.whole import hash_file
 
 BUSY_SECONDS = 60.0
+MAX_COPIED_BYTES = 1 << 28
 WAYS_OUT = {
     sqlite3.SQLITE_BUSY: "another run has held it for too long; wait for it to end, or name another cache.path",
     sqlite3.SQLITE_READONLY: "the cache lacks something and may not be written; change its permissions, or name another",
@@ -102,3 +103,18 @@ class Memo:
     def close(self) -> None:
         """Let go of the database."""
         self._connection.close()
+
+
+def copy_memo(file: Path, target: Path) -> None:
+    """Copy what is known of media, as far as it can be read; a memo of millions of them, which takes long, is not."""
+    if not file.is_file() or file.stat().st_size > MAX_COPIED_BYTES:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with (
+            closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as before,
+            closing(sqlite3.connect(target)) as copied,
+        ):
+            before.backup(copied)
+    except sqlite3.Error:  # of which the run's own errors tell
+        target.unlink(missing_ok=True)

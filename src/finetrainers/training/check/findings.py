@@ -1,4 +1,4 @@
-"""What a rehearsal has found, and how it is told."""
+"""What a check or a rehearsal has found, and how a rehearsal tells it."""
 
 import time
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,7 @@ REPORT_VERSION = 1
 
 @dataclass(slots=True)
 class Part:
-    """One part of a rehearsal."""
+    """One part of a check or a rehearsal."""
 
     name: str
     seconds: float = 0.0
@@ -24,11 +24,11 @@ class Part:
 
 @dataclass(slots=True)
 class Findings:
-    """All that a rehearsal has to say."""
+    """All that a check or a rehearsal has to say."""
 
     parts: list[Part] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    """What could not be rehearsed, and why."""
+    """What could not be looked at, and why."""
     warnings: list[str] = field(default_factory=list)
     """What ends no run, and may not be meant."""
 
@@ -38,12 +38,12 @@ class Findings:
         return [error for part in self.parts for error in part.errors]
 
     def part(self, name: str) -> "Trying":
-        """Begin a part: what its body raises for the user is an error of it, and the rehearsal goes on."""
+        """Begin a part: what its body raises for the user is an error of it, and the others are looked at."""
         self.parts.append(Part(name))
         return Trying(self, self.parts[-1])
 
     def leave_out(self, what: str) -> None:
-        """Say once what is not rehearsed."""
+        """Say once what is not looked at."""
         if what not in self.left_out:
             self.left_out.append(what)
 

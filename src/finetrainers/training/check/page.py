@@ -1,12 +1,13 @@
 """What a check has found, in words for a terminal of 80 columns, and as plain values."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from finetrainers.data.catalog.found import set_lines
 from finetrainers.events import RunOutline
 from finetrainers.training.check.run import Checked
+from finetrainers.training.outline import NUM_BAD
 
 REPORT_VERSION = 1
 WIDTH, LABEL = 80, 12
@@ -35,8 +36,9 @@ def as_report(checked: Checked) -> dict[str, Any]:
 def as_text(checked: Checked) -> str:
     """Write a page to read."""
     findings, outline = checked.findings, checked.outline
-    lines = [] if outline is None else list(_outline_lines(outline, checked.changed))
-    told = [("not checked", findings.left_out), ("warning", findings.warnings), ("ERROR", findings.errors)]
+    lines = [] if outline is None else list(_outline_lines(outline, checked))
+    errors = [_shortened(error) for error in findings.errors]
+    told = [("not checked", findings.left_out), ("warning", findings.warnings), ("ERROR", errors)]
     lines += ["", *textwrap.wrap(NEXT, WIDTH)] if outline is not None else []
     lines += [line for kind, sentences in told for sentence in sentences for line in _listed(kind, sentence)]
     count = len(findings.errors)
@@ -44,23 +46,35 @@ def as_text(checked: Checked) -> str:
     return "\n".join([*lines, "", f"{count} error{'s' * (count != 1)}: train would not begin" if count else verdict])
 
 
-def _outline_lines(run: RunOutline, changed: Sequence[str]) -> Iterator[str]:
+def _shortened(error: str) -> str:
+    """Cut the list of bad samples: there may be as many as there are items."""
+    lines = error.split("\n")
+    listed = [line for line in lines if line.startswith("  ")]
+    if not error.startswith("data: ") or len(listed) <= NUM_BAD:
+        return error
+    last = lines.index(listed[NUM_BAD - 1])
+    rest = [line for line in lines[last + 1 :] if not line.startswith("  ")]
+    return "\n".join([*lines[: last + 1], f"  and {len(listed) - NUM_BAD} more, which --json lists", *rest])
+
+
+def _outline_lines(run: RunOutline, checked: Checked) -> Iterator[str]:
     revision = f" ({run.model_revision})" if run.model_revision else ""
     yield from _row("model", f"{run.family}, {run.task}: {run.model_path}{revision}")
     yield from _row("device", _device(run))
     for number, line in enumerate(set_lines([own.tree() for own in run.sets])):
         yield from _row("" if number else "data", line)
-    yield from _row("", _samples(run))
-    for bad in run.bad or ():
+    yield from _row("", _samples(run, checked.num_bad_held_out))
+    errors = "\n".join(checked.findings.errors)
+    for bad in [own for own in run.bad or () if f"{own.path}: {own.reason}" not in errors]:
         yield from _row("left out", f"{bad.path}: {bad.reason}")
     yield from _buckets(run)
     yield from _row("trains", _trained(run))
     for number, line in enumerate(run.auto or ()):
         yield from _row("" if number else "auto", line)
     yield from _row("steps", _steps(run))
-    yield from _row("validation", _validations(run))
+    yield from _row("validation", _validations(run, asks_held_out=checked.asks_held_out))
     yield from _row("start", _start(run))
-    for change in changed:
+    for change in checked.changed:
         yield from _row("", change)
     yield from _row("writes", f"{run.output_dir}: {', '.join(FILES)}")
     for own in run.disk or ():
@@ -73,7 +87,7 @@ def _device(run: RunOutline) -> str:
     return f"{run.device_name or run.device}{memory}" + (f"; {count} processes, a device each" if count > 1 else "")
 
 
-def _samples(run: RunOutline) -> str:
+def _samples(run: RunOutline, num_bad_held_out: int) -> str:
     apart = run.num_apart or 0
     told = f"{_count(run.num_samples, 'sample')} to train on"
     if apart:
@@ -81,7 +95,9 @@ def _samples(run: RunOutline) -> str:
         asked = "" if run.held_out_asked is None else f" ({real:.0%}; asked for {run.held_out_asked:.0%})"
         measured = "" if run.num_held_out == apart else f", {run.num_held_out} of them measured"
         told += f", {apart} held out{asked}{measured}"
-    return told + (f"; {_count(run.num_bad, 'item')} left out" if run.num_bad else "")
+    num_bad = run.num_bad - num_bad_held_out
+    told += f"; {_count(num_bad, 'item')} left out" if num_bad else ""
+    return told + (f"; {_count(num_bad_held_out, 'item')} of validation.data left out" if num_bad_held_out else "")
 
 
 def _buckets(run: RunOutline) -> Iterator[str]:
@@ -115,12 +131,13 @@ def _steps(run: RunOutline) -> str:
     return f"{_count(run.steps, 'step')} of {_count(run.batch_size, 'sample')}: {epochs:.3g} epochs"
 
 
-def _validations(run: RunOutline) -> str:
+def _validations(run: RunOutline, *, asks_held_out: bool) -> str:
     what = [_count(run.num_prompts, "prompt")] if run.num_prompts else []
     what += [f"the held-out loss of {_count(run.num_held_out, 'sample')}"] if run.num_held_out else []
     often = "at the beginning and the end" if run.validate_every is None else f"each {_count(run.validate_every, 'step')}"
     saved = f"saves each {_count(run.save_every or run.steps, 'step')}"
-    return f"{' and '.join(what)} {often}; {saved}" if what else f"none: no prompts, nothing held out; {saved}"
+    why = "none of what is held out can be used" if asks_held_out else "nothing held out"
+    return f"{' and '.join(what)} {often}; {saved}" if what else f"none: no prompts, {why}; {saved}"
 
 
 def _start(run: RunOutline) -> str:

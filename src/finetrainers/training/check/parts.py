@@ -5,11 +5,14 @@ from pathlib import Path
 import torch
 
 from finetrainers.config import Config, MemoryConfig
+from finetrainers.data.cache.store import MEMO_FILE
+from finetrainers.data.catalog.memo import copy_memo
 from finetrainers.distributed.launch import Launch
 from finetrainers.distributed.layout import Layout, check_batch, settle_layout
 from finetrainers.distributed.world import World
 from finetrainers.models import Model, open_model
 from finetrainers.optim.optimizers import check_optimizer
+from finetrainers.training.auto import Settled, settle
 from finetrainers.training.check.accounts import check_accounts
 from finetrainers.training.check.findings import Findings
 from finetrainers.training.check.places import check_places
@@ -19,6 +22,23 @@ from finetrainers.training.fit import as_recorded
 from finetrainers.training.sharing import check_sharing
 from finetrainers.training.track import check_trackers
 from finetrainers.training.user_code import check_user_code
+
+STAND_IN_LR = 1e-4
+"""Nothing else that is checked depends on it."""
+
+
+def settled_of(config: Config, findings: Findings) -> Settled | None:
+    """Settle what is left to the model, a rate that nobody states apart; None where more than that is wrong."""
+    settled: Settled | None = None
+    with findings.part("what is left to the model") as part:
+        settled = settle(config)
+    if part.errors and part.errors[0].startswith("optimizer.lr: auto"):
+        rated = config.optimizer.model_copy(update={"lr": STAND_IN_LR})
+        with findings.part("what else is left to the model") as part:
+            settled = settle(config.model_copy(update={"optimizer": rated}))
+    if settled is not None:
+        part.notes += [*settled.lines(), *settled.notes]
+    return settled
 
 
 def layout_of(config: Config, processes: int | None, findings: Findings) -> Layout | None:
@@ -84,7 +104,7 @@ def world_of(layout: Layout, device: torch.device) -> World:
     return World(device, Launch(size=layout.size, local_size=layout.size), layout)
 
 
-def moved_to(config: Config, folder: Path) -> Config:
-    """Let what planning writes lie in another folder than the user's."""
-    places = {"output_dir": folder / "run", "cache": config.cache.model_copy(update={"path": folder})}
-    return config.model_copy(update=places)
+def with_cache_in(config: Config, folder: Path) -> Config:
+    """Let what planning writes lie in another folder than the user's, to which what is known of media is copied."""
+    copy_memo(config.cache.path / MEMO_FILE, folder / MEMO_FILE)
+    return config.model_copy(update={"cache": config.cache.model_copy(update={"path": folder})})

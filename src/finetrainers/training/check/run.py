@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from finetrainers.config import Config, load_config
-from finetrainers.data.catalog.left_out import JOURNAL, read_journal
 from finetrainers.distributed.launch import refuse_further_processes
 from finetrainers.distributed.layout import Layout
 from finetrainers.distributed.world import pick_device
@@ -20,15 +19,15 @@ from finetrainers.events import RunOutline
 from finetrainers.files.storage import storage_errors
 from finetrainers.models import Model
 from finetrainers.training.announce import about_data, about_schedule
-from finetrainers.training.auto import Settled, settle
 from finetrainers.training.check.disk import check_disk
 from finetrainers.training.check.findings import Findings
 from finetrainers.training.check.parts import (
     check_around,
     checked_model,
     layout_of,
-    moved_to,
     say_what_is_remote,
+    settled_of,
+    with_cache_in,
     without_auto,
     world_of,
 )
@@ -67,6 +66,10 @@ class Checked:
     """What the run would be; None if it cannot be planned."""
     settled: Sequence[str] = ()
     """What was left to the model, and what it became."""
+    asks_held_out: bool = False
+    """Whether a held-out loss is asked for."""
+    num_bad_held_out: int = 0
+    """Items of ``validation.data`` that cannot be used."""
     changed: Sequence[str] = ()
     """Settings that differ from those that the run was last started with, where it goes on."""
 
@@ -85,11 +88,9 @@ def check(file: str | Path, overrides: Sequence[str] = (), how: Checking = Check
 
 def _check(config: Config, how: Checking, checked: Checked, folder: Path) -> None:
     findings, device = checked.findings, CPU
-    settled: Settled | None = None
-    with findings.part("what is left to the model"):
-        settled = settle(config)
+    settled = settled_of(config, findings)
     if settled is None:
-        findings.leave_out("folders, data, prompts and room on the disk: fix the model first")
+        findings.leave_out("folders, data, prompts and room on the disk: fix what is left to the model first")
         return
     for note in settled.notes:
         findings.warn(note)
@@ -107,7 +108,7 @@ def _check(config: Config, how: Checking, checked: Checked, folder: Path) -> Non
         findings.leave_out("data, prompts and room on the disk: fix the model first")
         return
     say_what_is_remote(model, findings)
-    planned, prepared = moved_to(without_auto(config), folder), None
+    planned, prepared = with_cache_in(without_auto(config), folder), None
     plan = partial(prepare, model=model, device=device, progress=how.progress, warn=findings.warn)
     plan = partial(plan, world=world_of(layout, device), start=resumed or 0, trying=findings.part)
     with findings.part("data") as part:
@@ -127,27 +128,29 @@ def _check_planned(
     with findings.part("steps"):
         config = with_steps_of(asked, prepared)
     if resumed is not None:
-        prepared = _check_resumed(config, prepared, checked, resumed)
+        _check_resumed(config, prepared, checked, resumed)
     with findings.part("disk") as part:
         check_disk(config, prepared, part, free=how.free)
     checked.outline = outline_of(
         config, prepared, device=device, processes=processes, resumed=resumed, settled=checked.settled
     )
+    checked.asks_held_out = config.validation.has_held_out
+    if config.validation.data and prepared.held_out_plan is not None:
+        bad = {problem for data in prepared.held_out_plan.catalog.sets for problem in data.problems}
+        checked.num_bad_held_out = len(bad.difference(*(data.problems for data in prepared.plan.catalog.sets)))
     for message in (about_epochs(asked, config), *about_data(config, prepared)):
         if message is not None:
             findings.warn(message)
 
 
-def _check_resumed(config: Config, prepared: Prepared, checked: Checked, resumed: int) -> Prepared:
-    """Compare a run that goes on with what it was; return it without what it leaves out."""
+def _check_resumed(config: Config, prepared: Prepared, checked: Checked, resumed: int) -> None:
+    """Compare a run that goes on with what it was."""
     findings = checked.findings
     with findings.part("steps"):
         check_steps_left(config, resumed)
-    with findings.part("items that the run leaves out"):
-        prepared = prepared.without(read_journal(config.output_dir / JOURNAL))
     file = config.output_dir / "config.yaml"
     if not file.is_file():
-        return prepared
+        return
     if _is_local(prepared.model):  # those of the Hub would be downloaded
         with findings.part("contents"):
             refuse_other_contents(config, prepared)
@@ -156,7 +159,6 @@ def _check_resumed(config: Config, prepared: Prepared, checked: Checked, resumed
         checked.changed = changed_settings(before, config)
         for message in about_schedule(config, resumed, before.train.steps):
             findings.warn(message)
-    return prepared
 
 
 def _is_local(model: Model) -> bool:

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetrainers.config import DataConfig
 from finetrainers.config.syntax import Tree
+from finetrainers.data.sources.captions import final_caption
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
 from finetrainers.training.init.answers import Answers
@@ -70,7 +72,7 @@ def make_draft(answers: Answers, model: Model, looked: Looked, *, prompts: Path)
     _put_validation(draft, model, recipe)
     if model.task not in FROM_FRAMES and learned.needs != "pairs":
         draft.put("validation", {"prompts": str(prompts)})
-        draft.prompts.extend(_prompts(answers, looked, sizes, model))
+        draft.prompts.extend(_prompts(DataConfig.model_validate(draft.tree["data"][0]), looked, sizes, model))
     return draft
 
 
@@ -202,10 +204,9 @@ def _rounded(number: float) -> int:
     return int(max((own * unit for own in (1, 2, 2.5, 5) if own * unit <= number), default=1))
 
 
-def _prompts(answers: Answers, looked: Looked, sizes: Sizes, model: Model) -> list[Mapping[str, Any]]:
-    """Two captions of the data, with the trigger word, and a prompt without it."""
-    captions = looked.captions[:PROMPTS] or ("",)
-    words = [f"{answers.trigger or ''} {caption}".strip() for caption in captions]
+def _prompts(data: DataConfig, looked: Looked, sizes: Sizes, model: Model) -> list[Mapping[str, Any]]:
+    """Two captions of the data, as they are trained on, and a prompt without the trigger word."""
+    words = [final_caption(caption, data) for caption in looked.captions[:PROMPTS] or ("",)]
     frames, height, width = sizes.drawn
     size: dict[str, Any] = {
         "height": height,

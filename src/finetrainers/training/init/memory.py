@@ -6,6 +6,7 @@ from typing import Any
 from finetrainers.config import Config
 from finetrainers.config.syntax import parse_yaml
 from finetrainers.errors import ConfigError
+from finetrainers.training.auto import settle
 from finetrainers.training.init.draft import Draft
 from finetrainers.training.plan.gpus import find_gpu
 from finetrainers.training.plan.run import Asked, plan
@@ -31,7 +32,7 @@ def fit_card(draft: Draft, config: Config, card: str, *, items: int, say: Callab
     """
     gpu = find_gpu(card)
     try:
-        found = plan(config, Asked(gpu=gpu, items=items, say=say))
+        found = plan(settle(config, is_new=True).config, Asked(gpu=gpu, items=items, say=say))
     except ConfigError as error:
         raise ConfigError(f"--card: {card}: {str(error).removeprefix('--gpu: ')}") from None
     proposed = parse_yaml(found.proposal or "") or {}

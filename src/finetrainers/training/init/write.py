@@ -56,18 +56,35 @@ def make_config(answers: Answers, file: Path, *, say: Callable[[str], None], bar
     for line in looked.lines():
         say(f"data: {line}" if not line.startswith(" ") else line)
     draft = make_draft(answers, model, looked, prompts=prompts)
-    if answers.card is not None:
-        say("counting what a run takes, from config files alone: a minute or several for a large model")
-        config = _parse(_without_checkpointing(draft), file, draft)
-        say(fit_card(draft, config, answers.card, items=looked.num_items, say=lambda told: say(f"  {told}")))
-    text = as_text(draft, answers)
-    remarks = _planned(_parse(text, file, draft), bars)
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = Path(folder) / prompts.name
+        drawn.write_text(_prompts_text(draft), encoding="utf-8")
+        if answers.card is not None:
+            say("counting what a run takes, from config files alone: a minute or several for a large model")
+            config = _parse(_without_checkpointing(draft), file, draft, drawn)
+            say(fit_card(draft, config, answers.card, items=looked.num_items, say=lambda told: say(f"  {told}")))
+        text = as_text(draft, answers)
+        remarks = _planned(_parse(text, file, draft, drawn), bars)
     refuse_files(file, prompts)
-    if draft.prompts:
-        write_whole(prompts, json.dumps(draft.prompts, indent=1, ensure_ascii=False) + "\n")
-    write_whole(file, text)
+    _write(file, text, prompts, draft)
     watch = f"watch: {LEARNED[answers.learn].watch}"
     return Written((file, prompts) if draft.prompts else (file,), (*remarks, watch))
+
+
+def _prompts_text(draft: Draft) -> str:
+    return json.dumps(draft.prompts, indent=1, ensure_ascii=False) + "\n"
+
+
+def _write(file: Path, text: str, prompts: Path, draft: Draft) -> None:
+    """Write a configuration and its prompts: both, or neither."""
+    if draft.prompts:
+        write_whole(prompts, _prompts_text(draft))
+    try:
+        write_whole(file, text)
+    except BaseException:
+        if draft.prompts:
+            prompts.unlink(missing_ok=True)
+        raise
 
 
 def prompts_file(file: Path) -> Path:
@@ -108,13 +125,11 @@ def _without_checkpointing(draft: Draft) -> str:
     return config_text({**draft.tree, "train": train}, {})
 
 
-def _parse(text: str, file: Path, draft: Draft) -> Config:
-    """Parse what would be written; its prompts are read from a file that is not there yet, so they are left out."""
+def _parse(text: str, file: Path, draft: Draft, prompts: Path) -> Config:
+    """Parse what would be written; its prompts are read from another file, as theirs is not there yet."""
     tree = to_plain(parse_yaml(text))
     if draft.prompts:
-        del tree["validation"]["prompts"]
-        if tree["validation"].keys() <= {"every"}:
-            del tree["validation"]
+        tree["validation"]["prompts"] = str(prompts)
     return parse_config(tree, origin=f"what {file} would be")
 
 

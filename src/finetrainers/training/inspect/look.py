@@ -77,7 +77,6 @@ def inspect(config: Config, how: Inspecting) -> Inspected:
 
 
 def _plan(config: Config, how: Inspecting, warnings: list[str]) -> Prepared:
-    config = settle(config).config
     model = open_model(config.model, config.memory)
     return prepare(config, model, torch.device("cpu"), progress=how.say, warn=warnings.append)
 
@@ -97,7 +96,7 @@ def lenient(config: Config) -> Config:
 def _refused(config: Config, how: Inspecting, error: FinetrainersError) -> Report:
     """Say why a run cannot be planned: with the bad samples, if it is these that leave nothing to train on."""
     try:
-        _plan(config, how, [])
+        _plan(settle(config).config, how, [])
     except FinetrainersError as first:
         error = first
     return {"version": REPORT_VERSION, "would_train": False, "refused": str(error)}

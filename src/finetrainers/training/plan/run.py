@@ -12,7 +12,7 @@ from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.models import Model, open_model
 from finetrainers.optim.optimizers import check_optimizer
 from finetrainers.sampling.prompts import read_prompts
-from finetrainers.training.auto import settle_for
+from finetrainers.training.auto import settle
 from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_tuning
 from finetrainers.training.cost import StepCost, predict_step
 from finetrainers.training.epochs import refuse_epochs
@@ -64,9 +64,8 @@ def plan(config: Config, asked: Asked) -> Planned:
     refuse_epochs(config, "plan")
     check_optimizer(config.optimizer, config.schedule)
     check_user_code(config)
+    config = settle(config).config
     model = open_model(config.model, config.memory)
-    config = settle_for(config, model).config
-    config = settle_for(config, model).config
     for check in (check_buckets, check_conditioning, check_computation, check_tuning):
         check(config, model)
     return _Planning(config, model, asked).planned()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,8 +22,8 @@ from finetrainers.training.check.findings import Findings
 from finetrainers.training.check.parts import (
     check_around,
     checked_model,
-    moved_to,
     say_what_is_remote,
+    with_cache_in,
     without_auto,
     world_of,
 )
@@ -46,7 +47,7 @@ def check_real(config: Config, layout: Layout, findings: Findings, *, cache: Pat
     if model is None:
         return None
     say_what_is_remote(model, findings)
-    prepared = _plan(config, model, layout, findings, cache=cache)
+    prepared = _plan(config, model, (layout, resumed or 0), findings, cache=cache)
     if prepared is None:
         return None
     with findings.part("media") as part:
@@ -64,15 +65,16 @@ def device_of(config: Config) -> torch.device:
     return torch.device("cuda" if name == "auto" or name.startswith("cuda") else name)
 
 
-def _plan(config: Config, model: Model, layout: Layout, findings: Findings, *, cache: Path) -> Prepared | None:
-    device = device_of(config)
+def _plan(config: Config, model: Model, at: tuple[Layout, int], findings: Findings, *, cache: Path) -> Prepared | None:
+    """Plan the run of so many processes, which goes on after some steps."""
+    device, (layout, start) = device_of(config), at
     with findings.part("settings"):
         config = _with_attention_of_here(config, model, findings)
     with findings.part("data and prompts") as part:
         check_context(config, model, context=layout.context, device=device)
         world = world_of(layout, device)
-        planned = moved_to(config, cache)
-        prepared = prepare(planned, model, device, progress=lambda *_: None, warn=findings.warn, world=world)
+        plan = partial(prepare, model=model, device=device, progress=lambda *_: None, warn=findings.warn)
+        prepared = plan(with_cache_in(config, cache), world=world, start=start)
         part.notes.append(f"{prepared.plan.num_samples} samples, {len(prepared.requests)} prompts")
         for message in about_data(config, prepared):
             findings.warn(message)

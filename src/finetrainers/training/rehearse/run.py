@@ -11,9 +11,8 @@ from finetrainers.distributed.launch import refuse_further_processes
 from finetrainers.distributed.layout import Layout
 from finetrainers.files.storage import storage_errors
 from finetrainers.models import Model, open_model
-from finetrainers.training.auto import Settled, settle
 from finetrainers.training.check.findings import Findings
-from finetrainers.training.check.parts import layout_of
+from finetrainers.training.check.parts import layout_of, settled_of
 from finetrainers.training.epochs import refuse_epochs
 from finetrainers.training.paths import absolute, places
 from finetrainers.training.prepared import Prepared
@@ -53,12 +52,9 @@ def rehearse(file: str | Path, overrides: Sequence[str] = (), how: Rehearsing = 
 
 
 def _rehearse(config: Config, how: Rehearsing, findings: Findings, directory: Path) -> None:
-    settled: Settled | None = None
-    with findings.part("what is left to the model") as part:
-        settled = settle(config)
-        part.notes += [*settled.lines(), *settled.notes]
+    settled = settled_of(config, findings)
     if settled is None:
-        findings.leave_out("all other checks and the twin: fix the errors first")
+        findings.leave_out("all other checks and the twin: fix what is left to the model first")
         return
     config = settled.config
     how.say("checks at the real size")
