@@ -684,6 +684,7 @@ MUTATIONS = (
     Mutation("a message is in nobody's words", "models/pretrained.py", "cannot download {name}: ", "{name} cannot be had: ", "docs/test_docs.py::test_pages_and_messages_have_the_words_of_the_field"),
     Mutation("two keys have one place in the reference", "../scripts/make_config_reference.py", "if kind and key.name in anchors else", "if kind is None else", "docs/test_docs.py::test_every_key_has_a_place_of_its_own_that_the_first_page_leads_to"),
     Mutation("a picture that is wrong is not said to be", "quickstart/measure.py", "for name, holds in self.checks.items() if not holds]", "for name, holds in self.checks.items() if holds]", "quickstart/test_comparison.py::test_a_verdict_names_the_checks_that_fail_as_far_as_they_fit"),
+    Mutation("a model without blank_text cannot be checked or trained", "training/check/disk.py", "    except ModelError:\n        return HEADER_BYTES", "    except KeyError:\n        return HEADER_BYTES", "training/test_check.py::test_a_model_that_does_not_say_what_a_caption_takes_is_checked_without_it"),
 )  # fmt: skip
 
 
