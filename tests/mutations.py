@@ -685,6 +685,7 @@ MUTATIONS = (
     Mutation("two keys have one place in the reference", "../scripts/make_config_reference.py", "if kind and key.name in anchors else", "if kind is None else", "docs/test_docs.py::test_every_key_has_a_place_of_its_own_that_the_first_page_leads_to"),
     Mutation("a picture that is wrong is not said to be", "quickstart/measure.py", "for name, holds in self.checks.items() if not holds]", "for name, holds in self.checks.items() if holds]", "quickstart/test_comparison.py::test_a_verdict_names_the_checks_that_fail_as_far_as_they_fit"),
     Mutation("a model without blank_text cannot be checked or trained", "training/check/disk.py", "    except ModelError:\n        return HEADER_BYTES", "    except KeyError:\n        return HEADER_BYTES", "training/test_check.py::test_a_model_that_does_not_say_what_a_caption_takes_is_checked_without_it"),
+    Mutation("a process waits for loader workers after an error of the program", "data/loader.py", "            batches._shutdown_workers()", "            pass", "data/test_order.py::test_workers_end_with_an_error_that_is_still_held"),
 )  # fmt: skip
 
 
