@@ -686,6 +686,8 @@ MUTATIONS = (
     Mutation("a picture that is wrong is not said to be", "quickstart/measure.py", "for name, holds in self.checks.items() if not holds]", "for name, holds in self.checks.items() if holds]", "quickstart/test_comparison.py::test_a_verdict_names_the_checks_that_fail_as_far_as_they_fit"),
     Mutation("a model without blank_text cannot be checked or trained", "training/check/disk.py", "    except ModelError:\n        return HEADER_BYTES", "    except KeyError:\n        return HEADER_BYTES", "training/test_check.py::test_a_model_that_does_not_say_what_a_caption_takes_is_checked_without_it"),
     Mutation("a process waits for loader workers after an error of the program", "data/loader.py", "            batches._shutdown_workers()", "            pass", "data/test_order.py::test_workers_end_with_an_error_that_is_still_held"),
+    Mutation("blocks that no module is are taken in silence", "training/checks.py", "        check_blocks_exist(shell, model.adapter.blocks, type(model.adapter).__name__)\n", "", "models/test_adapters.py::test_blocks_that_a_denoiser_has_not_are_refused"),
+    Mutation("a class of repeated layers that blocks leaves out passes", "models/blocks.py", "if len(names) > 1 or name in whole", "if False", "models/test_adapters.py::test_blocks_that_are_left_out_are_found_by_the_checks"),
 )  # fmt: skip
 
 

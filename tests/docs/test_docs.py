@@ -378,7 +378,6 @@ def test_no_cell_of_a_table_is_a_paragraph(page: Path) -> None:
     assert page.name == TECHNIQUES or not [cell for cell, length in lengths.items() if length > LONGEST_CELL]
 
 
-
 UNNATURAL = ("cannot be had", "mend or remove", "whole weights", "learned by heart", "the model hears")
 """Words that readers of the field stumbled over."""
 

@@ -1,12 +1,14 @@
 """Tables of facts, sizes, and finding a model; test_exactness.py and test_contract.py run over all families."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from cases import CAPTION, Recorder, load_pipeline
+from runs import config_of, flux_tree
 
 from finetrainers.batch import Prompt
 from finetrainers.config import ModelConfig
@@ -14,9 +16,10 @@ from finetrainers.errors import ConfigError, ModelError
 from finetrainers.models import Request, adapters, open_model
 from finetrainers.models.flux import pack, unpack
 from finetrainers.models.registry import load_adapter
-from finetrainers.testing import make_tiny
+from finetrainers.testing import CHECKS, make_tiny
 from finetrainers.testing.model_under_test import ModelUnderTest
 from finetrainers.testing.tiny import FACTORIES
+from finetrainers.training.checks import check_tuning
 
 VARIANTS = [(family, variant) for family, variants in FACTORIES.items() for variant in variants]
 
@@ -200,6 +203,36 @@ def test_an_adapter_of_ones_own_is_one_file(tiny_flux: Path, tmp_path: Path) -> 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        (("FluxTransformrBlock",), r"Mine: blocks: 'FluxTransformrBlock' is the class of no module of FluxTransformer2DModel; "
+         r"did you mean 'FluxTransformerBlock'\?"),
+        (("FluxPosEmbed2", "FluxTransformerBlock"), "'FluxPosEmbed2' is the class of no module"),
+        (("FluxAttnProcessor",), "'FluxAttnProcessor' is the class of no module of .*did you mean 'FluxTransformerBlock'"),
+    ],
+)  # fmt: skip
+def test_blocks_that_a_denoiser_has_not_are_refused(
+    blocks: tuple[str, ...], message: str, tiny_flux: Path, tmp_path: Path
+) -> None:
+    """Nothing would be checkpointed, offloaded, sharded or compiled, and nothing would be said."""
+    config = config_of(flux_tree(tiny_flux, tmp_path, tmp_path))
+    model = open_model(config.model)
+    wrong = type("Mine", (type(model.adapter),), {"blocks": blocks})
+    with pytest.raises(ModelError, match=message):
+        check_tuning(config, replace(model, adapter=wrong(model.adapter.vae, model.adapter.settings)))
+
+
+def test_blocks_that_are_left_out_are_found_by_the_checks(tiny_flux: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from finetrainers.models.flux import Flux\n\n\nclass Mine(Flux):\n    blocks = ('FluxTransformerBlock',)\n"
+    )
+    subject = ModelUnderTest({"path": str(tiny_flux), "adapter": f"{file}:Mine"}, size=(1, 64, 96), folder=tmp_path)
+    with pytest.raises(AssertionError, match="transformer repeats FluxSingleTransformerBlock, which blocks does not name"):
+        CHECKS["blocks_are_all_that_repeat"](subject)
+
+
 def test_a_request_with_an_image_is_drawn_by_the_image_pipeline(tiny_ltx: Path, tmp_path: Path) -> None:
     from PIL import Image
 
