@@ -688,6 +688,9 @@ MUTATIONS = (
     Mutation("a process waits for loader workers after an error of the program", "data/loader.py", "            batches._shutdown_workers()", "            pass", "data/test_order.py::test_workers_end_with_an_error_that_is_still_held"),
     Mutation("blocks that no module is are taken in silence", "training/checks.py", "        check_blocks_exist(shell, model.adapter.blocks, type(model.adapter).__name__)\n", "", "models/test_adapters.py::test_blocks_that_a_denoiser_has_not_are_refused"),
     Mutation("a class of repeated layers that blocks leaves out passes", "models/blocks.py", "if len(names) > 1 or name in whole", "if False", "models/test_adapters.py::test_blocks_that_are_left_out_are_found_by_the_checks"),
+    Mutation("an adapter's facts are not looked at", "models/load.py", "    check_stated(adapter)\n", "", "models/test_adapters.py::test_a_wrong_fact_is_one_message_with_the_class_and_the_fact"),
+    Mutation("facts that an adapter leaves out end in a traceback", "models/load.py", "        check_needed(adapter)\n", "", "models/test_adapters.py::test_facts_that_are_left_out_are_named_together"),
+    Mutation("what encode_prompt returns is not looked at", "models/load.py", "        return check_text(text, self.adapter, len(captions))", "        return text", "models/test_adapters.py::test_encoded_prompts_that_are_none_are_refused"),
 )  # fmt: skip
 
 

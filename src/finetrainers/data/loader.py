@@ -159,8 +159,8 @@ def make_prompt(samples: Sequence[Encoded], *, given: Tensor | None = None) -> P
 def load_steps(steps: Steps, config: LoaderConfig, *, start: int, stop: int, pin: bool) -> Generator[Batch]:
     """Yield the batches of the optimizer steps from ``start`` to ``stop``, in order, prepared ahead by workers.
 
-    Close it if it is not used up: its workers ignore signals, and a process that ends with an error would wait for them. They
-    end by themselves when reading fails.
+    Close it if it is not used up: its workers ignore signals, and a process that ends with an error would wait for them.
+    When reading fails they end by themselves.
 
     Raises:
         MissingItemError: If the cache lacks an item of the next batch.

@@ -117,8 +117,8 @@ class ModelAdapter(ABC):
         """
         raise ModelError(
             f"{self.name}: the adapter has no blank_text(length), without which no step can be tried before there is data "
-            "(memory.preset: auto, attention: auto, finetrainers plan); define it: zeros as encode_prompt returns them of one "
-            "caption, [T, D] or [D] by name"
+            "(memory.preset: auto, attention: auto, finetrainers plan); define it: zeros as encode_prompt returns them of "
+            "one caption, [T, D] or [D] by name"
         )
 
     def blank_image(self, shape: tuple[int, ...], task: str) -> Image:
