@@ -691,6 +691,7 @@ MUTATIONS = (
     Mutation("an adapter's facts are not looked at", "models/load.py", "    check_stated(adapter)\n", "", "models/test_adapters.py::test_a_wrong_fact_is_one_message_with_the_class_and_the_fact"),
     Mutation("facts that an adapter leaves out end in a traceback", "models/load.py", "        check_needed(adapter)\n", "", "models/test_adapters.py::test_facts_that_are_left_out_are_named_together"),
     Mutation("what encode_prompt returns is not looked at", "models/load.py", "        return check_text(text, self.adapter, len(captions))", "        return text", "models/test_adapters.py::test_encoded_prompts_that_are_none_are_refused"),
+    Mutation("a compiler that fails is blamed on the user's adapter", "memory/compile.py", "    except TorchDynamoException as error:", "    except ZeroDivisionError as error:", "memory/test_compile.py::test_a_compiler_that_fails_is_named_and_nothing_else_is_blamed"),
 )  # fmt: skip
 
 

@@ -46,10 +46,11 @@ def check_stated(adapter: ModelAdapter) -> None:
         value = getattr(adapter, name)
         if not isinstance(value, table):
             raise ModelError(f"{own}: {name}: {value!r} is no {table.__name__}; state {name} = {table.__name__}(...)")
-    if isinstance(adapter.blocks, str):
-        raise ModelError(f"{own}: blocks: {adapter.blocks!r} is one name; state a tuple: blocks = ({adapter.blocks!r},)")
+    blocks: object = adapter.blocks  # a user's class is checked by nobody else
+    if isinstance(blocks, str):
+        raise ModelError(f"{own}: blocks: {blocks!r} is one name; state a tuple: blocks = ({blocks!r},)")
     pictures = adapter.pictures
-    places = {
+    places: dict[str, object] = {
         "pipelines": adapter.pipelines,
         "tasks": adapter.tasks,
         "pictures.control_pipelines": pictures.control_pipelines,
