@@ -85,6 +85,7 @@ check: $(TEST_STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/make_config_reference.py --check
 	$(BIN)/python scripts/make_events_reference.py --check
+	$(BIN)/python scripts/make_adapter_tables.py --check
 	$(BIN)/python scripts/fill_docs.py --check
 	$(BIN)/python scripts/words.py --check
 	$(BIN)/python scripts/make_choosing.py --check
@@ -94,6 +95,7 @@ check: $(TEST_STAMP)
 docs: $(TEST_STAMP)
 	$(BIN)/python scripts/make_config_reference.py
 	$(BIN)/python scripts/make_events_reference.py
+	$(BIN)/python scripts/make_adapter_tables.py
 	$(BIN)/python scripts/fill_docs.py
 	$(BIN)/python scripts/words.py
 	$(BIN)/python scripts/make_choosing.py

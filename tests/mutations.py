@@ -712,6 +712,15 @@ MUTATIONS = (
     Mutation("a check opens files that the cache knows", "training/check/parts.py", "    copy_memo(config.cache.path / MEMO_FILE, folder / MEMO_FILE)\n", "", "training/test_check.py::test_a_check_leaves_nothing_and_tells_what_the_run_then_tells"),
     Mutation("a rate that nobody states hides what else is wrong", "training/check/parts.py", "settled = settle(config.model_copy(update={\"optimizer\": rated}))", "pass", "training/test_check.py::test_a_rate_that_nobody_states_does_not_hide_what_else_is_wrong"),
     Mutation("a look at a streamed run writes its journal", "training/prepare.py", "writes=is_run and ", "writes=", "training/test_streamed.py::test_whoever_looks_at_a_streamed_run_sees_what_train_sees_and_leaves_its_journal_alone"),
+    Mutation("a model without blank_text cannot be checked or trained", "training/check/disk.py", "    except ModelError:\n        return HEADER_BYTES", "    except KeyError:\n        return HEADER_BYTES", "training/test_check.py::test_a_model_that_does_not_say_what_a_caption_takes_is_checked_without_it"),
+    Mutation("a process waits for loader workers after an error of the program", "data/loader.py", "            batches._shutdown_workers()", "            pass", "data/test_order.py::test_workers_end_with_an_error_that_is_still_held"),
+    Mutation("blocks that no module is are taken in silence", "training/checks.py", "        check_blocks_exist(shell, model.adapter.blocks, type(model.adapter).__name__)\n", "", "models/test_adapters.py::test_blocks_that_a_denoiser_has_not_are_refused"),
+    Mutation("a class of repeated layers that blocks leaves out passes", "models/blocks.py", "if len(names) > 1 or name in whole", "if False", "models/test_adapters.py::test_blocks_that_are_left_out_are_found_by_the_checks"),
+    Mutation("an adapter's facts are not looked at", "models/load.py", "    check_stated(adapter)\n", "", "models/test_adapters.py::test_a_wrong_fact_is_one_message_with_the_class_and_the_fact"),
+    Mutation("facts that an adapter leaves out end in a traceback", "models/load.py", "        check_needed(adapter)\n", "", "models/test_adapters.py::test_facts_that_are_left_out_are_named_together"),
+    Mutation("what encode_prompt returns is not looked at", "models/load.py", "        return check_text(text, self.adapter, len(captions))", "        return text", "models/test_adapters.py::test_encoded_prompts_that_are_none_are_refused"),
+    Mutation("a compiler that fails is blamed on the user's adapter", "memory/compile.py", "    except TorchDynamoException as error:", "    except ZeroDivisionError as error:", "memory/test_compile.py::test_a_compiler_that_fails_is_named_and_nothing_else_is_blamed"),
+    Mutation("the checks do not say how a wrong noise level is wrong", "testing/pipeline.py", "_hint(ours, theirs, others)}\"", "_hint(ours, theirs, {})}\"", "models/test_contract.py::test_a_wrong_adapter_does_not_pass"),
 )  # fmt: skip
 
 

@@ -182,6 +182,20 @@ def test_loader_workers_share_what_the_run_holds() -> None:
     assert told == "ForkProcess"
 
 
+class Fails:
+    """Stands for the steps of a run that cannot be read, by a mistake of the program."""
+
+    def __getitem__(self, step: int) -> str:
+        raise RuntimeError("planted")
+
+
+def test_workers_end_with_an_error_that_is_still_held() -> None:
+    """They ignore signals: a process that ends with it would wait for them for ever."""
+    with pytest.raises(RuntimeError, match="planted") as held:
+        list(load_steps(Fails(), LoaderConfig(workers=1), start=0, stop=9, pin=False))
+    assert not multiprocessing.active_children(), held
+
+
 def test_no_sample_at_all_is_an_error() -> None:
     with pytest.raises(DataError, match="no sample to train on"):
         Order(0, 1, [Group(0, np.arange(0), 1.0)])

@@ -135,6 +135,12 @@ def test_every_command_is_documented() -> None:
     assert sorted(headings) == sorted(commands.choices)
 
 
+def test_the_page_of_facts_is_what_stands_under_them() -> None:
+    script = reference_script("make_adapter_tables")
+    assert script.PAGE.read_text() == script.page(), "run scripts/make_adapter_tables.py"
+    assert "`is_fixed_length = False`" in script.page()
+
+
 def test_schema_and_page_of_events_are_what_the_classes_say() -> None:
     script = reference_script("make_events_reference")
     assert script.SCHEMA.read_text() == script.schema_text(), "run scripts/make_events_reference.py"

@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 import finetrainers
 from finetrainers.config import CompileConfig
 from finetrainers.errors import ConfigError
-from finetrainers.memory.compile import compile_denoiser, eager_modules, is_compiled
+from finetrainers.memory.compile import compile_denoiser, eager_modules, is_compiled, recompiles_explained
 from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, tracing
@@ -157,3 +157,15 @@ def test_no_hook_is_put_where_it_would_be_compiled() -> None:
     inner.compile(backend="eager")
     assert is_compiled(inner)
     assert list(eager_modules(whole)) == [whole, whole[1]]
+
+
+def test_a_compiler_that_fails_is_named_and_nothing_else_is_blamed() -> None:
+    """Not the file of the user's adapter, which calls the denoiser."""
+
+    def fails(graph: Any, inputs: Any) -> Any:
+        raise ValueError("planted")
+
+    doubled = torch.compile(lambda x: 2 * x, backend=fails)
+    match = r"^compile\.kind: torch cannot compile the denoiser \(BackendCompilerFailed: .*planted.*\); set none"
+    with pytest.raises(ConfigError, match=match), recompiles_explained((1, 4, 1, 8, 8)):
+        doubled(torch.zeros(1, 2))

@@ -1,22 +1,27 @@
 """Tables of facts, sizes, and finding a model; test_exactness.py and test_contract.py run over all families."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from cases import CAPTION, Recorder, load_pipeline
+from runs import config_of, flux_tree
 
+from finetrainers import LatentFacts
 from finetrainers.batch import Prompt
 from finetrainers.config import ModelConfig
-from finetrainers.errors import ConfigError, ModelError
+from finetrainers.errors import ConfigError, FinetrainersError, ModelError
 from finetrainers.models import Request, adapters, open_model
 from finetrainers.models.flux import pack, unpack
 from finetrainers.models.registry import load_adapter
-from finetrainers.testing import make_tiny
+from finetrainers.models.vae import latent_statistics
+from finetrainers.testing import CHECKS, make_tiny
 from finetrainers.testing.model_under_test import ModelUnderTest
 from finetrainers.testing.tiny import FACTORIES
+from finetrainers.training.checks import check_tuning
 
 VARIANTS = [(family, variant) for family, variants in FACTORIES.items() for variant in variants]
 
@@ -200,6 +205,83 @@ def test_an_adapter_of_ones_own_is_one_file(tiny_flux: Path, tmp_path: Path) -> 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        (("FluxTransformrBlock",), "Mine: blocks: .* is the class of no module of FluxTransformer2DModel; "
+         r"did you mean 'FluxTransformerBlock'\?"),
+        (("FluxPosEmbed2", "FluxTransformerBlock"), "'FluxPosEmbed2' is the class of no module"),
+        (("FluxAttnProcessor",), "'FluxAttnProcessor' is the class of no module of .*did you mean 'FluxTransformerBlock'"),
+    ],
+)  # fmt: skip
+def test_blocks_that_a_denoiser_has_not_are_refused(
+    blocks: tuple[str, ...], message: str, tiny_flux: Path, tmp_path: Path
+) -> None:
+    """Nothing would be checkpointed, offloaded, sharded or compiled, and nothing would be said."""
+    config = config_of(flux_tree(tiny_flux, tmp_path, tmp_path))
+    model = open_model(config.model)
+    wrong = type("Mine", (type(model.adapter),), {"blocks": blocks})
+    with pytest.raises(ModelError, match=message):
+        check_tuning(config, replace(model, adapter=wrong(model.adapter.vae, model.adapter.settings)))
+
+
+def test_blocks_that_are_left_out_are_found_by_the_checks(tiny_flux: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from finetrainers.models.flux import Flux\n\n\nclass Mine(Flux):\n    blocks = ('FluxTransformerBlock',)\n"
+    )
+    subject = ModelUnderTest({"path": str(tiny_flux), "adapter": f"{file}:Mine"}, size=(1, 64, 96), folder=tmp_path)
+    with pytest.raises(AssertionError, match="transformer repeats FluxSingleTransformerBlock, which blocks does not name"):
+        CHECKS["blocks_are_all_that_repeat"](subject)
+
+
+WRONG_FACTS = {
+    "pipelines = {'text-to-image': 'FluxPipelin'}": "Mine: pipelines: diffusers has no 'FluxPipelin' .* 'FluxPipeline'",
+    "pipelines = {}": r"Mine: pipelines: \{\} names no task; state pipelines = ",
+    "text = 512": r"Mine: text: 512 is no TextFacts; state text = TextFacts\(\.\.\.\)",
+    "blocks = 'FluxTransformerBlock'": r"Mine: blocks: 'FluxTransformerBlock' is one name; state a tuple",
+    "training = TrainingFacts(noise_levels=NoiseLevels('lognormal'))": "'lognormal' is no kind .* uniform, logit_normal",
+}
+
+
+@pytest.mark.parametrize("fact", WRONG_FACTS)
+def test_a_wrong_fact_is_one_message_with_the_class_and_the_fact(fact: str, tiny_flux: Path, tmp_path: Path) -> None:
+    head = "from finetrainers import NoiseLevels, TrainingFacts\nfrom finetrainers.models.flux import Flux\n\n\n"
+    (tmp_path / "mine.py").write_text(f"{head}class Mine(Flux):\n    {fact}\n")
+    with pytest.raises(FinetrainersError, match=WRONG_FACTS[fact]):
+        open_model(ModelConfig(path=str(tiny_flux), adapter=f"{tmp_path / 'mine.py'}:Mine"))
+
+
+def test_facts_that_are_left_out_are_named_together(tiny_flux: Path, tmp_path: Path) -> None:
+    bodies = "\n".join(f"    def {name}(self, *a, **k): ..." for name in ("make_grid", "encode_prompt", "denoise"))
+    (tmp_path / "mine.py").write_text(f"import finetrainers\n\n\nclass Mine(finetrainers.ModelAdapter):\n{bodies}\n")
+    with pytest.raises(ModelError, match=r"Mine: it does not state pipelines, blocks, input_layer, training; add "):
+        open_model(ModelConfig(path=str(tiny_flux), adapter=f"{tmp_path / 'mine.py'}:Mine"))
+
+
+@pytest.mark.parametrize(("statistics", "missing"), [("buffers", "buffer"), ("config", r"entry in its config\.json")])
+def test_statistics_that_the_vae_has_not_are_refused(statistics: Any, missing: str, tiny_flux: Path) -> None:
+    model = open_model(ModelConfig(path=str(tiny_flux), dtype="float32"))
+    model.adapter.latents = LatentFacts(statistics=statistics, is_image_vae=True)
+    with pytest.raises(ModelError, match=rf"Flux: latents\.statistics: '{statistics}', but .* no {missing} latents_mean"):
+        latent_statistics(model.pretrained.load("vae"), model.adapter)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (torch.zeros(2, 3, 4), "returns a Tensor; return a mapping of names to tensors"),
+        ({"a": [1, 2]}, "returns a list as 'a'; return a mapping"),
+        ({"a": torch.zeros(1, 3, 4)}, r"returns 'a' of shape \[1, 3, 4\] for 2 captions"),
+    ],
+)
+def test_encoded_prompts_that_are_none_are_refused(answer: Any, message: str, tiny_flux: Path) -> None:
+    model = open_model(ModelConfig(path=str(tiny_flux)))
+    vars(model.adapter)["encode_prompt"] = lambda *_, **__: answer
+    with pytest.raises(ModelError, match=f"Flux: encode_prompt {message}"):
+        model.encode_text(None, ["a", "b"], [], device=torch.device("cpu"))
+
+
 def test_a_request_with_an_image_is_drawn_by_the_image_pipeline(tiny_ltx: Path, tmp_path: Path) -> None:
     from PIL import Image
 

@@ -171,9 +171,15 @@ def inverted(flag: str) -> Callable[[Any, ModelUnderTest], Mapping[str, Any]]:
 
 MISTAKES = {
     "the velocity points to the data": Mistake(DENOISE, negated, "its sign is wrong"),
-    "time runs backwards": Mistake(DENOISE, told(lambda sigma, prompt: (1 - sigma, prompt)), "is not what the pipeline"),
+    "time runs backwards": Mistake(
+        DENOISE,
+        told(lambda sigma, prompt: (1 - sigma, prompt)),
+        "is not what the pipe.*it is with 1 - sigma in",
+    ),
     "the time step is the noise level": Mistake(
-        DENOISE, told(lambda sigma, prompt: (sigma / 1000, prompt)), "is not what the pipeline"
+        DENOISE,
+        told(lambda sigma, prompt: (sigma / 1000, prompt)),
+        r"is not what the pipeline.*it is with 1000 \* sigma in the place",
     ),
     "the caption is another's": Mistake(DENOISE, other_caption, "is not what the pipeline"),
     "arrange mirrors": Mistake(DENOISE, mirrored_arrange, "is not what the pipeline"),

@@ -142,6 +142,17 @@ def test_a_check_leaves_nothing_and_tells_what_the_run_then_tells(
     assert contents(work.root) == before
 
 
+def test_a_model_that_does_not_say_what_a_caption_takes_is_checked_without_it(work: Work) -> None:
+    (work.root / "mine.py").write_text(
+        "from finetrainers import ModelAdapter\nfrom finetrainers.models.flux import Flux\n\n\n"
+        "class Mine(Flux):\n    blank_text = ModelAdapter.blank_text\n"
+    )
+    work.tree["model"]["adapter"] = f"{work.root / 'mine.py'}:Mine"
+    found = checked(work)
+    assert found.findings.errors == []
+    assert found.outline is not None
+
+
 def test_a_finished_run_is_told_what_it_is_and_what_differs(work: Work) -> None:
     work.finished()
     before = contents(work.root / "run")

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter  # there is no public way to end its workers
 
 from finetrainers.batch import Batch, Encoded, Posterior, Prompt, sample_generator, stack_text
 from finetrainers.config import LoaderConfig
@@ -159,6 +160,7 @@ def load_steps(steps: Steps, config: LoaderConfig, *, start: int, stop: int, pin
     """Yield the batches of the optimizer steps from ``start`` to ``stop``, in order, prepared ahead by workers.
 
     Close it if it is not used up: its workers ignore signals, and a process that ends with an error would wait for them.
+    When reading fails they end by themselves.
 
     Raises:
         MissingItemError: If the cache lacks an item of the next batch.
@@ -173,10 +175,15 @@ def load_steps(steps: Steps, config: LoaderConfig, *, start: int, stop: int, pin
         worker_init_fn=start_worker,
         multiprocessing_context=WORKER_CONTEXT if config.workers and stop > start else None,
     )
-    for batch in loader:  # to close this generator drops the loader's iterator, which ends the workers
-        if isinstance(batch, Exception):
-            raise batch
-        yield batch
+    batches = iter(loader)
+    try:
+        for batch in batches:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+    finally:  # not left to the iterator's end: the traceback of an error that it raises itself holds it
+        if isinstance(batches, _MultiProcessingDataLoaderIter):
+            batches._shutdown_workers()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from finetrainers.config import CompileConfig
 from finetrainers.errors import ConfigError
 from finetrainers.models.blocks import named_blocks
 
+REASON_LENGTH = 400
+"""Characters of what a compiler says, which may be a program and all of its flags."""
+
 
 def check_compile(config: CompileConfig) -> None:
     """Refuse a backend that torch does not know.
@@ -53,8 +56,12 @@ def compile_denoiser(denoiser: nn.Module, blocks: Sequence[str], config: Compile
 
 @contextmanager
 def recompiles_explained(shape: Sequence[int]) -> Iterator[None]:
-    """Say which latents [B, C, F, H, W] asked for one graph too many."""
-    from torch._dynamo.exc import FailOnRecompileLimitHit
+    """Say which latents [B, C, F, H, W] asked for one graph too many, and that it is the compiler that fails.
+
+    Raises:
+        ConfigError: Naming the setting.
+    """
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
     try:
         yield
@@ -64,6 +71,12 @@ def recompiles_explained(shape: Sequence[int]) -> Iterator[None]:
         raise ConfigError(
             f"compile.max_graphs: as many graphs are made as it allows, and latents of {size} (frames, height, width) in a "
             f"batch of {batch} need one more; set compile.dynamic: true, fewer buckets, or a higher compile.max_graphs"
+        ) from error
+    except TorchDynamoException as error:  # those of its backends, too: else an adapter of the user's would be blamed
+        reason = " ".join(str(error).split())[:REASON_LENGTH]
+        raise ConfigError(
+            f"compile.kind: torch cannot compile the denoiser ({type(error).__name__}: {reason}); set none, or another "
+            "compile.backend"
         ) from error
 
 

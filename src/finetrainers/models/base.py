@@ -115,7 +115,11 @@ class ModelAdapter(ABC):
         Raises:
             ModelError: If the adapter does not say; trials are refused then, and nothing else is.
         """
-        raise ModelError(f"{self.name}: the adapter has no blank_text, without which no step can be tried without data")
+        raise ModelError(
+            f"{self.name}: the adapter has no blank_text(length), without which no step can be tried before there is data "
+            "(memory.preset: auto, attention: auto, finetrainers plan); define it: zeros as encode_prompt returns them of "
+            "one caption, [T, D] or [D] by name"
+        )
 
     def blank_image(self, shape: tuple[int, ...], task: str) -> Image:
         """Make what ``encode_image`` makes of one clip with latents of a shape (C, F, H, W), of zeros: each [...]."""

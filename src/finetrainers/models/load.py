@@ -18,6 +18,7 @@ from finetrainers.models.base import ModelAdapter
 from finetrainers.models.experts import Denoisers, choose_experts
 from finetrainers.models.pretrained import DTYPES, Place, Pretrained
 from finetrainers.models.registry import adapter_of_pipeline, get_adapter, load_adapter
+from finetrainers.models.stated import check_needed, check_stated, check_text
 from finetrainers.models.weights import Settle, Weights, read_settings
 
 FINGERPRINT_BYTES = 8
@@ -79,10 +80,16 @@ class Model:
         return self._own(self.adapter.text.components)
 
     def encode_text(self, pipeline: Any, captions: Sequence[str], images: Sequence[Any], *, device: torch.device) -> Text:
-        """Encode captions, each with its PIL image if the text encoder sees one; tensors [B, T, D] or [B, D]."""
+        """Encode captions, each with its PIL image if the text encoder sees one; tensors [B, T, D] or [B, D].
+
+        Raises:
+            ModelError: If the adapter returns something else.
+        """
         if self.text_sees_image:
-            return self.adapter.encode_seen_prompt(pipeline, captions, images, max_length=self.max_length, device=device)
-        return self.adapter.encode_prompt(pipeline, captions, max_length=self.max_length, device=device)
+            text = self.adapter.encode_seen_prompt(pipeline, captions, images, max_length=self.max_length, device=device)
+        else:
+            text = self.adapter.encode_prompt(pipeline, captions, max_length=self.max_length, device=device)
+        return check_text(text, self.adapter, len(captions))
 
     @property
     def takes_image(self) -> bool:
@@ -110,7 +117,7 @@ def open_model(config: ModelConfig, memory: MemoryConfig | None = None) -> Model
 
     Raises:
         ConfigError: If family, task or a component's name does not exist.
-        ModelError: If the model is not there or not in diffusers layout.
+        ModelError: If the model is not there or not in diffusers layout, or if its adapter states what cannot be.
     """
     import_quietly("diffusers.quantizers")  # which import torchao and bitsandbytes, where they are installed
     index_file = Place(config.path, config.revision, "", DTYPES[config.dtype]).file("model_index.json")
@@ -122,6 +129,7 @@ def open_model(config: ModelConfig, memory: MemoryConfig | None = None) -> Model
     adapter_class = _adapter_class(config, pretrained)
     vae, denoiser, scheduler = (pretrained.settings(name) for name in ("vae", adapter_class.denoiser, "scheduler"))
     adapter = adapter_class(vae, denoiser, pretrained.index, scheduler)
+    check_stated(adapter)
     own = (task for task, name in adapter.tasks.items() if name == pretrained.index.get("_class_name"))
     task = config.task or next(own, next(iter(adapter.tasks)))
     if task not in adapter.tasks:
@@ -135,7 +143,9 @@ def open_model(config: ModelConfig, memory: MemoryConfig | None = None) -> Model
 def _adapter_class(config: ModelConfig, pretrained: Pretrained) -> type[ModelAdapter]:
     """The adapter that the configuration names, or that of the family of the pipeline."""
     if config.adapter is not None:
-        return load_adapter(config.adapter)
+        adapter = load_adapter(config.adapter)
+        check_needed(adapter)
+        return adapter
     if config.family is not None:
         return get_adapter(config.family)
     return adapter_of_pipeline(pretrained.index["_class_name"])[0]

@@ -6,10 +6,14 @@ A noise level ``sigma`` is in (0, 1): 0 is clean, 1 is pure noise. [SD3] is Esse
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
+
+from finetrainers.errors import ModelError
+
+Kind = Literal["uniform", "logit_normal", "mode", "cosmap"]
 
 HALF_STEP = 2.0**-25
 """Half the spacing of float32 uniforms: added to u in [0, 1), so that quantiles are finite."""
@@ -79,7 +83,7 @@ class ResolutionShift:
 class NoiseLevels:
     """Distribution of noise levels, as its quantile function."""
 
-    kind: Literal["uniform", "logit_normal", "mode", "cosmap"] = "logit_normal"
+    kind: Kind = "logit_normal"
     logit_mean: float = 0.0
     logit_std: float = 1.0
     mode_scale: float = 1.29
@@ -88,6 +92,10 @@ class NoiseLevels:
     """Range, after the shift, to which the distribution is confined: what an expert for some noise levels is trained on."""
     cuts: tuple[float, ...] = ()
     """Rising noise levels that part the range into those of several experts, of which ``of_one_expert`` chooses."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ModelError(f"NoiseLevels: {self.kind!r} is no kind of them; state one of {', '.join(get_args(Kind))}")
 
     def __call__(self, u: Tensor, tokens: int) -> Tensor:
         """Noise levels for uniform draws u in [0, 1), any shape, of latents of ``tokens`` tokens; float32.

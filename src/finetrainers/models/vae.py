@@ -10,6 +10,10 @@ from torch import Tensor
 
 from finetrainers.models.base import ModelAdapter
 from finetrainers.models.pretrained import Pretrained
+from finetrainers.models.stated import statistic
+
+NORMAL = ("latents_mean", "latents_std")
+"""What normalizes latents, where a VAE has figures for each channel."""
 
 
 def load_vae(pretrained: Pretrained) -> Any:
@@ -33,11 +37,12 @@ def latent_statistics(vae: Any, adapter: ModelAdapter) -> tuple[Tensor, Tensor]:
     """Shift and scale, each [C, 1, 1, 1] float32, such that (latents - shift) * scale is what the denoiser sees."""
     config = vae.config
     if adapter.latents.statistics == "config":
-        mean, std = (torch.tensor(config[name]).view(-1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+        mean, std = (statistic(config.get(name), name, adapter).view(-1, 1, 1, 1) for name in NORMAL)
         return mean, 1 / std
     if adapter.latents.statistics == "buffers":
-        shift, scale = vae.latents_mean.float().cpu(), config.scaling_factor / vae.latents_std.float().cpu()
-        return shift.view(-1, 1, 1, 1), scale.view(-1, 1, 1, 1)
+        buffers = dict(vae.named_buffers())
+        mean, std = (statistic(buffers.get(name), name, adapter).view(-1, 1, 1, 1) for name in NORMAL)
+        return mean, config.scaling_factor / std
     stated = config.get("shift_factor")  # HunyuanVideo's VAE knows none
     constants = (0.0 if stated is None else stated, config.scaling_factor)
     shift, scale = (torch.full((adapter.grid.channels, 1, 1, 1), float(constant)) for constant in constants)

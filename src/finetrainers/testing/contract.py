@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from finetrainers.batch import Batch
+from finetrainers.models.blocks import check_blocks_exist, repeated_classes
 from finetrainers.objectives.base import Predict
 from finetrainers.sampling.sample import sample_run
 from finetrainers.testing.attention import ATTENTION_CHECKS
@@ -52,6 +53,16 @@ def check_tuning_is_tried_without_weights(subject: ModelUnderTest) -> None:
         assert shapes == wanted, f"the shell of {name} differs in {sorted(dict(shapes.items() ^ wanted.items()))[:3]}"
     for tuning in (LORA, {**LORA, "dora": True}, {"kind": "lokr"}, FULL):
         check_tuning(subject.config("run", tuning), model)
+
+
+def check_blocks_are_all_that_repeat(subject: ModelUnderTest) -> None:
+    """``blocks`` names every class of repeated layers: what it leaves out is neither checkpointed, offloaded nor sharded."""
+    model = subject.model
+    for name in model.denoisers.trained:
+        shell = model.pretrained.shell(name)
+        check_blocks_exist(shell, model.adapter.blocks, type(model.adapter).__name__)
+        missing = [own for own in repeated_classes(shell) if own not in model.adapter.blocks]
+        assert not missing, f"{name} repeats {', '.join(missing)}, which blocks does not name; add it"
 
 
 def check_everything_told_matters(subject: ModelUnderTest) -> None:
@@ -244,6 +255,7 @@ CHECKS: Mapping[str, Callable[[ModelUnderTest], None]] = {
     for function in (
         check_latents_have_the_shape_of_the_grid,
         check_tuning_is_tried_without_weights,
+        check_blocks_are_all_that_repeat,
         check_everything_told_matters,
         check_loss_is_that_of_each_sample,
         check_lora_begins_at_the_base,

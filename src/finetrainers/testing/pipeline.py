@@ -6,9 +6,11 @@ denoiser and moves on by its scheduler. What it hands to the scheduler is what `
 Shape letters as in ``finetrainers.batch``; F' is the number of latent frames that a pipeline denoises, the last ones.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -54,12 +56,21 @@ def assert_answers_as_drawn(subject: ModelUnderTest, drawn: Drawn, way: str, ref
             continue  # another expert's
         x, sigma, prompt, frames = _told(subject, drawn, step, level)
         asked = expert_of(denoiser, sigma.amax(1))
-        answer = adapter.denoise(asked, x, sigma, replace(prompt, references=tuple(references)))
+        told = replace(prompt, references=tuple(references))
+        answer = adapter.denoise(asked, x, sigma, told)
         expected = _as_latents(adapter, step.output, tuple(x.shape[1:]))
-        what = f"{way}: denoise at noise level {level:.3f}"
-        _assert_close(answer[:, :, frames], expected[:, :, frames], what, "what the pipeline hands to its scheduler")
+        what, ours, theirs = f"{way}: denoise at noise level {level:.3f}", answer[:, :, frames], expected[:, :, frames]
+        levels = {"1 - sigma": 1 - sigma, "1000 * sigma": 1000 * sigma, "sigma / 1000": sigma / 1000}
+        again = partial(_denoised, partial(adapter.denoise, asked, x), told, frames)
+        others = {name: partial(again, other) for name, other in levels.items()}
+        _assert_close(ours, theirs, what, "what the pipeline hands to its scheduler", others)
         compared += 1
     return compared
+
+
+def _denoised(denoise: Callable[[Tensor, Prompt], Tensor], prompt: Prompt, frames: Tensor, sigma: Tensor) -> Tensor:
+    """What ``denoise`` answers at other noise levels [1, F], of the frames that count."""
+    return denoise(sigma, prompt)[:, :, frames]
 
 
 @torch.no_grad()
@@ -151,18 +162,28 @@ def _as_latents(adapter: ModelAdapter, told: Tensor, shape: tuple[int, ...]) -> 
     return video
 
 
-def _assert_close(ours: Tensor, theirs: Tensor, what: str, whose: str) -> None:
-    """Compare two tensors that rounding alone may tell apart."""
+def _assert_close(
+    ours: Tensor, theirs: Tensor, what: str, whose: str, others: Mapping[str, Callable[[], Tensor]] = MappingProxyType({})
+) -> None:
+    """Compare two tensors that rounding alone may tell apart; ``others`` make what ours would be at other noise levels."""
     assert ours.shape == theirs.shape, f"{what} has shape {tuple(ours.shape)}, but {whose} has {tuple(theirs.shape)}"
     difference, largest = float((ours - theirs).abs().max()), float(theirs.abs().max())
-    found = f"{difference:.2g}, where the largest value is {largest:.2g}{_hint(ours, theirs)}"
-    assert difference <= LARGEST_DIFFERENCE * largest, f"{what} is not {whose}: it differs by {found}"
+    if difference <= LARGEST_DIFFERENCE * largest:
+        return
+    found = f"{difference:.2g}, where the largest value is {largest:.2g}{_hint(ours, theirs, others)}"
+    raise AssertionError(f"{what} is not {whose}: it differs by {found}")
 
 
-def _hint(ours: Tensor, theirs: Tensor) -> str:
+def _hint(ours: Tensor, theirs: Tensor, others: Mapping[str, Callable[[], Tensor]]) -> str:
     """Name a mistake that can be seen from the values."""
-    if float((ours + theirs).abs().max()) <= LARGEST_DIFFERENCE * float(theirs.abs().max()):
+    bound = LARGEST_DIFFERENCE * float(theirs.abs().max())
+    if float((ours + theirs).abs().max()) <= bound:
         return "; its sign is wrong: a velocity points from the data to the noise"
+    for name, make in others.items():
+        other = make()
+        for sign, word in ((-1, ""), (1, ", and the other sign")):
+            if float((other + sign * theirs).abs().max()) <= bound:
+                return f"; it is with {name} in the place of sigma{word}: see what the pipeline passes as timestep"
     return ""
 
 

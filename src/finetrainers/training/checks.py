@@ -17,6 +17,7 @@ from finetrainers.memory.quantize.formats import check_format
 from finetrainers.memory.techniques import check_blocks
 from finetrainers.models import Model
 from finetrainers.models.base import ModelAdapter, Settings
+from finetrainers.models.blocks import check_blocks_exist
 from finetrainers.training.native_sizes import FROM_FRAMES
 from finetrainers.tuning import build_tuning
 from finetrainers.tuning.base import Size, size_of
@@ -173,6 +174,7 @@ def check_tuning(config: Config, model: Model) -> Size:
 
     Raises:
         ConfigError: Naming the key and what there is.
+        ModelError: If the adapter names blocks that there are not.
     """
     tuning = build_tuning(without_start(config).tuning)
     conditioning = build_conditioning(config.conditioning)
@@ -185,6 +187,7 @@ def check_tuning(config: Config, model: Model) -> Size:
             total += known[0]
             continue
         shell = model.pretrained.shell(name)
+        check_blocks_exist(shell, model.adapter.blocks, type(model.adapter).__name__)
         check_blocks(shell, model.adapter.blocks, config.memory)
         conditioning.prepare(shell, model.adapter)
         full_modules = conditioning.trained_modules(shell, model.adapter)

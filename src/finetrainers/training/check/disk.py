@@ -10,7 +10,7 @@ import torch
 
 from finetrainers.config import Config
 from finetrainers.data.order.jobs import LatentsJob
-from finetrainers.errors import StorageError
+from finetrainers.errors import ModelError, StorageError
 from finetrainers.models import Model
 from finetrainers.training.check.findings import Part
 from finetrainers.training.check.places import existing
@@ -103,6 +103,9 @@ def _latents_bytes(prepared: Prepared, item: LatentsJob) -> int:
 
 
 def _text_bytes(model: Model) -> int:
-    """Bytes of a caption that is as long as captions may be."""
-    blank = model.adapter.blank_text(model.max_length)
+    """Bytes of a caption that is as long as captions may be; an adapter need not say, and captions then count as none."""
+    try:
+        blank = model.adapter.blank_text(model.max_length)
+    except ModelError:
+        return HEADER_BYTES
     return sum(tensor.numel() for tensor in blank.values()) * model.dtype.itemsize + HEADER_BYTES
