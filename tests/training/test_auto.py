@@ -170,7 +170,7 @@ def test_a_number_goes_on_with_what_it_was_when_the_run_began(tree: Tree) -> Non
     before = config_of({**tree, "optimizer": {"lr": 1e-4}, "data": [{**tree["data"][0], "buckets": budget}]})
     found = settle_for(config_of(tree), model, before=before)
     assert found.config.data[0].buckets == PixelBudget(pixels=64**2, step=32)
-    assert [note.partition(" goes on with ")[0] for note in found.notes] == ["data.0.buckets: 64"]
+    assert [note.partition(" continues with ")[0] for note in found.notes] == ["data.0.buckets: 64"]
 
 
 def test_what_is_held_out_takes_the_sizes_that_are_trained_at(tree: Tree) -> None:
