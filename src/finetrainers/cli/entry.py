@@ -11,7 +11,6 @@ from typing import NoReturn
 
 from finetrainers.cli.commands import build_parser
 from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE
-from finetrainers.config.user_code import user_code_errors
 from finetrainers.distributed.ending import Program, record_status
 from finetrainers.distributed.launch import is_one_of_several
 from finetrainers.errors import FinetrainersError, Interrupted
@@ -73,6 +72,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     )  # argparse takes them apart
     num_own = 2 if words[:1] == ["data"] else 1  # the command, and the action of one that has several
     options = build_parser().parse_args(words[:num_own] if takes_overrides else words)
+    from finetrainers.config.user_code import user_code_errors  # after help, which needs no configuration
+
     try:
         with storage_errors(), user_code_errors():
             status = int(options.run(options, words[num_own:]) or DONE)
