@@ -40,7 +40,7 @@ from finetrainers.errors import (
 from finetrainers.training.finish import Result
 
 HELP_CPU_SECONDS = 0.3
-"""What `finetrainers --help` may take: promised in DESIGN.md."""
+"""What `finetrainers --help` may take."""
 HEAVY = ("torch", "diffusers", "transformers", "peft", "numpy", "pyarrow", "av", "PIL", "safetensors", "datasets")
 CONFIG = "output_dir: run\nmodel: {path: m}\ndata: [{path: d, buckets: [[1, 64, 64]]}]\n"
 
@@ -452,7 +452,7 @@ def test_a_run_that_is_done_is_followed_by_commands_that_can_be_given(
     out, err = capsys.readouterr()
     assert out == f"{tmp_path / 'weights'}\n"
     assert err.splitlines() == [
-        f"draw     finetrainers sample {tmp_path} --prompt 'a red one'",
+        f"sample   finetrainers sample {tmp_path} --prompt 'a red one'",
         f"continue finetrainers train {longer}",
     ]
 

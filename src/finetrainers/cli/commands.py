@@ -219,15 +219,17 @@ def run_models(options: argparse.Namespace, _: list[str]) -> None:
         }
         for name, adapter in adapters().items()
     ]
-    if options.json:
-        from finetrainers.testing.tiny import FACTORIES
+    from finetrainers.testing.tiny import FACTORIES
 
-        variants = {name: list(FACTORIES.get(name, ())) for name in adapters()}
+    variants = {name: list(FACTORIES.get(name, ())) for name in adapters()}
+    if options.json:
         print(json.dumps([{**family, "variants": variants[family["family"]]} for family in families], indent=1))
         return
     for family in families:
         print(f"{family['family']}: {family['description']}")
         print(f"  tasks: {', '.join(family['tasks'])}; tuning: {', '.join(family['tuning'])}")
+        if variants[family["family"]]:
+            print(f"  variants of models tiny: {', '.join(variants[family['family']])}")
 
 
 def run_tiny(options: argparse.Namespace, _: list[str]) -> None:

@@ -30,7 +30,7 @@ def tell_after_training(config: "Config", words: Sequence[str] | None, result: "
     page = result.output_dir / PAGE_FILE
     rows = [("report", near(page.absolute()))] if page.is_file() else []
     run = near(result.output_dir.absolute())
-    rows.append(("draw", shlex.join(["finetrainers", "sample", run, *_request(config, result)])))
+    rows.append(("sample", shlex.join(["finetrainers", "sample", run, *_request(config, result)])))
     if result.report["stopped_by"] == "steps" and words is not None:
         rows.append(("continue", _longer(config, words)))
     _tell(rows)

@@ -51,7 +51,7 @@ SYNONYMS = {
     "video_resolution_buckets": "data.N.buckets", "frame_buckets": "data.N.buckets", "target_frames": "data.N.buckets",
     "data_root": "data.N.path", "folder_path": "data.N.path", "image_dir": "data.N.path", "image_directory": "data.N.path",
     "video_directory": "data.N.path", "instance_data_dir": "data.N.path", "train_data_dir": "data.N.path",
-    "dataset_file": "data.N.path", "dataset": "data", "datasets": "data", "dataset_config": "data",
+    "dataset_file": "data.N.path", "dataset": "data", "datasets": "data", "dataset_config": "data", "network": "tuning",
     "dataloader_num_workers": "loader.workers", "num_workers": "loader.workers", "cache_dir": "cache.path",
     "cache_directory": "cache.path", "save_every": "checkpoint.every", "save_every_n_steps": "checkpoint.every",
     "checkpointing_steps": "checkpoint.every", "save_steps": "checkpoint.every", "checkpointing_limit": "checkpoint.keep",

@@ -42,9 +42,7 @@ def summary(report: Tree, drawn: str) -> str:
     count = next(iter(sets.values()))["captions"]["before"]["count"]
     before, after = report["held_out_loss"]["before"], report["held_out_loss"]["after"]
     wall, cpu = (sum(report[key][stage] for stage in ("encode", "train")) for key in ("seconds", "cpu_seconds"))
-    title = (
-        f"{drawn.capitalize()} that show all that their captions say, as measured from the pixels, of {count} prompts each:"
-    )
+    title = f"{drawn.capitalize()} that match their caption in every respect, of {count} prompts each:"
     return "\n".join(
         (
             title,
