@@ -83,6 +83,7 @@ class Shared:
             "data": [{"path": str(folder), "buckets": [list(self.size)]}],
             "conditioning": self.conditioning,
             "tuning": dict(self.tuning),
+            "optimizer": {"lr": 1e-4},
             "train": {
                 "batch_size": 2,
                 "micro_batch_size": 2,
