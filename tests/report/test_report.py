@@ -335,8 +335,8 @@ def test_settings_are_what_differs_from_the_defaults(first: Path) -> None:
     config = RunFolder(first).config
     assert config is not None
     rows = {key: (value, default) for key, value, default in facts.settings(config)}
-    assert rows["optimizer.lr"] == ("0.001", "5e-05")
-    assert rows["data.0.buckets"] == ("[[1, 64, 64]]", "")
+    assert rows["optimizer.lr"] == ("0.001", "auto")
+    assert rows["data.0.buckets"] == ("[[1, 64, 64]]", "auto")
     assert "optimizer.name" not in rows
 
 

@@ -726,6 +726,7 @@ train(parse_config(json.loads(sys.argv[1])))
 """
 
 
+@pytest.mark.long
 def test_a_script_that_ends_with_an_error_waits_for_no_worker(tiny_flux: Path, tmp_path: Path) -> None:
     """Loader workers ignore the signals of job managers, so they have to be ended before the process can end."""
     tree = flux_tree(
