@@ -124,7 +124,7 @@ def test_a_validation_measures_what_is_held_out_and_items_of_training(keys: Tree
 
 @pytest.mark.long
 def test_what_fits_nowhere_is_refused_with_the_least(tree: Tree) -> None:
-    with pytest.raises(ConfigError, match=r"--gpu: a step may take .* the smallest that was found needs"):
+    with pytest.raises(ConfigError, match=r"--gpu: a step may use .* the smallest that was found needs"):
         plan(config_of(tree), Asked(Gpu("own", 1e-6), say=silent))
 
 

@@ -269,7 +269,8 @@ def test_the_snippet_of_a_local_run_works_where_it_is(tiny_flux: Path, tmp_path:
 
 @pytest.mark.parametrize("kind", ["lora", "lokr", "full"])
 def test_the_snippet_is_python(tiny_flux: Path, tmp_path: Path, kind: str) -> None:
-    text = card_of("user/base", tmp_path, pipeline_of=tiny_flux, tree={"tuning": {"kind": kind}}).text
+    own = {"rank": 4, "alpha": 4.0} if kind == "lora" else {}
+    text = card_of("user/base", tmp_path, pipeline_of=tiny_flux, tree={"tuning": {"kind": kind, **own}}).text
     compile(lines_of(text), "snippet", "exec")
 
 
