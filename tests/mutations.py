@@ -721,6 +721,7 @@ MUTATIONS = (
     Mutation("what encode_prompt returns is not looked at", "models/load.py", "        return check_text(text, self.adapter, len(captions))", "        return text", "models/test_adapters.py::test_encoded_prompts_that_are_none_are_refused"),
     Mutation("a compiler that fails is blamed on the user's adapter", "memory/compile.py", "    except TorchDynamoException as error:", "    except ZeroDivisionError as error:", "memory/test_compile.py::test_a_compiler_that_fails_is_named_and_nothing_else_is_blamed"),
     Mutation("the checks do not say how a wrong noise level is wrong", "testing/pipeline.py", "_hint(ours, theirs, others)}\"", "_hint(ours, theirs, {})}\"", "models/test_contract.py::test_a_wrong_adapter_does_not_pass"),
+    Mutation("a method of the user's that cannot be called passes the check", "config/user_code.py", 'check_methods(found, base, f"{self.setting}: {self.file}")', 'pass', "training/test_user_code.py::test_methods_that_cannot_be_called_or_never_are_are_refused"),
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Code of the user's in a run: what is wrong with it is said with its line, and a run that goes on notices another file."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,6 +93,45 @@ def test_what_is_of_another_kind_is_refused_with_the_names_that_are_not(key: str
     code = f"import finetrainers\nclass Mine: pass\nclass Other(finetrainers.{base}): pass"
     with pytest.raises(ConfigError, match=rf"derived from finetrainers\.{base}, or name another one \(it has Other\)$"):
         look(tmp_path, key, written(tmp_path, code))
+
+
+def test_a_class_without_the_base_is_said_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mine\.py: Mine is in the file, but is no Callback; let it be derived from"):
+        look(tmp_path, "callbacks.0", written(tmp_path, "class Mine: pass"))
+
+
+@pytest.mark.parametrize(
+    "key, methods, said",
+    [
+        ("objective.kind", "losses(self, batch)", "losses takes (self, batch); define losses(self, predict, batch)"),
+        (
+            "objective.kind",
+            "losses(self, predict, batch): ...; def sigma(self, u)",
+            "sigma takes (self, u); define sigma(self, u, *, tokens)",
+        ),
+        ("track.trackers.0", "log(self, numbers)", "log takes (self, numbers); define log(self, step, numbers)"),
+        ("track.trackers.0", "begin(self)", "begin takes (self); define begin(self, config)"),
+        ("callbacks.0", "after_step(self, a, b, c)", "after_step takes (self, a, b, c); define after_step(self, trainer,"),
+        ("data.layout", "items(self, path)", "items takes (self, path); define items(self, path, config)"),
+        (
+            "track.trackers.0",
+            "logs(self, step, numbers)",
+            "logs is never called; did you mean log? Else rename it, as _logs",
+        ),
+        ("callbacks.0", "after_steps(self)", "after_steps is never called; did you mean after_step?"),
+        ("callbacks.0", "on_step_end(self)", " has none of the methods that are called, but on_step_end; define one of b"),
+    ],
+)
+def test_methods_that_cannot_be_called_or_never_are_are_refused(key: str, methods: str, said: str, tmp_path: Path) -> None:
+    body = "".join(f"    def {method}: ...\n" for method in methods.split(": ...; def "))
+    with pytest.raises(ConfigError, match=rf"^{key}: .*mine\.py: Mine\.?{re.escape(said)}"):
+        look(tmp_path, key, written(tmp_path, f"import finetrainers\nclass Mine(finetrainers.{BASES[key]}):\n{body}"))
+
+
+@pytest.mark.parametrize("method", ["log(self, *given)", "log(self, step, numbers, more=1): ...; def logs(self)"])
+def test_methods_that_can_be_called_may_take_more(method: str, tmp_path: Path) -> None:
+    body = "".join(f"    def {one}: ...\n" for one in method.split(": ...; def "))
+    look(tmp_path, "track.trackers.0", written(tmp_path, f"import finetrainers\nclass Mine(finetrainers.Tracker):\n{body}"))
 
 
 @pytest.mark.parametrize("key, base", [own for own in BASES.items() if own[0] != "objective.kind"])
@@ -364,7 +404,7 @@ def test_of_trackers_one_that_cannot_begin_is_told_of_and_those_before_it_end(tm
 @pytest.mark.parametrize("key", ["track.trackers.0", "callbacks.0", "data.layout"])
 def test_a_check_makes_nothing_and_runs_a_file_once(key: str, tmp_path: Path) -> None:
     code = COUNTED.format(base=BASES[key], name="Mine", end="pass").replace(
-        "def begin(", "def items(self, path, config): ...\n    def begin("
+        "def begin(", "def items(self, path, config): ...\n    def after_training(self, trainer): ...\n    def begin("
     )
     for _ in range(2):
         look(tmp_path, key, written(tmp_path, code))

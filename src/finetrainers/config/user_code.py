@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
+from finetrainers.config.user_methods import check_methods
 from finetrainers.errors import ConfigError, FinetrainersError
 from finetrainers.files.whole import DIGEST_BYTES
 
@@ -73,17 +74,18 @@ class UserCode:
         """Run the file, and return the class that it defines under the name.
 
         Raises:
-            ConfigError: If the file fails, or has no class of this base, or not a whole one.
+            ConfigError: If the file fails, or has no class of this base, or not a whole one, or with methods that cannot
+                be called.
         """
         names = self._run()
         found = names.get(self.name)
         if not (isinstance(found, type) and issubclass(found, base)):
             others = [name for name, value in names.items() if _is_own(value, base, names["__name__"])]
             has = f" (it has {', '.join(others)})" if others else ""
-            raise ConfigError(
-                f"{self.setting}: {self.file} has no {base.__name__} {self.name!r}; define it, derived from "
-                f"finetrainers.{base.__name__}, or name another one{has}"
-            )
+            problem = f" has no {base.__name__} {self.name!r}; define it, derived from"
+            if isinstance(found, type):
+                problem = f": {self.name} is in the file, but is no {base.__name__}; let it be derived from"
+            raise ConfigError(f"{self.setting}: {self.file}{problem} finetrainers.{base.__name__}, or name another one{has}")
         missing: dict[str, str] = {
             name: ", ".join(inspect.signature(getattr(found, name)).parameters)
             for name in sorted(getattr(found, "__abstractmethods__", ()))
@@ -91,6 +93,7 @@ class UserCode:
         if missing:
             wanted = " and ".join(f"{name}({parameters})" for name, parameters in missing.items())
             raise ConfigError(f"{self.setting}: {self.file}: {self.name} has no {', '.join(missing)}; define {wanted}")
+        check_methods(found, base, f"{self.setting}: {self.file}")
         return found
 
     def make(self, base: type[Base]) -> Base:
