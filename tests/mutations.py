@@ -722,6 +722,8 @@ MUTATIONS = (
     Mutation("a compiler that fails is blamed on the user's adapter", "memory/compile.py", "    except TorchDynamoException as error:", "    except ZeroDivisionError as error:", "memory/test_compile.py::test_a_compiler_that_fails_is_named_and_nothing_else_is_blamed"),
     Mutation("the checks do not say how a wrong noise level is wrong", "testing/pipeline.py", "_hint(ours, theirs, others)}\"", "_hint(ours, theirs, {})}\"", "models/test_contract.py::test_a_wrong_adapter_does_not_pass"),
     Mutation("a method of the user's that cannot be called passes the check", "config/user_code.py", 'check_methods(found, base, f"{self.setting}: {self.file}")', 'pass', "training/test_user_code.py::test_methods_that_cannot_be_called_or_never_are_are_refused"),
+    Mutation("check is silent of data that changed since a run was last started", "training/check/run.py", 'about_changed_data(start, prepared.plan.fingerprint())', '()', "training/test_check.py::test_a_run_that_goes_on_is_told_of_other_data_and_other_files"),
+    Mutation("a loss without a gradient is torch's to explain", "training/trainer.py", 'if torch.is_grad_enabled() and not losses.requires_grad', 'if False', "objectives/test_own.py::test_a_loss_without_a_gradient_is_named"),
 )  # fmt: skip
 
 

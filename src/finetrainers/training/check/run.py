@@ -18,7 +18,7 @@ from finetrainers.errors import FinetrainersError
 from finetrainers.events import RunOutline
 from finetrainers.files.storage import storage_errors
 from finetrainers.models import Model
-from finetrainers.training.announce import about_data, about_schedule
+from finetrainers.training.announce import about_changed_data, about_data, about_schedule
 from finetrainers.training.check.disk import check_disk
 from finetrainers.training.check.findings import Findings
 from finetrainers.training.check.parts import (
@@ -39,8 +39,9 @@ from finetrainers.training.outline import outline_of
 from finetrainers.training.paths import absolute, places
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
-from finetrainers.training.relocated import refuse_other_contents
-from finetrainers.training.same_run import changed_settings
+from finetrainers.training.relocated import last_start, refuse_other_contents
+from finetrainers.training.same_run import changed_settings, code_before
+from finetrainers.training.user_code import about_changed
 
 CPU = torch.device("cpu")
 
@@ -159,6 +160,13 @@ def _check_resumed(config: Config, prepared: Prepared, checked: Checked, resumed
         checked.changed = changed_settings(before, config)
         for message in about_schedule(config, resumed, before.train.steps):
             findings.warn(message)
+    with findings.part("what has changed since"):
+        for message in about_changed(config, code_before(config)):
+            findings.warn(message)
+        start = last_start(config)
+        if start and not findings.errors:  # else some items are left out
+            for message in about_changed_data(start, prepared.plan.fingerprint()):
+                findings.warn(message)
 
 
 def _is_local(model: Model) -> bool:
