@@ -724,6 +724,8 @@ MUTATIONS = (
     Mutation("a method of the user's that cannot be called passes the check", "config/user_code.py", 'check_methods(found, base, f"{self.setting}: {self.file}")', 'pass', "training/test_user_code.py::test_methods_that_cannot_be_called_or_never_are_are_refused"),
     Mutation("check is silent of data that changed since a run was last started", "training/check/run.py", 'about_changed_data(start, prepared.plan.fingerprint())', '()', "training/test_check.py::test_a_run_that_goes_on_is_told_of_other_data_and_other_files"),
     Mutation("a loss without a gradient is torch's to explain", "training/trainer.py", 'if torch.is_grad_enabled() and not losses.requires_grad', 'if False', "objectives/test_own.py::test_a_loss_without_a_gradient_is_named"),
+    Mutation("an error inside a layout of the user's ends a check", "training/check/findings.py", 'if said is None:', 'if said is None or not isinstance(error, FinetrainersError):', "training/test_check.py::test_an_error_inside_a_layout_is_one_of_the_list"),
+    Mutation("a file of the user's cannot import its neighbours", "config/user_code.py", 'sys.path.append(place)', 'pass', "training/test_user_code.py::test_a_file_imports_what_lies_beside_it"),
 )  # fmt: skip
 
 

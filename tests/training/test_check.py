@@ -182,6 +182,18 @@ def test_a_run_that_goes_on_is_told_of_other_data_and_other_files(work: Work) ->
     assert said[1].startswith("the data changed since the run was last started")
 
 
+def test_an_error_inside_a_layout_is_one_of_the_list(work: Work) -> None:
+    code = (
+        "from finetrainers import DataLayout\nclass Mine(DataLayout):\n    def items(self, path, config): yield {}[path]\n"
+    )
+    data = [{**work.tree["data"][0], "layout": f"{work.code(code)}:Mine"}]
+    work.change(data=data, validation={"prompts": str(work.root / "none.json")})
+    errors = checked(work).findings.errors
+    line = r"data\.layout: Mine fails \(KeyError: .*\); correct this line, or what it reads:\n"
+    assert any(re.match(line, error) for error in errors)
+    assert any("none.json" in error for error in errors)
+
+
 def test_epochs_are_counted_before_they_are_compared_with_what_a_run_has_done(work: Work) -> None:
     del work.tree["train"]["steps"]
     work.change(train={"epochs": 1500, "batch_size": 2, "micro_batch_size": 2})

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -262,7 +263,7 @@ def test_an_error_is_the_files_unless_it_is_in_what_trains(tmp_path: Path) -> No
     place = written(tmp_path, "def inner(ask):\n    return ask()\n\ndef Mine(ask):\n    return inner(ask)\n")
     said = about_user_code(raised(place, lambda: {}["x"]))
     assert said is not None
-    assert said.startswith("callbacks.0: Mine fails (KeyError: 'x'); correct this line:\n  File ")
+    assert said.startswith("callbacks.0: Mine fails (KeyError: 'x'); correct this line, or what it reads:\n  File ")
     assert [line.strip() for line in said.splitlines()[2::2]] == ["return inner(ask)", "return ask()"]
     ours = {"__name__": "finetrainers.training.trainer"}
     exec("def ask():\n    return {}['x']", ours)
@@ -411,6 +412,18 @@ def test_a_check_makes_nothing_and_runs_a_file_once(key: str, tmp_path: Path) ->
     assert told(tmp_path) == ["run"]
     look(tmp_path, key, written(tmp_path, f"{code}\n# another"))
     assert told(tmp_path) == ["run"] * 2
+
+
+def test_a_file_imports_what_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is installed first, whatever a neighbour is called."""
+    monkeypatch.delitem(sys.modules, "helper_beside_it", raising=False)
+    paths = list(sys.path)
+    (tmp_path / "helper_beside_it.py").write_text("GAMMA = 5\n")
+    (tmp_path / "yaml.py").write_text("1 / 0\n")
+    place = written(tmp_path, "import yaml\nfrom helper_beside_it import GAMMA\nMine = GAMMA\n")
+    assert read_user_code("callbacks.0", place).load() == 5
+    assert sys.path == paths
+    monkeypatch.delitem(sys.modules, "helper_beside_it")
 
 
 def test_what_is_recorded_is_what_ran_though_it_is_edited_meanwhile(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -134,7 +134,8 @@ class UserCode:
         vars(module)[MARK] = self
         sys.modules[loader.name] = module  # where dataclasses and pickle look for it
         try:
-            exec(loader.source_to_code(self.source, self.file), vars(module))  # not exec_module: bytecode may be stale
+            with _importable(Path(self.file).absolute().parent):
+                exec(loader.source_to_code(self.source, self.file), vars(module))  # not exec_module: bytecode may be stale
         except Exception as error:
             del sys.modules[loader.name]
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == self.file]
@@ -142,6 +143,21 @@ class UserCode:
             reason = f"{type(error).__name__}: {error}{where}"
             raise ConfigError(f"{self.setting}: {self.file} fails when it is imported ({reason}); correct it") from error
         return vars(module)
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let a file of the user's import its neighbours; whatever is found elsewhere is found there first."""
+    place = str(folder)
+    if place in sys.path:
+        yield
+        return
+    sys.path.append(place)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the file may have removed it
+            sys.path.remove(place)
 
 
 def _is_own(value: object, base: type, module: object) -> bool:
@@ -217,7 +233,7 @@ def about_user_code(error: Exception) -> str | None:
     code: UserCode = frames[own[-1]][0].f_globals[MARK]
     reason = f"{type(error).__name__}: {error}".rstrip(": ")
     lines = traceback.StackSummary.extract(iter(frames[number] for number in own)).format()
-    return f"{code.setting}: {code.name} fails ({reason}); correct this line:\n{''.join(lines).rstrip()}"
+    return f"{code.setting}: {code.name} fails ({reason}); correct this line, or what it reads:\n{''.join(lines).rstrip()}"
 
 
 def _is_ours(frame: FrameType) -> bool:

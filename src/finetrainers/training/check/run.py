@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from finetrainers.config import Config, load_config
+from finetrainers.config.user_code import user_code_errors
 from finetrainers.distributed.launch import refuse_further_processes
 from finetrainers.distributed.layout import Layout
 from finetrainers.distributed.world import pick_device
@@ -115,7 +116,7 @@ def _check(config: Config, how: Checking, checked: Checked, folder: Path) -> Non
     with findings.part("data") as part:
         prepared = plan(planned)
     if part.errors:
-        with suppress(FinetrainersError):  # of which all is told
+        with suppress(FinetrainersError), user_code_errors():  # of which all is told
             prepared = plan(lenient(planned))
     if prepared is not None:
         _check_planned(config, prepared, how, checked, (device, layout.size, resumed))
