@@ -5,6 +5,7 @@ import re
 import sys
 import textwrap
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -43,7 +44,8 @@ def add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def run_init(options: argparse.Namespace, _: list[str]) -> None:
     """``init``."""
     check_file(options.config)
-    answers = ask(options, is_asking=not options.yes and sys.stdin is not None and sys.stdin.isatty())
+    is_asking = not options.yes and sys.stdin is not None and sys.stdin.isatty()
+    answers = ask(options, is_asking=is_asking)
     _say("looking at the model and at the data")
     with uncollected():
         from finetrainers.cli.commands import quiet_libraries
@@ -52,8 +54,16 @@ def run_init(options: argparse.Namespace, _: list[str]) -> None:
         from finetrainers.training.console_bar import Stages
         from finetrainers.training.init.write import make_config
 
-    with closing(Stages()) as stages:
-        written = make_config(answers, options.config, say=_say, bars=stages.show)
+    while True:
+        try:
+            with closing(Stages()) as stages:
+                written = make_config(answers, options.config, say=_say, bars=stages.show)
+            break
+        except ConfigError as error:  # only the data shows whether there has to be a word
+            if not is_asking or options.trigger is not None or not str(error).startswith(f"{TRIGGER.option}:"):
+                raise
+            _say(str(error))
+            answers = replace(answers, trigger=TRIGGER.answer(None, is_asking=True, takes_suggested=False))
     for line in written.lines:
         _say(line)
     for file in written.files:
