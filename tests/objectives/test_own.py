@@ -198,8 +198,13 @@ def test_a_run_does_not_go_on_with_another_file(base: Tree, tmp_path: Path, monk
     assert load_config(tmp_path / "run/config.yaml").objective.kind == f"{file}:Huber"
     code = file.read_text()
     file.write_text(code.replace("delta=0.1", "delta=0.2"))
-    with pytest.raises(ConfigError, match=r"objective\.kind: .*huber\.py has changed since .*run was last started"):
+    with pytest.raises(
+        ConfigError, match=r"objective\.kind: .*huber\.py has changed since .*run was last started"
+    ) as caught:
         run(2)
+    assert str(caught.value).endswith(
+        f", which can begin from these weights: tuning.start_from={tmp_path}/run/weights/step-000001"
+    )
     file.write_text(code)
     run(2)
     assert len(curve(tmp_path / "run", *LOSSES)) == 2

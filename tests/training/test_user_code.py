@@ -151,6 +151,25 @@ def test_places_are_files_with_a_name(sections: Tree, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "sections, said",
+    [
+        ({"track": {"trackers": ["wandb"]}}, "track.trackers: 'wandb' is no file of yours; set track.wandb: PROJECT"),
+        (
+            {"track": {"trackers": "mine.py:Mine"}},
+            "track.trackers: Input should be a valid array, not 'mine.py:Mine'; write a list: ['mine.py:Mine']",
+        ),
+        (
+            {"callbacks": "mine.py:Mine"},
+            "callbacks: Input should be a valid array, not 'mine.py:Mine'; write a list: ['mine.py:Mine']",
+        ),
+    ],
+)
+def test_what_is_no_list_of_places_is_told_what_to_write(sections: Tree, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        config_with(tmp_path, **sections)
+
+
+@pytest.mark.parametrize(
     "body, error, message",
     [
         ("yield {'media': '0.png'}", ConfigError, r"yields \{'media': '0\.png'\}, which is no finetrainers\.Item"),

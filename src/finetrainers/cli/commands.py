@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,9 @@ def run_tiny(options: argparse.Namespace, _: list[str]) -> None:
         quiet_libraries()
         from finetrainers.testing import make_tiny
 
+    print(
+        f"making a tiny {options.family} in {options.directory}, which can take half a minute", file=sys.stderr, flush=True
+    )
     print(make_tiny(options.family, options.directory, variant=options.variant))
 
 

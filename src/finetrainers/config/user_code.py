@@ -29,6 +29,14 @@ OURS = "finetrainers.training."
 """Modules that user code reaches only through us: what fails in them, though user code has called it, is no fault of its."""
 
 
+BUILT_IN = {
+    "wandb": "track.wandb: PROJECT",
+    "trackio": "track.trackio: PROJECT",
+    "tensorboard": "track.tensorboard: true",
+}
+"""What is on hand without a file, and how to ask for it."""
+
+
 def is_place(value: str) -> bool:
     """Whether a value names an object in a file of the user's."""
     return PLACE.fullmatch(value) is not None
@@ -41,6 +49,8 @@ def check_places(places: tuple[str, ...]) -> tuple[str, ...]:
         ValueError: Naming the first.
     """
     for place in places:
+        if place in BUILT_IN:
+            raise ValueError(f"{place!r} is no file of yours; set {BUILT_IN[place]}")
         if not is_place(place):
             raise ValueError(f"{place!r} is not path/to/file.py:Name; name the file and the class in it")
     return places
