@@ -727,7 +727,7 @@ MUTATIONS = (
     Mutation("an error inside a layout of the user's ends a check", "training/check/findings.py", 'if said is None:', 'if said is None or not isinstance(error, FinetrainersError):', "training/test_check.py::test_an_error_inside_a_layout_is_one_of_the_list"),
     Mutation("a file of the user's cannot import its neighbours", "config/user_code.py", 'sys.path.append(place)', 'pass', "training/test_user_code.py::test_a_file_imports_what_lies_beside_it"),
     Mutation("a run whose loss was edited does not say what its weights are good for", "training/same_run.py", 'anew = "" if key.startswith(WEIGHTS_FIT) else _from_weights(config)', 'anew = ""', "objectives/test_own.py::test_a_run_does_not_go_on_with_another_file"),
-    Mutation("a trigger word that the data needs is not asked for again", "cli/init.py", 'if not is_asking or options', 'if True or options', "cli/test_init_command.py::test_a_trigger_word_that_the_data_needs_is_asked_for_again"),
+    Mutation("a trigger word that the data needs is not asked for again", "cli/init.py", 'if not asks_again or', 'if True or', "cli/test_init_command.py::test_a_trigger_word_that_the_data_needs_is_asked_for_again"),
     Mutation("a text for a list of trackers is not told to be a list", "config/messages.py", 'in ("tuple_type", "list_type")', 'in ()', "training/test_user_code.py::test_what_is_no_list_of_places_is_told_what_to_write"),
 )  # fmt: skip
 

@@ -172,7 +172,9 @@ def test_a_run_that_goes_on_is_told_of_other_data_and_other_files(work: Work) ->
     code = "from finetrainers import Tracker\nclass Mine(Tracker): pass\n"
     work.change(track={"trackers": [f"{work.code(code)}:Mine"]}, train={"steps": 1})
     train(config_of(work.tree))
-    assert not [message for message in checked(work).findings.warnings if "last started" in message]
+    first = checked(work)
+    assert not [message for message in first.findings.warnings if "last started" in message]
+    assert "\nyours       track.trackers.0 mine.py:Mine\n" in as_text(first)
     work.code(f"{code}# other\n")
     write_pictures(work.data, 4, seed=9)
     found = checked(work).findings

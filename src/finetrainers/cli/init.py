@@ -16,6 +16,7 @@ from finetrainers.training.init.recipes import LEARNED, Kind
 
 if TYPE_CHECKING:
     from finetrainers.training.init.answers import Answers
+    from finetrainers.training.init.write import Written
 
 DEFAULT_FILE = Path("config.yaml")
 DESCRIPTION = (
@@ -47,6 +48,16 @@ def run_init(options: argparse.Namespace, _: list[str]) -> None:
     is_asking = not options.yes and sys.stdin is not None and sys.stdin.isatty()
     answers = ask(options, is_asking=is_asking)
     _say("looking at the model and at the data")
+    written = _written(answers, options.config, asks_again=is_asking and options.trigger is None)
+    for line in written.lines:
+        _say(line)
+    for file in written.files:
+        print(file, flush=True)
+    _say(f"Read it, then: finetrainers check {options.config}")
+
+
+def _written(answers: "Answers", file: Path, *, asks_again: bool) -> "Written":
+    """Write what was asked for; ask for another trigger word where the data needs one, which only a look at it shows."""
     with uncollected():
         from finetrainers.cli.commands import quiet_libraries
 
@@ -57,18 +68,12 @@ def run_init(options: argparse.Namespace, _: list[str]) -> None:
     while True:
         try:
             with closing(Stages()) as stages:
-                written = make_config(answers, options.config, say=_say, bars=stages.show)
-            break
-        except ConfigError as error:  # only the data shows whether there has to be a word
-            if not is_asking or options.trigger is not None or not str(error).startswith(f"{TRIGGER.option}:"):
+                return make_config(answers, file, say=_say, bars=stages.show)
+        except ConfigError as error:
+            if not asks_again or not str(error).startswith(f"{TRIGGER.option}:"):
                 raise
             _say(str(error))
-            answers = replace(answers, trigger=TRIGGER.answer(None, is_asking=True, takes_suggested=False))
-    for line in written.lines:
-        _say(line)
-    for file in written.files:
-        print(file, flush=True)
-    _say(f"Read it, then: finetrainers check {options.config}")
+        answers = replace(answers, trigger=TRIGGER.answer(None, is_asking=True, takes_suggested=False))
 
 
 def check_file(file: Path) -> None:

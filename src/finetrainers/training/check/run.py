@@ -1,7 +1,7 @@
 """The check of a run: all that ``train`` would refuse before it loads weights, found at once, and what the run would be."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -72,6 +72,8 @@ class Checked:
     """Whether a held-out loss is asked for."""
     num_bad_held_out: int = 0
     """Items of ``validation.data`` that cannot be used."""
+    code: Mapping[str, str] = field(default_factory=dict)
+    """Files of the user's that the run takes, as path/to/file.py:Name, by the keys that name them."""
     changed: Sequence[str] = ()
     """Settings that differ from those that the run was last started with, where it goes on."""
 
@@ -136,6 +138,7 @@ def _check_planned(
     checked.outline = outline_of(
         config, prepared, device=device, processes=processes, resumed=resumed, settled=checked.settled
     )
+    checked.code = config.user_code
     checked.asks_held_out = config.validation.has_held_out
     if config.validation.data and prepared.held_out_plan is not None:
         bad = {problem for data in prepared.held_out_plan.catalog.sets for problem in data.problems}
