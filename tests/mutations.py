@@ -721,6 +721,14 @@ MUTATIONS = (
     Mutation("what encode_prompt returns is not looked at", "models/load.py", "        return check_text(text, self.adapter, len(captions))", "        return text", "models/test_adapters.py::test_encoded_prompts_that_are_none_are_refused"),
     Mutation("a compiler that fails is blamed on the user's adapter", "memory/compile.py", "    except TorchDynamoException as error:", "    except ZeroDivisionError as error:", "memory/test_compile.py::test_a_compiler_that_fails_is_named_and_nothing_else_is_blamed"),
     Mutation("the checks do not say how a wrong noise level is wrong", "testing/pipeline.py", "_hint(ours, theirs, others)}\"", "_hint(ours, theirs, {})}\"", "models/test_contract.py::test_a_wrong_adapter_does_not_pass"),
+    Mutation("a method of the user's that cannot be called passes the check", "config/user_code.py", 'check_methods(found, base, f"{self.setting}: {self.file}")', 'pass', "training/test_user_code.py::test_methods_that_cannot_be_called_or_never_are_are_refused"),
+    Mutation("check is silent of data that changed since a run was last started", "training/check/run.py", 'about_changed_data(start, prepared.plan.fingerprint())', '()', "training/test_check.py::test_a_run_that_goes_on_is_told_of_other_data_and_other_files"),
+    Mutation("a loss without a gradient is torch's to explain", "training/trainer.py", 'if torch.is_grad_enabled() and not losses.requires_grad', 'if False', "objectives/test_own.py::test_a_loss_without_a_gradient_is_named"),
+    Mutation("an error inside a layout of the user's ends a check", "training/check/findings.py", 'if said is None:', 'if said is None or not isinstance(error, FinetrainersError):', "training/test_check.py::test_an_error_inside_a_layout_is_one_of_the_list"),
+    Mutation("a file of the user's cannot import its neighbours", "config/user_code.py", 'sys.path.append(place)', 'pass', "training/test_user_code.py::test_a_file_imports_what_lies_beside_it"),
+    Mutation("a run whose loss was edited does not say what its weights are good for", "training/same_run.py", 'anew = "" if key.startswith(WEIGHTS_FIT) else _from_weights(config)', 'anew = ""', "objectives/test_own.py::test_a_run_does_not_go_on_with_another_file"),
+    Mutation("a trigger word that the data needs is not asked for again", "cli/init.py", 'if not asks_again or', 'if True or', "cli/test_init_command.py::test_a_trigger_word_that_the_data_needs_is_asked_for_again"),
+    Mutation("a text for a list of trackers is not told to be a list", "config/messages.py", 'in ("tuple_type", "list_type")', 'in ()', "training/test_user_code.py::test_what_is_no_list_of_places_is_told_what_to_write"),
 )  # fmt: skip
 
 

@@ -589,3 +589,22 @@ def test_cache_prune_leaves_what_fits(cache: Cache, capsys) -> None:
     assert numbers_in(cache) == [0, 1, 2, 3, 4, 5]
     run_cache(capsys, "prune", cache.root, "--max-gb", "0")
     assert numbers_in(cache) == []
+
+
+def test_a_sample_that_is_there_already_is_said_not_to_be_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = tmp_path / "old.png", tmp_path / "new.png"
+    old.touch()
+    os.utime(old, (0, 0))
+    new.touch()
+
+    def draw(*_: object, **__: object) -> list[Path]:
+        os.utime(new)
+        return [old, new]
+
+    monkeypatch.setattr("finetrainers.sampling.sample.sample_run", draw)
+    assert main(["sample", str(tmp_path), "--prompt", "a cat"]) == 0
+    told = capsys.readouterr()
+    assert told.out.split() == [str(old), str(new)]
+    assert told.err == "old.png is there already, of the same request: not drawn again\n"

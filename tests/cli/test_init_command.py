@@ -57,6 +57,18 @@ def test_questions_lead_to_a_configuration_and_wrong_answers_are_asked_again(
     assert "finetrainers check config.yaml" in told.err
 
 
+def test_a_trigger_word_that_the_data_needs_is_asked_for_again(
+    model: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the other answers kept."""
+    for caption in (place / "data").glob("*.txt"):
+        caption.unlink()
+    type_in(monkeypatch, str(model), "data", "style", "", "", "ohwx")
+    assert main(["init"]) == 0
+    assert load_config(place / "config.yaml").data[0].caption_prefix == "ohwx"
+    assert "--trigger: 4 of 4 items in data have no caption" in capsys.readouterr().err
+
+
 def test_a_trigger_word_has_no_spaces_around_it() -> None:
     assert TRIGGER.answer("  sks ", is_asking=False, takes_suggested=False) == "sks"
     assert TRIGGER.answer(" none ", is_asking=False, takes_suggested=False) is None

@@ -58,7 +58,7 @@ def test_the_line_says_which_items_have_the_prefix_alone(tmp_path: Path) -> None
             memo.close()
         return set_lines(found_sets(catalog))[0].removeprefix(f"{tmp_path}/set: ")
 
-    assert line(config) == "sidecars (media alone, all without a caption but 'SKS'), 2 items"
+    assert line(config) == "sidecars (media alone, no captions: 'SKS' alone), 2 items"
     (tmp_path / "set/a.txt").write_text("A cat")
     assert line(config) == "sidecars (a.txt next to a.png, 1 without a caption but 'SKS'), 2 items"
     with pytest.raises(DataError, match=r"no caption file b\.txt"):  # not from what the cache remembers of the list

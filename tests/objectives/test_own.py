@@ -25,6 +25,7 @@ from finetrainers.training.objective import build_objective
 from finetrainers.tuning.base import trained_parameters
 
 PAGE = Path(__file__).parents[2] / "docs/change.md"
+PYTHON = Path(__file__).parents[2] / "docs/python.md"
 LOSSES = ("loss", "grad_norm")
 
 
@@ -197,8 +198,13 @@ def test_a_run_does_not_go_on_with_another_file(base: Tree, tmp_path: Path, monk
     assert load_config(tmp_path / "run/config.yaml").objective.kind == f"{file}:Huber"
     code = file.read_text()
     file.write_text(code.replace("delta=0.1", "delta=0.2"))
-    with pytest.raises(ConfigError, match=r"objective\.kind: .*huber\.py has changed since .*run was last started"):
+    with pytest.raises(
+        ConfigError, match=r"objective\.kind: .*huber\.py has changed since .*run was last started"
+    ) as caught:
         run(2)
+    assert str(caught.value).endswith(
+        f", which can begin from these weights: tuning.start_from={tmp_path}/run/weights/step-000001"
+    )
     file.write_text(code)
     run(2)
     assert len(curve(tmp_path / "run", *LOSSES)) == 2
@@ -246,7 +252,7 @@ def test_a_base_model_that_is_needed_has_to_be_left(base: Tree, sections: Tree, 
     [
         (None, r"objective\.kind: the file of .*mine\.py:Mine' cannot be read"),
         ("x = 1", r"objective\.kind: .*mine\.py has no OwnObjective 'Mine'"),
-        ("class Mine: pass", r"objective\.kind: .*mine\.py has no OwnObjective 'Mine'"),
+        ("class Mine: pass", r"objective\.kind: .*mine\.py: Mine is in the file, but is no OwnObjective; let it be derived"),
         ("import nothing_of_this_name", r"objective\.kind: .*mine\.py fails when it is imported"),
         (
             "from finetrainers import OwnObjective\nclass Mine(OwnObjective): pass",
@@ -294,6 +300,33 @@ def test_losses_are_one_for_each_sample(answer: object, found: str) -> None:
 
     with pytest.raises(ConfigError, match=rf"Wrong\.losses returned {found}; expected .*: torch\.float32 \[2\]"):
         losses_of(Wrong(FlowMatching()), lambda *_: None, batch_of(2))  # type: ignore[arg-type]
+
+
+def test_the_weighted_loss_in_the_documentation_is_measured_without_its_weights() -> None:
+    (code,) = re.findall(r"^```python\n([^`]*class Weighted.*?)^```$", PYTHON.read_text(), re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    own, batch = names["Weighted"](FlowMatching()), batch_of(3, frames=2)
+    answer = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(4))
+    plain = FlowMatching().losses(lambda *_: answer, batch)  # type: ignore[arg-type]
+    for objective, weight in ((own.measured(), 1.0), (own, 2 - batch.sigma.amax(1))):
+        torch.testing.assert_close(losses_of(objective, lambda *_: answer, batch), plain * weight)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ending, finds", [("", False), (".detach()", True)])
+def test_a_loss_without_a_gradient_is_named(subject: ModelUnderTest, ending: str, finds: bool) -> None:
+    class Mine(OwnObjective):
+        def losses(self, predict: Predict, batch: Batch) -> Tensor:
+            losses = self.family.losses(predict, batch)
+            return losses.detach() if ending else losses
+
+    trainer = subject.trainer()
+    trainer.objective = Mine(trainer.objective)
+    if not finds:
+        assert trainer.micro_losses(subject.batch).requires_grad
+        return
+    with pytest.raises(ConfigError, match=r"^objective\.kind: Mine\.losses has no gradient; let it depend on what predict"):
+        trainer.micro_losses(subject.batch)
 
 
 @pytest.mark.parametrize("family", [FlowMatching(), Diffusion(alphas_cumprod=(0.9, 0.5, 0.1))], ids=["flow", "diffusion"])

@@ -167,6 +167,35 @@ def test_a_finished_run_is_told_what_it_is_and_what_differs(work: Work) -> None:
     assert contents(work.root / "run") == before
 
 
+def test_a_run_that_goes_on_is_told_of_other_data_and_other_files(work: Work) -> None:
+    """In the words of train; of a run as it was, neither."""
+    code = "from finetrainers import Tracker\nclass Mine(Tracker): pass\n"
+    work.change(track={"trackers": [f"{work.code(code)}:Mine"]}, train={"steps": 1})
+    train(config_of(work.tree))
+    first = checked(work)
+    assert not [message for message in first.findings.warnings if "last started" in message]
+    assert "\nyours       track.trackers.0 mine.py:Mine\n" in as_text(first)
+    work.code(f"{code}# other\n")
+    write_pictures(work.data, 4, seed=9)
+    found = checked(work).findings
+    said = [message for message in found.warnings if "last started" in message]
+    assert (found.errors, len(said)) == ([], 2)
+    assert re.match(r"track\.trackers\.0: .*mine\.py has changed since", said[0])
+    assert said[1].startswith("the data changed since the run was last started")
+
+
+def test_an_error_inside_a_layout_is_one_of_the_list(work: Work) -> None:
+    code = (
+        "from finetrainers import DataLayout\nclass Mine(DataLayout):\n    def items(self, path, config): yield {}[path]\n"
+    )
+    data = [{**work.tree["data"][0], "layout": f"{work.code(code)}:Mine"}]
+    work.change(data=data, validation={"prompts": str(work.root / "none.json")})
+    errors = checked(work).findings.errors
+    line = r"data\.layout: Mine fails \(KeyError: .*\); correct this line, or what it reads:\n"
+    assert any(re.match(line, error) for error in errors)
+    assert any("none.json" in error for error in errors)
+
+
 def test_epochs_are_counted_before_they_are_compared_with_what_a_run_has_done(work: Work) -> None:
     del work.tree["train"]["steps"]
     work.change(train={"epochs": 1500, "batch_size": 2, "micro_batch_size": 2})

@@ -1,6 +1,8 @@
 """Code of the user's in a run: what is wrong with it is said with its line, and a run that goes on notices another file."""
 
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,6 +96,45 @@ def test_what_is_of_another_kind_is_refused_with_the_names_that_are_not(key: str
         look(tmp_path, key, written(tmp_path, code))
 
 
+def test_a_class_without_the_base_is_said_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mine\.py: Mine is in the file, but is no Callback; let it be derived from"):
+        look(tmp_path, "callbacks.0", written(tmp_path, "class Mine: pass"))
+
+
+@pytest.mark.parametrize(
+    "key, methods, said",
+    [
+        ("objective.kind", "losses(self, batch)", "losses takes (self, batch); define losses(self, predict, batch)"),
+        (
+            "objective.kind",
+            "losses(self, predict, batch): ...; def sigma(self, u)",
+            "sigma takes (self, u); define sigma(self, u, *, tokens)",
+        ),
+        ("track.trackers.0", "log(self, numbers)", "log takes (self, numbers); define log(self, step, numbers)"),
+        ("track.trackers.0", "begin(self)", "begin takes (self); define begin(self, config)"),
+        ("callbacks.0", "after_step(self, a, b, c)", "after_step takes (self, a, b, c); define after_step(self, trainer,"),
+        ("data.layout", "items(self, path)", "items takes (self, path); define items(self, path, config)"),
+        (
+            "track.trackers.0",
+            "logs(self, step, numbers)",
+            "logs is never called; did you mean log? Else rename it, as _logs",
+        ),
+        ("callbacks.0", "after_steps(self)", "after_steps is never called; did you mean after_step?"),
+        ("callbacks.0", "on_step_end(self)", " has none of the methods that are called, but on_step_end; define one of b"),
+    ],
+)
+def test_methods_that_cannot_be_called_or_never_are_are_refused(key: str, methods: str, said: str, tmp_path: Path) -> None:
+    body = "".join(f"    def {method}: ...\n" for method in methods.split(": ...; def "))
+    with pytest.raises(ConfigError, match=rf"^{key}: .*mine\.py: Mine\.?{re.escape(said)}"):
+        look(tmp_path, key, written(tmp_path, f"import finetrainers\nclass Mine(finetrainers.{BASES[key]}):\n{body}"))
+
+
+@pytest.mark.parametrize("method", ["log(self, *given)", "log(self, step, numbers, more=1): ...; def logs(self)"])
+def test_methods_that_can_be_called_may_take_more(method: str, tmp_path: Path) -> None:
+    body = "".join(f"    def {one}: ...\n" for one in method.split(": ...; def "))
+    look(tmp_path, "track.trackers.0", written(tmp_path, f"import finetrainers\nclass Mine(finetrainers.Tracker):\n{body}"))
+
+
 @pytest.mark.parametrize("key, base", [own for own in BASES.items() if own[0] != "objective.kind"])
 def test_a_class_that_takes_arguments_is_refused(key: str, base: str, tmp_path: Path) -> None:
     code = (
@@ -106,6 +147,25 @@ def test_a_class_that_takes_arguments_is_refused(key: str, base: str, tmp_path: 
 @pytest.mark.parametrize("sections", [{"callbacks": ["mine:Mine"]}, {"track": {"trackers": ["mine.py"]}}])
 def test_places_are_files_with_a_name(sections: Tree, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"(callbacks|track\.trackers): 'mine.*' is not path/to/file\.py:Name"):
+        config_with(tmp_path, **sections)
+
+
+@pytest.mark.parametrize(
+    "sections, said",
+    [
+        ({"track": {"trackers": ["wandb"]}}, "track.trackers: 'wandb' is no file of yours; set track.wandb: PROJECT"),
+        (
+            {"track": {"trackers": "mine.py:Mine"}},
+            "track.trackers: Input should be a valid array, not 'mine.py:Mine'; write a list: ['mine.py:Mine']",
+        ),
+        (
+            {"callbacks": "mine.py:Mine"},
+            "callbacks: Input should be a valid array, not 'mine.py:Mine'; write a list: ['mine.py:Mine']",
+        ),
+    ],
+)
+def test_what_is_no_list_of_places_is_told_what_to_write(sections: Tree, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
         config_with(tmp_path, **sections)
 
 
@@ -222,7 +282,7 @@ def test_an_error_is_the_files_unless_it_is_in_what_trains(tmp_path: Path) -> No
     place = written(tmp_path, "def inner(ask):\n    return ask()\n\ndef Mine(ask):\n    return inner(ask)\n")
     said = about_user_code(raised(place, lambda: {}["x"]))
     assert said is not None
-    assert said.startswith("callbacks.0: Mine fails (KeyError: 'x'); correct this line:\n  File ")
+    assert said.startswith("callbacks.0: Mine fails (KeyError: 'x'); correct this line, or what it reads:\n  File ")
     assert [line.strip() for line in said.splitlines()[2::2]] == ["return inner(ask)", "return ask()"]
     ours = {"__name__": "finetrainers.training.trainer"}
     exec("def ask():\n    return {}['x']", ours)
@@ -364,13 +424,25 @@ def test_of_trackers_one_that_cannot_begin_is_told_of_and_those_before_it_end(tm
 @pytest.mark.parametrize("key", ["track.trackers.0", "callbacks.0", "data.layout"])
 def test_a_check_makes_nothing_and_runs_a_file_once(key: str, tmp_path: Path) -> None:
     code = COUNTED.format(base=BASES[key], name="Mine", end="pass").replace(
-        "def begin(", "def items(self, path, config): ...\n    def begin("
+        "def begin(", "def items(self, path, config): ...\n    def after_training(self, trainer): ...\n    def begin("
     )
     for _ in range(2):
         look(tmp_path, key, written(tmp_path, code))
     assert told(tmp_path) == ["run"]
     look(tmp_path, key, written(tmp_path, f"{code}\n# another"))
     assert told(tmp_path) == ["run"] * 2
+
+
+def test_a_file_imports_what_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is installed first, whatever a neighbour is called."""
+    monkeypatch.delitem(sys.modules, "helper_beside_it", raising=False)
+    paths = list(sys.path)
+    (tmp_path / "helper_beside_it.py").write_text("GAMMA = 5\n")
+    (tmp_path / "yaml.py").write_text("1 / 0\n")
+    place = written(tmp_path, "import yaml\nfrom helper_beside_it import GAMMA\nMine = GAMMA\n")
+    assert read_user_code("callbacks.0", place).load() == 5
+    assert sys.path == paths
+    monkeypatch.delitem(sys.modules, "helper_beside_it")
 
 
 def test_what_is_recorded_is_what_ran_though_it_is_edited_meanwhile(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import argparse
 import json
 import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from finetrainers.distributed.ending import ended_for_good
 from finetrainers.distributed.launch import read_launch
 from finetrainers.errors import ConfigError
 
+CLOCK_SECONDS = 0.1
+"""By how much the clock of a file may be behind that of the process."""
 DESCRIPTION = "Fine-tune diffusion transformers for images and video."
 EPILOG = """exit status: 0 done; 1 internal error; 2 wrong configuration or data; 3 stopped by Ctrl-C, SIGTERM,
 SIGUSR1 or SIGHUP after saving (run the same command again to resume); 130 stopped at once by a second Ctrl-C"""
@@ -170,6 +174,7 @@ def run_sample(options: argparse.Namespace, _: list[str]) -> None:
     others = ("num_inference_steps", "guidance_scale", "negative_prompt", "fps", "seed", "reference", *FILES)
     names = [name.replace("-", "_") for name in ("height", "width", "num_frames", *others)]
     settings = {name: getattr(options, name) for name in names}
+    began = time.time()
     with StopSignals(kept="what has been generated is kept", at_once="drawing").installed():
         files = sample_run(
             options.run_directory,
@@ -180,7 +185,9 @@ def run_sample(options: argparse.Namespace, _: list[str]) -> None:
             device=options.device,
         )
     for file in files:
-        print(file)
+        if file.stat().st_mtime < began - CLOCK_SECONDS:
+            print(f"{file.name} is there already, of the same request: not drawn again", file=sys.stderr)
+        print(file, flush=True)
 
 
 def run_quickstart(options: argparse.Namespace, _: list[str]) -> int:
@@ -238,6 +245,9 @@ def run_tiny(options: argparse.Namespace, _: list[str]) -> None:
         quiet_libraries()
         from finetrainers.testing import make_tiny
 
+    print(
+        f"making a tiny {options.family} in {options.directory}, which can take half a minute", file=sys.stderr, flush=True
+    )
     print(make_tiny(options.family, options.directory, variant=options.variant))
 
 

@@ -5,6 +5,7 @@ import re
 import sys
 import textwrap
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -15,6 +16,7 @@ from finetrainers.training.init.recipes import LEARNED, Kind
 
 if TYPE_CHECKING:
     from finetrainers.training.init.answers import Answers
+    from finetrainers.training.init.write import Written
 
 DEFAULT_FILE = Path("config.yaml")
 DESCRIPTION = (
@@ -43,8 +45,19 @@ def add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def run_init(options: argparse.Namespace, _: list[str]) -> None:
     """``init``."""
     check_file(options.config)
-    answers = ask(options, is_asking=not options.yes and sys.stdin is not None and sys.stdin.isatty())
+    is_asking = not options.yes and sys.stdin is not None and sys.stdin.isatty()
+    answers = ask(options, is_asking=is_asking)
     _say("looking at the model and at the data")
+    written = _written(answers, options.config, asks_again=is_asking and options.trigger is None)
+    for line in written.lines:
+        _say(line)
+    for file in written.files:
+        print(file, flush=True)
+    _say(f"Read it, then: finetrainers check {options.config}")
+
+
+def _written(answers: "Answers", file: Path, *, asks_again: bool) -> "Written":
+    """Write what was asked for; ask for another trigger word where the data needs one, which only a look at it shows."""
     with uncollected():
         from finetrainers.cli.commands import quiet_libraries
 
@@ -52,13 +65,15 @@ def run_init(options: argparse.Namespace, _: list[str]) -> None:
         from finetrainers.training.console_bar import Stages
         from finetrainers.training.init.write import make_config
 
-    with closing(Stages()) as stages:
-        written = make_config(answers, options.config, say=_say, bars=stages.show)
-    for line in written.lines:
-        _say(line)
-    for file in written.files:
-        print(file, flush=True)
-    _say(f"Read it, then: finetrainers check {options.config}")
+    while True:
+        try:
+            with closing(Stages()) as stages:
+                return make_config(answers, file, say=_say, bars=stages.show)
+        except ConfigError as error:
+            if not asks_again or not str(error).startswith(f"{TRIGGER.option}:"):
+                raise
+            _say(str(error))
+        answers = replace(answers, trigger=TRIGGER.answer(None, is_asking=True, takes_suggested=False))
 
 
 def check_file(file: Path) -> None:

@@ -65,6 +65,8 @@ def _line(place: Location, errors: Sequence[Mapping[str, Any]], tree: Mapping[st
     shown = "" if isinstance(error["input"], dict) else f", not {error['input']!r}"
     if error["type"] in ("string_type", "path_type") and isinstance(error["input"], int | float):
         shown += "; in quotes it is text"
+    if error["type"] in ("tuple_type", "list_type") and len(errors) == 1 and isinstance(error["input"], str):
+        shown += f"; write a list: [{error['input']!r}]"
     return f"{where}: {prefix}{', or '.join(dict.fromkeys(rules))}{shown}"
 
 

@@ -7,13 +7,14 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
+from finetrainers.config.user_methods import check_methods
 from finetrainers.errors import ConfigError, FinetrainersError
 from finetrainers.files.whole import DIGEST_BYTES
 
@@ -28,6 +29,14 @@ OURS = "finetrainers.training."
 """Modules that user code reaches only through us: what fails in them, though user code has called it, is no fault of its."""
 
 
+BUILT_IN = {
+    "wandb": "track.wandb: PROJECT",
+    "trackio": "track.trackio: PROJECT",
+    "tensorboard": "track.tensorboard: true",
+}
+"""What is on hand without a file, and how to ask for it."""
+
+
 def is_place(value: str) -> bool:
     """Whether a value names an object in a file of the user's."""
     return PLACE.fullmatch(value) is not None
@@ -40,6 +49,8 @@ def check_places(places: tuple[str, ...]) -> tuple[str, ...]:
         ValueError: Naming the first.
     """
     for place in places:
+        if place in BUILT_IN:
+            raise ValueError(f"{place!r} is no file of yours; set {BUILT_IN[place]}")
         if not is_place(place):
             raise ValueError(f"{place!r} is not path/to/file.py:Name; name the file and the class in it")
     return places
@@ -73,17 +84,18 @@ class UserCode:
         """Run the file, and return the class that it defines under the name.
 
         Raises:
-            ConfigError: If the file fails, or has no class of this base, or not a whole one.
+            ConfigError: If the file fails, or has no class of this base, or not a whole one, or with methods that cannot
+                be called.
         """
         names = self._run()
         found = names.get(self.name)
         if not (isinstance(found, type) and issubclass(found, base)):
             others = [name for name, value in names.items() if _is_own(value, base, names["__name__"])]
             has = f" (it has {', '.join(others)})" if others else ""
-            raise ConfigError(
-                f"{self.setting}: {self.file} has no {base.__name__} {self.name!r}; define it, derived from "
-                f"finetrainers.{base.__name__}, or name another one{has}"
-            )
+            problem = f" has no {base.__name__} {self.name!r}; define it, derived from"
+            if isinstance(found, type):
+                problem = f": {self.name} is in the file, but is no {base.__name__}; let it be derived from"
+            raise ConfigError(f"{self.setting}: {self.file}{problem} finetrainers.{base.__name__}, or name another one{has}")
         missing: dict[str, str] = {
             name: ", ".join(inspect.signature(getattr(found, name)).parameters)
             for name in sorted(getattr(found, "__abstractmethods__", ()))
@@ -91,6 +103,7 @@ class UserCode:
         if missing:
             wanted = " and ".join(f"{name}({parameters})" for name, parameters in missing.items())
             raise ConfigError(f"{self.setting}: {self.file}: {self.name} has no {', '.join(missing)}; define {wanted}")
+        check_methods(found, base, f"{self.setting}: {self.file}")
         return found
 
     def make(self, base: type[Base]) -> Base:
@@ -131,7 +144,8 @@ class UserCode:
         vars(module)[MARK] = self
         sys.modules[loader.name] = module  # where dataclasses and pickle look for it
         try:
-            exec(loader.source_to_code(self.source, self.file), vars(module))  # not exec_module: bytecode may be stale
+            with _importable(Path(self.file).absolute().parent):
+                exec(loader.source_to_code(self.source, self.file), vars(module))  # not exec_module: bytecode may be stale
         except Exception as error:
             del sys.modules[loader.name]
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == self.file]
@@ -139,6 +153,21 @@ class UserCode:
             reason = f"{type(error).__name__}: {error}{where}"
             raise ConfigError(f"{self.setting}: {self.file} fails when it is imported ({reason}); correct it") from error
         return vars(module)
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let a file of the user's import its neighbours; whatever is found elsewhere is found there first."""
+    place = str(folder)
+    if place in sys.path:
+        yield
+        return
+    sys.path.append(place)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the file may have removed it
+            sys.path.remove(place)
 
 
 def _is_own(value: object, base: type, module: object) -> bool:
@@ -214,7 +243,7 @@ def about_user_code(error: Exception) -> str | None:
     code: UserCode = frames[own[-1]][0].f_globals[MARK]
     reason = f"{type(error).__name__}: {error}".rstrip(": ")
     lines = traceback.StackSummary.extract(iter(frames[number] for number in own)).format()
-    return f"{code.setting}: {code.name} fails ({reason}); correct this line:\n{''.join(lines).rstrip()}"
+    return f"{code.setting}: {code.name} fails ({reason}); correct this line, or what it reads:\n{''.join(lines).rstrip()}"
 
 
 def _is_ours(frame: FrameType) -> bool:

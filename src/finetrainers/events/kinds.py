@@ -135,7 +135,8 @@ class ValidationEvent(Event):
     step: Count
     """Optimizer steps taken; 0 is the baseline."""
     held_out_loss: Number | None = None
-    """Unweighted loss over all held-out samples and noise levels."""
+    """Loss over all held-out samples and noise levels, which all count the same; of an `objective.kind` of your own, as that
+    weighs them."""
     held_out_bins: Numbers | None = None
     """The same by noise level: "0.00-0.25" and so on; 0 is clean."""
     held_out_samples: Positive | None = None

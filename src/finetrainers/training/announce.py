@@ -1,7 +1,8 @@
 """What a run says before it trains, and of what turns out while it does."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 from finetrainers.config import Config
 from finetrainers.config.base import AUTO
@@ -88,8 +89,8 @@ def _announce_changes(session: Session, fingerprint: str | None, *, resumed: int
     before = read_events(session.config.output_dir, {"run"})
     if resumed is None or not before:
         return
-    if before[-1]["data"] != fingerprint:
-        session.warn("the data changed since the run was last started (files, or a signal): it continues with the new data")
+    for message in about_changed_data(before[-1], fingerprint):
+        session.warn(message)
     if before[-1].get("order") != ORDER_VERSION:
         session.warn(
             "the order of samples has changed since this run was last started (an update): it continues with other samples "
@@ -97,6 +98,13 @@ def _announce_changes(session: Session, fingerprint: str | None, *, resumed: int
         )
     for message in about_schedule(session.config, resumed, before[-1]["steps"]):
         session.warn(message)
+
+
+def about_changed_data(before: Mapping[str, Any], fingerprint: str | None) -> list[str]:
+    """Say that the data is not that of the last start of a run, whose event ``run`` is ``before``."""
+    if before.get("data") == fingerprint:
+        return []
+    return ["the data changed since the run was last started (files, or a signal): it continues with the new data"]
 
 
 def about_schedule(config: Config, step: int, before: int) -> list[str]:

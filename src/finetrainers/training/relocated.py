@@ -42,7 +42,7 @@ def refuse_other_contents(config: Config, prepared: Prepared) -> bool:
         ConfigError: Naming the keys.
     """
     file = config.output_dir / "config.yaml"
-    before = _last_start(config)
+    before = last_start(config)
     now: Mapping[str, object] = contents(prepared)
     _check_weights(config, before, now["model"])
     moved = moved_places(load_config(file), config)
@@ -81,7 +81,8 @@ def _check_weights(config: Config, before: dict[str, Any], weights: object) -> N
         )
 
 
-def _last_start(config: Config) -> dict[str, Any]:
+def last_start(config: Config) -> dict[str, Any]:
+    """Read the last event ``run`` of a run; empty if it has none."""
     has_events = (config.output_dir / "events.jsonl").is_file()
     events = read_events(config.output_dir, {"run"}) if has_events else []
     return events[-1] if events else {}

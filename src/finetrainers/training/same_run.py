@@ -40,17 +40,22 @@ def check_same_run(old: Config, new: Config) -> None:
     changed = [f"{name}: {_shown(a)} -> {_shown(b)}" for name, a, b in found]
     if any(not _is_place(*difference) for difference in found):
         lines = "\n  ".join(changed)
-        weights = list(step_folders(new.output_dir / "weights").values())
         shown = [
             {own.kind: own for own in config.conditions.values() if own.kind != "given_frames"} for config in (old, new)
         ]
         does_fit = shown[0] == shown[1] and not any(line.startswith(WEIGHTS_FIT) for line in changed)
-        anew = f", which can begin from these weights: tuning.start_from={weights[-1]}" if weights and does_fit else ""
+        anew = _from_weights(new) if does_fit else ""
         raise ConfigError(
             f"output_dir: {new.output_dir} holds a run with other settings:\n  {lines}\n"
             f"Give the old values to continue it, or choose another output_dir{anew}"
         )
     _check_same_code(new)
+
+
+def _from_weights(config: Config) -> str:
+    """Say that another run can begin from what this one has exported, if it has."""
+    weights = list(step_folders(config.output_dir / "weights").values())
+    return f", which can begin from these weights: tuning.start_from={weights[-1]}" if weights else ""
 
 
 def changed_settings(old: Config, new: Config) -> list[str]:
@@ -86,10 +91,11 @@ def _is_place(key: str, before: Any, after: Any) -> bool:
 def _check_same_code(config: Config) -> None:
     """Refuse to continue a run with another model, loss or optimizer of the user's than it had."""
     for key, file in changed_code(config, code_before(config)).items():
+        anew = "" if key.startswith(WEIGHTS_FIT) else _from_weights(config)
         if key in DECIDING:
             raise ConfigError(
                 f"{key}: {file} has changed since {config.output_dir} was last started: bring it back as it was to "
-                "continue the run, or choose another output_dir"
+                f"continue the run, or choose another output_dir{anew}"
             )
 
 

@@ -15,7 +15,7 @@ from finetrainers.conditioning import Conditioning
 from finetrainers.config import TrainConfig
 from finetrainers.data.order.draws import seed_of
 from finetrainers.distributed.world import World, alone
-from finetrainers.errors import NonFiniteError
+from finetrainers.errors import ConfigError, NonFiniteError
 from finetrainers.models import ModelAdapter
 from finetrainers.models.experts import expert_of
 from finetrainers.models.padding import trim_padding
@@ -190,6 +190,11 @@ class Trainer:
     def micro_losses(self, batch: Batch) -> Tensor:
         """Loss of each sample, shape [B], in float32, times what it counts."""
         losses = losses_of(self.objective, self.predict, batch)
+        if torch.is_grad_enabled() and not losses.requires_grad:
+            raise ConfigError(
+                f"objective.kind: {type(self.objective).__name__}.losses has no gradient; let it depend on what predict "
+                "answers, without detach() or no_grad()"
+            )
         return losses if batch.weight is None else losses * batch.weight
 
 

@@ -42,7 +42,7 @@ TELLING_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class HeldOutLoss:
-    """Unweighted loss on samples that training never sees."""
+    """Loss on samples that training never sees, without ``objective.weighting``."""
 
     overall: float
     bins: dict[str, float]

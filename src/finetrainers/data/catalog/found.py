@@ -41,8 +41,9 @@ def _without_caption(data: Dataset) -> str:
     bare = int(pc.sum(pc.equal(pc.list_flatten(captions), "")).as_py() or 0)
     if not bare:
         return ""
-    how_many = "all" if bare == len(rows) else str(bare)
-    return f", {how_many} without a caption but {data.config.caption_prefix!r}"
+    if bare == len(rows):
+        return f", no captions: {data.config.caption_prefix!r} alone"
+    return f", {bare} without a caption but {data.config.caption_prefix!r}"
 
 
 def set_lines(sets: Sequence[FoundSet]) -> list[str]:

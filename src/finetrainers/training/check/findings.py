@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
+from finetrainers.config.user_code import about_user_code
 from finetrainers.errors import FinetrainersError, Interrupted
 
 REPORT_VERSION = 1
@@ -86,10 +87,13 @@ class Trying:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         self.part.seconds = time.perf_counter() - self._start
-        if not isinstance(error, FinetrainersError) or isinstance(error, Interrupted):
+        if not isinstance(error, Exception) or isinstance(error, Interrupted):
             return False
-        if str(error) not in self.findings.errors:  # one that several checks come upon
-            self.part.errors.append(str(error))
+        said = str(error) if isinstance(error, FinetrainersError) else about_user_code(error)
+        if said is None:
+            return False
+        if said not in self.findings.errors:  # one that several checks come upon
+            self.part.errors.append(said)
         return True
 
 

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from finetrainers.data.catalog.found import set_lines
@@ -71,6 +72,8 @@ def _outline_lines(run: RunOutline, checked: Checked) -> Iterator[str]:
     yield from _row("trains", _trained(run))
     for number, line in enumerate(run.auto or ()):
         yield from _row("" if number else "auto", line)
+    for number, (key, place) in enumerate(checked.code.items()):
+        yield from _row("" if number else "yours", f"{key} {Path(place).name}")
     yield from _row("steps", _steps(run))
     yield from _row("validation", _validations(run, asks_held_out=checked.asks_held_out))
     yield from _row("start", _start(run))

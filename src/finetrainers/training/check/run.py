@@ -1,7 +1,7 @@
 """The check of a run: all that ``train`` would refuse before it loads weights, found at once, and what the run would be."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from finetrainers.config import Config, load_config
+from finetrainers.config.user_code import user_code_errors
 from finetrainers.distributed.launch import refuse_further_processes
 from finetrainers.distributed.layout import Layout
 from finetrainers.distributed.world import pick_device
@@ -18,7 +19,7 @@ from finetrainers.errors import FinetrainersError
 from finetrainers.events import RunOutline
 from finetrainers.files.storage import storage_errors
 from finetrainers.models import Model
-from finetrainers.training.announce import about_data, about_schedule
+from finetrainers.training.announce import about_changed_data, about_data, about_schedule
 from finetrainers.training.check.disk import check_disk
 from finetrainers.training.check.findings import Findings
 from finetrainers.training.check.parts import (
@@ -39,8 +40,9 @@ from finetrainers.training.outline import outline_of
 from finetrainers.training.paths import absolute, places
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
-from finetrainers.training.relocated import refuse_other_contents
-from finetrainers.training.same_run import changed_settings
+from finetrainers.training.relocated import last_start, refuse_other_contents
+from finetrainers.training.same_run import changed_settings, code_before
+from finetrainers.training.user_code import about_changed
 
 CPU = torch.device("cpu")
 
@@ -70,6 +72,8 @@ class Checked:
     """Whether a held-out loss is asked for."""
     num_bad_held_out: int = 0
     """Items of ``validation.data`` that cannot be used."""
+    code: Mapping[str, str] = field(default_factory=dict)
+    """Files of the user's that the run takes, as path/to/file.py:Name, by the keys that name them."""
     changed: Sequence[str] = ()
     """Settings that differ from those that the run was last started with, where it goes on."""
 
@@ -114,7 +118,7 @@ def _check(config: Config, how: Checking, checked: Checked, folder: Path) -> Non
     with findings.part("data") as part:
         prepared = plan(planned)
     if part.errors:
-        with suppress(FinetrainersError):  # of which all is told
+        with suppress(FinetrainersError), user_code_errors():  # of which all is told
             prepared = plan(lenient(planned))
     if prepared is not None:
         _check_planned(config, prepared, how, checked, (device, layout.size, resumed))
@@ -134,6 +138,7 @@ def _check_planned(
     checked.outline = outline_of(
         config, prepared, device=device, processes=processes, resumed=resumed, settled=checked.settled
     )
+    checked.code = config.user_code
     checked.asks_held_out = config.validation.has_held_out
     if config.validation.data and prepared.held_out_plan is not None:
         bad = {problem for data in prepared.held_out_plan.catalog.sets for problem in data.problems}
@@ -159,6 +164,13 @@ def _check_resumed(config: Config, prepared: Prepared, checked: Checked, resumed
         checked.changed = changed_settings(before, config)
         for message in about_schedule(config, resumed, before.train.steps):
             findings.warn(message)
+    with findings.part("what has changed since"):
+        for message in about_changed(config, code_before(config)):
+            findings.warn(message)
+        start = last_start(config)
+        if start and not findings.errors:  # else some items are left out
+            for message in about_changed_data(start, prepared.plan.fingerprint()):
+                findings.warn(message)
 
 
 def _is_local(model: Model) -> bool:
