@@ -186,6 +186,7 @@ def real_tree(model: Tree, bucket: list[int], root: Path) -> Tree:
         "model": model,
         "data": [{"path": "none", "buckets": [bucket]}],
         "tuning": {"kind": "lora", "rank": 128, "alpha": 128},
+        "optimizer": {"lr": 1e-4},
     }
 
 
