@@ -244,10 +244,11 @@ def run_tiny(options: argparse.Namespace, _: list[str]) -> None:
     with uncollected():
         quiet_libraries()
         from finetrainers.testing import make_tiny
+        from finetrainers.testing.tiny import FACTORIES
 
-    print(
-        f"making a tiny {options.family} in {options.directory}, which can take half a minute", file=sys.stderr, flush=True
-    )
+    if options.family in FACTORIES:
+        said = f"making a tiny {options.family} in {options.directory}, which can take half a minute"
+        print(said, file=sys.stderr, flush=True)
     print(make_tiny(options.family, options.directory, variant=options.variant))
 
 
