@@ -2,6 +2,7 @@
 #
 #   make quickstart   fine-tune a tiny model and see what it learned, on any machine
 #   make test         run the tests
+#   make test-fast    run what takes less than two minutes in all
 #   make test-long    run what takes longest, of a kind of which make test runs others
 #   make test-distributed  run the long tests of many processes
 #   make test-browser run the tests of the web interface in Chromium
@@ -26,11 +27,12 @@ QUICKSTART_ARGUMENTS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test test-long test-distributed test-browser test-gpu check docs bench mutations clean
+.PHONY: help quickstart test test-fast test-long test-distributed test-browser test-gpu check docs bench mutations clean
 
 help:
 	@echo "make quickstart  fine-tune a tiny model, and see and measure what it learned (a few minutes, no GPU)"
 	@echo "make test        run the tests"
+	@echo "make test-fast    run the files of tests that are quick: less than two minutes on two cores"
 	@echo "make test-long    run what takes longest: further variants of models that are overfitted, the quick start in video"
 	@echo "make test-distributed  run the tests of many processes that make test has no time for (eight minutes on two cores)"
 	@echo "make test-browser  run the tests of the web interface in Chromium (CHROMIUM=/usr/bin/chromium)"
@@ -63,6 +65,10 @@ quickstart: $(QUICKSTART_STAMP)
 
 test: $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not distributed and not long and not browser" $(PYTEST_ARGUMENTS)
+
+# Without the files that took more than four seconds of a processor each, which are two thirds of the time.
+test-fast: $(TEST_STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not distributed and not long and not browser" $(addprefix --ignore=,$(shell cat tests/slow_files.txt)) $(PYTEST_ARGUMENTS)
 
 test-long: $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not distributed and not browser" $(PYTEST_ARGUMENTS)

@@ -393,3 +393,9 @@ def test_pages_and_messages_have_the_words_of_the_field() -> None:
     texts = {file: " ".join(file.read_text().lower().split()) for file in files}
     assert len(texts) > 500
     assert not {f"{file}: {word}" for file, text in texts.items() for word in UNNATURAL if word in text}
+
+
+def test_files_that_are_left_out_of_the_fast_tests_are_there() -> None:
+    names = (ROOT / "tests/slow_files.txt").read_text().split()
+    assert names == sorted(set(names))
+    assert not [name for name in names if not (ROOT / name).is_file()]
