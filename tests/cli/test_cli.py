@@ -407,8 +407,9 @@ def kinds_of(section: str) -> list[str]:
 @pytest.mark.long
 def test_optional_packages_say_nothing_of_themselves(tmp_path: Path) -> None:
     """torchao and bitsandbytes, of kernels that this machine has no use for, where diffusers imports them."""
-    result = run_python("-m", "finetrainers", "models", "tiny", "flux", str(tmp_path / "flux"))
-    assert (result.returncode, result.stderr) == (DONE, "")
+    folder = tmp_path / "flux"
+    result = run_python("-m", "finetrainers", "models", "tiny", "flux", str(folder))
+    assert (result.returncode, result.stderr) == (DONE, f"making a tiny flux in {folder}, which can take half a minute\n")
 
 
 def test_what_a_library_sets_while_it_is_imported_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
