@@ -66,7 +66,7 @@ quickstart: $(QUICKSTART_STAMP)
 test: $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not distributed and not long and not browser" $(PYTEST_ARGUMENTS)
 
-# Without the files that took more than four seconds of a processor each, which are two thirds of the time.
+# Without the files that took more than a second of a processor each.
 test-fast: $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not distributed and not long and not browser" $(addprefix --ignore=,$(shell cat tests/slow_files.txt)) $(PYTEST_ARGUMENTS)
 
