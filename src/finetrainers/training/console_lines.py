@@ -94,12 +94,16 @@ def _trained(trained: Tuned) -> str:
 
 
 def _steps(outline: RunOutline) -> str:
-    epochs = outline.steps * outline.batch_size / max(1, outline.num_samples)
-    times = f"{plural(outline.steps, 'step')} of {plural(outline.batch_size, 'sample')}: {epochs:.3g} epochs"
-    start = outline.resumed_from
+    times, start = steps_of(outline), outline.resumed_from
     if start is None:
         return times
     return f"{times}; continues from checkpoints/{step_directory(Path(), start).name}"
+
+
+def steps_of(outline: RunOutline) -> str:
+    """Write the steps of a run, and the passes over its samples that they are."""
+    epochs = outline.steps * outline.batch_size / max(1, outline.num_samples)
+    return f"{plural(outline.steps, 'step')} of {plural(outline.batch_size, 'sample')}: {epochs:.3g} epochs"
 
 
 def _at_times(outline: RunOutline) -> str:

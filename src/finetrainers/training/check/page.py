@@ -8,6 +8,7 @@ from typing import Any
 from finetrainers.data.catalog.found import set_lines
 from finetrainers.events import RunOutline
 from finetrainers.training.check.run import Checked
+from finetrainers.training.console_lines import as_count, plural, steps_of
 from finetrainers.training.outline import NUM_BAD
 
 REPORT_VERSION = 1
@@ -74,7 +75,7 @@ def _outline_lines(run: RunOutline, checked: Checked) -> Iterator[str]:
         yield from _row("" if number else "auto", line)
     for number, (key, place) in enumerate(checked.code.items()):
         yield from _row("" if number else "yours", f"{key} {Path(place).name}")
-    yield from _row("steps", _steps(run))
+    yield from _row("steps", steps_of(run))
     yield from _row("validation", _validations(run, asks_held_out=checked.asks_held_out))
     yield from _row("start", _start(run))
     for change in checked.changed:
@@ -92,15 +93,15 @@ def _device(run: RunOutline) -> str:
 
 def _samples(run: RunOutline, num_bad_held_out: int) -> str:
     apart = run.num_apart or 0
-    told = f"{_count(run.num_samples, 'sample')} to train on"
+    told = f"{plural(run.num_samples, 'sample')} to train on"
     if apart:
         real = apart / (apart + run.num_samples)
         asked = "" if run.held_out_asked is None else f" ({real:.0%}; asked for {run.held_out_asked:.0%})"
         measured = "" if run.num_held_out == apart else f", {run.num_held_out} of them measured"
         told += f", {apart} held out{asked}{measured}"
     num_bad = run.num_bad - num_bad_held_out
-    told += f"; {_count(num_bad, 'item')} left out" if num_bad else ""
-    return told + (f"; {_count(num_bad_held_out, 'item')} of validation.data left out" if num_bad_held_out else "")
+    told += f"; {plural(num_bad, 'item')} left out" if num_bad else ""
+    return told + (f"; {plural(num_bad_held_out, 'item')} of validation.data left out" if num_bad_held_out else "")
 
 
 def _buckets(run: RunOutline) -> Iterator[str]:
@@ -117,7 +118,7 @@ def _buckets(run: RunOutline) -> Iterator[str]:
     others = len(run.buckets) - len(shown)
     if others:
         empty = others - (len(filled) - len(shown))
-        yield from _row("", f"and {_count(others, 'bucket')} more, {empty} without samples")
+        yield from _row("", f"and {plural(others, 'bucket')} more, {empty} without samples")
 
 
 def _trained(run: RunOutline) -> str:
@@ -125,20 +126,15 @@ def _trained(run: RunOutline) -> str:
     if own is None:
         return "-"
     rank = "" if own.rank is None else f" of rank {own.rank}, alpha {own.alpha:g}"
-    part = f"{_large(own.parameters)} of {_large(own.all_parameters)} weights"
+    part = f"{as_count(own.parameters)} of {as_count(own.all_parameters)} weights"
     return f"{own.kind}{rank}: {part}, {_gb(own.mb / 1000)} as exported"
 
 
-def _steps(run: RunOutline) -> str:
-    epochs = run.steps * run.batch_size / max(1, run.num_samples)
-    return f"{_count(run.steps, 'step')} of {_count(run.batch_size, 'sample')}: {epochs:.3g} epochs"
-
-
 def _validations(run: RunOutline, *, asks_held_out: bool) -> str:
-    what = [_count(run.num_prompts, "prompt")] if run.num_prompts else []
-    what += [f"the held-out loss of {_count(run.num_held_out, 'sample')}"] if run.num_held_out else []
-    often = "at the beginning and the end" if run.validate_every is None else f"each {_count(run.validate_every, 'step')}"
-    saved = f"saves each {_count(run.save_every or run.steps, 'step')}"
+    what = [plural(run.num_prompts, "prompt")] if run.num_prompts else []
+    what += [f"the held-out loss of {plural(run.num_held_out, 'sample')}"] if run.num_held_out else []
+    often = "at the beginning and the end" if run.validate_every is None else f"each {plural(run.validate_every, 'step')}"
+    saved = f"saves each {plural(run.save_every or run.steps, 'step')}"
     why = "none of what is held out can be used" if asks_held_out else "nothing held out"
     return f"{' and '.join(what)} {often}; {saved}" if what else f"none: no prompts, {why}; {saved}"
 
@@ -165,17 +161,6 @@ def _row(label: str, text: str) -> list[str]:
 def _listed(kind: str, sentence: str) -> list[str]:
     lines = [line for part in sentence.split("\n") for line in (_row("", part) or [""])]
     return ["", f"{kind + ':':{LABEL - 1}} {lines[0].strip()}", *lines[1:]]
-
-
-def _count(count: int, noun: str) -> str:
-    return f"1 {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _large(number: int) -> str:
-    for size, name in ((10**9, " billion"), (10**6, " million")):
-        if number >= size:
-            return f"{number / size:.3g}{name}"
-    return f"{number:,}"
 
 
 def _gb(size: float) -> str:
