@@ -179,6 +179,19 @@ def test_what_cannot_work_is_said_by_all(words: dict[str, int], said: str, tmp_p
         assert re.match(said, each.result[1])
 
 
+def test_who_failed_is_heard_in_its_own_words() -> None:
+    """Its message and the watch's news of it come at once, and the watch may be the first to be looked at."""
+    store = distributed.HashStore()
+
+    def look() -> None:
+        with pytest.raises(ConfigError), Talk(1, 2, store).together():
+            raise ConfigError("train.device: there is none")
+        raise OtherProcessError("another process failed: rank 1: train.device: there is none", USER_ERROR)
+
+    with pytest.raises(ConfigError, match="^train.device: there is none"), Talk(0, 2, store, look=look).together():
+        pass
+
+
 def talk_for_long() -> int:
     with join(ParallelConfig(), "cpu") as world:
         store = world.talk._store

@@ -139,7 +139,12 @@ class Talk:
         assert self._store is not None, "alone, nobody else is heard"
         is_told, began = call == "gather" or self._rank == 0, time.monotonic()
         while not self._store.check([key]):  # not wait, which logs each time limit
-            self._look()
+            try:
+                self._look()
+            except Exception:
+                if self._store.check([key]):  # who failed told it here before, in its own words
+                    break
+                raise
             waited = time.monotonic() - began
             if not is_told and waited > PATIENCE_SECONDS:  # who makes another call would wait for it in vain
                 self._tell(f"{key}/{self._rank}", _Message(call))
