@@ -729,6 +729,9 @@ MUTATIONS = (
     Mutation("a run whose loss was edited does not say what its weights are good for", "training/same_run.py", 'anew = "" if key.startswith(WEIGHTS_FIT) else _from_weights(config)', 'anew = ""', "objectives/test_own.py::test_a_run_does_not_go_on_with_another_file"),
     Mutation("a trigger word that the data needs is not asked for again", "cli/init.py", 'if not asks_again or', 'if True or', "cli/test_init_command.py::test_a_trigger_word_that_the_data_needs_is_asked_for_again"),
     Mutation("a text for a list of trackers is not told to be a list", "config/messages.py", 'in ("tuple_type", "list_type")', 'in ()', "training/test_user_code.py::test_what_is_no_list_of_places_is_told_what_to_write"),
+    Mutation("an HDR image is taken for an ordinary one", "data/media/images.py", "note_colors(image, stated_colors(file, image.format))", "note_colors(image, None)", "data/test_odd_media.py::test_hdr_images_are_tone_mapped"),
+    Mutation("primaries of png are passed over", "data/media/profiles.py", "    matrix = _matrix(chromaticities)\n", "    matrix = None\n", "data/test_odd_media.py::test_primaries_of_png_are_those_of_a_profile"),
+    Mutation("interlaced video is trained on with its combs", "data/media/video.py", "deinterlaced(_decoded(container, stream), stream)", "_decoded(container, stream)", "data/test_odd_media.py::test_interlaced_video_has_no_combs"),
 )  # fmt: skip
 
 

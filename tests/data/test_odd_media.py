@@ -88,6 +88,75 @@ def test_png_gamma(tmp_path, gamma, expected):
     assert pixel(tmp_path / "a.png") == [expected] * 3
 
 
+def png(path, *chunks, color=(128, 128, 128), **options):
+    info = PngImagePlugin.PngInfo()
+    for name, data in chunks:
+        info.add(name, data)
+    Image.new("RGB", (64, 32), color).save(path, pnginfo=info, **options)
+    return path
+
+
+def chromaticities(*numbers):
+    return b"cHRM", struct.pack(">8I", *(round(number * 100_000) for number in numbers))
+
+
+GAMMA = b"gAMA", struct.pack(">I", 45455)
+WHITE_AND_P3 = (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
+
+
+def test_primaries_of_png_are_those_of_a_profile(tmp_path):
+    """Those of Display P3, by either way; as viewers do, they do not count without a gamma."""
+    expected = shown([round(c * 257) for c in (180, 80, 60)], 1, P3_D65)[0].tolist()
+    color = {"color": (180, 80, 60)}
+    assert pixel(png(tmp_path / "a.png", GAMMA, chromaticities(*WHITE_AND_P3), **color)) == pytest.approx(expected, abs=1)
+    assert expected != pytest.approx([180, 80, 60], abs=5)
+    assert pixel(png(tmp_path / "b.png", chromaticities(*WHITE_AND_P3), **color)) == [180, 80, 60]
+    grey = chromaticities(0.3457, 0.3585, *WHITE_AND_P3[2:])  # whose white is D50
+    assert pixel(png(tmp_path / "c.png", GAMMA, grey)) == pytest.approx([128] * 3, abs=1)
+
+
+@pytest.mark.parametrize("numbers", [(0.0,) * 8, (0.3,) * 8, (0.3127, 0.0, *WHITE_AND_P3[2:]), WHITE_AND_P3[:2] * 4])
+def test_what_is_no_primaries_changes_nothing(tmp_path, numbers):
+    assert pixel(png(tmp_path / "a.png", GAMMA, chromaticities(*numbers), color=(180, 80, 60))) == [180, 80, 60]
+
+
+@pytest.mark.parametrize("transfer", [PQ, HLG])
+def test_hdr_images_are_tone_mapped(tmp_path, transfer):
+    """A png says so in a chunk that counts more than its profile, an AVIF in a box that counts less."""
+    expected = shown([150 * 257] * 3, transfer)[0].tolist()
+    assert expected != pytest.approx([150] * 3, abs=5)
+    chunk = b"cICP", bytes([BT2020, transfer, 0, 1])
+    profile = srgb_profile(P3)
+    assert pixel(png(tmp_path / "a.png", chunk, color=(150, 150, 150), icc_profile=profile)) == expected
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    assert pixel(png(tmp_path / "b.png", chunk, color=(150, 150, 150), exif=turned)) == expected
+
+    plain, wide = (
+        avif(tmp_path / f"{name}.avif", *numbers) for name, numbers in (("c", (1, 13)), ("d", (BT2020, transfer)))
+    )
+    assert pixel(plain) == pytest.approx([150] * 3, abs=2)
+    assert pixel(wide) == pytest.approx(expected, abs=4)
+    assert pixel(avif(tmp_path / "e.avif", BT2020, transfer, icc_profile=profile)) == pytest.approx([150] * 3, abs=2)
+
+
+def avif(path, primaries, transfer, **options):
+    """An AVIF whose box of colors is rewritten; Pillow writes those of sRGB."""
+    Image.new("RGB", (64, 32), (150, 150, 150)).save(path, quality=100, subsampling="4:4:4", **options)
+    data = path.read_bytes()
+    place = data.index(b"colrnclx") + 8
+    path.write_bytes(data[:place] + struct.pack(">HH", primaries, transfer) + data[place + 4 :])
+    return path
+
+
+@pytest.mark.parametrize("cut", range(8, 60, 4))
+def test_a_file_that_ends_within_its_colors_is_named(tmp_path, cut):
+    whole = png(tmp_path / "a.png", (b"cICP", bytes([BT2020, PQ, 0, 1]))).read_bytes()
+    (tmp_path / "b.png").write_bytes(whole[:cut])
+    with pytest.raises(DataError, match=r"b\.png"):
+        pixel(tmp_path / "b.png")
+
+
 # Curves and primaries of video
 
 
@@ -171,6 +240,51 @@ def test_hdr_clips_are_tone_mapped(tmp_path, transfer):
     )
     assert pixel(plain) == pytest.approx([round((luma - 64) / 876 * 255)] * 3, abs=3)  # swscale of ten bits
     assert abs(pixel(path)[0] - pixel(plain)[0]) > 10
+
+
+def write_interlaced(path, *, num_frames=8, step=8, lines=(0, 1)):
+    """A white bar on black that moves by ``step`` pixels from field to field; only some fields have it."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25, options={"crf": "0", "x264-params": "tff=1"})
+        stream.width, stream.height, stream.pix_fmt = 256, 64, "yuv420p"
+        stream.codec_context.flags |= INTERLACED
+        for i in range(num_frames):
+            picture = np.zeros((64, 256, 3), np.uint8)
+            for field in lines:
+                left = step * (2 * i + field)
+                picture[field::2, left : left + 32] = 255
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    return path
+
+
+INTERLACED = 1 << 18 | 1 << 29
+"""AV_CODEC_FLAG_INTERLACED_DCT and _ME."""
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_interlaced_video_has_no_combs(tmp_path, suffix):
+    """Neighboring lines show one moment, the second of the two of each frame, and frames stay in their places."""
+    path = write_interlaced(tmp_path / f"a{suffix}")
+    assert probe(path).num_frames == 8
+    pixels = decode(path, view(num_frames=8, height=64, width=256)).pixels.numpy().astype(int)
+    combs = np.abs(np.diff(pixels[:, 4:-4], axis=1)).max(axis=(1, 2, 3))
+    assert combs.max() < 128
+    assert [int(np.flatnonzero(pixels[i, 32, :, 0] > 128)[0]) for i in range(8)] == pytest.approx(
+        [16 * i + 8 for i in range(8)], abs=4
+    )
+    last = decode(path, view(num_frames=1, height=64, width=256, frame_sampling="chunks", chunk=7)).pixels.numpy()
+    assert np.abs(last[0] - pixels[7]).max() <= 2
+
+
+def test_interlaced_video_that_stands_still_keeps_its_lines(tmp_path):
+    """Every other line is white: the filter takes a line for moved only where it does."""
+    path = write_interlaced(tmp_path / "a.mp4", step=0, lines=(0,))
+    still = decode(path, view(num_frames=8, height=64, width=256)).pixels.numpy()[2:6, 8:-8, 4:28, 1]
+    assert (still[:, 0::2] > 230).all()
+    assert (still[:, 1::2] < 25).all()
 
 
 @pytest.mark.parametrize(("color_range", "expected"), [(1, 255), (2, 235)])

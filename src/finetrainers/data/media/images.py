@@ -10,7 +10,8 @@ from PIL import Image, UnidentifiedImageError
 
 from finetrainers.data.media.blob import Blob
 from finetrainers.data.media.contents import content_of
-from finetrainers.data.media.profiles import to_rgb
+from finetrainers.data.media.profiles import note_colors, to_rgb
+from finetrainers.data.media.stated import stated_colors
 from finetrainers.data.media.view import Clip, Fit, MediaInfo, View, bad_media, crop, fit, why_unreadable
 
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -31,6 +32,7 @@ def opened(blob: Blob) -> Iterator[Image.Image]:
     try:
         with blob.open() as file, Image.open(file) as image:
             _check_size(image, blob)
+            note_colors(image, stated_colors(file, image.format))
             yield image
     except UnidentifiedImageError as error:
         content = content_of(blob)

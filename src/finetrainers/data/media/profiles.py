@@ -1,7 +1,7 @@
-"""Colors of images, by what their files say of them: an ICC profile, or else PNG's gamma. What is shown is sRGB.
+"""Colors of images, by what their files say of them. What is shown is sRGB.
 
-As viewers do, images without either are taken for sRGB, and so are those whose profile is broken or of another color space
-than their pixels.
+The first of these counts: PNG's cICP, an ICC profile, AVIF's nclx, PNG's gamma and primaries. As viewers do, images without
+any are taken for sRGB, and so are those whose profile is broken or of another color space than their pixels.
 """
 
 import io
@@ -9,7 +9,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageCms
+
+from finetrainers.data.media.transfer import Colors, colors_of, matrix_to_srgb, to_srgb
 
 SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 """Color space of profiles that an image's mode can have."""
@@ -17,18 +20,31 @@ SAME_LEVELS = 1
 """A profile that changes no color by more than this is sRGB's: pixels stay as they are."""
 SRGB_GAMMA = 0.45455
 GAMMA_TOLERANCE = 0.05
-"""Share by which PNG's gamma may be off that of sRGB without any effect, as browsers have it."""
+"""Share by which PNG's gamma may be off that of sRGB and be taken for its curve, as browsers have it."""
+STATED = "finetrainers_colors"
+"""Key of an image's ``info``: transfer characteristics and primaries that its file states by number."""
+SRGB_CHROMATICITIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+"""(x, y) of white, red, green and blue."""
+CHROMATICITY_TOLERANCE = 0.001
+
+
+def note_colors(image: Image.Image, stated: tuple[int, int] | None) -> None:
+    """Keep what an image's file states of its colors, where it counts: in PNG more than a profile, in AVIF less."""
+    if stated is not None and (image.format == "PNG" or not image.info.get("icc_profile")):
+        image.info[STATED] = stated
 
 
 def to_rgb(image: Image.Image, info: dict[Any, Any]) -> Image.Image:
     """Convert an image of mode L, RGB or CMYK to mode RGB, by what ``info`` of the file says of its colors."""
+    if STATED in info:
+        return _by_number(image.convert("RGB"), colors_of(*info[STATED]))
     profile = info.get("icc_profile")
     if profile:
         transform = _transform(bytes(profile), image.mode)
         if transform is not None:
             return ImageCms.applyTransform(image, transform) or image
     elif "gamma" in info and "srgb" not in info and image.mode != "CMYK":
-        return _by_gamma(image.convert("RGB"), float(info["gamma"]))
+        return _by_gamma(image.convert("RGB"), float(info["gamma"]), info.get("chromaticity", SRGB_CHROMATICITIES))
     return image.convert("RGB")
 
 
@@ -54,10 +70,39 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     return transform
 
 
-def _by_gamma(image: Image.Image, gamma: float) -> Image.Image:
-    """Show codes whose light is ``code ** (1 / gamma)``; the primaries are taken for those of sRGB."""
-    if not 0.05 < gamma < 20 or abs(gamma / SRGB_GAMMA - 1) <= GAMMA_TOLERANCE:
+def _by_number(image: Image.Image, colors: Colors | None) -> Image.Image:
+    return image if colors is None else Image.fromarray(to_srgb(np.asarray(image).astype(np.uint16) * 257, colors))
+
+
+def _by_gamma(image: Image.Image, gamma: float, chromaticities: tuple[float, ...]) -> Image.Image:
+    """Show codes whose light is ``code ** (1 / gamma)``, of primaries that may be others than those of sRGB."""
+    if not 0.05 < gamma < 20:
         return image
-    light = (np.arange(256) / 255) ** (1 / gamma)
-    codes = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
-    return image.point(np.rint(codes * 255).astype(int).tolist() * 3)
+    matrix = _matrix(chromaticities)
+    is_srgb = abs(gamma / SRGB_GAMMA - 1) <= GAMMA_TOLERANCE
+    if matrix is None and is_srgb:
+        return image
+    code = np.arange(256) / 255
+    light = np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4) if is_srgb else code ** (1 / gamma)
+    if matrix is None:
+        return image.point(_codes(light).astype(int).tolist() * 3)
+    shown = np.clip(light.astype(np.float32)[np.asarray(image)] @ matrix, 0, 1)
+    return Image.fromarray(_codes(shown).astype(np.uint8))
+
+
+def _codes(light: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """SRGB codes of light in 0..1, rounded."""
+    codes: npt.NDArray[Any] = np.rint(255 * np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055))
+    return codes
+
+
+def _matrix(chromaticities: tuple[float, ...]) -> npt.NDArray[np.float32] | None:
+    """Matrix [3, 3] for row vectors of light; None where primaries are those of sRGB, or none at all."""
+    if np.allclose(chromaticities, SRGB_CHROMATICITIES, atol=CHROMATICITY_TOLERANCE):
+        return None
+    white, *primaries = zip(chromaticities[::2], chromaticities[1::2], strict=True)
+    try:
+        with np.errstate(all="raise"):
+            return matrix_to_srgb(tuple(primaries), white)
+    except (np.linalg.LinAlgError, ZeroDivisionError, FloatingPointError):
+        return None

@@ -1,4 +1,4 @@
-"""From the light that a wide or HDR video stands for to eight bits of sRGB: curves, primaries and one fixed tone curve.
+"""From the light that a wide or HDR video or image stands for to eight bits of sRGB: curves, primaries and one fixed tone curve.
 
 PQ and HLG are ITU-R BT.2100; the tone curve is the EETF of ITU-R BT.2390, 5.4.1, from a peak of 1000 cd/m2 to reference
 white, 203 cd/m2 (BT.2408), which becomes 255. What a file states of its own peak is not read. Shape letters: as in view.py.
@@ -26,6 +26,8 @@ XY = {
 }
 """Chromaticities (x, y) of red, green and blue."""
 D65 = (0.3127, 0.3290)
+BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+"""From XYZ to responses of cones, in which white is adapted."""
 LEVELS = 1 << 16
 """Codes of 16 bits, which tables are indexed by."""
 HLG_LUMA = np.array([0.2627, 0.6780, 0.0593], np.float32)
@@ -133,7 +135,20 @@ def _gain(light: Floats) -> Floats:
 @cache
 def _matrix(primaries: int) -> Floats:
     """Matrix [3, 3] that row vectors of light are multiplied by, into the primaries of sRGB."""
-    return (np.linalg.inv(_to_xyz(XY[BT709], D65)) @ _to_xyz(XY[primaries], D65)).T.astype(np.float32)
+    return matrix_to_srgb(XY[primaries], D65)
+
+
+def matrix_to_srgb(primaries: tuple[tuple[float, float], ...], white: tuple[float, float]) -> Floats:
+    """Matrix [3, 3] for row vectors of light of any primaries and white (x, y), which becomes that of sRGB (Bradford).
+
+    Raises:
+        LinAlgError, ZeroDivisionError: If these are no primaries.
+    """
+    to_xyz = _to_xyz(primaries, white)
+    if white != D65:
+        cones = BRADFORD @ to_xyz.sum(axis=1), BRADFORD @ _to_xyz(XY[BT709], D65).sum(axis=1)
+        to_xyz = np.linalg.inv(BRADFORD) @ np.diag(cones[1] / cones[0]) @ BRADFORD @ to_xyz
+    return (np.linalg.inv(_to_xyz(XY[BT709], D65)) @ to_xyz).T.astype(np.float32)
 
 
 def _to_xyz(primaries: tuple[tuple[float, float], ...], white: tuple[float, float]) -> npt.NDArray[np.float64]:

@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 
 from finetrainers.data.media.blob import Blob
 from finetrainers.data.media.containers import check_whole, count_avi_frames
+from finetrainers.data.media.interlaced import deinterlaced
 from finetrainers.data.media.timeline import (
     DECODER_OPTIONS,
     ROUNDING_SECONDS,
@@ -144,7 +145,7 @@ def _frames(
 ) -> Iterator[tuple[int, VideoFrame]]:
     """Decode from the key frame at or before the time stamp ``start``, with each frame's number in the file."""
     container.seek(start, stream=stream)
-    for count, frame in enumerate(_decoded(container, stream)):
+    for count, frame in enumerate(deinterlaced(_decoded(container, stream), stream)):
         if timeline.is_counted:
             yield count, frame
         elif frame.pts is not None:
