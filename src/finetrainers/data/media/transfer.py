@@ -1,4 +1,4 @@
-"""From the light that a wide or HDR video or image stands for to eight bits of sRGB: curves, primaries and one fixed tone curve.
+"""From the light that wide or HDR media stand for to eight bits of sRGB: curves, primaries and one fixed tone curve.
 
 PQ and HLG are ITU-R BT.2100; the tone curve is the EETF of ITU-R BT.2390, 5.4.1, from a peak of 1000 cd/m2 to reference
 white, 203 cd/m2 (BT.2408), which becomes 255. What a file states of its own peak is not read. Shape letters: as in view.py.
