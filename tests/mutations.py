@@ -197,7 +197,7 @@ MUTATIONS = (
     # Errors and bad data.
     Mutation("a refusal of the system is a traceback", "files/storage.py", "    except OSError as error:\n", "    except ZeroDivisionError as error:\n", "files/test_storage.py::test_a_file_in_the_way_is_named_with_its_key"),
     Mutation("media that break when decoded vanish in silence", "encoding/encoder.py", "failures = [clip for clip in clips if isinstance(clip, Failure)]", "failures = []", "encoding/test_encoding.py::test_media_that_break_only_when_decoded_follow_on_error"),
-    Mutation("skipped samples are not named in the report", "training/finish.py", "asdict(problem) for problem in prepared.problems", "asdict(problem) for problem in ()", "encoding/test_encoding.py::test_broken_inputs_can_be_skipped_and_are_named_in_the_report"),
+    Mutation("skipped samples are not named in the report", "training/finish.py", "for problem in prepared.problems]", "for problem in ()]", "encoding/test_encoding.py::test_broken_inputs_can_be_skipped_and_are_named_in_the_report"),
     Mutation("what was bad once is bad for every later run", "training/directory.py", "(directory / JOURNAL).unlink(missing_ok=True)", "pass", "training/test_left_out_runs.py::test_a_new_run_in_the_folder_of_one_that_never_saved_tries_all_again"),
     Mutation("a sample that turns out bad moves what was trained on before", "data/catalog/left_out.py", " & (steps >= self.since[places])", "", "data/test_left_out.py::test_only_positions_of_what_is_left_out_change"),
     Mutation("a clip becomes a still in silence", "data/catalog/buckets.py", "& (fewest <= frames) ", "", "data/test_buckets.py::test_what_stays_video_is_assigned_as_if_there_were_no_image_buckets"),
@@ -729,6 +729,9 @@ MUTATIONS = (
     Mutation("a run whose loss was edited does not say what its weights are good for", "training/same_run.py", 'anew = "" if key.startswith(WEIGHTS_FIT) else _from_weights(config)', 'anew = ""', "objectives/test_own.py::test_a_run_does_not_go_on_with_another_file"),
     Mutation("a trigger word that the data needs is not asked for again", "cli/init.py", 'if not asks_again or', 'if True or', "cli/test_init_command.py::test_a_trigger_word_that_the_data_needs_is_asked_for_again"),
     Mutation("a text for a list of trackers is not told to be a list", "config/messages.py", 'in ("tuple_type", "list_type")', 'in ()', "training/test_user_code.py::test_what_is_no_list_of_places_is_told_what_to_write"),
+    Mutation("the time between two starts of a run is counted", "runs/pace.py", 'and event["stage"] == "planning"', "and False", "report/test_summary.py::test_seconds_and_memory_are_of_all_starts"),
+    Mutation("what an older run does not tell crashes its report", "runs/summary.py", "return found if isinstance(found, Mapping) else {}", "return found", "report/test_summary.py::test_what_an_older_run_does_not_tell_is_null"),
+    Mutation("a report writes epochs otherwise than the terminal", "runs/report/data.py", "as_steps(begun['steps'], begun['batch_size'], begun.get('num_samples', 0))", "begun['epochs']", "report/test_summary.py::test_figures_are_the_same_wherever_they_are_shown"),
 )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from finetrainers.runs.comparison.words import as_text
 from finetrainers.runs.folder import CONFIG_FILE, RunFolder
 from finetrainers.runs.inside import is_inside
 from finetrainers.runs.outputs import PICTURES, VIDEOS
-from finetrainers.ui.facts import curves_of, differences, row_of, seconds_left, state_of
+from finetrainers.runs.pace import seconds_left
+from finetrainers.ui.facts import curves_of, differences, row_of, state_of
 from finetrainers.ui.folders import visible
 from finetrainers.ui.job import ENDED
 from finetrainers.ui.site import Site, number_of, site_of
@@ -79,7 +80,7 @@ def _status(site: Site, name: str, run: RunFolder) -> dict[str, Any]:
         "step": standing.step,
         "steps": run.steps,
         "last": standing.last or {},
-        "left": seconds_left(run) if state == "running" else None,
+        "left": seconds_left(run, standing.step) if state == "running" else None,
         "progress": run.progress if state == "running" else None,
         "job": job,
         "is_ours": job is not None and job.state == "running",

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from shlex import quote
 
+from finetrainers.events.words import as_size
 from finetrainers.runs.curves import smooth
 from finetrainers.runs.folder import RunFolder
 from finetrainers.runs.report import facts
@@ -16,6 +17,7 @@ from finetrainers.runs.report.script import SCRIPT, STYLE
 from finetrainers.runs.report.sheet import sheet
 from finetrainers.runs.report.shell import page, table
 from finetrainers.runs.state import Standing
+from finetrainers.runs.summary import last_start
 from finetrainers.runs.validations import best
 
 POINTS = 400
@@ -168,7 +170,7 @@ def _use(run: RunFolder) -> list[str]:
     parts.append(f"<h3>On the command line</h3><pre>{escape(f'finetrainers sample {folder} --prompt TEXT')}</pre>")
     if run.config is not None and facts.fits_comfyui(run.config, str((run.begun or {}).get("family"))):
         parts.append(f"<h3>In ComfyUI</h3><pre>{escape(f'finetrainers export {folder} --to comfyui')}</pre>")
-    rows = [(f"step {one.step}", facts.file_size(one.bytes), str(one.path.relative_to(run.path))) for one in weights]
+    rows = [(f"step {one.step}", as_size(one.bytes / 1e9), str(one.path.relative_to(run.path))) for one in weights]
     return [*parts, table(rows, header=("Weights", "Size", "Folder"))]
 
 
@@ -179,7 +181,7 @@ def _settings(run: RunFolder) -> list[str]:
     else:
         parts.append('<p class="quiet">What differs from the defaults.</p>')
         parts.append(table(facts.settings(run.config), header=("Key", "Value", "Default"), name="settings"))
-    start, begun = facts.last_start(run), run.begun or {}
+    start, begun = last_start(run), run.begun or {}
     packages = start.get("packages", {})
     rows = [(name, str(begun[key])) for name, key in FINGERPRINTS if begun.get(key)]
     rows += [(name, str(start[key])) for name, key in VERSIONS if start.get(key)]
