@@ -732,6 +732,9 @@ MUTATIONS = (
     Mutation("the time between two starts of a run is counted", "runs/pace.py", 'and event["stage"] == "planning"', "and False", "report/test_summary.py::test_seconds_and_memory_are_of_all_starts"),
     Mutation("what an older run does not tell crashes its report", "runs/summary.py", "return found if isinstance(found, Mapping) else {}", "return found", "report/test_summary.py::test_what_an_older_run_does_not_tell_is_null"),
     Mutation("a report writes epochs otherwise than the terminal", "runs/report/data.py", "as_steps(begun['steps'], begun['batch_size'], begun.get('num_samples', 0))", "begun['epochs']", "report/test_summary.py::test_figures_are_the_same_wherever_they_are_shown"),
+    Mutation("an index that transformers does not read ends a run", "training/checks_files.py", "if whole.name == READ_WHOLE and whole.is_file():", "if False:", "models/test_weights.py::test_an_index_that_is_left_beside_whole_weights_is_read_where_the_libraries_read_it"),
+    Mutation("ComfyUI looks for other names of HunyuanVideo's layers", "export/names/hunyuan_video.py", 'Native("double_blocks.*.img_mlp.fc1")', 'Native("double_blocks.*.img_mlp.fc0")', "export/test_native_names.py::test_comfyui_looks_for_each_name_that_is_written_for_it"),
+    Mutation("a layer in kohya's file has dots in its name", "export/formats/kohya.py", """{native.name.replace('.', '_')}""", "{native.name}", "export/test_native_names.py::test_files_by_names_of_diffusers_come_back_to_equal_changes"),
 )  # fmt: skip
 
 
