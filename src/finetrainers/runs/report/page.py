@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from shlex import quote
@@ -88,7 +89,8 @@ def _curves(run: RunFolder) -> list[str]:
     found = [chart for chart in charts if chart]
     if not found:
         return []
-    note = " Dashed lines: the run was started again." if _restarts(run) else ""
+    note = " Marks on the axis of steps: validations." if run.validations() else ""
+    note += " Dashed lines: the run was started again." if _restarts(run) else ""
     hint = "Move over a curve, or focus it and press the arrow keys, to read its values."
     return [f'<h2 id=curves>Curves</h2><p class="quiet">{hint}{note}</p><div class="charts">{"".join(found)}</div>']
 
@@ -112,7 +114,7 @@ def charts_of(run: RunFolder) -> list[Chart]:
         band, values = (curves.low["loss"], curves.high["loss"]), curves.mean["loss"]
         smoothed = smooth(values, weight=1 - 1 / MEMORY).tolist()
         loss = [Line("each step", (x, values.tolist()), "raw", band), Line("smoothed", (x, smoothed), "one")]
-    return [
+    charts = [
         Chart("Training loss", loss, steps, marks=marks),
         *_held_out(run, steps, marks),
         plain("Learning rate", "lr"),
@@ -121,6 +123,8 @@ def charts_of(run: RunFolder) -> list[Chart]:
         plain("Peak memory", "peak_memory_gb", unit="GB, 10^9 bytes"),
         plain("Tokens a second", "tokens_per_second"),
     ]
+    validations = [one.step for one in run.validations()]
+    return [replace(chart, validations=validations) for chart in charts]
 
 
 def _held_out(run: RunFolder, steps: int, marks: Sequence[int]) -> list[Chart]:
