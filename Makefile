@@ -6,6 +6,7 @@
 #   make test-long    run what takes longest, of a kind of which make test runs others
 #   make test-distributed  run the long tests of many processes
 #   make test-browser run the tests of the web interface in Chromium
+#   make test-browser-core  run the quick ones of them
 #   make test-gpu     run them on a GPU
 
 PYTHON ?= python3
@@ -27,7 +28,7 @@ QUICKSTART_ARGUMENTS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test test-fast test-long test-distributed test-browser test-gpu check docs bench mutations clean
+.PHONY: help quickstart test test-fast test-long test-distributed test-browser test-browser-core test-gpu check docs bench mutations clean
 
 help:
 	@echo "make quickstart  fine-tune a tiny model, and see and measure what it learned (a few minutes, no GPU)"
@@ -36,6 +37,7 @@ help:
 	@echo "make test-long    run what takes longest: further variants of models that are overfitted, the quick start in video"
 	@echo "make test-distributed  run the tests of many processes that make test has no time for (eight minutes on two cores)"
 	@echo "make test-browser  run the tests of the web interface in Chromium (CHROMIUM=/usr/bin/chromium)"
+	@echo "make test-browser-core  run the quick ones of them, which train nothing"
 	@echo "make test-gpu    run the tests on a GPU, those that need one included; an error where there is none"
 	@echo "make check       all that CI runs: format, lint, types, import layers, tests, docs"
 	@echo "make docs        build the documentation into site/"
@@ -77,9 +79,13 @@ test-long: $(TEST_STAMP)
 test-distributed: $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/distributed tests/training -m distributed $(PYTEST_ARGUMENTS)
 
-# Playwright drives the Chromium of the system: nothing is downloaded.
+# Playwright drives the Chromium of the system: nothing is downloaded. Without one, tests are skipped, and say so.
 test-browser: $(TEST_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(PYTEST_ARGUMENTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/ui -m browser $(PYTEST_ARGUMENTS)
+
+# Of those, what trains nothing.
+test-browser-core: $(TEST_STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/ui -m "browser and core" $(PYTEST_ARGUMENTS)
 
 test-gpu: $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(GPU_WORKERS) --dist worksteal --device cuda -m "(gpu or not slow) and not distributed and not browser" $(PYTEST_ARGUMENTS)

@@ -197,7 +197,7 @@ MUTATIONS = (
     # Errors and bad data.
     Mutation("a refusal of the system is a traceback", "files/storage.py", "    except OSError as error:\n", "    except ZeroDivisionError as error:\n", "files/test_storage.py::test_a_file_in_the_way_is_named_with_its_key"),
     Mutation("media that break when decoded vanish in silence", "encoding/encoder.py", "failures = [clip for clip in clips if isinstance(clip, Failure)]", "failures = []", "encoding/test_encoding.py::test_media_that_break_only_when_decoded_follow_on_error"),
-    Mutation("skipped samples are not named in the report", "training/finish.py", "asdict(problem) for problem in prepared.problems", "asdict(problem) for problem in ()", "encoding/test_encoding.py::test_broken_inputs_can_be_skipped_and_are_named_in_the_report"),
+    Mutation("skipped samples are not named in the report", "training/finish.py", "for problem in prepared.problems]", "for problem in ()]", "encoding/test_encoding.py::test_broken_inputs_can_be_skipped_and_are_named_in_the_report"),
     Mutation("what was bad once is bad for every later run", "training/directory.py", "(directory / JOURNAL).unlink(missing_ok=True)", "pass", "training/test_left_out_runs.py::test_a_new_run_in_the_folder_of_one_that_never_saved_tries_all_again"),
     Mutation("a sample that turns out bad moves what was trained on before", "data/catalog/left_out.py", " & (steps >= self.since[places])", "", "data/test_left_out.py::test_only_positions_of_what_is_left_out_change"),
     Mutation("a clip becomes a still in silence", "data/catalog/buckets.py", "& (fewest <= frames) ", "", "data/test_buckets.py::test_what_stays_video_is_assigned_as_if_there_were_no_image_buckets"),
@@ -732,6 +732,12 @@ MUTATIONS = (
     Mutation("an HDR image is taken for an ordinary one", "data/media/images.py", "note_colors(image, stated_colors(file, image.format))", "note_colors(image, None)", "data/test_odd_media.py::test_hdr_images_are_tone_mapped"),
     Mutation("primaries of png are passed over", "data/media/profiles.py", "    matrix = _matrix(chromaticities)\n", "    matrix = None\n", "data/test_odd_media.py::test_primaries_of_png_are_those_of_a_profile"),
     Mutation("interlaced video is trained on with its combs", "data/media/video.py", "deinterlaced(_decoded(container, stream), stream)", "_decoded(container, stream)", "data/test_odd_media.py::test_interlaced_video_has_no_combs"),
+    Mutation("the time between two starts of a run is counted", "runs/pace.py", 'and event["stage"] == "planning"', "and False", "report/test_summary.py::test_seconds_and_memory_are_of_all_starts"),
+    Mutation("what an older run does not tell crashes its report", "runs/summary.py", "return found if isinstance(found, Mapping) else {}", "return found", "report/test_summary.py::test_what_an_older_run_does_not_tell_is_null"),
+    Mutation("a report writes epochs otherwise than the terminal", "runs/report/data.py", "as_steps(begun['steps'], begun['batch_size'], begun.get('num_samples', 0))", "begun['epochs']", "report/test_summary.py::test_figures_are_the_same_wherever_they_are_shown"),
+    Mutation("an index that transformers does not read ends a run", "training/checks_files.py", "if whole.name == READ_WHOLE and whole.is_file():", "if False:", "models/test_weights.py::test_an_index_that_is_left_beside_whole_weights_is_read_where_the_libraries_read_it"),
+    Mutation("ComfyUI looks for other names of HunyuanVideo's layers", "export/names/hunyuan_video.py", 'Native("double_blocks.*.img_mlp.fc1")', 'Native("double_blocks.*.img_mlp.fc0")', "export/test_native_names.py::test_comfyui_looks_for_each_name_that_is_written_for_it"),
+    Mutation("a layer in kohya's file has dots in its name", "export/formats/kohya.py", """{native.name.replace('.', '_')}""", "{native.name}", "export/test_native_names.py::test_files_by_names_of_diffusers_come_back_to_equal_changes"),
 )  # fmt: skip
 
 

@@ -145,6 +145,7 @@ def test_schema_and_page_of_events_are_what_the_classes_say() -> None:
     script = reference_script("make_events_reference")
     assert script.SCHEMA.read_text() == script.schema_text(), "run scripts/make_events_reference.py"
     assert script.PAGE.read_text() == script.page_text(), "run scripts/make_events_reference.py"
+    assert script.REPORT_PAGE.read_text() == script.report_page_text(), "run scripts/make_events_reference.py"
 
 
 def test_the_lists_of_events_agree_with_the_schema() -> None:

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from runs import config_of, flux_tree
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import T5EncoderModel
 
 from finetrainers.config import ModelConfig
 from finetrainers.errors import ConfigError, ModelError
@@ -165,6 +167,8 @@ def test_a_json_file_that_is_cut_off_is_named(copied: Path, tmp_path: Path, name
     """Whichever it is, and whoever reads it: a run before it encodes, or an export."""
     config = config_of(flux_tree(copied, tmp_path / "data", tmp_path))
     (copied / name).write_text(content)
+    if name == INDEX:  # else nobody reads it
+        (copied / INDEX.removesuffix(".index.json")).unlink()
     with pytest.raises(ModelError, match=re.escape(str(copied / name.partition("/")[0]))):
         check_files(config, open_model(config.model))
     if "transformer/" in name:
@@ -172,6 +176,22 @@ def test_a_json_file_that_is_cut_off_is_named(copied: Path, tmp_path: Path, name
             weight_files(copied / "transformer") if name.endswith("index.json") else component_settings(
                 copied / "transformer"
             )
+
+
+def test_an_index_that_is_left_beside_whole_weights_is_read_where_the_libraries_read_it(
+    copied: Path, tmp_path: Path
+) -> None:
+    """transformers takes the whole file, and so does a run; diffusers takes the index, and a run says so at its start."""
+    config = config_of(flux_tree(copied, tmp_path / "data", tmp_path))
+    stale = json.dumps({"metadata": {}, "weight_map": {"a": "gone-00001-of-00002.safetensors"}})
+    (copied / INDEX).write_text(stale)
+    check_files(config, open_model(config.model))
+    T5EncoderModel.from_pretrained(copied / "text_encoder_2")
+    (copied / f"vae/{FILE}.index.json").write_text(stale)
+    with pytest.raises(ModelError, match=rf"vae: .*gone-00001.* is missing, .*; remove {FILE}\.index\.json"):
+        check_files(config, open_model(config.model))
+    with pytest.raises(OSError, match=re.escape("gone-00001")):
+        AutoencoderKL.from_pretrained(copied / "vae")
 
 
 def test_weights_to_begin_from_with_half_a_config_are_named(copied: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from finetrainers.runs.outputs import Sample
 from finetrainers.runs.report import facts, pictures
 from finetrainers.runs.report.charts import HEIGHT, Chart, Line, draw, ticks
 from finetrainers.runs.report.markdown import PLACE, as_markdown, text
-from finetrainers.runs.report.page import as_page
+from finetrainers.runs.report.page import as_page, charts_of
 from finetrainers.runs.report.pictures import Pictures
 from finetrainers.runs.report.sheet import MAX_CELLS, chosen_steps, sheet
 from finetrainers.training import record
@@ -247,7 +247,28 @@ def test_a_report_says_how_a_run_stopped_and_that_it_went_on(
     train("stopped", validation={"prompts": None})
     told = Reader(file.read_text()).words
     assert "done, step 4 of 4" in told
-    assert "Dashed lines: the run was started again." in told
+    assert "Marks on the axis of steps: validations. Dashed lines: the run was started again." in told
+
+
+def test_validations_are_marked_on_every_curve(first: Path) -> None:
+    """At their steps; of a run without any, nothing is."""
+    run = RunFolder(first)
+    run.update()
+    charts = [draw(chart) for chart in charts_of(run)]
+    marks = [re.findall(r'<path class="validation" d="([^"]*)"', chart) for chart in charts if chart]
+    assert len(marks) >= 6
+    assert {len(own) for own in marks} == {1}
+    assert {own[0].count("M") for own in marks} == {len(run.validations())} == {2}
+    assert 'class="validation"' not in draw(Chart("", [Line("", ([1, 2], [1.0, 2.0]), "one")], 2))
+    many = draw(Chart("", [Line("", ([1, 2], [1.0, 2.0]), "one")], 10_000, validations=range(10_000)))
+    assert len(many) < 10_000
+
+
+def test_the_name_of_a_sample_elsewhere_tells_its_step_and_its_prompt() -> None:
+    prompt = 'A fox / in "snow", ' + "very " * 40
+    sample = Sample(500, 3, prompt, Path("03.mp4"), {})
+    assert sample.title == "step000500-03-a-fox-in-snow-very-very-very-very-very-very-very.mp4"
+    assert Sample(0, 0, "..", Path("00.png"), {}).title == "step000000-00.png"
 
 
 def test_a_run_that_wants_no_report_leaves_none(train: Callable[..., Path]) -> None:

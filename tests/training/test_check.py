@@ -237,7 +237,7 @@ def test_the_page_is_readable_at_80_columns_and_tells_all(work: Work) -> None:
     found = checked(work)
     text = as_text(found)
     assert widest(text) <= WIDTH
-    for part in ("flux, text-to-image", "asked for 30%", "lora of rank 4", "2 steps of 4 samples", "a new run in", "OK"):
+    for part in ("flux, text-to-image", "asked for 30%", "lora, rank 4", "2 steps of 4 samples", "a new run in", "OK"):
         assert part in " ".join(text.split()), part
     assert found.outline is not None
     counts = f"{found.outline.num_samples} +{found.outline.num_held_out}"

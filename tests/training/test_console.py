@@ -154,7 +154,7 @@ def test_a_run_says_what_it_will_be(shown: Shown) -> None:
         "auto     optimizer.lr: 1e-4",
         "model    flux, text-to-image, on NVIDIA H200 (150 GB)",
         "samples  26 to train on, 4 held out (13%, asked for 10%), 2 bad items left out",
-        "buckets  [1, 512, 512] 25 + 4 held out, 30% cropped; [1, 1, 1] 1",
+        "buckets  [1, 512, 512] 25 + 4 held out, 30% cut off; [1, 1, 1] 1",
         "trains   lora, rank 16, alpha 32: 22.5 million of 11.9 billion parameters, 45.0 MB of weights",
         "steps    40 steps of 4 samples: 6.15 epochs",
         "each     checkpoint and weights every 50 steps; validation at the end: 4 held-out samples",

@@ -84,7 +84,7 @@ def test_a_good_set_has_no_remarks(tree: dict[str, Any]) -> None:
     assert [report["pixels"][kind]["count"] for kind in ("black", "white", "static")] == [0, 0, 0]
     (bucket,) = report["buckets"]
     assert (bucket["samples"], bucket["upscaled"]) == (6, 0)
-    assert bucket["cropped"] == {"min": 0.25, "median": 0.25, "max": 0.25}  # 96 of 128 columns are seen
+    assert bucket["cropped"] == {"min": 0.25, "median": 0.25, "mean": 0.25, "max": 0.25}  # 96 of 128 columns are seen
     assert report["run"]["times_each"] == round(4 * 4 / 6, 2)
 
 

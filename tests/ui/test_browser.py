@@ -52,6 +52,8 @@ class Server:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"there is no {CHROMIUM}: install chromium, or name one as CHROMIUM")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
@@ -132,7 +134,7 @@ def points(page: Page) -> int:
 
 def wait_for_more(page: Page, than: int) -> None:
     page.wait_for_function(
-        "(than) => Number(document.querySelector('.charts').dataset.points) > than", arg=than, timeout=PATIENCE_MS
+        "(than) => Number(document.querySelector('.charts')?.dataset.points) > than", arg=than, timeout=PATIENCE_MS
     )
 
 
@@ -194,6 +196,32 @@ def test_a_run_is_created_watched_saved_stopped_and_gone_on_with_by_two_browsers
     expect(page.locator("#state")).to_have_text("stopped", timeout=PATIENCE_MS)
 
 
+@pytest.mark.core
+def test_what_is_wrong_is_said_beside_its_field_and_a_plan_is_shown_of_what_is_right(server: Server, page: Page) -> None:
+    page.goto(f"{server.address}/new")
+    fill(page, server, output_dir="planned", train__steps="many")
+    wrong, answer = page.locator('[id="e-train.steps"]'), page.locator("#answer-plan")
+    expect(wrong).to_contain_text("integer")
+    page.locator("#ask-plan").click()  # nothing is planned of it
+    expect(answer.get_by_role("alert")).to_contain_text("train.steps")
+    page.locator('[name="train.steps"]').fill("120")
+    expect(wrong).to_be_empty()
+    page.locator("#gpu").fill("no card!")
+    page.locator("#ask-plan").click()
+    expect(answer.get_by_role("alert")).to_contain_text("'no card!' names none")
+    page.locator("#gpu").fill("24GB")
+    page.locator("#ask-plan").click()
+    expect(answer.locator("table.plan")).to_be_visible(timeout=PATIENCE_MS)
+    expect(answer.get_by_role("note").or_(answer.locator(".note"))).to_contain_text("It fits")
+    stages = answer.locator("table.plan tbody th").all_inner_texts()
+    assert {text.partition("\n")[0].strip() for text in stages} >= {"encode text", "load", "step", "save"}
+    sizes = answer.locator("table.plan tbody td").all_inner_texts()
+    assert len(sizes) == 2 * len(stages)
+    assert all(re.fullmatch(r"[\d.]+ (bytes|[kMG]B)|–", size.strip()) for size in sizes), sizes
+    expect(answer.locator("dl.tree")).to_contain_text("checkpoints")
+    assert not (server.runs / "planned").exists()  # nothing is begun
+
+
 def test_a_hundred_runs_and_a_hundred_thousand_steps_do_not_lag(server: Server, page: Page) -> None:
     for number in range(100):
         write_run(server.runs / f"run-{number:03d}", steps=100_000 if number == 0 else 20, total=200_000)
@@ -226,6 +254,7 @@ def test_a_hundred_runs_and_a_hundred_thousand_steps_do_not_lag(server: Server, 
     assert longest < 500  # milliseconds of one picture, with all six charts drawn anew for each
 
 
+@pytest.mark.core
 def test_runs_are_compared_that_a_search_has_hidden_meanwhile(server: Server, page: Page) -> None:
     for name, rank in (("small", 4), ("large", 64), ("other", 8)):
         write_run(server.runs / name, rank=rank)
@@ -243,6 +272,7 @@ def test_runs_are_compared_that_a_search_has_hidden_meanwhile(server: Server, pa
     assert page.locator(".charts").get_attribute("data-points") == "100 100"
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_fit_a_phone_and_are_read_in_light_and_dark(server: Server, browser: Browser, scheme: str) -> None:
     write_run(server.runs / f"a-run-with-a-rather-long-name-of-its-own-{scheme}", samples=2)
@@ -254,6 +284,7 @@ def test_pages_fit_a_phone_and_are_read_in_light_and_dark(server: Server, browse
             assert page.evaluate(UNNAMED) == [], path
 
 
+@pytest.mark.core
 def test_all_of_it_works_with_the_keyboard(server: Server, page: Page) -> None:
     write_run(server.runs / "crush", samples=1)
     page.goto(server.address)

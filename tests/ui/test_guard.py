@@ -120,6 +120,7 @@ def test_samples_are_shown_and_weights_are_taken_away(client: TestClient, runs: 
     (folder / "lora.safetensors").write_bytes(b"weights")
     sample = client.get("/run/file", params={"run": "0/crush", "file": "validation/step-000010/00.png"})
     assert sample.headers["content-type"] == "image/png"
+    assert 'inline; filename="crush-step000010-00-' in sample.headers["content-disposition"]
     weights = client.get("/run/file", params={"run": "0/crush", "file": "weights/step-000100/lora.safetensors"})
     assert weights.content == b"weights"
     assert "crush-step-000100-lora.safetensors" in weights.headers["content-disposition"]

@@ -11,8 +11,9 @@ from ui_runs import append_event, append_step, write_run
 
 import finetrainers
 from finetrainers.events import EVENTS
+from finetrainers.runs.pace import seconds_left
 from finetrainers.ui.app import make_app
-from finetrainers.ui.facts import CURVES, curves_of, seconds_left
+from finetrainers.ui.facts import CURVES, curves_of
 from finetrainers.ui.folders import Folders, OpenRuns
 from finetrainers.ui.job import SAVE_FILE, Job
 from finetrainers.ui.live import _look
@@ -74,7 +75,7 @@ def test_what_is_new_is_sent_from_where_the_browser_is(runs: Path) -> None:
 def test_time_left_is_of_the_steps_that_are_left(tmp_path: Path) -> None:
     write_run(tmp_path / "run", steps=40, total=100)
     with OpenRuns(Folders((tmp_path.resolve(),))).updated("0/run") as run:
-        assert seconds_left(run) == pytest.approx(60 * 0.5)
+        assert seconds_left(run, int(run.columns.steps()[-1])) == pytest.approx(60 * 0.5)
         assert curves_of(run, 10)["held_out"]["bins"].keys() == {"0.00-0.50", "0.50-1.00"}
 
 

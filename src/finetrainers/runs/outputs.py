@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from finetrainers.runs.inside import files_below, inside, is_inside
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif"})
 VIDEOS = frozenset({".mp4", ".webm"})
+TITLE_LENGTH = 48
+"""Letters of a prompt in the name of a sample: names of files are short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,12 @@ class Sample:
     """Absolute; it is there, and in the run directory."""
     settings: dict[str, Any]
     """What else the prompt says: seed, steps, guidance, size and so on; None is left out."""
+
+    @property
+    def title(self) -> str:
+        """A name for its file elsewhere: step, number and the beginning of the prompt."""
+        words = re.sub(r"\W+", "-", self.prompt).strip("-_").lower()[:TITLE_LENGTH].rstrip("-")
+        return "-".join(filter(None, (f"step{self.step:06d}", f"{self.number:02d}", words))) + self.file.suffix
 
     @property
     def is_video(self) -> bool:

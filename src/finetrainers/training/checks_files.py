@@ -16,6 +16,8 @@ from finetrainers.tuning import build_tuning
 
 PATTERNS = ("*.safetensors", "*.bin")
 """Files of weights, as diffusers and transformers write them."""
+READ_WHOLE = "model.safetensors"
+"""File of transformers, which looks at no index beside it; diffusers reads an index first, and then its parts alone."""
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 """Files that a tokenizer has its words in, one of them at least; without any, transformers makes an empty one in silence."""
 
@@ -82,9 +84,13 @@ def _check_folder(component: str, folder: Path) -> None:
         ModelError: Naming the file.
     """
     for index in folder.glob("*.safetensors.index.json"):
+        whole = index.with_name(index.name.removesuffix(".index.json"))
+        if whole.name == READ_WHOLE and whole.is_file():
+            continue
         missing = [file for file in files_in_index(index) if not (folder / file).is_file()]
         if missing:
-            raise ModelError(f"{component}: {folder / missing[0]} is missing, which {index.name} names; download it again")
+            way_out = f"remove {index.name}, or download it again" if whole.is_file() else "download it again"
+            raise ModelError(f"{component}: {folder / missing[0]} is missing, which {index.name} names; {way_out}")
     files = [file for pattern in PATTERNS for file in sorted(folder.glob(pattern))]
     if not files:
         raise ModelError(f"{component}: {folder} has no weights ({' or '.join(PATTERNS)}); download them")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from finetrainers.data.catalog.found import set_lines
 from finetrainers.data.order.mixture import mixture_lines
-from finetrainers.events import AttentionEvent, EndEvent, FilledBucket, RunOutline, Tuned, ValidationEvent
+from finetrainers.events import AttentionEvent, EndEvent, FilledBucket, RunOutline, ValidationEvent
+from finetrainers.events.words import as_share, as_size, as_steps, as_trained, plural
 from finetrainers.files.steps import step_directory
 from finetrainers.training.console_bar import as_time
 
@@ -38,7 +39,7 @@ def run_lines(outline: RunOutline) -> list[Row]:
         ),
         ("samples", _samples(outline)),
         ("buckets", "; ".join(_buckets(outline.buckets))),
-        ("trains", "" if outline.trained is None else _trained(outline.trained)),
+        ("trains", "" if outline.trained is None else as_trained(outline.trained)),
         ("steps", _steps(outline)),
         ("each", _at_times(outline)),
         ("output", _output(outline)),
@@ -78,7 +79,7 @@ def _buckets(buckets: Sequence[FilledBucket]) -> list[str]:
     texts = []
     for own in shown:
         held_out = f" + {own.held_out} held out" if own.held_out else ""
-        cropped = f", {own.cropped:.0%} cropped" if own.cropped is not None and own.cropped >= MENTIONED_CROP else ""
+        cropped = f", {as_share(own.cropped)} cut off" if own.cropped is not None and own.cropped >= MENTIONED_CROP else ""
         texts.append(f"{list(own.size)} {own.samples}{held_out}{cropped}")
     others = fullest[len(shown) :]
     if others:
@@ -86,24 +87,11 @@ def _buckets(buckets: Sequence[FilledBucket]) -> list[str]:
     return texts
 
 
-def _trained(trained: Tuned) -> str:
-    rank = "" if trained.rank is None else f", rank {trained.rank}, alpha {trained.alpha:g}"
-    whole = f"{as_count(trained.parameters)} of {as_count(trained.all_parameters)} parameters"
-    size = f", {as_size(trained.mb / 1e3)} of weights" if trained.mb else ""
-    return f"{trained.kind}{rank}: {whole}{size}"
-
-
 def _steps(outline: RunOutline) -> str:
-    times, start = steps_of(outline), outline.resumed_from
+    times, start = as_steps(outline.steps, outline.batch_size, outline.num_samples), outline.resumed_from
     if start is None:
         return times
     return f"{times}; continues from checkpoints/{step_directory(Path(), start).name}"
-
-
-def steps_of(outline: RunOutline) -> str:
-    """Write the steps of a run, and the passes over its samples that they are."""
-    epochs = outline.steps * outline.batch_size / max(1, outline.num_samples)
-    return f"{plural(outline.steps, 'step')} of {plural(outline.batch_size, 'sample')}: {epochs:.3g} epochs"
 
 
 def _at_times(outline: RunOutline) -> str:
@@ -173,26 +161,6 @@ def fold(line: str, width: int | None) -> list[str]:
         return [line]
     indent = " " * LABEL
     return textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-
-
-def plural(count: int, noun: str) -> str:
-    """Write a count with its noun."""
-    return f"1 {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def as_count(number: int) -> str:
-    """Write a number of parameters."""
-    for size, name in ((10**9, "billion"), (10**6, "million")):
-        if number >= size:
-            return f"{number / size:.3g} {name}"
-    return f"{number:,}"
-
-
-def as_size(gb: float) -> str:
-    """Write a size on the disk, given in GB."""
-    if gb >= 1:
-        return f"{gb:.1f} GB"
-    return f"{1e3 * gb:.1f} MB" if gb >= 1e-3 else f"{1e6 * gb:.0f} KB"
 
 
 def near(path: str | Path) -> str:

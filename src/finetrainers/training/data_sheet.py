@@ -9,7 +9,6 @@ from finetrainers.config import Bucket
 from finetrainers.data.media.remote import is_remote
 from finetrainers.files.whole import to_json, whole_directory, write_whole
 from finetrainers.runs.report.data import SHEET_FILE, SHEET_FOLDER
-from finetrainers.training.inspect.facts import about_buckets, probe_again
 from finetrainers.training.inspect.sheets import SHEET_SIDE, Shown, show, spread_samples
 from finetrainers.training.lock import shortened
 from finetrainers.training.prepared import Prepared
@@ -20,8 +19,6 @@ SECONDS = 2.0
 PER_BUCKET, IN_ALL = 8, 48
 """Samples that are shown."""
 MAX_NAMES = 50
-MAX_MEASURED = 20_000
-"""Samples of which it is counted how much of them is cut off."""
 QUALITY = 80
 
 
@@ -51,13 +48,9 @@ def remove_data_sheet(directory: Path) -> None:
 
 
 def _buckets(prepared: Prepared, folder: Path) -> list[dict[str, Any]]:
-    rows = {tuple(row["size"]): row for row in _measured(prepared)}
     until, number = time.monotonic() + SECONDS, 0
     chosen = spread_samples(prepared, PER_BUCKET)
-    found: dict[Bucket, dict[str, Any]] = {
-        bucket: {"size": list(bucket), "cropped": rows.get(tuple(bucket), {}).get("cropped"), "shown": []}
-        for bucket, _ in chosen
-    }
+    found: dict[Bucket, dict[str, Any]] = {bucket: {"size": list(bucket), "shown": []} for bucket, _ in chosen}
     turns = max((len(samples) for _, samples in chosen), default=0)
     for turn in range(turns):  # one of each bucket, then the next: all are shown where time or room ends
         for bucket, samples in chosen:
@@ -72,13 +65,6 @@ def _buckets(prepared: Prepared, folder: Path) -> list[dict[str, Any]]:
 def _is_far(prepared: Prepared, sample: int) -> bool:
     data, row = prepared.plan.catalog.locate(sample)
     return is_remote(data.path(row, "media"))
-
-
-def _measured(prepared: Prepared) -> list[dict[str, Any]]:
-    """How much of the samples of each bucket is cut off; nothing of many, or of those that are read shard by shard."""
-    if prepared.chapters is not None or prepared.plan.catalog.num_samples > MAX_MEASURED:
-        return []
-    return about_buckets(prepared, probe_again(prepared, 1))
 
 
 def _written(shown: Shown, prepared: Prepared, folder: Path, number: int) -> dict[str, Any]:

@@ -1,18 +1,22 @@
 """What a run that took its last step leaves: a model card, a report, and on request all of it on the Hub."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finetrainers.events import EndEvent
+from finetrainers.events import BadItem, DataShare, EndEvent, ItemTable
+from finetrainers.events.record import made, own_fields
+from finetrainers.events.report import RunReport, RunSummary
 from finetrainers.files.steps import step_directory
+from finetrainers.runs.folder import RunFolder
 from finetrainers.runs.outputs import samples_of
+from finetrainers.runs.summary import summary_of
 from finetrainers.training.cards import Cards
 from finetrainers.training.export import export_facts
 from finetrainers.training.hub import push
 from finetrainers.training.outcomes import Outcomes
 from finetrainers.training.prepared import Prepared
-from finetrainers.training.report import read_events, write_report
+from finetrainers.training.report import write_report
 from finetrainers.training.session import Session
 from finetrainers.training.trainer import Trainer
 
@@ -41,12 +45,12 @@ def finish(
 ) -> Result:
     """Write card and report beside weights that are exported, and push them to a repository, if there is one."""
     config = session.config
-    report = _report(session, trainer, prepared, outcomes=outcomes)
+    report = report_of(session, trainer, prepared, outcomes)
     cards.write(trainer.step, export_facts(trainer, config, prepared.model), repo=repo)
     cards.tell(session.warn)
     write_report(config.output_dir, report)
     if repo is not None:
-        report["pushed_to"] = push(repo, weights, private=config.hub_private)
+        report = replace(report, pushed_to=push(repo, weights, private=config.hub_private))
         write_report(config.output_dir, report)
     best, samples = outcomes.best_weights(), step_directory(config.output_dir / "validation", trainer.step)
     session.emit(
@@ -62,28 +66,31 @@ def finish(
             best_weights=None if best is None else str(best),
         )
     )
-    return Result(config.output_dir, weights, trainer.step, report)
+    return Result(config.output_dir, weights, trainer.step, report.tree())
 
 
-def _report(session: Session, trainer: Trainer, prepared: Prepared, *, outcomes: Outcomes) -> dict[str, Any]:
-    events = read_events(session.config.output_dir, {"run", "step", "validation"})
-    begun = [number for number, e in enumerate(events) if e["event"] == "run" and e["resumed_from"] is None]
-    events = events[begun[-1] if begun else 0 :]  # what was before is of a run that was given up
-    losses = {e["step"]: e["loss"] for e in events if e["event"] == "step"}
-    held_out = {e["step"]: e["held_out_loss"] for e in events if e["event"] == "validation" and "held_out_loss" in e}
-    tables = [e["items"] for e in events if e["event"] == "validation" and "items" in e and e["step"] <= trainer.step]
-    return {
-        "version": 1,
-        "steps": trainer.step,
-        "skipped_steps": trainer.update.num_skipped,
-        "num_samples": prepared.plan.num_samples,
-        "mix": prepared.mixture(trainer.step),
-        "bad_samples": [asdict(problem) for problem in prepared.problems],
-        "first_loss": losses.get(min(losses, default=0)),
-        "last_loss": losses.get(max(losses, default=0)),
-        "held_out_losses": sorted((step, loss) for step, loss in held_out.items() if step <= trainer.step),
-        "stopped_by": outcomes.reason(trainer),
-        "best_step": outcomes.best,
-        "items": tables[-1] if tables else None,
-        "seconds": session.seconds,
-    }
+def report_of(session: Session, trainer: Trainer, prepared: Prepared, outcomes: Outcomes) -> RunReport:
+    """Tell what the run was and did, by its events and by what its own process knows."""
+    run = RunFolder(session.config.output_dir)
+    run.update()
+    losses = run.columns.column("loss").tolist()
+    measured = [event for event in run.of_kind("validation") if event["step"] <= trainer.step]
+    held_out = {event["step"]: float(event["held_out_loss"]) for event in measured if "held_out_loss" in event}
+    tables = [event["items"] for event in measured if "items" in event]
+    known = summary_of(run)
+    return RunReport(
+        **{own.name: getattr(known, own.name) for own in own_fields(RunSummary)},
+        version=1,
+        steps=trainer.step,
+        skipped_steps=trainer.update.num_skipped,
+        stopped_by=outcomes.reason(trainer),
+        num_samples=prepared.plan.num_samples,
+        mix=[DataShare(**own) for own in prepared.mixture(trainer.step)],
+        bad_samples=[BadItem(path=problem.path, reason=problem.reason) for problem in prepared.problems],
+        first_loss=losses[0] if losses else None,
+        last_loss=losses[-1] if losses else None,
+        held_out_losses=sorted(held_out.items()),
+        best_step=outcomes.best,
+        items=made(ItemTable, tables[-1]) if tables else None,
+        seconds=session.seconds,
+    )

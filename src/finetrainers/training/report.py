@@ -1,17 +1,19 @@
 """What a run did: report.json, and events.jsonl read back."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from finetrainers.events.report import RunReport
 from finetrainers.files.whole import to_json, write_whole
+from finetrainers.runs.folder import REPORT_FILE
 
 
-def write_report(directory: Path, report: Mapping[str, Any]) -> Path:
-    """Write report.json: what the run did, and what it left out."""
-    file = directory / "report.json"
-    write_whole(file, to_json(report, indent=1))
+def write_report(directory: Path, report: RunReport) -> Path:
+    """Write report.json: what the run was and did, and what it left out."""
+    file = directory / REPORT_FILE
+    write_whole(file, to_json(report.tree(), indent=1))
     return file
 
 

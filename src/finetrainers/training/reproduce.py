@@ -17,7 +17,7 @@ from finetrainers.models import open_model
 from finetrainers.runs.comparison.compare import CODE, differing_machine, differing_packages
 from finetrainers.runs.comparison.words import line_of
 from finetrainers.runs.folder import CONFIG_FILE, RunFolder
-from finetrainers.runs.report.facts import last_start
+from finetrainers.runs.summary import last_start
 from finetrainers.training.lock import captions_digest, environment, files_of
 from finetrainers.training.paths import absolute
 from finetrainers.training.prepare import prepare

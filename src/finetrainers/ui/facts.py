@@ -7,7 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from finetrainers.errors import DataError
@@ -16,8 +15,6 @@ from finetrainers.runs.folder import CONFIG_FILE, RunFolder
 from finetrainers.runs.outputs import read_json, step_folders_inside
 from finetrainers.ui.job import Job
 
-RECENT_STEPS = 50
-"""Over which the time of a step is taken, for the time that is left."""
 UNREADABLE = "unreadable"
 CURVES = ("loss", "grad_norm", "lr", "tokens_per_second", "peak_memory_gb", "step_seconds")
 
@@ -99,18 +96,6 @@ def _held_out(run: RunFolder) -> float | None:
         return None
     told = read_json(run.path, folders[max(folders)] / "validation.json")
     return numbers({"loss": told.get("held_out_loss")}).get("loss")
-
-
-def seconds_left(run: RunFolder) -> float | None:
-    """How long the steps that are left take, at the pace of the last ones."""
-    columns = run.columns
-    steps = columns.steps()[-RECENT_STEPS:]
-    left = run.steps - int(steps[-1]) if len(steps) else 0
-    if not left or len(steps) < 2:
-        return None
-    seconds = columns.column("step_seconds")[-RECENT_STEPS:] + columns.column("data_seconds")[-RECENT_STEPS:]
-    pace = float(np.nanmedian(seconds)) if np.isfinite(seconds).any() else None
-    return None if pace is None else pace * left
 
 
 def curves_of(run: RunFolder, points: int, *, after: int = -1) -> dict[str, Any]:

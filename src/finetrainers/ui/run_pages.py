@@ -1,5 +1,6 @@
 """Pages about one run, and about several beside each other."""
 
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -9,12 +10,14 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 
 from finetrainers.config.syntax import dump_yaml
 from finetrainers.errors import ConfigError, DataError
+from finetrainers.files.steps import STEP_NAME
 from finetrainers.runs.comparison.compare import compare
 from finetrainers.runs.comparison.words import as_text
 from finetrainers.runs.folder import CONFIG_FILE, RunFolder
 from finetrainers.runs.inside import is_inside
-from finetrainers.runs.outputs import PICTURES, VIDEOS
-from finetrainers.ui.facts import curves_of, differences, row_of, seconds_left, state_of
+from finetrainers.runs.outputs import PICTURES, VIDEOS, Sample, samples_of
+from finetrainers.runs.pace import seconds_left
+from finetrainers.ui.facts import curves_of, differences, row_of, state_of
 from finetrainers.ui.folders import visible
 from finetrainers.ui.job import ENDED
 from finetrainers.ui.site import Site, number_of, site_of
@@ -79,7 +82,7 @@ def _status(site: Site, name: str, run: RunFolder) -> dict[str, Any]:
         "step": standing.step,
         "steps": run.steps,
         "last": standing.last or {},
-        "left": seconds_left(run) if state == "running" else None,
+        "left": seconds_left(run, standing.step) if state == "running" else None,
         "progress": run.progress if state == "running" else None,
         "job": job,
         "is_ours": job is not None and job.state == "running",
@@ -135,7 +138,9 @@ def run_file(request: Request) -> Response:
     file = visible(run.path, path)
     folder = file.relative_to(run.path).parts[:1]
     if folder == ("validation",) and file.suffix.lower() in PICTURES | VIDEOS and file.is_file():
-        return FileResponse(file, headers={"cache-control": "private, max-age=60"})
+        title = next((f"{run.name}-{sample.title}" for sample in _drawn_beside(run, file) if sample.file == file), file.name)
+        headers = {"cache-control": "private, max-age=60"}
+        return FileResponse(file, headers=headers, filename=title, content_disposition_type="inline")
     if path == REPORT_PAGE and file.is_file():  # to take away: it has a script, which pages of this server may not have
         return FileResponse(file, media_type="application/octet-stream", filename=f"{run.name}-report.html")
     if folder and folder[0] in DOWNLOADS and file.is_file():
@@ -143,6 +148,12 @@ def run_file(request: Request) -> Response:
         title = file.name if is_named_after_run else f"{run.name}-{file.parent.name}-{file.name}"
         return FileResponse(file, media_type="application/octet-stream", filename=title)
     raise DataError(f"{path!r} is no sample and no weights of this run")
+
+
+def _drawn_beside(run: RunFolder, file: Path) -> list[Sample]:
+    """What a validation drew into the folder of a file."""
+    step = STEP_NAME.fullmatch(file.parent.name)
+    return [] if step is None else samples_of(run.path, int(step[1]), file.parent)
 
 
 async def run_action(request: Request) -> Response:

@@ -8,7 +8,7 @@ import numpy as np
 from finetrainers.runs.comparison.causes import PLACES, Effect, effect_of, flat, order_of
 from finetrainers.runs.folder import RunFolder
 from finetrainers.runs.outputs import read_json
-from finetrainers.runs.report.facts import LOCK_FILE, last_start
+from finetrainers.runs.summary import LOCK_FILE, last_start
 from finetrainers.runs.validations import best
 
 VERSION = 1

@@ -18,6 +18,8 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 22, 14, 26
 NUM_TICKS = 4
 FLAT = 1e-9
 """Difference of values, as a part of them, that is none in a picture."""
+MAX_MARKS = 200
+"""Validations that are marked."""
 MAX_DOTS = 60
 """Points of a curve that are shown one by one, as those of validations."""
 Points = tuple[Sequence[float], Sequence[float]]
@@ -47,6 +49,8 @@ class Chart:
     is_log: bool = False
     marks: Sequence[int] = ()
     """Steps at which the run was started again."""
+    validations: Sequence[int] = ()
+    """Steps of validations: short marks on the axis of steps."""
     star: tuple[float, float, str] | None = None
     """A point that is named: step, value and words."""
     unit: str = ""
@@ -60,7 +64,13 @@ def draw(chart: Chart) -> str:
     low, high = _range(values, is_log=chart.is_log)
     scale = _Scale(chart.steps, low, high, chart.is_log)
     marks = "".join(f'<path class="restart" d="M{scale.x(step):.1f} {TOP}V{HEIGHT - BOTTOM}"/>' for step in chart.marks)
-    body = [_axes(scale), marks, *(_line(line, scale) for line in chart.lines), _star(chart, scale)]
+    body = [
+        _axes(scale),
+        marks,
+        _validations(chart, scale),
+        *(_line(line, scale) for line in chart.lines),
+        _star(chart, scale),
+    ]
     described = f"{chart.title}: " + "; ".join(_words(line) for line in chart.lines)
     svg = (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(described)}" tabindex="0" '
@@ -110,6 +120,16 @@ def ticks(low: float, high: float, *, is_log: bool = False) -> list[float]:
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(m * size for m in (1, 2, 5, 10) if m * size >= raw)
     return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _validations(chart: Chart, scale: _Scale) -> str:
+    """Mark validations on the axis of steps, as one path; of more than are told apart, some."""
+    own = chart.validations
+    if not own:
+        return ""
+    shown = own[:: math.ceil(len(own) / MAX_MARKS)]
+    places = "".join(f"M{scale.x(step):.1f} {HEIGHT - BOTTOM}v-7" for step in shown)
+    return f'<path class="validation" d="{places}"/>'
 
 
 def _axes(scale: _Scale) -> str:

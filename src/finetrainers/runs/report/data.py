@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetrainers.errors import DataError
+from finetrainers.events.words import as_cut, as_steps
 from finetrainers.runs.folder import RunFolder
 from finetrainers.runs.inside import inside
 from finetrainers.runs.outputs import read_json
@@ -45,18 +46,25 @@ def data_parts(run: RunFolder) -> list[str]:
 def sentence(begun: dict[str, Any]) -> str:
     """Say how much is trained on."""
     text = f"{begun.get('num_samples', 0):,} samples, {begun.get('num_held_out', 0):,} held-out ones measured"
-    text += f"; {begun['epochs']} passes over the data" if begun.get("epochs") else ""
+    if begun.get("steps") and begun.get("batch_size"):
+        text += f"; {as_steps(begun['steps'], begun['batch_size'], begun.get('num_samples', 0))}"
     return text + (f"; {begun['num_bad']} bad items" if begun.get("num_bad") else "")
 
 
 def bucket_rows(begun: dict[str, Any], crops: dict[tuple[int, ...], Any]) -> list[tuple[str, ...]]:
     """Rows of the table of buckets: size, samples, held out, and what of the pixels is cut off."""
-    rows: list[tuple[str, ...]] = []
-    for one in begun.get("buckets", ()):
-        cut = crops.get(tuple(one["size"]), {}).get("cropped")
-        told = "" if cut is None else f"{cut['median']:.0%} (up to {cut['max']:.0%})"
-        rows.append((size_words(one["size"]), f"{one['samples']:,}", f"{one.get('held_out', 0):,}", told))
-    return rows
+    return [
+        (size_words(one["size"]), f"{one['samples']:,}", f"{one.get('held_out', 0):,}", _cut(one, crops))
+        for one in begun.get("buckets", ())
+    ]
+
+
+def _cut(one: dict[str, Any], crops: dict[tuple[int, ...], Any]) -> str:
+    """Say what a bucket's crop removes; of a run whose event did not tell, the median that was written of it."""
+    if one.get("cropped") is not None and one.get("most_cropped") is not None:
+        return as_cut(one["cropped"], one["most_cropped"])
+    cut = crops.get(tuple(one["size"]), {}).get("cropped")
+    return f"median {as_cut(cut['median'], cut['max'])}" if isinstance(cut, dict) else ""
 
 
 def size_words(size: list[int]) -> str:

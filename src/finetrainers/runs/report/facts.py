@@ -5,24 +5,24 @@ import math
 import re
 import time
 from collections import Counter
-from itertools import pairwise
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from finetrainers.config import Config, LoraConfig
 from finetrainers.config.base import Section
 from finetrainers.errors import DataError
+from finetrainers.events import Tuned
+from finetrainers.events.record import made
+from finetrainers.events.words import as_count, as_size, as_trained
 from finetrainers.runs.folder import RunFolder
 from finetrainers.runs.inside import inside
-from finetrainers.runs.outputs import Saved, read_json
+from finetrainers.runs.outputs import Saved
+from finetrainers.runs.pace import seconds_left, seconds_of_step, total_seconds
 from finetrainers.runs.state import Standing
+from finetrainers.runs.summary import last_start, peak_memory_gb
 from finetrainers.runs.validations import best
 
-LOCK_FILE = "lock.json"
-LAST_STEPS = 50
-"""Of which the time of a step is the middle."""
 MAX_HEADER_BYTES = 1 << 26
 """Of a safetensors file that is believed."""
 IN_COMFYUI = {
@@ -73,15 +73,19 @@ def model_name(tree: dict[str, Any]) -> str:
 
 
 def tuning_sentence(run: RunFolder) -> str:
-    """Say what trains, and how large the last weights are."""
+    """Say what trains, and how large the weights are: as the run said when it began; of an older one, as they lie there."""
+    trained = (run.begun or {}).get("trained")
+    if isinstance(trained, dict):
+        with suppress(TypeError, ValueError):  # of a later version, which has other fields
+            return as_trained(made(Tuned, trained))
     tuning = run.tree.get("tuning", {})
     told = [str(tuning.get("kind", ""))]
-    told += [f"{key} {tuning[key]:g}" for key in ("rank", "alpha", "factor") if tuning.get(key) is not None]
+    told += [f"{key} {tuning[key]:g}" for key in ("rank", "alpha", "factor") if isinstance(tuning.get(key), int | float)]
     weights = [saved for saved in run.weights() if saved.is_valid]
     count = num_parameters(run.path, weights[-1]) if weights else None
     if weights:
-        told.append(f"{count:,} parameters" if count is not None else "")
-        told.append(f"{file_size(weights[-1].bytes)} of weights")
+        told.append(f"{as_count(count)} parameters" if count is not None else "")
+        told.append(f"{as_size(weights[-1].bytes / 1e9)} of weights")
     return ", ".join(filter(None, told))
 
 
@@ -108,48 +112,23 @@ def num_parameters(root: Path, weights: Saved) -> int | None:
 
 def device_sentence(run: RunFolder) -> str:
     """Say what it runs on, and the memory that it took."""
-    start = last_start(run)
-    names = Counter(map(str, start.get("devices", ())))
+    names = Counter(map(str, last_start(run).get("devices", ())))
     told = [f"{count} x {name}" if count > 1 else name for name, count in names.items()]
     told = told or [str((run.begun or {}).get("device", ""))]
-    peak = run.columns.column("peak_memory_gb")
-    peak = peak[np.isfinite(peak)]
-    if len(peak):
-        told.append(f"peak {peak.max():.1f} GB")
+    peak = peak_memory_gb(run)
+    told += [] if peak is None else [f"peak {peak:.1f} GB"]
     return ", ".join(filter(None, told))
-
-
-def last_start(run: RunFolder) -> dict[str, Any]:
-    """What lock.json says of the run's last start; empty if it is of a version that wrote none."""
-    starts = read_json(run.path, run.path / LOCK_FILE).get("starts")
-    return starts[-1] if isinstance(starts, list) and starts and isinstance(starts[-1], dict) else {}
 
 
 def time_sentence(run: RunFolder, standing: Standing) -> str:
     """Say how long it took, how long a step takes, and when it will be done."""
-    total = sum(_durations(run))
+    total, pace, left = total_seconds(run), seconds_of_step(run), seconds_left(run, standing.step)
     told = [duration(total)] if total else []
-    spent = run.columns.column("step_seconds")[-LAST_STEPS:] + run.columns.column("data_seconds")[-LAST_STEPS:]
-    recent = spent[np.isfinite(spent)]
-    if len(recent):
-        middle = float(np.median(recent))
-        told.append(f"{middle:.3g} s a step")
-        left = run.steps - standing.step
-        if standing.state == "running" and left > 0:
-            end = time.strftime("%Y-%m-%d %H:%M", time.localtime((standing.time or time.time()) + left * middle))
-            told.append(f"about {duration(left * middle)} left, until {end}")
+    told += [] if pace is None else [f"{pace:.3g} s a step"]
+    if standing.state == "running" and left is not None:
+        end = time.strftime("%Y-%m-%d %H:%M", time.localtime((standing.time or time.time()) + left))
+        told.append(f"about {duration(left)} left, until {end}")
     return ", ".join(told)
-
-
-def _durations(run: RunFolder) -> list[float]:
-    """Seconds of each start of the run, from its first event to its last."""
-    begun = [float(event["time"]) for event in run.of_kind("run")]
-    times = np.sort(np.concatenate([[float(e["time"]) for e in run.kept], run.columns.column("time")]))
-    found = []
-    for start, stop in pairwise([*begun, math.inf]):
-        last = int(np.searchsorted(times, stop))  # of the events before the next start
-        found.append(max(0.0, float(times[last - 1]) - start) if last else 0.0)
-    return found
 
 
 def duration(seconds: float) -> str:
@@ -159,13 +138,6 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.3g} s"
-
-
-def file_size(size: int) -> str:
-    """Write bytes as one says them."""
-    if size >= 10**9:
-        return f"{size / 1e9:.3g} GB"
-    return f"{size / 1e6:.3g} MB" if size >= 10**5 else f"{max(1, round(size / 1e3))} kB"
 
 
 def settings(config: Config) -> list[tuple[str, str, str]]:

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from shlex import quote
 
+from finetrainers.events.words import as_size
 from finetrainers.runs.curves import smooth
 from finetrainers.runs.folder import RunFolder
 from finetrainers.runs.report import facts
@@ -16,6 +18,7 @@ from finetrainers.runs.report.script import SCRIPT, STYLE
 from finetrainers.runs.report.sheet import sheet
 from finetrainers.runs.report.shell import page, table
 from finetrainers.runs.state import Standing
+from finetrainers.runs.summary import last_start
 from finetrainers.runs.validations import best
 
 POINTS = 400
@@ -86,7 +89,8 @@ def _curves(run: RunFolder) -> list[str]:
     found = [chart for chart in charts if chart]
     if not found:
         return []
-    note = " Dashed lines: the run was started again." if _restarts(run) else ""
+    note = " Marks on the axis of steps: validations." if run.validations() else ""
+    note += " Dashed lines: the run was started again." if _restarts(run) else ""
     hint = "Move over a curve, or focus it and press the arrow keys, to read its values."
     return [f'<h2 id=curves>Curves</h2><p class="quiet">{hint}{note}</p><div class="charts">{"".join(found)}</div>']
 
@@ -110,7 +114,7 @@ def charts_of(run: RunFolder) -> list[Chart]:
         band, values = (curves.low["loss"], curves.high["loss"]), curves.mean["loss"]
         smoothed = smooth(values, weight=1 - 1 / MEMORY).tolist()
         loss = [Line("each step", (x, values.tolist()), "raw", band), Line("smoothed", (x, smoothed), "one")]
-    return [
+    charts = [
         Chart("Training loss", loss, steps, marks=marks),
         *_held_out(run, steps, marks),
         plain("Learning rate", "lr"),
@@ -119,6 +123,8 @@ def charts_of(run: RunFolder) -> list[Chart]:
         plain("Peak memory", "peak_memory_gb", unit="GB, 10^9 bytes"),
         plain("Tokens a second", "tokens_per_second"),
     ]
+    validations = [one.step for one in run.validations()]
+    return [replace(chart, validations=validations) for chart in charts]
 
 
 def _held_out(run: RunFolder, steps: int, marks: Sequence[int]) -> list[Chart]:
@@ -168,7 +174,7 @@ def _use(run: RunFolder) -> list[str]:
     parts.append(f"<h3>On the command line</h3><pre>{escape(f'finetrainers sample {folder} --prompt TEXT')}</pre>")
     if run.config is not None and facts.fits_comfyui(run.config, str((run.begun or {}).get("family"))):
         parts.append(f"<h3>In ComfyUI</h3><pre>{escape(f'finetrainers export {folder} --to comfyui')}</pre>")
-    rows = [(f"step {one.step}", facts.file_size(one.bytes), str(one.path.relative_to(run.path))) for one in weights]
+    rows = [(f"step {one.step}", as_size(one.bytes / 1e9), str(one.path.relative_to(run.path))) for one in weights]
     return [*parts, table(rows, header=("Weights", "Size", "Folder"))]
 
 
@@ -179,7 +185,7 @@ def _settings(run: RunFolder) -> list[str]:
     else:
         parts.append('<p class="quiet">What differs from the defaults.</p>')
         parts.append(table(facts.settings(run.config), header=("Key", "Value", "Default"), name="settings"))
-    start, begun = facts.last_start(run), run.begun or {}
+    start, begun = last_start(run), run.begun or {}
     packages = start.get("packages", {})
     rows = [(name, str(begun[key])) for name, key in FINGERPRINTS if begun.get(key)]
     rows += [(name, str(start[key])) for name, key in VERSIONS if start.get(key)]

@@ -20,6 +20,7 @@ progress { width: 100%; height: 6px; accent-color: var(--one); }
 .chart h3 { margin: 0; } .chart svg { width: 100%; height: auto; display: block; touch-action: pan-y; }
 .chart text { font: 12px system-ui, sans-serif; fill: var(--quiet); } .chart path { fill: none; stroke-width: 1.6; }
 .chart .grid { stroke: var(--line); stroke-width: 1; } .chart .restart { stroke: var(--quiet); stroke-dasharray: 4 4; }
+.chart .validation { stroke: var(--ink); stroke-width: 2; }
 [hidden] { display: none !important; }
 .chart .cursor { stroke: var(--ink); stroke-width: 1; }
 .one { --own: var(--one); } .two { --own: var(--two); } .three { --own: var(--three); } .four { --own: var(--four); }

@@ -7,8 +7,8 @@ from typing import Any
 
 from finetrainers.data.catalog.found import set_lines
 from finetrainers.events import RunOutline
+from finetrainers.events.words import as_share, as_size, as_steps, as_trained, plural
 from finetrainers.training.check.run import Checked
-from finetrainers.training.console_lines import as_count, plural, steps_of
 from finetrainers.training.outline import NUM_BAD
 
 REPORT_VERSION = 1
@@ -70,19 +70,19 @@ def _outline_lines(run: RunOutline, checked: Checked) -> Iterator[str]:
     for bad in [own for own in run.bad or () if f"{own.path}: {own.reason}" not in errors]:
         yield from _row("left out", f"{bad.path}: {bad.reason}")
     yield from _buckets(run)
-    yield from _row("trains", _trained(run))
+    yield from _row("trains", "-" if run.trained is None else as_trained(run.trained))
     for number, line in enumerate(run.auto or ()):
         yield from _row("" if number else "auto", line)
     for number, (key, place) in enumerate(checked.code.items()):
         yield from _row("" if number else "yours", f"{key} {Path(place).name}")
-    yield from _row("steps", steps_of(run))
+    yield from _row("steps", as_steps(run.steps, run.batch_size, run.num_samples))
     yield from _row("validation", _validations(run, asks_held_out=checked.asks_held_out))
     yield from _row("start", _start(run))
     for change in checked.changed:
         yield from _row("", change)
     yield from _row("writes", f"{run.output_dir}: {', '.join(FILES)}")
     for own in run.disk or ():
-        yield from _row("", f"{own.what}, at most {_gb(own.gb)}: {own.path}")
+        yield from _row("", f"{own.what}, at most {as_size(own.gb)}: {own.path}")
 
 
 def _device(run: RunOutline) -> str:
@@ -111,7 +111,7 @@ def _buckets(run: RunOutline) -> Iterator[str]:
     head = f"{'frames':>6} {'height':>6} {'width':>6} {'samples':>8} {'held out':>8} {'cut off':>8} {'worst':>6}"
     yield from _row("buckets", head)
     for own in shown:
-        cut = ["-" if share is None else f"{share:.0%}" for share in (own.cropped, own.most_cropped)]
+        cut = [as_share(share) for share in (own.cropped, own.most_cropped)]
         frames, height, width = own.size
         row = f"{frames:>6} {height:>6} {width:>6} {own.samples:>8} {own.held_out:>8} {cut[0]:>8} {cut[1]:>6}"
         yield f"{'':{LABEL}}{row}"
@@ -119,15 +119,6 @@ def _buckets(run: RunOutline) -> Iterator[str]:
     if others:
         empty = others - (len(filled) - len(shown))
         yield from _row("", f"and {plural(others, 'bucket')} more, {empty} without samples")
-
-
-def _trained(run: RunOutline) -> str:
-    own = run.trained
-    if own is None:
-        return "-"
-    rank = "" if own.rank is None else f" of rank {own.rank}, alpha {own.alpha:g}"
-    part = f"{as_count(own.parameters)} of {as_count(own.all_parameters)} weights"
-    return f"{own.kind}{rank}: {part}, {_gb(own.mb / 1000)} as exported"
 
 
 def _validations(run: RunOutline, *, asks_held_out: bool) -> str:
@@ -161,7 +152,3 @@ def _row(label: str, text: str) -> list[str]:
 def _listed(kind: str, sentence: str) -> list[str]:
     lines = [line for part in sentence.split("\n") for line in (_row("", part) or [""])]
     return ["", f"{kind + ':':{LABEL - 1}} {lines[0].strip()}", *lines[1:]]
-
-
-def _gb(size: float) -> str:
-    return f"{size:.3g} GB" if size >= 1 else f"{1000 * size:.3g} MB"

@@ -95,8 +95,8 @@ def about_buckets(prepared: Prepared, facts: Known) -> list[dict[str, Any]]:
         number = numbers.get(tuple(row["size"]))
         parts = [_fitted(data, facts[id(data)], number, tuple(row["size"])) for data in catalog.sets]
         cut, scale = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
-        row.pop("most_cropped", None)
-        row["cropped"] = spread(cut) if len(cut) else None
+        mean, most = row.pop("cropped", None), row.pop("most_cropped", None)  # as a run, a check and a report have them
+        row["cropped"] = {**spread(cut), "mean": mean, "max": most} if len(cut) else None
         row["upscaled"] = int((scale > 1).sum())
         row["largest_scale"] = round(float(scale.max()), 3) if len(scale) else None
     return rows

@@ -3,6 +3,7 @@
 from html import escape
 from typing import Any
 
+from finetrainers.events.words import as_share
 from finetrainers.runs.report.pictures import data_uri
 from finetrainers.runs.report.shell import page
 from finetrainers.training.inspect.sheets import SHEET_SIDE, Shown, most_shown, sheets
@@ -24,7 +25,7 @@ def as_page(report: dict[str, Any], prepared: Prepared | None) -> str:
         parts.append(f'<h2>Bucket {width} x {height}{length}</h2><div class="sheet">{"".join(map(_figure, shown))}</div>')
     worst = [] if prepared is None else list(zip(report["cropped"], most_shown(prepared), strict=True))
     if worst:
-        figures = (_figure(shown, f"loses {row['cropped']:.0%}") for row, shown in worst if shown is not None)
+        figures = (_figure(shown, f"loses {as_share(row['cropped'])}") for row, shown in worst if shown is not None)
         parts.append(f'<h2>What loses most to the crop</h2><div class="sheet">{"".join(figures)}</div>')
     return page("Data of a run", parts)
 

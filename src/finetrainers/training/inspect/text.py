@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetrainers.data.catalog.found import most_passed_over
+from finetrainers.events.words import as_cut, as_share, as_size, as_steps
 
 WIDTH = 80
 Report = dict[str, Any]
@@ -19,11 +20,10 @@ def as_text(report: Report) -> str:
 
 def _run(report: Report) -> Iterator[str]:
     run, cache = report["run"], report["cache"]["latents_gb"]
-    yield f"{run['family']}, {run['task']}: {count(run['steps'], 'step')} of {count(run['batch_size'], 'sample')}"
-    yield f"{count(run['samples'], 'sample')}, each {run['times_each']:g} times; {run['held_out']} held out"
+    yield f"{run['family']}, {run['task']}: {as_steps(run['steps'], run['batch_size'], run['samples'])}"
+    yield f"{count(run['samples'], 'sample')}; {run['held_out']} held out"
     if cache is not None:
-        size = f"{cache:.3g} GB" if cache >= 1 else f"{1000 * cache:.3g} MB"
-        yield f"the cache will hold {size} of latents"
+        yield f"the cache will hold {as_size(cache)} of latents"
 
 
 def _sets(report: Report) -> Iterator[str]:
@@ -53,7 +53,7 @@ def _buckets(report: Report) -> Iterator[str]:
     for row in report["buckets"]:
         told = f"bucket {row['size']}: {count(row['samples'], 'sample')}"
         if row["samples"]:
-            told += f", cut off {row['cropped']['median']:.0%} (up to {row['cropped']['max']:.0%})"
+            told += f", cut off {as_cut(row['cropped']['mean'], row['cropped']['max'])}"
         if row["upscaled"]:
             told += f", {row['upscaled']} enlarged up to {row['largest_scale']:g} times"
         yield told
@@ -61,7 +61,9 @@ def _buckets(report: Report) -> Iterator[str]:
 
 def _cropped(report: Report) -> Iterator[str]:
     if report["cropped"]:
-        yield from _wrapped("loses most: " + ", ".join(f"{row['path']} ({row['cropped']:.0%})" for row in report["cropped"]))
+        yield from _wrapped(
+            "loses most: " + ", ".join(f"{row['path']} ({as_share(row['cropped'])})" for row in report["cropped"])
+        )
 
 
 def _problems(report: Report) -> Iterator[str]:

@@ -1,0 +1,90 @@
+"""report.json: what a run was and what it did, in one object."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from finetrainers.events.parts import BadItem, DataShare, ItemTable
+from finetrainers.events.record import Count, Number, Positive, Record, Seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary(Record):
+    """What a run was; null is what its files do not tell, such as those of an earlier version."""
+
+    model: str | None
+    """Where the model comes from: a folder, or an id on the Hub."""
+    model_revision: str | None
+    """Branch, tag or commit on the Hub, if one is asked for."""
+    family: str | None
+    """Model family, such as flux."""
+    task: str | None
+    """Task, such as text-to-video."""
+    tuning: str | None
+    """What trains: lora, lokr or full."""
+    rank: Positive | None
+    """Rank of the adapters."""
+    alpha: Number | None
+    """Alpha of the adapters: they are scaled by alpha / rank."""
+    trained_parameters: Count | None
+    """Numbers that train, over all processes."""
+    optimizer: str | None
+    """Name of the optimizer, or the file of one of the user's own."""
+    lr: Number | None
+    """Learning rate that the schedule begins from (optimizer.lr)."""
+    batch_size: Positive | None
+    """Samples of one optimizer step."""
+    epochs: Number | None
+    """Passes over the samples that the steps are: steps x batch_size / num_samples."""
+    device: str | None
+    """Name of the accelerator, such as NVIDIA H200, or cpu."""
+    processes: Positive | None
+    """Processes that trained together, each with a device of its own."""
+    peak_memory_gb: Number | None
+    """Largest memory of all starts, in GB (10^9 bytes), as of a step."""
+    step_seconds: Number | None
+    """Seconds of a step and its wait for data: the median of the last 50 steps that are told of."""
+    total_seconds: Seconds | None
+    """Seconds of all starts of the run, each from the beginning of its planning to its last event."""
+    stage_seconds: Mapping[str, Number]
+    """Seconds of each stage before the loop, over all starts."""
+    finetrainers: str | None
+    """Version of finetrainers."""
+    commit: str | None
+    """Commit of finetrainers, where it runs from a checkout."""
+    versions: Mapping[str, str] | None
+    """Versions of Python and of the packages that compute, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport(RunSummary):
+    """What report.json holds."""
+
+    version: Literal[1]
+    """Raised when a field changes its meaning; new fields do not raise it."""
+    steps: Count
+    """Optimizer steps taken."""
+    skipped_steps: Count
+    """Steps whose update was skipped (train.non_finite: skip)."""
+    stopped_by: Literal["steps", "early_stop", "callback"]
+    """Why training is done: all steps are taken, or validation.patience or a callback has ended it before."""
+    num_samples: Count
+    """Samples to train on; held-out and bad ones are not among them."""
+    mix: Sequence[DataShare]
+    """Data sets of the run, and what the steps have taken of each; empty with data.stream."""
+    bad_samples: Sequence[BadItem]
+    """All items that are left out, or replaced by others, because they cannot be used: path and reason."""
+    first_loss: Number | None
+    """Training loss of the first step that is told of."""
+    last_loss: Number | None
+    """Training loss of the last step."""
+    held_out_losses: Sequence[Sequence[Number]]
+    """Step and held-out loss of each validation that measured it."""
+    best_step: Positive | None
+    """Step of the lowest held-out loss after step 0."""
+    items: ItemTable | None
+    """The easiest and the hardest training items of the last validation that measured them (validation.items)."""
+    seconds: Mapping[str, Number]
+    """Seconds of each stage of the last start."""
+    pushed_to: str | None = None
+    """Repository on the Hub that the weights were pushed to; not given if they were not."""

@@ -1,0 +1,64 @@
+"""How long a run takes: in all, for a step, and until it is done."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from finetrainers.runs.folder import RunFolder
+
+RECENT_STEPS = 50
+"""Of which the time of a step is the middle."""
+
+
+def seconds_of_step(run: RunFolder) -> float | None:
+    """Median of the recent steps, each with its wait for data; None where none is known."""
+    columns = run.columns
+    seconds = columns.column("step_seconds")[-RECENT_STEPS:] + columns.column("data_seconds")[-RECENT_STEPS:]
+    known = seconds[np.isfinite(seconds)]
+    return float(np.median(known)) if len(known) else None
+
+
+def seconds_left(run: RunFolder, step: int) -> float | None:
+    """Seconds of the steps after ``step``, without validations; None where there are none, or nothing is known."""
+    left, pace = run.steps - step, seconds_of_step(run)
+    return None if pace is None or left <= 0 else left * pace
+
+
+def total_seconds(run: RunFolder) -> float | None:
+    """Seconds of all starts of the run, each from the beginning of its planning; None where it has not begun."""
+    starts, times = _starts(run), np.sort(run.columns.column("time"))
+    if not starts:
+        return None
+    total = 0.0
+    for start, after in pairwise([*starts, _Start(math.inf, math.inf)]):
+        steps = times[np.searchsorted(times, start.begin) : np.searchsorted(times, after.begin)]
+        total += max(start.last, *steps[-1:].tolist(), start.begin) - start.begin
+    return total
+
+
+@dataclass(slots=True)
+class _Start:
+    """When a start began, and its last event but steps, in seconds since 1970 UTC."""
+
+    begin: float
+    last: float
+    has_run: bool = False
+    is_over: bool = False
+
+
+def _starts(run: RunFolder) -> list[_Start]:
+    """Find the starts of a run: each plans, and then says ``run``; one that failed to plan is left out."""
+    found: list[_Start] = []
+    for event in run.kept:
+        time, own = float(event["time"]), found[-1] if found else None
+        if event["event"] == "stage" and event["stage"] == "planning":
+            begin = time - float(event["seconds"])
+            found.append(_Start(begin if own is None else max(begin, own.last), time))
+        elif event["event"] == "run" and (own is None or own.has_run or own.is_over):
+            found.append(_Start(time, time, has_run=True))
+        elif own is not None and not own.is_over:
+            own.last, own.has_run = time, own.has_run or event["event"] == "run"
+            own.is_over = event["event"] in {"end", "error"}
+    return found

@@ -1,0 +1,141 @@
+"""report.json and its figures: of a run of today, of one that an earlier version wrote, and the same ones in every place."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from runs import Tree, events_of
+
+import finetrainers
+from finetrainers.events.record import made, own_fields
+from finetrainers.events.report import RunReport, RunSummary
+from finetrainers.events.words import as_steps, as_trained, epochs_of
+from finetrainers.files.whole import to_json
+from finetrainers.runs.folder import RunFolder
+from finetrainers.runs.report.data import bucket_rows, sentence
+from finetrainers.runs.report.facts import device_sentence, time_sentence, tuning_sentence
+from finetrainers.runs.summary import summary_of
+from finetrainers.training.check.page import as_text
+from finetrainers.training.check.run import check
+from finetrainers.training.console_lines import run_lines
+from finetrainers.training.report import read_events
+
+EARLIEST = {
+    "v": 1,
+    "event": "run",
+    "time": 10.0,
+    "family": "flux",
+    "task": "text-to-image",
+    "resumed_from": None,
+    "steps": 4,
+}
+"""The first event of a run, with what the first versions told."""
+
+
+def updated(path: Path) -> RunFolder:
+    run = RunFolder(path)
+    run.update()
+    return run
+
+
+def test_the_report_says_what_the_run_was(first: Path, tree: Tree) -> None:
+    """Each field is there, typed, and reads back as it was; figures are those of the configuration and of the events."""
+    told = json.loads((first / "report.json").read_text())
+    steps = [event for event in events_of(first) if event["event"] == "step"]
+    assert json.loads(to_json(made(RunReport, told).tree())) == told
+    assert (told["model"], told["family"], told["task"]) == (tree["model"]["path"], "flux", "text-to-image")
+    assert (told["tuning"], told["rank"], told["alpha"], told["lr"], told["optimizer"]) == ("lora", 4, 8.0, 1e-3, "adamw")
+    assert (told["batch_size"], told["epochs"]) == (2, epochs_of(4, 2, told["num_samples"]))
+    assert (told["device"], told["processes"]) == (tree["train"]["device"], 1)
+    assert told["peak_memory_gb"] == max(event["peak_memory_gb"] for event in steps) > 0
+    assert told["total_seconds"] > sum(event["step_seconds"] for event in steps) > 0
+    assert told["trained_parameters"] == next(e["trained_parameters"] for e in events_of(first) if e["event"] == "loaded")
+    assert (told["finetrainers"], told["versions"]["torch"].partition("+")[0]) == (
+        finetrainers.__version__,
+        __import__("torch").__version__.partition("+")[0],
+    )
+    start = json.loads((first / "lock.json").read_text())["starts"][-1]
+    assert told["commit"] == start["commit"]
+    assert [step for step, _ in told["held_out_losses"]] == [0, 4]
+
+
+def test_seconds_and_memory_are_of_all_starts(first: Path, tmp_path: Path) -> None:
+    """A run that went on: the time between its starts does not count, and the larger of its peaks does."""
+    run = Path(shutil.copytree(first, tmp_path / "run"))
+    events = events_of(run)
+    before = updated(run)
+    later = [
+        {**event, "time": event["time"] + 1e6} | ({"resumed_from": 2} if event["event"] == "run" else {})
+        for event in events
+        if event["event"] != "step" or event["step"] > 2
+    ]
+    for event in later:
+        if event["event"] == "step":
+            event["peak_memory_gb"] = 999.0
+    write_events(run, [*events, *later])
+    told, once = summary_of(updated(run)), summary_of(before)
+    assert once.total_seconds is not None
+    assert told.total_seconds == pytest.approx(2 * once.total_seconds, rel=1e-6)
+    planning = next(event for event in events if event.get("stage") == "planning" and event["event"] == "stage")
+    assert once.total_seconds == pytest.approx(events[-1]["time"] - planning["time"] + planning["seconds"])
+    assert (told.peak_memory_gb, told.stage_seconds) == (999.0, {k: 2 * v for k, v in once.stage_seconds.items()})
+
+
+def write_events(run: Path, events: list[dict[str, Any]]) -> None:
+    (run / "events.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))
+
+
+@pytest.mark.parametrize("events", [None, [], [EARLIEST], [EARLIEST, {"v": 1, "event": "step", "time": 11.0, "step": 1}]])
+def test_what_an_older_run_does_not_tell_is_null(tmp_path: Path, events: list[dict[str, Any]] | None) -> None:
+    """Neither lock.json nor the fields of today, nor an event, nor a configuration that can be read in full."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump({"model": {"path": "m"}, "tuning": {"rank": "odd"}, "optimizer": None}))
+    if events is not None:
+        write_events(run, events)
+    told = summary_of(updated(run)).tree()
+    known = {"model": "m", "stage_seconds": {}}
+    if events:
+        known |= {"family": "flux", "task": "text-to-image", "total_seconds": float(len(events) - 1)}
+    assert told == {own.name: known.get(own.name) for own in own_fields(RunSummary)}
+
+
+def test_figures_are_the_same_wherever_they_are_shown(first: Path, tree: Tree, tmp_path: Path) -> None:
+    """Epochs, what trains and what is cut off: on the page, in the terminal and in a check, by the same words."""
+    run = updated(first)
+    begun = run.begun or {}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**tree, "output_dir": str(tmp_path / "new")}))
+    checked = check(tmp_path / "c.yaml")
+    outline = checked.outline
+    assert outline is not None
+    assert outline.trained is not None
+    steps, trained = as_steps(4, 2, outline.num_samples), as_trained(outline.trained)
+    page, terminal = " ".join(as_text(checked).split()), dict(run_lines(outline))
+    assert f"{outline.num_samples * 1.0:g} samples" in sentence(begun)
+    for text in (sentence(begun), terminal["steps"], page):
+        assert steps in text
+    for text in (tuning_sentence(run), terminal["trains"], page):
+        assert trained in text
+    told = summary_of(run)
+    assert f"peak {told.peak_memory_gb:.1f} GB" in device_sentence(run)
+    assert f"{told.step_seconds:.3g} s a step" in time_sentence(run, run.standing())
+
+
+def test_what_is_cut_off_is_the_mean_of_the_event_and_of_an_older_run_what_its_sheet_has() -> None:
+    bucket = {"size": [1, 64, 64], "samples": 5, "held_out": 1}
+    sheet = {(1, 64, 64): {"cropped": {"min": 0.0, "median": 0.1, "max": 0.6}}}
+    new = {"buckets": [{**bucket, "cropped": 0.21, "most_cropped": 0.6}]}
+    assert bucket_rows(new, sheet)[0][-1] == "21% (up to 60%)"
+    assert bucket_rows({"buckets": [bucket]}, sheet)[0][-1] == "median 10% (up to 60%)"
+    assert bucket_rows({"buckets": [bucket]}, {})[0][-1] == ""
+
+
+def test_the_report_of_a_run_that_stopped_is_that_of_its_last_start(first: Path) -> None:
+    """What is read of events is what they say: none of the report's figures is counted twice."""
+    told = json.loads((first / "report.json").read_text())
+    steps = read_events(first, {"step"})
+    assert (told["first_loss"], told["last_loss"]) == (steps[0]["loss"], steps[-1]["loss"])
+    assert told["seconds"] == {name: pytest.approx(value) for name, value in told["stage_seconds"].items()}
