@@ -19,7 +19,7 @@ from finetrainers.data.catalog.catalog import build_catalog
 from finetrainers.data.catalog.left_out import BadViews
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.probe import make_look
-from finetrainers.data.order.chapters import Chapter
+from finetrainers.data.order.chapter import Chapter
 from finetrainers.data.order.choices import Choices
 from finetrainers.data.streams import MEDIA
 from finetrainers.errors import ConfigError, DataError

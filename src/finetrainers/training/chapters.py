@@ -23,7 +23,8 @@ from finetrainers.data.catalog.probe import Look
 from finetrainers.data.catalog.split import contents
 from finetrainers.data.media.blob import SCHEME_END, blob_of
 from finetrainers.data.media.files import why_unreadable
-from finetrainers.data.order.chapters import Begin, Book, Chapter, Known, Rest, Shards, Source
+from finetrainers.data.order.chapter import Begin, Chapter, Known, Rest, Shards, Source
+from finetrainers.data.order.chapters import Book
 from finetrainers.data.sources.items import Problem, open_shards
 from finetrainers.data.sources.layout import Wanted
 from finetrainers.data.streams import beside

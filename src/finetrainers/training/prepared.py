@@ -5,11 +5,11 @@ from functools import cached_property
 
 from finetrainers.conditioning import Conditioning, GivenFrames
 from finetrainers.data.catalog.left_out import LeftOut
-from finetrainers.data.order.chapters import WrittenOrder
 from finetrainers.data.order.jobs import SampleJob, TextJob
 from finetrainers.data.order.mixture import Mixture, mixture
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
+from finetrainers.data.order.written import WrittenOrder
 from finetrainers.data.sources.items import Problem
 from finetrainers.encoding.encoder import Encoder
 from finetrainers.models import Model, Request

@@ -22,140 +22,13 @@ from finetrainers.data.catalog.catalog import Catalog, raise_if_failing
 from finetrainers.data.catalog.dataset import Dataset
 from finetrainers.data.catalog.probe import Look
 from finetrainers.data.catalog.split import without_contents
-from finetrainers.data.order.draws import Indices, keys_of, seed_of, shuffled
-from finetrainers.data.order.order import Order, StepSamples
+from finetrainers.data.order.chapter import Begin, Chapter, Known, Rest, Shards, Source
+from finetrainers.data.order.draws import Indices, keys_of, seed_of, shuffled, shuffled_range
+from finetrainers.data.order.written import WrittenOrder
 from finetrainers.data.sources.items import Problem
-from finetrainers.data.sources.layout import Layout, Wanted
 from finetrainers.data.sources.listing import Listing, join
 
 Digests = npt.NDArray[np.void]
-
-
-@dataclass(frozen=True, slots=True)
-class Shards:
-    """One data set that is read shard by shard."""
-
-    layout: Layout
-    wanted: Wanted
-    root: str
-    """Reference of the folder that has them."""
-    refs: tuple[str, ...]
-    """In the order of their names."""
-
-    @property
-    def config(self) -> DataConfig:
-        return self.wanted.config
-
-    def nth(self, number: int, seed: int) -> str:
-        """Choose the n-th shard of endless passes, each of which has every shard once."""
-        turn, place = divmod(number, len(self.refs))
-        return self.refs[int(_shuffled(len(self.refs), seed, "shards", turn)[place])]
-
-    def list(self, refs: Sequence[str]) -> Listing:
-        """List the items of some shards."""
-        return join([self.layout.shard_items(ref, self.wanted) for ref in refs])
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """One data set whose items are all known."""
-
-    data: Dataset
-
-
-Source = Shards | Known
-
-
-@dataclass(frozen=True, slots=True)
-class Rest:
-    """Samples of one data set that a chapter has left over."""
-
-    samples: tuple[int, ...] = ()
-    """Of a set whose items are known, their numbers there; of another, the window of each row of ``items``."""
-    items: pa.Table | None = None
-    """Items of a set that is read shard by shard, as in ``Listing.table``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """Where a chapter begins."""
-
-    number: int
-    step: int
-    """Its first optimizer step."""
-    taken: tuple[int, ...]
-    """By data set: shards, or samples, that came before."""
-    rests: tuple[Rest, ...]
-    """By data set."""
-    shards: tuple[tuple[str, ...], ...] | None = None
-    """By data set: what the chapter consists of, if that is settled."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chapter:
-    """What some optimizer steps are trained on."""
-
-    begin: Begin
-    catalog: Catalog
-    order: "WrittenOrder"
-    end: Begin
-    """Where the next one begins."""
-    problems: tuple[Problem, ...]
-    """Bad samples of the shards."""
-    num_new: int
-    """Samples that no chapter before had left over."""
-
-
-class WrittenOrder(Order):
-    """An order of some optimizer steps that is written down, from ``start`` to ``stop``."""
-
-    def __init__(
-        self, batch_size: int, start: int, buckets: Indices, samples: Indices, pool: tuple[Indices, Indices]
-    ) -> None:
-        """Take buckets [T] and samples [T, B], and of all that may stand in for others the buckets [M] and samples [M]."""
-        self.batch_size, self.start, self.stop = batch_size, start, start + len(buckets)
-        self._rows, self._pool = (buckets, samples), pool
-
-    def __reduce__(  # type: ignore[override]
-        self,
-    ) -> "tuple[type[WrittenOrder], tuple[int, int, Indices, Indices, tuple[Indices, Indices]]]":
-        return WrittenOrder, (self.batch_size, self.start, *self._rows, self._pool)
-
-    @property
-    def buckets(self) -> list[int]:
-        return list(np.unique(self._rows[0]).tolist())
-
-    def step(self, step: int) -> StepSamples:
-        buckets, samples = self.steps(step, step + 1)
-        return StepSamples(int(buckets[0]), samples[0], step * self.batch_size + np.arange(self.batch_size))
-
-    def steps(self, start: int, stop: int) -> tuple[Indices, Indices]:
-        if not self.start <= start <= stop <= self.stop:
-            raise IndexError(f"steps {start} to {stop} of a chapter from {self.start} to {self.stop}")
-        buckets, samples = (own[start - self.start : stop - self.start] for own in self._rows)
-        return buckets.copy(), samples.copy()
-
-    def samples_of(self, bucket: int) -> Indices:
-        buckets, samples = self._pool
-        found: Indices = samples[buckets == bucket]
-        return found
-
-    def pick(self, bucket: int, draws: npt.NDArray[np.float64]) -> Indices:
-        samples = self.samples_of(bucket)
-        return samples[(draws * len(samples)).astype(np.int64)]
-
-    @property
-    def stand_ins(self) -> range:
-        return range(self.start, self.stop)
-
-    def first_step(self, epoch: int) -> int:
-        return self.start if epoch == 0 else self.stop
-
-    def epoch_of(self, step: int) -> int:
-        return 0
-
-    def starved(self, steps: int) -> list[int]:
-        return []
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -296,7 +169,7 @@ class Book:
             np.concatenate([start + own for start, own in zip(starts, chosen, strict=True)])
             for chosen in ([p.places[: p.num_old] for p in parts], [p.places[p.num_old :] for p in parts])
         )
-        new = new[_shuffled(len(new), self.seed, "chapter", begin.number)]
+        new = new[shuffled_range(len(new), self.seed, "chapter", begin.number)]
         rows, left = [], []
         for bucket in np.unique(buckets[np.concatenate([old, new])]).tolist():
             samples = np.concatenate([own[buckets[own] == bucket] for own in (old, new)])
@@ -304,7 +177,7 @@ class Book:
             rows.append(samples[:full].reshape(-1, self.batch_size))
             left.append(samples[full:])
         batches = np.concatenate(rows) if rows else np.empty((0, self.batch_size), np.int64)
-        batches = batches[_shuffled(len(batches), self.seed, "batches", begin.number)]
+        batches = batches[shuffled_range(len(batches), self.seed, "batches", begin.number)]
         rest = np.concatenate(left) if left else np.empty(0, np.int64)
         owner = np.searchsorted(ends, rest, side="right")
         own = [(part, rest[owner == place] - starts[place]) for place, part in enumerate(parts)]
@@ -324,8 +197,3 @@ class Book:
         source = self.sources[number]
         assert isinstance(source, Shards), f"data.{number} is not read shard by shard"
         return source
-
-
-def _shuffled(count: int, *seed: object) -> Indices:
-    """Shuffle 0 .. count-1, as a pure function of the seed."""
-    return shuffled(np.arange(count), np.array(count), np.array(seed_of(*seed), np.uint64))
