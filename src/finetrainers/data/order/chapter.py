@@ -25,6 +25,8 @@ class Shards:
     """Reference of the folder that has them."""
     refs: tuple[str, ...]
     """In the order of their names."""
+    why: str = ""
+    """By what the layout was found."""
 
     @property
     def config(self) -> DataConfig:
@@ -45,6 +47,10 @@ class Known:
     """One data set whose items are all known."""
 
     data: Dataset
+
+    @property
+    def config(self) -> DataConfig:
+        return self.data.config
 
 
 Source = Shards | Known
@@ -69,6 +75,10 @@ class Begin:
     """Its first optimizer step."""
     taken: tuple[int, ...]
     """By data set: shards, or samples, that came before."""
+    seen: tuple[int, ...]
+    """By data set: samples that the shards before had; 0 of one whose items are known."""
+    shown: tuple[tuple[int, int], ...]
+    """By data set: images and videos that the steps before showed."""
     rests: tuple[Rest, ...]
     """By data set."""
     shards: tuple[tuple[str, ...], ...] | None = None
@@ -84,7 +94,7 @@ class Chapter:
     order: WrittenOrder
     end: Begin
     """Where the next one begins."""
+    owners: tuple[int, ...]
+    """By set of the catalog: number of the data set that it is a part of."""
     problems: tuple[Problem, ...]
     """Bad samples of the shards."""
-    num_new: int
-    """Samples that no chapter before had left over."""
