@@ -735,6 +735,7 @@ MUTATIONS = (
     Mutation("stand-ins count for bad samples of earlier chapters", "training/chapters.py", "all_good if choices is None else choices(before.catalog)", "all_good", "data/test_chapters.py::test_what_stands_in_counts_for_what_it_is_of"),
     Mutation("a streamed set without samples is left out without a word", "data/order/chapters.py", "if count >= len(source.refs) and not seen[number]:", "if False:", "data/test_chapters.py::test_a_set_none_of_whose_shards_has_a_sample_is_named_beside_one_that_has"),
     Mutation("a run that goes on says nothing of edited captions", "training/announce.py", "if known is None or known == prepared.captions:", "if True:", "training/test_training.py::test_data_that_changed_between_starts_are_warned_of"),
+    Mutation("a shard that is gone ends a streamed run that is to skip it", "data/order/chapter.py", "if self.config.on_error == \"fail\":", "if True:", "data/test_chapters.py::test_a_shard_that_cannot_be_read_stops_or_is_named"),
 )  # fmt: skip
 
 

@@ -299,6 +299,35 @@ def test_a_run_that_trained_nothing_begins_with_mended_sets(tmp_path: Path) -> N
     assert chapters_of(config_of(tmp_path), tmp_path).at(0).order.start == 0
 
 
+@pytest.mark.parametrize("damage", ["gone", "no archive", "cut"])
+def test_a_shard_that_cannot_be_read_stops_or_is_named(tmp_path: Path, damage: str) -> None:
+    """While the run goes on, and in the shard's later passes; all else comes as often as before."""
+    folder = write_shards(tmp_path / "a", SHARDS, ITEMS)
+    chapters, skipped = (chapters_of(c(config_of(tmp_path, batch_size=1)), tmp_path) for c in (lambda own: own, skipping))
+    bad = folder / "003.tar"
+    if damage == "gone":
+        bad.unlink()
+    else:
+        bad.write_bytes(b"no archive" * 200 if damage == "no archive" else bad.read_bytes()[:2000])
+    with pytest.raises(DataError, match=rf"{bad}.*") as raised:
+        passes(chapters, 2)
+    assert "bad samples" in str(raised.value) or str(raised.value).startswith(str(bad))
+    came, _, last = passes(skipped, 2)
+    total = came + rest_of(last)
+    lost = {f"a {n:02d}" for n in range(3 * ITEMS, 4 * ITEMS)}
+    assert all(total[f"a {n:02d}"] == 2 for n in range(SHARDS * ITEMS) if f"a {n:02d}" not in lost)
+    assert not set(total) & lost
+    assert {problem.path.partition("#")[0].removeprefix("tar:") for problem in skipped.problems} == {str(bad)}
+
+
+def test_a_set_smaller_than_a_batch_fills_it_by_passes(tmp_path: Path) -> None:
+    write_shards(tmp_path / "a", 1, 3)
+    chapters = chapters_of(config_of(tmp_path, batch_size=8), tmp_path)
+    came = Counter(caption for step in range(3) for _, caption in shown(chapters.at(step), step))
+    assert sum(came.values()) == 24
+    assert came["a 00"] + came["a 01"] >= 16
+
+
 class Listening:
     """A layout that says which shards it lists."""
 

@@ -1,7 +1,7 @@
 """What a chapter is made of: data sets that are read shard by shard or are known, and what was left over of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -13,6 +13,7 @@ from finetrainers.data.order.written import WrittenOrder
 from finetrainers.data.sources.items import Problem
 from finetrainers.data.sources.layout import Layout, Wanted
 from finetrainers.data.sources.listing import Listing, join
+from finetrainers.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,25 @@ class Shards:
         return self.refs[int(shuffled_range(len(self.refs), seed, "shards", turn)[place])]
 
     def list(self, refs: Sequence[str]) -> Listing:
-        """List the items of some shards."""
-        return join([self.layout.shard_items(ref, self.wanted) for ref in refs])
+        """List the items of some shards; one that cannot be read is a problem, where such are to be skipped.
+
+        Raises:
+            DataError: If one cannot be read, and is not to be skipped.
+        """
+        return join([self._list(ref) for ref in refs])
+
+    def _list(self, ref: str) -> Listing:
+        wanted, text = self.wanted, pa.large_string()
+        lists = {"captions", *wanted.many}
+        kinds = {name: pa.large_list(text) if name in lists else text for name in ("media", "captions", *wanted.columns)}
+        try:
+            listing = self.layout.shard_items(ref, wanted)
+        except DataError as error:
+            if self.config.on_error == "fail":
+                raise
+            problem = Problem(ref, str(error).removeprefix(f"{ref}: "))
+            return Listing(pa.schema(kinds).empty_table(), (problem,), 0)
+        return replace(listing, table=listing.table.select(list(kinds)))
 
 
 @dataclass(frozen=True, slots=True)
