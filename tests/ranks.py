@@ -66,23 +66,31 @@ class Ranks:
 
 
 def start(
-    function: Callable[..., Any], count: int, *args: Any, folder: Path, environ: Mapping[str, str] | None = None
+    function: Callable[..., Any],
+    count: int,
+    *args: Any,
+    folder: Path,
+    environ: Mapping[str, str] | None = None,
+    has_children: bool = False,
 ) -> Ranks:
-    """Let ``count`` processes call a function of a module, each with the variables that torchrun would set."""
+    """Let ``count`` processes call a function of a module, each with the variables that torchrun would set.
+
+    With ``has_children`` they may start processes of their own, such as loader workers: a daemon may not.
+    """
     folder.mkdir(parents=True)
     common = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     processes = []
     for rank in range(count):
         own = {name: str(value) for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank, **(environ or {})}.items()}
-        process = _context().Process(target=_run, args=(function, args, own, folder, rank), daemon=True)
+        process = _context().Process(target=_run, args=(function, args, own, folder, rank), daemon=not has_children)
         process.start()
         processes.append(process)
     return Ranks(processes, folder)
 
 
-def results(function: Callable[..., Any], count: int, *args: Any, folder: Path) -> list[Any]:
+def results(function: Callable[..., Any], count: int, *args: Any, folder: Path, has_children: bool = False) -> list[Any]:
     """Return what ``count`` processes return; an error of any of them is one of the test."""
-    ended = start(function, count, *args, folder=folder).wait()
+    ended = start(function, count, *args, folder=folder, has_children=has_children).wait()
     failed = [f"process {rank} ended with {each.status}:\n{each.said}" for rank, each in enumerate(ended) if each.status]
     assert not failed, "\n".join(failed)
     return [each.result for each in ended]

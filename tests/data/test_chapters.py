@@ -1,11 +1,14 @@
 """Chapters of sets that are read shard by shard: what comes, how often, and the same again from the journal alone."""
 
+import json
 import pickle
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,12 +18,13 @@ from shards import write_shards
 
 from finetrainers.config import Config, DataConfig, parse_config
 from finetrainers.data.catalog.build import Common
-from finetrainers.data.catalog.catalog import build_catalog
+from finetrainers.data.catalog.catalog import Catalog, build_catalog
 from finetrainers.data.catalog.left_out import BadViews
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.probe import make_look
-from finetrainers.data.order.chapters import Chapter
+from finetrainers.data.order.chapter import Chapter
 from finetrainers.data.order.choices import Choices
+from finetrainers.data.order.mixture import Mixture
 from finetrainers.data.streams import MEDIA
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.training.chapters import Chapters, make_book
@@ -41,14 +45,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_of(
-    data: Path, *, batch_size: int = 3, chapter_items: int = 8, indexed: float = 0.0, second: float = 0.0
+    data: Path,
+    *,
+    batch_size: int = 3,
+    chapter_items: int = 8,
+    indexed: float = 0.0,
+    second: float = 0.0,
+    key: Literal["repeats", "weight"] = "repeats",
 ) -> Config:
+    """Sets with ``repeats``, 1 for the first of shards, or with ``weight``."""
     streamed = {"buckets": BUCKETS, "stream": True, "chapter_items": chapter_items}
-    sets = [{"path": str(data / "a" / "shards"), **streamed}]
+    sets = [{"path": str(data / "a" / "shards"), key: 1.0, **streamed}]
     if second:
-        sets.append({"path": str(data / "b" / "shards"), "repeats": second, **streamed})
+        sets.append({"path": str(data / "b" / "shards"), key: second, **streamed})
     if indexed:
-        sets.insert(0, {"path": str(data / "indexed"), "buckets": [[1, 64, 64]], "repeats": indexed})
+        sets.insert(0, {"path": str(data / "indexed"), "buckets": [[1, 64, 64]], key: indexed})
     train = {"batch_size": batch_size, "micro_batch_size": batch_size}
     return parse_config({"output_dir": "run", "model": {"path": "m"}, "data": sets, "train": train})
 
@@ -81,8 +92,8 @@ def rest_of(chapter: Chapter) -> Counter[str]:
     for number, rest in enumerate(chapter.end.rests):
         if rest.items is not None:
             captions.update(own[0] for own in rest.items["captions"].to_pylist())
-        else:
-            own = chapter.catalog.sets[number]
+        elif rest.samples:
+            own = chapter.catalog.sets[chapter.owners.index(number)]
             captions.update(own.table["captions"][int(own.item[sample])][0].as_py() for sample in rest.samples)
     return captions
 
@@ -137,14 +148,96 @@ def test_sets_are_mixed_in_proportion_and_each_goes_on_with_its_pass(
 
 
 @pytest.mark.parametrize("step", range(0, 30, 3))
-def test_a_run_that_goes_on_shows_what_would_have_come(data: Path, tmp_path: Path, step: int) -> None:
-    """From the journal alone, and as exactly without it."""
-    config = config_of(data, indexed=1.5, second=1.0)
+@pytest.mark.parametrize("key", ["repeats", "weight"])
+def test_a_run_that_goes_on_shows_what_would_have_come(
+    data: Path, tmp_path: Path, step: int, key: Literal["repeats", "weight"]
+) -> None:
+    """From the journal alone, and as exactly without it; and it knows what it has shown."""
+    config = config_of(data, indexed=1.5, second=1.0, key=key)
     whole = chapters_of(config, tmp_path)
     expected = [shown(whole.at(n), n) for n in range(30)]
+    mix = mix_of(whole, 30)
     for directory in (tmp_path / "run", tmp_path / "without a journal"):
         again = chapters_of(config, tmp_path, directory)
         assert [shown(again.at(n), n) for n in range(step, 30)] == expected[step:]
+        assert mix_of(again, 30) == mix
+
+
+@pytest.mark.parametrize(("indexed", "second"), [(1.0, 0.0), (0.25, 0.0), (7.5, 0.0), (1.5, 2.0)])
+def test_weights_are_shares_of_the_samples_whatever_the_sizes(
+    data: Path, tmp_path: Path, indexed: float, second: float
+) -> None:
+    """After each chapter; of two sets of shards, up to one shard."""
+    chapters = chapters_of(config_of(data, indexed=indexed, second=second, key="weight"), tmp_path)
+    step, came = 0, Counter[str]()
+    for _ in range(7):
+        chapter = chapters.at(step)
+        for step in range(chapter.order.start, chapter.order.stop):
+            came.update(caption.split()[0] for _, caption in shown(chapter, step))
+        step = chapter.order.stop
+        total = Counter(caption.split()[0] for caption in rest_of(chapter).elements()) + came
+        assert total["picture"] == int(Fraction(indexed) * (total["a"] + total["b"]) / Fraction(1 + second))
+        assert abs(total["b"] - second * total["a"]) <= max(1.0, second) * ITEMS
+    assert total["a"] > SHARDS * ITEMS or second
+
+
+def mix_of(chapters: Chapters, stop: int) -> list[Mixture]:
+    chapter = chapters.at(stop - 1)
+    return chapters.mixture(Choices(chapter.catalog, 0, BadViews()), stop)
+
+
+@pytest.mark.parametrize("stop", [1, 7, 20, 40])
+@pytest.mark.parametrize("key", ["repeats", "weight"])
+def test_the_mix_of_a_streamed_run_counts_what_its_steps_have_shown(
+    data: Path, tmp_path: Path, stop: int, key: Literal["repeats", "weight"]
+) -> None:
+    chapters = chapters_of(config_of(data, indexed=1.5, second=0.5, key=key), tmp_path)
+    names = [name for step in range(stop) for _, caption in shown(chapters.at(step), step) for name in caption.split()[:1]]
+    mix = mix_of(chapters, stop)
+    assert [own["images"] for own in mix] == [names.count(name) for name in ("picture", "a", "b")]
+    assert [own["taken"] for own in mix] == [names.count(name) / len(names) for name in ("picture", "a", "b")]
+    assert [own["samples"] for own in mix] == [6, SHARDS * ITEMS, 2 * ITEMS]  # all shards here have as many
+    drawn = [1.5, 1.0, 0.5] if key == "weight" else [1.5 * 6, 1.0 * SHARDS * ITEMS, 0.5 * 2 * ITEMS]
+    assert [own["asked"] for own in mix] == pytest.approx([each / sum(drawn) for each in drawn])
+
+
+def test_what_stands_in_counts_for_what_it_is_of(data: Path, tmp_path: Path) -> None:
+    """All pictures of the folder turn out bad: samples of the shards are shown, before this chapter as well."""
+    chapters = chapters_of(config_of(data, indexed=1.5), tmp_path)
+    plain = mix_of(chapters_of(config_of(data, indexed=1.5), tmp_path, tmp_path / "plain"), 20)
+
+    def choices(catalog: Catalog) -> Choices:
+        return Choices(catalog, 0, BadViews.of([(sample, 0, 0) for sample in range(6)], 1))
+
+    chapter = chapters.at(19, choices)
+    folder, shards = chapters.mixture(choices(chapter.catalog), 20)
+    assert chapter.begin.number > 1
+    assert plain[0]["images"] > 0
+    assert (folder["images"], shards["images"]) == (0, 60)
+
+
+def test_a_journal_of_before_samples_were_counted_leads_to_the_same_samples(data: Path, tmp_path: Path) -> None:
+    config = config_of(data, indexed=1.5)
+    whole = chapters_of(config, tmp_path)
+    expected, mix = [shown(whole.at(n), n) for n in range(12)], mix_of(whole, 12)
+    for file in (tmp_path / "run" / "chapters").iterdir():
+        tree = json.loads(file.read_text())
+        del tree["seen"], tree["shown"]
+        file.write_text(json.dumps({**tree, "version": 2}))
+    again = chapters_of(config, tmp_path)
+    assert [shown(again.at(n), n) for n in range(8, 12)] == expected[8:]
+    assert mix_of(again, 12) == mix
+
+
+def test_a_set_none_of_whose_shards_has_a_sample_is_named_beside_one_that_has(data: Path, tmp_path: Path) -> None:
+    """It would be left out of the run without a word."""
+    for number in range(2):
+        write_tar(tmp_path / "b" / "shards" / f"{number}.tar", [("read.me", b"nothing")])
+    (tmp_path / "a").symlink_to(data / "a")
+    for key in ("repeats", "weight"):
+        chapters = chapters_of(config_of(tmp_path, second=1.0, key=key), tmp_path)
+        with pytest.raises(DataError, match=rf"'{tmp_path}/b/shards' has no sample to train on in any of 2 shards"):
+            chapters.at(30)
 
 
 def test_a_run_that_goes_on_lists_no_shard_of_earlier_chapters(data: Path, tmp_path: Path) -> None:
@@ -206,8 +299,39 @@ def test_a_run_that_trained_nothing_begins_with_mended_sets(tmp_path: Path) -> N
     assert chapters_of(config_of(tmp_path), tmp_path).at(0).order.start == 0
 
 
+@pytest.mark.parametrize("damage", ["gone", "no archive", "cut"])
+def test_a_shard_that_cannot_be_read_stops_or_is_named(tmp_path: Path, damage: str) -> None:
+    """While the run goes on, and in the shard's later passes; all else comes as often as before."""
+    folder = write_shards(tmp_path / "a", SHARDS, ITEMS)
+    chapters, skipped = (chapters_of(c(config_of(tmp_path, batch_size=1)), tmp_path) for c in (lambda own: own, skipping))
+    bad = folder / "003.tar"
+    if damage == "gone":
+        bad.unlink()
+    else:
+        bad.write_bytes(b"no archive" * 200 if damage == "no archive" else bad.read_bytes()[:2000])
+    with pytest.raises(DataError, match=rf"{bad}.*") as raised:
+        passes(chapters, 2)
+    assert "bad samples" in str(raised.value) or str(raised.value).startswith(str(bad))
+    came, _, last = passes(skipped, 2)
+    total = came + rest_of(last)
+    lost = {f"a {n:02d}" for n in range(3 * ITEMS, 4 * ITEMS)}
+    assert all(total[f"a {n:02d}"] == 2 for n in range(SHARDS * ITEMS) if f"a {n:02d}" not in lost)
+    assert not set(total) & lost
+    assert {problem.path.partition("#")[0].removeprefix("tar:") for problem in skipped.problems} == {str(bad)}
+
+
+def test_a_set_smaller_than_a_batch_fills_it_by_passes(tmp_path: Path) -> None:
+    write_shards(tmp_path / "a", 1, 3)
+    chapters = chapters_of(config_of(tmp_path, batch_size=8), tmp_path)
+    came = Counter(caption for step in range(3) for _, caption in shown(chapters.at(step), step))
+    assert sum(came.values()) == 24
+    assert came["a 00"] + came["a 01"] >= 16
+
+
 class Listening:
     """A layout that says which shards it lists."""
+
+    name = "listening"
 
     def __init__(self, layout: object, listed: list[str]) -> None:
         self._layout, self._listed = layout, listed

@@ -68,11 +68,17 @@ def test_whoever_looks_at_a_streamed_run_sees_what_train_sees_and_leaves_its_jou
 
 
 def test_a_finished_streamed_run_reports_itself(base: Tree) -> None:
-    """What the steps take of each data set is not told: the samples of later chapters are not known."""
+    """What all its steps took of each data set; the event, before them, counts the steps whose chapter is known."""
     report = json.loads((Path(base["output_dir"]) / "report.json").read_text())
     (run,) = (event for event in events_of(base["output_dir"]) if event["event"] == "run")
     assert report["steps"] == STEPS
-    assert report["mix"] == run["mix"] == []
+    taken, known = ([own["images"] for own in told["mix"]] for told in (report, run))
+    assert sum(taken) == STEPS * 3
+    assert sum(known) == begun(base["output_dir"])[1] * 3
+    assert all(0 < before <= after for before, after in zip(known, taken, strict=True))
+    assert [own["taken"] for own in report["mix"]] == [count / sum(taken) for count in taken]
+    assert report["mix"][0]["asked"] == pytest.approx(1 - report["mix"][1]["asked"])
+    assert run["sets"][0]["layout"] == "webdataset"
 
 
 @pytest.mark.parametrize("where", ["inside a chapter", "between two chapters"])
@@ -90,6 +96,11 @@ def test_a_streamed_run_goes_on_bit_for_bit(base: Tree, tmp_path: Path, monkeypa
     assert [event for event in events_of(tmp_path / "run") if event["event"] == "run"][-1]["resumed_from"] == step
     assert curve(tmp_path / "run", *LOSSES) == curve(base["output_dir"], *LOSSES)
     assert same_weights(tmp_path / "run", base["output_dir"])
+    assert mix_of(tmp_path / "run") == mix_of(base["output_dir"])
+
+
+def mix_of(directory: str | Path) -> object:
+    return json.loads((Path(directory) / "report.json").read_text())["mix"]
 
 
 @pytest.mark.long
@@ -115,14 +126,14 @@ def test_a_bad_sample_of_a_later_chapter_stops_the_run_with_a_checkpoint(base: T
 @pytest.mark.distributed
 def test_two_processes_go_on_as_one_that_nobody_stopped(base: Tree, tmp_path: Path) -> None:
     """Each opens the same chapters; stopped in the middle of one, both go on with the samples that would have come."""
-    sections = {"train": {"batch_size": 4, "micro_batch_size": 2}, "checkpoint": {"every": 3}, "loader": {"workers": 0}}
+    sections = {"train": {"batch_size": 4, "micro_batch_size": 2}, "checkpoint": {"every": 3}}
     alone = merged(base, {**sections, "output_dir": str(tmp_path / "alone")})
     train(config_of(alone))
     two = merged(base, {**sections, "output_dir": str(tmp_path / "two")})
     for name, steps in (("first", 3), ("second", STEPS)):
         file = tmp_path / f"{name}.yaml"
         file.write_text(dump_config(config_of(merged(two, {"train": {"steps": steps}}))))
-        assert ranks.results(ranks.command, 2, "train", str(file), folder=tmp_path / name) == [0, 0]
+        assert ranks.results(ranks.command, 2, "train", str(file), folder=tmp_path / name, has_children=True) == [0, 0]
     assert begun(tmp_path / "two") == begun(tmp_path / "alone")
     for one, both in zip(curve(tmp_path / "alone", *LOSSES), curve(tmp_path / "two", *LOSSES), strict=True):
         assert both == pytest.approx(one, rel=1e-5)

@@ -209,7 +209,7 @@ def test_a_run_that_goes_on_with_its_steps_says_nothing_of_its_schedule(base: Tr
 
 
 def test_data_that_changed_between_starts_are_warned_of(base: Tree, tiny_flux: Path, tmp_path: Path) -> None:
-    """The same files under other names are the same data; another picture is not."""
+    """Another caption, and another picture."""
     tree = flux_tree(tiny_flux, write_pictures(tmp_path / "data", 4), tmp_path)
     warned = []
     for steps, change in ((2, None), (4, "touch"), (6, "more")):
@@ -219,8 +219,38 @@ def test_data_that_changed_between_starts_are_warned_of(base: Tree, tiny_flux: P
             write_pictures(tmp_path / "data" / "more", 1, seed=3)
         train(config_of(merged(tree, {"train": {"steps": steps}})))
         warned.append([e["message"] for e in events_of(tmp_path / "run") if e["event"] == "warning"])
-    assert [len(messages) for messages in warned] == [0, 0, 1]
-    assert "the data changed" in warned[-1][0]
+    assert [len(messages) for messages in warned] == [0, 1, 2]
+    assert "captions changed" in warned[1][0]
+    assert "the data changed" in warned[2][1]
+
+
+@pytest.mark.parametrize(
+    ("recheck", "is_replaced", "is_seen"),
+    [
+        ("files", False, True),
+        pytest.param("folders", True, True, marks=pytest.mark.long),
+        ("folders", False, False),
+        pytest.param("never", True, False, marks=pytest.mark.long),
+    ],
+)
+def test_an_edited_caption_is_taken_and_told_of_when_it_is_looked_for(
+    base: Tree, tiny_flux: Path, tmp_path: Path, recheck: str, *, is_replaced: bool, is_seen: bool
+) -> None:
+    """Overwritten in place, or replaced as an editor does; what is not looked for stays as it was."""
+    tree = flux_tree(tiny_flux, write_pictures(tmp_path / "data", 4), tmp_path)
+    tree = merged(
+        tree, {"data": [{**tree["data"][0], "recheck": recheck}], "checkpoint": {"every": 1}, "train": {"steps": 2}}
+    )
+    train(config_of(tree))
+    for file in (tmp_path / "data").glob("*.txt"):
+        new = file.with_suffix(".new") if is_replaced else file
+        new.write_text("quite another caption")
+        new.replace(file)
+    train(config_of(merged(tree, {"train": {"steps": 4}})))
+    told = [event["message"] for event in events_of(tmp_path / "run") if event["event"] == "warning"]
+    assert [message.split(" since")[0] for message in told] == ["captions changed"] * is_seen
+    before, after = (event["captions"] for event in events_of(tmp_path / "run") if event["event"] == "run")
+    assert (before != after) == is_seen
 
 
 def test_a_finished_run_is_not_trained_again(base: Tree) -> None:

@@ -203,11 +203,6 @@ class Config(Section):
         if weighted and len(self.data) == 1:
             raise RefusedKeyError("data.0.weight", f"{self.data[0].weight:g} has no effect on one data set; remove it")
         for index, data in enumerate(self.data):
-            if weighted and data.stream:
-                raise RefusedKeyError(
-                    f"data.{index}.stream",
-                    f"true has no known size, of which data.{weighted[0]}.weight would be a share; give repeats instead",
-                )
             if weighted and data.weight is None:
                 raise RefusedKeyError(
                     f"data.{index}.weight",

@@ -25,6 +25,8 @@ class RunEvent(RunOutline, Event):
     """Version of the order of samples; the same seed and data have another order in another version."""
     model: str | None = None
     """Hash of samples of the weights that training began from."""
+    captions: str | None = None
+    """Hash of the captions of all items, as they are listed; null of over a million items, and with data.stream."""
     objective: str | None = None
     """Hash of the file of an objective of the user's own, where there is one."""
     code: Mapping[str, str] | None = None

@@ -35,8 +35,9 @@ class RunOutline(Record):
     """Device, such as cuda or cpu."""
     mix: Sequence[DataShare]
     """Data sets of the run: path, samples to train on, asked (the share that the configuration gives it), and what the
-    steps of the whole run take of it: taken, as a share, images and videos, as counts; empty with data.stream, where the
-    steps to come are not known."""
+    steps of the whole run take of it: taken, as a share, images and videos, as counts. With data.stream, samples is an
+    estimate until all shards are read once, and what is taken is counted of the steps before the end of the chapter that is
+    known."""
     sets: Sequence[FoundData]
     """Data sets of the run: path, layout and why it was taken for that, items to train on, bad ones that are left out, and
     passed_over, what is no part of any item, counted by kind."""

@@ -41,7 +41,7 @@ def announce(
     if resumed is not None:
         for message in about_changed(config, code_before(config)):
             session.warn(message)
-    _announce_changes(session, now["data"], resumed=resumed)
+    _announce_changes(session, prepared, resumed=resumed)
     outline = outline_of(
         config,
         prepared,
@@ -57,6 +57,7 @@ def announce(
             data=now["data"],
             held_out=now["held_out"],
             model=now["model"],
+            captions=prepared.captions,
             order=ORDER_VERSION,
             objective=code.get(SETTING),
             code=code or None,
@@ -84,12 +85,12 @@ def announce_replaced(session: Session, before: Prepared, prepared: Prepared, st
         )
 
 
-def _announce_changes(session: Session, fingerprint: str | None, *, resumed: int | None) -> None:
+def _announce_changes(session: Session, prepared: Prepared, *, resumed: int | None) -> None:
     """Say what differs from the last start of a run that goes on."""
     before = read_events(session.config.output_dir, {"run"})
     if resumed is None or not before:
         return
-    for message in about_changed_data(before[-1], fingerprint):
+    for message in about_changed_data(before[-1], prepared):
         session.warn(message)
     if before[-1].get("order") != ORDER_VERSION:
         session.warn(
@@ -100,10 +101,13 @@ def _announce_changes(session: Session, fingerprint: str | None, *, resumed: int
         session.warn(message)
 
 
-def about_changed_data(before: Mapping[str, Any], fingerprint: str | None) -> list[str]:
+def about_changed_data(before: Mapping[str, Any], prepared: Prepared) -> list[str]:
     """Say that the data is not that of the last start of a run, whose event ``run`` is ``before``."""
-    if before.get("data") == fingerprint:
-        return []
+    if before.get("data") == prepared.plan.fingerprint():
+        known = before.get("captions")
+        if known is None or known == prepared.captions:
+            return []
+        return ["captions changed since the run was last started: it continues with the new ones"]
     return ["the data changed since the run was last started (files, or a signal): it continues with the new data"]
 
 

@@ -8,7 +8,7 @@ the first on.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,16 @@ from finetrainers.config import Config
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.data.catalog.build import Common, build_dataset
 from finetrainers.data.catalog.catalog import Catalog
+from finetrainers.data.catalog.left_out import BadViews
+from finetrainers.data.catalog.mix import check_has_samples
 from finetrainers.data.catalog.probe import Look
 from finetrainers.data.catalog.split import contents
 from finetrainers.data.media.blob import SCHEME_END, blob_of
 from finetrainers.data.media.files import why_unreadable
-from finetrainers.data.order.chapters import Begin, Book, Chapter, Known, Rest, Shards, Source
+from finetrainers.data.order.chapter import Begin, Chapter, Known, Rest, Shards, Source
+from finetrainers.data.order.chapters import Book
+from finetrainers.data.order.choices import Choices
+from finetrainers.data.order.mixture import Mixture, mixture_in, shown_in
 from finetrainers.data.sources.items import Problem, open_shards
 from finetrainers.data.sources.layout import Wanted
 from finetrainers.data.streams import beside
@@ -32,7 +37,9 @@ from finetrainers.files.whole import to_json, write_whole
 
 FOLDER = "chapters"
 """In the run directory."""
-VERSION = 2
+VERSION = 3
+WITHOUT_COUNTS = 2
+"""Version of the journal that counted no samples: chapters are found again from the first on."""
 DIGITS = 6
 Move = tuple[str | None, str | None]
 """References of the folder of a data set: before, and now; none of one whose items are known."""
@@ -62,11 +69,14 @@ def make_book(
     digest = hashlib.blake2b(known.fingerprint().encode(), digest_size=8)
     for data in config.data:
         if not data.stream:
-            sources.append(Known(next(others)))
+            data_of = next(others)
+            if data.weight is not None:
+                check_has_samples(len(sources), data_of)
+            sources.append(Known(data_of))
             continue
-        layout, root, refs, closed = open_shards(data)
+        layout, why, root, refs, closed = open_shards(data)
         problems += closed
-        sources.append(Shards(layout, Wanted(data, names, many), root, tuple(refs)))
+        sources.append(Shards(layout, Wanted(data, names, many), root, tuple(refs), why))
         buckets |= dict.fromkeys(resolve_buckets(data.buckets))
         digest.update(repr([_about_shard(ref) for ref in refs]).encode())
     return Book(
@@ -103,8 +113,8 @@ class Chapters:
         self.problems: tuple[Problem, ...] = book.problems
         """Bad samples of all chapters so far."""
 
-    def at(self, step: int) -> Chapter:
-        """Open the chapter of an optimizer step.
+    def at(self, step: int, choices: Callable[[Catalog], Choices] | None = None) -> Chapter:
+        """Open the chapter of an optimizer step; ``choices`` says what those before it have shown where samples were bad.
 
         Raises:
             DataError: If no shard has anything to train on; naming all bad samples that are not to be skipped; or if the
@@ -112,13 +122,17 @@ class Chapters:
         """
         if self._current is None:
             self._current = self._open(self._recalled(step))
-        num_barren = 0
         while self._current.order.stop <= step:
-            num_barren = 0 if self._current.num_new else num_barren + 1
-            if num_barren > self._book.num_shards:
-                raise DataError(f"data: there is no sample to train on in any of {self._book.num_shards} shards")
-            self._current = self._open(self._current.end)
+            before = self._current
+            all_good = Choices(before.catalog, self._book.seed, BadViews())
+            shown = shown_in(before, all_good if choices is None else choices(before.catalog), before.order.stop)
+            self._current = self._open(replace(before.end, shown=shown))
         return self._current
+
+    def mixture(self, choices: Choices, stop: int) -> list[Mixture]:
+        """Count what all steps before one of the chapter that is open show of each data set."""
+        assert self._current is not None, "no chapter is open yet"
+        return mixture_in(self._current, choices, self._book, stop)
 
     def _open(self, begin: Begin) -> Chapter:
         chapter = self._book.open(begin)
@@ -136,6 +150,8 @@ class Chapters:
             "sets": self._sets,
             "step": begin.step,
             "taken": begin.taken,
+            "seen": begin.seen,
+            "shown": begin.shown,
             "roots": self._roots,
             "shards": self._numbers(begin.shards or ()),
             "rests": [_rest_to_tree(rest) for rest in begin.rests],
@@ -166,12 +182,16 @@ class Chapters:
             if tree["number"] != number or tree["step"] > step or len(tree["taken"]) != len(begin.taken):
                 break
             self._check_sets(tree["sets"])
+            if tree["version"] == WITHOUT_COUNTS:
+                break
             moves = list(zip(tree["roots"], self._roots, strict=True))
             problems += [Problem(_moved(own["path"], moves), own["reason"]) for own in tree["problems"]]
             begin = Begin(
                 number,
                 tree["step"],
                 tuple(tree["taken"]),
+                tuple(tree["seen"]),
+                tuple((images, videos) for images, videos in tree["shown"]),
                 tuple(_rest_from_tree(rest, move) for rest, move in zip(tree["rests"], moves, strict=True)),
                 self._named(tree["shards"]),
             )
@@ -191,7 +211,7 @@ class Chapters:
         """Refuse to count on in a data set that is not the one whose samples or shards were counted."""
         for source, old, new in zip(self._book.sources, before, self._sets, strict=True):
             if old != new:
-                config = source.data.config if isinstance(source, Known) else source.config
+                config = source.config
                 what = "samples" if isinstance(source, Known) else "shards"
                 raise DataError(
                     f"data.path: {config.path!r} has other {what} than when the run was last started, and {self._folder} "
@@ -214,7 +234,7 @@ def _known_as(source: Source, book: Book) -> str:
 def _read(file: Path) -> Any:  # plain values of JSON
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
-        if tree["version"] != VERSION:
+        if tree["version"] not in (WITHOUT_COUNTS, VERSION):
             raise ValueError(f"version {tree['version']}")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(

@@ -26,8 +26,6 @@ from finetrainers.training.user_code import digests_of
 LOCK_VERSION = 1
 MAX_ITEMS = 5000
 """Items that are listed one by one; of more, the hash of all tells whether they are the same, and no more."""
-MAX_CAPTIONED = 1_000_000
-"""Items whose captions are hashed; of more it would take too long."""
 MAX_STARTS = 50
 
 
@@ -41,7 +39,7 @@ def write_lock(session: Session, prepared: Prepared, *, resumed: int | None) -> 
         **environment(session.device, session.world.launch.size),
         "config": hash_file(session.config.output_dir / "config.yaml").hex(),
         **contents(prepared),
-        "captions": captions_digest(prepared),
+        "captions": prepared.captions,
         "files": files_of(session.config),
     }
     write_whole(file, to_json({"version": LOCK_VERSION, "starts": [*before, start][-MAX_STARTS:], "items": items(prepared)}))
@@ -119,18 +117,6 @@ def files_of(config: Config) -> dict[str, str]:
     if config.validation.prompts is not None:
         found["validation.prompts"] = hash_file(config.validation.prompts).hex()
     return found
-
-
-def captions_digest(prepared: Prepared) -> str | None:
-    """Hash the captions of all items, as they are listed; None of too many, or of those that are read shard by shard."""
-    sets = prepared.plan.catalog.sets
-    if prepared.chapters is not None or sum(len(data.table) for data in sets) > MAX_CAPTIONED:
-        return None
-    digest = hashlib.blake2b(digest_size=8)
-    for data in sets:
-        for chunk in data.table["captions"].chunks:
-            digest.update(repr(chunk.to_pylist()).encode(errors="backslashreplace"))
-    return digest.hexdigest()
 
 
 def items(prepared: Prepared) -> list[list[str]] | None:

@@ -80,12 +80,15 @@ def prepare(
     residency = Residency(model, device, keeps=keeps, experts=config.memory, shares=shares)
     encoder = Encoder(model, items, memo, config.cache, residency, progress, warn, lease, world, interrupt)
     catalog, held_out, chapters = _catalogs(config, encoder, conditioning, streams, is_run=is_run)
+    plan, left_out = _plan(config, encoder, catalog, streams), read_journal(config.output_dir / JOURNAL)
     if chapters is None:
         order = Order(config.seed, config.train.batch_size, catalog.groups())
     else:
-        chapter = chapters.at(min(start, max(0, config.train.steps - 1)))
-        catalog, order = chapter.catalog, chapter.order
-    plan = _plan(config, encoder, catalog, streams)
+        of = plan
+        chapter = chapters.at(
+            min(start, max(0, config.train.steps - 1)), lambda own: replace(of, catalog=own).leaving_out(left_out).choices
+        )
+        plan, order = replace(plan, catalog=chapter.catalog), chapter.order
     prepared = Prepared(
         model=model,
         conditioning=conditioning,
@@ -101,7 +104,7 @@ def prepare(
         num_items=config.validation.items,
         chapters=chapters,
     )
-    prepared = prepared.without(read_journal(config.output_dir / JOURNAL))
+    prepared = prepared.without(left_out)
     _check_held_out(config, prepared)
     return prepared
 

@@ -1,21 +1,27 @@
 """A run whose data are known."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from finetrainers.conditioning import Conditioning, GivenFrames
+from finetrainers.data.catalog.catalog import Catalog
 from finetrainers.data.catalog.left_out import LeftOut
-from finetrainers.data.order.chapters import WrittenOrder
+from finetrainers.data.order.choices import Choices
 from finetrainers.data.order.jobs import SampleJob, TextJob
 from finetrainers.data.order.mixture import Mixture, mixture
 from finetrainers.data.order.order import Order
 from finetrainers.data.order.plan import Plan
+from finetrainers.data.order.written import WrittenOrder
 from finetrainers.data.sources.items import Problem
 from finetrainers.encoding.encoder import Encoder
 from finetrainers.models import Model, Request
 from finetrainers.objectives.base import Objective
 from finetrainers.training.chapters import Chapters
 from finetrainers.tuning.base import Size
+
+MAX_CAPTIONED = 1_000_000
+"""Items whose captions are hashed; of more it would take too long."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Prepared:
         """Return the run with plan and order of the chapter that an optimizer step is in, if it has chapters."""
         if self.chapters is None:
             return self
-        chapter = self.chapters.at(step)
+        chapter = self.chapters.at(step, self.choices_of)
         if chapter.order is self.order:
             return self
         plan = replace(self.plan, catalog=chapter.catalog)
@@ -57,8 +63,14 @@ class Prepared:
         return min(num_steps, self.order.stop) if isinstance(self.order, WrittenOrder) else num_steps
 
     def mixture(self, num_steps: int) -> list[Mixture]:
-        """Count what so many steps of the run show of each data set; nothing with chapters, of which one is known."""
-        return mixture(self.plan.choices, self.order, num_steps) if self.chapters is None else []
+        """Count what so many steps of the run show of each data set; with chapters, those that are known."""
+        if self.chapters is None:
+            return mixture(self.plan.choices, self.order, num_steps)
+        return self.chapters.mixture(self.plan.choices, self.stop(num_steps))
+
+    def choices_of(self, catalog: Catalog) -> Choices:
+        """Say what each position shows of a chapter, with others in the place of what turned out bad."""
+        return replace(self.plan, catalog=catalog).leaving_out(self.left_out).choices
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -97,6 +109,18 @@ class Prepared:
         known = {problem.path for problem in found}
         later = {problem for plan in self.plans for _, problem in plan.problems(self.left_out) if problem.path not in known}
         return tuple(sorted(found | later, key=lambda problem: problem.path))
+
+    @cached_property
+    def captions(self) -> str | None:
+        """Hash of the captions of all items, as they are listed; None of too many, and with chapters."""
+        sets = self.plan.catalog.sets
+        if self.chapters is not None or sum(len(data.table) for data in sets) > MAX_CAPTIONED:
+            return None
+        digest = hashlib.blake2b(digest_size=8)
+        for data in sets:
+            for chunk in data.table["captions"].chunks:
+                digest.update(repr(chunk.to_pylist()).encode(errors="backslashreplace"))
+        return digest.hexdigest()
 
     @property
     def texts(self) -> list[TextJob]:

@@ -18,7 +18,7 @@ from finetrainers.runs.comparison.compare import CODE, differing_machine, differ
 from finetrainers.runs.comparison.words import line_of
 from finetrainers.runs.folder import CONFIG_FILE, RunFolder
 from finetrainers.runs.summary import last_start
-from finetrainers.training.lock import captions_digest, environment, files_of
+from finetrainers.training.lock import environment, files_of
 from finetrainers.training.paths import absolute
 from finetrainers.training.prepare import prepare
 from finetrainers.training.relocated import contents
@@ -73,7 +73,7 @@ def _contents(config: Config, noted: dict[str, Any], say: Say) -> Iterator[Check
     try:
         model = open_model(config.model, config.memory)
         plan = prepare(absolute(config), model, torch.device("cpu"), progress=say, warn=lambda _: None)
-        now = {**contents(plan), "captions": captions_digest(plan)}
+        now = {**contents(plan), "captions": plan.captions}
     except (FinetrainersError, OSError) as error:
         yield Check("data and model", is_same=False, is_needed=True, detail=str(error))
         return

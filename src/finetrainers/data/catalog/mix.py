@@ -19,13 +19,22 @@ def epoch_repeats(sets: Sequence[Dataset]) -> list[Fraction]:
     if any(data.config.weight is None for data in sets):
         return [Fraction(str(data.config.repeats)) for data in sets]
     for number, data in enumerate(sets):
-        if not len(data.item):
-            raise DataError(
-                f"data.{number}.weight: {data.config.weight:g} cannot be met: {data.config.path} has no sample to train on; "
-                "remove it, or add media that fit its buckets"
-            )
+        check_has_samples(number, data)
     rates = [Fraction(str(data.config.weight)) / len(data.item) for data in sets]
     return [rate / min(rates) for rate in rates]
+
+
+def check_has_samples(number: int, data: Dataset) -> None:
+    """Raise if a data set of the run that has a weight has no sample.
+
+    Raises:
+        DataError: Naming it.
+    """
+    if not len(data.item):
+        raise DataError(
+            f"data.{number}.weight: {data.config.weight:g} cannot be met: {data.config.path} has no sample to train on; "
+            "remove it, or add media that fit its buckets"
+        )
 
 
 def asked_shares(sets: Sequence[Dataset]) -> list[Fraction]:

@@ -1,161 +1,34 @@
 """Chapters: what is trained on of data sets that are read shard by shard, a small catalog at a time.
 
-The shards of a streamed set come in passes, each in another order; all sets advance together, by the part of a pass that
-they have done times ``repeats``, so that any number of chapters shows them in the proportion of their sizes. A chapter is
-made of the next shards and of as many samples of the sets whose items are known. What is left over of a bucket begins the
+The shards of a streamed set come in passes, each in another order; all sets advance together, so that any number of
+chapters shows them in the proportion of their sizes times ``repeats``, or of their weights. A chapter is made of the next
+shards and of as many samples of the sets whose items are known. What is left over of a bucket begins the
 bucket's samples in the next chapter. All of it is a function of the seed, the contents, and where the chapter begins.
 
 Shape letters: T optimizer steps, B batch size, M samples of a chapter.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from finetrainers.config import Bucket, DataConfig
+from finetrainers.config import Bucket
 from finetrainers.data.catalog.catalog import Catalog, raise_if_failing
 from finetrainers.data.catalog.dataset import Dataset
 from finetrainers.data.catalog.probe import Look
 from finetrainers.data.catalog.split import without_contents
-from finetrainers.data.order.draws import Indices, keys_of, seed_of, shuffled
-from finetrainers.data.order.order import Order, StepSamples
+from finetrainers.data.order.advance import Advance
+from finetrainers.data.order.chapter import Begin, Chapter, Known, Rest, Shards, Source
+from finetrainers.data.order.draws import Indices, keys_of, seed_of, shuffled, shuffled_range
+from finetrainers.data.order.written import WrittenOrder
 from finetrainers.data.sources.items import Problem
-from finetrainers.data.sources.layout import Layout, Wanted
 from finetrainers.data.sources.listing import Listing, join
+from finetrainers.errors import DataError
 
 Digests = npt.NDArray[np.void]
-
-
-@dataclass(frozen=True, slots=True)
-class Shards:
-    """One data set that is read shard by shard."""
-
-    layout: Layout
-    wanted: Wanted
-    root: str
-    """Reference of the folder that has them."""
-    refs: tuple[str, ...]
-    """In the order of their names."""
-
-    @property
-    def config(self) -> DataConfig:
-        return self.wanted.config
-
-    def nth(self, number: int, seed: int) -> str:
-        """Choose the n-th shard of endless passes, each of which has every shard once."""
-        turn, place = divmod(number, len(self.refs))
-        return self.refs[int(_shuffled(len(self.refs), seed, "shards", turn)[place])]
-
-    def list(self, refs: Sequence[str]) -> Listing:
-        """List the items of some shards."""
-        return join([self.layout.shard_items(ref, self.wanted) for ref in refs])
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """One data set whose items are all known."""
-
-    data: Dataset
-
-
-Source = Shards | Known
-
-
-@dataclass(frozen=True, slots=True)
-class Rest:
-    """Samples of one data set that a chapter has left over."""
-
-    samples: tuple[int, ...] = ()
-    """Of a set whose items are known, their numbers there; of another, the window of each row of ``items``."""
-    items: pa.Table | None = None
-    """Items of a set that is read shard by shard, as in ``Listing.table``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """Where a chapter begins."""
-
-    number: int
-    step: int
-    """Its first optimizer step."""
-    taken: tuple[int, ...]
-    """By data set: shards, or samples, that came before."""
-    rests: tuple[Rest, ...]
-    """By data set."""
-    shards: tuple[tuple[str, ...], ...] | None = None
-    """By data set: what the chapter consists of, if that is settled."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chapter:
-    """What some optimizer steps are trained on."""
-
-    begin: Begin
-    catalog: Catalog
-    order: "WrittenOrder"
-    end: Begin
-    """Where the next one begins."""
-    problems: tuple[Problem, ...]
-    """Bad samples of the shards."""
-    num_new: int
-    """Samples that no chapter before had left over."""
-
-
-class WrittenOrder(Order):
-    """An order of some optimizer steps that is written down, from ``start`` to ``stop``."""
-
-    def __init__(
-        self, batch_size: int, start: int, buckets: Indices, samples: Indices, pool: tuple[Indices, Indices]
-    ) -> None:
-        """Take buckets [T] and samples [T, B], and of all that may stand in for others the buckets [M] and samples [M]."""
-        self.batch_size, self.start, self.stop = batch_size, start, start + len(buckets)
-        self._rows, self._pool = (buckets, samples), pool
-
-    def __reduce__(  # type: ignore[override]
-        self,
-    ) -> "tuple[type[WrittenOrder], tuple[int, int, Indices, Indices, tuple[Indices, Indices]]]":
-        return WrittenOrder, (self.batch_size, self.start, *self._rows, self._pool)
-
-    @property
-    def buckets(self) -> list[int]:
-        return list(np.unique(self._rows[0]).tolist())
-
-    def step(self, step: int) -> StepSamples:
-        buckets, samples = self.steps(step, step + 1)
-        return StepSamples(int(buckets[0]), samples[0], step * self.batch_size + np.arange(self.batch_size))
-
-    def steps(self, start: int, stop: int) -> tuple[Indices, Indices]:
-        if not self.start <= start <= stop <= self.stop:
-            raise IndexError(f"steps {start} to {stop} of a chapter from {self.start} to {self.stop}")
-        buckets, samples = (own[start - self.start : stop - self.start] for own in self._rows)
-        return buckets.copy(), samples.copy()
-
-    def samples_of(self, bucket: int) -> Indices:
-        buckets, samples = self._pool
-        found: Indices = samples[buckets == bucket]
-        return found
-
-    def pick(self, bucket: int, draws: npt.NDArray[np.float64]) -> Indices:
-        samples = self.samples_of(bucket)
-        return samples[(draws * len(samples)).astype(np.int64)]
-
-    @property
-    def stand_ins(self) -> range:
-        return range(self.start, self.stop)
-
-    def first_step(self, epoch: int) -> int:
-        return self.start if epoch == 0 else self.stop
-
-    def epoch_of(self, step: int) -> int:
-        return 0
-
-    def starved(self, steps: int) -> list[int]:
-        return []
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,37 +64,36 @@ class Book:
     """Folders that cannot be listed, and that are to be skipped."""
 
     @property
-    def num_shards(self) -> int:
-        """Shards of one pass of all data sets."""
-        return sum(len(source.refs) for source in self.sources if isinstance(source, Shards))
+    def advance(self) -> Advance:
+        """How the data sets advance."""
+        return Advance(self.sources)
 
     def first(self) -> Begin:
         """Where the first chapter begins."""
-        return Begin(0, 0, (0,) * len(self.sources), (Rest(),) * len(self.sources))
+        none, count = (0,) * len(self.sources), len(self.sources)
+        return Begin(0, 0, taken=none, seen=none, shown=((0, 0),) * count, rests=(Rest(),) * count)
 
     def open(self, begin: Begin) -> Chapter:
         """List and plan a chapter.
 
         Raises:
-            DataError: Naming all bad samples that are not to be skipped.
+            DataError: Naming all bad samples that are not to be skipped; or a data set none of whose shards has a good one.
         """
         begin, listings = self._listed(begin)
-        taken = self._taken_after(begin)
-        parts: list[_Part] = []
-        for number, source in enumerate(self.sources):
-            old, start = begin.rests[number], begin.taken[number]
-            if isinstance(source, Known):
-                places = np.concatenate([np.array(old.samples, np.int64), self._drawn(number, source, start, taken[number])])
-                parts.append(_Part(number, source.data, places, len(old.samples)))
-            else:
-                parts += self._read(number, source, old, listings.get(number))
-        read = [part.data for part in parts if isinstance(self.sources[part.source], Shards)]
-        raise_if_failing(read)
+        read = [
+            part
+            for number, source in enumerate(self.sources)
+            if isinstance(source, Shards)
+            for part in self._read(number, source, begin.rests[number], listings.get(number))
+        ]
+        raise_if_failing([part.data for part in read])
+        taken, seen = self._counted(begin, read)
+        parts = sorted([*read, *self._known(begin, taken)], key=lambda part: part.source)
         catalog = Catalog(tuple(part.data for part in parts), self.buckets, known_as=self.known_as)
         order, rests = self._order(begin, catalog, parts)
-        end = Begin(begin.number + 1, order.stop, taken, rests)
-        num_new = sum(len(part.places) - part.num_old for part in parts)
-        return Chapter(begin, catalog, order, end, tuple(problem for data in read for problem in data.problems), num_new)
+        end = Begin(begin.number + 1, order.stop, taken, seen, begin.shown, rests)
+        problems = tuple(problem for part in read for problem in part.data.problems)
+        return Chapter(begin, catalog, order, end, tuple(part.source for part in parts), problems)
 
     def _listed(self, begin: Begin) -> tuple[Begin, dict[int, Listing]]:
         """Choose the shards of a chapter, unless they are settled, and list them."""
@@ -230,7 +102,8 @@ class Book:
             return begin, {number: self._shards(number).list(refs) for number, refs in named.items()}
         found: dict[int, list[tuple[str, Listing]]] = {}
         while True:
-            number = self._next(begin, {own: len(listed) for own, listed in found.items()})
+            items = {own: [len(listing.table) for _, listing in listed] for own, listed in found.items()}
+            number = self.advance.due(begin, items)
             source, listed = self._shards(number), found.setdefault(number, [])
             ref = source.nth(begin.taken[number] + len(listed), self.seed)
             listed.append((ref, source.list([ref])))
@@ -242,30 +115,29 @@ class Book:
         joined = {number: join(listing for _, listing in listed) for number, listed in found.items()}
         return replace(begin, shards=refs), joined
 
-    def _next(self, begin: Begin, listed: Mapping[int, int]) -> int:
-        """Choose the data set whose next shard is due: the one that will have done the least of its pass."""
-        due = [
-            (self._progress(number, begin.taken[number] + listed.get(number, 0) + 1), number)
-            for number, source in enumerate(self.sources)
-            if isinstance(source, Shards)
-        ]
-        return min(due)[1]
-
-    def _progress(self, number: int, taken: int) -> Fraction:
-        """How many epochs are done when so many shards of a data set are taken."""
-        source = self._shards(number)
-        return Fraction(taken, len(source.refs)) / Fraction(str(source.config.repeats))
-
-    def _taken_after(self, begin: Begin) -> tuple[int, ...]:
-        """By data set: shards, or samples, that have come when a chapter ends."""
-        shards = begin.shards or ()
+    def _counted(self, begin: Begin, read: Sequence[_Part]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """By data set: shards, or samples, that have come when a chapter ends; and samples that all shards so far had."""
+        shards, seen = begin.shards or (), list(begin.seen)
+        for part in read:
+            seen[part.source] += len(part.places) - part.num_old
         taken = {n: begin.taken[n] + len(shards[n]) for n, own in enumerate(self.sources) if isinstance(own, Shards)}
-        epochs = max(self._progress(number, count) for number, count in taken.items())
+        for number, count in taken.items():
+            source = self._shards(number)
+            if count >= len(source.refs) and not seen[number]:
+                raise DataError(
+                    f"data.path: {source.config.path!r} has no sample to train on in any of {len(source.refs)} shards: "
+                    "remove this data set, or add media and captions that fit its buckets"
+                )
+        taken |= {n: max(begin.taken[n], count) for n, count in self.advance.known(taken, seen).items()}
+        return tuple(taken[number] for number in range(len(self.sources))), tuple(seen)
+
+    def _known(self, begin: Begin, taken: Sequence[int]) -> Iterator[_Part]:
+        """Choose what comes of the data sets whose items are known."""
         for number, source in enumerate(self.sources):
             if isinstance(source, Known):
-                rate = Fraction(str(source.data.config.repeats)) * len(source.data.item)
-                taken[number] = max(begin.taken[number], math.floor(epochs * rate))
-        return tuple(taken[number] for number in range(len(self.sources)))
+                old = np.array(begin.rests[number].samples, np.int64)
+                new = self._drawn(number, source, begin.taken[number], taken[number])
+                yield _Part(number, source.data, np.concatenate([old, new]), len(old))
 
     def _drawn(self, number: int, source: Known, start: int, stop: int) -> Indices:
         """Samples of endless passes of a data set, each in another order."""
@@ -276,16 +148,17 @@ class Book:
     def _read(self, number: int, source: Shards, old: Rest, new: Listing | None) -> Iterator[_Part]:
         """Look at what was left over of a data set, and at what its next shards have."""
         if old.items is not None:
-            data = self._dataset(source.config, Listing(old.items, (), 0))
+            data = self._dataset(source, Listing(old.items, (), 0))
             data = data.only(data.chunk == np.array(old.samples, np.int32)[data.item])
             yield _Part(number, data, np.arange(len(data.item)), len(data.item))
         if new is not None:
-            data, _ = without_contents(self._dataset(source.config, new), self.held_out)
+            data, _ = without_contents(self._dataset(source, new), self.held_out)
             yield _Part(number, data, np.arange(len(data.item)), 0)
 
-    def _dataset(self, config: DataConfig, listing: Listing) -> Dataset:
+    def _dataset(self, source: Shards, listing: Listing) -> Dataset:
+        listing = replace(listing, layout=source.layout.name, why=source.why)
         buckets = {bucket: number for number, bucket in enumerate(self.buckets)}
-        return self.build(config, listing, self.look(len(listing.table)), buckets=buckets)
+        return self.build(source.config, listing, self.look(len(listing.table)), buckets=buckets)
 
     def _order(self, begin: Begin, catalog: Catalog, parts: Sequence[_Part]) -> tuple[WrittenOrder, tuple[Rest, ...]]:
         """Cut each bucket's samples into batches, those that were left over first; return what is left over now, too."""
@@ -296,7 +169,7 @@ class Book:
             np.concatenate([start + own for start, own in zip(starts, chosen, strict=True)])
             for chosen in ([p.places[: p.num_old] for p in parts], [p.places[p.num_old :] for p in parts])
         )
-        new = new[_shuffled(len(new), self.seed, "chapter", begin.number)]
+        new = new[shuffled_range(len(new), self.seed, "chapter", begin.number)]
         rows, left = [], []
         for bucket in np.unique(buckets[np.concatenate([old, new])]).tolist():
             samples = np.concatenate([own[buckets[own] == bucket] for own in (old, new)])
@@ -304,7 +177,7 @@ class Book:
             rows.append(samples[:full].reshape(-1, self.batch_size))
             left.append(samples[full:])
         batches = np.concatenate(rows) if rows else np.empty((0, self.batch_size), np.int64)
-        batches = batches[_shuffled(len(batches), self.seed, "batches", begin.number)]
+        batches = batches[shuffled_range(len(batches), self.seed, "batches", begin.number)]
         rest = np.concatenate(left) if left else np.empty(0, np.int64)
         owner = np.searchsorted(ends, rest, side="right")
         own = [(part, rest[owner == place] - starts[place]) for place, part in enumerate(parts)]
@@ -324,8 +197,3 @@ class Book:
         source = self.sources[number]
         assert isinstance(source, Shards), f"data.{number} is not read shard by shard"
         return source
-
-
-def _shuffled(count: int, *seed: object) -> Indices:
-    """Shuffle 0 .. count-1, as a pure function of the seed."""
-    return shuffled(np.arange(count), np.array(count), np.array(seed_of(*seed), np.uint64))

@@ -57,6 +57,11 @@ def shuffled(places: Indices, counts: Indices, keys: Keys) -> Indices:
     return found
 
 
+def shuffled_range(count: int, *seed: object) -> Indices:
+    """Shuffle 0 .. count-1, as a pure function of the seed."""
+    return shuffled(np.arange(count), np.array(count), np.array(seed_of(*seed), np.uint64))
+
+
 def _walk(x: Keys, count: Keys, key: Keys) -> Keys:
     x = _encipher(x, count, key)
     beyond = np.flatnonzero(x >= count)

@@ -65,8 +65,8 @@ def list_items(config: DataConfig, streams: Sequence[str] = (), many: Collection
     return listing
 
 
-def open_shards(config: DataConfig) -> tuple[Layout, str, list[str], list[Problem]]:
-    """Find out how a data set is laid out that is read shard by shard, in which folder, and of which shards it consists.
+def open_shards(config: DataConfig) -> tuple[Layout, str, str, list[str], list[Problem]]:
+    """Find out how a data set is laid out that is read shard by shard, and why, in which folder, and of which shards.
 
     The problems are folders that cannot be listed.
 
@@ -74,7 +74,7 @@ def open_shards(config: DataConfig) -> tuple[Layout, str, list[str], list[Proble
         DataError: If it does not consist of shards, or if there are problems that are not to be skipped.
     """
     place = place_of(config.path)
-    layout, _ = _layout_of(place, config)
+    layout, why = _layout_of(place, config)
     shards = None if layout is None else layout.shards(place, config)
     if layout is None or not shards:
         found = "no layout that is known" if layout is None else f"the layout {layout.name}"
@@ -86,7 +86,7 @@ def open_shards(config: DataConfig) -> tuple[Layout, str, list[str], list[Proble
     problems = _closed(layout, place)
     if problems and config.on_error == "fail":
         raise DataError(f"{problems[0].path}: {problems[0].reason}; fix it, or set data.on_error: skip")
-    return layout, place.root, shards, problems
+    return layout, why, place.root, shards, problems
 
 
 def _layout_of(place: Place, config: DataConfig) -> tuple[Layout | None, str]:

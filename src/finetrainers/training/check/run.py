@@ -169,7 +169,7 @@ def _check_resumed(config: Config, prepared: Prepared, checked: Checked, resumed
             findings.warn(message)
         start = last_start(config)
         if start and not findings.errors:  # else some items are left out
-            for message in about_changed_data(start, prepared.plan.fingerprint()):
+            for message in about_changed_data(start, prepared):
                 findings.warn(message)
 
 
