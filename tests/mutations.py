@@ -729,16 +729,10 @@ MUTATIONS = (
     Mutation("a run whose loss was edited does not say what its weights are good for", "training/same_run.py", 'anew = "" if key.startswith(WEIGHTS_FIT) else _from_weights(config)', 'anew = ""', "objectives/test_own.py::test_a_run_does_not_go_on_with_another_file"),
     Mutation("a trigger word that the data needs is not asked for again", "cli/init.py", 'if not asks_again or', 'if True or', "cli/test_init_command.py::test_a_trigger_word_that_the_data_needs_is_asked_for_again"),
     Mutation("a text for a list of trackers is not told to be a list", "config/messages.py", 'in ("tuple_type", "list_type")', 'in ()', "training/test_user_code.py::test_what_is_no_list_of_places_is_told_what_to_write"),
-    Mutation("of steps on the fly, each process makes its own rows", "src/finetrainers/encoding/encoder.py",
-             "return self.world.rows(batch_size) if self.cache.is_own else slice(None)", "return slice(0, 1)",
-             "encoding/test_on_the_fly.py"),
-    Mutation("encoded items in memory stay below their limit", "src/finetrainers/data/cache/memory.py",
-             "            surplus -= size\n", "            surplus = 0\n", "encoding/test_on_the_fly.py"),
-    Mutation("what one process of those on the fly finds bad, all leave out", "src/finetrainers/encoding/encoder.py",
-             "every = Found.joined(self.world.talk.gather(found)).distinct()", "self.world.talk.gather(found); every = found",
-             "encoding/test_on_the_fly.py"),
-    Mutation("what is in memory may get lost", "src/finetrainers/data/cache/memory.py",
-             'raise MissingItemError(f"cache.encode', 'raise KeyError(f"cache.encode', "encoding/test_on_the_fly.py"),
+    Mutation("of steps on the fly, a process makes the rows of another", "encoding/encoder.py", "return self.world.rows(batch_size) if", "return slice(0, 1) if", "encoding/test_on_the_fly.py::test_each_of_two_processes_holds_what_it_trains_on"),
+    Mutation("what one process finds bad on the fly, the others train on", "encoding/encoder.py", "every = Found.joined(self.world.talk.gather(found)).distinct()", "every = found", "encoding/test_on_the_fly.py::test_each_of_two_processes_holds_what_it_trains_on"),
+    Mutation("encoded items in memory grow beyond their limit", "data/cache/memory.py", "if surplus <= 0:", "if True:", "encoding/test_on_the_fly.py::test_it_trains_as_an_unlimited_cache_does_and_writes_no_item"),
+    Mutation("an item that memory has lost ends the run", "data/cache/memory.py", "raise MissingItemError(", "raise KeyError(", "encoding/test_on_the_fly.py::test_what_memory_has_lost_is_encoded_again"),
 )  # fmt: skip
 
 
