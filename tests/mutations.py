@@ -745,6 +745,10 @@ MUTATIONS = (
     Mutation("a streamed set without samples is left out without a word", "data/order/chapters.py", "if count >= len(source.refs) and not seen[number]:", "if False:", "data/test_chapters.py::test_a_set_none_of_whose_shards_has_a_sample_is_named_beside_one_that_has"),
     Mutation("a run that goes on says nothing of edited captions", "training/announce.py", "if known is None or known == prepared.captions:", "if True:", "training/test_training.py::test_data_that_changed_between_starts_are_warned_of"),
     Mutation("a shard that is gone ends a streamed run that is to skip it", "data/order/chapter.py", "if self.config.on_error == \"fail\":", "if True:", "data/test_chapters.py::test_a_shard_that_cannot_be_read_stops_or_is_named"),
+    Mutation("of steps on the fly, a process makes the rows of another", "encoding/encoder.py", "return self.world.rows(batch_size) if", "return slice(0, 1) if", "encoding/test_on_the_fly.py::test_each_of_two_processes_holds_what_it_trains_on"),
+    Mutation("what one process finds bad on the fly, the others train on", "encoding/encoder.py", "every = Found.joined(self.world.talk.gather(found)).distinct()", "every = found", "encoding/test_on_the_fly.py::test_each_of_two_processes_holds_what_it_trains_on"),
+    Mutation("encoded items in memory grow beyond their limit", "data/cache/memory.py", "if surplus <= 0:", "if True:", "encoding/test_on_the_fly.py::test_it_trains_as_an_unlimited_cache_does_and_writes_no_item"),
+    Mutation("an item that memory has lost ends the run", "data/cache/memory.py", "raise MissingItemError(", "raise KeyError(", "encoding/test_on_the_fly.py::test_what_memory_has_lost_is_encoded_again"),
 )  # fmt: skip
 
 

@@ -347,6 +347,8 @@ WRONG = {  # override -> what the line has to name: the key, the value, the way 
     "conditioning.kind=depth": ["conditioning.kind:", "'none'", "'depth'"],
     "train.ema_decay=1": ["train.ema_decay:", "less than 1", "not 1"],
     "cache.max_gb=0": ["cache.max_gb:", "greater than 0", "not 0"],
+    "cache.encode=on_the_fly": ["cache.encode:", "needs a limit", "set cache.max_gb"],
+    "cache={encode: later}": ["cache.encode:", "'ahead'", "'on_the_fly'", "'later'"],
     "push_to_hub=maybe": ["push_to_hub:", "boolean", "'maybe'"],
     "output_dir=": ["output_dir:", "string", "not None"],
     "train.steps=1_000": ["train.steps:", "integer", "'1_000'"],
@@ -392,6 +394,7 @@ def test_a_file_without_keys_names_what_is_required(load) -> None:
 
 
 INEFFECTIVE = {  # overrides that could not take effect -> what the message has to name
+    ("cache={encode: on_the_fly, max_gb: 1}", "memory.shard_text_encoders=true"): ["shard_text_encoders", "cache.encode"],
     ("objective.noise_levels=uniform", "objective.logit_std=1"): ["logit_std", "uniform", "logit_normal"],
     ("objective.mask_floor=0.5",): ["mask_floor", "auto", "masked"],
     ("objective.kind=masked", "objective.beta=1"): ["beta", "masked", "dpo"],

@@ -102,6 +102,28 @@ def test_a_budget_is_planned_for_without_a_gpu_and_views_and_measured_items_coun
     assert planned.disk.cache < found.disk.cache < 3 * planned.disk.cache  # captions are there once an item
 
 
+def test_windows_are_encoded_beside_the_optimizer_and_items_in_memory_count(tree: Tree, planned: Planned) -> None:
+    """Of a set that does not fit; the denoiser is on the host meanwhile, and encoders are while it trains."""
+    limit = 0.5 * planned.disk.cache
+    whole, small, fly = (
+        plan(config_of(merged(tree, {"cache": cache})), Asked(find_gpu("h100"), items=50, say=silent))
+        for cache in (
+            {"max_gb": 2 * planned.disk.cache / 1e9},
+            {"max_gb": limit / 1e9},
+            {"max_gb": limit / 1e9, "encode": "on_the_fly"},
+        )
+    )
+    assert whole.stages == planned.stages
+    states = only(planned, "save").parts["optimizer"]
+    for name in ("encode text", "encode media"):
+        assert only(small, name).allocated == only(planned, name).allocated + states
+        assert only(small, name).allocated == sum(only(small, name).parts.values())
+        assert only(small, name).host > only(planned, "save").parts["weights"]
+    assert only(small, "step").host > only(planned, "step").host
+    assert (small.disk.cache, fly.disk.cache) == (int(limit), 0)
+    assert [own.host for own in fly.stages] == [own.host + int(limit) for own in small.stages]
+
+
 def test_items_on_this_machine_are_counted_with_their_views(tree: Tree, tmp_path: Path) -> None:
     data = {"path": str(write_pictures(tmp_path / "data", 2)), "buckets": [[1, 64, 64]]}
     config = config_of(merged(tree, {"data": [data, {**data, "resize": "random_crop"}]}))

@@ -357,6 +357,7 @@ def test_all_changed_keys_are_named_at_once() -> None:
         {"loader__workers": 0},
         {"loader__prefetch": 5},
         {"cache__max_gb": 1.0},
+        {"cache": {"encode": "on_the_fly", "max_gb": 1.0}},
         {"checkpoint__every": 5},
         {"validation__every": 5},
         {"validation__prompts": "prompts.json"},

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from finetrainers.config.base import AUTO, Section
+from finetrainers.config.base import AUTO, RefusedKeyError, Section
 
 Bucket = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 """(frames, height, width) in pixels; an image bucket has one frame."""
@@ -220,6 +220,10 @@ class CacheConfig(Section):
     max_gb: float | None = Field(default=None, gt=0)
     """Size limit in GB (10^9 bytes). Beyond it the least recently used items are removed, except those that another
     running run needs, and a data set that does not fit is encoded in windows ahead of training."""
+    encode: Literal["ahead", "on_the_fly"] = "ahead"
+    """Where encoded items go: ``ahead`` encodes into ``path`` before training, and before each window of ``max_gb``.
+    ``on_the_fly`` writes none of them to disk: each process holds those of its next steps in host memory, up to ``max_gb``,
+    which must be set, and encodes more when they are used up. The training is the same."""
     remote_gb: float = Field(default=20.0, gt=0)
     """Size limit in GB of the copies of remote files in ``cache.path``. Beyond it the least recently used are removed."""
     batch_size: int = Field(default=1, ge=1)
@@ -227,6 +231,16 @@ class CacheConfig(Section):
     depend on its place in the batch, so that an interrupted encoding is no longer repeated bit for bit."""
     workers: int = Field(default=2, ge=1)
     """Threads that probe media and decode them for the encoder."""
+
+    @model_validator(mode="after")
+    def _memory_is_bounded(self) -> "CacheConfig":
+        if self.encode == "on_the_fly" and self.max_gb is None:
+            raise RefusedKeyError(
+                "encode",
+                "on_the_fly holds encoded items in host memory and needs a limit for it; set cache.max_gb: the GB that each "
+                "process may use, or encode: ahead",
+            )
+        return self
 
 
 class LoaderConfig(Section):

@@ -252,6 +252,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _encoders_are_asked_together(self) -> "Config":
+        if self.cache.encode == "on_the_fly" and self.memory.shard_text_encoders:
+            raise RefusedKeyError(
+                "memory.shard_text_encoders",
+                "true lets all processes encode each caption together, for a cache that they share, and with cache.encode: "
+                "on_the_fly each has its own; set cache.encode: ahead, or remove it",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _optimizer_can_step_so(self) -> "Config":
         train, optimizer = self.train, self.optimizer
         if optimizer.in_backward and not math.isinf(train.clip_norm):

@@ -16,7 +16,8 @@ from finetrainers.batch import Batch, Encoded, Posterior, Prompt, sample_generat
 from finetrainers.config import LoaderConfig
 from finetrainers.config.user_code import user_code_errors
 from finetrainers.data.cache.item import Item
-from finetrainers.data.cache.store import IMAGE, Cache, Kind
+from finetrainers.data.cache.memory import AnyCache
+from finetrainers.data.cache.store import IMAGE, Kind
 from finetrainers.data.conditions import Draws, Gives, draw_both, draw_latents, make_media
 from finetrainers.data.frames import FrameSelection
 from finetrainers.data.order.jobs import SampleJob
@@ -29,7 +30,7 @@ WORKER_CONTEXT = "fork" if sys.platform == "linux" else None
 """How workers are started: forked ones share the catalog, which others would copy: 1.6 GB each at ten million items."""
 
 
-def read_encoded(cache: Cache, job: SampleJob) -> Encoded:
+def read_encoded(cache: AnyCache, job: SampleJob) -> Encoded:
     """Read the items of a sample.
 
     Raises:
@@ -38,7 +39,7 @@ def read_encoded(cache: Cache, job: SampleJob) -> Encoded:
     return read_samples(cache, [job])[0]
 
 
-def read_samples(cache: Cache, jobs: Sequence[SampleJob]) -> list[Encoded]:
+def read_samples(cache: AnyCache, jobs: Sequence[SampleJob]) -> list[Encoded]:
     """As ``read_encoded``, of several samples; what they share is read once."""
     items = list(dict.fromkeys(item for job in jobs for item in job.items))
     read = dict(zip(items, cache.read_all(items), strict=True))
@@ -63,7 +64,7 @@ class Steps(Dataset[Batch]):
 
     plan: Plan
     order: Order
-    cache: Cache
+    cache: AnyCache
     objective: Draws
     given_frames: Gives
     tokens: dict[tuple[int, int, int], int]

@@ -54,6 +54,8 @@ class Place:
     name: str = ""
     """Of the work."""
     board: Board = field(default_factory=Board)
+    watched: "Place | None" = None
+    """Of the work that this is a process's own part of: who fails there ends this, too."""
     _looked: float = field(default_factory=time.monotonic)
 
     def add(self, name: str, count: int) -> int:
@@ -78,6 +80,8 @@ class Place:
         Raises:
             LeftToOthersError: Which ``World.apart`` takes.
         """
+        if self.watched is not None:
+            self.watched.look()
         if self.size > 1 and time.monotonic() - self._looked >= SECONDS_BETWEEN_LOOKS:
             self._looked = time.monotonic()
             if self.is_noted("failed"):

@@ -7,6 +7,7 @@ import torch
 
 from finetrainers.config import Bucket
 from finetrainers.data.cache.leases import oldest_lease
+from finetrainers.data.cache.memory import MemoryCache
 from finetrainers.data.cache.packs import KINDS
 from finetrainers.data.cache.store import GB
 from finetrainers.data.cache.upkeep import Eviction, evict
@@ -27,7 +28,7 @@ class Budget:
     """Bytes of one item of latents of each bucket, where only an encoded one can tell."""
 
     def window(self, plan: Plan, order: Order, steps: range, *, pinned: Sequence[str]) -> int:
-        """Return the step before which all that the steps read fits into the limit, beside the pinned items.
+        """Return the step before which all that the steps read here fits into the limit, beside the pinned items.
 
         Raises:
             ConfigError: If not even one step fits.
@@ -35,11 +36,11 @@ class Budget:
         max_gb = self.encoder.config.max_gb
         if max_gb is None:
             return steps.stop
-        needed = set(pinned)
+        needed, rows = set(pinned), self.encoder.rows(order.batch_size)
         left = int(max_gb * GB) - sum(self._sizes(pinned))
-        text_bytes = self._text_bytes(plan.step(order, steps.start))
+        text_bytes = self._text_bytes(plan.step(order, steps.start)[rows])
         for step in steps:
-            for job in plan.step(order, step):
+            for job in plan.step(order, step)[rows]:
                 left -= 0 if job.text.key in needed else text_bytes
                 left -= sum(self.latents_bytes(job, item) for item in set(job.media.values()) if item.key not in needed)
                 needed |= set(job.keys)
@@ -63,6 +64,8 @@ class Budget:
             sizes = cache.sizes([("latents", key) for key in new])
             lacking += sum(self.latents_bytes(*made) for made, size in zip(new.values(), sizes, strict=True) if size is None)
             keep.update(key for job in some for key in job.keys)
+        if isinstance(cache, MemoryCache):
+            return cache.evict(int(max_gb * GB) - lacking, keep=keep)
         since = oldest_lease(cache.root, besides=self.encoder.lease)
         return evict(cache, int(max_gb * GB) - lacking, keep=keep, since=since)
 

@@ -19,7 +19,8 @@ from finetrainers.config import CacheConfig
 from finetrainers.data.cache.claims import Claims
 from finetrainers.data.cache.item import without_zeros
 from finetrainers.data.cache.leases import Lease
-from finetrainers.data.cache.store import IMAGE, Cache, Kind
+from finetrainers.data.cache.memory import AnyCache, Unbuffered
+from finetrainers.data.cache.store import IMAGE, Kind
 from finetrainers.data.cache.writing import Batches
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.media.view import Clip
@@ -41,6 +42,7 @@ StageProgress = Callable[[str, int, int], None]
 """Called with (stage, items done, items in all)."""
 
 Job = TypeVar("Job", LatentsJob, TextJob)
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Encoder:
     """Fills a cache with what a model's encoders make of media and captions."""
 
     model: Model
-    cache: Cache
+    cache: AnyCache
     memo: Memo
     config: CacheConfig
     residency: Residency
@@ -66,6 +68,18 @@ class Encoder:
         """Identify the VAE and the text encoders by their weights and settings; no weights are loaded."""
         return identities(self.model, self.memo)
 
+    def rows(self, batch_size: int) -> slice:
+        """Samples of an optimizer step whose items the cache of this process is to have."""
+        return self.world.rows(batch_size) if self.cache.is_own else slice(None)
+
+    def by_owners(self, do: Callable[[], Value]) -> list[Value]:
+        """Let the first process do something with a cache that all share, or each with its own; return what comes of it."""
+        if not self.cache.is_own:
+            return [self.world.first(do)]
+        with self.world.together():
+            own = do()
+        return self.world.talk.gather(own)
+
     def fill(self, latents: Sequence[LatentsJob], texts: Sequence[TextJob]) -> list[Failure]:
         """Encode what the cache lacks, in this process alone; return what could not be decoded or encoded."""
         found = self._fill(missing(self.cache, "latents", latents), missing(self.cache, "text", texts), Place())
@@ -80,6 +94,8 @@ class Encoder:
         world = self.world
         if world.is_alone:
             return self.fill(latents, texts)
+        if self.cache.is_own:
+            return self._fill_own(latents, texts)
         with world.together():
             lacking = missing(self.cache, "latents", latents), missing(self.cache, "text", texts)
         if self.residency.shares_encoders:  # of which all make one list: another run may write meanwhile
@@ -92,10 +108,21 @@ class Encoder:
             self._warn(Found.joined(every))
         return Found.joined(every).failures
 
+    def _fill_own(self, latents: Sequence[LatentsJob], texts: Sequence[TextJob]) -> list[Failure]:
+        """As ``fill_together``, where each process encodes all that it lacks itself."""
+        found = Found()
+        with self.world.apart() as place:
+            lacking = missing(self.cache, "latents", latents), missing(self.cache, "text", texts)
+            found = self._fill(*lacking, Place(watched=place))
+        every = Found.joined(self.world.talk.gather(found)).distinct()  # several may lack the same
+        if self.world.is_first:
+            self._warn(every)
+        return every.failures
+
     def _fill(self, latents: Lazy[LatentsJob], texts: Lazy[TextJob], place: Place) -> Found:
         """Encode what of missing items is this process's to encode."""
         found = Found()
-        with Claims(self.cache.root) as claims, self.cache.in_batches() as batches:
+        with self.cache.claims() as claims, self.cache.in_batches() as batches:
             share = partial(self._share, batches=batches, claims=claims, place=place)
             if texts and self.residency.shares_encoders:
                 self._fill_texts_in_step(texts, place, found)
@@ -105,12 +132,14 @@ class Encoder:
                 self._fill_latents(share("latents", latents), found)
             if place.size > 1 and claims.problem is not None:
                 self.warn(
-                    f"cache.path: {self.cache.root} cannot be shared by the processes of this run ({claims.problem}): each "
+                    f"cache.path: {self.config.path} cannot be shared by the processes of this run ({claims.problem}): each "
                     "of them encodes all that it finds missing; name a folder on a file system that has locks"
                 )
         return found
 
-    def _share(self, kind: Kind, jobs: Lazy[Job], *, batches: Batches, claims: Claims, place: Place) -> Share[Job]:
+    def _share(
+        self, kind: Kind, jobs: Lazy[Job], *, batches: Batches | Unbuffered, claims: Claims, place: Place
+    ) -> Share[Job]:
         stage = "encode text" if kind == "text" else "encode media"
         progress = Progress(partial(self.progress, stage), len(jobs), place, stage, partial(self.interrupt, stage))
         return Share(kind, jobs, cache=self.cache, batches=batches, claims=claims, place=place, progress=progress)

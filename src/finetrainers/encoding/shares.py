@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetrainers.data.cache.claims import Claims
+from finetrainers.data.cache.memory import AnyCache, Unbuffered
 from finetrainers.data.cache.packs import KEY_BYTES, prefixes
-from finetrainers.data.cache.store import Cache, Kind
+from finetrainers.data.cache.store import Kind
 from finetrainers.data.cache.writing import Batches
 from finetrainers.data.order.jobs import Failure, LatentsJob, TextJob
 from finetrainers.data.order.lazy import Joined, Lazy
@@ -42,6 +43,10 @@ class Found:
             together.cut += part.cut
             together.black += part.black
         return together
+
+    def distinct(self) -> "Found":
+        """Leave out what was found more than once."""
+        return Found(list(dict.fromkeys(self.failures)), list(dict.fromkeys(self.cut)), list(dict.fromkeys(self.black)))
 
 
 class Progress:
@@ -94,8 +99,8 @@ class Share(Generic[Job]):
         kind: Kind,
         jobs: Lazy[Job],
         *,
-        cache: Cache,
-        batches: Batches,
+        cache: AnyCache,
+        batches: Batches | Unbuffered,
         claims: Claims,
         place: Place,
         progress: Progress,
@@ -175,7 +180,7 @@ class Share(Generic[Job]):
             self._progress.add(1)
 
 
-def missing(cache: Cache, kind: Kind, jobs: Sequence[Job]) -> Lazy[Job]:
+def missing(cache: AnyCache, kind: Kind, jobs: Sequence[Job]) -> Lazy[Job]:
     """Jobs whose items the cache lacks, each key once, in the order of first use."""
     return chosen(jobs, missing_places(cache, kind, jobs))
 
@@ -185,7 +190,7 @@ def chosen(jobs: Sequence[Job], places: NDArray[np.int64]) -> Lazy[Job]:
     return Lazy(lambda index: jobs[int(places[index])], len(places))
 
 
-def missing_places(cache: Cache, kind: Kind, jobs: Sequence[Job]) -> NDArray[np.int64]:
+def missing_places(cache: AnyCache, kind: Kind, jobs: Sequence[Job]) -> NDArray[np.int64]:
     """As ``missing``, by their places in the list."""
     keys = bytearray()
     for job in jobs:

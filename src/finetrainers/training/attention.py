@@ -131,7 +131,7 @@ def _try(session: Session, key: Key, calls: Counter[Call], names: tuple[str, ...
 def _record(session: Session, prepared: Prepared, steps: range) -> dict[Key, Counter[Call]]:
     """Count the calls of attention in a micro-batch, and of one sample as the held-out loss measures it; on no device."""
     trainer = build_on_meta(session.config, prepared.model, prepared.objective)
-    ahead = build_steps(prepared, prepared.objective)
+    ahead = build_steps(prepared, prepared.objective, rows=session.world.rows(session.config.train.batch_size))
     largest = max(steps[:STEPS_AHEAD], key=lambda step: ahead.tokens[ahead.plan.step(ahead.order, step)[0].bucket])
     micro = trainer.on_device(ahead[largest].split(session.config.train.micro_batch_size)[0])
     alone = ahead.sample(largest, 0).to(META)

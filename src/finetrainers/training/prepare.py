@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from finetrainers.conditioning import Conditioning, build_conditioning, build_given_frames
 from finetrainers.config import Config
 from finetrainers.data.cache.leases import Lease
+from finetrainers.data.cache.memory import MemoryCache
 from finetrainers.data.cache.store import CONTENTS, GB, MEMO_FILE, Cache
 from finetrainers.data.catalog.build import Common
 from finetrainers.data.catalog.catalog import Catalog, build_catalog
@@ -75,7 +76,10 @@ def prepare(
     size, requests = check_settings(config, model, streams, world=world, device=device, trying=trying)
     tag_cache(config.cache.path, CONTENTS)
     keep_copies(config.cache.path / FOLDER, int(config.cache.remote_gb * GB))
-    items, memo = Cache(config.cache.path), Memo(config.cache.path / MEMO_FILE)
+    in_memory = config.cache.encode == "on_the_fly"
+    items = MemoryCache() if in_memory else Cache(config.cache.path)
+    lease = None if in_memory else lease  # nobody else removes what is in memory
+    memo = Memo(config.cache.path / MEMO_FILE)
     keeps, shares = _used_again(config, model, requests), _shares(config, world)
     residency = Residency(model, device, keeps=keeps, experts=config.memory, shares=shares)
     encoder = Encoder(model, items, memo, config.cache, residency, progress, warn, lease, world, interrupt)

@@ -11,7 +11,7 @@ from finetrainers.distributed.context import share_tokens
 from finetrainers.distributed.layout import check_batch
 from finetrainers.distributed.parallelize import begin_anew
 from finetrainers.distributed.world import join
-from finetrainers.errors import MissingItemError, StoppedAtOnceError
+from finetrainers.errors import ConfigError, MissingItemError, StoppedAtOnceError
 from finetrainers.events import EndEvent
 from finetrainers.models import open_model
 from finetrainers.optim.schedules import learning_rate, set_learning_rate
@@ -81,9 +81,14 @@ def encode(config: Config) -> None:
     """Fill the cache with all that a training run will read, as far as ``cache.max_gb`` allows.
 
     Raises:
-        ConfigError: As ``train`` does.
+        ConfigError: As ``train`` does, or if the cache is in memory.
         DataError: Naming all bad samples.
     """
+    if config.cache.encode == "on_the_fly":
+        raise ConfigError(
+            "cache.encode: on_the_fly keeps encoded items only in the memory of the run that trains on them, so that "
+            "finetrainers encode would leave nothing; start finetrainers train, or set cache.encode: ahead"
+        )
     with join(config.parallel, config.train.device) as world:
         settled = world.first(lambda: settle(config))
         counted = as_recorded(world.first(lambda: with_counted_steps(settled.config)))
@@ -244,8 +249,9 @@ class _Run:
         return trainer
 
     def _verify_control(self, trainer: Trainer, prepared: Prepared) -> None:
-        """Look whether the control reaches its columns, by the sample that is trained on next."""
-        sample = build_steps(prepared, self.objective).sample(trainer.step, 0).to(self.session.device)
+        """Look whether the control reaches its columns, by a sample that this process is trained on next."""
+        row = self.session.world.rows(self.config.train.batch_size).start
+        sample = build_steps(prepared, self.objective).sample(trainer.step, row).to(self.session.device)
         parts = self.model.denoisers.split(trainer.denoiser)
         trainer.conditioning.verify(list(parts.values()), self.model.adapter, trainer.predict, sample)
         for part in parts.values():

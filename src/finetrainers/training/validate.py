@@ -15,7 +15,7 @@ from torch import Tensor
 
 from finetrainers.batch import Batch, Text, sample_generator
 from finetrainers.conditioning import GivenFrames
-from finetrainers.data.cache.store import Cache
+from finetrainers.data.cache.memory import AnyCache
 from finetrainers.data.conditions import draw_both, draw_latents, make_media
 from finetrainers.data.loader import make_prompt, read_encoded
 from finetrainers.data.order.jobs import SampleJob
@@ -67,7 +67,7 @@ class HeldOut:
     """Held-out samples at fixed noise and on a fixed grid of noise levels: two values differ only as the weights do."""
 
     jobs: Sequence[SampleJob]
-    cache: Cache
+    cache: AnyCache
     num_levels: int
     given_frames: GivenFrames
     has_own_noise: bool = True

@@ -60,10 +60,11 @@ def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepar
 def _encode_window(prepared: Prepared, budget: Budget, steps: range) -> tuple[int, list[Failure]]:
     """Encode what as many of these steps will read as fit; return the step after them, and what cannot be made.
 
-    What fits, and what goes to make room, the first process decides.
+    What fits, and what goes to make room, the first process decides; where each has a cache of its own, each for itself.
     """
     plan, order, encoder = prepared.plan, prepared.order, prepared.encoder
-    texts, pinned, first = prepared.texts, prepared.pinned, prepared.encoder.world.first
+    texts, pinned, owners = prepared.texts, prepared.pinned, encoder.by_owners
+    rows = encoder.rows(order.batch_size)
     held_out, failures = list(prepared.measured), []
     held_out_media = [item for job in held_out for item in job.media.values()]
     if encoder.config.max_gb is not None:  # what validation needs comes first: the window is what is left beside it
@@ -71,13 +72,13 @@ def _encode_window(prepared: Prepared, budget: Budget, steps: range) -> tuple[in
         if encoder.residency.shares_encoders:  # the first process cannot encode one alone, to see how large they are
             needed += [job.text for job in plan.step(order, steps.start)]
         failures = encoder.fill_together(held_out_media, needed)
-    stop = first(lambda: budget.window(plan, order, steps, pinned=pinned))
-    jobs = plan.distinct(order, steps.start, stop)
-    first(lambda: budget.make_room(jobs, pinned=pinned).over)
+    stop = min(owners(lambda: budget.window(plan, order, steps, pinned=pinned)))
+    jobs = plan.distinct(order, steps.start, stop, rows)
+    owners(lambda: budget.make_room(jobs, pinned=pinned).over)
     latents = Joined(jobs.latents(), held_out_media)
     failures += encoder.fill_together(latents, Joined(texts, jobs.texts(), [job.text for job in held_out]))
     if not failures:
-        first(lambda: budget.check(jobs, pinned=pinned))
+        owners(lambda: budget.check(jobs, pinned=pinned))
     return stop, failures
 
 
@@ -94,7 +95,8 @@ def mend(prepared: Prepared, steps: range) -> None:
         DataError: If something of it cannot be made any more: other samples could stand in only if all processes knew.
     """
     _remove_damaged(prepared, steps.start)
-    jobs = prepared.plan.distinct(prepared.order, steps.start, steps.stop)
+    rows = prepared.encoder.rows(prepared.order.batch_size)
+    jobs = prepared.plan.distinct(prepared.order, steps.start, steps.stop, rows)
     failures = prepared.encoder.fill(jobs.latents(), jobs.texts())
     if failures:
         raise DataError(

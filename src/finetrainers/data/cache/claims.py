@@ -22,13 +22,16 @@ class Claims:
     To close any handle of the file lets go of all locks that a process has on it: one at a time is open in a process.
     """
 
-    def __init__(self, cache: Path) -> None:
-        self._path = cache / FILE
+    def __init__(self, cache: Path | None) -> None:
+        """Take the folder of the cache; None if no other process makes items of it, so that all are free."""
+        self._path = None if cache is None else cache / FILE
         self._file: BinaryIO | None = None
         self.problem: str | None = None
         """Why items cannot be claimed here; then each process makes what it finds missing."""
 
     def __enter__(self) -> "Claims":
+        if self._path is None:
+            return self
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab")

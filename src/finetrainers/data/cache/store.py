@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetrainers.data.cache.claims import FILE as CLAIMS
+from finetrainers.data.cache.claims import FILE as CLAIMS, Claims
 from finetrainers.data.cache.index import FILE as INDEX, Index, Place
 from finetrainers.data.cache.item import DamagedError, Item, from_bytes, to_bytes
 from finetrainers.data.cache.leases import FOLDER as LEASES
@@ -82,11 +82,18 @@ class Entry:
 class Cache:
     """A folder of encoded items; any number of runs may share it."""
 
+    is_own = False
+    """Whether other processes have items of their own."""
+
     def __init__(self, root: Path) -> None:
         self.root = root
         self.index = Index(root)
         self.packs = root / PACKS
         self._batches: Batches | None = None
+
+    def claims(self) -> Claims:
+        """Return the claims of this process, by which all that share the folder divide the work."""
+        return Claims(self.root)
 
     def file(self, kind: Kind, key: str) -> Path:
         """Where an item is, if it is there and has a file of its own."""

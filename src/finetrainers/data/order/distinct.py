@@ -14,9 +14,9 @@ DRAWS_AT_ONCE = 1 << 21
 
 
 def distinct_choices(
-    choices: Choices, order: Order, start: int, stop: int
+    choices: Choices, order: Order, start: int, stop: int, rows: slice = slice(None)
 ) -> tuple[Indices, Indices, NDArray[np.int32], NDArray[np.int32]]:
-    """Sample, position, view and caption, each [n], of the optimizer steps from ``start`` to ``stop``.
+    """Sample, position, view and caption, each [n], of some rows of the optimizer steps from ``start`` to ``stop``.
 
     Each of what they show comes once, at the position of its first use, in the order of those.
     """
@@ -29,6 +29,8 @@ def distinct_choices(
         last = min(first + steps_at_once, stop)
         positions = np.arange(first * order.batch_size, last * order.batch_size)
         samples, views, captions = choices.at(order, positions)
+        own = np.arange(len(positions)).reshape(-1, order.batch_size)[:, rows].ravel()
+        samples, views, captions, positions = samples[own], views[own], captions[own], positions[own]
         codes = (samples * num_views + views) * num_choices + captions - NO_CAPTION
         values, uses = np.unique(codes, return_index=True)
         new = np.sort(uses[~_is_in(values, known)])

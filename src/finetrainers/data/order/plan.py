@@ -114,9 +114,12 @@ class Plan:
         samples, views, captions = self.choices.at(order, positions)
         return list(Jobs(self, samples, positions, views, captions).all())
 
-    def distinct(self, order: Order, start: int, stop: int) -> Jobs:
-        """Jobs of the optimizer steps from ``start`` to ``stop``, each pair of items once, in the order of first use."""
-        return Jobs(self, *distinct_choices(self.choices, order, start, stop))
+    def distinct(self, order: Order, start: int, stop: int, rows: slice = slice(None)) -> Jobs:
+        """Jobs of the optimizer steps from ``start`` to ``stop``, each pair of items once, in the order of first use.
+
+        With ``rows``, of some samples of each step.
+        """
+        return Jobs(self, *distinct_choices(self.choices, order, start, stop, rows))
 
     def held_out(self, count: int) -> list[SampleJob]:
         """The first view and caption of ``count`` samples spread over all data sets, fixed for all runs."""

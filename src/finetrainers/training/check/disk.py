@@ -39,10 +39,11 @@ class Need:
 
 def needs(config: Config, prepared: Prepared) -> Iterator[Need]:
     """Count what the run will write, at its largest."""
-    cache = _cache_bytes(prepared, config.train.steps)
-    limit = config.cache.max_gb
-    cache = cache if limit is None else min(cache, int(limit * GB))
-    yield Need("cache.path", config.cache.path, cache, "encoded items")
+    if config.cache.encode == "ahead":  # else they are in memory
+        cache = _cache_bytes(prepared, config.train.steps)
+        limit = config.cache.max_gb
+        cache = cache if limit is None else min(cache, int(limit * GB))
+        yield Need("cache.path", config.cache.path, cache, "encoded items")
     trained, whole = prepared.size.trained, prepared.size.whole
     state = STATE_BYTES.get(config.optimizer.name, ADAM_BYTES)
     state += FLOAT32 * (1 + (config.train.ema_decay is not None))

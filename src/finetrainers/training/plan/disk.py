@@ -33,9 +33,10 @@ class Leaves:
         """Count bytes; what is compressed in the cache, such as padding of captions, counts in full."""
         media, caption = self._item()
         checkpoint, trained = self.cost.state_bytes, self.cost.num_trained
-        limit = self.config.cache.max_gb
-        cache = None if self.items is None else media * self.items.views + caption * self.items.count
-        if cache is not None and limit is not None:
+        limit, cache = self.config.cache.max_gb, self.encoded()
+        if self.config.cache.encode == "on_the_fly":
+            cache = 0
+        elif cache is not None and limit is not None:
             cache = min(cache, int(limit * 1e9))
         return Disk(
             items=None if self.items is None else self.items.count,
@@ -45,6 +46,11 @@ class Leaves:
             checkpoints=checkpoint * num_checkpoints(self.config),
             weights=exported_bytes(self.config, self.model, trained=trained, whole=self._whole()),
         )
+
+    def encoded(self) -> int | None:
+        """Bytes of all views of all items and their captions; None where nobody says how many there are."""
+        media, caption = self._item()
+        return None if self.items is None else media * self.items.views + caption * self.items.count
 
     def _whole(self) -> int:
         """All weights of what trains; asked for where they are exported."""

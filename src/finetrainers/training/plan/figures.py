@@ -65,7 +65,7 @@ class Disk(Figures):
     item: int
     """Of one view of an item of the largest bucket, with its caption, at most."""
     cache: int | None
-    """Of all views of all items."""
+    """Of all views of all items; 0 where they are in memory."""
     checkpoint: int
     """One of them."""
     checkpoints: int

@@ -33,6 +33,7 @@ from finetrainers.training.plan.measured import errors_of, machine_of, read_meas
 from finetrainers.training.plan.search import Found, search
 from finetrainers.training.plan.speed import Machine
 from finetrainers.training.plan.stages import Counted, count_stages
+from finetrainers.training.plan.windows import with_windows
 from finetrainers.training.user_code import check_user_code
 
 HOUR = 3600
@@ -152,7 +153,8 @@ class _Planning:
     def _stages(self, own: Config, cost: StepCost) -> Counted:
         counted = count_stages(own, self.model, self.buckets[-1], cost)
         gc.collect()
-        return counted
+        encoded = Leaves(own, self.model, self.buckets[-1], cost, self.items).encoded()
+        return with_windows(counted, own, cost, encoded)
 
     def _shared(self, own: Config, cost: StepCost) -> StepCost:
         """Cut a step to what one of several devices has of it."""

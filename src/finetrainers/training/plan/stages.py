@@ -40,6 +40,10 @@ class Counted:
     denoise: Work
     """One pass of the denoiser that draws one sample."""
     decode: Work
+    text_weights: int = 0
+    """Bytes of all text encoders."""
+    media_weights: int = 0
+    """Bytes of the VAE."""
 
 
 def count_stages(config: Config, model: Model, bucket: Bucket, cost: StepCost) -> Counted:
@@ -54,7 +58,8 @@ def count_stages(config: Config, model: Model, bucket: Bucket, cost: StepCost) -
     work = Work()
     for own in texts:
         work.add(own.work)
-    return Counted(tuple(stages), work, media.work, denoise[1], decode.work)
+    text_weights = sum(own.weights for own in texts)
+    return Counted(tuple(stages), work, media.work, denoise[1], decode.work, text_weights, media.weights)
 
 
 def parts_of(usage: Usage) -> dict[str, int]:

@@ -74,7 +74,9 @@ def _duration(seconds: float | None) -> str:
 def _disk(planned: Planned) -> list[str]:
     own = planned.disk
     cache = (
-        f"{own.item / 1e6:.1f} MB an item, at most (--items N says how many there are)"
+        "none, for items are in memory"
+        if own.cache == 0
+        else f"{own.item / 1e6:.1f} MB an item, at most (--items N says how many there are)"
         if own.cache is None
         else f"{own.cache / 1e9:.2f} GB of {own.items:,} items of {own.item / 1e6:.1f} MB at most"
     )

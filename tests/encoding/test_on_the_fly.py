@@ -1,0 +1,180 @@
+"""``cache.encode: on_the_fly``: items of the next steps in memory, and training as with a cache on the disk."""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ranks
+from runs import Tree, adapter_file, config_of, curve, events_of, flux_tree, merged, write_pictures
+from safetensors.torch import load_file
+
+from finetrainers import ConfigError, encode, train
+from finetrainers.config import dump_config
+from finetrainers.data.cache.memory import MemoryCache
+from finetrainers.data.cache.store import Cache
+from finetrainers.errors import DataError
+from finetrainers.training.track import StepLog
+
+LOSSES = ("loss", "grad_norm")
+BREAKS = "03.png"
+"""A picture that cannot be decoded, which is seen when its window is encoded."""
+
+
+def base(model: Path, root: Path, **sections: Any) -> Tree:
+    """A run that measures and skips: 6 steps of one sample, with held-out samples and one that breaks."""
+    once = {
+        "train": {"steps": 6, "batch_size": 1, "micro_batch_size": 1},
+        "validation": {"every": 3, "held_out": 0.2, "noise_levels": 2},
+        "data": [{"path": str(write_pictures(root / "data", 7)), "buckets": [[1, 64, 64]], "on_error": "skip"}],
+    }
+    return merged(flux_tree(model, root / "data", root), merged(once, sections))
+
+
+@pytest.fixture(autouse=True)
+def breaking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetrainers.encoding.decoding.decode", broken())
+
+
+def broken(note: Callable[[str], None] = lambda _: None) -> Callable[..., Any]:
+    from finetrainers.data.media.files import decode
+
+    def decoded(path: str, *rest: Any) -> Any:
+        note(Path(path).name)
+        if Path(path).name == BREAKS:
+            raise DataError(f"{path}: breaks in the middle")
+        return decode(path, *rest)
+
+    return decoded
+
+
+@pytest.fixture
+def tree(tiny_flux: Path, tmp_path: Path) -> Tree:
+    return base(tiny_flux, tmp_path)
+
+
+def size_of(tree: Tree) -> int:
+    return sum(entry.bytes for entry in Cache(Path(tree["cache"]["path"])).entries())
+
+
+def on_the_fly(tree: Tree, name: str, num_bytes: float, **sections: Any) -> Tree:
+    root = Path(tree["output_dir"]).parent
+    cache = {"path": str(root / f"{name}-cache"), "encode": "on_the_fly", "max_gb": num_bytes / 1e9}
+    return merged(tree, {"output_dir": str(root / name), "cache": cache, **sections})
+
+
+def weights(tree: Tree, step: int = 6) -> dict[str, Any]:
+    file = adapter_file(Path(tree["output_dir"]) / "weights" / f"step-{step:06d}")
+    return {name: tensor.tolist() for name, tensor in load_file(file).items()}
+
+
+def held_out(tree: Tree) -> list[float]:
+    return [event["held_out_loss"] for event in events_of(tree["output_dir"]) if event["event"] == "validation"]
+
+
+def assert_same(tree: Tree, other: Tree) -> None:
+    assert curve(tree["output_dir"], *LOSSES) == curve(other["output_dir"], *LOSSES)
+    assert weights(tree) == weights(other)
+    assert held_out(tree) == held_out(other)
+
+
+def num_windows(tree: Tree) -> int:
+    """Times that media were encoded."""
+    events = (event for event in events_of(tree["output_dir"]) if event["event"] == "progress")
+    return sum(event["stage"] == "encode media" and event["done"] == event["total"] for event in events)
+
+
+def test_it_trains_as_an_unlimited_cache_does_and_writes_no_item(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, with workers and without, and on from the middle of a window; the limit holds."""
+    train(config_of(tree))
+    limit, held, write = 0.7 * size_of(tree), [], MemoryCache.write
+    largest = max(entry.bytes for entry in Cache(Path(tree["cache"]["path"])).entries())
+
+    def watched(self: MemoryCache, *item: Any) -> int:
+        count = write(self, *item)
+        held.append(sum(map(len, self._items.values())))
+        return count
+
+    monkeypatch.setattr(MemoryCache, "write", watched)
+    small = on_the_fly(tree, "fly", limit, loader={"workers": 1})
+    train(config_of(small))
+    assert_same(small, tree)
+    assert num_windows(small) > 2
+    assert 0 < max(held) <= limit + largest  # one is made before there is room for it, to see how large it is
+    assert [file.name for file in Path(small["cache"]["path"]).rglob("*.safetensors")] == []
+    assert [own["key"] for event in events_of(small["output_dir"]) for own in event.get("disk", ())] == 2 * ["output_dir"]
+
+    cut = on_the_fly(tree, "cut", limit, checkpoint={"every": 1, "background": False})
+    log = StepLog.__call__
+
+    def killing(self: Any, trainer: Any, metrics: Any) -> None:
+        log(self, trainer, metrics)
+        if trainer.step == 3:
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepLog, "__call__", killing)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(config_of(cut))
+    train(config_of(cut))
+    assert [event["resumed_from"] for event in events_of(cut["output_dir"]) if event["event"] == "run"][-1] > 0
+    assert_same(cut, tree)
+
+
+def test_what_memory_has_lost_is_encoded_again(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(config_of(tree))
+    lost, log, has = on_the_fly(tree, "lost", size_of(tree)), StepLog.__call__, list[MemoryCache]()
+    make = MemoryCache.__init__
+    monkeypatch.setattr(MemoryCache, "__init__", lambda self: (make(self), has.append(self))[0])
+
+    def losing(self: Any, trainer: Any, metrics: Any) -> None:
+        log(self, trainer, metrics)
+        if trainer.step == 2:
+            has[0]._items.clear()
+
+    monkeypatch.setattr(StepLog, "__call__", losing)
+    train(config_of(lost))
+    assert_same(lost, tree)
+    told = [event["message"] for event in events_of(lost["output_dir"]) if event["event"] == "warning"]
+    assert any("items of the cache are encoded again" in message for message in told)
+
+
+def run_noted(file: str, log: Path) -> int:
+    """Train, and note what this process decodes."""
+    import finetrainers.encoding.decoding as decoding
+
+    def note(name: str) -> None:
+        with log.open("a") as out:
+            out.write(f"{os.environ['RANK']} {name}\n")
+
+    decoding.decode = broken(note)  # type: ignore[assignment]
+    return ranks.command("train", file)
+
+
+def test_each_of_two_processes_holds_what_it_trains_on(tiny_flux: Path, tmp_path: Path) -> None:
+    """As two with an unlimited cache, bit for bit; what one finds to be bad, the other leaves out, too."""
+    tree = base(tiny_flux, tmp_path, train={"batch_size": 2, "steps": 4}, validation={"every": 2})
+    logs = []
+    for name in ("whole", "fly"):
+        own = tree if name == "whole" else on_the_fly(tree, name, 0.6 * size_of(tree))
+        file, log = tmp_path / f"{name}.yaml", tmp_path / f"{name}.log"
+        file.write_text(dump_config(config_of(own)))
+        assert ranks.results(run_noted, 2, str(file), log, folder=tmp_path / f"{name}-ranks") == [0, 0]
+        logs.append(Counter(log.read_text().splitlines()))
+    assert curve(own["output_dir"], *LOSSES) == curve(tree["output_dir"], *LOSSES)
+    assert weights(own, 4) == weights(tree, 4)
+    assert held_out(own) == held_out(tree)
+    left_out = [Path(each["output_dir"], "left_out.json") for each in (tree, own)]
+    assert BREAKS in left_out[0].read_text()
+    assert BREAKS in left_out[1].read_text()
+    assert num_windows(own) > 1
+    assert not list(Path(own["cache"]["path"]).rglob("*.safetensors"))
+    by_rank = [{line.split()[1] for line in logs[1] if line.startswith(rank)} for rank in "01"]
+    assert by_rank[0] != by_rank[1]
+
+
+def test_nothing_can_be_encoded_beforehand(tree: Tree) -> None:
+    with pytest.raises(ConfigError, match=r"^cache\.encode: on_the_fly keeps .* start finetrainers train, or set .*: ahead"):
+        encode(config_of(on_the_fly(tree, "fly", 1e9)))
