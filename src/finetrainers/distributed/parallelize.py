@@ -28,6 +28,12 @@ def local_of(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def gathered(tensor: DTensor) -> Tensor:
+    """Return all of a tensor, on the device of its processes, wherever its parts rest. All of them have to ask for it."""
+    local = tensor.detach().to_local()
+    return with_part(tensor, local.to(tensor.device_mesh.device_type)).full_tensor()
+
+
 def plain_class(module: nn.Module) -> type[nn.Module]:
     """Return the class of a module as it was before its weights were shared."""
     own = type(module)

@@ -7,7 +7,7 @@ from finetrainers.config.optim import REGISTRY
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.layout import Layout
 from finetrainers.errors import ConfigError
-from finetrainers.optim.optimizers import IN_BLOCKS
+from finetrainers.optim.optimizers import IN_BLOCKS, OF_WHOLE_WEIGHTS
 
 SHARED = "is impossible with parallel.shard"
 PART_BY_PART = ("adamw", "adam", "sgd", "adamw_schedule_free")
@@ -56,7 +56,7 @@ def _of_optimizer(config: Config) -> Refused:
     if optimizer.masters == "stochastic_rounding":
         why = f"{SHARED}: its random draws are for unsharded weights; set float32: each process keeps a shard of those"
         yield "optimizer.masters", optimizer.masters, why
-    names = (*PART_BY_PART, *IN_BLOCKS)
+    names = (*PART_BY_PART, *IN_BLOCKS, *OF_WHOLE_WEIGHTS, "muon")
     if optimizer.name not in names and optimizer.registered_name not in REGISTERED_PART_BY_PART:
         known = ", ".join((*names, *(f"{REGISTRY}{name}" for name in REGISTERED_PART_BY_PART)))
         yield "optimizer.name", optimizer.name, f"{SHARED}: no process has a whole weight; set one of {known}"
