@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from finetrainers.config import Config, FullConfig, LoraConfig
+from finetrainers.config import Config
 from finetrainers.config.optim import REGISTRY
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.layout import Layout
@@ -63,14 +63,10 @@ def _of_optimizer(config: Config) -> Refused:
 
 
 def _of_weights(config: Config) -> Refused:
-    memory, tuning = config.memory, config.tuning
+    memory = config.memory
     if memory.resident_blocks != "all":
         why = f"{SHARED}: blocks come from other processes; set all, or parallel.offload: true"
         yield "memory.resident_blocks", memory.resident_blocks, why
-    if isinstance(tuning, LoraConfig) and tuning.dora:
-        yield "tuning.dora", "true", f"{SHARED}: it starts from the norms of unsharded weights; remove it"
-    if isinstance(tuning, FullConfig) and tuning.qat != "none":
-        yield "tuning.qat", tuning.qat, f"{SHARED}: it rounds unsharded weights; set none"
     if config.compile.kind == "full":
         yield "compile.kind", "full", f"{SHARED}: blocks are gathered between graphs; set regional"
 
