@@ -39,6 +39,9 @@ FLOAT32 = 1e-5
 BFLOAT16 = 1e-4
 """As FLOAT32, of the first step: gradients of what all blocks are told, such as the time, add up over the blocks in bfloat16
 in an order of FSDP's; 5e-6 was seen. Later, weights that differ in the last bit of float32 are rounded to other ones."""
+INT4 = 1e-3
+"""As FLOAT32, after the first step: a weight that differs in its last bit may be rounded to another of 16 values; 1.4e-5 was
+seen."""
 MODELS = {
     "flux": ("dev", (1, 64, 96), 16),
     "wan": ("2.1-t2v", (5, 32, 48), 16),
@@ -147,6 +150,8 @@ TOLD: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any], Mapping[str,
     "flux, LoRA": ("flux", {}, LORA, {"train": {"gradient_checkpointing": True}}),
     "flux, full, averaged": ("flux", {}, FULL, {"train": {"ema_decay": 0.5}, "parallel": {"reshard": False}}),
     "flux, control with norms": ("flux", {**GRAY, "train_norms": True}, LORA, {"parallel": {"offload": True}}),
+    "flux, DoRA": ("flux", {}, {**LORA, "dora": True}, {"train": {"ema_decay": 0.5}}),
+    "flux, int4": ("flux", {}, {**FULL, "qat": "int4"}, {"optimizer": {"name": "muon"}}),
     "wan, full, bfloat16": ("wan", {"dtype": "bfloat16"}, FULL, {"parallel": {"prefetch": 2}}),
 }
 """Family, what else is asked of its subject, tuning, further sections."""
@@ -171,6 +176,9 @@ def test_two_processes_with_half_of_the_weights_take_the_steps_of_one(
     print(name, found)
     if "bfloat16" in name:
         assert found[0] < BFLOAT16
+    elif "int4" in name:
+        assert found[0] < FLOAT32
+        assert max(found) < INT4
     else:
         assert max(found) < FLOAT32
 
@@ -251,10 +259,7 @@ REFUSED: Sequence[tuple[Mapping[str, Any], Layout, str]] = (
     ),
     ({"optimizer": {"state": "cpu"}}, Layout(1, 2), "set parallel.offload: true"),
     ({"optimizer": {"masters": "stochastic_rounding"}, "model": {"dtype": "bfloat16"}}, Layout(1, 2), "optimizer.masters"),
-    ({"optimizer": {"name": "muon"}}, Layout(1, 2), "optimizer.name: muon is impossible"),
-    ({"optimizer": {"name": "adafactor"}}, Layout(1, 2), "optimizer.name: adafactor is impossible"),
-    ({"tuning": {"kind": "lora", "dora": True}}, Layout(1, 2), "tuning.dora: true"),
-    ({"tuning": {"kind": "full", "qat": "int4"}}, Layout(1, 2), "tuning.qat: int4"),
+    ({"optimizer": {"name": "prodigy", "lr": 1.0}}, Layout(1, 2), "optimizer.name: prodigy is impossible"),
     ({"compile": {"kind": "full"}}, Layout(1, 2), "compile.kind: full"),
 )
 

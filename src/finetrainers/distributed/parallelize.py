@@ -5,6 +5,7 @@ FSDP2, and HSDP where there are copies too. Gradients of the parts are sums over
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.experimental import implicit_replication
 
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.parts import with_part
@@ -26,6 +28,17 @@ LITTLE = 0.1
 def local_of(tensor: Tensor) -> Tensor:
     """Return the part of a tensor that this process holds: all of it, if nobody shares it."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered(tensor: DTensor) -> Tensor:
+    """Return all of a tensor, on the device of its processes, wherever its parts rest. All of them have to ask for it."""
+    local = tensor.detach().to_local()
+    return with_part(tensor, local.to(tensor.device_mesh.device_type)).full_tensor()
+
+
+def beside_parts() -> AbstractContextManager[None]:
+    """Let tensors that each process has whole, and the same, be computed with beside those of which it has a part."""
+    return implicit_replication()
 
 
 def plain_class(module: nn.Module) -> type[nn.Module]:

@@ -20,6 +20,11 @@ def split_groups(optimizer: Optimizer) -> dict[nn.Parameter, Group]:
     return {group["params"][0]: group for group in groups}
 
 
+def groups_of(optimizer: Optimizer) -> dict[nn.Parameter, Group]:
+    """Find the group of each parameter."""
+    return {p: group for group in optimizer.param_groups for p in group["params"]}
+
+
 @contextmanager
 def only(optimizer: Optimizer, group: Group) -> Iterator[None]:
     """Let an optimizer know one group alone."""

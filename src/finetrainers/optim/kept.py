@@ -167,7 +167,7 @@ class Rounded(Kept):
     def __init__(self, name: str, weight: nn.Parameter) -> None:
         """Make what stands in for the weight while it is stepped; it holds nothing else."""
         super().__init__(name, weight)
-        self.stepped = nn.Parameter(_nothing(weight))
+        self.stepped = nn.Parameter(nothing_like(weight, weight.device))
         self._gradient: Tensor | None = None
 
     @property
@@ -198,7 +198,7 @@ class Rounded(Kept):
         value = self.stepped.detach()
         self.weight.copy_(round_stochastically(value, rounding_noise(value, *seed, self.name)))
         self.stepped.grad = None
-        self.stepped.data = _nothing(self.weight)
+        self.stepped.data = nothing_like(self.weight, self.weight.device)
 
     def drop_gradient(self) -> None:
         """Free the gradient."""
@@ -206,12 +206,12 @@ class Rounded(Kept):
         super().drop_gradient()
 
 
-def _nothing(like: Tensor) -> Tensor:
+def nothing_like(tensor: Tensor, device: torch.device | str) -> Tensor:
     """Return what has the shape of a tensor, and the memory of one number."""
-    return torch.zeros((), device=like.device, dtype=torch.float32).expand(like.shape)
+    return torch.zeros((), device=device, dtype=torch.float32).expand(tensor.shape)
 
 
 def expect_gradient(kept: Kept) -> None:
-    """Let a weight hand over the gradient of each backward pass."""
-    if kept.stepped is not kept.weight and not isinstance(kept, OwnPart):
+    """Let a weight hand over the gradient of each backward pass, unless it is kept with the weight."""
+    if kept.exact is not kept.weight or isinstance(kept, Rounded):
         kept.weight.register_post_accumulate_grad_hook(kept.receive)

@@ -5,7 +5,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Muon, Optimizer
+
+from finetrainers.optim.orthogonal import step_rows
 
 
 class MuonWithAdamW(Optimizer):
@@ -32,5 +35,14 @@ class MuonWithAdamW(Optimizer):
         """Step all groups, each by what it is of."""
         assert closure is None
         for part in self._parts:
-            part.param_groups = [group for group in self.param_groups if ("ns_steps" in group) == isinstance(part, Muon)]
+            is_muon = isinstance(part, Muon)
+            part.param_groups = [group for group in self.param_groups if ("ns_steps" in group) == is_muon]
+            if is_muon:
+                part.param_groups = [self._step_shared(group) for group in part.param_groups]
             part.step()
+
+    def _step_shared(self, group: dict[str, Any]) -> dict[str, Any]:
+        """Step the matrices of a group that processes share, and return the group with the others."""
+        shared = [parameter for parameter in group["params"] if isinstance(parameter, DTensor)]
+        step_rows([matrix for matrix in shared if matrix.grad is not None], group, self.state)
+        return {**group, "params": [parameter for parameter in group["params"] if not isinstance(parameter, DTensor)]}

@@ -32,6 +32,8 @@ USUAL_LR = 1e-4
 
 IN_BLOCKS = ("adamw_8bit", "adamw_4bit", "adamw_fp8")
 """Optimizers whose states are numbers of few bits in blocks, with a scale for each."""
+OF_WHOLE_WEIGHTS = ("adafactor",)
+"""Optimizers that need all of a weight to step it, and keep little of it."""
 
 
 def check_optimizer(config: OptimizerConfig, schedule: ScheduleConfig) -> None:

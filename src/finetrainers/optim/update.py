@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from finetrainers.distributed.parallelize import Sharing, local_of
 from finetrainers.distributed.world import World, alone
-from finetrainers.optim.alone import only, split_groups, unless_broken
+from finetrainers.optim.alone import groups_of, only, split_groups, unless_broken
+from finetrainers.optim.gathered import Gathered
 from finetrainers.optim.kept import HostMaster, Kept, Master, OwnPart, Rounded, expect_gradient
 from finetrainers.optim.optimizers import optimizer_eval_weights
 from finetrainers.optim.state import load_optimizer_state, no_learning_rate, optimizer_state
@@ -48,6 +49,7 @@ class Update:
         is_on_host: bool = False,
         is_in_backward: bool = False,
         steps_parts: bool = False,
+        gathers: bool = False,
         world: World | None = None,
     ) -> None:
         """Take the weights that train, by their names in the denoiser, and make what they are updated by.
@@ -63,6 +65,7 @@ class Update:
             is_on_host: Masters, gradients and the optimizer's state are in the host's memory, and it takes the steps.
             is_in_backward: Each weight is stepped as soon as its gradient is there, which is then freed.
             steps_parts: Of weights that processes share, each steps its part as a weight of its own.
+            gathers: Of weights that processes share, each steps the whole, one after the other, and keeps its part.
             world: Processes that each see other samples, or other tokens of the same; None alone.
         """
         self._denoiser = denoiser
@@ -71,7 +74,8 @@ class Update:
         self._rounding_seed = rounding_seed
         self.is_in_backward = is_in_backward
         """Whether ``backward`` takes the step."""
-        self._kept = _keep(weights, rounds=rounding_seed is not None, is_on_host=is_on_host, steps_parts=steps_parts)
+        of_shared = OwnPart if steps_parts else Gathered if gathers else None
+        self._kept = _keep(weights, rounds=rounding_seed is not None, is_on_host=is_on_host, of_shared=of_shared)
         self._shared = [kept for kept in self._kept if isinstance(kept.weight, DTensor)]
         """Of which each process has a part, and whose gradients are added up in the backward pass."""
         self._whole = [kept for kept in self._kept if not isinstance(kept.weight, DTensor)]
@@ -81,6 +85,8 @@ class Update:
         self.optimizer = make_optimizer([kept.stepped for kept in self._kept])
         is_alone = is_in_backward or rounding_seed is not None
         self._groups = split_groups(self.optimizer) if is_alone else {}
+        if gathers and self._shared:
+            self._groups = groups_of(self.optimizer)  # as one process has them, which may go on with the run
         self._norms: dict[str, Tensor] = {}
         """Of the gradients that this backward pass has stepped with."""
         self._factor: Tensor | None = None
@@ -259,6 +265,8 @@ class Update:
             for kept in self._kept:
                 if kept.gradient is not None:
                     self._step_alone(kept, factor=self._factor)
+            if self._sharing is not None:
+                self._sharing.let_go()
 
     def _step_in_backward(self, kept: Kept, _: nn.Parameter) -> None:
         """Step one weight, unless its gradient is not finite, and free that."""
@@ -276,22 +284,33 @@ class Update:
     def _step_alone(self, kept: Kept, *, factor: Tensor | None = None, is_finite: Tensor | None = None) -> None:
         guard = nullcontext() if is_finite is None else unless_broken(self.optimizer, kept.stepped, is_finite)
         seed = (self._rounding_seed, "rounding", self.schedule.last_epoch)
-        alone = only(self.optimizer, self._groups[kept.stepped])
+        group = self._groups[kept.stepped]
+        alone = only(self.optimizer, group if len(group["params"]) == 1 else {**group, "params": [kept.stepped]})
         # Autograd hands over gradients of streamed weights in a thread of the host's, and all others in one of the device's.
         with self._one_by_one, kept.in_float32(*seed, factor=factor), alone, guard:
             self.optimizer.step()
 
 
-def _keep(weights: Mapping[str, nn.Parameter], *, rounds: bool, is_on_host: bool, steps_parts: bool) -> list[Kept]:
+def _keep(
+    weights: Mapping[str, nn.Parameter],
+    *,
+    rounds: bool,
+    is_on_host: bool,
+    of_shared: Callable[[str, nn.Parameter], Kept] | None,
+) -> list[Kept]:
     """Decide for each weight how it is kept."""
     if is_on_host:
         devices = {weight.device for weight in weights.values() if weight.is_cuda}  # streamed weights are on the host
         streams = {device: torch.cuda.Stream(device) for device in devices}
         return [HostMaster(name, weight, streams.get(weight.device)) for name, weight in weights.items()]
     narrow = Rounded if rounds else Master
-    has_part = {name: steps_parts and isinstance(weight, DTensor) for name, weight in weights.items()}
-    whole = {name: (Kept if weight.dtype == torch.float32 else narrow) for name, weight in weights.items()}
-    return [(OwnPart if has_part[name] else whole[name])(name, weight) for name, weight in weights.items()]
+
+    def keep(name: str, weight: nn.Parameter) -> Kept:
+        if of_shared is not None and isinstance(weight, DTensor):
+            return of_shared(name, weight)
+        return Kept(name, weight) if weight.dtype == torch.float32 else narrow(name, weight)
+
+    return [keep(name, weight) for name, weight in weights.items()]
 
 
 def _norm(gradient: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from finetrainers.memory.techniques import ToHost, prepare
 from finetrainers.models import Model
 from finetrainers.models.weights import Weights
 from finetrainers.objectives.base import Objective
-from finetrainers.optim.optimizers import IN_BLOCKS, build_optimizer
+from finetrainers.optim.optimizers import IN_BLOCKS, OF_WHOLE_WEIGHTS, build_optimizer
 from finetrainers.optim.schedules import build_schedule
 from finetrainers.optim.update import Update
 from finetrainers.training.prepared import Prepared
@@ -100,6 +100,7 @@ def _make_update(config: Config, denoiser: nn.Module, world: World) -> Update:
         is_on_host=config.optimizer.state == "cpu",
         is_in_backward=config.optimizer.in_backward,
         steps_parts=config.optimizer.name in IN_BLOCKS,
+        gathers=config.optimizer.name in OF_WHOLE_WEIGHTS,
         world=world,
     )
 

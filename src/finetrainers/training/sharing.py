@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from finetrainers.config import Config, FullConfig, LoraConfig
+from finetrainers.config import Config
 from finetrainers.config.optim import REGISTRY
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.layout import Layout
 from finetrainers.errors import ConfigError
-from finetrainers.optim.optimizers import IN_BLOCKS
+from finetrainers.optim.optimizers import IN_BLOCKS, OF_WHOLE_WEIGHTS
 
 SHARED = "is impossible with parallel.shard"
 PART_BY_PART = ("adamw", "adam", "sgd", "adamw_schedule_free")
@@ -56,21 +56,17 @@ def _of_optimizer(config: Config) -> Refused:
     if optimizer.masters == "stochastic_rounding":
         why = f"{SHARED}: its random draws are for unsharded weights; set float32: each process keeps a shard of those"
         yield "optimizer.masters", optimizer.masters, why
-    names = (*PART_BY_PART, *IN_BLOCKS)
+    names = (*PART_BY_PART, *IN_BLOCKS, *OF_WHOLE_WEIGHTS, "muon")
     if optimizer.name not in names and optimizer.registered_name not in REGISTERED_PART_BY_PART:
         known = ", ".join((*names, *(f"{REGISTRY}{name}" for name in REGISTERED_PART_BY_PART)))
         yield "optimizer.name", optimizer.name, f"{SHARED}: no process has a whole weight; set one of {known}"
 
 
 def _of_weights(config: Config) -> Refused:
-    memory, tuning = config.memory, config.tuning
+    memory = config.memory
     if memory.resident_blocks != "all":
         why = f"{SHARED}: blocks come from other processes; set all, or parallel.offload: true"
         yield "memory.resident_blocks", memory.resident_blocks, why
-    if isinstance(tuning, LoraConfig) and tuning.dora:
-        yield "tuning.dora", "true", f"{SHARED}: it starts from the norms of unsharded weights; remove it"
-    if isinstance(tuning, FullConfig) and tuning.qat != "none":
-        yield "tuning.qat", tuning.qat, f"{SHARED}: it rounds unsharded weights; set none"
     if config.compile.kind == "full":
         yield "compile.kind", "full", f"{SHARED}: blocks are gathered between graphs; set regional"
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from finetrainers.config import LokrConfig, LoraConfig
+from finetrainers.distributed.parallelize import beside_parts
 from finetrainers.errors import ConfigError
 from finetrainers.files.whole import to_json, write_whole
 from finetrainers.models import ModelAdapter
@@ -46,7 +47,8 @@ class AdapterTuning(Tuning):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             try:
-                denoiser.add_adapter(self._peft_config(targets), adapter_name=ADAPTER_NAME)
+                with beside_parts():  # DoRA's magnitudes begin as norms of weights, which may be shards
+                    denoiser.add_adapter(self._peft_config(targets), adapter_name=ADAPTER_NAME)
             except ValueError as error:
                 raise ConfigError(f"tuning.targets: {why_not(denoiser, targets, error)}") from error
         for name in full_modules:
@@ -143,7 +145,8 @@ class AdapterTuning(Tuning):
                     f"tuning.start_from: {directory} does not fit: {len(wrong)} tensors are others or missing, such as "
                     f"{min(wrong)}; tuning and conditioning have to be those of the run that exported it"
                 )
-        set_peft_model_state_dict(denoiser, adapter, adapter_name=ADAPTER_NAME)
+        with beside_parts():
+            set_peft_model_state_dict(denoiser, adapter, adapter_name=ADAPTER_NAME)
         denoiser.load_state_dict(layers, strict=False)
 
     def _full_layers(self, denoiser: Any) -> dict[str, torch.nn.Parameter]:
