@@ -729,6 +729,8 @@ MUTATIONS = (
     Mutation("a run whose loss was edited does not say what its weights are good for", "training/same_run.py", 'anew = "" if key.startswith(WEIGHTS_FIT) else _from_weights(config)', 'anew = ""', "objectives/test_own.py::test_a_run_does_not_go_on_with_another_file"),
     Mutation("a trigger word that the data needs is not asked for again", "cli/init.py", 'if not asks_again or', 'if True or', "cli/test_init_command.py::test_a_trigger_word_that_the_data_needs_is_asked_for_again"),
     Mutation("a text for a list of trackers is not told to be a list", "config/messages.py", 'in ("tuple_type", "list_type")', 'in ()', "training/test_user_code.py::test_what_is_no_list_of_places_is_told_what_to_write"),
+    Mutation("an optional package is asked of the older program of this name", "compat/packages.py", "pip install './finetrainers[", "pip install 'finetrainers[", "docs/test_doc_pages.py::test_extras_are_installed_from_the_checkout_as_the_guide_says"),
+    Mutation("a plan ends in an error where the VAE is told the noise level", "training/plan/encoders.py", '"temb" in signature(vae.decode).parameters', '"temb" in vae.decode.__code__.co_varnames', "training/test_plan_command.py::test_a_vae_that_is_told_the_noise_level_is_planned"),
 )  # fmt: skip
 
 

@@ -111,6 +111,14 @@ def test_no_address_but_the_one_constant_is_given_for_this_repository() -> None:
         assert all(re.match(r"https://huggingface\.co/(datasets/)?finetrainers/", own) for own in addresses), file
 
 
+def test_extras_are_installed_from_the_checkout_as_the_guide_says() -> None:
+    """By the name alone, pip would install the older program: each message and page has the one command that works."""
+    shown = {file: re.findall(r"(\S*)finetrainers\[[\w{]", file.read_text()) for file in TEXTS}
+    assert {file: found for file, found in shown.items() if set(found) - {"'./"}} == {}
+    assert sum(map(len, shown.values())) > 8
+    assert "pip install './finetrainers[" in (DOCS / "guide/first_run.md").read_text()
+
+
 def test_the_version_is_none_of_an_older_project() -> None:
     assert Version(finetrainers.__version__).release > OLDER_RELEASES.release
 
