@@ -731,6 +731,7 @@ MUTATIONS = (
     Mutation("a text for a list of trackers is not told to be a list", "config/messages.py", 'in ("tuple_type", "list_type")', 'in ()', "training/test_user_code.py::test_what_is_no_list_of_places_is_told_what_to_write"),
     Mutation("an optional package is asked of the older program of this name", "compat/packages.py", "pip install './finetrainers[", "pip install 'finetrainers[", "docs/test_doc_pages.py::test_extras_are_installed_from_the_checkout_as_the_guide_says"),
     Mutation("a plan ends in an error where the VAE is told the noise level", "training/plan/encoders.py", '"temb" in signature(vae.decode).parameters', '"temb" in vae.decode.__code__.co_varnames', "training/test_plan_command.py::test_a_vae_that_is_told_the_noise_level_is_planned"),
+    Mutation("the start page says no where the page of cards has a plan", "../scripts/fill_docs.py", 'return "no" if proposed == NOTHING else PLANNED', 'return "no"', "docs/test_doc_pages.py::test_the_start_page_and_the_page_of_cards_say_the_same_of_each_plan"),
 )  # fmt: skip
 
 
