@@ -29,6 +29,9 @@ FP8 = "text_encoder_weights: fp8_e4m3"
 CARDS = ("12 GB", "16 GB", "24 GB", "48 GB")
 PLAIN_SETS = 4
 """The first sets of docs/cards.md are no more than kinds of gradient checkpointing."""
+PLANNED = "plan"
+NOTHING = "nothing fits"
+"""What a plan that finds nothing is said to propose."""
 USABLE = 0.9
 """Part of a card that may be counted, as ``memory.preset: auto`` does it."""
 PAGES_OF_MODELS = {
@@ -102,9 +105,7 @@ def costs_of() -> dict[str, tuple[str, str, str]]:
 def cards() -> str:
     """Compose the table of the start page: which model fits which card, from docs/cards.md."""
     lines = [f"| model | {' | '.join(CARDS)} |", f"|---|{'---|' * len(CARDS)}"]
-    for row in table_of("cards.md", "model | 12 GB"):
-        fits = [verdict(row[card], texts_of()[row["model"]], int(card.split()[0])) for card in CARDS]
-        lines.append(f"| {linked(row['model'])} | {' | '.join(fits)} |")
+    lines += [f"| {linked(row['model'])} | {' | '.join(verdicts(row))} |" for row in table_of("cards.md", "model | 12 GB")]
     return "\n".join(lines)
 
 
@@ -131,13 +132,16 @@ def family(page: Path) -> str:
 
 def fitting(row: Mapping[str, str]) -> str:
     """Name the smallest card that fits, and smaller ones with what they take."""
-    keys = {"yes": "", "yes¹": FP8, "preset": "preset: auto", "preset¹": f"preset: auto, {FP8}"}
-    words = [verdict(row[card], texts_of()[row["model"]], int(card.split()[0])) for card in CARDS]
+    keys = {"yes": "", "yes¹": FP8, "preset": "preset: auto", "preset¹": f"preset: auto, {FP8}", PLANNED: ""}
+    words = verdicts(row)
     ways, below = [], len(CARDS)
     for word, memory in keys.items():
         if word in words[:below]:
             below = words.index(word)
-            ways.append(CARDS[below] + (f" with `memory: {{{memory}}}`" if memory else ""))
+            keys_of = f" with `memory: {{{memory}}}`" if memory else ""
+            ways.append(
+                CARDS[below] + (" with what [a plan](../cards.md#plans-of-whole-runs) adds" if word == PLANNED else keys_of)
+            )
     return ", or of ".join(ways)
 
 
@@ -158,10 +162,29 @@ def page_of(name: str) -> str:
     return page
 
 
-def verdict(cell: str, text_encoders: float, card: int) -> str:
-    """Say in a word what it takes to fit, gradient checkpointing or more; with a mark if captions (GB) need more, too."""
+@cache
+def planned() -> dict[tuple[str, str], str]:
+    """What a plan proposes beyond the sets of docs/cards.md, by model and card; as far as one was made."""
+    rows = table_of("cards.md", "model | card")
+    return {(row["model"], f"{row['card']} GB"): row["proposed"] for row in rows}
+
+
+def verdicts(row: Mapping[str, str]) -> list[str]:
+    """Say of a row of docs/cards.md what it takes to fit on each card, by all that was counted there."""
+    model, words = row["model"], []
+    for card in CARDS:
+        proposed = planned().get((model, card), NOTHING)
+        words.append(verdict(row[card], texts_of()[model], int(card.split()[0]), proposed=proposed))
+    return words
+
+
+def verdict(cell: str, text_encoders: float, card: int, *, proposed: str = NOTHING) -> str:
+    """Say in a word what it takes to fit, gradient checkpointing or more; with a mark if captions (GB) need more, too.
+
+    Where no set fits, a plan may have found one with another optimizer: it has all keys, those for captions among them.
+    """
     if cell == "-":
-        return "no"
+        return "no" if proposed == NOTHING else PLANNED
     word = "yes" if int(cell.partition(":")[0]) <= PLAIN_SETS else "preset"
     return f"{word}¹" if text_encoders > USABLE * card else word
 

@@ -749,6 +749,9 @@ MUTATIONS = (
     Mutation("what one process finds bad on the fly, the others train on", "encoding/encoder.py", "every = Found.joined(self.world.talk.gather(found)).distinct()", "every = found", "encoding/test_on_the_fly.py::test_each_of_two_processes_holds_what_it_trains_on"),
     Mutation("encoded items in memory grow beyond their limit", "data/cache/memory.py", "if surplus <= 0:", "if True:", "encoding/test_on_the_fly.py::test_it_trains_as_an_unlimited_cache_does_and_writes_no_item"),
     Mutation("an item that memory has lost ends the run", "data/cache/memory.py", "raise MissingItemError(", "raise KeyError(", "encoding/test_on_the_fly.py::test_what_memory_has_lost_is_encoded_again"),
+    Mutation("an optional package is asked of the older program of this name", "compat/packages.py", "pip install './finetrainers[", "pip install 'finetrainers[", "docs/test_doc_pages.py::test_extras_are_installed_from_the_checkout_as_the_guide_says"),
+    Mutation("a plan ends in an error where the VAE is told the noise level", "training/plan/encoders.py", '"temb" in signature(vae.decode).parameters', '"temb" in vae.decode.__code__.co_varnames', "training/test_plan_command.py::test_a_vae_that_is_told_the_noise_level_is_planned"),
+    Mutation("the start page says no where the page of cards has a plan", "../scripts/fill_docs.py", 'return "no" if proposed == NOTHING else PLANNED', 'return "no"', "docs/test_doc_pages.py::test_the_start_page_and_the_page_of_cards_say_the_same_of_each_plan"),
 )  # fmt: skip
 
 

@@ -213,7 +213,7 @@ def test_a_disk_that_takes_no_copy_is_named(bucket: Bucket, tmp_path: Path) -> N
 
 def test_what_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
-    with pytest.raises(DataError, match=r"gs://bucket/a\.png: .*pip install 'finetrainers\[gcs\]'"):
+    with pytest.raises(DataError, match=r"gs://bucket/a\.png: .*pip install '\./finetrainers\[gcs\]'"):
         read("gs://bucket/a.png")
 
 

@@ -164,7 +164,9 @@ def test_low_above_high_is_refused_with_both():
 
 def test_without_opencv_canny_is_refused_with_the_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ConfigError, match=r"conditioning\.signal: canny needs OpenCV .*pip install 'finetrainers\[canny\]'"):
+    with pytest.raises(
+        ConfigError, match=r"conditioning\.signal: canny needs OpenCV .*pip install '\./finetrainers\[canny\]'"
+    ):
         signal("canny")
 
 

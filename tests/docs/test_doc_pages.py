@@ -71,6 +71,20 @@ def test_a_card_is_enough_if_step_and_captions_fit(cell: str, text_encoders: flo
     assert FILL.verdict(cell, text_encoders, 12) == word
 
 
+def test_the_start_page_and_the_page_of_cards_say_the_same_of_each_plan() -> None:
+    """One count: what a plan finds or does not find for a card is what the start page says of it, captions included."""
+    shown = {
+        row["model"]: dict(zip(FILL.CARDS, FILL.verdicts(row), strict=True))
+        for row in FILL.table_of("cards.md", "model | 12 GB")
+    }
+    assert len(FILL.planned()) > 8
+    for (model, card), proposed in FILL.planned().items():
+        word = shown[model][card]
+        assert (word == "no") == (proposed == FILL.NOTHING), (model, card)
+        assert ("optimizer" in proposed or "name: adamw" in proposed) == (word == FILL.PLANNED), (model, card)
+        assert word == FILL.PLANNED or ("text_encoder_weights" in proposed) == word.endswith("¹"), (model, card)
+
+
 def test_a_page_of_a_model_begins_with_the_smallest_cards_that_fit() -> None:
     row = {"model": "Wan 2.1 1.3B", "12 GB": "8: 8.4", "16 GB": "8: 8.4", "24 GB": "5: 9", "48 GB": "2: 41.2"}
     both = "12 GB with `memory: {preset: auto, text_encoder_weights: fp8_e4m3}`"
@@ -109,6 +123,14 @@ def test_no_address_but_the_one_constant_is_given_for_this_repository() -> None:
         assert file.name == "fill_docs.py" or set(cloned) <= {FILL.REPOSITORY}, file
         addresses = set(re.findall(r"https?://[^\s)>\"']*finetrainers[^\s)>\"']*", text))
         assert all(re.match(r"https://huggingface\.co/(datasets/)?finetrainers/", own) for own in addresses), file
+
+
+def test_extras_are_installed_from_the_checkout_as_the_guide_says() -> None:
+    """By the name alone, pip would install the older program: each message and page has the one command that works."""
+    shown = {file: re.findall(r"(\S*)finetrainers\[[\w{]", file.read_text()) for file in TEXTS}
+    assert {file: found for file, found in shown.items() if set(found) - {"'./"}} == {}
+    assert sum(map(len, shown.values())) > 8
+    assert "pip install './finetrainers[" in (DOCS / "guide/first_run.md").read_text()
 
 
 def test_the_version_is_none_of_an_older_project() -> None:

@@ -394,5 +394,5 @@ def test_a_missing_package_is_named_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     for key in ("weights", "text_encoder_weights"):
-        with pytest.raises(ConfigError, match=rf"memory\.{key}: {kind} needs .* pip install 'finetrainers\[{package}\]'"):
+        with pytest.raises(ConfigError, match=rf"memory\.{key}: {kind} needs .* pip install '\./finetrainers\[{package}\]'"):
             run(tree, tmp_path / "run", memory={key: kind})

@@ -179,7 +179,7 @@ def test_8_bit_adam_keeps_its_state_in_8_bits() -> None:
 @pytest.mark.parametrize("name", EXTRAS)
 def test_a_missing_package_names_the_command_that_installs_it(name: str, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, EXTRAS[name], None)
-    said = rf"^optimizer.name: {name} needs the package {EXTRAS[name]}: pip install 'finetrainers\[{EXTRAS[name]}\]'$"
+    said = rf"^optimizer.name: {name} needs the package {EXTRAS[name]}: pip install '\./finetrainers\[{EXTRAS[name]}\]' \("
     with pytest.raises(ConfigError, match=said):
         check_optimizer(OptimizerConfig(name=name, lr=1.0), ScheduleConfig())
     with pytest.raises(ConfigError, match=said):

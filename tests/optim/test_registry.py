@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from updates import clip
 
+from finetrainers.compat.packages import install_extra
 from finetrainers.config import OptimizerConfig, ScheduleConfig
 from finetrainers.config.optim import ONE_BY_ONE, REGISTRY
 from finetrainers.errors import ConfigError
@@ -139,4 +140,4 @@ def test_options_reach_the_optimizer() -> None:
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
-    assert refused("pytorch_optimizer:lion").endswith("pip install 'finetrainers[pytorch-optimizer]'")
+    assert refused("pytorch_optimizer:lion").endswith(install_extra("pytorch-optimizer"))

@@ -63,6 +63,13 @@ def test_every_stage_is_the_sum_of_its_parts(planned: Planned) -> None:
     assert only(planned, "load").allocated < only(planned, "save").allocated < only(planned, "step").allocated
 
 
+def test_a_vae_that_is_told_the_noise_level_is_planned(tiny: Callable[[str, str], Path], tree: Tree) -> None:
+    """LTX-Video from 0.9.1 on: without the level, its decoder stops with an error."""
+    own = merged(tree, {"model": {"path": str(tiny("ltx_video", "0.9.7"))}})
+    own["data"][0]["buckets"] = [[9, 64, 64]]
+    assert only(plan(config_of(own), Asked(say=silent)), "validation").allocated
+
+
 def test_the_bill_is_that_of_all_seconds(planned: Planned) -> None:
     run = planned.run
     assert run.seconds == pytest.approx(100 * planned.steps[0].seconds)

@@ -337,7 +337,9 @@ def test_a_missing_package_names_the_command_that_installs_it(name: str, value: 
     track = TrackConfig(**{name: value})
     check_trackers(track)
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ConfigError, match=rf"^track.{name}: the package is missing: pip install 'finetrainers\[{name}\]'$"):
+    with pytest.raises(
+        ConfigError, match=rf"^track.{name}: the package is missing: pip install '\./finetrainers\[{name}\]' \("
+    ):
         check_trackers(track)
     check_trackers(TrackConfig())
 

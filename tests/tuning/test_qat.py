@@ -145,5 +145,7 @@ def test_a_missing_package_is_named_before_anything_is_loaded(
     tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchao", None)
-    with pytest.raises(ConfigError, match=r"tuning\.qat: int4 needs the package torchao: pip install 'finetrainers\[torcha"):
+    with pytest.raises(
+        ConfigError, match=r"tuning\.qat: int4 needs the package torchao: pip install '\./finetrainers\[torcha"
+    ):
         run(tree, tmp_path / "run")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from finetrainers.cli.status import DONE
+from finetrainers.compat.packages import install_extra
 from finetrainers.errors import ConfigError
 
 PORT = 7865
@@ -35,7 +36,7 @@ def run_ui(options: argparse.Namespace, _: list[str]) -> int:
 
         from finetrainers.ui.app import make_app
     except ImportError as error:
-        raise ConfigError(f"ui: the package {error.name} is missing: pip install 'finetrainers[ui]'") from None
+        raise ConfigError(f"ui: the package {error.name} is missing: {install_extra('ui')}") from None
     from finetrainers.ui.folders import Folders
     from finetrainers.ui.guard import Access, is_loopback, new_token
 

@@ -13,6 +13,11 @@ LOUD = ("torchao", "bitsandbytes", "torch.utils._pytree", "diffusers")
 """Loggers that tell at import of kernels that this machine has no use for, and of names that moved (torchao 0.18)."""
 
 
+def install_extra(extra: str) -> str:
+    """Say how an optional package is installed: from a checkout, since the index has an older program of this name."""
+    return f"pip install './finetrainers[{extra}]' (./finetrainers is your checkout)"
+
+
 def require(package: str, *, key: str, value: str, way_out: str) -> None:
     """Refuse a value that needs a package which is not there; the extra of finetrainers has the package's name.
 
@@ -22,9 +27,7 @@ def require(package: str, *, key: str, value: str, way_out: str) -> None:
     try:
         import_quietly(package)
     except ImportError:
-        raise ConfigError(
-            f"{key}: {value} needs the package {package}: pip install 'finetrainers[{package}]', or {way_out}"
-        ) from None
+        raise ConfigError(f"{key}: {value} needs the package {package}: {install_extra(package)}, or {way_out}") from None
 
 
 def import_quietly(module: str) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from finetrainers.compat.packages import import_quietly
+from finetrainers.compat.packages import import_quietly, install_extra
 from finetrainers.config import OptimizerConfig, ScheduleConfig
 from finetrainers.config.base import AUTO
 from finetrainers.errors import ConfigError
@@ -158,6 +158,4 @@ def _optional(name: str) -> Any:
     try:
         return import_quietly(package)
     except ImportError:
-        raise ConfigError(
-            f"optimizer.name: {name} needs the package {package}: pip install 'finetrainers[{package}]'"
-        ) from None
+        raise ConfigError(f"optimizer.name: {name} needs the package {package}: {install_extra(package)}") from None

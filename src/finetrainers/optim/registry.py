@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from finetrainers.compat.packages import install_extra
 from finetrainers.config import REGISTRY, OptimizerConfig
 from finetrainers.errors import ConfigError
 
@@ -43,9 +44,7 @@ def registered(config: OptimizerConfig) -> tuple[Callable[..., Optimizer], dict[
     try:
         import pytorch_optimizer
     except ImportError:
-        raise ConfigError(
-            f"optimizer.name: {config.name} needs the package {EXTRA}: pip install 'finetrainers[{EXTRA}]'"
-        ) from None
+        raise ConfigError(f"optimizer.name: {config.name} needs the package {EXTRA}: {install_extra(EXTRA)}") from None
     name, known = config.registered_name, pytorch_optimizer.get_supported_optimizers()
     if name not in known:
         close = get_close_matches(name, known, n=1)

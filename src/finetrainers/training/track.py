@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from finetrainers.compat.packages import install_extra
 from finetrainers.config import Config, TrackConfig
 from finetrainers.config.user_code import about_user_code
 from finetrainers.errors import ConfigError, NonFiniteError
@@ -98,7 +99,7 @@ def check_trackers(track: TrackConfig) -> None:
 
     for name, wanted in (("tensorboard", track.tensorboard), ("wandb", track.wandb), ("trackio", track.trackio)):
         if wanted and find_spec(name) is None:
-            raise ConfigError(f"track.{name}: the package is missing: pip install 'finetrainers[{name}]'")
+            raise ConfigError(f"track.{name}: the package is missing: {install_extra(name)}")
 
 
 class StepLog:

@@ -23,11 +23,11 @@ FAMILIES = {
     "flux": "flux", "flux_kontext": "flux", "wan21": "wan", "wan21_i2v": "wan", "wan22_14b": "wan", "wan22_14b_i2v": "wan",
     "wan22_5b": "wan", "cogview4": "cogview4", "ltx": "ltx_video", "hunyuan_video": "hunyuan_video",
 }  # fmt: skip
-SCALED = "has a scale for each row here; needs finetrainers[torchao]"
+SCALED = "has a scale for each row here; needs the extra torchao"
 FORMATS = {
     "qfloat8": ("fp8_scaled", SCALED), "float8": ("fp8_scaled", SCALED), "qint8": ("int8", SCALED), "int8": ("int8", SCALED),
-    "uint8": ("int8", SCALED), "qint4": ("nf4", "needs finetrainers[bitsandbytes]"),
-    "uint4": ("nf4", "needs finetrainers[bitsandbytes]"), "nf4": ("nf4", "needs finetrainers[bitsandbytes]"),
+    "uint8": ("int8", SCALED), "qint4": ("nf4", "needs the extra bitsandbytes"),
+    "uint4": ("nf4", "needs the extra bitsandbytes"), "nf4": ("nf4", "needs the extra bitsandbytes"),
 }  # fmt: skip
 PLAIN = {
     "save.save_every": ("checkpoint.every", integer, 1000),

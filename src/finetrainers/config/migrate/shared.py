@@ -11,7 +11,7 @@ from finetrainers.errors import ConfigError
 
 FAMILIES = ("cogvideox", "cogview4", "flux", "hunyuan_video", "ltx_video", "wan")
 """Families that there are; ``finetrainers models`` lists them."""
-BITS8 = "its 8-bit states are bitsandbytes'; install finetrainers[bitsandbytes]"
+BITS8 = "its 8-bit states are bitsandbytes'; install the extra bitsandbytes"
 OPTIMIZERS: Mapping[str, tuple[str, str]] = {
     "adam": ("adam", ""),
     "adam-bnb": ("adam", ""),
@@ -36,21 +36,21 @@ OPTIMIZERS: Mapping[str, tuple[str, str]] = {
         f"its states are not paged to the host; optimizer.state: cpu keeps them there; {BITS8}",
     ),
     "ao-adamw8bit": ("adamw_8bit", BITS8),
-    "ao-adamw4bit": ("adamw_4bit", "needs finetrainers[torchao]"),
-    "ao-adamwfp8": ("adamw_fp8", "needs finetrainers[torchao]"),
+    "ao-adamw4bit": ("adamw_4bit", "needs the extra torchao"),
+    "ao-adamwfp8": ("adamw_fp8", "needs the extra torchao"),
     "adafactor": ("adafactor", ""),
-    "prodigy": ("prodigy", "needs finetrainers[prodigyopt]"),
-    "prodigy8bit": ("prodigy", "its states are float32 here; needs finetrainers[prodigyopt]"),
-    "adamw_schedulefree": ("adamw_schedule_free", "needs finetrainers[schedulefree]"),
-    "adamwschedulefree": ("adamw_schedule_free", "needs finetrainers[schedulefree]"),
+    "prodigy": ("prodigy", "needs the extra prodigyopt"),
+    "prodigy8bit": ("prodigy", "its states are float32 here; needs the extra prodigyopt"),
+    "adamw_schedulefree": ("adamw_schedule_free", "needs the extra schedulefree"),
+    "adamwschedulefree": ("adamw_schedule_free", "needs the extra schedulefree"),
     "sgd": ("sgd", ""),
-    "lion": ("pytorch_optimizer:lion", "needs finetrainers[pytorch-optimizer]"),
-    "lion8bit": ("pytorch_optimizer:lion", "its states are float32 here; needs finetrainers[pytorch-optimizer]"),
-    "optimi-lion": ("pytorch_optimizer:lion", "needs finetrainers[pytorch-optimizer]"),
-    "optimi-stableadamw": ("pytorch_optimizer:stableadamw", "needs finetrainers[pytorch-optimizer]"),
-    "stableadamw": ("pytorch_optimizer:stableadamw", "needs finetrainers[pytorch-optimizer]"),
-    "came": ("pytorch_optimizer:came", "needs finetrainers[pytorch-optimizer]"),
-    "soap": ("pytorch_optimizer:soap", "needs finetrainers[pytorch-optimizer]"),
+    "lion": ("pytorch_optimizer:lion", "needs the extra pytorch-optimizer"),
+    "lion8bit": ("pytorch_optimizer:lion", "its states are float32 here; needs the extra pytorch-optimizer"),
+    "optimi-lion": ("pytorch_optimizer:lion", "needs the extra pytorch-optimizer"),
+    "optimi-stableadamw": ("pytorch_optimizer:stableadamw", "needs the extra pytorch-optimizer"),
+    "stableadamw": ("pytorch_optimizer:stableadamw", "needs the extra pytorch-optimizer"),
+    "came": ("pytorch_optimizer:came", "needs the extra pytorch-optimizer"),
+    "soap": ("pytorch_optimizer:soap", "needs the extra pytorch-optimizer"),
 }
 """Ours by the names of others in lower case, and what is different."""
 UNREAD = {"sgd": ("beta2", "eps"), "adafactor": ("beta1", "beta2", "eps")}
@@ -66,7 +66,7 @@ def put_optimizer(
     """
     ours, remark = OPTIMIZERS.get(name.lower(), ("", ""))
     if not ours and registry:
-        ours, remark = f"pytorch_optimizer:{name.lower()}", "needs finetrainers[pytorch-optimizer]"
+        ours, remark = f"pytorch_optimizer:{name.lower()}", "needs the extra pytorch-optimizer"
     if not ours:
         draft.lost(
             key, name, "there is no such optimizer here; adamw stands in its place, so choose its learning rate again"

@@ -35,12 +35,12 @@ PLAIN = {
     "gradient_checkpointing_interval": ("memory.checkpoint_every", integer, None),
     "push_to_hub": ("push_to_hub", switch, None),
 }
-INT8, FP8 = ("int8", "needs finetrainers[torchao]"), ("fp8_scaled", "needs finetrainers[torchao]")
+INT8, FP8 = ("int8", "needs the extra torchao"), ("fp8_scaled", "needs the extra torchao")
 FORMATS = {
     "no_change": ("none", ""), "int8-quanto": INT8, "int8-torchao": INT8, "fp8-quanto": FP8, "fp8uz-quanto": FP8,
-    "fp8-torchao": FP8, "fp8wo-torchao": FP8, "fp8-native": FP8, "nf4-bnb": ("nf4", "needs finetrainers[bitsandbytes]"),
-    "int4-quanto": ("nf4", "is 4 bits with other levels; needs finetrainers[bitsandbytes]"),
-    "int4-torchao": ("nf4", "is 4 bits with other levels; needs finetrainers[bitsandbytes]"),
+    "fp8-torchao": FP8, "fp8wo-torchao": FP8, "fp8-native": FP8, "nf4-bnb": ("nf4", "needs the extra bitsandbytes"),
+    "int4-quanto": ("nf4", "is 4 bits with other levels; needs the extra bitsandbytes"),
+    "int4-torchao": ("nf4", "is 4 bits with other levels; needs the extra bitsandbytes"),
 }  # fmt: skip
 ATTENTION = {
     "xformers": "xformers",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from finetrainers.compat.packages import install_extra
 from finetrainers.config.curate import ScenesStep
 from finetrainers.data.curate.piece import Dropped, Outcome, Piece
 from finetrainers.data.curate.reading import reading, small_frames
@@ -71,7 +72,5 @@ def make(config: ScenesStep, context: Context) -> list[Step]:
     try:
         import scenedetect.detectors  # noqa: F401
     except ImportError as error:
-        raise ConfigError(
-            f"{context.key}.kind: scenes needs PySceneDetect ({error}): pip install 'finetrainers[curate]'"
-        ) from None
+        raise ConfigError(f"{context.key}.kind: scenes needs PySceneDetect ({error}): {install_extra('curate')}") from None
     return [SplitScenes(config)]

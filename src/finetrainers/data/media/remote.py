@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
+from finetrainers.compat.packages import install_extra
 from finetrainers.data.media.blob import Blob, register_scheme
 from finetrainers.data.media.remote_disk import Disk
 from finetrainers.data.media.remote_facts import Facts, facts_of, recall
@@ -221,7 +222,7 @@ def system_of(ref: str) -> tuple[FileSystem, str]:
         kind = fsspec.get_filesystem_class(scheme)
     except ImportError as error:
         extra = EXTRAS.get(scheme)
-        way_out = f"pip install 'finetrainers[{extra}]'" if extra else "install it"
+        way_out = install_extra(extra) if extra else "install it"
         raise DataError(f"{ref}: what reads {scheme}:// is not installed ({error}); {way_out}") from error
     options = {**_options(scheme), **kind._get_kwargs_from_urls(ref)}
     key = (os.getpid(), scheme, repr(sorted(options.items(), key=lambda item: item[0])))

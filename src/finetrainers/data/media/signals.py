@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from finetrainers.compat.packages import install_extra
 from finetrainers.config import ChannelConcatConfig
 from finetrainers.config.user_code import read_user_code
 from finetrainers.errors import ConfigError
@@ -178,7 +179,7 @@ def import_opencv(setting: str = SETTING) -> Any:  # it is optional, and so are 
         import cv2
     except ImportError as error:
         raise ConfigError(
-            f"{setting}: canny needs OpenCV ({error}): pip install 'finetrainers[canny]', or take another signal"
+            f"{setting}: canny needs OpenCV ({error}): {install_extra('canny')}, or take another signal"
         ) from None
     return cv2
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ def decode_media(config: Config, model: Model, bucket: Bucket) -> Pass:
     channels, *sizes = model.adapter.grid.encoded_shape(bucket)
     shape = (1, channels, *(sizes[1:] if model.adapter.latents.is_image_vae else sizes))
     latents = torch.empty(shape, dtype=vae.dtype, device=META)
-    takes_time = "temb" in vae.decode.__code__.co_varnames and bool(vae.config.get("timestep_conditioning"))
+    takes_time = "temb" in signature(vae.decode).parameters and bool(vae.config.get("timestep_conditioning"))
     told = {"temb": torch.zeros(1, device=META)} if takes_time else {}
     return _counted(vae, lambda: vae.decode(latents, **told).sample)
 
