@@ -729,6 +729,8 @@ MUTATIONS = (
     Mutation("a run whose loss was edited does not say what its weights are good for", "training/same_run.py", 'anew = "" if key.startswith(WEIGHTS_FIT) else _from_weights(config)', 'anew = ""', "objectives/test_own.py::test_a_run_does_not_go_on_with_another_file"),
     Mutation("a trigger word that the data needs is not asked for again", "cli/init.py", 'if not asks_again or', 'if True or', "cli/test_init_command.py::test_a_trigger_word_that_the_data_needs_is_asked_for_again"),
     Mutation("a text for a list of trackers is not told to be a list", "config/messages.py", 'in ("tuple_type", "list_type")', 'in ()', "training/test_user_code.py::test_what_is_no_list_of_places_is_told_what_to_write"),
+    Mutation("a second Ctrl-C does not stop a launched run at once", "cli/ctrl_c.py", "signal.SIGINT if self._times == 2 else signal.SIGKILL", "0", "distributed/test_ctrl_c.py::test_each_ctrl_c_reaches_all_processes_and_is_answered_once[twice]"),
+    Mutation("each process of a launched run says the same", "distributed/ending.py", "touch(exist_ok=False)", "touch()", "distributed/test_ctrl_c.py::test_each_ctrl_c_reaches_all_processes_and_is_answered_once[twice]"),
 )  # fmt: skip
 
 
