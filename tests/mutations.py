@@ -752,6 +752,8 @@ MUTATIONS = (
     Mutation("an optional package is asked of the older program of this name", "compat/packages.py", "pip install './finetrainers[", "pip install 'finetrainers[", "docs/test_doc_pages.py::test_extras_are_installed_from_the_checkout_as_the_guide_says"),
     Mutation("a plan ends in an error where the VAE is told the noise level", "training/plan/encoders.py", '"temb" in signature(vae.decode).parameters', '"temb" in vae.decode.__code__.co_varnames', "training/test_plan_command.py::test_a_vae_that_is_told_the_noise_level_is_planned"),
     Mutation("the start page says no where the page of cards has a plan", "../scripts/fill_docs.py", 'return "no" if proposed == NOTHING else PLANNED', 'return "no"', "docs/test_doc_pages.py::test_the_start_page_and_the_page_of_cards_say_the_same_of_each_plan"),
+    Mutation("a second Ctrl-C does not stop a launched run at once", "cli/ctrl_c.py", "signal.SIGINT if self._times == 2 else signal.SIGKILL", "0", "distributed/test_ctrl_c.py::test_each_ctrl_c_reaches_all_processes_and_is_answered_once[twice]"),
+    Mutation("each process of a launched run says the same", "distributed/ending.py", "touch(exist_ok=False)", "touch()", "distributed/test_ctrl_c.py::test_each_ctrl_c_reaches_all_processes_and_is_answered_once[twice]"),
 )  # fmt: skip
 
 

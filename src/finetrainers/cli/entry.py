@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from finetrainers.cli.commands import build_parser
 from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE
-from finetrainers.distributed.ending import Program, record_status
+from finetrainers.distributed.ending import Program, is_first_to_say, record_process, record_status
 from finetrainers.distributed.launch import is_one_of_several
 from finetrainers.errors import FinetrainersError, Interrupted
 from finetrainers.files.storage import storage_errors
@@ -35,6 +35,7 @@ def run_program() -> NoReturn:
     that sees one end kills the others before they have said why.
     """
     Program.is_ours = True
+    record_process()
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -112,7 +113,8 @@ def _drop_output_that_nobody_takes() -> None:
 def _tell(message: str) -> None:
     """Say how a command ended; nobody may be there to read it."""
     with suppress(OSError):
-        print(f"finetrainers: {message}", file=sys.stderr, flush=True)
+        if is_first_to_say(message):
+            print(f"finetrainers: {message}", file=sys.stderr, flush=True)
 
 
 def _give_up_closed_stderr() -> None:

@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from finetrainers.cli.imports import uncollected
-from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR
+from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR
 from finetrainers.distributed.ending import STATUS_FOLDER, statuses
 from finetrainers.errors import ConfigError
 
 COMMANDS = ("train", "encode")
 SHUTDOWN_SECONDS = 600
 """For processes that were asked to stop to save."""
-HEARD = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-"""Signals that are passed on to the processes; SIGUSR2, to save, is for one of these themselves."""
+HEARD = "SIGTERM,SIGHUP,SIGQUIT,SIGUSR1"
+"""Signals that torchrun passes on to the processes; Ctrl-C we do, and SIGUSR2, to save, is for one of these themselves."""
 MORE = "--"
 """Before what torchrun is given as well."""
 
@@ -108,17 +108,27 @@ def _run(arguments: Sequence[str], folder: Path) -> int:
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.run import parse_args, run
 
+        from finetrainers.cli.ctrl_c import CtrlC
+
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _processes(arguments))))
     signal.signal(signal.SIGUSR2, lambda *_: None)  # not ignored, which the processes would inherit
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say themselves what failed
+    for name in [*logging.root.manager.loggerDict]:  # each has a level of its own
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # the processes say themselves what failed
+    ctrl_c = CtrlC(folder)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, ctrl_c)
     try:
         run(parse_args(list(arguments)))
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         return _status(folder, codes)
     except SignalException as stop:
+        if ctrl_c.has_killed:
+            return STOPPED_AT_ONCE
         found = statuses(folder, _last_attempt(folder))
-        print(f"finetrainers: launch: stopped by {signal.Signals(stop.sigval).name}", file=sys.stderr, flush=True)
+        if not found:  # else the processes have said so
+            print(f"finetrainers: launch: stopped by {signal.Signals(stop.sigval).name}", file=sys.stderr, flush=True)
         return max(found, default=INTERRUPTED)
     except SystemExit as refused:
         return USER_ERROR if refused.code else DONE

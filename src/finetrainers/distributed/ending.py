@@ -1,5 +1,6 @@
 """How a process of several ends: at once if it must, and with its status left for who started them all."""
 
+import hashlib
 import os
 import signal
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from finetrainers.errors import INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR, Config
 
 STATUS_FOLDER = "FINETRAINERS_STATUS_FOLDER"
 """Environment variable with the folder where processes leave their exit status: torchrun passes none on."""
+PROCESS, SAID = "process.", "said."
+"""Beginnings of the names of other files there: of processes that are not over, and of what one of them has said."""
 FOR_GOOD = (USER_ERROR, INTERRUPTED, STOPPED_AT_ONCE)
 """After which the same command, started once more, would only do the same, or not what was asked for."""
 
@@ -23,11 +26,41 @@ def record_status(status: int) -> None:
         if folder:
             launch = read_launch(os.environ)
             (Path(folder) / f"{launch.attempt}-{launch.rank}").write_text(str(status))
+            (Path(folder) / f"{PROCESS}{os.getpid()}").unlink(missing_ok=True)
 
 
 def statuses(folder: Path, attempt: int) -> list[int]:
     """Exit status of each process of this host that could leave one when the run was started for this time."""
     return [int(file.read_text() or 1) for file in sorted(folder.glob(f"{attempt}-*"))]
+
+
+def record_process() -> None:
+    """Leave the number of this process where it is asked for, until it leaves its status."""
+    folder = os.environ.get(STATUS_FOLDER)
+    with suppress(OSError):
+        if folder:
+            (Path(folder) / f"{PROCESS}{os.getpid()}").touch()
+
+
+def processes(folder: Path) -> list[int]:
+    """Numbers of the processes of this host that have begun and not left a status."""
+    return [int(file.name.removeprefix(PROCESS)) for file in folder.glob(f"{PROCESS}*")]
+
+
+def is_first_to_say(message: str) -> bool:
+    """Whether no other process of the same launcher has said this at this start: what stops or fails all is said once."""
+    folder = os.environ.get(STATUS_FOLDER)
+    if not folder:
+        return True
+    said = hashlib.blake2b(message.encode(errors="replace"), digest_size=8).hexdigest()
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        (Path(folder) / f"{SAID}{attempt}.{said}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def ended_for_good(environ: Mapping[str, str]) -> int | None:

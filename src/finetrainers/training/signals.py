@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
+from finetrainers.distributed.ending import is_first_to_say
 from finetrainers.errors import Interrupted, StoppedAtOnceError
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
@@ -95,6 +96,6 @@ class StopSignals:
         self._tell(self.received)
         if self._at_once is not None:
             self.raise_if_received(self._at_once)
-        if number == signal.SIGINT:
+        if number == signal.SIGINT and is_first_to_say(STOPPING_SOON):
             with suppress(OSError):  # not print: the signal may have come in the middle of one
                 os.write(2, f"\nfinetrainers: {STOPPING_SOON}\n".encode())
