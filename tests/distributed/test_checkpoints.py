@@ -33,8 +33,8 @@ TRAIN = {"batch_size": 4, "micro_batch_size": 1, "ema_decay": 0.5}
 FLOAT32 = (1e-5, 1e-5)
 """Largest relative difference of a loss or a gradient norm, and largest one of a weight."""
 MUON = (1e-4, 1e-3)
-"""As FLOAT32. It rounds what it orthogonalizes to bfloat16: gradients that differ in the last bit of float32 may be rounded to
-others, and directions that are hardly there count as much as all do. 1.2e-5 (of copies too) and 1.3e-4 were seen."""
+"""As FLOAT32. It rounds what it orthogonalizes to bfloat16: gradients that differ in the last bit of float32 may be rounded
+to others, and directions that are hardly there count as much as all do. 1.2e-5 (of copies too) and 1.3e-4 were seen."""
 
 
 def go_on(tree: Tree, folder: Path, *, steps: int, **parallel: int) -> None:
