@@ -247,14 +247,14 @@ MUTATIONS = (
     Mutation("CogVideoX is told another time step", "models/cogvideox.py", "timestep=timestep_of(sigma[:, 0]),", "timestep=(1000 * sigma[:, 0]).round().long().clamp(0, 999),", "models/test_cogvideox.py::test_the_time_step_that_is_told_is_that_of_the_noise"),
     Mutation("CogView4 is told the time step after its shift", "models/cogview4.py", "1 / shift)", "1.0)", "models/test_cogview4.py::test_the_time_step_is_told_before_the_shift"),
     Mutation("an adapter whose velocity has the wrong sign passes the contract", "testing/drawn.py", "            output = -output", "            output = +output", f"{CONTRACT}[ltx_video 0.9.5 text-to-video-denoise_answers_as_the_pipeline]"),
-    Mutation("LoRA over a bfloat16 base loses small updates", "optim/update.py", "(Kept if weight.dtype == torch.float32 else narrow)", "Kept", "training/test_training.py::test_lora_over_a_bfloat16_base_is_held_in_float32"),
+    Mutation("LoRA over a bfloat16 base loses small updates", "optim/update.py", "return Kept(name, weight) if weight.dtype == torch.float32 else narrow(name, weight)", "return Kept(name, weight)", "training/test_training.py::test_lora_over_a_bfloat16_base_is_held_in_float32"),
     # Optimizers.
     Mutation("stochastic rounding is biased", "optim/rounding.py", "(x.view(torch.int32) + noise)", "(x.view(torch.int32) + noise // 2)", "optim/test_kept.py::test_rounding_is_right_in_the_mean"),
     Mutation("rounding draws the same in each step", "optim/update.py", '"rounding", self.schedule.last_epoch)', '"rounding", 0)', "optim/test_kept.py::test_draws_depend_on_seed_step_and_name_alone"),
     Mutation("all weights are rounded by one draw", "optim/kept.py", "rounding_noise(value, *seed, self.name)", "rounding_noise(value, *seed)", "optim/test_kept.py::test_draws_depend_on_seed_step_and_name_alone"),
     Mutation("without masters, gradients of micro-batches are rounded", "optim/kept.py", "self._gradient.float().add_(weight.grad)", "self._gradient.add_(weight.grad)", "optim/test_kept.py::test_gradients_of_micro_batches_add_up_in_float32_without_masters_and_are_clipped"),
     Mutation("without masters, nothing is clipped", "optim/update.py", "self._step_alone(kept, factor=self._factor)", "self._step_alone(kept)", "optim/test_kept.py::test_gradients_of_micro_batches_add_up_in_float32_without_masters_and_are_clipped"),
-    Mutation("without masters, a copy in float32 stays", "optim/kept.py", "        self.stepped.data = _nothing(self.weight)\n", "", "optim/test_kept.py::test_nothing_of_rounded_weights_is_held_in_float32_between_steps"),
+    Mutation("without masters, a copy in float32 stays", "optim/kept.py", "        self.stepped.data = nothing_like(self.weight, self.weight.device)\n", "", "optim/test_kept.py::test_nothing_of_rounded_weights_is_held_in_float32_between_steps"),
     Mutation("averages of bfloat16 weights stand still", "optim/update.py", "[average.float() for average in ema.shadow_params]", "list(ema.shadow_params)", "optim/test_kept.py::test_averages_of_rounded_weights_move_by_less_than_their_spacing"),
     Mutation("a step inside backward keeps its gradient", "optim/update.py", "            self._begun.add(kept.name)\n        kept.drop_gradient()", "            self._begun.add(kept.name)", "optim/test_kept.py::test_a_gradient_is_gone_before_the_next_is_made"),
     Mutation("a gradient that is not finite moves its parameter inside backward", "optim/alone.py", "tensor.copy_(torch.where(is_finite, tensor, before[path]))", "pass", "optim/test_kept.py::test_a_gradient_that_is_not_finite_changes_nothing_of_its_parameter"),
@@ -754,6 +754,11 @@ MUTATIONS = (
     Mutation("the start page says no where the page of cards has a plan", "../scripts/fill_docs.py", 'return "no" if proposed == NOTHING else PLANNED', 'return "no"', "docs/test_doc_pages.py::test_the_start_page_and_the_page_of_cards_say_the_same_of_each_plan"),
     Mutation("a second Ctrl-C does not stop a launched run at once", "cli/ctrl_c.py", "signal.SIGINT if self._times == 2 else signal.SIGKILL", "0", "distributed/test_ctrl_c.py::test_each_ctrl_c_reaches_all_processes_and_is_answered_once[twice]"),
     Mutation("each process of a launched run says the same", "distributed/ending.py", "touch(exist_ok=False)", "touch()", "distributed/test_ctrl_c.py::test_each_ctrl_c_reaches_all_processes_and_is_answered_once[twice]"),
+    Mutation("a matrix that processes share is stepped as if its rows were all of it", "optim/gathered.py", "self.stepped.data, self.stepped.grad = gathered(self.weight), gathered(self.weight.grad)", "self.stepped.data, self.stepped.grad = gathered(self.weight), gathered(self.weight.grad * 0.9)", "distributed/test_whole_steps.py::test_steps_are_those_of_one_process"),
+    Mutation("each process orthogonalizes rows of another matrix", "optim/orthogonal.py", "back.split(given)", "back.flip(0).split(given)", "distributed/test_whole_steps.py::test_steps_are_those_of_one_process"),
+    Mutation("momentum of shards decays otherwise than that of one process", "optim/orthogonal.py", "momentum.lerp_(gradient, 1 - group", "momentum.lerp_(gradient, group", "distributed/test_whole_steps.py::test_steps_are_those_of_one_process"),
+    Mutation("what is stepped whole is not saved as one process has it", "optim/update.py", "self._groups = groups_of(self.optimizer)", "self._groups = split_groups(self.optimizer)", "distributed/test_whole_steps.py::test_a_run_goes_on_in_another_layout"),
+    Mutation("DoRA does not begin beside shards", "tuning/lora.py", "                with beside_parts():", "                if True:", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
 )  # fmt: skip
 
 

@@ -230,6 +230,30 @@ def test_a_killed_process_is_brought_back_by_the_launcher(base: Tree, tmp_path: 
     check_curve(tmp_path / "run", whole)
 
 
+@pytest.mark.distributed
+def test_encoding_goes_on_where_a_killed_process_left_it(base: Tree, tmp_path: Path) -> None:
+    """The launcher starts all again: what was encoded is not encoded again, and nothing is left out."""
+    count, cache = 80, tmp_path / "cache"
+    data = [{**base["data"][0], "path": str(write_pictures(tmp_path / "data", count))}]
+    tree = merged(base, {"cache": {"path": str(cache)}, "data": data, "train": {"steps": 20}})
+    words = (*PYTHON, "finetrainers", "launch", "--cpu", "2", "--max-restarts", "1", "encode", write(tree, tmp_path))
+
+    def written() -> dict[str, tuple[int, int]]:
+        found = [*cache.glob("latents/*/*.safetensors"), *cache.glob("text/*/*.safetensors")]
+        return {str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in found}
+
+    launched = Launched(*words, folder=tmp_path)
+    until(lambda: len(list(cache.glob("latents/*/*.safetensors"))) >= 3)
+    os.kill(launched.workers()[1], signal.SIGKILL)
+    before = written()
+    assert len(before) < 2 * count, "all was encoded before it was killed"
+    assert launched.wait() == 0, launched.said
+    assert "another process failed: rank 1: is gone (" in launched.said
+    after = written()
+    assert len(after) == 2 * count
+    assert before.items() <= after.items()
+
+
 def undisturbed(tree: Tree, tmp_path: Path) -> Path:
     """Run two processes to the end, that nobody kills."""
     folder = tmp_path / "whole"

@@ -32,8 +32,8 @@ def local_of(tensor: Tensor) -> Tensor:
 
 def gathered(tensor: DTensor) -> Tensor:
     """Return all of a tensor, on the device of its processes, wherever its parts rest. All of them have to ask for it."""
-    local = tensor.detach().to_local()
-    return with_part(tensor, local.to(tensor.device_mesh.device_type)).full_tensor()
+    local = local_of(tensor.detach()).to(tensor.device_mesh.device_type)
+    return with_part(tensor, local).full_tensor()
 
 
 def beside_parts() -> AbstractContextManager[None]:

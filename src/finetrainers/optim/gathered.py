@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from finetrainers.distributed.parallelize import gathered, local_of
+from finetrainers.distributed.parallelize import gathered
 from finetrainers.distributed.parts import own_part, whole
 from finetrainers.optim.kept import Kept, nothing_like
 
@@ -15,7 +15,7 @@ from finetrainers.optim.kept import Kept, nothing_like
 class Gathered(Kept):
     """A float32 weight that processes share: all of it and of its gradient is there while it is stepped alone.
 
-    Every process takes the step of the whole weight and keeps its part. What the optimizer keeps is that of the whole, in each.
+    Every process takes the step of the whole weight and keeps its part. The optimizer's state is that of the whole, in each.
     """
 
     def __init__(self, name: str, weight: nn.Parameter) -> None:
@@ -44,7 +44,7 @@ class Gathered(Kept):
         assert isinstance(self.weight.grad, DTensor)
         self.stepped.data, self.stepped.grad = gathered(self.weight), gathered(self.weight.grad)
         yield
-        box, _ = own_part(self.weight)
-        local_of(self.weight.detach()).copy_(self.stepped.detach()[box.slices_in(whole(self.weight.shape))])
+        box, own = own_part(self.weight)
+        own.copy_(self.stepped.detach()[box.slices_in(whole(self.weight.shape))])
         self.stepped.grad = None
         self.stepped.data = self._nothing

@@ -265,8 +265,8 @@ class Update:
             for kept in self._kept:
                 if kept.gradient is not None:
                     self._step_alone(kept, factor=self._factor)
-            if self._sharing is not None:
-                self._sharing.let_go()
+            if self._shared:
+                self.round()
 
     def _step_in_backward(self, kept: Kept, _: nn.Parameter) -> None:
         """Step one weight, unless its gradient is not finite, and free that."""
