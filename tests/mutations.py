@@ -729,6 +729,13 @@ MUTATIONS = (
     Mutation("a run whose loss was edited does not say what its weights are good for", "training/same_run.py", 'anew = "" if key.startswith(WEIGHTS_FIT) else _from_weights(config)', 'anew = ""', "objectives/test_own.py::test_a_run_does_not_go_on_with_another_file"),
     Mutation("a trigger word that the data needs is not asked for again", "cli/init.py", 'if not asks_again or', 'if True or', "cli/test_init_command.py::test_a_trigger_word_that_the_data_needs_is_asked_for_again"),
     Mutation("a text for a list of trackers is not told to be a list", "config/messages.py", 'in ("tuple_type", "list_type")', 'in ()', "training/test_user_code.py::test_what_is_no_list_of_places_is_told_what_to_write"),
+    Mutation("a plan counts text encoders again that no key has changed", "training/plan/stages.py", "if before is not None and _is_same(before.memory, config.memory, texts)", "if False", "training/test_plan_command.py::test_what_a_key_leaves_as_it_is_is_counted_once"),
+    Mutation("a plan takes text encoders for those of another format", "training/plan/stages.py", "all(getattr(one, key) == getattr(other, key) for key in keys)", "True", "training/test_plan_command.py::test_what_a_key_leaves_as_it_is_is_counted_once"),
+    Mutation("a plan replaces a format that the user has written", "training/plan/smaller.py", "None if is_given(written, TEXT) else", "", "training/test_plan_command.py::test_what_encodes_is_made_smaller_key_by_key_and_written_keys_stay"),
+    Mutation("a plan hides a text encoder that it has not counted", "training/plan/stages.py", 'for note in ("read onto the host first", without) if note', 'for note in ("read onto the host first",)', "training/test_plan_command.py::test_a_text_encoder_that_cannot_be_counted_is_named"),
+    Mutation("a size without a unit is no size", "training/plan/gpus.py", "if number is not None and float", "if False and float", "training/test_plan_command.py::test_odd_options_are_refused_with_the_way_out"),
+    Mutation("a plan counts for minutes, and then cannot write", "cli/plan.py", "    _check_json(options.json)\n", "", "training/test_plan_command.py::test_odd_options_are_refused_with_the_way_out"),
+    Mutation("a plan names too small a GPU", "training/plan/search.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_each_kind_of_family_fits_below_what_is_written"),
 )  # fmt: skip
 
 
