@@ -236,8 +236,8 @@ def test_what_fits_nowhere_is_refused_with_the_least(tree: Tree) -> None:
 def test_each_kind_of_family_fits_below_what_is_written(family: str, kind: str, tmp_path: Path) -> None:
     """What is proposed is within the limit; of a limit that nothing meets, the least is told."""
     bucket = [1, 64, 64] if family == "flux" else [9, 64, 64]
-    tree = flux_tree(make_tiny(family, tmp_path / "model"), tmp_path, tmp_path, data=[{"path": "none", "buckets": [bucket]}])
-    config = config_of(merged(tree, {"model": {"dtype": "bfloat16"}, "tuning": {"kind": kind}}))
+    changes = {"data": [{"path": "none", "buckets": [bucket]}], "model": {"dtype": "bfloat16"}, "tuning": {"kind": kind}}
+    config = config_of(merged(flux_tree(make_tiny(family, tmp_path / "model"), tmp_path, tmp_path), changes))
     model = open_model(config.model)
     written = predict_step(with_techniques(config, {CHECKPOINTING: True}), model, (bucket[0], 64, 64)).peak_bytes
     found = search(config, model, written - 1)
