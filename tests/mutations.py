@@ -759,6 +759,13 @@ MUTATIONS = (
     Mutation("momentum of shards decays otherwise than that of one process", "optim/orthogonal.py", "momentum.lerp_(gradient, 1 - group", "momentum.lerp_(gradient, group", "distributed/test_whole_steps.py::test_steps_are_those_of_one_process"),
     Mutation("what is stepped whole is not saved as one process has it", "optim/update.py", "self._groups = groups_of(self.optimizer)", "self._groups = split_groups(self.optimizer)", "distributed/test_whole_steps.py::test_a_run_goes_on_in_another_layout"),
     Mutation("DoRA does not begin beside shards", "tuning/lora.py", "                with beside_parts():", "                if True:", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
+    Mutation("a plan counts text encoders again that no key has changed", "training/plan/stages.py", "if before is not None and _is_same(before.memory, config.memory, texts)", "if False", "training/test_plan_command.py::test_what_a_key_leaves_as_it_is_is_counted_once"),
+    Mutation("a plan takes text encoders for those of another format", "training/plan/stages.py", "all(getattr(one, key) == getattr(other, key) for key in keys)", "True", "training/test_plan_command.py::test_what_a_key_leaves_as_it_is_is_counted_once"),
+    Mutation("a plan replaces a format that the user has written", "training/plan/smaller.py", "None if is_given(written, TEXT) else", "", "training/test_plan_command.py::test_what_encodes_is_made_smaller_key_by_key_and_written_keys_stay"),
+    Mutation("a plan hides a text encoder that it has not counted", "training/plan/stages.py", 'for note in ("read onto the host first", without) if note', 'for note in ("read onto the host first",)', "training/test_plan_command.py::test_a_text_encoder_that_cannot_be_counted_is_named"),
+    Mutation("a size without a unit is no size", "training/plan/gpus.py", "if number is not None and float", "if False and float", "training/test_plan_command.py::test_odd_options_are_refused_with_the_way_out"),
+    Mutation("a plan counts for minutes, and then cannot write", "cli/plan.py", "    _check_json(options.json)\n", "", "training/test_plan_command.py::test_odd_options_are_refused_with_the_way_out"),
+    Mutation("a plan names too small a GPU", "training/plan/search.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_each_kind_of_family_fits_below_what_is_written"),
 )  # fmt: skip
 
 

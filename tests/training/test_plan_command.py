@@ -1,6 +1,8 @@
 """A plan says what a run takes from its configuration alone, and proposes what fits."""
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,20 @@ from finetrainers.cli.entry import main
 from finetrainers.config import Config, ValidationConfig, load_config
 from finetrainers.errors import ConfigError
 from finetrainers.models import open_model
+from finetrainers.testing import make_tiny
 from finetrainers.testing.real_sizes import write_published
 from finetrainers.training.bench.figures import Result
 from finetrainers.training.cost import predict_step
-from finetrainers.training.fit import USABLE
+from finetrainers.training.fit import USABLE, with_techniques
 from finetrainers.training.plan.disk import Items, count_items
-from finetrainers.training.plan.figures import Planned
+from finetrainers.training.plan.encoders import text_passes, unknown_encoders
+from finetrainers.training.plan.figures import Planned, Stage
 from finetrainers.training.plan.gpus import GPUS, Gpu, find_gpu, gpu_of_device
 from finetrainers.training.plan.run import Asked, num_measured, plan
+from finetrainers.training.plan.search import search
+from finetrainers.training.plan.smaller import TEXT, smaller_keys
 from finetrainers.training.plan.speed import Machine
+from finetrainers.training.plan.stages import Passes, text_stage
 
 Tree = dict[str, Any]
 CHECKPOINTING = "train.gradient_checkpointing"
@@ -76,6 +83,101 @@ def test_the_bill_is_that_of_all_seconds(planned: Planned) -> None:
     seconds = run.seconds + run.encode_seconds + run.validation_seconds
     assert run.cost == pytest.approx(2.0 * seconds / 3600)
     assert planned.disk.cache == 50 * planned.disk.item
+
+
+def test_disk_and_operations_are_those_of_a_hand_calculation(planned: Planned) -> None:
+    """LoRA of rank 4 on 22 layers of width 32, without checkpointing; batch 4, 16 tokens of media and 16 of text."""
+    trained = 22 * (4 * 32 + 32 * 4)
+    assert planned.num_trained == trained
+    latents, caption = 2 * (4 * 8 * 8) * 2 + 1000, (16 * 48 + 16) * 2  # means and deviations; all in bfloat16
+    assert planned.disk.item == latents + caption
+    assert planned.disk.checkpoint == trained * (4 + 8) + 44 * 4  # masters and AdamW's states, which counts its steps
+    assert planned.disk.weights == trained * 4
+    # Multiplications of a sample. Two blocks of two streams, two of one; attention of 32 tokens is 2 products, backward 5.
+    embedders = 16 * 16 * 32 + 16 * 48 * 32 + 2 * (256 * 32 + 32 * 32) + (16 * 32 + 32 * 32)
+    attention, outer, inner = 32 * 32 * 32, 16 * 32 * 32, 16 * (2 * 128 * 32)
+    double = 2 * 192 * 32 + 8 * outer + 2 * inner + 2 * attention
+    single_layers = 32 * 128 * 32 + 32 * 160 * 32 + 3 * 32 * 32 * 32
+    single = 96 * 32 + single_layers + 2 * attention
+    lora = 2 * (8 * 16 + 3 * 32) * 256
+    forward = embedders + 2 * (double + single) + lora + 64 * 32 + 16 * 16 * 32
+    # Gradients of inputs begin behind the first layers that train: six of LoRA, and nothing of what makes their inputs.
+    backward = (2 * outer + 2 * inner) + (8 * outer + 2 * inner) + 2 * single_layers + 16 * 16 * 32 + 4 * 5 * attention
+    backward += 2 * lora - 6 * 16 * 128
+    assert planned.steps[0].tflop == pytest.approx(4 * 2 * (forward + backward) / 1e12)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--gpu", "rtx9999"), "--gpu: there is no 'rtx9999' among .*; or give a size, such as 24GB"),
+        (("--gpu", "24"), "--gpu: '24' is no size with a unit; write 24GB or 24GiB, or a GPU's name"),
+        (("--gpu", "5"), "--gpu: '5' is no size with a unit; write 5GB or 5GiB"),
+        (("--gpu", "24gb"), "--gpu: '24gb' is no size with a unit; write 24GB or 24GiB"),
+        (("--gpu", "0GB"), "--gpu: '0GB' is no memory; write how much the GPU has"),
+        (("--gpus", "0"), "--gpus: '0' is no count; give 1 or more, or leave the option out"),
+        (("--items", "many"), "--items: 'many' is no count; give 1 or more"),
+        (("--price", "-1"), "--price: '-1' is no price; give a number such as 2.5"),
+        (("--json", "none/plan.json"), "--json: there is no folder none; make it, or name another file"),
+        (("--gpus", "3"), r"train.batch_size: 4 is no multiple of 12, .* the nearest that work: 12"),
+        (("--measured", "none.json"), "--measured: none.json cannot be read"),
+    ],
+)
+def test_odd_options_are_refused_with_the_way_out(
+    words: tuple[str, str], message: str, tree: Tree, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(tree), encoding="utf-8")
+    try:
+        status = main(["plan", str(file), *words])
+    except SystemExit as stop:  # of argparse
+        status = stop.code  # type: ignore[assignment]  # its own status
+    told = capsys.readouterr()
+    assert status == 2
+    assert not told.out
+    assert re.search(message, told.err), told.err
+
+
+def test_a_text_encoder_that_cannot_be_counted_is_named(tree: Tree, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tree["model"]["path"], folder)
+    config = config_of(merged(tree, {"model": {"path": str(folder)}}))
+    whole = text_stage(list(text_passes(config, open_model(config.model))), [])
+    (folder / "text_encoder_2" / "config.json").unlink()
+    model = open_model(config.model)
+    part = text_stage(list(text_passes(config, model)), unknown_encoders(model))
+    assert part.allocated < whole.allocated  # type: ignore[operator]  # both are counted
+    assert "not counted: text_encoder_2, of which the model's folder has no config.json" in part.note
+
+
+def test_what_encodes_is_made_smaller_key_by_key_and_written_keys_stay(tree: Tree) -> None:
+    def next_keys(over: str, **sections: Any) -> Tree:
+        written = config_of(merged(tree, sections.pop("written", {})))
+        config = config_of(merged(tree, sections))
+        stage = Stage(stage=over, allocated=2, reserved=2, parts={}, host=0)  # type: ignore[arg-type]  # a stage's name
+        return smaller_keys(config, written, [stage], 1, open_model(config.model))
+
+    formats = [{}, {"text_encoder_weights": "fp8_e4m3"}, {"text_encoder_weights": "nf4"}]
+    assert [next_keys("encode text", memory=own).get(TEXT) for own in formats] == ["fp8_e4m3", "nf4", None]
+    assert not next_keys("encode text", written={"memory": {"text_encoder_weights": "none"}})
+    assert next_keys("validation") == {"memory.vae_tiling": True}
+    assert not next_keys("encode media", memory={"vae_tiling": True})
+    assert next_keys("encode media", memory={"vae_tiling": True}, cache={"batch_size": 2}) == {"memory.vae_slicing": True}
+    assert not next_keys("step")
+
+
+def test_what_a_key_leaves_as_it_is_is_counted_once(tree: Tree) -> None:
+    config = config_of(tree)
+    model, bucket = open_model(config.model), (1, 64, 64)
+    first = Passes.of(config, model, bucket)
+    text = config_of(merged(tree, {"memory": {"text_encoder_weights": "fp8_e4m3"}}))
+    vae = config_of(merged(tree, {"memory": {"vae_tiling": True}}))
+    for own, changed in ((text, "texts"), (vae, "media")):
+        again, whole = Passes.of(own, model, bucket, first), Passes.of(own, model, bucket)
+        kept = {"texts", "media", "decode", "denoise"} - {changed, "decode" if changed == "media" else changed}
+        assert all(getattr(again, name) is getattr(first, name) for name in kept)
+        assert getattr(again, changed) == getattr(whole, changed)
+    assert Passes.of(text, model, bucket, first).texts != first.texts
 
 
 def test_what_is_proposed_is_the_first_that_fits_and_can_be_given_to_train(tree: Tree, tmp_path: Path) -> None:
@@ -155,6 +257,29 @@ def test_a_validation_measures_what_is_held_out_and_items_of_training(keys: Tree
 def test_what_fits_nowhere_is_refused_with_the_least(tree: Tree) -> None:
     with pytest.raises(ConfigError, match=r"--gpu: a step may use .* the smallest that was found needs"):
         plan(config_of(tree), Asked(Gpu("own", 1e-6), say=silent))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("family", ["flux", "wan"])  # images and videos
+def test_each_kind_of_family_fits_below_what_is_written(family: str, kind: str, tmp_path: Path) -> None:
+    """What is proposed is within the limit; of a limit that nothing meets, the least is told."""
+    bucket = [1, 64, 64] if family == "flux" else [9, 64, 64]
+    changes = {"data": [{"path": "none", "buckets": [bucket]}], "model": {"dtype": "bfloat16"}, "tuning": {"kind": kind}}
+    config = config_of(merged(flux_tree(make_tiny(family, tmp_path / "model"), tmp_path, tmp_path), changes))
+    model = open_model(config.model)
+    written = predict_step(with_techniques(config, {CHECKPOINTING: True}), model, (bucket[0], 64, 64)).peak_bytes
+    found = search(config, model, written - 1)
+    assert found.chosen.peak_bytes is not None
+    assert found.chosen.peak_bytes < written
+    with pytest.raises(
+        ConfigError, match=r"--gpu: a step may use 1e-06 GB, .* needs (\S+) GB .* a GPU of (\S+) GB has"
+    ) as told:
+        search(config, model, 1000)
+    least, size = map(float, re.search(r"needs (\S+) GB .* a GPU of (\S+) GB has", str(told.value)).groups())  # type: ignore[union-attr]
+    assert size == pytest.approx(least / USABLE, rel=0.01)
+    assert least * 1e9 <= found.chosen.peak_bytes * 1.01
+    assert "a train.micro_batch_size below 4" in str(told.value)
 
 
 @pytest.mark.long
@@ -274,7 +399,7 @@ def test_gpus_are_found_by_what_people_write() -> None:
     assert gpu_of_device("NVIDIA H100 PCIe") == find_gpu("H100 PCIe")
     assert gpu_of_device("cpu with 2 threads") is None
     assert len({gpu.name for gpu in GPUS}) == len(GPUS)
-    for text in ("voodoo", "h20", "4060", "5", "rtx", ""):
+    for text in ("voodoo", "h20", "4060", "rtx", ""):
         with pytest.raises(ConfigError, match=f"--gpu: there is no '{text}' among"):
             find_gpu(text)
     with pytest.raises(ConfigError, match="--gpu: 'a100' is A100 80GB or A100 40GB; write which"):

@@ -39,15 +39,33 @@ def plan_parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)  # argparse names the option and the value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; give 1 or more, or leave the option out")
     return int(text)
 
 
 def _price(text: str) -> float:
-    if not 0 <= float(text) < float("inf"):
-        raise ValueError(text)
-    return float(text)
+    try:
+        price = float(text)
+    except ValueError:
+        price = -1.0
+    if not 0 <= price < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no price; give a number such as 2.5, of any currency")
+    return price
+
+
+def _check_json(file: str | None) -> None:
+    """Refuse a place where no file can be written, before anything is counted.
+
+    Raises:
+        ConfigError: If there is no such folder, or if it is a folder itself.
+    """
+    if file in (None, STDOUT):
+        return
+    if Path(file).is_dir():
+        raise ConfigError(f"--json: {file} is a folder; name a file")
+    if not Path(file).absolute().parent.is_dir():
+        raise ConfigError(f"--json: there is no folder {Path(file).parent}; make it, or name another file")
 
 
 def run_plan(_: argparse.Namespace, words: list[str]) -> int:
@@ -59,6 +77,7 @@ def run_plan(_: argparse.Namespace, words: list[str]) -> int:
         plan_parser().print_help()
         return USER_ERROR
     file, overrides = find_file(rest)
+    _check_json(options.json)
     if file is None:
         raise ConfigError(f"plan: no configuration file is among {' '.join(rest)!r}; give CONFIG as well")
     config = load_config(file, overrides)

@@ -1,7 +1,7 @@
 """Figures as text."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 from finetrainers.training.bench.figures import BucketFigures, Comparison, Memory, Result
 
@@ -13,7 +13,7 @@ ON_GPU, ON_CPU = ("allocated", "reserved"), ("process",)
 
 def result_table(result: Result) -> str:
     """Print a row for each bucket, with the circumstances above."""
-    return "\n".join([*circumstances(result), "", *_aligned([_headings(result), *map(_row, result.buckets)])])
+    return "\n".join([*circumstances(result), "", *aligned([_headings(result), *map(_row, result.buckets)])])
 
 
 def comparison_table(comparison: Comparison) -> str:
@@ -24,7 +24,7 @@ def comparison_table(comparison: Comparison) -> str:
     rows += [(own.name, *_row(bucket)) for own in comparison.sets if own.result for bucket in own.result.buckets]
     failed = [f"{own.name:<{width}}  did not run: {_short(own.reason)}" for own in comparison.sets if own.reason is not None]
     above = [*circumstances(done[0]), ""] if done else []
-    return "\n".join([*above, *_aligned(rows), *failed])
+    return "\n".join([*above, *aligned(rows), *failed])
 
 
 def _short(reason: str) -> str:
@@ -51,22 +51,26 @@ def _row(own: BucketFigures) -> tuple[str, ...]:
     seconds = own.seconds
     times = (seconds.step, seconds.data, seconds.forward, seconds.backward, seconds.update, seconds.first_step)
     rates = f"{own.samples_per_second:.4g}", f"{own.tokens_per_second:.0f}", f"{own.tflop:.4g}", f"{own.share:.1%}"
-    return ("x".join(map(str, own.bucket)), *(f"{time:.4f}" for time in times), *rates, *_gib(own.memory))
+    return ("x".join(map(str, own.bucket)), *(f"{time:.4f}" for time in times), *rates, *_memory(own.memory))
 
 
-def _gib(memory: Memory) -> Iterable[str]:
-    if memory.allocated is None or memory.reserved is None:
-        return (f"{memory.process / GIB:.2f}",)
-    return f"{memory.allocated / GIB:.2f}", f"{memory.reserved / GIB:.2f}"
+def _memory(own: Memory) -> tuple[str, ...]:
+    if own.allocated is None or own.reserved is None:
+        return (gib(own.process),)
+    return gib(own.allocated), gib(own.reserved)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def gib(num_bytes: int | None) -> str:
+    """Write bytes as GiB; a dash where nobody knows how many."""
+    return "-" if num_bytes is None else f"{num_bytes / GIB:.2f}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns of equal width: the first to the left, figures to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    return ["  ".join(_cells(row, widths)).rstrip() for row in rows]
+
+
+def _cells(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
+        yield cell.ljust(width) if index == 0 else cell.rjust(width)

@@ -46,17 +46,25 @@ def text_passes(config: Config, model: Model) -> Iterator[Pass]:
 
 def _text_encoder(model: Model, name: str) -> nn.Module | None:
     """Make a text encoder without weights; None for a tokenizer, and where there is no config."""
-    component_class = model.pretrained.component_class(name)
-    if not (isinstance(component_class, type) and issubclass(component_class, nn.Module)):
-        return None
-    if model.pretrained.place(name).find(config_name(name)) is None:
+    if not _is_encoder(model, name) or name in unknown_encoders(model):
         return None
     settings = model.pretrained.settings(name)
-    own: Any = component_class
+    own: Any = model.pretrained.component_class(name)
     with torch.device(META):
         made = own(own.config_class(**settings))
     encoder: nn.Module = made.to(model.pretrained.place(name).dtype).eval().requires_grad_(False)
     return encoder
+
+
+def _is_encoder(model: Model, name: str) -> bool:
+    component_class = model.pretrained.component_class(name)
+    return isinstance(component_class, type) and issubclass(component_class, nn.Module)
+
+
+def unknown_encoders(model: Model) -> list[str]:
+    """Text encoders of which a model's folder has no config, so that nobody can count them."""
+    names = [name for name in model.text_components if _is_encoder(model, name)]
+    return [name for name in names if model.pretrained.place(name).find(config_name(name)) is None]
 
 
 def encode_media(config: Config, model: Model, bucket: Bucket) -> Pass:

@@ -52,6 +52,8 @@ GPUS: tuple[Gpu, ...] = (
     Gpu("RTX 3060", 12, 25.5, 12.7, 360, 32, 32),
 )
 """Known ones, the largest of each line first."""
+LARGEST_GB = 1000
+"""Up to which a number without a unit is taken for a size that lacks one."""
 MEANINGLESS = (
     *("nvidia", "geforce", "sxm", "sxm4", "sxm5", "hbm3", "hbm3e"),
     *("generation", "blackwell", "server", "workstation", "edition"),
@@ -66,15 +68,30 @@ def find_gpu(text: str) -> Gpu:
         ConfigError: If it is neither.
     """
     if re.fullmatch(r"\s*\d+(\.\d+)?\s*(GB|GiB|MB|MiB)\s*", text):
-        return Gpu(text.strip(), int(str(read_size(text))) / 1e9)
+        return _of_size(text.strip())
     found = [gpu for gpu in GPUS if _plain(text) in _short_names(gpu)]
     if len(found) == 1:
         return found[0]
+    number = re.fullmatch(r"\s*(\d+(\.\d+)?)\s*(g|gb|gib|gig)?\s*", text, re.IGNORECASE)
+    if number is not None and float(number[1]) <= LARGEST_GB:  # above, it is a name such as 9090
+        raise ConfigError(f"--gpu: {text!r} is no size with a unit; write {number[1]}GB or {number[1]}GiB, or a GPU's name")
     if found:
         raise ConfigError(f"--gpu: {text!r} is {' or '.join(gpu.name for gpu in found)}; write which")
     raise ConfigError(
         f"--gpu: there is no {text!r} among {', '.join(gpu.name for gpu in GPUS)}; or give a size, such as 24GB"
     )
+
+
+def _of_size(text: str) -> Gpu:
+    """Make a GPU of which only the memory is known.
+
+    Raises:
+        ConfigError: If it has none.
+    """
+    num_bytes = int(str(read_size(text)))
+    if not num_bytes:
+        raise ConfigError(f"--gpu: {text!r} is no memory; write how much the GPU has, such as 24GB")
+    return Gpu(text, num_bytes / 1e9)
 
 
 def gpu_of_device(name: str) -> Gpu | None:

@@ -31,8 +31,9 @@ from finetrainers.training.plan.figures import Between, Planned, Run, Step, Tech
 from finetrainers.training.plan.gpus import Gpu
 from finetrainers.training.plan.measured import errors_of, machine_of, read_measured
 from finetrainers.training.plan.search import Found, search
+from finetrainers.training.plan.smaller import smaller_keys
 from finetrainers.training.plan.speed import Machine
-from finetrainers.training.plan.stages import Counted, count_stages
+from finetrainers.training.plan.stages import Counted, Passes, count_stages
 from finetrainers.training.plan.windows import with_windows
 from finetrainers.training.user_code import check_user_code
 
@@ -150,11 +151,11 @@ class _Planning:
         gc.collect()  # a trainer is made of cycles, and takes the host's memory
         return cost
 
-    def _stages(self, own: Config, cost: StepCost) -> Counted:
-        counted = count_stages(own, self.model, self.buckets[-1], cost)
+    def _stages(self, own: Config, cost: StepCost, before: Passes | None = None) -> Counted:
+        passes = Passes.of(own, self.model, self.buckets[-1], before)
         gc.collect()
         encoded = Leaves(own, self.model, self.buckets[-1], cost, self.items).encoded()
-        return with_windows(counted, own, cost, encoded)
+        return with_windows(count_stages(own, self.model, cost, passes), own, cost, encoded)
 
     def _shared(self, own: Config, cost: StepCost) -> StepCost:
         """Cut a step to what one of several devices has of it."""
@@ -166,22 +167,16 @@ class _Planning:
         return replace(cost, usage=usage, reserved_bytes=shared_cost(cost, usage), work=work)
 
     def _staged(self, config: Config, own: Config, cost: StepCost) -> tuple[Config, Config, Counted]:
-        """Count the stages; what encodes and decodes is made smaller where it does not fit."""
+        """Count the stages; what encodes and decodes is made smaller, key by key, where it does not fit."""
         counted = self._stages(own, cost)
-        if self.limit is None:
-            return config, own, counted
-        over = {stage.stage for stage in counted.stages if (stage.allocated or 0) > self.limit}
-        keys: dict[str, bool | str] = {}
-        given = config.memory.model_fields_set
-        if "encode text" in over and "text_encoder_weights" not in given:
-            keys["memory.text_encoder_weights"] = "fp8_e4m3"
-        if over & {"encode media", "validation"} and "vae_tiling" not in given:
-            keys["memory.vae_tiling"] = True
-        if not keys:
-            return config, own, counted
-        self.asked.say(f"counting them with {', '.join(f'{key}: {str(value).lower()}' for key, value in keys.items())}")
-        config, own = with_techniques(config, keys), with_techniques(own, keys)
-        return config, own, self._stages(own, cost)
+        while self.limit is not None:
+            keys = smaller_keys(own, self.config, counted.stages, self.limit, self.model)
+            if not keys:
+                break
+            self.asked.say(f"counting them with {', '.join(f'{key}: {str(value).lower()}' for key, value in keys.items())}")
+            config, own = with_techniques(config, keys), with_techniques(own, keys)
+            counted = self._stages(own, cost, counted.passes)
+        return config, own, counted
 
     def _steps(self, own: Config, cost: StepCost) -> tuple[Step, ...]:
         """Steps of the largest and, if there are several, of the smallest bucket."""

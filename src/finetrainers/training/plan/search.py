@@ -8,7 +8,7 @@ from typing import Any
 from finetrainers.config import Config
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
-from finetrainers.training.fit import CHECKPOINTING, INT8, SETS, Techniques, Trial, is_given, try_sets
+from finetrainers.training.fit import CHECKPOINTING, INT8, SETS, USABLE, Techniques, Trial, is_given, try_sets
 from finetrainers.training.plan.figures import Technique
 from finetrainers.training.plan.speed import Machine
 
@@ -109,7 +109,8 @@ def search(config: Config, model: Model, limit: float, *, key: str = "--gpu") ->
         fitting = [own for own in trials if own.peak_bytes is not None and own.peak_bytes <= limit]
         if fitting and (len(trials) > 1 or left_out):  # of one alone nobody sees what others would save
             return Found(fitting[0], tuple(trials), tuple(left_out))
-    raise ConfigError(f"{key}: {_refusal(counted, left_out, limit)}")
+    _counted(config, model, further[-1], counted)  # takes least of all, whether it may fit or not
+    raise ConfigError(f"{key}: {_refusal(config, counted, left_out, limit)}")
 
 
 def _counted(config: Config, model: Model, wanted: Techniques, counted: list[Trial]) -> Trial | None:
@@ -147,13 +148,16 @@ def _least(keys: Techniques, base: Trial, config: Config) -> int:
     return 0 if keys.get("optimizer.state") == "cpu" else int(0.98 * (weights + peak["trained"] + states))
 
 
-def _refusal(trials: Sequence[Trial], left_out: Sequence[tuple[Any, int]], limit: float) -> str:
+def _refusal(config: Config, trials: Sequence[Trial], left_out: Sequence[tuple[Any, int]], limit: float) -> str:
     possible = [(trial.peak_bytes, trial.title) for trial in trials if trial.peak_bytes is not None]
     if not possible and not left_out:
         return f"no set of techniques is possible: {trials[-1].title}: {trials[-1].reason}"
     least = min([own for own, _ in possible] or [num_bytes for _, num_bytes in left_out])
     title = min(possible)[1] if possible else "no set that was counted"
+    size = config.train.micro_batch_size
+    smaller = "" if size == 1 else f" a train.micro_batch_size below {size},"
     return (
-        f"a step may use {limit / 1e9:.1f} GB, and the smallest that was found needs {least / 1e9:.1f} GB "
-        f"({title}); allow more memory, or set smaller data.0.buckets, a lower tuning.rank or a smaller model"
+        f"a step may use {limit / 1e9:.3g} GB, and the smallest that was found needs {least / 1e9:.3g} GB "
+        f"({title}), which a GPU of {least / USABLE / 1e9:.3g} GB has; allow so much memory, or set{smaller} smaller "
+        "data.0.buckets, a lower tuning.rank or a smaller model"
     )

@@ -1,17 +1,18 @@
 """What each stage of a run takes of the GPU's memory and of the host's."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from finetrainers.config import Bucket, Config
+from finetrainers.config import Bucket, Config, MemoryConfig
 from finetrainers.memory.allocator import reserved_bytes
 from finetrainers.memory.meta import fused_attention
 from finetrainers.memory.meter import Category, Meter, Usage
 from finetrainers.memory.work import Work
 from finetrainers.models import Model
 from finetrainers.training.cost import StepCost, build_meta_trainer
-from finetrainers.training.plan.encoders import Pass, decode_media, encode_media, text_passes
+from finetrainers.training.plan.encoders import Pass, decode_media, encode_media, text_passes, unknown_encoders
 from finetrainers.training.plan.figures import Stage
 from finetrainers.training.synthetic import synthetic_batch
 
@@ -30,36 +31,69 @@ RESTING: tuple[Category, ...] = ("weights", "trained", "masters", "states")
 
 
 @dataclass(frozen=True, slots=True)
+class Passes:
+    """What a run computes besides its steps."""
+
+    memory: MemoryConfig
+    """By which they were counted."""
+    texts: tuple[Pass, ...]
+    media: Pass
+    decode: Pass
+    denoise: tuple[Usage, Work, int]
+
+    @classmethod
+    def of(cls, config: Config, model: Model, bucket: Bucket, before: "Passes | None" = None) -> "Passes":
+        """Count them; what the keys of ``memory`` leave as it was before is not counted again."""
+        texts, vae = ("text_encoder_weights",), ("vae_tiling", "vae_slicing")
+        if before is None or not _is_same(before.memory, config.memory, vae):
+            media, decode = encode_media(config, model, bucket), decode_media(config, model, bucket)
+        else:
+            media, decode = before.media, before.decode
+        return cls(
+            config.memory,
+            before.texts
+            if before is not None and _is_same(before.memory, config.memory, texts)
+            else tuple(text_passes(config, model)),
+            media,
+            decode,
+            _denoise(config, model, bucket) if before is None else before.denoise,
+        )
+
+
+def _is_same(one: MemoryConfig, other: MemoryConfig, keys: tuple[str, ...]) -> bool:
+    return all(getattr(one, key) == getattr(other, key) for key in keys)
+
+
+@dataclass(frozen=True, slots=True)
 class Counted:
     """All stages of a run, and what they compute."""
 
     stages: tuple[Stage, ...]
+    passes: Passes
     encode_text: Work
     """Of what is encoded at once; nothing where no text encoder was counted."""
     encode_media: Work
     denoise: Work
     """One pass of the denoiser that draws one sample."""
     decode: Work
-    text_weights: int = 0
-    """Bytes of all text encoders."""
-    media_weights: int = 0
-    """Bytes of the VAE."""
 
 
-def count_stages(config: Config, model: Model, bucket: Bucket, cost: StepCost) -> Counted:
-    """Count all stages of a run, whose step is counted already, at its largest bucket."""
-    texts = list(text_passes(config, model))
-    media, decode = encode_media(config, model, bucket), decode_media(config, model, bucket)
-    denoise = _denoise(config, model, bucket)
-    stages = [_text_stage(texts), _pass_stage("encode media", media), _load_stage(config, model, cost), _step_stage(cost)]
+def count_stages(config: Config, model: Model, cost: StepCost, passes: Passes) -> Counted:
+    """Put together all stages of a run, of which a step and all else that it computes are counted."""
+    texts, media = passes.texts, passes.media
+    stages = [
+        text_stage(texts, unknown_encoders(model)),
+        _pass_stage("encode media", media),
+        _load_stage(config, model, cost),
+        _step_stage(cost),
+    ]
     if config.validation.prompts or config.validation.has_held_out or config.validation.items:
-        stages.append(_validation_stage(config, cost, denoise, decode))
+        stages.append(_validation_stage(config, cost, passes.denoise, passes.decode))
     stages.append(_save_stage(cost))
     work = Work()
     for own in texts:
         work.add(own.work)
-    text_weights = sum(own.weights for own in texts)
-    return Counted(tuple(stages), work, media.work, denoise[1], decode.work, text_weights, media.weights)
+    return Counted(tuple(stages), passes, work, media.work, passes.denoise[1], passes.decode.work)
 
 
 def parts_of(usage: Usage) -> dict[str, int]:
@@ -71,9 +105,11 @@ def parts_of(usage: Usage) -> dict[str, int]:
     return found
 
 
-def _text_stage(texts: list[Pass]) -> Stage:
+def text_stage(texts: Sequence[Pass], unknown: Sequence[str]) -> Stage:
+    """Put together what encoding captions takes, and name the encoders that nobody can count."""
+    without = f"not counted: {', '.join(unknown)}, of which the model's folder has no config.json" if unknown else ""
     if not texts:
-        note = "the model's folder has no config of a text encoder"
+        note = without or "the model has no text encoder"
         return Stage(stage="encode text", allocated=None, reserved=None, parts={}, host=0, note=note)
     # All of them are on the device together, while one computes.
     largest = max(texts, key=lambda own: own.usage.peak_bytes - own.weights)
@@ -86,7 +122,7 @@ def _text_stage(texts: list[Pass]) -> Stage:
         reserved=largest.reserved + others,
         parts=parts,
         host=max(own.weights for own in texts),
-        note="read onto the host first",
+        note="; ".join(note for note in ("read onto the host first", without) if note),
     )
 
 

@@ -1,12 +1,12 @@
 """A plan as text of at most 100 columns."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from finetrainers.training.bench.run import named
+from finetrainers.training.bench.table import GIB, aligned, gib
 from finetrainers.training.plan.figures import Planned, Stage, Step, Technique
 
-GIB = 2**30
 WIDTH = 98
 PARTS = ("weights", "gradients", "optimizer", "activations", "temporary")
 
@@ -33,14 +33,10 @@ def _head(planned: Planned) -> list[str]:
 def _memory(stages: Sequence[Stage]) -> list[str]:
     rows: list[tuple[str, ...]] = [("GiB", "allocated", "reserved", *PARTS, "host")]
     for own in stages:
-        parts = (_gib(own.parts.get(part, 0)) for part in PARTS)
-        rows.append((own.stage, _gib(own.allocated), _gib(own.reserved), *parts, _gib(own.host)))
+        parts = (gib(own.parts.get(part, 0)) for part in PARTS)
+        rows.append((own.stage, gib(own.allocated), gib(own.reserved), *parts, gib(own.host)))
     notes = [f"  {own.stage}: {own.note}" for own in stages if own.note]
     return [*aligned(rows), *notes]
-
-
-def _gib(num_bytes: int | None) -> str:
-    return "-" if num_bytes is None else f"{num_bytes / GIB:.2f}"
 
 
 def _times(planned: Planned) -> list[str]:
@@ -128,20 +124,9 @@ def _errors(planned: Planned) -> list[str]:
 def _verdict(planned: Planned) -> list[str]:
     over = [own.stage for own in planned.stages if planned.limit is not None and (own.allocated or 0) > planned.limit]
     if over:
-        return _wrapped(f"It does not fit: {', '.join(over)} needs more than {_gib(planned.limit)} GiB.")
+        return _wrapped(f"It does not fit: {', '.join(over)} needs more than {gib(planned.limit)} GiB.")
     return ["It fits. The configuration, to be given to finetrainers train:", "", str(planned.proposal).rstrip()]
 
 
 def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, subsequent_indent="  ")
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of equal width: the first to the left, figures to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(_cells(row, widths)).rstrip() for row in rows]
-
-
-def _cells(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
-    for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
-        yield cell.ljust(width) if index == 0 else cell.rjust(width)

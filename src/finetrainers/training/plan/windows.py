@@ -25,7 +25,7 @@ def with_windows(counted: Counted, config: Config, cost: StepCost, cache: int | 
 
 def _beside_training(stage: Stage, counted: Counted, cost: StepCost) -> Stage:
     """Add encoders that are parked between windows; while they encode, the denoiser is parked, and the optimizer stays."""
-    text, media = counted.text_weights, counted.media_weights
+    text, media = sum(own.weights for own in counted.passes.texts), counted.passes.media.weights
     if stage.stage not in ("encode text", "encode media"):
         parked = text if stage.stage == "validation" else text + media  # whose VAE is counted there
         return stage.model_copy(update={"host": stage.host + parked})
