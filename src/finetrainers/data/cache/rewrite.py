@@ -1,7 +1,6 @@
 """What is taken out of packs: a pack is written anew without it, and then takes the place of the old one."""
 
 import fcntl
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
