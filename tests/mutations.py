@@ -189,7 +189,7 @@ MUTATIONS = (
     Mutation("a pack goes that a living run needs", "data/cache/upkeep.py", "free = set(stored) - set(held)", "free = set(stored)", "data/test_packs.py::test_what_a_living_run_needs_of_a_pack_stays"),
     Mutation("a pack keeps the room of what is removed from it", "data/cache/upkeep.py", "for one in parts if surplus > 0 else ():", "for one in ():", "data/test_packs.py::test_a_pack_of_which_little_is_kept_gives_its_room_back"),
     Mutation("a conversion loses items", "data/cache/convert.py", "    if items:\n", "    if False:\n", "data/test_packs.py::test_items_with_a_file_each_are_converted"),
-    Mutation("what moves while it is read is gone", "data/cache/store.py", "self._bytes(item, self._places([item]).get(item))", "self._bytes(item, place)", "data/test_packs.py::test_a_reader_finds_what_moves_while_it_reads"),
+    Mutation("what moves while it is read is gone", "data/cache/store.py", "self._bytes(item, self._places([item]).get(item), parts)", "self._bytes(item, place, parts)", "data/test_packs.py::test_a_reader_finds_what_moves_while_it_reads"),
     Mutation("padding that counts is lost", "data/cache/item.py", "{name: _with_zeros(tensor, rows.get(name)) for", "{name: tensor for", "data/test_packs.py::test_zeros_at_the_end_of_a_text_are_not_stored"),
     Mutation("tokens that are shown are not stored", "models/padding.py", "length = int(torch.nonzero(text[facts.mask])[-1]) + 1", "length = int(torch.nonzero(text[facts.mask])[-1])", "encoding/test_encoding.py::test_padding_that_is_hidden_is_not_stored_and_training_is_the_same"),
     Mutation("the posterior is drawn in one way for all positions", "batch.py", "torch.randn(mean.shape, generator=generator)", "torch.ones(mean.shape)", "test_batch.py::test_a_posterior_is_sampled_for_each_position"),
@@ -394,7 +394,7 @@ MUTATIONS = (
              "cli/test_cli.py::test_imports_are_not_searched_for_garbage_in_a_process_that_is_ours"),
     # Snapshots.
     Mutation("a file of the same size and time is taken for the old one", "data/catalog/marks.py", "stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))", "0, 0, 0))", "data/test_snapshot.py::test_a_second_start_finds_what_has_changed"),
-    Mutation("files that a list names elsewhere change unnoticed", "data/catalog/snapshot.py", "            marks.add_folders(_folders_of(known.listing) or ())\n", "            return known\n", "data/test_snapshot.py::test_files_elsewhere_that_a_list_names_count_too"),
+    Mutation("files that a list names elsewhere change unnoticed", "data/catalog/snapshot.py", "            marks.add_folders(known.folders)\n", "            return known\n", "data/test_snapshot.py::test_files_elsewhere_that_a_list_names_count_too"),
     Mutation("a damaged snapshot is trusted", "data/catalog/snapshot.py", "    if hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest() != mapped[-DIGEST_BYTES:]:", "    if False:", "data/test_snapshot.py::test_what_is_damaged_is_made_anew"),
     Mutation("what could not be read once is never read again", "data/catalog/snapshot.py", "bad = np.flatnonzero(~facts[\"is_good\"])", "bad = np.empty(0, np.int64)", "data/test_snapshot.py::test_a_bad_file_is_tried_at_each_start"),
     Mutation("what a list names and is not there is missing forever", "data/catalog/snapshot.py", "is_whole and not known.listing.problems", "is_whole", "data/test_snapshot.py::test_media_that_come_after_the_list_that_names_them_are_found"),
@@ -766,6 +766,8 @@ MUTATIONS = (
     Mutation("a size without a unit is no size", "training/plan/gpus.py", "if number is not None and float", "if False and float", "training/test_plan_command.py::test_odd_options_are_refused_with_the_way_out"),
     Mutation("a plan counts for minutes, and then cannot write", "cli/plan.py", "    _check_json(options.json)\n", "", "training/test_plan_command.py::test_odd_options_are_refused_with_the_way_out"),
     Mutation("a plan names too small a GPU", "training/plan/search.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_each_kind_of_family_fits_below_what_is_written"),
+    Mutation("a pack is opened for each of its items", "data/cache/reading.py", "        if file != self._file:\n", "        if True:\n", "data/test_packs.py::test_a_batch_opens_each_pack_once_and_has_its_items_in_the_order_asked_for"),
+    Mutation("a second start looks through all files for their folders", "data/catalog/snapshot.py", "            marks.add_folders(known.folders)\n", "            marks.add_folders(_folders_of(known.listing) or ())\n", "data/test_snapshot.py::test_a_second_start_does_not_look_for_the_folders_of_each_file"),
 )  # fmt: skip
 
 

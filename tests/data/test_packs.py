@@ -23,6 +23,7 @@ from finetrainers.data.cache.index import Index
 from finetrainers.data.cache.item import without_zeros
 from finetrainers.data.cache.leases import Lease, oldest_lease
 from finetrainers.data.cache.packs import KINDS, Kind, Pack, keys_of
+from finetrainers.data.cache.reading import Parts
 from finetrainers.data.cache.store import Cache, make_key
 from finetrainers.data.cache.upkeep import damaged, evict, stored_files
 from finetrainers.errors import DONE, USER_ERROR, DataError, MissingItemError, StorageError
@@ -100,6 +101,21 @@ def test_the_first_items_of_a_fill_have_a_file_each(tmp_path: Path, monkeypatch:
     assert len(list(tmp_path.glob("latents/??/*.safetensors"))) == 5
     assert [one.items for one in stored_files(cache) if one.is_pack] == [10, 10]
     assert numbers_in(cache) == list(range(25))
+
+
+def test_a_batch_opens_each_pack_once_and_has_its_items_in_the_order_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, opened, system_open = Cache(tmp_path), list[str](), os.open
+    fill(cache, range(33))  # three packs, and three items with a file each
+    numbers = [*np.random.default_rng(0).permutation(33).tolist(), 7, 31]
+    items: list[tuple[Kind, str]] = [("latents", make_key(number)) for number in numbers]
+    cache.sizes(items)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", lambda file, *rest: opened.append(file) or system_open(file, *rest))
+        found = cache.read_all(items)
+    assert [int(tensors["x"][0]) for tensors, _ in found] == numbers
+    assert sorted(file for file in opened if file.endswith(".pack")) == [str(pack) for pack in packs_in(cache)]
 
 
 @pytest.mark.parametrize("num_asked", [1, 30, 3000])
@@ -490,7 +506,7 @@ def test_a_reader_finds_what_moves_while_it_reads(tmp_path: Path) -> None:
     fill(cache, range(10))
     places = reader._places([("latents", make_key(4))])
     cache.rewrite(packs_in(cache)[0].name, lambda key: key == bytes.fromhex(make_key(4)))
-    tensors, _ = reader._read(("latents", make_key(4)), places["latents", make_key(4)])
+    tensors, _ = reader._read(("latents", make_key(4)), places["latents", make_key(4)], Parts())
     assert torch.equal(tensors["x"], torch.full((SIZE,), 4.0))
 
 

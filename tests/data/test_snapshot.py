@@ -12,6 +12,7 @@ from runs import write_pictures
 from finetrainers.config import DataConfig
 from finetrainers.data.cache.store import Cache
 from finetrainers.data.cache.upkeep import remove_leftovers
+from finetrainers.data.catalog import snapshot
 from finetrainers.data.catalog.catalog import Catalog, build_catalog
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.snapshot import Snapshots
@@ -132,6 +133,17 @@ def test_files_elsewhere_that_a_list_names_count_too(tmp_path: Path, path: str) 
     shutil.copy(outside / "01.png", outside / "00.png")
     second = content(catalog_of(tmp_path, config))
     assert second == content(catalog_of(tmp_path, config, keeps=False)) != first
+
+
+def test_a_second_start_does_not_look_for_the_folders_of_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, outside = listed(tmp_path)
+    first, before = content(catalog_of(tmp_path, config)), kept(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot, "_folders_of", lambda _: pytest.fail("all files are looked through"))
+        assert content(catalog_of(tmp_path, config)) == first
+    assert kept(tmp_path) == before
+    shutil.copy(outside / "01.png", outside / "00.png")
+    assert content(catalog_of(tmp_path, config)) != first
 
 
 def test_with_folders_lists_and_folders_count_and_single_files_do_not(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from finetrainers.data.cache.item import is_whole
 from finetrainers.data.cache.packs import KINDS, Kind, write_pack
-from finetrainers.data.cache.rewrite import read_part, upkeep
+from finetrainers.data.cache.reading import read_part
+from finetrainers.data.cache.rewrite import upkeep
 from finetrainers.data.cache.store import OWN_FILE, Cache
 from finetrainers.data.cache.upkeep import Stored, Tally, stored_files
 from finetrainers.data.cache.writing import BATCH_BYTES, BATCH_ITEMS
@@ -64,7 +65,7 @@ def _convert(cache: Cache, kind: Kind, files: list[Stored], left: list[Path]) ->
         converted.append(one)
         place = places.get((kind, key))
         if place is None or not is_whole(read_part(cache.packs / place.pack, place.start, place.length)):
-            items.append((key, data.numpy().tobytes()))
+            items.append((key, data.tobytes()))
     if items:
         pack = write_pack(cache.root, kind, items, used=max(one.used for one in converted))
         cache.index.add(pack)

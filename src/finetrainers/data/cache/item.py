@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from finetrainers.data.cache.reading import Bytes
 from finetrainers.files.whole import HEADER_START, sort_metadata
 
 DIGEST = "digest"
@@ -44,8 +45,8 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byte
     return sort_metadata(save(contents, {**metadata, DIGEST: digest(contents)}))
 
 
-def from_bytes(data: Tensor) -> Item:
-    """Return what an item's bytes [n] uint8 hold; the tensors are views of them, copied nowhere.
+def from_bytes(data: Bytes) -> Item:
+    """Return what an item's bytes [n] hold; the tensors are views of them, copied nowhere.
 
     Raises:
         DamagedError: If they are cut off or are something else; a number that has changed, ``is_whole`` finds.
@@ -55,8 +56,8 @@ def from_bytes(data: Tensor) -> Item:
     return {name: _with_zeros(tensor, rows.get(name)) for name, tensor in tensors.items()}, metadata
 
 
-def is_whole(data: Tensor) -> bool:
-    """Whether bytes [n] uint8 are those that were written."""
+def is_whole(data: Bytes) -> bool:
+    """Whether bytes [n] are those that were written."""
     try:
         tensors, metadata = _parsed(data)
     except DamagedError:
@@ -81,15 +82,14 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def _parsed(data: Tensor) -> Item:
+def _parsed(data: Bytes) -> Item:
     """Read the tensors as they are stored, and the metadata."""
     try:
-        numbers = data.numpy()
-        head = numbers[:HEADER_START].tobytes()
+        head = data[:HEADER_START].tobytes()
         start = HEADER_START + int.from_bytes(head, "little")
         if len(head) < HEADER_START or start > len(data):
             raise DamagedError(f"its {len(data)} bytes are cut off in the header")
-        tree = json.loads(numbers[HEADER_START:start].tobytes())
+        tree = json.loads(data[HEADER_START:start].tobytes())
         metadata = tree.pop("__metadata__", {})
         if start + max((own["data_offsets"][1] for own in tree.values()), default=0) != len(data):
             raise DamagedError(f"it has {len(data)} bytes, and the header speaks of others")
@@ -98,13 +98,16 @@ def _parsed(data: Tensor) -> Item:
         raise DamagedError(f"its header cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _tensor(data: Tensor, first: int, about: Mapping[str, list[int]]) -> Tensor:
+def _tensor(data: Bytes, first: int, about: Mapping[str, list[int]]) -> Tensor:
     dtype = DTYPES[str(about["dtype"])]
     start, stop = about["data_offsets"]
     shape = about["shape"]
-    if stop - start != math.prod(shape) * dtype.itemsize:
+    count = math.prod(shape)
+    if stop - start != count * dtype.itemsize:
         raise ValueError(f"{stop - start} bytes for the shape {shape}")
-    return data[first + start : first + stop].view(dtype).view(shape)  # safetensors aligns them
+    if not count:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(data, dtype=dtype, count=count, offset=first + start).view(shape)
 
 
 def _num_rows(tensor: Tensor) -> int:

@@ -1,16 +1,13 @@
 """What is taken out of packs: a pack is written anew without it, and then takes the place of the old one."""
 
 import fcntl
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from finetrainers.data.cache.index import Index
 from finetrainers.data.cache.packs import FOLDER, kind_of, read_pack, write_pack
+from finetrainers.data.cache.reading import read_part
 
 LOCK = "upkeep.lock"
 
@@ -46,7 +43,7 @@ def rewrite(root: Path, index: Index, name: str, keeps: Callable[[bytes], bool])
     kept = []
     for key, start, length in contents(root, index, name):
         if keeps(key) and start + length <= before.st_size:
-            kept.append((key, read_part(file, start, length).numpy().tobytes()))
+            kept.append((key, read_part(file, start, length).tobytes()))
     new = [write_pack(root, kind_of(name), kept, used=before.st_mtime)] if kept else []
     index.add(*new, instead_of=[name])
     file.unlink(missing_ok=True)
@@ -60,17 +57,3 @@ def contents(root: Path, index: Index, name: str) -> Sequence[tuple[bytes, int, 
         return index.contents(name)
     keys = (key.tobytes() for key in pack.directory["key"])
     return list(zip(keys, pack.directory["start"].tolist(), pack.directory["length"].tolist(), strict=True))
-
-
-def read_part(file: Path, start: int = 0, length: int | None = None) -> Tensor:
-    """Read bytes [n] uint8 of a file, to its end by default; fewer where it is cut off."""
-    source = os.open(file, os.O_RDONLY)  # a Path's file costs twice as much, and a batch reads many
-    try:
-        length = max(0, os.fstat(source).st_size - start) if length is None else length
-        data, done = torch.empty(length, dtype=torch.uint8), 0
-        view = data.numpy().data
-        while done < length and (count := os.preadv(source, [view[done:]], start + done)):
-            done += count
-    finally:
-        os.close(source)
-    return data if done == length else data[:done]

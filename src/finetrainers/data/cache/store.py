@@ -27,7 +27,8 @@ from finetrainers.data.cache.packs import (
     read_pack,
     write_file,
 )
-from finetrainers.data.cache.rewrite import LOCK, read_part, rewrite, upkeep
+from finetrainers.data.cache.reading import Bytes, Parts
+from finetrainers.data.cache.rewrite import LOCK, rewrite, upkeep
 from finetrainers.data.cache.writing import Batches, item_file
 from finetrainers.data.media.remote_disk import FOLDER as REMOTE, LOCK as REMOTE_LOCK
 from finetrainers.errors import MissingItemError, StorageError
@@ -168,15 +169,19 @@ class Cache:
 
     def read_all(self, items: Sequence[tuple[Kind, str]]) -> list[Item]:
         """As ``read``, of several items; the index is asked once."""
-        places = self._places(items)
-        return [self._read(item, places.get(item)) for item in items]
+        places, read = self._places(items), dict[tuple[Kind, str], Item]()
+        in_packs = sorted(places, key=lambda item: (places[item].pack, places[item].start))
+        with Parts() as parts:
+            for item in (*in_packs, *(item for item in items if item not in places)):
+                read[item] = self._read(item, places.get(item), parts)
+        return [read[item] for item in items]
 
-    def _read(self, item: tuple[Kind, str], place: Place | None) -> Item:
+    def _read(self, item: tuple[Kind, str], place: Place | None, parts: Parts) -> Item:
         try:
             try:
-                return from_bytes(self._bytes(item, place))
+                return from_bytes(self._bytes(item, place, parts))
             except FileNotFoundError:  # it may have got another place meanwhile
-                return from_bytes(self._bytes(item, self._places([item]).get(item)))
+                return from_bytes(self._bytes(item, self._places([item]).get(item), parts))
         except (OSError, DamagedError) as error:
             where = self.file(*item) if place is None else f"{self.packs / place.pack} (item {item[1]})"
             raise MissingItemError(
@@ -184,10 +189,10 @@ class Cache:
                 "cache.max_gb. `finetrainers cache verify` removes what is damaged; then start this run again"
             ) from error
 
-    def _bytes(self, item: tuple[Kind, str], place: Place | None) -> Tensor:
+    def _bytes(self, item: tuple[Kind, str], place: Place | None, parts: Parts) -> Bytes:
         if place is None:
-            return read_part(self.file(*item))
-        data = read_part(self.packs / place.pack, place.start, place.length)
+            return parts.read(str(self.file(*item)))
+        data = parts.read(f"{self.packs}/{place.pack}", place.start, place.length)
         if len(data) < place.length:
             raise DamagedError(f"only {len(data)} of its {place.length} bytes are there")
         return data

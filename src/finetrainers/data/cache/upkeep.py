@@ -9,7 +9,8 @@ from pathlib import Path
 from finetrainers.data.cache.item import is_whole
 from finetrainers.data.cache.leases import FOLDER as LEASES
 from finetrainers.data.cache.packs import FOLDER as PACKS, KINDS, Kind, is_pack, kind_of, read_pack
-from finetrainers.data.cache.rewrite import contents, read_part, upkeep
+from finetrainers.data.cache.reading import read_part
+from finetrainers.data.cache.rewrite import contents, upkeep
 from finetrainers.data.cache.store import SNAPSHOTS, Cache, Entry
 
 LEFTOVER_SECONDS = 3600.0

@@ -57,6 +57,8 @@ class Snapshot:
     """Of all files that were looked at together, in the order in which they were."""
     mark: str | None = None
     """Hash of the folders as they were before they were listed; None where it cannot be told whether they are unchanged."""
+    folders: Sequence[str] = ()
+    """Of all files, sorted: kept, since to find them among millions of files takes longer than to look at them."""
     is_recalled: bool = False
 
     def look(self, prober: Look) -> Look:
@@ -127,7 +129,7 @@ class Snapshots:
         marks = _begin_marks(config)
         known = self._read(self._folder, config, streams)
         if known is not None:
-            marks.add_folders(_folders_of(known.listing) or ())
+            marks.add_folders(known.folders)
             if marks.hexdigest() == known.mark:
                 return known
         marks = _begin_marks(config)
@@ -135,7 +137,7 @@ class Snapshots:
         folders = _folders_of(listing)
         if folders is not None:
             marks.add_folders(folders)
-        return Snapshot(listing, mark=None if folders is None else marks.hexdigest())
+        return Snapshot(listing, mark=None if folders is None else marks.hexdigest(), folders=folders or ())
 
     def keep(self, config: DataConfig, streams: Sequence[Stream], snapshot: Snapshot) -> None:
         """Write what this start has found out; a cache that may not be written keeps nothing."""
@@ -211,7 +213,7 @@ def _write(file: Path, snapshot: Snapshot) -> None:
     """Write one stream after the other, and the hash of all."""
     listing = snapshot.listing
     values = {own.name: getattr(listing, own.name) for own in fields(Listing) if own.name not in COLUMNS}
-    about = {"mark": snapshot.mark, "parts": len(snapshot.facts), "listing": values}
+    about = {"mark": snapshot.mark, "folders": snapshot.folders, "parts": len(snapshot.facts), "listing": values}
     problems = pa.table(
         {name: pa.array([getattr(p, name) for p in listing.problems], pa.large_string()) for name in PROBLEM}
     )
@@ -242,7 +244,7 @@ def _read(file: Path) -> Snapshot:
     facts = [_next_table(source)["facts"].combine_chunks() for _ in range(about["parts"])]
     columns = items.replace_schema_metadata(None), tuple(Problem(**row) for row in problems.to_pylist())
     listing = Listing(**dict(zip(COLUMNS, columns, strict=True)), **about["listing"])
-    return Snapshot(listing, [_as_facts(own) for own in facts], about["mark"], is_recalled=True)
+    return Snapshot(listing, [_as_facts(own) for own in facts], about["mark"], about["folders"], is_recalled=True)
 
 
 def _next_table(source: pa.BufferReader) -> pa.Table:
