@@ -730,7 +730,7 @@ MUTATIONS = (
     Mutation("a trigger word that the data needs is not asked for again", "cli/init.py", 'if not asks_again or', 'if True or', "cli/test_init_command.py::test_a_trigger_word_that_the_data_needs_is_asked_for_again"),
     Mutation("a text for a list of trackers is not told to be a list", "config/messages.py", 'in ("tuple_type", "list_type")', 'in ()', "training/test_user_code.py::test_what_is_no_list_of_places_is_told_what_to_write"),
     Mutation("of steps on the fly, a process makes the rows of another", "encoding/encoder.py", "return self.world.rows(batch_size) if", "return slice(0, 1) if", "encoding/test_on_the_fly.py::test_each_of_two_processes_holds_what_it_trains_on"),
-    Mutation("what one process finds bad on the fly, the others train on", "encoding/encoder.py", "every = Found.joined(self.world.talk.gather(found)).distinct()", "every = found", "encoding/test_on_the_fly.py::test_each_of_two_processes_holds_what_it_trains_on"),
+    Mutation("what one process finds bad on the fly, the others train on", "encoding/encoder.py", "every = Found.joined(self.world.talk.gather(found)).distinct()", "every = found", "encoding/test_on_the_fly.py::test_what_another_process_finds_to_be_bad_is_everyones"),
     Mutation("encoded items in memory grow beyond their limit", "data/cache/memory.py", "if surplus <= 0:", "if True:", "encoding/test_on_the_fly.py::test_it_trains_as_an_unlimited_cache_does_and_writes_no_item"),
     Mutation("an item that memory has lost ends the run", "data/cache/memory.py", "raise MissingItemError(", "raise KeyError(", "encoding/test_on_the_fly.py::test_what_memory_has_lost_is_encoded_again"),
 )  # fmt: skip
