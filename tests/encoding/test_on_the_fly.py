@@ -3,7 +3,9 @@
 import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,9 +14,13 @@ from runs import Tree, adapter_file, config_of, curve, events_of, flux_tree, mer
 from safetensors.torch import load_file
 
 from finetrainers import ConfigError, encode, train
-from finetrainers.config import dump_config
+from finetrainers.config import CacheConfig, dump_config
 from finetrainers.data.cache.memory import MemoryCache
 from finetrainers.data.cache.store import Cache
+from finetrainers.data.order.jobs import Failure
+from finetrainers.distributed.board import Place
+from finetrainers.encoding.encoder import Encoder
+from finetrainers.encoding.shares import Found
 from finetrainers.errors import DataError
 from finetrainers.training.track import StepLog
 
@@ -154,7 +160,7 @@ def run_noted(file: str, log: Path) -> int:
 
 
 def test_each_of_two_processes_holds_what_it_trains_on(tiny_flux: Path, tmp_path: Path) -> None:
-    """As two with an unlimited cache, bit for bit; what one finds to be bad, the other leaves out, too."""
+    """As two with an unlimited cache, bit for bit."""
     tree = base(tiny_flux, tmp_path, train={"batch_size": 2, "steps": 4}, validation={"every": 2})
     logs = []
     for name in ("whole", "fly"):
@@ -173,6 +179,17 @@ def test_each_of_two_processes_holds_what_it_trains_on(tiny_flux: Path, tmp_path
     assert not list(Path(own["cache"]["path"]).rglob("*.safetensors"))
     by_rank = [{line.split()[1] for line in logs[1] if line.startswith(rank)} for rank in "01"]
     assert by_rank[0] != by_rank[1]
+
+
+def test_what_another_process_finds_to_be_bad_is_everyones() -> None:
+    """Though this one lacks nothing; what several have found is there once."""
+    bad = Failure("00", "00", "x.png", "breaks")
+    talk = SimpleNamespace(gather=lambda own: [own, Found([bad]), Found([bad])])
+    world: Any = SimpleNamespace(is_alone=False, is_first=False, apart=lambda: nullcontext(Place()), talk=talk)
+    none: Any = SimpleNamespace(shares_encoders=False)
+    settings = CacheConfig(encode="on_the_fly", max_gb=1.0)
+    encoder = Encoder(none, MemoryCache(), none, settings, none, none, none, world=world)
+    assert encoder.fill_together([], []) == [bad]
 
 
 def test_nothing_can_be_encoded_beforehand(tree: Tree) -> None:
