@@ -197,7 +197,7 @@ def test_a_run_is_created_watched_saved_stopped_and_gone_on_with_by_two_browsers
 
 
 @pytest.mark.core
-def test_what_is_wrong_is_said_beside_its_field_and_a_plan_is_shown_of_what_is_right(server: Server, page: Page) -> None:
+def test_what_is_wrong_is_said_beside_its_field_and_no_plan_is_made_of_it(server: Server, page: Page) -> None:
     page.goto(f"{server.address}/new")
     fill(page, server, output_dir="planned", train__steps="many")
     wrong, answer = page.locator('[id="e-train.steps"]'), page.locator("#answer-plan")
@@ -209,10 +209,16 @@ def test_what_is_wrong_is_said_beside_its_field_and_a_plan_is_shown_of_what_is_r
     page.locator("#gpu").fill("no card!")
     page.locator("#ask-plan").click()
     expect(answer.get_by_role("alert")).to_contain_text("'no card!' names none")
-    page.locator("#gpu").fill("24GB")
+    assert not list(server.runs.rglob("plan-*"))
+
+
+def test_a_plan_is_shown_of_what_is_in_the_form(server: Server, page: Page) -> None:
+    page.goto(f"{server.address}/new")
+    fill(page, server, output_dir="planned")
+    expect(page.locator("#verdict")).to_have_text("Ready to start")
+    answer = page.locator("#answer-plan")
     page.locator("#ask-plan").click()
-    expect(answer.locator("table.plan")).to_be_visible(timeout=3 * PATIENCE_MS)  # it counts several sets of techniques
-    expect(answer.get_by_role("note").or_(answer.locator(".note"))).to_contain_text("It fits")
+    expect(answer.locator("table.plan")).to_be_visible(timeout=5 * PATIENCE_MS)  # it imports torch, and counts encoders, too
     stages = answer.locator("table.plan tbody th").all_inner_texts()
     assert {text.partition("\n")[0].strip() for text in stages} >= {"encode text", "load", "step", "save"}
     sizes = answer.locator("table.plan tbody td").all_inner_texts()
