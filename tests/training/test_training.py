@@ -244,11 +244,13 @@ def test_an_edited_caption_is_taken_and_told_of_when_it_is_looked_for(
     train(config_of(tree))
     for file in (tmp_path / "data").glob("*.txt"):
         new = file.with_suffix(".new") if is_replaced else file
-        new.write_text("quite another caption")
+        new.write_text(f"quite another caption {file.stem}")
         new.replace(file)
     train(config_of(merged(tree, {"train": {"steps": 4}})))
-    told = [event["message"] for event in events_of(tmp_path / "run") if event["event"] == "warning"]
-    assert [message.split(" since")[0] for message in told] == ["captions changed"] * is_seen
+    warned = [event["message"] for event in events_of(tmp_path / "run") if event["event"] == "warning"]
+    told = [message.split(" since")[0] for message in warned if "last started" in message]
+    assert told == ["captions changed"] * is_seen
+    assert any("quite another" in message for message in warned) == is_seen  # too long, as is told once it is encoded
     before, after = (event["captions"] for event in events_of(tmp_path / "run") if event["event"] == "run")
     assert (before != after) == is_seen
 

@@ -65,7 +65,7 @@ class DataConfig(Section):
     """How often each item occurs in an epoch (repeats); with 0.5 each item occurs in every second epoch."""
     weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Share of the run's samples that come from this set, regardless of its size, relative to the weights of the others.
-    Among sets with ``stream`` it is exact up to one shard. Either all sets have a weight or none. Cannot be combined with
+    Among sets with ``stream`` it is exact up to one chapter. Either all sets have a weight or none. Cannot be combined with
     ``repeats``."""
     loss_weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Factor on the training loss of each sample of this set; below 1 for a regularization set, which preserves what the
