@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -80,7 +79,7 @@ class MemoryCache:
     def read_all(self, items: Sequence[tuple[Kind, str]]) -> list[Item]:
         """As ``read``, of several items."""
         try:
-            return [from_bytes(torch.frombuffer(bytearray(self._items[item]), dtype=torch.uint8)) for item in items]
+            return [from_bytes(np.frombuffer(bytearray(self._items[item]), np.uint8)) for item in items]
         except KeyError as error:
             raise MissingItemError(f"cache.encode: the item {error.args[0]} is not in this process's memory") from None
 
