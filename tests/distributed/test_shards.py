@@ -259,6 +259,7 @@ REFUSED: Sequence[tuple[Mapping[str, Any], Layout, str]] = (
     ),
     ({"optimizer": {"state": "cpu"}}, Layout(1, 2), "set parallel.offload: true"),
     ({"optimizer": {"masters": "stochastic_rounding"}, "model": {"dtype": "bfloat16"}}, Layout(1, 2), "optimizer.masters"),
+    ({"tuning": {"kind": "lora", "dora": True}, "memory": {"weights": "int8"}}, Layout(1, 2), "tuning.dora: true"),
     ({"optimizer": {"name": "prodigy", "lr": 1.0}}, Layout(1, 2), "optimizer.name: prodigy is impossible"),
     ({"compile": {"kind": "full"}}, Layout(1, 2), "compile.kind: full"),
 )

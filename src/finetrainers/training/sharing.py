@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from finetrainers.config import Config
+from finetrainers.config import Config, LoraConfig
 from finetrainers.config.optim import REGISTRY
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.layout import Layout
@@ -63,10 +63,13 @@ def _of_optimizer(config: Config) -> Refused:
 
 
 def _of_weights(config: Config) -> Refused:
-    memory = config.memory
+    memory, tuning = config.memory, config.tuning
     if memory.resident_blocks != "all":
         why = f"{SHARED}: blocks come from other processes; set all, or parallel.offload: true"
         yield "memory.resident_blocks", memory.resident_blocks, why
+    if isinstance(tuning, LoraConfig) and tuning.dora and memory.weights != "none":
+        why = f"{SHARED} and memory.weights: {memory.weights}: norms are not taken of shards in few bits; remove one of them"
+        yield "tuning.dora", "true", why
     if config.compile.kind == "full":
         yield "compile.kind", "full", f"{SHARED}: blocks are gathered between graphs; set regional"
 
