@@ -735,7 +735,7 @@ MUTATIONS = (
     Mutation("a plan hides a text encoder that it has not counted", "training/plan/stages.py", 'for note in ("read onto the host first", without) if note', 'for note in ("read onto the host first",)', "training/test_plan_command.py::test_a_text_encoder_that_cannot_be_counted_is_named"),
     Mutation("a size without a unit is no size", "training/plan/gpus.py", "if number is not None and float", "if False and float", "training/test_plan_command.py::test_odd_options_are_refused_with_the_way_out"),
     Mutation("a plan counts for minutes, and then cannot write", "cli/plan.py", "    _check_json(options.json)\n", "", "training/test_plan_command.py::test_odd_options_are_refused_with_the_way_out"),
-    Mutation("a plan names too small a GPU", "training/plan/search.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_each_kind_of_family_fits_below_what_is_written"),
+    Mutation("a plan names too small a GPU", "training/plan/search.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_what_fits_nowhere_is_refused_with_the_least"),
     Mutation("a count draws weights that nobody has", "training/build.py", "with undrawn(weights):", "with nullcontext():", "training/test_cost.py::test_nothing_is_drawn_for_weights_that_are_none"),
     Mutation("results that share memory are counted twice", "memory/meta.py", "if len(set(made)) < len(made) or not set(made).isdisjoint(given):", "if False:", "memory/test_meter.py::test_results_that_share_memory_are_made_each_time"),
 )  # fmt: skip
