@@ -14,15 +14,17 @@ from finetrainers.cli.entry import main
 from finetrainers.config import Config, ValidationConfig, load_config
 from finetrainers.errors import ConfigError
 from finetrainers.models import open_model
+from finetrainers.testing import make_tiny
 from finetrainers.testing.real_sizes import write_published
 from finetrainers.training.bench.figures import Result
 from finetrainers.training.cost import predict_step
-from finetrainers.training.fit import USABLE
+from finetrainers.training.fit import USABLE, with_techniques
 from finetrainers.training.plan.disk import Items, count_items
 from finetrainers.training.plan.encoders import text_passes, unknown_encoders
 from finetrainers.training.plan.figures import Planned, Stage
 from finetrainers.training.plan.gpus import GPUS, Gpu, find_gpu, gpu_of_device
 from finetrainers.training.plan.run import Asked, num_measured, plan
+from finetrainers.training.plan.search import search
 from finetrainers.training.plan.smaller import TEXT, smaller_keys
 from finetrainers.training.plan.speed import Machine
 from finetrainers.training.plan.stages import Passes, text_stage
@@ -229,6 +231,28 @@ def test_what_fits_nowhere_is_refused_with_the_least(tree: Tree) -> None:
     found = re.search(r"needs (\S+) GB .* a GPU of (\S+) GB has", str(told.value))
     assert found is not None
     assert float(found[2]) == pytest.approx(float(found[1]) / USABLE, rel=0.01)
+    assert "a train.micro_batch_size below 4" in str(told.value)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("family", ["flux", "wan"])  # images and videos
+def test_each_kind_of_family_fits_below_what_is_written(family: str, kind: str, tmp_path: Path) -> None:
+    """What is proposed is within the limit; of a limit that nothing meets, the least is told."""
+    bucket = [1, 64, 64] if family == "flux" else [9, 64, 64]
+    changes = {"data": [{"path": "none", "buckets": [bucket]}], "model": {"dtype": "bfloat16"}, "tuning": {"kind": kind}}
+    config = config_of(merged(flux_tree(make_tiny(family, tmp_path / "model"), tmp_path, tmp_path), changes))
+    model = open_model(config.model)
+    written = predict_step(with_techniques(config, {CHECKPOINTING: True}), model, (bucket[0], 64, 64)).peak_bytes
+    found = search(config, model, written - 1)
+    assert found.chosen.peak_bytes is not None
+    assert found.chosen.peak_bytes < written
+    with pytest.raises(
+        ConfigError, match=r"--gpu: a step may use 1e-06 GB, .* needs (\S+) GB .* a GPU of (\S+) GB has"
+    ) as told:
+        search(config, model, 1000)
+    least, size = map(float, re.search(r"needs (\S+) GB .* a GPU of (\S+) GB has", str(told.value)).groups())  # type: ignore[union-attr]
+    assert size == pytest.approx(least / USABLE, rel=0.01)
     assert "a train.micro_batch_size below 4" in str(told.value)
 
 
