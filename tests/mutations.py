@@ -768,6 +768,9 @@ MUTATIONS = (
     Mutation("a plan names too small a GPU", "training/plan/search.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_each_kind_of_family_fits_below_what_is_written"),
     Mutation("a pack is opened for each of its items", "data/cache/reading.py", "        if file != self._file:\n", "        if True:\n", "data/test_packs.py::test_a_batch_opens_each_pack_once_and_has_its_items_in_the_order_asked_for"),
     Mutation("a second start looks through all files for their folders", "data/catalog/snapshot.py", "            marks.add_folders(known.folders)\n", "            marks.add_folders(_folders_of(known.listing) or ())\n", "data/test_snapshot.py::test_a_second_start_does_not_look_for_the_folders_of_each_file"),
+    Mutation("a plan names too small a GPU", "training/plan/search.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_what_fits_nowhere_is_refused_with_the_least"),
+    Mutation("a count draws weights that nobody has", "training/build.py", "with undrawn(weights):", "with nullcontext():", "training/test_cost.py::test_nothing_is_drawn_for_weights_that_are_none"),
+    Mutation("results that share memory are counted twice", "memory/meta.py", "if len(set(made)) < len(made) or not set(made).isdisjoint(given):", "if False:", "memory/test_meter.py::test_results_that_share_memory_are_made_each_time"),
 )  # fmt: skip
 
 

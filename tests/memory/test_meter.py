@@ -1,5 +1,7 @@
 """What the meter counts: bytes that are in memory at once, by what they are, and operations."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.checkpoint import checkpoint
 
-from finetrainers.memory.meta import fused_attention
+from finetrainers.memory.meta import Shapes, fused_attention, layouts_of
 from finetrainers.memory.meter import Meter
 
 KIB = 1024
@@ -75,6 +77,48 @@ def counted(x: Tensor) -> Tensor:
 @counted.register_fake
 def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
+
+
+class Counted:
+    """An operation that counts how often it is run."""
+
+    def __init__(self, func: Any) -> None:
+        self.func, self._schema, self.tags, self.calls = func, func._schema, func.tags, 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        return self.func(*args, **kwargs)
+
+
+def test_an_operation_of_known_shapes_makes_what_it_would_make() -> None:
+    """The second time it is not run: each of its results has the layout of the first, and memory of its own."""
+    x, weight = meta(2, 3, 8), meta(8)
+    heads = meta(1, 2, 6, 64).transpose(1, 2)
+    aten, shapes = torch.ops.aten, Shapes()
+    calls: list[tuple[Any, tuple[Any, ...]]] = [
+        (aten.mul.Tensor, (x, weight)),
+        (aten.native_layer_norm.default, (x, [8], weight, weight, 1e-5)),
+        (aten.native_layer_norm_backward.default, (x, x, [8], x, x, weight, weight, [True, False, True])),
+        (aten._scaled_dot_product_flash_attention.default, (heads, heads, heads)),
+    ]
+    for func, args in calls:
+        operation = Counted(func)
+        results = [own if isinstance(own, tuple) else (own,) for own in (shapes.run(operation, args, {}) for _ in range(2))]
+        assert operation.calls == 1
+        for one, other in zip(*results, strict=True):
+            if isinstance(one, Tensor):
+                assert (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
+                assert one.untyped_storage()._cdata != other.untyped_storage()._cdata
+            else:
+                assert one == other
+
+
+def test_results_that_share_memory_are_made_each_time() -> None:
+    x = meta(4)
+    assert layouts_of((x, meta(4)), (x,)) is None
+    one = meta(4)
+    assert layouts_of((one, one.view(2, 2)), (x,)) is None
+    assert layouts_of((one, 3, None), (x,)) is not None
 
 
 def test_custom_operations_are_counted_by_what_they_do() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from runs import config_of, flux_tree, merged
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetrainers.models import open_model
-from finetrainers.training.cost import StepCost, predict_step
+from finetrainers.training.cost import StepCost, build_meta_trainer, predict_step
 from finetrainers.training.synthetic import synthetic_batch
 
 BUCKET = (1, 64, 64)
@@ -39,6 +40,23 @@ def test_a_step_of_a_real_size_takes_what_a_gpu_has_measured(name: str, table: A
 def cost(tiny_flux: Path, tmp_path: Path, **sections: Any) -> StepCost:
     config = config_of(merged(flux_tree(tiny_flux, tmp_path, tmp_path, **sections), {"model": {"dtype": "bfloat16"}}))
     return predict_step(config, open_model(config.model), BUCKET)
+
+
+class Draws(TorchDispatchMode):
+    """Counts the tensors of the host for which random numbers are drawn."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func._overloadpacket in (torch.ops.aten.uniform_, torch.ops.aten.normal_) and not args[0].is_meta
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_drawn_for_weights_that_are_none(tiny_flux: Path, tmp_path: Path) -> None:
+    config = config_of(flux_tree(tiny_flux, tmp_path, tmp_path))
+    with Draws() as draws:
+        build_meta_trainer(config, open_model(config.model))
+    assert not draws.count
 
 
 def test_full_rank_holds_weights_masters_gradients_and_two_states_at_once(tiny_flux: Path, tmp_path: Path) -> None:

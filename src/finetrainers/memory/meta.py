@@ -5,16 +5,36 @@ Nothing is computed on it, and nothing is stored: only shapes are.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 META = torch.device("meta")
 aten = torch.ops.aten
 PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.memory_format, torch.layout)
 """Types of arguments that say by themselves what a result depends on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What is known of one result of an operation."""
+
+    size: Any
+    stride: Any
+    dtype: torch.dtype | None
+    """None of what is no tensor."""
+    value: int | None = None
+    """Of what is none."""
+
+    def made(self) -> Any:
+        """Make it once more."""
+        if self.dtype is None:
+            return self.value
+        return torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=META)
 
 
 class Shapes:
@@ -25,7 +45,7 @@ class Shapes:
 
     def __init__(self) -> None:
         self._kinds: dict[Any, Literal["makes", "writes", "other"]] = {}
-        self._layouts: dict[Any, tuple[Any, Any, torch.dtype] | None] = {}
+        self._layouts: dict[Any, _Layout | tuple[_Layout, ...] | None] = {}
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run an operation; one that only writes has nothing to do."""
@@ -36,11 +56,12 @@ class Shapes:
         key = self._key(func, args, kwargs)
         layout = None if key is None else self._layouts.get(key)
         if layout is not None:
-            size, stride, dtype = layout
-            return torch.empty_strided(size, stride, dtype=dtype, device=META)
+            return layout.made() if isinstance(layout, _Layout) else tuple(own.made() for own in layout)
         result = func(*args, **kwargs)
         if key is not None and key not in self._layouts:
-            self._layouts[key] = _layout(result)
+            self._layouts[key] = (
+                layouts_of(result, (*args, *kwargs.values())) if isinstance(result, tuple) else _layout(result)
+            )
         return result
 
     def _key(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -52,20 +73,33 @@ class Shapes:
 
 
 def _kind(func: Any) -> Literal["makes", "writes", "other"]:
-    """Whether an operation makes one tensor and does nothing else, or writes into its first argument and answers that."""
+    """Whether an operation makes tensors and does nothing else, or writes into its first argument and answers that."""
     returns, arguments = func._schema.returns, func._schema.arguments
-    if len(returns) != 1 or str(returns[0].type) != "Tensor" or torch.Tag.inplace_view in func.tags:
+    if not returns or str(returns[0].type) != "Tensor" or torch.Tag.inplace_view in func.tags:
         return "other"
     shared = [own.name for own in arguments if own.alias_info is not None]
-    if not shared and returns[0].alias_info is None:
+    if not shared and all(own.alias_info is None and str(own.type) in ("Tensor", "int", "SymInt") for own in returns):
         return "makes"
-    is_first = shared == [arguments[0].name] and arguments[0].alias_info.is_write
+    is_first = len(returns) == 1 and shared == [arguments[0].name] and arguments[0].alias_info.is_write
     return "writes" if is_first and returns[0].alias_info is not None else "other"
 
 
-def _layout(result: Any) -> tuple[Any, Any, torch.dtype] | None:
+def _layout(result: Any) -> _Layout | None:
     is_whole = isinstance(result, Tensor) and result.is_meta and not result.storage_offset()
-    return (result.shape, result.stride(), result.dtype) if is_whole else None
+    return _Layout(result.shape, result.stride(), result.dtype) if is_whole else None
+
+
+def layouts_of(results: tuple[Any, ...], arguments: tuple[Any, ...]) -> tuple[_Layout, ...] | None:
+    """Layouts of several results; None unless each tensor has memory of its own."""
+    given, made = (
+        [own.untyped_storage()._cdata for own in tree_leaves(these) if isinstance(own, Tensor)]
+        for these in (arguments, results)
+    )
+    if len(set(made)) < len(made) or not set(made).isdisjoint(given):
+        return None
+    found = [_Layout(None, None, None, own) if own is None or isinstance(own, int) else _layout(own) for own in results]
+    whole = tuple(own for own in found if own is not None)
+    return whole if len(whole) == len(found) else None
 
 
 def _shapes(arguments: Any) -> tuple[Any, ...] | None:

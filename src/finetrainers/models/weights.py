@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +41,13 @@ def make_shell(component_class: Any, settings: Any, dtype: torch.dtype) -> Any:
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(torch.float32 if kept.intersection(name.split(".")) else dtype)
     return shell
+
+
+def undrawn(weights: Weights) -> AbstractContextManager[None]:
+    """Let modules be made without drawing their weights, where there are none; a shell that is made inside ends that."""
+    from diffusers.models.modeling_utils import no_init_weights
+
+    return no_init_weights() if weights == "none" else nullcontext()
 
 
 def kept_in_float32(denoiser: Any) -> frozenset[str]:

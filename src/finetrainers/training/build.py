@@ -21,7 +21,7 @@ from finetrainers.memory.quantize.compress import compressing
 from finetrainers.memory.shards import ToShards, share_weights
 from finetrainers.memory.techniques import ToHost, prepare
 from finetrainers.models import Model
-from finetrainers.models.weights import Weights
+from finetrainers.models.weights import Weights, undrawn
 from finetrainers.objectives.base import Objective
 from finetrainers.optim.optimizers import IN_BLOCKS, OF_WHOLE_WEIGHTS, build_optimizer
 from finetrainers.optim.schedules import build_schedule
@@ -60,7 +60,8 @@ def build_trainer(
     for name, part in model.denoisers.split(denoiser).items():
         conditioning.prepare(part, model.adapter)
         full_modules = conditioning.trained_modules(part, model.adapter)
-        tuning.apply(part, model.adapter, component=name, seed=config.seed, full_modules=full_modules)
+        with undrawn(weights):
+            tuning.apply(part, model.adapter, component=name, seed=config.seed, full_modules=full_modules)
         make_gradients_whole(part, model.adapter.joins_attention)
         share_tokens(part, model.adapter.context_plan(), blocks, world, config.parallel.context_kind)
         prepare(part, blocks, config, device, is_shared=mesh is not None or world.layout.context > 1)

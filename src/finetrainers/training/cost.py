@@ -74,10 +74,7 @@ def build_meta_trainer(config: Config, model: Model) -> Trainer:
     """Build a run's trainer without any memory."""
     tuning = build_tuning(config.tuning.model_copy(update={"start_from": None}))
     objective = build_objective(config, model)
-    from diffusers.models.modeling_utils import no_init_weights
-
-    with no_init_weights():  # adapters are made on the host, where nobody needs draws for them
-        return build_trainer(config, model, objective=objective, tuning=tuning, device=META, weights="none")
+    return build_trainer(config, model, objective=objective, tuning=tuning, device=META, weights="none")
 
 
 def measure_steps(trainer: Trainer, config: Config, model: Model, bucket: Bucket) -> StepCost:
