@@ -31,7 +31,7 @@ class Parts:
             self._file = file
         length = max(0, os.fstat(self._source).st_size - start) if length is None else length
         data, done = np.empty(length, np.uint8), 0  # torch's own are aligned, and so seldom fit where others were
-        while done < length and (count := os.preadv(self._source, [data[done:]], start + done)):
+        while done < length and (count := os.preadv(self._source, [data[done:].data], start + done)):
             done += count
         return data if done == length else data[:done]
 
