@@ -731,6 +731,12 @@ MUTATIONS = (
     Mutation("a text for a list of trackers is not told to be a list", "config/messages.py", 'in ("tuple_type", "list_type")', 'in ()', "training/test_user_code.py::test_what_is_no_list_of_places_is_told_what_to_write"),
     Mutation("a second Ctrl-C does not stop a launched run at once", "cli/ctrl_c.py", "signal.SIGINT if self._times == 2 else signal.SIGKILL", "0", "distributed/test_ctrl_c.py::test_each_ctrl_c_reaches_all_processes_and_is_answered_once[twice]"),
     Mutation("each process of a launched run says the same", "distributed/ending.py", "touch(exist_ok=False)", "touch()", "distributed/test_ctrl_c.py::test_each_ctrl_c_reaches_all_processes_and_is_answered_once[twice]"),
+    Mutation("a message about a data set names no number", "config/of_set.py", "KEY.sub(f\"{key}.\", message)", "message", "data/test_named_keys.py::test_a_wrong_set_is_named_by_its_number"),
+    Mutation("null on the command line is the text", "config/overrides.py", "if text == \"null\" or (text == \"\" and \"null\" in types):", "if text in (\"\", \"null\") and \"null\" in types:", "config/test_load.py::test_an_override_has_the_type_of_its_key"),
+    Mutation("sample is silent in a terminal", "cli/commands.py", "            if is_terminal():", "            if False:", "sampling/test_sample.py::test_a_terminal_shows_how_many_samples_are_done_and_a_file_nothing"),
+    Mutation("sample writes progress into a file", "cli/commands.py", "            if is_terminal():", "            if True:", "sampling/test_sample.py::test_a_terminal_shows_how_many_samples_are_done_and_a_file_nothing"),
+    Mutation("train says nothing of the user's own code", "training/console_lines.py", "for line in outline.yours or ()", "for line in ()", "training/test_console.py::test_a_run_says_what_it_will_be"),
+    Mutation("init writes no pair of prompts with and without the trigger word", "training/init/draft.py", "[*words, f\"{trigger} {OTHER_PROMPT}\"], [*seeds, seeds[-1]]", "[*words, OTHER_PROMPT], [*seeds, seeds[-1]]", "training/test_init.py::test_a_configuration_that_was_written_trains"),
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from finetrainers.config import Bucket, DataConfig
+from finetrainers.config.of_set import about_set
 from finetrainers.data.catalog.catalog import Catalog, raise_if_failing
 from finetrainers.data.catalog.dataset import Dataset
 from finetrainers.data.catalog.probe import Look
@@ -215,8 +216,9 @@ class Book:
                 parts.append(_Part(number, source.data, places, len(old.samples)))
             else:
                 parts += self._read(number, source, old, listings.get(number))
-        read = [part.data for part in parts if isinstance(self.sources[part.source], Shards)]
-        raise_if_failing(read)
+        shown = [part for part in parts if isinstance(self.sources[part.source], Shards)]
+        read = [part.data for part in shown]
+        raise_if_failing(read, [f"data.{part.source}" for part in shown])
         catalog = Catalog(tuple(part.data for part in parts), self.buckets, known_as=self.known_as)
         order, rests = self._order(begin, catalog, parts)
         end = Begin(begin.number + 1, order.stop, taken, rests)
@@ -227,13 +229,13 @@ class Book:
         """Choose the shards of a chapter, unless they are settled, and list them."""
         if begin.shards is not None:
             named = {number: refs for number, refs in enumerate(begin.shards) if refs}
-            return begin, {number: self._shards(number).list(refs) for number, refs in named.items()}
+            return begin, {number: self._list(number, refs) for number, refs in named.items()}
         found: dict[int, list[tuple[str, Listing]]] = {}
         while True:
             number = self._next(begin, {own: len(listed) for own, listed in found.items()})
             source, listed = self._shards(number), found.setdefault(number, [])
             ref = source.nth(begin.taken[number] + len(listed), self.seed)
-            listed.append((ref, source.list([ref])))
+            listed.append((ref, self._list(number, [ref])))
             num_items = sum(len(listing.table) for _, listing in listed)
             is_end_of_pass = (begin.taken[number] + len(listed)) % len(source.refs) == 0
             if num_items >= source.config.chapter_items or is_end_of_pass:
@@ -241,6 +243,10 @@ class Book:
         refs = tuple(tuple(ref for ref, _ in found.get(number, ())) for number in range(len(self.sources)))
         joined = {number: join(listing for _, listing in listed) for number, listed in found.items()}
         return replace(begin, shards=refs), joined
+
+    def _list(self, number: int, refs: Sequence[str]) -> Listing:
+        with about_set(f"data.{number}"):
+            return self._shards(number).list(refs)
 
     def _next(self, begin: Begin, listed: Mapping[int, int]) -> int:
         """Choose the data set whose next shard is due: the one that will have done the least of its pass."""
@@ -276,16 +282,18 @@ class Book:
     def _read(self, number: int, source: Shards, old: Rest, new: Listing | None) -> Iterator[_Part]:
         """Look at what was left over of a data set, and at what its next shards have."""
         if old.items is not None:
-            data = self._dataset(source.config, Listing(old.items, (), 0))
+            data = self._dataset(number, Listing(old.items, (), 0))
             data = data.only(data.chunk == np.array(old.samples, np.int32)[data.item])
             yield _Part(number, data, np.arange(len(data.item)), len(data.item))
         if new is not None:
-            data, _ = without_contents(self._dataset(source.config, new), self.held_out)
+            data, _ = without_contents(self._dataset(number, new), self.held_out)
             yield _Part(number, data, np.arange(len(data.item)), 0)
 
-    def _dataset(self, config: DataConfig, listing: Listing) -> Dataset:
-        buckets = {bucket: number for number, bucket in enumerate(self.buckets)}
-        return self.build(config, listing, self.look(len(listing.table)), buckets=buckets)
+    def _dataset(self, number: int, listing: Listing) -> Dataset:
+        buckets, key = {bucket: place for place, bucket in enumerate(self.buckets)}, f"data.{number}"
+        with about_set(key):
+            config, look = self._shards(number).config, self.look(len(listing.table))
+            return self.build(config, listing, look, buckets=buckets, key=key)
 
     def _order(self, begin: Begin, catalog: Catalog, parts: Sequence[_Part]) -> tuple[WrittenOrder, tuple[Rest, ...]]:
         """Cut each bucket's samples into batches, those that were left over first; return what is left over now, too."""

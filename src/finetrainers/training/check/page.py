@@ -2,13 +2,12 @@
 
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from finetrainers.data.catalog.found import set_lines
 from finetrainers.events import RunOutline
 from finetrainers.training.check.run import Checked
-from finetrainers.training.console_lines import as_count, plural, steps_of
+from finetrainers.training.console_lines import as_count, as_size, plural, steps_of
 from finetrainers.training.outline import NUM_BAD
 
 REPORT_VERSION = 1
@@ -73,8 +72,8 @@ def _outline_lines(run: RunOutline, checked: Checked) -> Iterator[str]:
     yield from _row("trains", _trained(run))
     for number, line in enumerate(run.auto or ()):
         yield from _row("" if number else "auto", line)
-    for number, (key, place) in enumerate(checked.code.items()):
-        yield from _row("" if number else "yours", f"{key} {Path(place).name}")
+    for number, line in enumerate(run.yours or ()):
+        yield from _row("" if number else "yours", line)
     yield from _row("steps", steps_of(run))
     yield from _row("validation", _validations(run, asks_held_out=checked.asks_held_out))
     yield from _row("start", _start(run))
@@ -82,7 +81,7 @@ def _outline_lines(run: RunOutline, checked: Checked) -> Iterator[str]:
         yield from _row("", change)
     yield from _row("writes", f"{run.output_dir}: {', '.join(FILES)}")
     for own in run.disk or ():
-        yield from _row("", f"{own.what}, at most {_gb(own.gb)}: {own.path}")
+        yield from _row("", f"{own.what}, at most {as_size(own.gb)}: {own.path}")
 
 
 def _device(run: RunOutline) -> str:
@@ -127,7 +126,7 @@ def _trained(run: RunOutline) -> str:
         return "-"
     rank = "" if own.rank is None else f" of rank {own.rank}, alpha {own.alpha:g}"
     part = f"{as_count(own.parameters)} of {as_count(own.all_parameters)} weights"
-    return f"{own.kind}{rank}: {part}, {_gb(own.mb / 1000)} as exported"
+    return f"{own.kind}{rank}: {part}, {as_size(own.mb / 1000)} as exported"
 
 
 def _validations(run: RunOutline, *, asks_held_out: bool) -> str:
@@ -161,7 +160,3 @@ def _row(label: str, text: str) -> list[str]:
 def _listed(kind: str, sentence: str) -> list[str]:
     lines = [line for part in sentence.split("\n") for line in (_row("", part) or [""])]
     return ["", f"{kind + ':':{LABEL - 1}} {lines[0].strip()}", *lines[1:]]
-
-
-def _gb(size: float) -> str:
-    return f"{size:.3g} GB" if size >= 1 else f"{1000 * size:.3g} MB"
