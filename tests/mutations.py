@@ -435,7 +435,7 @@ MUTATIONS = (
     Mutation("what was left over is sought where it was", "training/chapters.py", "return f\"{scheme}{now}/{name}\"", "return ref", "data/test_chapters.py::test_a_run_goes_on_with_shards_that_were_moved"),
     Mutation("in a chapter a bucket that is bad ends the run", "data/order/chapters.py", "return range(self.start, self.stop)", "return range(0)", "data/test_chapters.py::test_where_all_of_a_bucket_are_bad_another_step_of_the_chapter_comes"),
     Mutation("what a chapter leaves over stands in for nothing", "data/order/chapters.py", "pool = np.unique(np.concatenate([old, new]))", "pool = np.unique(batches)", "data/test_chapters.py::test_for_a_bad_sample_another_of_its_bucket_stands_in_though_it_is_left_over"),
-    Mutation("what is held out is trained on in chapters", "data/order/chapters.py", "without_contents(self._dataset(source.config, new), self.held_out)", "without_contents(self._dataset(source.config, new), self.held_out[:0])", "data/test_chapters.py::test_what_is_held_out_comes_in_no_chapter"),
+    Mutation("what is held out is trained on in chapters", "data/order/chapters.py", "without_contents(self._dataset(number, new), self.held_out)", "without_contents(self._dataset(number, new), self.held_out[:0])", "data/test_chapters.py::test_what_is_held_out_comes_in_no_chapter"),
     Mutation("a network that is down leaves out samples", "data/media/remote_retry.py",
              'if kind == "passes":', 'if kind == "never":',
              "data/test_remote.py::test_trouble_that_does_not_pass_ends_a_run_and_leaves_nothing_half"),
@@ -737,6 +737,7 @@ MUTATIONS = (
     Mutation("sample writes progress into a file", "cli/commands.py", "            if is_terminal():", "            if True:", "sampling/test_sample.py::test_a_terminal_shows_how_many_samples_are_done_and_a_file_nothing"),
     Mutation("train says nothing of the user's own code", "training/console_lines.py", "for line in outline.yours or ()", "for line in ()", "training/test_console.py::test_a_run_says_what_it_will_be"),
     Mutation("init writes no pair of prompts with and without the trigger word", "training/init/draft.py", "[*words, f\"{trigger} {OTHER_PROMPT}\"], [*seeds, seeds[-1]]", "[*words, OTHER_PROMPT], [*seeds, seeds[-1]]", "training/test_init.py::test_a_configuration_that_was_written_trains"),
+    Mutation("a denoiser that the Hub does not have is found when it is loaded", "training/check/hub_files.py", "if not any(file", "if False and not any(file", "training/test_check_hub.py::test_a_missing_denoiser_is_named_with_what_is_there"),
 )  # fmt: skip
 
 

@@ -173,8 +173,9 @@ def test_a_run_does_not_go_on_in_sets_that_are_others_now(tmp_path: Path, change
     else:
         for file in (tmp_path / "indexed").glob("00.*"):
             file.unlink()
+    number = [Path(own.path).is_relative_to(tmp_path / changed) for own in config.data].index(True)
     with pytest.raises(
-        DataError, match=rf"data\.path: '{tmp_path}/{changed}.*' has {said} .*delete {tmp_path}/run/chapters"
+        DataError, match=rf"data\.{number}\.path: '{tmp_path}/{changed}.*' has {said} .*delete {tmp_path}/run/chapters"
     ):
         chapters_of(config, tmp_path).at(step)
     shutil.rmtree(tmp_path / "run" / "chapters")
