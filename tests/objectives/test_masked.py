@@ -225,7 +225,7 @@ def test_clips_with_given_frames_are_masked_by_pictures(tiny_ltx: Path, tmp_path
     [
         (
             {},
-            r"data\.0\.folders\.mask: nothing in .* names the mask files that .* needs; set it to the folder of the mask files",
+            r"data\.0\.folders\.mask: nothing in .* names the mask files that .* needs; set it to the folder of the mask",
         ),
         ({"mask": "nowhere"}, r"data\.0\.folders\.mask: there is no folder 'nowhere'"),
         ({"control": "a", "mask": "b"}, r"data\.0\.folders\.control: a has no effect: this run reads only files of mask"),
