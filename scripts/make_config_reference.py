@@ -27,7 +27,7 @@ INTRODUCTION = f"""# Configuration
 A run is one YAML, TOML or JSON file with the keys below. Each key can also be given on the command line, before or after the
 file, as `section.key=value` or `--section.key value`; `data.0.path=...` addresses an item of a list. There, keys of type
 `str` and `Path` take the text as it is given, `#` and brackets included (quotes around the whole value are removed, and
-`null` is null where the key may be null); all others are read as YAML. `N` stands for an index and `NAME` for a name of your
+`null` is null); all others are read as YAML. `N` stands for an index and `NAME` for a name of your
 own. Unknown keys are errors, and so are settings that would be ignored. `finetrainers train --help` prints these pages,
 `finetrainers schema` the JSON schema.
 

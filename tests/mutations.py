@@ -436,6 +436,7 @@ MUTATIONS = (
     Mutation("in a chapter a bucket that is bad ends the run", "data/order/written.py", "return range(self.start, self.stop)", "return range(0)", "data/test_chapters.py::test_where_all_of_a_bucket_are_bad_another_step_of_the_chapter_comes"),
     Mutation("what a chapter leaves over stands in for nothing", "data/order/chapters.py", "pool = np.unique(np.concatenate([old, new]))", "pool = np.unique(batches)", "data/test_chapters.py::test_for_a_bad_sample_another_of_its_bucket_stands_in_though_it_is_left_over"),
     Mutation("what is held out is trained on in chapters", "data/order/chapters.py", "without_contents(self._dataset(source, new), self.held_out)", "without_contents(self._dataset(source, new), self.held_out[:0])", "data/test_chapters.py::test_what_is_held_out_comes_in_no_chapter"),
+    Mutation("what is held out is trained on in chapters", "data/order/chapters.py", "without_contents(self._dataset(number, new), self.held_out)", "without_contents(self._dataset(number, new), self.held_out[:0])", "data/test_chapters.py::test_what_is_held_out_comes_in_no_chapter"),
     Mutation("a network that is down leaves out samples", "data/media/remote_retry.py",
              'if kind == "passes":', 'if kind == "never":',
              "data/test_remote.py::test_trouble_that_does_not_pass_ends_a_run_and_leaves_nothing_half"),
@@ -771,6 +772,13 @@ MUTATIONS = (
     Mutation("a plan names too small a GPU", "training/plan/search.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_what_fits_nowhere_is_refused_with_the_least"),
     Mutation("a count draws weights that nobody has", "training/build.py", "with undrawn(weights):", "with nullcontext():", "training/test_cost.py::test_nothing_is_drawn_for_weights_that_are_none"),
     Mutation("results that share memory are counted twice", "memory/meta.py", "if len(set(made)) < len(made) or not set(made).isdisjoint(given):", "if False:", "memory/test_meter.py::test_results_that_share_memory_are_made_each_time"),
+    Mutation("a message about a data set names no number", "config/of_set.py", "KEY.sub(f\"{key}.\", message)", "message", "data/test_named_keys.py::test_a_wrong_set_is_named_by_its_number"),
+    Mutation("null on the command line is the text", "config/overrides.py", "if text == \"null\" or (text == \"\" and \"null\" in types):", "if text in (\"\", \"null\") and \"null\" in types:", "config/test_load.py::test_an_override_has_the_type_of_its_key"),
+    Mutation("sample is silent in a terminal", "cli/commands.py", "            if is_terminal():", "            if False:", "sampling/test_sample.py::test_a_terminal_shows_how_many_samples_are_done_and_a_file_nothing"),
+    Mutation("sample writes progress into a file", "cli/commands.py", "            if is_terminal():", "            if True:", "sampling/test_sample.py::test_a_terminal_shows_how_many_samples_are_done_and_a_file_nothing"),
+    Mutation("train says nothing of the user's own code", "training/console_lines.py", "for line in outline.yours or ()", "for line in ()", "training/test_console.py::test_a_run_says_what_it_will_be"),
+    Mutation("init writes no pair of prompts with and without the trigger word", "training/init/draft.py", "[*words, f\"{trigger} {OTHER_PROMPT}\"], [*seeds, seeds[-1]]", "[*words, OTHER_PROMPT], [*seeds, seeds[-1]]", "training/test_init.py::test_a_configuration_that_was_written_trains"),
+    Mutation("a denoiser that the Hub does not have is found when it is loaded", "training/check/hub_files.py", "if not any(file", "if False and not any(file", "training/test_check_hub.py::test_a_missing_denoiser_is_named_with_what_is_there"),
 )  # fmt: skip
 
 

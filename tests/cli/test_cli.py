@@ -608,4 +608,4 @@ def test_a_sample_that_is_there_already_is_said_not_to_be_drawn(
     assert main(["sample", str(tmp_path), "--prompt", "a cat"]) == 0
     told = capsys.readouterr()
     assert told.out.split() == [str(old), str(new)]
-    assert told.err == "old.png is there already, of the same request: not drawn again\n"
+    assert told.err == "old.png is there already, of the same request: not generated again\n"

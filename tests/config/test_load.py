@@ -198,7 +198,11 @@ def test_quotes_around_the_whole_of_a_text_are_those_of_yaml(load, text) -> None
         ("track.wandb=null", lambda config: config.track.wandb, None),
         ("track.wandb=", lambda config: config.track.wandb, None),
         ("track.wandb='null'", lambda config: config.track.wandb, "null"),
-        ("data.0.caption_prefix=null", lambda config: config.data[0].caption_prefix, "null"),
+        ("data.0.caption_prefix=null", lambda config: config.data[0].caption_prefix, ""),
+        ("data.0.caption_prefix='null'", lambda config: config.data[0].caption_prefix, "null"),
+        ("data.0.caption_prefix=123", lambda config: config.data[0].caption_prefix, "123"),
+        ("data.0.caption_prefix=true", lambda config: config.data[0].caption_prefix, "true"),
+        ('data.0.caption_prefix="a: b"', lambda config: config.data[0].caption_prefix, "a: b"),
         ("data.0.caption_prefix=", lambda config: config.data[0].caption_prefix, ""),
         ("tuning.targets=[to_q, to_k]", lambda config: config.tuning.targets, ("to_q", "to_k")),
         ("tuning.targets='[to_q, to_k]'", lambda config: config.tuning.targets, "[to_q, to_k]"),
@@ -287,6 +291,8 @@ WRONG = {  # override -> what the line has to name: the key, the value, the way 
     "train.steps=-1": ["train.steps:", "greater than or equal to 0", "-1"],
     "train.steps=true": ["train.steps:", "integer", "True"],
     "train.steps=null": ["train.steps:", "integer", "None"],
+    "data.0.path=null": ["data.0.path:", "string", "None", "in quotes"],
+    "cache.path=null": ["cache.path:", "path", "None", "in quotes"],
     "train.stepz=5": ["train.stepz:", "did you mean 'steps'?"],
     "trian.steps=5": ["trian:", "did you mean 'train'?"],
     "xylophone=5": ["xylophone:", "known here: output_dir, seed, model"],
@@ -323,7 +329,7 @@ WRONG = {  # override -> what the line has to name: the key, the value, the way 
     "data.0.buckets=x": ["data.0.buckets:", "'auto'", "integer", "array", "object", "not 'x'"],
     "data.0.buckets={pixel: 5}": ["data.0.buckets.pixel:", "did you mean 'pixels'?"],
     "data.0.buckets={pixels: 0}": ["data.0.buckets.pixels:", "greater than or equal to 1", "not 0"],
-    "data.0.buckets={pixels: 5, frames: []}": ["data.0.buckets.frames:", "at least 1", "[]"],
+    "data.0.buckets={pixels: 5000, frames: []}": ["data.0.buckets.frames:", "at least 1", "[]"],
     "data.0.captoin_prefix=x": ["data.0.captoin_prefix:", "did you mean 'caption_prefix'?"],
     "data.0={path: d, buckets: [[1, 64, 64]], caption_column: 5}": ["data.0.caption_column:", "string", "array", "not 5"],
     "data.0.frame_sampling=last": ["data.0.frame_sampling:", "'start', 'middle'", "'last'"],
@@ -618,7 +624,7 @@ def given_keys(draw, required, optional):
 
 BUCKET = st.tuples(*[st.integers(1, 999)] * 3).map(list)
 BUCKETS = st.lists(BUCKET, min_size=1, max_size=3) | given_keys(
-    {"pixels": st.integers(1, 10**7)},
+    {"pixels": st.integers(4096, 10**7)},
     {
         "frames": st.lists(st.integers(1, 99), min_size=1, max_size=3),
         "step": st.integers(1, 64),

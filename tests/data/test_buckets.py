@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
+from finetrainers.config import parse_config
 from finetrainers.config.data import PixelBudget
 from finetrainers.data.catalog.buckets import BLOCK_ITEMS, assign_buckets, resolve_buckets, why_unassigned
 from finetrainers.errors import ConfigError
@@ -61,10 +62,10 @@ def test_each_frame_count_has_each_size():
 
 
 def test_a_budget_below_one_step_is_an_error():
-    with pytest.raises(
-        ConfigError, match=r"data\.buckets\.pixels: 1000 pixels hold no size in steps of 32; give at least 1024"
-    ):
-        resolve_buckets(PixelBudget(pixels=1000))
+    sections = {"output_dir": "runs", "model": {"name": "flux", "path": "x"}}
+    message = r"data\.0\.buckets\.pixels: 1000 pixels hold no size in steps of 32; give at least 1024"
+    with pytest.raises(ConfigError, match=message):
+        parse_config({**sections, "data": [{"path": "x", "buckets": {"pixels": 1000}}]})
 
 
 # Assignment

@@ -266,8 +266,9 @@ def test_a_run_does_not_go_on_in_sets_that_are_others_now(tmp_path: Path, change
     else:
         for file in (tmp_path / "indexed").glob("00.*"):
             file.unlink()
+    number = [Path(own.path).is_relative_to(tmp_path / changed) for own in config.data].index(True)
     with pytest.raises(
-        DataError, match=rf"data\.path: '{tmp_path}/{changed}.*' has {said} .*delete {tmp_path}/run/chapters"
+        DataError, match=rf"data\.{number}\.path: '{tmp_path}/{changed}.*' has {said} .*delete {tmp_path}/run/chapters"
     ):
         chapters_of(config, tmp_path).at(step)
     shutil.rmtree(tmp_path / "run" / "chapters")
@@ -425,14 +426,14 @@ def test_where_all_of_a_bucket_are_bad_another_step_of_the_chapter_comes(data: P
 
 def test_a_folder_of_pictures_has_no_shards(data: Path, tmp_path: Path) -> None:
     sets = [DataConfig(path=str(data / "indexed"), buckets=((1, 64, 64),), stream=True)]
-    with pytest.raises(DataError, match=r"data\.stream: true reads .*the layout sidecars, which has no shards"):
+    with pytest.raises(DataError, match=r"data\.0\.stream: true reads .*the layout sidecars, which has no shards"):
         chapters_of(config_of(data).model_copy(update={"data": tuple(sets)}), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"validation": {"held_out": 0.1}}, "validation.held_out: 0.1 cannot be held out of what data.stream: true lists"),
+        ({"validation": {"held_out": 0.1}}, "validation.held_out: 0.1 cannot be held out of what data.0.stream: true lists"),
         ({"validation": {"data": [{"path": "v", "buckets": BUCKETS, "stream": True}]}}, "validation.data.0.stream"),
         ({"data": [{"path": "v", "buckets": BUCKETS, "chapter_items": 5}]}, "chapter_items: 5 has no effect without stream"),
         ({"data": [{"path": "v", "buckets": BUCKETS, "stream": True, "recheck": "never"}]}, "recheck"),

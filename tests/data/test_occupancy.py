@@ -12,7 +12,7 @@ from finetrainers import train
 from finetrainers.config import DataConfig
 from finetrainers.data.catalog.catalog import Catalog, build_catalog
 from finetrainers.data.catalog.memo import Memo
-from finetrainers.data.catalog.occupancy import MAX_LINES, about_empty, bucket_lines, occupancy
+from finetrainers.data.catalog.occupancy import about_empty, occupancy
 
 
 def catalog_of(tmp_path: Path, *configs: dict[str, Any]) -> Catalog:
@@ -22,10 +22,6 @@ def catalog_of(tmp_path: Path, *configs: dict[str, Any]) -> Catalog:
         return build_catalog(sets, memo, workers=1, progress=lambda done, total: None)
     finally:
         memo.close()
-
-
-def row(samples: int, held_out: int = 0) -> dict[str, Any]:
-    return {"size": [1, 64, 64 + samples], "samples": samples, "held_out": held_out}
 
 
 def test_every_bucket_is_counted_over_all_sets(tmp_path: Path) -> None:
@@ -54,26 +50,6 @@ def test_generated_sizes_may_be_empty_and_frame_counts_may_not(tmp_path: Path) -
     (message,) = about_empty(catalog, "data")
     assert message.startswith("data: no sample is in any bucket of 9 frames: ")
     assert about_empty(catalog, "data", is_wanted=lambda _: False) == []
-
-
-@pytest.mark.parametrize("count", [1, MAX_LINES, MAX_LINES + 1, 50])
-def test_the_lines_are_few_and_add_up(count: int) -> None:
-    buckets = [row(number % 7, number % 3) for number in range(count)]
-    lines = bucket_lines(buckets)
-    assert len(lines) == min(count, MAX_LINES)
-    words = [line.rpartition(": ")[2].split() for line in lines]
-    assert sum(int(word[0]) for word in words) == sum(bucket["samples"] for bucket in buckets)
-    assert sum(int(word[2]) for word in words if len(word) > 2) == sum(bucket["held_out"] for bucket in buckets)
-
-
-def test_a_line_says_how_many_samples_a_bucket_has() -> None:
-    assert bucket_lines([row(1), row(0), row(7, 2)]) == [
-        "bucket [1, 64, 65]: 1 sample",
-        "bucket [1, 64, 64]: 0 samples",
-        "bucket [1, 64, 71]: 7 samples, 2 held out",
-    ]
-    others = bucket_lines([row(0)] * 9 + [row(3, 1)] * 11 + [row(2)])[-1]
-    assert others == "10 other buckets, 9 of them empty: 2 samples"
 
 
 def test_a_run_counts_its_buckets_and_warns_of_an_empty_one(

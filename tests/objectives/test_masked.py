@@ -225,9 +225,9 @@ def test_clips_with_given_frames_are_masked_by_pictures(tiny_ltx: Path, tmp_path
     [
         (
             {},
-            r"data\.folders\.mask: nothing in .* names the mask files that .* needs; set it to the folder of the mask files",
+            r"data\.0\.folders\.mask: nothing in .* names the mask files that .* needs; set it to the folder of the mask",
         ),
-        ({"mask": "nowhere"}, r"data\.folders\.mask: there is no folder 'nowhere'"),
+        ({"mask": "nowhere"}, r"data\.0\.folders\.mask: there is no folder 'nowhere'"),
         ({"control": "a", "mask": "b"}, r"data\.0\.folders\.control: a has no effect: this run reads only files of mask"),
     ],
 )
@@ -262,7 +262,7 @@ def test_an_objective_of_the_users_own_names_streams(base: Tree, tmp_path: Path)
     path = tree["data"][0]["path"]
     (tmp_path / "copies").symlink_to(path)
     tree["data"][0]["folders"] = {"weight": str(Path(path).with_name("white")), "copy": str(tmp_path / "copies")}
-    with pytest.raises(DataError, match=r"data\.folders\.copy: .* holds the media themselves"):
+    with pytest.raises(DataError, match=r"data\.0\.folders\.copy: .* holds the media themselves"):
         run(tree, tmp_path / "refused")
     (tmp_path / "copies").unlink()
     tree["data"][0]["folders"]["copy"] = str(write_pictures(tmp_path / "copies", 4))

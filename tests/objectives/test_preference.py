@@ -133,7 +133,7 @@ def test_how_strongly_the_base_holds_is_a_key(base: Tree) -> None:
             {"conditioning": {"kind": "channel_concat", "signal": "gray"}},
             r"objective\.kind: dpo compares with the base model, of which conditioning\.kind: channel_concat leaves",
         ),
-        ({"data": []}, r"data\.folders\.rejected: nothing in .* names the rejected files that .* needs"),
+        ({"data": []}, r"data\.0\.folders\.rejected: nothing in .* names the rejected files that .* needs"),
     ],
 )
 def test_pairs_and_a_base_are_needed(base: Tree, sections: Tree, message: str) -> None:

@@ -63,6 +63,22 @@ def test_the_same_request_gives_the_file_that_is_there(run: Path, tmp_path: Path
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize("is_shown", [True, False], ids=["a terminal", "a file"])
+def test_a_terminal_shows_how_many_samples_are_done_and_a_file_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_shown: bool
+) -> None:
+    """The bar goes when they are: the names of the files say what was made."""
+    monkeypatch.setattr("finetrainers.training.console_bar.is_terminal", lambda: is_shown)
+    words = ["--num-inference-steps", "1", "--device", "cpu", "--output", str(tmp_path), "--prompt", "a", "--prompt", "b"]
+    assert main(["sample", str(run), *words]) == 0
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 2
+    states = [state.strip() for state in told.err.split("\r") if state.strip()]
+    names = [state.partition("  ")[0] for state in states]
+    assert [*names[:1], *names[-1:]] == (["generate samples 0/2", "generate samples 2/2"] if is_shown else [])
+    assert max((len(state) for state in states), default=0) < 80
+
+
 def test_a_drawing_that_fails_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from finetrainers.sampling.sampler import Sampler
 

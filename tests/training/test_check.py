@@ -79,7 +79,7 @@ def test_a_rate_that_nobody_states_does_not_hide_what_else_is_wrong(work: Work) 
     work.tree["optimizer"] = {"name": "sgd"}
     work.change(data=[{**work.tree["data"][0], "path": str(work.root / "none")}])
     found = checked(work)
-    assert [error.partition(":")[0] for error in found.findings.errors] == ["optimizer.lr", "data.path"]
+    assert [error.partition(":")[0] for error in found.findings.errors] == ["optimizer.lr", "data.0.path"]
 
 
 def test_sizes_that_nobody_states_are_named_as_what_hides_the_rest(work: Work) -> None:
@@ -191,7 +191,7 @@ def test_an_error_inside_a_layout_is_one_of_the_list(work: Work) -> None:
     data = [{**work.tree["data"][0], "layout": f"{work.code(code)}:Mine"}]
     work.change(data=data, validation={"prompts": str(work.root / "none.json")})
     errors = checked(work).findings.errors
-    line = r"data\.layout: Mine fails \(KeyError: .*\); correct this line, or what it reads:\n"
+    line = r"data\.0\.layout: Mine fails \(KeyError: .*\); correct this line, or what it reads:\n"
     assert any(re.match(line, error) for error in errors)
     assert any("none.json" in error for error in errors)
 

@@ -25,6 +25,7 @@ from finetrainers.events import (
     ValidationEvent,
     WarningEvent,
 )
+from finetrainers.events.read import read_event
 from finetrainers.training import console_bar
 from finetrainers.training.console import Console, Training
 from finetrainers.training.console_bar import Bars, Part, State, as_time, lay_out
@@ -105,7 +106,7 @@ def a_run() -> list[Event]:
     return [
         progress("encode media", 1), progress("encode media", 4), run_event(),
         LoadedEvent(trained_parameters=1, peak_memory_gb=1.0), *steps,
-        progress("held-out loss", 0), progress("held-out loss", 4), progress("draw samples", 0, 1),
+        progress("held-out loss", 0), progress("held-out loss", 4), progress("generate samples", 0, 1),
         ValidationEvent(**VALIDATION, seconds=75.0), step(21), WarningEvent(message="a word\nand " + "another " * 20),
     ]  # fmt: skip
 
@@ -137,9 +138,9 @@ def test_bars_of_a_validation_go_and_its_line_stays(shown: Shown) -> None:
     screen = shown(120, a_run())
     before = [state for states in screen.before.values() for state in states]
     assert any(state.startswith("held-out loss 0/4  0%") for state in before)
-    assert any(state.startswith("draw samples 0/1") for state in before)
+    assert any(state.startswith("generate samples 0/1") for state in before)
     lines = [row.rstrip() for row in screen.rows if row.strip()]
-    assert not [line for line in lines if line.startswith(("held-out loss", "draw samples"))]
+    assert not [line for line in lines if line.startswith(("held-out loss", "generate samples"))]
     (line,) = [line for line in lines if line.startswith("validation at step 0: held-out loss 0.70000")]
     assert line.endswith("(1:15)")
     assert [line for line in lines if line.startswith("encode media 4/4  100%") and line.endswith("in 0:10")]
@@ -147,12 +148,18 @@ def test_bars_of_a_validation_go_and_its_line_stays(shown: Shown) -> None:
 
 
 def test_a_run_says_what_it_will_be(shown: Shown) -> None:
-    told = {"auto": ["optimizer.lr: 1e-4"], "memory": ["none is needed"]}
+    told = {
+        "auto": ["optimizer.lr: 1e-4"],
+        "memory": ["none is needed"],
+        "yours": ["callbacks.0 mine.py:Mine", "data.1.layout mine.py:Pages"],
+    }
     lines = [row.rstrip() for row in shown(120, [run_event(**told)]).rows if row.strip()]
     assert lines == [
         "memory   none is needed",
         "auto     optimizer.lr: 1e-4",
         "model    flux, text-to-image, on NVIDIA H200 (150 GB)",
+        "yours    callbacks.0 mine.py:Mine",
+        "yours    data.1.layout mine.py:Pages",
         "samples  26 to train on, 4 held out (13%, asked for 10%), 2 bad items left out",
         "buckets  [1, 512, 512] 25 + 4 held out, 30% cut off; [1, 1, 1] 1",
         "trains   lora, rank 16, alpha 32: 22.5 million of 11.9 billion parameters, 45.0 MB of weights",
@@ -238,3 +245,9 @@ def test_an_encoding_without_lines_has_cells_too(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(sys, "stderr", Plain())
     assert console_bar.blocks() == "-#"
+
+
+def test_a_stage_of_an_older_version_is_still_read() -> None:
+    """It was called "draw samples": a file that has it is read as any other, by report, ui and diff."""
+    line = '{"v": 1, "event": "progress", "time": 1.0, "stage": "draw samples", "done": 1, "total": 2}'
+    assert read_event(line) == ProgressEvent(time=1.0, stage="draw samples", done=1, total=2)

@@ -116,6 +116,9 @@ def test_a_configuration_that_was_written_trains(
     make(answers, tmp_path)
     drawn = json.loads((tmp_path / "config-prompts.json").read_text())
     assert [row["prompt"].startswith("ohwx") for row in drawn] == [True, True, False]
+    with_trigger, without = drawn[1:]
+    assert with_trigger == {**without, "prompt": f"ohwx {without['prompt']}"}  # of one seed: only the word differs
+    assert "differ in the trigger word alone" in " ".join((tmp_path / "config.yaml").read_text().replace("#", " ").split())
     (tmp_path / "config-prompts.json").write_text(json.dumps([{**row, "num_inference_steps": 1} for row in drawn]))
     small = [
         "train.steps=2",
@@ -187,7 +190,9 @@ def test_a_card_that_is_too_small_leaves_nothing_and_is_named_by_its_option(
     with pytest.raises(ConfigError, match="^--card: 1GB: a step may take 0.1 GB"):
         make(replace(answers, card="1GB"), tmp_path)
     assert list(tmp_path.iterdir()) == [data]
-    assert drawn[:2] == ["ohwx A cat"] * 2  # as they are trained on
+    caption, with_trigger, without = drawn
+    assert caption == "ohwx A cat"  # as it is trained on
+    assert with_trigger == f"ohwx {without}"
 
 
 def test_a_configuration_that_cannot_be_written_leaves_no_prompts(

@@ -554,9 +554,9 @@ def test_the_second_ctrl_c_stops_at_once_and_says_what_is_kept(capfd) -> None:
 
 
 def test_where_nothing_has_to_be_saved_the_first_signal_stops(capfd) -> None:
-    signals = StopSignals(kept="what has been generated is kept", at_once="drawing")
+    signals = StopSignals(kept="what has been generated is kept", at_once="generating")
     with signals.installed():
-        with pytest.raises(Interrupted, match=r"^stopped by SIGINT \(Ctrl-C\) while drawing; start the same command"):
+        with pytest.raises(Interrupted, match=r"^stopped by SIGINT \(Ctrl-C\) while generating; start the same command"):
             press_ctrl_c()
         with pytest.raises(StoppedAtOnceError, match="^stopped; what has been generated is kept$"):
             press_ctrl_c()

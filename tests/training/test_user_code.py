@@ -27,14 +27,14 @@ from finetrainers.training.user_code import about_changed, check_user_code, dige
 PLACES: dict[str, Callable[[str], Tree]] = {
     "track.trackers.0": lambda place: {"track": {"trackers": [place]}},
     "callbacks.0": lambda place: {"callbacks": [place]},
-    "data.layout": lambda place: {"data": [{"path": "data", "buckets": [[1, 64, 64]], "layout": place}]},
+    "data.0.layout": lambda place: {"data": [{"path": "data", "buckets": [[1, 64, 64]], "layout": place}]},
     "objective.kind": lambda place: {"objective": {"kind": place}},
     "optimizer.name": lambda place: {"optimizer": {"name": place}},
 }
 BASES = {
     "track.trackers.0": "Tracker",
     "callbacks.0": "Callback",
-    "data.layout": "DataLayout",
+    "data.0.layout": "DataLayout",
     "objective.kind": "OwnObjective",
 }
 OPTIMIZER = """
@@ -113,7 +113,7 @@ def test_a_class_without_the_base_is_said_to_be_there(tmp_path: Path) -> None:
         ("track.trackers.0", "log(self, numbers)", "log takes (self, numbers); define log(self, step, numbers)"),
         ("track.trackers.0", "begin(self)", "begin takes (self); define begin(self, config)"),
         ("callbacks.0", "after_step(self, a, b, c)", "after_step takes (self, a, b, c); define after_step(self, trainer,"),
-        ("data.layout", "items(self, path)", "items takes (self, path); define items(self, path, config)"),
+        ("data.0.layout", "items(self, path)", "items takes (self, path); define items(self, path, config)"),
         (
             "track.trackers.0",
             "logs(self, step, numbers)",
@@ -198,7 +198,7 @@ def test_items_of_a_layout_are_checked(body: str, error: type[Exception] | None,
     data = write_pictures(tmp_path / "data", 1)
     head = "from finetrainers import DataLayout, Item\nclass Mine(DataLayout):\n    def items(self, path, config):\n"
     code = f"{head}        {body}\n"
-    config = config_with(tmp_path, **PLACES["data.layout"](written(tmp_path, code))).data[0]
+    config = config_with(tmp_path, **PLACES["data.0.layout"](written(tmp_path, code))).data[0]
     config = config.model_copy(update={"path": str(data)})
     if error is not None:
         with pytest.raises(error, match=message):
@@ -215,7 +215,7 @@ def test_a_layout_may_name_several_captions_and_files(tmp_path: Path) -> None:
         "    def items(self, path, config):\n        assert config.repeats == 1\n"
         "        yield Item(Path(path, '01.png'), ['a', 'b'], {'control': '00.png', 'reference': ['00.png', '01.png']})\n"
     )
-    config = config_with(tmp_path, **PLACES["data.layout"](written(tmp_path, code))).data[0]
+    config = config_with(tmp_path, **PLACES["data.0.layout"](written(tmp_path, code))).data[0]
     table = list_items(config.model_copy(update={"path": str(data)}), ["control", "reference"], ["reference"]).table
     (row,) = table.to_pylist()
     assert row == {
@@ -421,7 +421,7 @@ def test_of_trackers_one_that_cannot_begin_is_told_of_and_those_before_it_end(tm
     assert (last["event"], last["message"].partition(" (")[0]) == ("error", "track.trackers.1: Mine fails")
 
 
-@pytest.mark.parametrize("key", ["track.trackers.0", "callbacks.0", "data.layout"])
+@pytest.mark.parametrize("key", ["track.trackers.0", "callbacks.0", "data.0.layout"])
 def test_a_check_makes_nothing_and_runs_a_file_once(key: str, tmp_path: Path) -> None:
     code = COUNTED.format(base=BASES[key], name="Mine", end="pass").replace(
         "def begin(", "def items(self, path, config): ...\n    def after_training(self, trainer): ...\n    def begin("

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from finetrainers.errors import ConfigError
 
 CLOCK_SECONDS = 0.1
 """By how much the clock of a file may be behind that of the process."""
+GENERATING = "generate samples"
+"""Stage of ``sample``, as that of a validation is called."""
 DESCRIPTION = "Fine-tune diffusion transformers for images and video."
 EPILOG = """exit status: 0 done; 1 internal error; 2 wrong configuration or data; 3 stopped by Ctrl-C, SIGTERM,
 SIGUSR1 or SIGHUP after saving (run the same command again to resume); 130 stopped at once by a second Ctrl-C"""
@@ -169,13 +172,20 @@ def run_sample(options: argparse.Namespace, _: list[str]) -> None:
     with uncollected():
         quiet_libraries()
         from finetrainers.sampling.sample import sample_run
+        from finetrainers.training.console_bar import Stages, is_terminal
         from finetrainers.training.signals import StopSignals
 
     others = ("num_inference_steps", "guidance_scale", "negative_prompt", "fps", "seed", "reference", *FILES)
     names = [name.replace("-", "_") for name in ("height", "width", "num_frames", *others)]
     settings = {name: getattr(options, name) for name in names}
     began = time.time()
-    with StopSignals(kept="what has been generated is kept", at_once="drawing").installed():
+    signals = StopSignals(kept="what has been generated is kept", at_once="generating")
+    with closing(Stages()) as stages, signals.installed():
+
+        def progress(done: int, total: int) -> None:
+            if is_terminal():
+                stages.show(GENERATING, done, total, is_kept=False)
+
         files = sample_run(
             options.run_directory,
             [{"prompt": prompt, **settings} for prompt in options.prompt],
@@ -183,10 +193,11 @@ def run_sample(options: argparse.Namespace, _: list[str]) -> None:
             use_base=options.base,
             output=options.output,
             device=options.device,
+            progress=progress,
         )
     for file in files:
         if file.stat().st_mtime < began - CLOCK_SECONDS:
-            print(f"{file.name} is there already, of the same request: not drawn again", file=sys.stderr)
+            print(f"{file.name} is there already, of the same request: not generated again", file=sys.stderr)
         print(file, flush=True)
 
 

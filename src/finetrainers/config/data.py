@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from finetrainers.config.base import AUTO, RefusedKeyError, Section
 
@@ -23,6 +23,15 @@ class PixelBudget(Section):
     """Heights and widths are multiples of this many pixels."""
     max_aspect: float = Field(default=2.0, ge=1)
     """Largest ratio of the longer to the shorter side."""
+
+    @model_validator(mode="after")
+    def _has_a_size(self) -> "PixelBudget":
+        if self.pixels < self.step**2:
+            raise RefusedKeyError(
+                "pixels",
+                f"{self.pixels} pixels hold no size in steps of {self.step}; give at least {self.step**2} or a smaller step",
+            )
+        return self
 
 
 Buckets = Literal["auto"] | Annotated[int, Field(ge=1)] | Annotated[tuple[Bucket, ...], Field(min_length=1)] | PixelBudget
@@ -183,6 +192,11 @@ class DataConfig(Section):
         if not self.stream:
             return {**idle, "chapter_items": "without stream: true; set that, or remove it"}
         return {**idle, "recheck": "with stream: true, which lists each chapter when it begins; remove it"}
+
+    @field_validator("caption_prefix", mode="before")
+    @classmethod
+    def _none_is_no_prefix(cls, value: object) -> object:
+        return "" if value is None else value
 
     @model_validator(mode="after")
     def _consistent(self) -> "DataConfig":

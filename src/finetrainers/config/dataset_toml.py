@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetrainers.config.of_set import about_set, set_keys
 from finetrainers.errors import ConfigError
 
 PLACES = ("image_dir", "image_directory", "video_directory", "image_jsonl_file", "video_jsonl_file")
@@ -63,19 +64,21 @@ class TomlSet:
     """Settings that only concern the other tool: value, and what counts instead."""
 
 
-def expand_sets(sets: Sequence[Any]) -> list[Any]:
+def expand_sets(sets: Sequence[Any], name: str = "data") -> list[Any]:
     """Put in the place of each data set whose path is a TOML file those that it describes; keys beside path count for all.
 
     Raises:
         ConfigError: If a file cannot be read, or holds a setting that nothing here does.
     """
     expanded: list[Any] = []
-    for data in sets:
+    for data, key in zip(sets, set_keys(sets, name), strict=True):
         path = data.get("path") if isinstance(data, dict) else None
         if not isinstance(path, str) or not path.lower().endswith(".toml"):
             expanded.append(data)
             continue
-        for number, settings in enumerate(read_sets(Path(path).expanduser()), 1):
+        with about_set(key):
+            described = read_sets(Path(path).expanduser())
+        for number, settings in enumerate(described, 1):
             keys = {key: value for key, value in data.items() if key != "path"}
             where = f"{path}, data set {number}"
             found = translate_set(settings, where, has_buckets="buckets" in data)

@@ -29,7 +29,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Args:
         path: The file.
         overrides: Each ``section.key=value``, ``--section.key=value`` or, as two items, ``--section.key value``.
-            ``data.0.path=...`` addresses an item of a list. Values are text for keys that take text, else YAML.
+            ``data.0.path=...`` addresses an item of a list. Values are text for keys that take text,
+            but for null, else YAML.
 
     Raises:
         ConfigError: With one line per wrong key.
@@ -98,7 +99,7 @@ def _with_all_sets(tree: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(found.get("data"), list):
         found["data"] = expand_sets(found["data"])
     if isinstance(validation, Mapping) and isinstance(validation.get("data"), list):
-        found["validation"] = {**validation, "data": expand_sets(validation["data"])}
+        found["validation"] = {**validation, "data": expand_sets(validation["data"], "validation.data")}
     return found
 
 

@@ -42,7 +42,8 @@ def describe(errors: list[Mapping[str, Any]], tree: Mapping[str, Any], root: typ
 
 def _line(place: Location, errors: Sequence[Mapping[str, Any]], tree: Mapping[str, Any], root: type[Section]) -> str:
     """Describe one wrong key; several errors are those of the members of a union, any of which would do."""
-    where, error = ".".join(map(str, place)), errors[0]
+    where = ".".join(map(str, place))
+    error = next((own for own in errors if own["type"] == "value_error"), errors[0])  # all else of that member was right
     slip = about_buckets(_value_at(place, tree)) if place_of_buckets(place) == place else None
     if slip is not None:
         return f"{where}: {slip}"
@@ -65,6 +66,8 @@ def _line(place: Location, errors: Sequence[Mapping[str, Any]], tree: Mapping[st
     shown = "" if isinstance(error["input"], dict) else f", not {error['input']!r}"
     if error["type"] in ("string_type", "path_type") and isinstance(error["input"], int | float):
         shown += "; in quotes it is text"
+    if error["type"] in ("string_type", "path_type") and error["input"] is None:
+        shown += "; remove it for its default, or write 'null' in quotes for the text"
     if error["type"] in ("tuple_type", "list_type") and len(errors) == 1 and isinstance(error["input"], str):
         shown += f"; write a list: [{error['input']!r}]"
     return f"{where}: {prefix}{', or '.join(dict.fromkeys(rules))}{shown}"

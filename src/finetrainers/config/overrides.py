@@ -52,12 +52,12 @@ def _value(key: str, text: str, root: type[Section]) -> Any:
 
 
 def _text(name: str, types: set[str], text: str, root: type[Section]) -> Any:
-    """Take text as it stands; null, nothing and a list in brackets are so only where the key may be that."""
+    """Take text as it stands, but for null; nothing and a list in brackets are so only where the key may be that."""
     if text.startswith("[") and any(kind.startswith("list of") for kind in types):
         with suppress(ValueError):  # such as a regular expression that begins with a class of letters
             return list(to_plain(parse_yaml(text)))
-    if "null" in types:
-        return None if text in ("", "null") else text
+    if text == "null" or (text == "" and "null" in types):
+        return None
     may_be_empty = any(known.name == name and known.default == "" for known in keys(root))
     return text if text or may_be_empty else None
 

@@ -172,16 +172,16 @@ class Config(Section):
         for index, data in enumerate(self.validation.data):
             if data.stream:
                 raise RefusedKeyError(f"validation.data.{index}.stream", "true is for sets that are trained on; remove it")
-        if self.validation.items and any(data.stream for data in self.data):
+        streamed = [f"data.{index}.stream: true" for index, data in enumerate(self.data) if data.stream]
+        if self.validation.items and streamed:
             raise RefusedKeyError(
                 "validation.items",
-                f"{self.validation.items} cannot be chosen from what data.stream: true lists while training goes on; "
-                "remove it",
+                f"{self.validation.items} cannot be chosen from what {streamed[0]} lists while training goes on; remove it",
             )
-        if self.validation.held_out and any(data.stream for data in self.data):
+        if self.validation.held_out and streamed:
             raise RefusedKeyError(
                 "validation.held_out",
-                f"{self.validation.held_out:g} cannot be held out of what data.stream: true lists while training goes on; "
+                f"{self.validation.held_out:g} cannot be held out of what {streamed[0]} lists while training goes on; "
                 "name what is held out in validation.data, or remove it",
             )
         return self

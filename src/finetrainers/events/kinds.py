@@ -81,7 +81,7 @@ class ProgressEvent(Event):
     event = "progress"
 
     stage: str
-    """probe media, encode text or encode media; in a validation, held-out loss, item losses or draw samples."""
+    """probe media, encode text or encode media; in a validation, held-out loss, item losses or generate samples."""
     done: Count
     """Items that are done."""
     total: Count

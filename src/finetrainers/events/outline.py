@@ -50,6 +50,8 @@ class RunOutline(Record):
     auto: Sequence[str] | None = None
     """What the configuration left to the model, a line for each key, such as optimizer.lr: auto, which is 0.0001; the saved
     configuration has it, too."""
+    yours: Sequence[str] | None = None
+    """Code of the user's own, a line for each: the key that names it, with its file and its name there."""
     native_fps: float | None = None
     """Frames per second of the clips that the model was trained on, to which data.N.fps: auto brings faster ones; null if it
     has no rate of its own."""

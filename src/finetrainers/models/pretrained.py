@@ -29,14 +29,22 @@ from finetrainers.models.weights import (
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def _about_hub(error: Exception, path: str) -> str:
+def about_hub(error: Exception, path: str) -> str:
     """Say in one line why the Hub gave nothing, and the way out."""
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     if isinstance(error, GatedRepoError):
         return f"accept its licence at https://huggingface.co/{path}, and log in with `hf auth login`"
     if isinstance(error, RepositoryNotFoundError):
         return "there is no such model, or it is private: look at its name, and log in with `hf auth login`"
+    if isinstance(error, RevisionNotFoundError):
+        branches = f"https://huggingface.co/{path}/tree/main"
+        return f"there is no such revision: look at {branches} for its branches, and set model.revision to one, or remove it"
     if isinstance(error, LocalEntryNotFoundError):
         return "the Hub cannot be reached, and the file is not in its cache: connect, or give the folder of a copy"
     return " ".join(str(error).split())
@@ -78,7 +86,7 @@ class Place:
             return Path(hf_hub_download(self.path, name, subfolder=self.subfolder or None, revision=self.revision))
         except (OSError, ValueError) as error:  # all of huggingface_hub's errors are one of these
             raise ModelError(
-                f"{self.path} (revision {self.revision or 'main'}): cannot download {name}: {_about_hub(error, self.path)}"
+                f"{self.path} (revision {self.revision or 'main'}): cannot download {name}: {about_hub(error, self.path)}"
             ) from error
 
     def find(self, name: str) -> Path | None:

@@ -126,7 +126,7 @@ def _counter(total: int) -> Iterator[Callable[[int], None]]:
     def tell(count: int) -> None:
         nonlocal done
         done += count
-        stages.show("draw prompts", done, total)
+        stages.show("generate samples", done, total)
 
     with closing(Stages()) as stages:
         tell(0)

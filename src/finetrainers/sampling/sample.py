@@ -38,6 +38,7 @@ def sample_run(
     use_base: bool = False,
     output: Path | None = None,
     device: str = "auto",
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Path]:
     """Draw prompts with a run's exported weights; what is there already, from the same request, is not drawn again.
 
@@ -48,13 +49,14 @@ def sample_run(
         use_base: Draw without the trained weights.
         output: Folder for the files; by default ``run``/samples.
         device: As ``train.device``.
+        progress: Called with the number of files that are done, and of those that are to be made.
 
     Raises:
         ConfigError: If there is no such run or step, or a prompt is impossible.
         StorageError: If the operating system refuses to read or write a file.
     """
     with storage_errors({"sample": run, "output": output or run / "samples"}):
-        return _sample(run, prompts, step=step, use_base=use_base, output=output, device=device)
+        return _sample(run, prompts, step=step, use_base=use_base, output=output, device=device, progress=progress)
 
 
 def _sample(
@@ -65,6 +67,7 @@ def _sample(
     use_base: bool,
     output: Path | None,
     device: str,
+    progress: Callable[[int, int], None],
 ) -> list[Path]:
     config, model = _open(run)
     check_attention("validate", config.attention.validation, is_dispatched=model.adapter.dispatches_attention)
@@ -82,9 +85,11 @@ def _sample(
         drawing = _drawing(config, model, conditioning, weights, device=target, requests=missing.values())
         explained = out_of_memory_explained(config, target, "sampling")
         with explained, drawing as draw, tempfile.TemporaryDirectory(dir=folder) as temporary:
-            for stem, request in missing.items():
+            for done, (stem, request) in enumerate(missing.items()):
+                progress(done, len(missing))
                 drawn = draw(request, Path(temporary) / stem.name)
                 drawn.rename(folder / drawn.name)  # whole or not there: what is there is never drawn again
+            progress(len(missing), len(missing))
     return [file for stem in stems if (file := _drawn(stem)) is not None]
 
 

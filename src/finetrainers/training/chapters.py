@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from finetrainers.config import Config
+from finetrainers.config.of_set import about_set, set_keys
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.data.catalog.build import Common, build_dataset
 from finetrainers.data.catalog.catalog import Catalog
@@ -67,14 +68,15 @@ def make_book(
     others, sources, problems = iter(known.sets), list[Source](), list[Problem]()
     buckets = dict.fromkeys(known.buckets)
     digest = hashlib.blake2b(known.fingerprint().encode(), digest_size=8)
-    for data in config.data:
+    for data, key in zip(config.data, set_keys(config.data), strict=True):
         if not data.stream:
             data_of = next(others)
             if data.weight is not None:
                 check_has_samples(len(sources), data_of)
             sources.append(Known(data_of))
             continue
-        layout, why, root, refs, closed = open_shards(data)
+        with about_set(key):
+            layout, why, root, refs, closed = open_shards(data)
         problems += closed
         sources.append(Shards(layout, Wanted(data, names, many), root, tuple(refs), why))
         buckets |= dict.fromkeys(resolve_buckets(data.buckets))
@@ -209,14 +211,14 @@ class Chapters:
 
     def _check_sets(self, before: Sequence[str]) -> None:
         """Refuse to count on in a data set that is not the one whose samples or shards were counted."""
-        for source, old, new in zip(self._book.sources, before, self._sets, strict=True):
+        for number, (source, old, new) in enumerate(zip(self._book.sources, before, self._sets, strict=True)):
             if old != new:
                 config = source.config
                 what = "samples" if isinstance(source, Known) else "shards"
                 raise DataError(
-                    f"data.path: {config.path!r} has other {what} than when the run was last started, and {self._folder} "
-                    f"counts those: bring them back to continue the run as it was, or delete {self._folder} to have its "
-                    "chapters found again in what is there now"
+                    f"data.{number}.path: {config.path!r} has other {what} than when the run was last started, and "
+                    f"{self._folder} counts those: bring them back to continue the run as it was, or delete "
+                    f"{self._folder} to have its chapters found again in what is there now"
                 )
 
     def _files(self) -> Sequence[Path]:

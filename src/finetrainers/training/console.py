@@ -20,7 +20,7 @@ from finetrainers.events import (
 from finetrainers.training.console_bar import Bars, Part, Stages, State, as_time, columns, is_terminal
 from finetrainers.training.console_lines import Row, as_line, attention_lines, end_lines, fold, run_lines, validation_line
 
-BESIDE_TRAINING = ("held-out loss", "item losses", "draw samples")
+BESIDE_TRAINING = ("held-out loss", "item losses", "generate samples")
 """Stages of a validation: their bars go when they are done, and the line of the validation says what came of them."""
 MEASURED_STEPS = 50
 """Last steps whose time says how long the others take."""

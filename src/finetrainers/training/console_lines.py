@@ -33,6 +33,7 @@ def run_lines(outline: RunOutline) -> list[Row]:
         *(("memory", line) for line in outline.memory or ()),
         *(("auto", line) for line in outline.auto or ()),
         ("model", _model(outline)),
+        *(("yours", line) for line in outline.yours or ()),
         *(
             ("data", line)
             for line in (*set_lines([{**own, "path": near(own["path"])} for own in sets]), *mixture_lines(mix))

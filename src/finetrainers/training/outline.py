@@ -1,6 +1,7 @@
 """The outline of a run: made of what is planned, before weights are loaded, and told before training begins."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -70,6 +71,7 @@ def outline_of(
         buckets=[FilledBucket(**own) for own in occupancy(catalog, apart, measured)],
         memory=fitting or None,
         auto=settled or None,
+        yours=[f"{key} {Path(place).name}" for key, place in config.user_code.items()] or None,
         native_fps=prepared.model.adapter.training.native_fps,
         device_name=device_name(device) if device.type != "cpu" else None,
         device_memory_gb=round(torch.cuda.get_device_properties(device).total_memory / GB, 1) if is_gpu else None,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from finetrainers.config import Config, is_folder
+from finetrainers.config.of_set import about_set, set_keys
 from finetrainers.config.user_code import is_place
 from finetrainers.data.media.remote import is_remote
 from finetrainers.data.sources.kohya import class_sets
@@ -38,11 +39,20 @@ def absolute(config: Config) -> Config:
 def with_all_sets(config: Config) -> Config:
     """Write out each data set that stands for several: a folder of folders that name their repeats."""
     tree = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    sections = [tree, *([tree["validation"]] if "data" in tree.get("validation", {}) else [])]
-    given = [section["data"] for section in sections]
-    for section in sections:
-        section["data"] = [own for data in section["data"] for own in class_sets(data)]
-    return config if [section["data"] for section in sections] == given else Config.model_validate(tree)
+    sections = {"data": tree, **({"validation.data": tree["validation"]} if "data" in tree.get("validation", {}) else {})}
+    given = [section["data"] for section in sections.values()]
+    for name, section in sections.items():
+        section["data"] = [
+            own
+            for data, key in zip(section["data"], set_keys(section["data"], name), strict=True)
+            for own in _sets(data, key)
+        ]
+    return config if [section["data"] for section in sections.values()] == given else Config.model_validate(tree)
+
+
+def _sets(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    with about_set(key):
+        return class_sets(data)
 
 
 def _make_code_absolute(tree: dict[str, Any]) -> None:

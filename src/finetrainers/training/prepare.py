@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from finetrainers.conditioning import Conditioning, build_conditioning, build_given_frames
 from finetrainers.config import Config
+from finetrainers.config.of_set import set_keys
 from finetrainers.data.cache.leases import Lease
 from finetrainers.data.cache.memory import MemoryCache
 from finetrainers.data.cache.store import CONTENTS, GB, MEMO_FILE, Cache
@@ -168,12 +169,14 @@ def _catalogs(
     memo, workers = encoder.memo, config.cache.workers
     snapshots = Snapshots(config.cache.path, encoder.warn)
     build = partial(build_catalog, memo=memo, workers=workers, progress=probed, snapshots=snapshots, **common)
-    catalog = build([data for data in config.data if not data.stream])
+    keys = [key for key, data in zip(set_keys(config.data), config.data, strict=True) if not data.stream]
+    catalog = build([data for data in config.data if not data.stream], keys=keys)
     if config.validation.held_out:
         catalog, part = catalog.split(config.validation.held_out)
         catalog.check_apart(part)
         return catalog, part, None
-    held_out = build(config.validation.data) if config.validation.data else None
+    keys = set_keys(config.validation.data, "validation.data")
+    held_out = build(config.validation.data, keys=keys) if config.validation.data else None
     if held_out is not None:
         catalog, left_out = catalog.apart_from(held_out)
         for message in left_out:

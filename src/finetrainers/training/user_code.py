@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from finetrainers.config import Config
+from finetrainers.config.of_set import about_set, set_keys
 from finetrainers.config.user_code import is_place, read_user_code
 from finetrainers.data.sources.own import check_layout
 from finetrainers.training.callbacks import load_callbacks
@@ -25,9 +26,11 @@ def check_user_code(config: Config) -> None:
     Raises:
         ConfigError: If something cannot be loaded.
     """
-    for data in (*config.data, *config.validation.data):
+    keys = [*set_keys(config.data), *set_keys(config.validation.data, "validation.data")]
+    for data, key in zip((*config.data, *config.validation.data), keys, strict=True):
         if is_place(data.layout):
-            check_layout(data)
+            with about_set(key):
+                check_layout(data)
     check_objective(config)
     load_trackers(config)
     load_callbacks(config)

@@ -228,7 +228,7 @@ class Validator:
         names, data = {}, self._session.config.data[0]
         with self._prepared.encoder.residency.drawing() as parts:
             sampler = Sampler(model, parts, trainer.device, trainer.conditioning, data, interrupt=pace.within)
-            for number in self._telling("draw samples", own):
+            for number in self._telling("generate samples", own):
                 pace.between()
                 text = partial(self._text, pace, picture=requests[number].image)
                 frames = sampler.frames(requests[number], text, with_control=True)

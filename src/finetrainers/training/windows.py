@@ -101,7 +101,7 @@ def mend(prepared: Prepared, steps: range) -> None:
     if failures:
         raise DataError(
             f"cache.path: {len(failures)} items are gone and cannot be made again; the first is of {failures[0].path} "
-            f"({failures[0].reason}). Start the same command again: with data.on_error: skip it leaves them out"
+            f"({failures[0].reason}). Start the same command again: with data.N.on_error: skip it leaves them out"
         )
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from finetrainers.config.data import Bucket, Buckets, PixelBudget
-from finetrainers.errors import ConfigError
 
 TIE_DIGITS = 9
 """Distances that agree in as many decimals are equal: the rounding of logarithms must not decide between two buckets."""
@@ -26,20 +25,11 @@ Integers = npt.NDArray[np.integer]
 
 
 def resolve_buckets(buckets: Buckets) -> tuple[Bucket, ...]:
-    """Return the buckets as listed, without duplicates, or generate them from a pixel budget.
-
-    Raises:
-        ConfigError: If not even the smallest size is within the budget.
-    """
+    """Return the buckets as listed, without duplicates, or generate them from a pixel budget."""
     assert not isinstance(buckets, int | str), "what is left to the model is settled before anything reads it"
     if not isinstance(buckets, PixelBudget):
         return tuple(dict.fromkeys(buckets))
     sizes = _generate_sizes(buckets)
-    if not sizes:
-        raise ConfigError(
-            f"data.buckets.pixels: {buckets.pixels} pixels hold no size in steps of {buckets.step}; give at least "
-            f"{buckets.step**2}, or a smaller data.buckets.step"
-        )
     return tuple((frames, height, width) for frames in dict.fromkeys(buckets.frames) for height, width in sizes)
 
 

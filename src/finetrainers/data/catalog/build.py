@@ -7,6 +7,7 @@ from typing import TypedDict
 import pyarrow.compute as pc
 
 from finetrainers.config import Bucket, DataConfig
+from finetrainers.config.of_set import numbered
 from finetrainers.data.catalog.assign import assign, clips_of_other_rates
 from finetrainers.data.catalog.dataset import Dataset
 from finetrainers.data.catalog.followers import probe_followers
@@ -39,10 +40,11 @@ def build_dataset(
     frame_step: int,
     buckets: dict[Bucket, int],
     warn: Callable[[str], None],
+    key: str,
 ) -> Dataset:
     """Look at all files of a data set, and give its items their buckets and windows; arguments as of ``build_catalog``."""
     for note in listing.notes:
-        warn(note)
+        warn(numbered(note, key))
     table = listing.table
     least = {stream.name: min_frames.get(stream.name, 1) for stream in beside(streams) if not stream.has_own_size}
     facts, problems = look(table[MEDIA.name])
@@ -53,9 +55,10 @@ def build_dataset(
     bad = [*listing.problems, *problems, *unfit, *unusable]
     assigned = assign(config, table, facts, bad, fps=fps, buckets=buckets, frame_step=frame_step)
     for note in clips_of_other_rates(assigned, facts, tuple(buckets), native_fps):
-        warn(note)
+        warn(numbered(note, key))
     return replace(
         assigned,
+        problems=tuple(replace(problem, reason=numbered(problem.reason, key)) for problem in assigned.problems),
         digests={**assigned.digests, **{name: files.digests for name, files in followers.items()}},
         frames={**assigned.frames, **{name: files.frames for name, files in followers.items()}},
         pictures=pictures,

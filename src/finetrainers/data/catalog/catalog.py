@@ -5,7 +5,7 @@ A sample is one item, or one window of it with ``frame_sampling: chunks``, in on
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetrainers.config import Bucket, DataConfig
+from finetrainers.config.of_set import about_set, set_keys
 from finetrainers.data.catalog.build import Common, build_dataset, num_files
 from finetrainers.data.catalog.dataset import Dataset as Dataset, as_scalars
 from finetrainers.data.catalog.memo import Memo
@@ -26,6 +27,7 @@ from finetrainers.data.order.draws import seed_of, uniform
 from finetrainers.data.order.order import Group, Indices
 from finetrainers.data.sources.captions import final_caption
 from finetrainers.data.sources.items import Problem, list_items
+from finetrainers.data.sources.listing import WITHOUT_CAPTION
 from finetrainers.data.streams import MEDIA, Stream, beside
 from finetrainers.errors import ConfigError, DataError
 
@@ -196,6 +198,7 @@ def build_catalog(
     frame_step: int = 1,
     warn: Callable[[str], None] = warnings.warn,
     snapshots: Snapshots | None = None,
+    keys: Sequence[str] | None = None,
 ) -> Catalog:
     """List all data sets and look at each file that the memo does not know.
 
@@ -210,6 +213,7 @@ def build_catalog(
         frame_step: Frames that a bucket for clips may have more or fewer, for messages.
         warn: Takes what a user should know of, as a sentence.
         snapshots: What earlier starts have found of unchanged data sets; None to keep nothing.
+        keys: Of the data sets, for messages; by default data.0, data.1 and so on.
 
     Raises:
         DataError: If a data set cannot be listed; or, naming all bad samples of all data sets that do not skip them.
@@ -217,30 +221,37 @@ def build_catalog(
     names = [stream.name for stream in beside(streams)]
     many = [stream.name for stream in streams if stream.is_many]
     snapshots = Snapshots(None, warn) if snapshots is None else snapshots
-    found = [snapshots.find(config, streams, partial(list_items, config, names, many)) for config in configs]
+    found, keys = [], set_keys(configs) if keys is None else keys
+    for config, key in zip(configs, keys, strict=True):
+        with about_set(key):
+            found.append(snapshots.find(config, streams, partial(list_items, config, names, many)))
     total = sum(num_files(own.listing, streams) for own in found)
     look = make_look(memo, workers=workers, progress=progress, total=total)
     buckets: dict[Bucket, int] = {}
     common = Common(streams=streams, min_frames=min_frames or {}, native_fps=native_fps, frame_step=frame_step, warn=warn)
     build = partial(build_dataset, **common)
     sets = []
-    for config, own in zip(configs, found, strict=True):
-        sets.append(build(config, own.listing, own.look(look), buckets=buckets))
+    for config, own, key in zip(configs, found, keys, strict=True):
+        with about_set(key):
+            sets.append(build(config, own.listing, own.look(look), buckets=buckets, key=key))
         snapshots.keep(config, streams, own)
-    raise_if_failing(sets)
+    raise_if_failing(sets, keys)
     return Catalog(tuple(sets), tuple(buckets))
 
 
-def raise_if_failing(sets: Sequence[Dataset]) -> None:
-    """List all problems of the data sets that are not to skip them, in one error."""
-    raise_if_any([problem for data in sets if data.config.on_error == "fail" for problem in data.problems])
+def raise_if_failing(sets: Sequence[Dataset], keys: Sequence[str]) -> None:
+    """List all problems of the data sets, at these keys, that are not to skip them, in one error."""
+    failing = [(data, key) for data, key in zip(sets, keys, strict=True) if data.config.on_error == "fail" and data.problems]
+    raise_if_any([problem for data, _ in failing for problem in data.problems], dict.fromkeys(key for _, key in failing))
 
 
-def raise_if_any(failing: Sequence[Problem]) -> None:
-    """List problems in one error, if there are any."""
+def raise_if_any(failing: Sequence[Problem], keys: Iterable[str] = ("data.N",)) -> None:
+    """List problems of the data sets at these keys in one error, if there are any."""
     if failing:
         lines = "\n  ".join(f"{problem.path}: {problem.reason}" for problem in failing)
+        skips, prefixes = (" and ".join(f"{key}.{name}" for key in keys) for name in ("on_error=skip", "caption_prefix"))
+        is_bare = any(problem.reason.startswith(WITHOUT_CAPTION) for problem in failing)
+        hint = f"\n{prefixes}, such as a trigger word, is the caption of what has none" if is_bare else ""
         raise DataError(
-            f"data: {len(failing)} bad samples:\n  {lines}\n"
-            "Fix or remove them, or set data.N.on_error=skip to leave them out"
+            f"data: {len(failing)} bad samples:\n  {lines}\nFix or remove them, or set {skips} to leave them out{hint}"
         )

@@ -12,9 +12,6 @@ from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.data.catalog.catalog import Catalog
 from finetrainers.data.catalog.cropped import by_bucket
 
-MAX_LINES = 12
-"""Lines that the buckets of a run take on the terminal."""
-
 Occupancy = Mapping[str, Any]
 """Of one bucket: its size [frames, height, width], its samples, those that the held-out loss is measured on, and the mean
 and the largest part of its pictures that the crop removes."""
@@ -67,23 +64,6 @@ def about_empty(catalog: Catalog, section: str, *, is_wanted: Callable[[Buckets]
         f"{section}: no sample is in {name}: nothing fits it, or other buckets are nearer; remove it, or add media for it"
         for name in empty
     ]
-
-
-def bucket_lines(buckets: Sequence[Occupancy]) -> list[str]:
-    """Write one line for each bucket, or for the fullest and for all others together."""
-    by_size = sorted(buckets, key=lambda bucket: (-bucket["samples"], -bucket["held_out"]))
-    has_all = len(buckets) <= MAX_LINES
-    shown, others = (buckets, []) if has_all else (by_size[: MAX_LINES - 1], by_size[MAX_LINES - 1 :])
-    lines = [f"bucket {bucket['size']}: {_numbers(bucket['samples'], bucket['held_out'])}" for bucket in shown]
-    if others:
-        samples, held_out = (sum(bucket[key] for bucket in others) for key in ("samples", "held_out"))
-        num_empty = sum(bucket["samples"] + bucket["held_out"] == 0 for bucket in others)
-        lines.append(f"{len(others)} other buckets, {num_empty} of them empty: {_numbers(samples, held_out)}")
-    return lines
-
-
-def _numbers(samples: int, held_out: int) -> str:
-    return _plural(samples, "sample") + (f", {held_out} held out" if held_out else "")
 
 
 def _plural(count: int, noun: str) -> str:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from finetrainers.config import Bucket
+from finetrainers.config.of_set import about_set
 from finetrainers.data.catalog.catalog import Catalog, raise_if_failing
 from finetrainers.data.catalog.dataset import Dataset
 from finetrainers.data.catalog.probe import Look
@@ -86,7 +87,7 @@ class Book:
             if isinstance(source, Shards)
             for part in self._read(number, source, begin.rests[number], listings.get(number))
         ]
-        raise_if_failing([part.data for part in read])
+        raise_if_failing([part.data for part in read], [f"data.{part.source}" for part in read])
         taken, seen = self._counted(begin, read)
         parts = sorted([*read, *self._known(begin, taken)], key=lambda part: part.source)
         catalog = Catalog(tuple(part.data for part in parts), self.buckets, known_as=self.known_as)
@@ -99,14 +100,14 @@ class Book:
         """Choose the shards of a chapter, unless they are settled, and list them."""
         if begin.shards is not None:
             named = {number: refs for number, refs in enumerate(begin.shards) if refs}
-            return begin, {number: self._shards(number).list(refs) for number, refs in named.items()}
+            return begin, {number: self._list(number, refs) for number, refs in named.items()}
         found: dict[int, list[tuple[str, Listing]]] = {}
         while True:
             items = {own: [len(listing.table) for _, listing in listed] for own, listed in found.items()}
             number = self.advance.due(begin, items)
             source, listed = self._shards(number), found.setdefault(number, [])
             ref = source.nth(begin.taken[number] + len(listed), self.seed)
-            listed.append((ref, source.list([ref])))
+            listed.append((ref, self._list(number, [ref])))
             num_items = sum(len(listing.table) for _, listing in listed)
             is_end_of_pass = (begin.taken[number] + len(listed)) % len(source.refs) == 0
             if num_items >= source.config.chapter_items or is_end_of_pass:
@@ -114,6 +115,10 @@ class Book:
         refs = tuple(tuple(ref for ref, _ in found.get(number, ())) for number in range(len(self.sources)))
         joined = {number: join(listing for _, listing in listed) for number, listed in found.items()}
         return replace(begin, shards=refs), joined
+
+    def _list(self, number: int, refs: Sequence[str]) -> Listing:
+        with about_set(f"data.{number}"):
+            return self._shards(number).list(refs)
 
     def _counted(self, begin: Begin, read: Sequence[_Part]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """By data set: shards, or samples, that have come when a chapter ends; and samples that all shards so far had."""
@@ -125,7 +130,7 @@ class Book:
             source = self._shards(number)
             if count >= len(source.refs) and not seen[number]:
                 raise DataError(
-                    f"data.path: {source.config.path!r} has no sample to train on in any of {len(source.refs)} shards: "
+                    f"data.{number}.path: {source.config.path!r} has no sample to train on in any of {len(source.refs)} shards: "
                     "remove this data set, or add media and captions that fit its buckets"
                 )
         taken |= {n: max(begin.taken[n], count) for n, count in self.advance.known(taken, seen).items()}
@@ -148,17 +153,18 @@ class Book:
     def _read(self, number: int, source: Shards, old: Rest, new: Listing | None) -> Iterator[_Part]:
         """Look at what was left over of a data set, and at what its next shards have."""
         if old.items is not None:
-            data = self._dataset(source, Listing(old.items, (), 0))
+            data = self._dataset(number, source, Listing(old.items, (), 0))
             data = data.only(data.chunk == np.array(old.samples, np.int32)[data.item])
             yield _Part(number, data, np.arange(len(data.item)), len(data.item))
         if new is not None:
-            data, _ = without_contents(self._dataset(source, new), self.held_out)
+            data, _ = without_contents(self._dataset(number, source, new), self.held_out)
             yield _Part(number, data, np.arange(len(data.item)), 0)
 
-    def _dataset(self, source: Shards, listing: Listing) -> Dataset:
+    def _dataset(self, number: int, source: Shards, listing: Listing) -> Dataset:
         listing = replace(listing, layout=source.layout.name, why=source.why)
-        buckets = {bucket: number for number, bucket in enumerate(self.buckets)}
-        return self.build(source.config, listing, self.look(len(listing.table)), buckets=buckets)
+        buckets, key = {bucket: place for place, bucket in enumerate(self.buckets)}, f"data.{number}"
+        with about_set(key):
+            return self.build(source.config, listing, self.look(len(listing.table)), buckets=buckets, key=key)
 
     def _order(self, begin: Begin, catalog: Catalog, parts: Sequence[_Part]) -> tuple[WrittenOrder, tuple[Rest, ...]]:
         """Cut each bucket's samples into batches, those that were left over first; return what is left over now, too."""

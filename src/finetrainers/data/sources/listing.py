@@ -77,6 +77,10 @@ def join(listings: Iterable[Listing]) -> Listing:
     )
 
 
+WITHOUT_CAPTION = ("the caption is empty", "the caption is missing", "no caption file")
+"""Beginnings of what is said of an item without a caption."""
+
+
 def by_path(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     """Sort problems by the media that they are of."""
     return tuple(sorted(problems, key=lambda problem: problem.path))

@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from finetrainers.data.catalog.found import set_lines
@@ -73,8 +72,8 @@ def _outline_lines(run: RunOutline, checked: Checked) -> Iterator[str]:
     yield from _row("trains", "-" if run.trained is None else as_trained(run.trained))
     for number, line in enumerate(run.auto or ()):
         yield from _row("" if number else "auto", line)
-    for number, (key, place) in enumerate(checked.code.items()):
-        yield from _row("" if number else "yours", f"{key} {Path(place).name}")
+    for number, line in enumerate(run.yours or ()):
+        yield from _row("" if number else "yours", line)
     yield from _row("steps", as_steps(run.steps, run.batch_size, run.num_samples))
     yield from _row("validation", _validations(run, asks_held_out=checked.asks_held_out))
     yield from _row("start", _start(run))

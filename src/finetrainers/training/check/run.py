@@ -1,7 +1,7 @@
 """The check of a run: all that ``train`` would refuse before it loads weights, found at once, and what the run would be."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,11 +22,11 @@ from finetrainers.models import Model
 from finetrainers.training.announce import about_changed_data, about_data, about_schedule
 from finetrainers.training.check.disk import check_disk
 from finetrainers.training.check.findings import Findings
+from finetrainers.training.check.hub_files import check_hub_files
 from finetrainers.training.check.parts import (
     check_around,
     checked_model,
     layout_of,
-    say_what_is_remote,
     settled_of,
     with_cache_in,
     without_auto,
@@ -72,8 +72,6 @@ class Checked:
     """Whether a held-out loss is asked for."""
     num_bad_held_out: int = 0
     """Items of ``validation.data`` that cannot be used."""
-    code: Mapping[str, str] = field(default_factory=dict)
-    """Files of the user's that the run takes, as path/to/file.py:Name, by the keys that name them."""
     changed: Sequence[str] = ()
     """Settings that differ from those that the run was last started with, where it goes on."""
 
@@ -111,7 +109,7 @@ def _check(config: Config, how: Checking, checked: Checked, folder: Path) -> Non
     if model is None:
         findings.leave_out("data, prompts and room on the disk: fix the model first")
         return
-    say_what_is_remote(model, findings)
+    check_hub_files(model, findings)
     planned, prepared = with_cache_in(without_auto(config), folder), None
     plan = partial(prepare, model=model, device=device, progress=how.progress, warn=findings.warn)
     plan = partial(plan, world=world_of(layout, device), start=resumed or 0, trying=findings.part)
@@ -138,7 +136,6 @@ def _check_planned(
     checked.outline = outline_of(
         config, prepared, device=device, processes=processes, resumed=resumed, settled=checked.settled
     )
-    checked.code = config.user_code
     checked.asks_held_out = config.validation.has_held_out
     if config.validation.data and prepared.held_out_plan is not None:
         bad = {problem for data in prepared.held_out_plan.catalog.sets for problem in data.problems}

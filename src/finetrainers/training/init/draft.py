@@ -72,6 +72,11 @@ def make_draft(answers: Answers, model: Model, looked: Looked, *, prompts: Path)
     _put_validation(draft, model, recipe)
     if model.task not in FROM_FRAMES and learned.needs != "pairs":
         draft.put("validation", {"prompts": str(prompts)})
+        if answers.trigger:
+            draft.comments["validation.prompts"] = (
+                "its last two prompts differ in the trigger word alone: where the one without it shows what is learnt, it "
+                "leaks into other prompts"
+            )
         draft.prompts.extend(_prompts(DataConfig.model_validate(draft.tree["data"][0]), looked, sizes, model))
     return draft
 
@@ -111,7 +116,7 @@ def _put_data(draft: Draft, answers: Answers, looked: Looked, sizes: Sizes, lear
     )
     if sizes.videos_as_images:
         data["videos_as_images"] = True
-        draft.comments["data.0.videos_as_images"] = "the model draws pictures: one frame of each clip is taken"
+        draft.comments["data.0.videos_as_images"] = "the model generates images: one frame of each clip is taken"
     if answers.trigger:
         data["caption_prefix"] = answers.trigger
         draft.comments["data.0.caption_prefix"] = "the trigger word, put before every caption: write it in prompts, too"
@@ -205,12 +210,19 @@ def _rounded(number: float) -> int:
 
 
 def _prompts(data: DataConfig, looked: Looked, sizes: Sizes, model: Model) -> list[Mapping[str, Any]]:
-    """Two captions of the data, as they are trained on, and a prompt without the trigger word."""
-    words = [final_caption(caption, data) for caption in looked.captions[:PROMPTS] or ("",)]
+    """Captions of the data, as they are trained on, and a prompt of something else; with a trigger word and without it.
+
+    The two of a pair have one seed: what differs between them is what the word does.
+    """
+    trigger = data.caption_prefix
+    words = [final_caption(caption, data) for caption in looked.captions[: PROMPTS - bool(trigger)] or ("",)]
+    seeds = list(range(len(words) + 1))
+    if trigger:
+        words, seeds = [*words, f"{trigger} {OTHER_PROMPT}"], [*seeds, seeds[-1]]
     frames, height, width = sizes.drawn
     size: dict[str, Any] = {
         "height": height,
         "width": width,
         **({"num_frames": frames} if model.adapter.grid.has_video else {}),
     }
-    return [{"prompt": text, **size, "seed": number} for number, text in enumerate([*words, OTHER_PROMPT])]
+    return [{"prompt": text, **size, "seed": number} for number, text in zip(seeds, [*words, OTHER_PROMPT], strict=True)]

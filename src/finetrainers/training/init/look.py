@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finetrainers.config import DataConfig
+from finetrainers.config.of_set import about_set
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.probe import Facts, probe_all
 from finetrainers.data.catalog.rates import resampled_fps
@@ -95,7 +96,8 @@ def look(path: str, say: Callable[[str, int, int], None]) -> Looked:
         DataError: If nothing in it can be used.
     """
     place = check_place(path)
-    listing = list_items(_data(str(place), caption_prefix=NO_TRIGGER))
+    with about_set("data.0"):
+        listing = list_items(_data(str(place), caption_prefix=NO_TRIGGER))
     media = listing.table[MEDIA.name]
     with tempfile.TemporaryDirectory() as folder:
         memo = Memo(Path(folder) / "memo.sqlite")

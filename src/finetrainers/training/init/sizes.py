@@ -62,7 +62,7 @@ def _check_kind(model: Model, looked: Looked, kind: Kind, *, takes_clips: bool, 
     """
     if kind in ("edit", "control", "motion") and as_images:
         raise ConfigError(
-            f"--learn: {kind} is not possible here: {model.adapter.name} draws pictures, and {looked.path} has clips; "
+            f"--learn: {kind} is not possible here: {model.adapter.name} generates images, and {looked.path} has clips; "
             "name pictures with --data, or a model of videos with --model"
         )
     if kind == "motion" and not takes_clips:

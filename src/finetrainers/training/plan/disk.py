@@ -6,6 +6,7 @@ from pathlib import Path
 
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import Bucket, Config
+from finetrainers.config.of_set import about_set, set_keys
 from finetrainers.data.sources.items import list_items
 from finetrainers.data.streams import beside, streams_of
 from finetrainers.models import Model
@@ -95,9 +96,10 @@ def count_items(config: Config, model: Model) -> Items | None:
     streams = streams_of(build_conditioning(config.conditioning), build_objective(config, model))
     names, many = [own.name for own in beside(streams)], [own.name for own in streams if own.is_many]
     count = views = 0
-    for data in config.data:
+    for data, key in zip(config.data, set_keys(config.data), strict=True):
         if data.stream or not Path(data.path).expanduser().exists():
             return None
-        own = list_items(data, names, many).table.num_rows
+        with about_set(key):
+            own = list_items(data, names, many).table.num_rows
         count, views = count + own, views + own * data.num_views
     return Items(count, views)
