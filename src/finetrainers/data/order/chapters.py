@@ -130,8 +130,8 @@ class Book:
             source = self._shards(number)
             if count >= len(source.refs) and not seen[number]:
                 raise DataError(
-                    f"data.{number}.path: {source.config.path!r} has no sample to train on in any of {len(source.refs)} shards: "
-                    "remove this data set, or add media and captions that fit its buckets"
+                    f"data.{number}.path: {source.config.path!r} has no sample to train on in any of {len(source.refs)} "
+                    "shards: remove this data set, or add media and captions that fit its buckets"
                 )
         taken |= {n: max(begin.taken[n], count) for n, count in self.advance.known(taken, seen).items()}
         return tuple(taken[number] for number in range(len(self.sources))), tuple(seen)
