@@ -203,7 +203,8 @@ def takes(page: Path) -> str:
     row = {row["example"]: row for row in table_of("measured_examples.md", "example | GB")}.get(name)
     if row is None:
         config = f"examples/training/{name}/config.yaml"
-        return f"Memory and time were not counted so far. A plan predicts them:\n\n```bash\nfinetrainers plan {config} --gpu 80GB\n```"
+        command = f"```bash\nfinetrainers plan {config} --gpu 80GB\n```"
+        return f"Memory and time were not counted so far. A plan predicts them:\n\n{command}"
     train = yaml.safe_load((page.parent / "config.yaml").read_text())["train"]
     seconds = float(row["step"].removesuffix(" s"))
     lines = [

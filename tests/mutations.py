@@ -732,6 +732,9 @@ MUTATIONS = (
     Mutation("an optional package is asked of the older program of this name", "compat/packages.py", "pip install './finetrainers[", "pip install 'finetrainers[", "docs/test_doc_pages.py::test_extras_are_installed_from_the_checkout_as_the_guide_says"),
     Mutation("a plan ends in an error where the VAE is told the noise level", "training/plan/encoders.py", '"temb" in signature(vae.decode).parameters', '"temb" in vae.decode.__code__.co_varnames', "training/test_plan_command.py::test_a_vae_that_is_told_the_noise_level_is_planned"),
     Mutation("the start page says no where the page of cards has a plan", "../scripts/fill_docs.py", 'return "no" if proposed == NOTHING else PLANNED', 'return "no"', "docs/test_doc_pages.py::test_the_start_page_and_the_page_of_cards_say_the_same_of_each_plan"),
+    Mutation("a step in a banner's outline is as wrong as a corner that is missing", "quickstart/divisions.py", "MAX_STEP, MAX_OFF = 4, 6", "MAX_STEP, MAX_OFF = 1, 6", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
+    Mutation("what sticks out of a banner far passes", "quickstart/divisions.py", "_is_straight(edges) and ", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
+    Mutation("a hole in a banner passes", "quickstart/divisions.py", " and not _has_hole(parts[0][box])", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
 )  # fmt: skip
 
 
