@@ -18,7 +18,8 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
+EXAMPLES = ROOT / "examples/training"
+PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *sorted(EXAMPLES.rglob("README.md")))
 REPOSITORY = "ADDRESS"
 """Where this repository is. It is not published yet: ``ADDRESS`` stands for wherever the reader has found it."""
 BLOCK = re.compile(r"^```yaml\noutput_dir: (\S+)\n.*?^```$", re.MULTILINE | re.DOTALL)
@@ -29,6 +30,13 @@ FP8 = "text_encoder_weights: fp8_e4m3"
 CARDS = ("12 GB", "16 GB", "24 GB", "48 GB")
 PLAIN_SETS = 4
 """The first sets of docs/cards.md are no more than kinds of gradient checkpointing."""
+STAGES = {
+    "encode text": "while captions are encoded",
+    "encode media": "while media are encoded",
+    "step": "in a step",
+    "validation": "in a validation",
+}
+"""Stages of a plan."""
 PLANNED = "plan"
 NOTHING = "nothing fits"
 """What a plan that finds nothing is said to propose."""
@@ -189,6 +197,45 @@ def verdict(cell: str, text_encoders: float, card: int, *, proposed: str = NOTHI
     return f"{word}¹" if text_encoders > USABLE * card else word
 
 
+def takes(page: Path) -> str:
+    """Say what an example takes, from docs/measured_examples.md."""
+    name = str(page.parent.relative_to(EXAMPLES))
+    row = {row["example"]: row for row in table_of("measured_examples.md", "example | GB")}.get(name)
+    if row is None:
+        config = f"examples/training/{name}/config.yaml"
+        command = f"```bash\nfinetrainers plan {config} --gpu 80GB\n```"
+        return f"Memory and time were not counted so far. A plan predicts them:\n\n{command}"
+    train = yaml.safe_load((page.parent / "config.yaml").read_text())["train"]
+    seconds = float(row["step"].removesuffix(" s"))
+    lines = [
+        "Counted, not measured (`docs/measured_examples.md` has all examples):",
+        "",
+        f"- **Memory**: {row['GB']} GB at most, {STAGES[row['in']]}. A card of {row['card']} GB holds it as it is written.",
+        *smaller(row["on 24 GB"]),
+        f"- **Time**: {row['step']} for a step of {train['batch_size']} samples on an H200, which is",
+        f"  {hours(seconds * train['steps'])} for {train['steps']} steps. Encoding and validation come on top.",
+        f"- **Disk**: {row['item']} an item in the cache, {row['checkpoint']} a checkpoint, {row['weights']} for weights.",
+    ]
+    return "\n".join(lines)
+
+
+def smaller(cell: str) -> list[str]:
+    """Say what a card of 24 GB needs, where it needs more than what is written."""
+    if cell == "as written":
+        return []
+    if cell == NOTHING:
+        return ["- **On 24 GB**: nothing that was counted fits."]
+    if cell == "not counted":
+        return ["- **On a smaller card**: `finetrainers plan CONFIG --gpu 24GB` looks for settings that fit."]
+    gb, keys = cell.split(": ", 1)
+    return [f"- **On 24 GB**: {gb} GB with these words after the command:", f"  {keys}"]
+
+
+def hours(seconds: float) -> str:
+    """Write a time as people say it."""
+    return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
+
+
 def install() -> str:
     """Say how to install it."""
     return f"```sh\ngit clone {REPOSITORY} finetrainers\npip install ./finetrainers\n```"
@@ -199,6 +246,7 @@ PARTS: Mapping[str, Callable[[Path], str]] = {
     "costs": lambda _: costs(),
     "family": family,
     "install": lambda _: install(),
+    "takes": takes,
 }
 
 

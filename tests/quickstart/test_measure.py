@@ -1,5 +1,8 @@
 """The measurer: right on what was rendered, also a little blurred, and near zero on anyone else's caption."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
@@ -11,6 +14,18 @@ from finetrainers.quickstart.reading import read_scene
 from finetrainers.quickstart.scenes import Scene, Thing, draw_scene, render_scene
 
 COUNT = 120
+
+
+def outline_script():
+    """The script whose changes of an outline the docs show."""
+    file = Path(__file__).parents[2] / "scripts/measure_outline_check.py"
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SCRIPT = outline_script()
 
 
 def soften(pixels, radius, noise=0):
@@ -143,3 +158,20 @@ def test_every_palette_colour_reads_as_itself():
         ground = "white" if colour != "white" else "black"
         read_ground, found = read_scene(draw(Scene("banner", ground, (Thing("banner", colour),))))
         assert (read_ground, [(thing.shape, thing.colour) for thing in found]) == (ground, [("banner", colour)])
+
+
+@pytest.mark.parametrize("name", [*SCRIPT.SMALL, *SCRIPT.LARGE])
+def test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not(name):
+    """What the script measures, of a few banners: what passes and what does not is the eye's, not the rule's."""
+    for n in range(4):
+        pixels, banner = render_banner(n, 7, split="held_out")
+        changed = {**SCRIPT.SMALL, **SCRIPT.LARGE}[name](pixels, banner, np.random.default_rng(n))
+        checks = measure(changed, banner).checks
+        assert checks["outline"] == (name in SCRIPT.SMALL)
+        assert checks["ground"]
+
+
+def test_an_outline_that_is_wrong_is_the_only_fault_of_a_banner_that_is_divided_right():
+    pixels, banner = render_banner(0, 7, split="held_out")
+    changed = SCRIPT.LARGE["a lump of radius 8"](pixels, banner, np.random.default_rng(0))
+    assert measure(changed, banner).faults == ["outline"]

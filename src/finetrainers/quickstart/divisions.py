@@ -7,16 +7,35 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetrainers.quickstart.concept import CROSSES, THIRDS, BannerKind, Proportions
 from finetrainers.quickstart.drawing import COLOURS, SIZE, Pixels
-from finetrainers.quickstart.reading import MIN_AREA, Labels, Mask, label_pixels, most_frequent, off_ground, read_ground
+from finetrainers.quickstart.reading import (
+    MIN_AREA,
+    Labels,
+    Mask,
+    connected,
+    label_pixels,
+    most_frequent,
+    off_ground,
+    read_ground,
+)
 
 MIN_PURITY = 0.8
 """Part of the pixels of each stripe or cross that must have its colour."""
 
 SEAM = 1.3
 """Pixels on each side of a border between two colours that are not counted, because they are mixed."""
+
+
+MAX_STEP, MAX_OFF = 4, 6
+"""Pixels that a part of an edge may lie off the rest of it, and pixels of an edge that may lie further off."""
+
+MIN_OVERLAP = 0.9
+"""Intersection over union with a rectangle, below which a banner is none."""
+
+Line = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +47,52 @@ class Division:
 
 
 def read_banner(pixels: Pixels) -> tuple[str, bool, Division | None]:
-    """Return the ground's colour, whether a banner lies on it, and how that one is divided."""
+    """Return the ground's colour, whether all that lies on it is a banner, and how that is divided.
+
+    A banner is read off what is as large as one, whether or not its outline is right.
+    """
     labels = label_pixels(pixels)
     ground = read_ground(labels)
-    inside = off_ground(labels, ground)
-    rows, columns = np.flatnonzero(inside.sum(1) > SIZE * 0.4), np.flatnonzero(inside.sum(0) > SIZE * 0.25)
-    if not len(rows) or not len(columns):
+    parts = connected(off_ground(labels, ground), MIN_AREA)
+    edges = _edges(parts[0]) if parts else None
+    if edges is None:
         return COLOURS[ground], False, None
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    height, width = inside[box].shape
-    outside = inside.copy()
-    outside[box] = False
-    is_banner = (
-        inside[box].mean() > 0.9 and outside.sum() < MIN_AREA and SIZE * 0.65 < width < SIZE and 1.15 < width / height < 1.95
-    )
-    return COLOURS[ground], bool(is_banner), _divide(labels[box]) if is_banner else None
+    box = tuple(slice(*(int(np.median(edge)) for edge in pair)) for pair in edges)
+    height, width = labels[box].shape
+    if not (SIZE * 0.65 < width < SIZE and 1.15 < width / height < 1.95):
+        return COLOURS[ground], False, None
+    is_whole = len(parts) == 1 and not _has_hole(parts[0][box])
+    is_outlined = is_whole and _is_straight(edges) and _overlap(parts[0], box) > MIN_OVERLAP
+    return COLOURS[ground], is_outlined, _divide(labels[box])
+
+
+Edges = tuple[tuple[Line, Line], tuple[Line, Line]]
+"""Where the top and the bottom edge lie, by column, and the left and the right one, by row; ends are exclusive."""
+
+
+def _edges(part: Mask) -> Edges | None:
+    """Follow the edges of what is as large as a banner; None if it is smaller."""
+    columns, rows = part[:, part.sum(0) > SIZE * 0.25].T, part[part.sum(1) > SIZE * 0.4]
+    if not len(rows) or not len(columns):
+        return None
+    (top, bottom), (left, right) = ((lines.argmax(1), SIZE - lines[:, ::-1].argmax(1)) for lines in (columns, rows))
+    return (top, bottom), (left, right)
+
+
+def _is_straight(edges: Edges) -> bool:
+    """Say whether hardly a pixel of each edge lies far off the rest of it."""
+    return all((abs(edge - np.median(edge)) > MAX_STEP).sum() <= MAX_OFF for pair in edges for edge in pair)
+
+
+def _has_hole(inside: Mask) -> bool:
+    """Say whether ground shows through, away from the edges."""
+    return any(not (hole[0] | hole[-1]).any() and not hole[:, [0, -1]].any() for hole in connected(~inside, MIN_AREA))
+
+
+def _overlap(part: Mask, box: tuple[slice, ...]) -> float:
+    """Return intersection over union with a box."""
+    common = part[box].sum()
+    return float(common / (part.sum() + part[box].size - common))
 
 
 def _divide(labels: Labels) -> Division | None:

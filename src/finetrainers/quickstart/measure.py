@@ -121,11 +121,11 @@ def place_of(thing: Found) -> str:
 
 
 def _measure_banner(pixels: Pixels, banner: Banner) -> Measurement:
-    ground, is_banner, division = read_banner(pixels)
+    ground, is_outlined, division = read_banner(pixels)
     return Measurement(
         {
             "ground": ground == banner.ground,
-            "banner": is_banner,
+            "outline": is_outlined,
             "kind": division is not None and division.kind == banner.kind,
             "colours": division is not None and set(division.colours) == set(banner.colours),
             "order": division is not None and division.colours == banner.colours,
