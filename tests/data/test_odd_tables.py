@@ -308,8 +308,8 @@ def test_shards_in_a_folder_that_cannot_be_listed_are_a_problem(tmp_path, monkey
         config = DataConfig(path=str(tmp_path), stream=True, layout=layout, buckets=[[1, 8, 8]])
         with pytest.raises(DataError, match=r"closed: the folder cannot be read: Permission denied; .*on_error: skip"):
             open_shards(config)
-        _, _, shards, problems = open_shards(config.model_copy(update={"on_error": "skip"}))
-        assert (len(shards), [os.path.basename(problem.path) for problem in problems]) == (1, ["closed"])
+        found = open_shards(config.model_copy(update={"on_error": "skip"}))
+        assert (len(found.refs), [os.path.basename(problem.path) for problem in found.problems]) == (1, ["closed"])
 
 
 @pytest.mark.parametrize("kind", ["link to itself", "folder", "forbidden"])

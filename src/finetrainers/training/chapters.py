@@ -76,11 +76,11 @@ def make_book(
             sources.append(Known(data_of))
             continue
         with about_set(key):
-            layout, why, root, refs, closed = open_shards(data)
-        problems += closed
-        sources.append(Shards(layout, Wanted(data, names, many), root, tuple(refs), why))
+            found = open_shards(data)
+        problems += found.problems
+        sources.append(Shards(found.layout, Wanted(data, names, many), found.root, found.refs, found.why))
         buckets |= dict.fromkeys(resolve_buckets(data.buckets))
-        digest.update(repr([_about_shard(ref) for ref in refs]).encode())
+        digest.update(repr([_about_shard(ref) for ref in found.refs]).encode())
     return Book(
         config.seed,
         config.train.batch_size,

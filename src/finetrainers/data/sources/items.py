@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from finetrainers.config.data import DataConfig
 from finetrainers.config.user_code import is_place
@@ -65,10 +66,22 @@ def list_items(config: DataConfig, streams: Sequence[str] = (), many: Collection
     return listing
 
 
-def open_shards(config: DataConfig) -> tuple[Layout, str, str, list[str], list[Problem]]:
-    """Find out how a data set is laid out that is read shard by shard, and why, in which folder, and of which shards.
+class Sharded(NamedTuple):
+    """What is known of a data set that is read shard by shard before any shard is read."""
 
-    The problems are folders that cannot be listed.
+    layout: Layout
+    why: str
+    """By what the layout was found."""
+    root: str
+    """Reference of the folder that has the shards."""
+    refs: tuple[str, ...]
+    """Of the shards, in the order of their names."""
+    problems: list[Problem]
+    """Folders that cannot be listed."""
+
+
+def open_shards(config: DataConfig) -> Sharded:
+    """Find the shards of a data set that is read shard by shard.
 
     Raises:
         DataError: If it does not consist of shards, or if there are problems that are not to be skipped.
@@ -86,7 +99,7 @@ def open_shards(config: DataConfig) -> tuple[Layout, str, str, list[str], list[P
     problems = _closed(layout, place)
     if problems and config.on_error == "fail":
         raise DataError(f"{problems[0].path}: {problems[0].reason}; fix it, or set data.on_error: skip")
-    return layout, why, place.root, shards, problems
+    return Sharded(layout, why, place.root, tuple(shards), problems)
 
 
 def _layout_of(place: Place, config: DataConfig) -> tuple[Layout | None, str]:
