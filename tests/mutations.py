@@ -782,6 +782,8 @@ MUTATIONS = (
     Mutation("a step in a banner's outline is as wrong as a corner that is missing", "quickstart/divisions.py", "MAX_STEP, MAX_OFF = 4, 6", "MAX_STEP, MAX_OFF = 1, 6", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
     Mutation("what sticks out of a banner far passes", "quickstart/divisions.py", "_is_straight(edges) and ", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
     Mutation("a hole in a banner passes", "quickstart/divisions.py", " and not _has_hole(parts[0][box])", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
+    Mutation("an interlaced frame depends on where decoding begins", "data/media/video.py", "if first.interlaced_frame and start > timeline.start:", "if False:", "data/test_odd_media.py::test_an_interlaced_frame_is_the_same_wherever_decoding_begins"),
+    Mutation("frames of an animated png lose their colors", "data/media/animation.py", "        note_colors(image, stated)\n", "", "data/test_odd_media.py::test_an_animated_png_keeps_its_colors_in_every_frame"),
 )  # fmt: skip
 
 

@@ -149,6 +149,29 @@ def avif(path, primaries, transfer, **options):
     return path
 
 
+def test_an_animated_png_keeps_its_colors_in_every_frame(tmp_path):
+    """Now, and when it is read again: Pillow forgets what it did not read itself when it goes back to the first frame."""
+    frames = [Image.new("RGB", (64, 32), (150, 150, 150 + i)) for i in range(3)]
+    info = PngImagePlugin.PngInfo()
+    info.add(b"cICP", bytes([BT2020, PQ, 0, 1]))
+    path = tmp_path / "a.png"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100, pnginfo=info)
+    expected = [shown([c * 257 for c in (150, 150, 150 + i)], PQ)[0].tolist() for i in range(3)]
+    for _ in range(2):
+        assert decode(path, view(num_frames=3)).pixels[:, 0, 0].tolist() == expected
+
+
+def test_boxes_within_boxes_are_no_colors(tmp_path):
+    """As many as would end a program that goes into each; the picture itself is whole."""
+    path = avif(tmp_path / "a.avif", 1, 13)
+    data = path.read_bytes()
+    boxes = b""
+    for _ in range(1500):
+        boxes = struct.pack(">I4s", len(boxes) + 8, b"free") + boxes
+    path.write_bytes(data + boxes.replace(b"free", b"ipco"))
+    assert pixel(path) == pytest.approx([150] * 3, abs=2)
+
+
 @pytest.mark.parametrize("cut", range(8, 60, 4))
 def test_a_file_that_ends_within_its_colors_is_named(tmp_path, cut):
     whole = png(tmp_path / "a.png", (b"cICP", bytes([BT2020, PQ, 0, 1]))).read_bytes()
@@ -242,10 +265,12 @@ def test_hdr_clips_are_tone_mapped(tmp_path, transfer):
     assert abs(pixel(path)[0] - pixel(plain)[0]) > 10
 
 
-def write_interlaced(path, *, num_frames=8, step=8, lines=(0, 1)):
+def write_interlaced(path, *, num_frames=8, step=8, lines=(0, 1), keys_every=250):
     """A white bar on black that moves by ``step`` pixels from field to field; only some fields have it."""
     with av.open(str(path), "w") as out:
-        stream = out.add_stream("libx264", rate=25, options={"crf": "0", "x264-params": "tff=1"})
+        stream = out.add_stream(
+            "libx264", rate=25, options={"crf": "0", "x264-params": f"tff=1:keyint={keys_every}:scenecut=0"}
+        )
         stream.width, stream.height, stream.pix_fmt = 256, 64, "yuv420p"
         stream.codec_context.flags |= INTERLACED
         for i in range(num_frames):
@@ -277,6 +302,15 @@ def test_interlaced_video_has_no_combs(tmp_path, suffix):
     )
     last = decode(path, view(num_frames=1, height=64, width=256, frame_sampling="chunks", chunk=7)).pixels.numpy()
     assert np.abs(last[0] - pixels[7]).max() <= 2
+
+
+def test_an_interlaced_frame_is_the_same_wherever_decoding_begins(tmp_path):
+    """The first of a chunk is a key frame, and takes lines from the frame before it, which is none of the chunk's."""
+    path = write_interlaced(tmp_path / "a.mp4", num_frames=16, keys_every=4)
+    whole = decode(path, view(num_frames=16, height=64, width=256)).pixels.numpy().astype(int)
+    for chunk in range(4):
+        part = decode(path, view(num_frames=4, height=64, width=256, frame_sampling="chunks", chunk=chunk)).pixels.numpy()
+        assert np.abs(part - whole[4 * chunk :][:4]).max() == 0
 
 
 def test_interlaced_video_that_stands_still_keeps_its_lines(tmp_path):

@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 from finetrainers.data.curate.piece import Box, Medium, Piece
 from finetrainers.data.media.blob import blob_of
 from finetrainers.data.media.files import View, decode, probe, why_unreadable
+from finetrainers.data.media.interlaced import deinterlaced
 from finetrainers.data.media.timeline import ROUNDING_SECONDS, Timeline, open_video, whole_timeline
 from finetrainers.data.media.view import bad_media
 from finetrainers.errors import FinetrainersError, Interrupted
@@ -172,7 +173,7 @@ def _frames_from(
 
 
 def _numbered(container: InputContainer, stream: VideoStream, timeline: Timeline) -> Iterator[tuple[int, VideoFrame]]:
-    for count, frame in enumerate(container.decode(stream)):
+    for count, frame in enumerate(deinterlaced(container.decode(stream), stream)):
         if timeline.is_counted:
             yield count, frame
         elif frame.pts is not None:

@@ -6,6 +6,7 @@ from PIL import Image
 
 from finetrainers.data.media.blob import Blob
 from finetrainers.data.media.images import orientation, shown
+from finetrainers.data.media.profiles import note_colors, noted_colors
 from finetrainers.data.media.timeline import REMEMBERED_FILES, Timeline
 from finetrainers.data.media.video import choose_frames, frame_rate
 from finetrainers.data.media.view import Clip, MediaInfo, View, bad_media
@@ -26,6 +27,7 @@ def probe_animation(image: Image.Image, blob: Blob) -> MediaInfo:
 
 def decode_animation(image: Image.Image, blob: Blob, view: View) -> Clip:
     """Decode the view's frames to [F, H, W, 3]."""
+    stated = noted_colors(image)
     timeline = _timeline(image, blob)
     positions, frames = choose_frames(timeline, view, blob)
     pixels = np.empty((view.num_frames, view.height, view.width, 3), np.uint8)
@@ -35,6 +37,7 @@ def decode_animation(image: Image.Image, blob: Blob, view: View) -> Clip:
             pixels[row] = pixels[row - 1]
             continue
         image.seek(first + number)
+        note_colors(image, stated)
         pixels[row], last = shown(image, blob, view), number
     return Clip(pixels=torch.from_numpy(pixels), fps=frame_rate(timeline, view, positions, frames))
 

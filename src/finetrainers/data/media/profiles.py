@@ -5,6 +5,7 @@ any are taken for sRGB, and so are those whose profile is broken or of another c
 """
 
 import io
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +27,15 @@ STATED = "finetrainers_colors"
 SRGB_CHROMATICITIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 """(x, y) of white, red, green and blue."""
 CHROMATICITY_TOLERANCE = 0.001
+PIXELS_AT_ONCE = 1 << 20
+Pixels = npt.NDArray[np.uint8]
+"""[h, w, 3]."""
+
+
+def noted_colors(image: Image.Image) -> tuple[int, int] | None:
+    """Return what ``note_colors`` has kept, which a seek to the first frame of an animated PNG removes."""
+    found: tuple[int, int] | None = image.info.get(STATED)
+    return found
 
 
 def note_colors(image: Image.Image, stated: tuple[int, int] | None) -> None:
@@ -71,7 +81,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _by_number(image: Image.Image, colors: Colors | None) -> Image.Image:
-    return image if colors is None else Image.fromarray(to_srgb(np.asarray(image).astype(np.uint16) * 257, colors))
+    return image if colors is None else _in_rows(image, lambda rows: to_srgb(rows.astype(np.uint16) * 257, colors))
 
 
 def _by_gamma(image: Image.Image, gamma: float, chromaticities: tuple[float, ...]) -> Image.Image:
@@ -86,8 +96,18 @@ def _by_gamma(image: Image.Image, gamma: float, chromaticities: tuple[float, ...
     light = np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4) if is_srgb else code ** (1 / gamma)
     if matrix is None:
         return image.point(_codes(light).astype(int).tolist() * 3)
-    shown = np.clip(light.astype(np.float32)[np.asarray(image)] @ matrix, 0, 1)
-    return Image.fromarray(_codes(shown).astype(np.uint8))
+    table = light.astype(np.float32)
+    return _in_rows(image, lambda rows: _codes(np.clip(table[rows] @ matrix, 0, 1)).astype(np.uint8))
+
+
+def _in_rows(image: Image.Image, convert: Callable[[Pixels], Pixels]) -> Image.Image:
+    """Convert an RGB image some rows at a time: what is computed in between takes a dozen times as much memory."""
+    codes = np.asarray(image)
+    shown = np.empty_like(codes)
+    rows = max(1, PIXELS_AT_ONCE // codes.shape[1])
+    for start in range(0, len(codes), rows):
+        shown[start : start + rows] = convert(codes[start : start + rows])
+    return Image.fromarray(shown)
 
 
 def _codes(light: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -4,14 +4,14 @@ Sources: PNG, third edition, 11.3.2.6; ISO/IEC 14496-12, 8.11 and 12.1.5.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO
 
 READ_BYTES = 1 << 18
 """Of an AVIF: its properties stand before its pixels, in boxes of some hundred bytes."""
 PNG_HEAD = 8
-CONTAINERS = {b"meta": 4, b"iprp": 0, b"ipco": 0}
-"""Boxes on the way to an AVIF's colors, and the bytes that each has before those that it holds."""
+CONTAINERS = ((b"meta", 4), (b"iprp", 0), (b"ipco", 0))
+"""Boxes on the way to an AVIF's colors, each within the one before, and the bytes that it has before those that it holds."""
 
 
 def stated_colors(file: IO[bytes], kind: str | None) -> tuple[int, int] | None:
@@ -45,21 +45,21 @@ def _of_png(file: IO[bytes]) -> tuple[int, int] | None:
 
 
 def _of_avif(file: IO[bytes]) -> tuple[int, int] | None:
-    for held in _colors(file.read(READ_BYTES)):
+    for held in _held_in(file.read(READ_BYTES), CONTAINERS):
         if held[:4] == b"nclx" and len(held) >= 8:
             primaries, transfer = struct.unpack(">HH", held[4:8])
             return transfer, primaries
     return None
 
 
-def _colors(data: bytes) -> Iterator[bytes]:
-    """Contents of all boxes of colors."""
+def _held_in(data: bytes, way: Sequence[tuple[bytes, int]]) -> Iterator[bytes]:
+    """Contents of all boxes of colors at the end of a way."""
+    wanted, skipped = way[0] if way else (b"colr", 0)
     start = 0
     while start + 8 <= len(data):
         length, name = struct.unpack(">I4s", data[start : start + 8])
         end = start + length if length >= 8 else len(data)  # 0: to the end; 1, of boxes over 4 GB, are none of ours
-        if name == b"colr":
-            yield data[start + 8 : end]
-        elif name in CONTAINERS:
-            yield from _colors(data[start + 8 + CONTAINERS[name] : end])
+        if name == wanted:
+            held = data[start + 8 + skipped : end]
+            yield from _held_in(held, way[1:]) if way else (held,)
         start = end

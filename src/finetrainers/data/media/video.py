@@ -144,12 +144,27 @@ def _frames(
     container: InputContainer, stream: VideoStream, timeline: Timeline, *, start: int
 ) -> Iterator[tuple[int, VideoFrame]]:
     """Decode from the key frame at or before the time stamp ``start``, with each frame's number in the file."""
-    container.seek(start, stream=stream)
-    for count, frame in enumerate(deinterlaced(_decoded(container, stream), stream)):
+    for count, frame in enumerate(deinterlaced(_decoded_from(container, stream, timeline, start), stream)):
         if timeline.is_counted:
             yield count, frame
         elif frame.pts is not None:
             yield int(np.searchsorted(timeline.stamps, frame.pts, side="right")) - 1, frame
+
+
+def _decoded_from(container: InputContainer, stream: VideoStream, timeline: Timeline, start: int) -> Iterator[VideoFrame]:
+    """Decode from a key frame on or, of interlaced video, from the one before: a frame takes lines from its neighbors."""
+    container.seek(start, stream=stream)
+    decoded = _decoded(container, stream)
+    first = next(decoded, None)
+    if first is None:
+        return
+    if first.interlaced_frame and start > timeline.start:
+        before = int(np.searchsorted(timeline.stamps, start)) - 1
+        container.seek(int(timeline.stamps[max(before, 0)]), stream=stream)
+        yield from _decoded(container, stream)
+        return
+    yield first
+    yield from decoded
 
 
 def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
