@@ -416,7 +416,8 @@ def test_captions_count_as_they_are_stored(tmp_path: Path) -> None:
     text = torch.cat([torch.ones(9, 64), torch.zeros(503, 64)])
     sizes = [cache.write("text", make_key(number), *without_zeros({"x": text[8 - number :]})) for number in range(8)]
     jobs = [[SampleJob(n, (1, 64, 64), {}, TextJob(make_key(n), "")) for n in (step, 7)] for step in range(7)]
-    encoder: Any = SimpleNamespace(config=SimpleNamespace(max_gb=8 * max(sizes) / 1e9), cache=cache, fill=lambda *_: [])
+    config, rows = SimpleNamespace(max_gb=8 * max(sizes) / 1e9), lambda _: slice(None)
+    encoder: Any = SimpleNamespace(config=config, cache=cache, fill=lambda *_: [], rows=rows)
     plan: Any = SimpleNamespace(step=lambda order, step: jobs[step])
     assert Budget(encoder).window(plan, order, range(7), pinned=()) == 7
     encoder.config.max_gb = 4 * max(sizes) / 1e9
