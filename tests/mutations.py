@@ -782,6 +782,8 @@ MUTATIONS = (
     Mutation("a step in a banner's outline is as wrong as a corner that is missing", "quickstart/divisions.py", "MAX_STEP, MAX_OFF = 4, 6", "MAX_STEP, MAX_OFF = 1, 6", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
     Mutation("what sticks out of a banner far passes", "quickstart/divisions.py", "_is_straight(edges) and ", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
     Mutation("a hole in a banner passes", "quickstart/divisions.py", " and not _has_hole(parts[0][box])", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
+    Mutation("what a killed start did after its checkpoint is not counted", "runs/folder.py", "            self.columns.cut(int(event[\"resumed_from\"]))\n", "            self.columns.cut(int(event[\"resumed_from\"]))\n            self.times, self.peak_memory_gb = array(\"d\", self.columns.column(\"time\")), None\n", "report/test_summary.py::test_a_killed_start_counts_up_to_its_last_step"),
+    Mutation("a run that begins anew loses the time of its own planning", "runs/folder.py", "self._forget(self._begin_of_planning())", "self._forget()", "report/test_summary.py::test_a_run_that_begins_anew_keeps_its_own_planning_and_encoding"),
 )  # fmt: skip
 
 

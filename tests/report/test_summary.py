@@ -84,6 +84,50 @@ def test_seconds_and_memory_are_of_all_starts(first: Path, tmp_path: Path) -> No
     assert (told.peak_memory_gb, told.stage_seconds) == (999.0, {k: 2 * v for k, v in once.stage_seconds.items()})
 
 
+def begun_at(time: float, step: int | None, planning: float = 10.0) -> list[dict[str, Any]]:
+    """How a start begins whose planning is over at a time."""
+    stage = {"v": 1, "event": "stage", "time": time, "stage": "planning", "seconds": planning}
+    return [stage, {**EARLIEST, "time": time, "resumed_from": step}]
+
+
+def steps_at(first: float, numbers: range, **told: Any) -> list[dict[str, Any]]:
+    """Steps of a second each."""
+    pairs = enumerate(numbers)
+    return [{"v": 1, "event": "step", "time": first + place, "step": step, "loss": 1.0, **told} for place, step in pairs]
+
+
+def empty_run(root: Path, events: list[dict[str, Any]]) -> RunFolder:
+    root.mkdir()
+    (root / "config.yaml").write_text("output_dir: x\n")
+    write_events(root, events)
+    return updated(root)
+
+
+def test_a_killed_start_counts_up_to_its_last_step(tmp_path: Path) -> None:
+    """Of which the steps after its checkpoint came again; a warning of the planning after it is of the next start."""
+    first = [*begun_at(110.0, None), *steps_at(111.0, range(1, 101)), *steps_at(211.0, range(101, 200), peak_memory_gb=9.0)]
+    warning = {"v": 1, "event": "warning", "time": 5009.0, "message": "m"}
+    second = [warning, *begun_at(5010.0, 100), *steps_at(5011.0, range(101, 201), peak_memory_gb=1.0)]
+    end = {"v": 1, "event": "end", "time": 5112.0, "status": "done", "step": 200}
+    run = empty_run(tmp_path / "run", [*first, *second, end])
+    told = summary_of(run)
+    assert (told.total_seconds, told.peak_memory_gb) == (10.0 + 199 + 10.0 + 102, 9.0)
+    assert "peak 9.0 GB" in device_sentence(run)
+
+
+def test_a_run_that_begins_anew_keeps_its_own_planning_and_encoding(tmp_path: Path) -> None:
+    given_up = [*begun_at(110.0, None), *steps_at(111.0, range(1, 3), peak_memory_gb=9.0)]
+    planning, begun = begun_at(1010.0, None)
+    encoding = {"v": 1, "event": "stage", "time": 1510.0, "stage": "encoding", "seconds": 500.0}
+    warnings = [{"v": 1, "event": "warning", "time": time, "message": str(time)} for time in (112.5, 1005.0)]
+    anew = [warnings[1], planning, encoding, {**begun, "time": 1510.0}, *steps_at(1511.0, range(1, 3))]
+    run = empty_run(tmp_path / "run", [*given_up, warnings[0], *anew])
+    told = summary_of(run)
+    assert (told.total_seconds, told.stage_seconds) == (512.0, {"planning": 10.0, "encoding": 500.0})
+    assert told.peak_memory_gb is None
+    assert [event["message"] for event in run.of_kind("warning")] == ["1005.0"]
+
+
 def write_events(run: Path, events: list[dict[str, Any]]) -> None:
     (run / "events.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))
 

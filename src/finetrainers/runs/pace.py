@@ -28,24 +28,24 @@ def seconds_left(run: RunFolder, step: int) -> float | None:
 
 def total_seconds(run: RunFolder) -> float | None:
     """Seconds of all starts of the run, each from the beginning of its planning; None where it has not begun."""
-    starts, times = _starts(run), np.sort(run.columns.column("time"))
+    starts, times = _starts(run), np.sort(np.array(run.times))
     if not starts:
         return None
     total = 0.0
-    for start, after in pairwise([*starts, _Start(math.inf, math.inf)]):
-        steps = times[np.searchsorted(times, start.begin) : np.searchsorted(times, after.begin)]
-        total += max(start.last, *steps[-1:].tolist(), start.begin) - start.begin
+    for start, after in pairwise([*starts, _Start(math.inf)]):
+        first, stop = np.searchsorted(times, (start.begin, after.begin))
+        last = start.over if start.over < math.inf else float(times[first:stop].max(initial=start.begin))
+        total += max(0.0, last - start.begin)
     return total
 
 
 @dataclass(slots=True)
 class _Start:
-    """When a start began, and its last event but steps, in seconds since 1970 UTC."""
+    """When a start began, and when it said that it was over, in seconds since 1970 UTC."""
 
     begin: float
-    last: float
+    over: float = math.inf
     has_run: bool = False
-    is_over: bool = False
 
 
 def _starts(run: RunFolder) -> list[_Start]:
@@ -53,12 +53,13 @@ def _starts(run: RunFolder) -> list[_Start]:
     found: list[_Start] = []
     for event in run.kept:
         time, own = float(event["time"]), found[-1] if found else None
+        is_over = own is not None and own.over < math.inf
         if event["event"] == "stage" and event["stage"] == "planning":
             begin = time - float(event["seconds"])
-            found.append(_Start(begin if own is None else max(begin, own.last), time))
-        elif event["event"] == "run" and (own is None or own.has_run or own.is_over):
-            found.append(_Start(time, time, has_run=True))
-        elif own is not None and not own.is_over:
-            own.last, own.has_run = time, own.has_run or event["event"] == "run"
-            own.is_over = event["event"] in {"end", "error"}
+            found.append(_Start(max(begin, own.over) if own is not None and is_over else begin))
+        elif event["event"] == "run" and (own is None or own.has_run or is_over):
+            found.append(_Start(time, has_run=True))
+        elif own is not None and not is_over:
+            own.has_run = own.has_run or event["event"] == "run"
+            own.over = time if event["event"] in {"end", "error"} else own.over
     return found
