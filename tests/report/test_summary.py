@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,16 +11,20 @@ import yaml
 from runs import Tree, events_of
 
 import finetrainers
+from finetrainers.events import StepEvent
 from finetrainers.events.record import made, own_fields
 from finetrainers.events.report import RunReport, RunSummary
 from finetrainers.events.words import as_steps, as_trained, epochs_of
 from finetrainers.files.whole import to_json
 from finetrainers.runs.folder import RunFolder
+from finetrainers.runs.pace import middle, seconds_left, seconds_of_step
 from finetrainers.runs.report.data import bucket_rows, sentence
 from finetrainers.runs.report.facts import device_sentence, time_sentence, tuning_sentence
 from finetrainers.runs.summary import summary_of
 from finetrainers.training.check.page import as_text
 from finetrainers.training.check.run import check
+from finetrainers.training.console import Training
+from finetrainers.training.console_bar import State, as_time
 from finetrainers.training.console_lines import run_lines
 from finetrainers.training.report import read_events
 
@@ -126,6 +131,33 @@ def test_a_run_that_begins_anew_keeps_its_own_planning_and_encoding(tmp_path: Pa
     assert (told.total_seconds, told.stage_seconds) == (512.0, {"planning": 10.0, "encoding": 500.0})
     assert told.peak_memory_gb is None
     assert [event["message"] for event in run.of_kind("warning")] == ["1005.0"]
+
+
+def test_time_that_is_left_is_the_same_in_report_and_terminal(tmp_path: Path) -> None:
+    """By the steps of this start, without its first; of a run that only went on, the time of a step is that of before."""
+    slow = {"step_seconds": 30.0, "data_seconds": 1.0}
+    start = {**EARLIEST, "steps": 1000}
+    before = [start, *steps_at(11.0, range(1, 101), **slow), {**start, "resumed_from": 100}]
+    run = empty_run(tmp_path / "run", before)
+    assert (seconds_of_step(run), seconds_left(run, 100)) == (31.0, None)
+    shown: list[State] = []
+    training = Training(SimpleNamespace(show=shown.append), 1000)  # type: ignore[arg-type]
+    told = []
+    for number in range(101, 161):
+        took = 300.0 if number == 101 else 9.0 if number % 2 else 2.0 if number < 110 else 3.0
+        fields = {"step": number, "loss": 1.0, "step_seconds": took, "data_seconds": 0.5}
+        told.append({"v": 1, "event": "step", "time": 200.0 + number, **fields})
+        write_events(run.path, [*before, *told])
+        training.show(StepEvent(**dict.fromkeys(MEASURED, 0), **fields))
+        left = seconds_left(updated(run.path), number)
+        assert left is not None
+        assert shown[-1].parts[0].text == f"{as_time(left)} left"
+    assert left == 840 * 6.5
+    assert middle([300.0]) == 300.0
+    assert middle([300.0, *[1.0] * 60, *[2.0] * 50]) == 2.0
+
+
+MEASURED = ("grad_norm", "lr", "tokens_per_second", "peak_memory_gb", "skipped")
 
 
 def write_events(run: Path, events: list[dict[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """How long a run takes: in all, for a step, and until it is done."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,18 +13,38 @@ RECENT_STEPS = 50
 """Of which the time of a step is the middle."""
 
 
+def middle(seconds: Sequence[float]) -> float | None:
+    """Time of a step, by those of one start in their order: the median of the last 50; None where none is known.
+
+    The first, which compiles and waits for the first batch, counts only as long as there is no other.
+    """
+    known = [own for own in seconds if math.isfinite(own)]
+    return float(np.median(known[1:][-RECENT_STEPS:] or known)) if known else None
+
+
 def seconds_of_step(run: RunFolder) -> float | None:
-    """Median of the recent steps, each with its wait for data; None where none is known."""
-    columns = run.columns
-    seconds = columns.column("step_seconds")[-RECENT_STEPS:] + columns.column("data_seconds")[-RECENT_STEPS:]
-    known = seconds[np.isfinite(seconds)]
-    return float(np.median(known)) if len(known) else None
+    """Seconds of a step and its wait for data, in the last start that took any; None where none is known."""
+    steps = run.columns.steps()
+    begins = [begin for begin in _resumed(run) if len(steps) and begin < steps[-1]]
+    return middle(_seconds_after(run, begins[-1] if begins else 0))
 
 
 def seconds_left(run: RunFolder, step: int) -> float | None:
-    """Seconds of the steps after ``step``, without validations; None where there are none, or nothing is known."""
-    left, pace = run.steps - step, seconds_of_step(run)
+    """Seconds of the steps after ``step``, by those of this start; None where there are none, or nothing is known."""
+    left, pace = run.steps - step, middle(_seconds_after(run, [0, *_resumed(run)][-1]))
     return None if pace is None or left <= 0 else left * pace
+
+
+def _resumed(run: RunFolder) -> list[int]:
+    """Steps that the starts of a run began from."""
+    return [int(event.get("resumed_from") or 0) for event in run.of_kind("run")]
+
+
+def _seconds_after(run: RunFolder, step: int) -> list[float]:
+    """Seconds of the steps after one, each with its wait for data."""
+    columns = run.columns
+    first = int(np.searchsorted(columns.steps(), step, side="right"))
+    return (columns.column("step_seconds") + columns.column("data_seconds"))[first:].tolist()
 
 
 def total_seconds(run: RunFolder) -> float | None:
