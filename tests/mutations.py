@@ -785,6 +785,7 @@ MUTATIONS = (
     Mutation("what a killed start did after its checkpoint is not counted", "runs/folder.py", "            self.columns.cut(int(event[\"resumed_from\"]))\n", "            self.columns.cut(int(event[\"resumed_from\"]))\n            self.times, self.peak_memory_gb = array(\"d\", self.columns.column(\"time\")), None\n", "report/test_summary.py::test_a_killed_start_counts_up_to_its_last_step"),
     Mutation("a run that begins anew loses the time of its own planning", "runs/folder.py", "self._forget(self._begin_of_planning())", "self._forget()", "report/test_summary.py::test_a_run_that_begins_anew_keeps_its_own_planning_and_encoding"),
     Mutation("steps of an earlier start say how long this one takes", "runs/pace.py", "[0, *_resumed(run)][-1]", "0", "report/test_summary.py::test_time_that_is_left_is_the_same_in_report_and_terminal"),
+    Mutation("many epochs are written with an exponent", "events/words.py", 'f"{number:.3g}" if number < THOUSAND else f"{number:,.0f}"', 'f"{number:.3g}"', "report/test_summary.py::test_figures_are_words_that_one_says"),
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import finetrainers
 from finetrainers.events import StepEvent
 from finetrainers.events.record import made, own_fields
 from finetrainers.events.report import RunReport, RunSummary
-from finetrainers.events.words import as_steps, as_trained, epochs_of
+from finetrainers.events.words import as_count, as_size, as_steps, as_trained, epochs_of
 from finetrainers.files.whole import to_json
 from finetrainers.runs.folder import RunFolder
 from finetrainers.runs.pace import middle, seconds_left, seconds_of_step
@@ -27,6 +27,7 @@ from finetrainers.training.console import Training
 from finetrainers.training.console_bar import State, as_time
 from finetrainers.training.console_lines import run_lines
 from finetrainers.training.report import read_events
+from finetrainers.ui.site import size
 
 EARLIEST = {
     "v": 1,
@@ -198,6 +199,18 @@ def test_figures_are_the_same_wherever_they_are_shown(first: Path, tree: Tree, t
     told = summary_of(run)
     assert f"peak {told.peak_memory_gb:.1f} GB" in device_sentence(run)
     assert f"{told.step_seconds:.3g} s a step" in time_sentence(run, run.standing())
+
+
+def test_figures_are_words_that_one_says() -> None:
+    """Whatever their size: none has an exponent, and none is a thousand of a unit that has a larger one."""
+    sizes = {0: "0 KB", 180_200: "180 KB", 999_600: "1.0 MB", 45e6: "45.0 MB", 999.96e6: "1.0 GB", 2.1e12: "2.1 TB"}
+    assert {number: as_size(number / 1e9) for number in sizes} == sizes == {number: size(number) for number in sizes}
+    counts = {999_999: "999,999", 22_500_000: "22.5 million", 999_999_999: "1 billion", 2 * 10**12: "2,000 billion"}
+    assert {number: as_count(number) for number in counts} == counts
+    assert as_steps(2000, 8, 10) == "2000 steps of 8 samples: 1,600 epochs"
+    assert as_steps(1, 1, 1) == "1 step of 1 sample: 1 epoch"
+    assert [as_steps(steps, 4, 26).partition(": ")[2] for steps in (40, 700)] == ["6.15 epochs", "108 epochs"]
+    assert as_steps(3, 1, 0) == "3 steps of 1 sample"
 
 
 def test_what_is_cut_off_is_the_mean_of_the_event_and_of_an_older_run_what_its_sheet_has() -> None:

@@ -43,7 +43,8 @@ class RunSummary(Record):
     peak_memory_gb: Number | None
     """Largest memory of all starts, in GB (10^9 bytes), as of a step."""
     step_seconds: Number | None
-    """Seconds of a step and its wait for data: the median of the last 50 steps that are told of, without the first of a start."""
+    """Seconds of a step and its wait for data: the median of the last 50 steps that are told of, without the
+    first of a start."""
     total_seconds: Seconds | None
     """Seconds of all starts of the run, each from the beginning of its planning to its last event."""
     stage_seconds: Mapping[str, Number]
