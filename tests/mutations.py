@@ -672,7 +672,7 @@ MUTATIONS = (
     Mutation("files of streams that a layout of the user's names are lost", "data/sources/own.py", "for name in wanted.columns:", "for name in ():", "training/test_user_code.py::test_items_of_a_layout_are_checked"),
     Mutation("a user's layout is recalled though its code may look anywhere", "data/catalog/snapshot.py", "self._folder is None or is_own or any", "self._folder is None or any", "data/test_snapshot.py::test_a_layout_of_the_users_is_asked_at_each_start"),
     Mutation("a bar is longer than the terminal", "training/console_bar.py", "        parts.remove(max(parts, key=lambda part: part.rank))", "        break", "training/test_console.py::test_no_line_is_longer_than_the_terminal[40]"),
-    Mutation("the first step spoils the estimate", "training/console.py", "            self._first = seconds\n            return seconds", "            self._first = seconds", "training/test_console.py::test_the_estimate_knows_steps_alone"),
+    Mutation("the first step spoils the estimate", "runs/pace.py", "known[1:][-RECENT_STEPS:] or known", "known[-RECENT_STEPS:]", "training/test_console.py::test_the_estimate_knows_steps_alone"),
     Mutation("a file gets a line of every step", "training/console_bar.py", "LOG_SECONDS = 30.0", "LOG_SECONDS = 0.0", "training/test_console.py::test_without_a_terminal_there_are_plain_lines_at_times"),
     Mutation("the bar of a validation stays", "training/console.py", "is_kept=event.stage not in BESIDE_TRAINING", "is_kept=True", "training/test_console.py::test_bars_of_a_validation_go_and_its_line_stays"),
     Mutation("a finished run tells what it would be", "training/console_lines.py", "if outline.resumed_from == outline.steps:", "if False:", "training/test_console.py::test_a_run_that_goes_on_says_from_where_and_a_finished_one_nothing"),
@@ -784,6 +784,10 @@ MUTATIONS = (
     Mutation("a hole in a banner passes", "quickstart/divisions.py", " and not _has_hole(parts[0][box])", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
     Mutation("an interlaced frame depends on where decoding begins", "data/media/video.py", "if first.interlaced_frame and start > timeline.start:", "if False:", "data/test_odd_media.py::test_an_interlaced_frame_is_the_same_wherever_decoding_begins"),
     Mutation("frames of an animated png lose their colors", "data/media/animation.py", "        note_colors(image, stated)\n", "", "data/test_odd_media.py::test_an_animated_png_keeps_its_colors_in_every_frame"),
+    Mutation("what a killed start did after its checkpoint is not counted", "runs/folder.py", "            self.columns.cut(int(event[\"resumed_from\"]))\n", "            self.columns.cut(int(event[\"resumed_from\"]))\n            self.times, self.peak_memory_gb = array(\"d\", self.columns.column(\"time\")), None\n", "report/test_summary.py::test_a_killed_start_counts_up_to_its_last_step"),
+    Mutation("a run that begins anew loses the time of its own planning", "runs/folder.py", "self._forget(self._begin_of_planning())", "self._forget()", "report/test_summary.py::test_a_run_that_begins_anew_keeps_its_own_planning_and_encoding"),
+    Mutation("steps of an earlier start say how long this one takes", "runs/pace.py", "[0, *_resumed(run)][-1]", "0", "report/test_summary.py::test_time_that_is_left_is_the_same_in_report_and_terminal"),
+    Mutation("many epochs are written with an exponent", "events/words.py", 'f"{number:.3g}" if number < THOUSAND else f"{number:,.0f}"', 'f"{number:.3g}"', "report/test_summary.py::test_figures_are_words_that_one_says"),
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,18 +11,23 @@ import yaml
 from runs import Tree, events_of
 
 import finetrainers
+from finetrainers.events import StepEvent
 from finetrainers.events.record import made, own_fields
 from finetrainers.events.report import RunReport, RunSummary
-from finetrainers.events.words import as_steps, as_trained, epochs_of
+from finetrainers.events.words import as_count, as_size, as_steps, as_trained, epochs_of
 from finetrainers.files.whole import to_json
 from finetrainers.runs.folder import RunFolder
+from finetrainers.runs.pace import middle, seconds_left, seconds_of_step
 from finetrainers.runs.report.data import bucket_rows, sentence
 from finetrainers.runs.report.facts import device_sentence, time_sentence, tuning_sentence
 from finetrainers.runs.summary import summary_of
 from finetrainers.training.check.page import as_text
 from finetrainers.training.check.run import check
+from finetrainers.training.console import Training
+from finetrainers.training.console_bar import State, as_time
 from finetrainers.training.console_lines import run_lines
 from finetrainers.training.report import read_events
+from finetrainers.ui.site import size
 
 EARLIEST = {
     "v": 1,
@@ -84,6 +90,77 @@ def test_seconds_and_memory_are_of_all_starts(first: Path, tmp_path: Path) -> No
     assert (told.peak_memory_gb, told.stage_seconds) == (999.0, {k: 2 * v for k, v in once.stage_seconds.items()})
 
 
+def begun_at(time: float, step: int | None, planning: float = 10.0) -> list[dict[str, Any]]:
+    """How a start begins whose planning is over at a time."""
+    stage = {"v": 1, "event": "stage", "time": time, "stage": "planning", "seconds": planning}
+    return [stage, {**EARLIEST, "time": time, "resumed_from": step}]
+
+
+def steps_at(first: float, numbers: range, **told: Any) -> list[dict[str, Any]]:
+    """Steps of a second each."""
+    pairs = enumerate(numbers)
+    return [{"v": 1, "event": "step", "time": first + place, "step": step, "loss": 1.0, **told} for place, step in pairs]
+
+
+def empty_run(root: Path, events: list[dict[str, Any]]) -> RunFolder:
+    root.mkdir()
+    (root / "config.yaml").write_text("output_dir: x\n")
+    write_events(root, events)
+    return updated(root)
+
+
+def test_a_killed_start_counts_up_to_its_last_step(tmp_path: Path) -> None:
+    """Of which the steps after its checkpoint came again; a warning of the planning after it is of the next start."""
+    first = [*begun_at(110.0, None), *steps_at(111.0, range(1, 101)), *steps_at(211.0, range(101, 200), peak_memory_gb=9.0)]
+    warning = {"v": 1, "event": "warning", "time": 5009.0, "message": "m"}
+    second = [warning, *begun_at(5010.0, 100), *steps_at(5011.0, range(101, 201), peak_memory_gb=1.0)]
+    end = {"v": 1, "event": "end", "time": 5112.0, "status": "done", "step": 200}
+    run = empty_run(tmp_path / "run", [*first, *second, end])
+    told = summary_of(run)
+    assert (told.total_seconds, told.peak_memory_gb) == (10.0 + 199 + 10.0 + 102, 9.0)
+    assert "peak 9.0 GB" in device_sentence(run)
+
+
+def test_a_run_that_begins_anew_keeps_its_own_planning_and_encoding(tmp_path: Path) -> None:
+    given_up = [*begun_at(110.0, None), *steps_at(111.0, range(1, 3), peak_memory_gb=9.0)]
+    planning, begun = begun_at(1010.0, None)
+    encoding = {"v": 1, "event": "stage", "time": 1510.0, "stage": "encoding", "seconds": 500.0}
+    warnings = [{"v": 1, "event": "warning", "time": time, "message": str(time)} for time in (112.5, 1005.0)]
+    anew = [warnings[1], planning, encoding, {**begun, "time": 1510.0}, *steps_at(1511.0, range(1, 3))]
+    run = empty_run(tmp_path / "run", [*given_up, warnings[0], *anew])
+    told = summary_of(run)
+    assert (told.total_seconds, told.stage_seconds) == (512.0, {"planning": 10.0, "encoding": 500.0})
+    assert told.peak_memory_gb is None
+    assert [event["message"] for event in run.of_kind("warning")] == ["1005.0"]
+
+
+def test_time_that_is_left_is_the_same_in_report_and_terminal(tmp_path: Path) -> None:
+    """By the steps of this start, without its first; of a run that only went on, the time of a step is that of before."""
+    slow = {"step_seconds": 30.0, "data_seconds": 1.0}
+    start = {**EARLIEST, "steps": 1000}
+    before = [start, *steps_at(11.0, range(1, 101), **slow), {**start, "resumed_from": 100}]
+    run = empty_run(tmp_path / "run", before)
+    assert (seconds_of_step(run), seconds_left(run, 100)) == (31.0, None)
+    shown: list[State] = []
+    training = Training(SimpleNamespace(show=shown.append), 1000)  # type: ignore[arg-type]
+    told = []
+    for number in range(101, 161):
+        took = 300.0 if number == 101 else 9.0 if number % 2 else 2.0 if number < 110 else 3.0
+        fields = {"step": number, "loss": 1.0, "step_seconds": took, "data_seconds": 0.5}
+        told.append({"v": 1, "event": "step", "time": 200.0 + number, **fields})
+        write_events(run.path, [*before, *told])
+        training.show(StepEvent(**dict.fromkeys(MEASURED, 0), **fields))
+        left = seconds_left(updated(run.path), number)
+        assert left is not None
+        assert shown[-1].parts[0].text == f"{as_time(left)} left"
+    assert left == 840 * 6.5
+    assert middle([300.0]) == 300.0
+    assert middle([300.0, *[1.0] * 60, *[2.0] * 50]) == 2.0
+
+
+MEASURED = ("grad_norm", "lr", "tokens_per_second", "peak_memory_gb", "skipped")
+
+
 def write_events(run: Path, events: list[dict[str, Any]]) -> None:
     (run / "events.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))
 
@@ -122,6 +199,18 @@ def test_figures_are_the_same_wherever_they_are_shown(first: Path, tree: Tree, t
     told = summary_of(run)
     assert f"peak {told.peak_memory_gb:.1f} GB" in device_sentence(run)
     assert f"{told.step_seconds:.3g} s a step" in time_sentence(run, run.standing())
+
+
+def test_figures_are_words_that_one_says() -> None:
+    """Whatever their size: none has an exponent, and none is a thousand of a unit that has a larger one."""
+    sizes = {0: "0 KB", 180_200: "180 KB", 999_600: "1.0 MB", 45e6: "45.0 MB", 999.96e6: "1.0 GB", 2.1e12: "2.1 TB"}
+    assert {number: as_size(number / 1e9) for number in sizes} == sizes == {number: size(number) for number in sizes}
+    counts = {999_999: "999,999", 22_500_000: "22.5 million", 999_999_999: "1 billion", 2 * 10**12: "2,000 billion"}
+    assert {number: as_count(number) for number in counts} == counts
+    assert as_steps(2000, 8, 10) == "2000 steps of 8 samples: 1,600 epochs"
+    assert as_steps(1, 1, 1) == "1 step of 1 sample: 1 epoch"
+    assert [as_steps(steps, 4, 26).partition(": ")[2] for steps in (40, 700)] == ["6.15 epochs", "108 epochs"]
+    assert as_steps(3, 1, 0) == "3 steps of 1 sample"
 
 
 def test_what_is_cut_off_is_the_mean_of_the_event_and_of_an_older_run_what_its_sheet_has() -> None:

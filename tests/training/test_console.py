@@ -205,7 +205,7 @@ def test_the_estimate_knows_steps_alone() -> None:
     training = Training(Kept(), 12)
     for number, seconds in ((1, 100.0), (2, 1.0), (3, 1.0), (4, 4.0)):
         training.show(step(number, step_seconds=seconds - 0.25, data_seconds=0.25))
-    assert [state.parts[0].text for state in states] == ["18:20 left", "0:10 left", "0:09 left", "0:16 left"]
+    assert [state.parts[0].text for state in states] == ["18:20 left", "0:10 left", "0:09 left", "0:08 left"]
 
 
 def test_without_a_terminal_there_are_plain_lines_at_times(

@@ -245,7 +245,7 @@ def test_a_plan_is_shown_with_its_verdict_whatever_its_exit_status(client: TestC
     shown = client.get(f"/check?check={name}").text
     assert "<b>It does not fit</b> 1 × 24GB, of which 21.6 GB may be counted" in shown
     assert "21.7 GB" in shown
-    assert "<dd>203.3 kB</dd>" in shown
+    assert "<dd>203 KB</dd>" in shown
     assert "a: &lt;b&gt;" in shown
     job.answer.write_text(json.dumps({"v": 2, "something": {"else": [1, 2.5, None, True]}}))  # of a version to come
     assert "something" in client.get(f"/check?check={name}").text

@@ -43,7 +43,8 @@ class RunSummary(Record):
     peak_memory_gb: Number | None
     """Largest memory of all starts, in GB (10^9 bytes), as of a step."""
     step_seconds: Number | None
-    """Seconds of a step and its wait for data: the median of the last 50 steps that are told of."""
+    """Seconds of a step and its wait for data: the median of the last 50 steps that are told of, without the
+    first of a start."""
     total_seconds: Seconds | None
     """Seconds of all starts of the run, each from the beginning of its planning to its last event."""
     stage_seconds: Mapping[str, Number]
@@ -71,7 +72,8 @@ class RunReport(RunSummary):
     num_samples: Count
     """Samples to train on; held-out and bad ones are not among them."""
     mix: Sequence[DataShare]
-    """Data sets of the run, and what the steps have taken of each; empty with data.stream."""
+    """Data sets of the run, and what the steps have taken of each; with data.stream, samples is an estimate until all
+    shards are read once."""
     bad_samples: Sequence[BadItem]
     """All items that are left out, or replaced by others, because they cannot be used: path and reason."""
     first_loss: Number | None

@@ -2,6 +2,9 @@
 
 from finetrainers.events.parts import Tuned
 
+THOUSAND = 999.5
+"""From here on three digits would round to 1000."""
+
 
 def plural(count: int, noun: str) -> str:
     """Write a count with its noun."""
@@ -10,17 +13,18 @@ def plural(count: int, noun: str) -> str:
 
 def as_count(number: int) -> str:
     """Write a number of parameters."""
-    for size, name in ((10**9, "billion"), (10**6, "million")):
-        if number >= size:
-            return f"{number / size:.3g} {name}"
-    return f"{number:,}"
+    if number < 10**6:
+        return f"{number:,}"
+    millions = number / 10**6
+    return f"{millions:.3g} million" if millions < THOUSAND else f"{_three(millions / 1000)} billion"
 
 
 def as_size(gb: float) -> str:
     """Write a size on the disk, given in GB (10^9 bytes)."""
-    if gb >= 1:
-        return f"{gb:.1f} GB"
-    return f"{1e3 * gb:.1f} MB" if gb >= 1e-3 else f"{1e6 * gb:.0f} KB"
+    for size, name, digits in ((1e-6, "KB", 0), (1e-3, "MB", 1), (1.0, "GB", 1)):
+        if round(gb / size, digits) < 1000:
+            return f"{gb / size:.{digits}f} {name}"
+    return f"{gb / 1000:,.1f} TB"
 
 
 def epochs_of(steps: int, batch_size: int, num_samples: int) -> float | None:
@@ -31,7 +35,18 @@ def epochs_of(steps: int, batch_size: int, num_samples: int) -> float | None:
 def as_steps(steps: int, batch_size: int, num_samples: int) -> str:
     """Write the steps of a run, and the epochs that they are."""
     epochs, times = epochs_of(steps, batch_size, num_samples), f"{plural(steps, 'step')} of {plural(batch_size, 'sample')}"
-    return times if epochs is None else f"{times}: {epochs:.3g} epochs"
+    return times if epochs is None else f"{times}: {as_epochs(epochs)}"
+
+
+def as_epochs(epochs: float) -> str:
+    """Write a number of epochs."""
+    text = _three(epochs)
+    return f"{text} epoch" if text == "1" else f"{text} epochs"
+
+
+def _three(number: float) -> str:
+    """Write the first three digits of a number; all before the point of one that has more."""
+    return f"{number:.3g}" if number < THOUSAND else f"{number:,.0f}"
 
 
 def as_share(share: float | None) -> str:

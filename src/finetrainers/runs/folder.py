@@ -1,6 +1,8 @@
 """One run directory, read as it grows."""
 
+import math
 import os
+from array import array
 from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +13,7 @@ from finetrainers.config.moved import translate
 from finetrainers.config.syntax import read_tree
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.files.marks import is_run
-from finetrainers.runs.curves import Columns, Curves
+from finetrainers.runs.curves import Columns, Curves, numbers
 from finetrainers.runs.inside import inside
 from finetrainers.runs.log import Event, read_after
 from finetrainers.runs.outputs import LogFile, Sample, Saved, logs, read_json, samples_of, saved, step_folders_inside
@@ -41,6 +43,10 @@ class RunFolder:
         """Numbers of all steps."""
         self.kept: list[Event] = []
         """All events since the run began at step 0, but steps and progress."""
+        self.times = array("d")
+        """When each event since the run began at step 0 was, those of steps that a kill lost included."""
+        self.peak_memory_gb: float | None = None
+        """Largest memory that steps of all starts, or the loading before them, tell of, in GB (10^9 bytes)."""
         self.progress: Event | None = None
         """The last progress event of a stage that has not ended."""
         self.rewinds = 0
@@ -102,9 +108,29 @@ class RunFolder:
             self._offset = 0
         self._identity = identity
 
-    def _forget(self) -> None:
-        self.columns, self.kept, self.progress = Columns(), [], None
+    def _forget(self, before: float = math.inf) -> None:
+        """Forget all steps, and what was before a time."""
+        self.columns, self.progress, self.peak_memory_gb = Columns(), None, None
+        self.kept = [event for event in self.kept if event["time"] >= before]
+        self.times = array("d", (time for time in self.times if time >= before))
         self.rewinds += 1
+
+    def _begin_of_planning(self) -> float:
+        """When the start that says ``run`` next began to plan; infinity where it did not tell."""
+        for event in reversed(self.kept):
+            if event["event"] in {"run", "end", "error"}:
+                break
+            if event["event"] == "stage" and event["stage"] == "planning":
+                return float(event["time"]) - float(event["seconds"])
+        return math.inf
+
+    def _measure(self, event: Event) -> None:
+        """Note when an event was, and the memory that it tells of."""
+        told = numbers({name: event[name] for name in ("time", "peak_memory_gb") if name in event})
+        if "time" in told:
+            self.times.append(told["time"])
+        if math.isfinite(told.get("peak_memory_gb", math.nan)):
+            self.peak_memory_gb = max(told["peak_memory_gb"], self.peak_memory_gb or 0.0)
 
     def _take(self, event: Event) -> None:
         kind = event["event"]
@@ -112,11 +138,12 @@ class RunFolder:
             for name in ("tree", "config"):
                 self.__dict__.pop(name, None)
         if kind == "run" and event.get("resumed_from") is None and any(one["event"] == "run" for one in self.kept):
-            self._forget()  # what was before is of a run that was given up
+            self._forget(self._begin_of_planning())  # what was before is of a run that was given up
         elif kind == "run" and event.get("resumed_from") is not None:
             before = len(self.columns)
             self.columns.cut(int(event["resumed_from"]))
             self.rewinds += len(self.columns) < before
+        self._measure(event)
         if kind == "step" and isinstance(event.get("step"), int):
             self.rewinds += self.columns.add(event)
         elif kind == "progress":

@@ -1,12 +1,10 @@
 """What a run was, from its directory alone: of the part of report.json that needs no running process."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from finetrainers.events.report import RunSummary
 from finetrainers.events.words import epochs_of
-from finetrainers.runs.curves import numbers
 from finetrainers.runs.folder import RunFolder
 from finetrainers.runs.outputs import read_json
 from finetrainers.runs.pace import seconds_of_step, total_seconds
@@ -21,14 +19,6 @@ def last_start(run: RunFolder) -> dict[str, Any]:
     return starts[-1] if isinstance(starts, list) and starts and isinstance(starts[-1], dict) else {}
 
 
-def peak_memory_gb(run: RunFolder) -> float | None:
-    """Largest memory that steps, or the loading before them, tell of, in GB."""
-    told = run.columns.column("peak_memory_gb").tolist()
-    told += [number for event in run.of_kind("loaded") for number in numbers(_part(event, "peak_memory_gb")).values()]
-    known = [number for number in told if math.isfinite(number)]
-    return max(known, default=None)
-
-
 def summary_of(run: RunFolder) -> RunSummary:
     """Tell what a run was, as of its last update; None is what its files do not tell, whatever version wrote them."""
     begun, start = run.begun or {}, last_start(run)
@@ -36,7 +26,6 @@ def summary_of(run: RunFolder) -> RunSummary:
     trained, versions = _section(begun, "trained"), _section(begun, "versions")
     steps, samples, batch = (_count(begun.get(key)) for key in ("steps", "num_samples", "batch_size"))
     devices = start.get("devices") or [None]
-    peak = peak_memory_gb(run)
     return RunSummary(
         model=_word(begun.get("model_path")) or _word(model.get("path")),
         model_revision=_word(model.get("revision")),
@@ -52,7 +41,7 @@ def summary_of(run: RunFolder) -> RunSummary:
         epochs=None if steps is None or batch is None else epochs_of(steps, batch, samples or 0),
         device=_word(begun.get("device_name")) or _word(devices[0]) or _word(begun.get("device")),
         processes=_first(_count, begun.get("processes"), start.get("processes")),
-        peak_memory_gb=peak,
+        peak_memory_gb=run.peak_memory_gb,
         step_seconds=seconds_of_step(run),
         total_seconds=total_seconds(run),
         stage_seconds=run.seconds,
@@ -60,10 +49,6 @@ def summary_of(run: RunFolder) -> RunSummary:
         commit=_word(start.get("commit")),
         versions={str(name): str(value) for name, value in versions.items()} or None,
     )
-
-
-def _part(tree: Tree, name: str) -> Tree:
-    return {name: tree[name]} if name in tree else {}
 
 
 def _section(tree: Tree, name: str) -> Tree:

@@ -17,13 +17,12 @@ from finetrainers.events import (
     ValidationEvent,
     WarningEvent,
 )
+from finetrainers.runs.pace import RECENT_STEPS, middle
 from finetrainers.training.console_bar import Bars, Part, Stages, State, as_time, columns, is_terminal
 from finetrainers.training.console_lines import Row, as_line, attention_lines, end_lines, fold, run_lines, validation_line
 
 BESIDE_TRAINING = ("held-out loss", "item losses", "generate samples")
 """Stages of a validation: their bars go when they are done, and the line of the validation says what came of them."""
-MEASURED_STEPS = 50
-"""Last steps whose time says how long the others take."""
 SMOOTHED_STEPS = 20
 """Logged steps that the loss is smoothed over, about, as in report.html."""
 
@@ -93,9 +92,8 @@ class Training:
         """Steps that are taken."""
         self._bars, self._steps = bars, steps
         self._mean, self._weight = 0.0, 0.0
-        self._first: float | None = None
-        """Seconds of the first step of this start, which compiles and waits for the first batch."""
-        self._later: deque[float] = deque(maxlen=MEASURED_STEPS)
+        self._seconds: deque[float] = deque(maxlen=RECENT_STEPS + 1)
+        """Of the last steps of this start."""
 
     def begin(self) -> None:
         """Show the bar before the first step, which can take long."""
@@ -105,7 +103,8 @@ class Training:
     def show(self, event: StepEvent) -> None:
         """Show how far training is, by the time of steps alone: validations, saving and loading are not in it."""
         self.step = event.step
-        seconds = self._seconds_per_step(event.step_seconds + event.data_seconds)
+        self._seconds.append(event.step_seconds + event.data_seconds)
+        seconds = middle(self._seconds) or 0.0
         parts = [
             Part(f"{as_time(seconds * (self._steps - self.step))} left", 1),
             Part(f"loss {self._smoothed(event.loss):#.4g}", 2),
@@ -117,13 +116,6 @@ class Training:
     def _state(self, parts: list[Part]) -> State:
         share = self.step / self._steps if self._steps else 1.0
         return State("train", f"step {self.step}/{self._steps}", share, parts, self.step == self._steps)
-
-    def _seconds_per_step(self, seconds: float) -> float:
-        if self._first is None:
-            self._first = seconds
-            return seconds
-        self._later.append(seconds)
-        return sum(self._later) / len(self._later)
 
     def _smoothed(self, loss: float) -> float:
         """Mean that forgets, as ``runs.curves.smooth``; a loss that is not finite changes nothing."""

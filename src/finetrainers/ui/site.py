@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.templating import Jinja2Templates
 
+from finetrainers.events.words import as_size
 from finetrainers.files.whole import MANIFEST
 from finetrainers.runs.inside import files_below
 from finetrainers.runs.outputs import Saved
@@ -107,12 +108,8 @@ def figure(value: float | str | None) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """Write a number of bytes, in units of 10^3."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} TB"
+    """Write a number of bytes, as terminal and report do."""
+    return as_size(num_bytes / 1e9)
 
 
 def sentence(text: str) -> Markup:

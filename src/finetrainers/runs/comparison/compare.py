@@ -183,7 +183,7 @@ def _figures(run: RunFolder) -> dict[str, float | int | None]:
         "held-out loss, lowest": None if lowest is None else lowest.held_out_loss,
         "at step": None if lowest is None else lowest.step,
         "seconds a step (median)": _median(columns.column("step_seconds")),
-        "peak memory in GB": _last(run, "peak_memory_gb"),
+        "peak memory in GB": run.peak_memory_gb,
         "steps skipped": _last(run, "skipped"),
     }
 

@@ -20,7 +20,7 @@ from finetrainers.runs.inside import inside
 from finetrainers.runs.outputs import Saved
 from finetrainers.runs.pace import seconds_left, seconds_of_step, total_seconds
 from finetrainers.runs.state import Standing
-from finetrainers.runs.summary import last_start, peak_memory_gb
+from finetrainers.runs.summary import last_start
 from finetrainers.runs.validations import best
 
 MAX_HEADER_BYTES = 1 << 26
@@ -115,7 +115,7 @@ def device_sentence(run: RunFolder) -> str:
     names = Counter(map(str, last_start(run).get("devices", ())))
     told = [f"{count} x {name}" if count > 1 else name for name, count in names.items()]
     told = told or [str((run.begun or {}).get("device", ""))]
-    peak = peak_memory_gb(run)
+    peak = run.peak_memory_gb
     told += [] if peak is None else [f"peak {peak:.1f} GB"]
     return ", ".join(filter(None, told))
 
