@@ -778,10 +778,12 @@ MUTATIONS = (
     Mutation("sample writes progress into a file", "cli/commands.py", "            if is_terminal():", "            if True:", "sampling/test_sample.py::test_a_terminal_shows_how_many_samples_are_done_and_a_file_nothing"),
     Mutation("train says nothing of the user's own code", "training/console_lines.py", "for line in outline.yours or ()", "for line in ()", "training/test_console.py::test_a_run_says_what_it_will_be"),
     Mutation("init writes no pair of prompts with and without the trigger word", "training/init/draft.py", "[*words, f\"{trigger} {OTHER_PROMPT}\"], [*seeds, seeds[-1]]", "[*words, OTHER_PROMPT], [*seeds, seeds[-1]]", "training/test_init.py::test_a_configuration_that_was_written_trains"),
-    Mutation("a denoiser that the Hub does not have is found when it is loaded", "training/check/hub_files.py", "if not any(file", "if False and not any(file", "training/test_check_hub.py::test_a_missing_denoiser_is_named_with_what_is_there"),
+    Mutation("a denoiser that the Hub does not have is found when it is loaded", "training/check/hub_files.py", "if not own.isdisjoint(loaded):", "if True:", "training/test_check_hub.py::test_a_missing_denoiser_is_named_with_what_is_there"),
     Mutation("a step in a banner's outline is as wrong as a corner that is missing", "quickstart/divisions.py", "MAX_STEP, MAX_OFF = 4, 6", "MAX_STEP, MAX_OFF = 1, 6", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
     Mutation("what sticks out of a banner far passes", "quickstart/divisions.py", "_is_straight(edges) and ", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
     Mutation("a hole in a banner passes", "quickstart/divisions.py", " and not _has_hole(parts[0][box])", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
+    Mutation("weights pass a check of the Hub that train cannot load", "training/check/hub_files.py", "if not own.isdisjoint(loaded):", "if any(file.endswith(WEIGHTS) for file in own):", "training/test_check_hub.py::test_a_denoiser_in_files_that_train_does_not_load_is_refused"),
+    Mutation("a rehearsal does not look whether the Hub has the weights", "training/rehearse/real.py", "    check_hub_files(model, findings)\n", "", "training/test_rehearse.py::test_a_published_model_is_rehearsed_from_its_config_files"),
 )  # fmt: skip
 
 
