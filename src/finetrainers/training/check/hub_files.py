@@ -13,7 +13,12 @@ WEIGHTS = (".safetensors", ".bin")
 DENOISERS = (WEIGHTS_NAME, f"{WEIGHTS_NAME}.index.json")
 LOADED = {
     "diffusers": (*DENOISERS, "diffusion_pytorch_model.bin"),
-    "transformers": ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+    "transformers": (
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ),
 }
 """Names that ``from_pretrained`` of each library looks for. Denoisers are loaded from safetensors alone."""
 NAMED = 3
