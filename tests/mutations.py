@@ -784,6 +784,8 @@ MUTATIONS = (
     Mutation("a hole in a banner passes", "quickstart/divisions.py", " and not _has_hole(parts[0][box])", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
     Mutation("weights pass a check of the Hub that train cannot load", "training/check/hub_files.py", "if not own.isdisjoint(loaded):", "if any(file.endswith(WEIGHTS) for file in own):", "training/test_check_hub.py::test_a_denoiser_in_files_that_train_does_not_load_is_refused"),
     Mutation("a rehearsal does not look whether the Hub has the weights", "training/rehearse/real.py", "    check_hub_files(model, findings)\n", "", "training/test_rehearse.py::test_a_published_model_is_rehearsed_from_its_config_files"),
+    Mutation("an inspection says what a cache will hold that nothing is written to", "training/inspect/facts.py", 'if prepared.encoder.config.encode == "on_the_fly":', "if False:", "training/test_inspect.py::test_a_cache_that_holds_nothing_is_not_said_to_hold_latents"),
+    Mutation("a key for a small card does not name the extra that it needs", "../scripts/fill_docs.py", "if key in KEYS_OF_EXTRAS and", "if False and", "docs/test_doc_pages.py::test_keys_for_a_small_card_name_the_extra_that_they_need"),
 )  # fmt: skip
 
 
