@@ -1,4 +1,4 @@
-"""Count what each example takes, without a GPU and without weights; write the table of docs/measured_examples.md.
+"""Count what each example takes, without a GPU and without weights; write the tables of docs/measured_examples.md.
 
     python scripts/example_table.py                 # half an hour on one core
     python scripts/example_table.py --only tarot    # the rows whose example has this in its path
@@ -35,12 +35,16 @@ from finetrainers.training.plan.speed import Machine
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples/training"
 PAGE = ROOT / "docs/measured_examples.md"
-BEGIN, END = "<!-- table: examples -->", "<!-- end of table -->"
 CARDS = (12, 16, 24, 32, 48, 80, 96, 141)
 """GB."""
 SMALL = 24
 """GB of the card that most people have who train at home."""
-HEADER = ("example", "GB", "in", "card", f"on {SMALL} GB", "step", "item", "checkpoint", "weights", "recipe")
+TABLES = {
+    "examples": ("example", "GB", "in", "card", f"on {SMALL} GB", "step"),
+    "disk": ("example", "item", "checkpoint", "weights", "recipe"),
+}
+"""Columns of each table of the page; a row of all is the name, and the rest of each."""
+WIDTH = len(TABLES["examples"])
 
 
 def rows(only: str) -> Iterator[tuple[str, list[str]]]:
@@ -119,27 +123,31 @@ def recipe_hash(name: str) -> str:
 
 
 def read_rows() -> dict[str, list[str]]:
-    """Read the table of the page: the cells of each example, and the recipe that was counted."""
-    page = PAGE.read_text()
-    lines = [line for line in page[page.index(BEGIN) : page.index(END)].splitlines() if line.startswith("| ")]
-    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
-    return {cells[0]: cells for cells in found}
+    """Read the tables of the page: the cells of each example, and the recipe that was counted."""
+    page, known = PAGE.read_text(), dict[str, list[str]]()
+    for table in TABLES:
+        text = page.partition(f"<!-- table: {table} -->")[2].partition("<!-- end of table -->")[0]
+        lines = [line for line in text.splitlines() if line.startswith("| ")]
+        for name, *cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]):
+            known.setdefault(name, [name]).extend(cells)
+    return known
 
 
 def write_rows(known: Mapping[str, Sequence[str]]) -> None:
-    """Put the table into the page."""
-    before, rest = PAGE.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    lines = [f"| {' | '.join(HEADER)} |", f"|{'---|' * len(HEADER)}"]
-    lines += [f"| {' | '.join(known[name])} |" for name in sorted(known)]
-    PAGE.write_text("\n".join([f"{before}{BEGIN}", "", *lines, "", f"{END}{after}"]))
+    """Put the tables into the page."""
+    from memory_table import filled
+
+    page = PAGE.read_text()
+    for table, header in TABLES.items():
+        parts = (known[name][:WIDTH] if table == "examples" else [name, *known[name][WIDTH:]] for name in sorted(known))
+        lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(part)} |" for part in parts)]
+        page = filled(page, table, lines)
+    PAGE.write_text(page)
 
 
 def stale() -> list[str]:
-    """Name the examples whose recipe is not the one that was counted."""
-    known = {name: cells[-1] for name, cells in read_rows().items()}
-    names = [str(file.parent.relative_to(EXAMPLES)) for file in sorted(EXAMPLES.rglob("config.yaml"))]
-    return [name for name in names if known.get(name) != recipe_hash(name)]
+    """Name the examples of the table whose recipe is not the one that was counted."""
+    return [name for name, cells in read_rows().items() if cells[-1] != recipe_hash(name)]
 
 
 def main() -> None:

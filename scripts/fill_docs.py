@@ -33,10 +33,22 @@ PLAIN_SETS = 4
 STAGES = {
     "encode text": "while captions are encoded",
     "encode media": "while media are encoded",
+    "load": "while it is loaded",
     "step": "in a step",
     "validation": "in a validation",
+    "save": "while it is saved",
 }
 """Stages of a plan."""
+KEYS_OF_EXTRAS = ("memory.weights", "memory.text_encoder_weights", "optimizer.name")
+EXTRAS = {
+    "int8": "torchao",
+    "fp8_scaled": "torchao",
+    "nf4": "bitsandbytes",
+    "adamw_8bit": "bitsandbytes",
+    "adamw_4bit": "torchao",
+    "adamw_fp8": "torchao",
+}
+"""Extra that a value of these keys needs."""
 PLANNED = "plan"
 NOTHING = "nothing fits"
 """What a plan that finds nothing is said to propose."""
@@ -200,8 +212,10 @@ def verdict(cell: str, text_encoders: float, card: int, *, proposed: str = NOTHI
 def takes(page: Path) -> str:
     """Say what an example takes, from docs/measured_examples.md."""
     name = str(page.parent.relative_to(EXAMPLES))
-    row = {row["example"]: row for row in table_of("measured_examples.md", "example | GB")}.get(name)
-    if row is None:
+    row: dict[str, str] = {}
+    for first in ("example | GB", "example | item"):
+        row |= {own["example"]: own for own in table_of("measured_examples.md", first)}.get(name, {})
+    if not row:
         config = f"examples/training/{name}/config.yaml"
         command = f"```bash\nfinetrainers plan {config} --gpu 80GB\n```"
         return f"Memory and time were not counted so far. A plan predicts them:\n\n{command}"
@@ -228,7 +242,14 @@ def smaller(cell: str) -> list[str]:
     if cell == "not counted":
         return ["- **On a smaller card**: `finetrainers plan CONFIG --gpu 24GB` looks for settings that fit."]
     gb, keys = cell.split(": ", 1)
-    return [f"- **On 24 GB**: {gb} GB with these words after the command:", f"  {keys}"]
+    return [f"- **On 24 GB**: {gb} GB with these words after the command:", f"  {keys}{needed(keys)}"]
+
+
+def needed(keys: str) -> str:
+    """Name the extras of the packages that keys need, beside what a plain install has."""
+    pairs = [pair.split("=") for pair in keys.strip("`").split()]
+    extras = {EXTRAS[value] for key, value in pairs if key in KEYS_OF_EXTRAS and value in EXTRAS}
+    return f" (needs the extra {' and '.join(f'`{extra}`' for extra in sorted(extras))})" if extras else ""
 
 
 def hours(seconds: float) -> str:

@@ -435,8 +435,7 @@ MUTATIONS = (
     Mutation("what was left over is sought where it was", "training/chapters.py", "return f\"{scheme}{now}/{name}\"", "return ref", "data/test_chapters.py::test_a_run_goes_on_with_shards_that_were_moved"),
     Mutation("in a chapter a bucket that is bad ends the run", "data/order/written.py", "return range(self.start, self.stop)", "return range(0)", "data/test_chapters.py::test_where_all_of_a_bucket_are_bad_another_step_of_the_chapter_comes"),
     Mutation("what a chapter leaves over stands in for nothing", "data/order/chapters.py", "pool = np.unique(np.concatenate([old, new]))", "pool = np.unique(batches)", "data/test_chapters.py::test_for_a_bad_sample_another_of_its_bucket_stands_in_though_it_is_left_over"),
-    Mutation("what is held out is trained on in chapters", "data/order/chapters.py", "without_contents(self._dataset(source, new), self.held_out)", "without_contents(self._dataset(source, new), self.held_out[:0])", "data/test_chapters.py::test_what_is_held_out_comes_in_no_chapter"),
-    Mutation("what is held out is trained on in chapters", "data/order/chapters.py", "without_contents(self._dataset(number, new), self.held_out)", "without_contents(self._dataset(number, new), self.held_out[:0])", "data/test_chapters.py::test_what_is_held_out_comes_in_no_chapter"),
+    Mutation("what is held out is trained on in chapters", "data/order/chapters.py", "without_contents(self._dataset(number, source, new), self.held_out)", "without_contents(self._dataset(number, source, new), self.held_out[:0])", "data/test_chapters.py::test_what_is_held_out_comes_in_no_chapter"),
     Mutation("a network that is down leaves out samples", "data/media/remote_retry.py",
              'if kind == "passes":', 'if kind == "never":',
              "data/test_remote.py::test_trouble_that_does_not_pass_ends_a_run_and_leaves_nothing_half"),
@@ -769,7 +768,7 @@ MUTATIONS = (
     Mutation("a plan names too small a GPU", "training/plan/search.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_each_kind_of_family_fits_below_what_is_written"),
     Mutation("a pack is opened for each of its items", "data/cache/reading.py", "        if file != self._file:\n", "        if True:\n", "data/test_packs.py::test_a_batch_opens_each_pack_once_and_has_its_items_in_the_order_asked_for"),
     Mutation("a second start looks through all files for their folders", "data/catalog/snapshot.py", "            marks.add_folders(known.folders)\n", "            marks.add_folders(_folders_of(known.listing) or ())\n", "data/test_snapshot.py::test_a_second_start_does_not_look_for_the_folders_of_each_file"),
-    Mutation("a plan names too small a GPU", "training/plan/search.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_what_fits_nowhere_is_refused_with_the_least"),
+    Mutation("the least that is needed leaves out what may not be counted", "training/plan/search.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_what_fits_nowhere_is_refused_with_the_least"),
     Mutation("a count draws weights that nobody has", "training/build.py", "with undrawn(weights):", "with nullcontext():", "training/test_cost.py::test_nothing_is_drawn_for_weights_that_are_none"),
     Mutation("results that share memory are counted twice", "memory/meta.py", "if len(set(made)) < len(made) or not set(made).isdisjoint(given):", "if False:", "memory/test_meter.py::test_results_that_share_memory_are_made_each_time"),
     Mutation("a message about a data set names no number", "config/of_set.py", "KEY.sub(f\"{key}.\", message)", "message", "data/test_named_keys.py::test_a_wrong_set_is_named_by_its_number"),
@@ -778,7 +777,7 @@ MUTATIONS = (
     Mutation("sample writes progress into a file", "cli/commands.py", "            if is_terminal():", "            if True:", "sampling/test_sample.py::test_a_terminal_shows_how_many_samples_are_done_and_a_file_nothing"),
     Mutation("train says nothing of the user's own code", "training/console_lines.py", "for line in outline.yours or ()", "for line in ()", "training/test_console.py::test_a_run_says_what_it_will_be"),
     Mutation("init writes no pair of prompts with and without the trigger word", "training/init/draft.py", "[*words, f\"{trigger} {OTHER_PROMPT}\"], [*seeds, seeds[-1]]", "[*words, OTHER_PROMPT], [*seeds, seeds[-1]]", "training/test_init.py::test_a_configuration_that_was_written_trains"),
-    Mutation("a denoiser that the Hub does not have is found when it is loaded", "training/check/hub_files.py", "if not any(file", "if False and not any(file", "training/test_check_hub.py::test_a_missing_denoiser_is_named_with_what_is_there"),
+    Mutation("a denoiser that the Hub does not have is found when it is loaded", "training/check/hub_files.py", "if not own.isdisjoint(loaded):", "if True:", "training/test_check_hub.py::test_a_missing_denoiser_is_named_with_what_is_there"),
     Mutation("a step in a banner's outline is as wrong as a corner that is missing", "quickstart/divisions.py", "MAX_STEP, MAX_OFF = 4, 6", "MAX_STEP, MAX_OFF = 1, 6", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
     Mutation("what sticks out of a banner far passes", "quickstart/divisions.py", "_is_straight(edges) and ", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
     Mutation("a hole in a banner passes", "quickstart/divisions.py", " and not _has_hole(parts[0][box])", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
@@ -788,6 +787,10 @@ MUTATIONS = (
     Mutation("a run that begins anew loses the time of its own planning", "runs/folder.py", "self._forget(self._begin_of_planning())", "self._forget()", "report/test_summary.py::test_a_run_that_begins_anew_keeps_its_own_planning_and_encoding"),
     Mutation("steps of an earlier start say how long this one takes", "runs/pace.py", "[0, *_resumed(run)][-1]", "0", "report/test_summary.py::test_time_that_is_left_is_the_same_in_report_and_terminal"),
     Mutation("many epochs are written with an exponent", "events/words.py", 'f"{number:.3g}" if number < THOUSAND else f"{number:,.0f}"', 'f"{number:.3g}"', "report/test_summary.py::test_figures_are_words_that_one_says"),
+    Mutation("weights pass a check of the Hub that train cannot load", "training/check/hub_files.py", "if not own.isdisjoint(loaded):", "if any(file.endswith(WEIGHTS) for file in own):", "training/test_check_hub.py::test_a_denoiser_in_files_that_train_does_not_load_is_refused"),
+    Mutation("a rehearsal does not look whether the Hub has the weights", "training/rehearse/real.py", "    check_hub_files(model, findings)\n", "", "training/test_rehearse.py::test_a_published_model_is_rehearsed_from_its_config_files"),
+    Mutation("an inspection says what a cache will hold that nothing is written to", "training/inspect/facts.py", 'if prepared.encoder.config.encode == "on_the_fly":', "if False:", "training/test_inspect.py::test_a_cache_that_holds_nothing_is_not_said_to_hold_latents"),
+    Mutation("a key for a small card does not name the extra that it needs", "../scripts/fill_docs.py", "if key in KEYS_OF_EXTRAS and", "if False and", "docs/test_doc_pages.py::test_keys_for_a_small_card_name_the_extra_that_they_need"),
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import argparse
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -12,7 +13,11 @@ from test_docs import DOCS, ROOT, reference_script
 import finetrainers
 from finetrainers.cli.commands import build_parser
 from finetrainers.config import Config
+from finetrainers.config.memory import WeightFormat
+from finetrainers.config.optim import OwnOptimizer
 from finetrainers.models import adapters
+from finetrainers.optim.optimizers import EXTRAS
+from finetrainers.training.plan.figures import StageName
 
 FILL = reference_script("fill_docs")
 WORDS = reference_script("words")
@@ -41,6 +46,36 @@ def own_name(page: Path) -> str:
 def test_what_pages_show_of_other_files_is_what_they_say() -> None:
     stale = [own_name(page) for page in FILL.PAGES if page.read_text() != FILL.filled(page)]
     assert not stale, "run scripts/fill_docs.py"
+
+
+def test_what_was_counted_of_an_example_is_of_its_configuration_of_today(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    script = reference_script("example_table")
+    assert len(script.read_rows()) > 15
+    assert script.stale() == [], "run scripts/example_table.py --only for each, and scripts/fill_docs.py"
+    monkeypatch.setattr(script, "recipe_hash", lambda name: "changed")
+    assert set(script.stale()) == set(script.read_rows())
+
+
+def test_an_example_says_what_it_takes_whatever_stage_takes_most() -> None:
+    assert set(FILL.STAGES) == set(get_args(StageName))
+
+
+@pytest.mark.parametrize(
+    "key, values",
+    [
+        ("memory.weights", get_args(WeightFormat)),
+        ("memory.text_encoder_weights", get_args(WeightFormat)),
+        ("optimizer.name", get_args(OwnOptimizer)),
+    ],
+)
+def test_keys_for_a_small_card_name_the_extra_that_they_need(key: str, values: tuple[str, ...]) -> None:
+    named = {value for value in values if FILL.needed(f"`{key}={value} memory.resident_blocks=0`")}
+    packages = {"torchao", "bitsandbytes"}
+    needing = {name for name, extra in EXTRAS.items() if extra in packages} | {"fp8_scaled", "int8", "nf4"}
+    assert named == needing & set(values)
+    both = FILL.needed("`memory.weights=int8 optimizer.name=adamw_8bit`")
+    assert both == " (needs the extra `bitsandbytes` and `torchao`)"
 
 
 def test_a_recipe_is_its_example_without_comments() -> None:

@@ -171,6 +171,22 @@ def test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are
         assert checks["ground"]
 
 
+def test_the_table_of_outlines_has_what_is_found_and_what_is_missed():
+    page = (Path(__file__).parents[2] / "docs/quickstart_measures.md").read_text()
+    table = page.partition("<!-- table: outline -->")[2].partition("<!-- end of table -->")[0]
+    names = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:]
+    assert names == [*SCRIPT.SMALL, *SCRIPT.LARGE, *SCRIPT.MISSED]
+
+
+@pytest.mark.parametrize("name", SCRIPT.MISSED)
+def test_what_is_said_to_be_missed_is_missed(name):
+    """Once it is found, the page says too little of the check."""
+    pixels, banner = render_banner(0, 7, split="held_out")
+    changed = SCRIPT.MISSED[name](pixels, banner, np.random.default_rng(0))
+    assert (changed != pixels).any()
+    assert measure(changed, banner).checks["outline"]
+
+
 def test_an_outline_that_is_wrong_is_the_only_fault_of_a_banner_that_is_divided_right():
     pixels, banner = render_banner(0, 7, split="held_out")
     changed = SCRIPT.LARGE["a lump of radius 8"](pixels, banner, np.random.default_rng(0))

@@ -14,8 +14,8 @@ from finetrainers.models.pretrained import Place
 from finetrainers.training.check.findings import Findings
 from finetrainers.training.check.hub_files import check_hub_files
 
-FOLDERS = ("transformer", "vae", "text_encoder", "text_encoder_2")
-WHOLE = [f"{folder}/{name}" for folder in FOLDERS for name in ("config.json", "model.safetensors")]
+DENOISER, VAE = "transformer/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"
+WHOLE = [DENOISER, VAE, "text_encoder/model.safetensors", "text_encoder_2/model.safetensors"]
 
 
 @pytest.fixture
@@ -49,9 +49,33 @@ def test_each_repository_is_asked_once_and_a_whole_one_is_no_error(remote: Model
 
 
 def test_a_missing_denoiser_is_named_with_what_is_there(remote: Model) -> None:
-    (error,) = found(remote, lambda *_: [name for name in WHOLE if name != "transformer/model.safetensors"]).errors
+    (error,) = found(remote, lambda *_: [name for name in WHOLE if name != DENOISER]).errors
     assert error.startswith("lab/flux (revision v2): there are no weights of the transformer in transformer; its folders")
     assert error.endswith("set model.components.transformer.path to where they are")
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors"])
+def test_a_denoiser_in_files_that_train_does_not_load_is_refused(remote: Model, name: str) -> None:
+    (error,) = found(remote, lambda *_: [*WHOLE[1:], f"transformer/{name}"]).errors
+    assert f"in transformer that can be loaded; it has {name}, and what is loaded is diffusion_pytorch_model." in error
+
+
+@pytest.mark.parametrize("name", ["model.fp16.safetensors", "diffusion_pytorch_model.safetensors"])
+def test_a_text_encoder_is_asked_for_the_names_of_its_own_library(remote: Model, name: str) -> None:
+    (error,) = found(remote, lambda *_: [*WHOLE[:2], f"text_encoder/{name}", WHOLE[3]]).errors
+    assert "no weights of the text_encoder in text_encoder that can be loaded" in error
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("transformer/diffusion_pytorch_model.safetensors.index.json", VAE, *WHOLE[2:]),
+        (DENOISER, "vae/diffusion_pytorch_model.bin", *WHOLE[2:]),
+        (DENOISER, VAE, "text_encoder/pytorch_model.bin.index.json", "text_encoder_2/model.safetensors.index.json"),
+    ],
+)
+def test_weights_in_all_forms_that_are_loaded_pass(remote: Model, names: tuple[str, ...]) -> None:
+    assert found(remote, lambda *_: names).errors == []
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,13 @@ def test_the_size_of_the_cache_is_that_of_its_items(tree: dict[str, Any], tmp_pa
     assert real <= foreseen <= real + 6 * 1000  # a header of 1000 bytes is reckoned with for each
 
 
+def test_a_cache_that_holds_nothing_is_not_said_to_hold_latents(tree: dict[str, Any]) -> None:
+    tree["cache"] |= {"encode": "on_the_fly", "max_gb": 1}
+    report = inspect(config_of(tree), Inspecting()).report
+    assert report["cache"] == {"latents_gb": 0.0}
+    assert "the cache will hold no latents: on_the_fly" in as_text(report).splitlines()
+
+
 def test_clips_that_do_not_move_are_named(model: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()

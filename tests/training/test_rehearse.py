@@ -264,6 +264,7 @@ def test_a_published_model_is_rehearsed_from_its_config_files(
     findings = rehearse(tmp_path / "c.yaml", how=Rehearsing(free=10**15))
     assert findings.errors == []
     assert any("on the Hub: they are not downloaded" in what for what in findings.left_out)
+    assert any("the list of files of me/model on the Hub" in what for what in findings.left_out)  # as check looks there
 
 
 @pytest.mark.parametrize("held_out", [{"held_out": 0.3, "patience": 3, "min_delta": 0.01, "max_items": 40}, {}])

@@ -4,12 +4,25 @@ from collections.abc import Callable, Collection
 
 from finetrainers.errors import ModelError
 from finetrainers.models import Model
-from finetrainers.models.pretrained import Place, about_hub
+from finetrainers.models.pretrained import WEIGHTS_NAME, Place, about_hub
 from finetrainers.training.check.findings import Findings
 
 SECONDS = 10.0
 """In which the Hub has to answer."""
 WEIGHTS = (".safetensors", ".bin")
+DENOISERS = (WEIGHTS_NAME, f"{WEIGHTS_NAME}.index.json")
+LOADED = {
+    "diffusers": (*DENOISERS, "diffusion_pytorch_model.bin"),
+    "transformers": (
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ),
+}
+"""Names that ``from_pretrained`` of each library looks for. Denoisers are loaded from safetensors alone."""
+NAMED = 3
+"""Files that a message names."""
 
 Lister = Callable[[str, str | None], Collection[str]]
 """Names of the files of a repository at a revision."""
@@ -37,7 +50,14 @@ def check_hub_files(model: Model, findings: Findings, *, lister: Lister = list_f
             found = _listed(place, listed, findings, lister)
             if found is None:
                 return
-            _check_weights(name, place, found)
+            _check_weights(name, place, found, _loaded(model, name))
+
+
+def _loaded(model: Model, name: str) -> Collection[str]:
+    """Names of the files, one of which a component is loaded from."""
+    if name in (*model.denoisers.trained, *model.denoisers.frozen):
+        return DENOISERS
+    return LOADED["diffusers" if model.pretrained.index[name][0] == "diffusers" else "transformers"]
 
 
 def _listed(
@@ -64,17 +84,23 @@ def _listed(
         return None
 
 
-def _check_weights(name: str, place: Place, files: Collection[str]) -> None:
-    """Refuse a component without a file of weights.
+def _check_weights(name: str, place: Place, files: Collection[str], loaded: Collection[str]) -> None:
+    """Refuse a component without a file of weights that can be loaded.
 
     Raises:
-        ModelError: Naming the folder.
+        ModelError: Naming the folder, and what is there.
     """
     folder = f"{place.subfolder}/" if place.subfolder else ""
-    if not any(file.startswith(folder) and file.endswith(WEIGHTS) for file in files):
-        has = ", ".join(sorted({file.partition("/")[0] for file in files if "/" in file})) or "none"
-        raise ModelError(
-            f"{place.path} (revision {place.revision or 'main'}): there are no weights of the {name} in "
-            f"{place.subfolder or 'its top folder'}; its folders are: {has}. Name another model.revision, or set "
-            f"model.components.{name}.path to where they are"
-        )
+    own = {file.removeprefix(folder) for file in files if file.startswith(folder)}
+    if not own.isdisjoint(loaded):
+        return
+    others = sorted(file for file in own if file.endswith(WEIGHTS) and "/" not in file)
+    if others:
+        has = f"it has {', '.join(others[:NAMED])}, and what is loaded is {' or '.join(loaded)}"
+    else:
+        has = f"its folders are: {', '.join(sorted({file.partition('/')[0] for file in files if '/' in file})) or 'none'}"
+    raise ModelError(
+        f"{place.path} (revision {place.revision or 'main'}): there are no weights of the {name} in "
+        f"{place.subfolder or 'its top folder'}{' that can be loaded' if others else ''}; {has}. Name another "
+        f"model.revision, or set model.components.{name}.path to where they are"
+    )

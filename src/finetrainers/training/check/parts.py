@@ -92,13 +92,6 @@ def checked_model(config: Config, findings: Findings, *, is_resumed: bool) -> Mo
     return model
 
 
-def say_what_is_remote(model: Model, findings: Findings) -> None:
-    """Say that weights on the Hub are not looked at."""
-    names = (*model.denoisers.trained, "vae", *model.text_components)
-    if any(not model.pretrained.place(name).is_local for name in names):
-        findings.leave_out("the weights of the model, which are on the Hub: they are not downloaded")
-
-
 def world_of(layout: Layout, device: torch.device) -> World:
     """Make the first of a run's processes, without the others."""
     return World(device, Launch(size=layout.size, local_size=layout.size), layout)

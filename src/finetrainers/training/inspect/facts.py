@@ -135,7 +135,9 @@ def problems_of(prepared: Prepared) -> list[dict[str, Any]]:
 
 
 def cache_gb(prepared: Prepared) -> dict[str, float | None]:
-    """Tell the size of all latents that training and validation read, in GB; None where only an encoded one could tell."""
+    """Tell the size of all latents that the cache will hold, in GB; None where only an encoded one could tell."""
+    if prepared.encoder.config.encode == "on_the_fly":
+        return {"latents_gb": 0.0}
     budget, total = Budget(prepared.encoder), 0
     if prepared.model.takes_image:
         return {"latents_gb": None}

@@ -23,7 +23,7 @@ def _run(report: Report) -> Iterator[str]:
     yield f"{run['family']}, {run['task']}: {as_steps(run['steps'], run['batch_size'], run['samples'])}"
     yield f"{count(run['samples'], 'sample')}; {run['held_out']} held out"
     if cache is not None:
-        yield f"the cache will hold {as_size(cache)} of latents"
+        yield f"the cache will hold {as_size(cache)} of latents" if cache else "the cache will hold no latents: on_the_fly"
 
 
 def _sets(report: Report) -> Iterator[str]:

@@ -19,10 +19,10 @@ from finetrainers.models import Model
 from finetrainers.training.announce import about_data
 from finetrainers.training.check.disk import check_disk
 from finetrainers.training.check.findings import Findings
+from finetrainers.training.check.hub_files import check_hub_files
 from finetrainers.training.check.parts import (
     check_around,
     checked_model,
-    say_what_is_remote,
     with_cache_in,
     without_auto,
     world_of,
@@ -46,7 +46,7 @@ def check_real(config: Config, layout: Layout, findings: Findings, *, cache: Pat
     model = checked_model(config, findings, is_resumed=resumed is not None)
     if model is None:
         return None
-    say_what_is_remote(model, findings)
+    check_hub_files(model, findings)
     prepared = _plan(config, model, (layout, resumed or 0), findings, cache=cache)
     if prepared is None:
         return None
