@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from layout_makers import write_tar
 from runs import write_pictures
@@ -22,7 +24,8 @@ from finetrainers.data.catalog.catalog import Catalog, build_catalog
 from finetrainers.data.catalog.left_out import BadViews
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.probe import make_look
-from finetrainers.data.order.chapter import Chapter
+from finetrainers.data.order.chapter import Begin, Chapter
+from finetrainers.data.order.chapters import Book
 from finetrainers.data.order.choices import Choices
 from finetrainers.data.order.mixture import Mixture
 from finetrainers.data.streams import MEDIA
@@ -238,6 +241,42 @@ def test_a_set_none_of_whose_shards_has_a_sample_is_named_beside_one_that_has(da
         chapters = chapters_of(config_of(tmp_path, second=1.0, key=key), tmp_path)
         with pytest.raises(DataError, match=rf"'{tmp_path}/b/shards' has no sample to train on in any of 2 shards"):
             chapters.at(30)
+
+
+@pytest.mark.parametrize(("second", "key"), [(0.0, "repeats"), (1.0, "repeats"), (1.0, "weight")])
+def test_shards_that_all_went_away_end_a_run_and_are_no_endless_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: float, key: Literal["repeats", "weight"]
+) -> None:
+    """Though they had samples before, and another set still has; also a run that goes on later."""
+    folder = write_shards(tmp_path / "a", SHARDS, ITEMS)
+    write_shards(tmp_path / "b", 2, ITEMS, seed=7)
+    config, open_chapter, opened = skipping(config_of(tmp_path, second=second, key=key)), Book.open, list[int]()
+
+    def opening(book: Book, begin: Begin) -> Chapter:
+        opened.append(begin.number)
+        assert len(opened) < 50, "no end"
+        return open_chapter(book, begin)
+
+    monkeypatch.setattr(Book, "open", opening)
+    chapters = chapters_of(config, tmp_path)
+    chapters.at(0)
+    for file in folder.glob("*.tar"):
+        file.unlink()
+    last = rf"; the last problem is of {folder}/\d+\.tar: .*No such file"
+    with pytest.raises(DataError, match=rf"^data\.0\.path: '{folder}' has no sample to train on in any of 5 shards{last}"):
+        chapters.at(100)
+
+
+def test_a_column_that_no_shard_has_is_named_where_bad_samples_are_skipped(tmp_path: Path) -> None:
+    """All of the set is bad by one key of the configuration."""
+    table = pa.table({"image": [{"bytes": b"", "path": None}], "text": ["a"]})
+    (tmp_path / "a" / "shards").mkdir(parents=True)
+    for number in range(2):
+        pq.write_table(table, tmp_path / "a" / "shards" / f"{number}.parquet")
+    config = skipping(config_of(tmp_path))
+    data = config.data[0].model_copy(update={"caption_column": "captoin"})
+    with pytest.raises(DataError, match=r"data\.0\.caption_column: there is no column 'captoin', only image, text"):
+        chapters_of(config.model_copy(update={"data": (data,)}), tmp_path).at(0)
 
 
 def test_a_run_that_goes_on_lists_no_shard_of_earlier_chapters(data: Path, tmp_path: Path) -> None:

@@ -95,6 +95,8 @@ class Begin:
     """By data set: shards, or samples, that came before."""
     seen: tuple[int, ...]
     """By data set: samples that the shards before had; 0 of one whose items are known."""
+    in_pass: tuple[int, ...]
+    """By data set: those of them that are of the pass that goes on."""
     shown: tuple[tuple[int, int], ...]
     """By data set: images and videos that the steps before showed."""
     rests: tuple[Rest, ...]
