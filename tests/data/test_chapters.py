@@ -360,6 +360,24 @@ def test_a_shard_that_cannot_be_read_stops_or_is_named(tmp_path: Path, damage: s
     assert {problem.path.partition("#")[0].removeprefix("tar:") for problem in skipped.problems} == {str(bad)}
 
 
+def test_a_chapter_stays_what_it_was_when_a_shard_that_it_skipped_can_be_read_again(tmp_path: Path) -> None:
+    """Else samples that came before would come once more; the next pass has the shard."""
+    folder = write_shards(tmp_path / "a", SHARDS, ITEMS)
+    config, bad = skipping(config_of(tmp_path, batch_size=1, chapter_items=100)), folder / "001.tar"
+    good = bad.read_bytes()
+    bad.write_bytes(b"no archive" * 200)
+    before = chapters_of(config, tmp_path)
+    stop = before.at(0).order.stop
+    assert stop == (SHARDS - 1) * ITEMS
+    expected = [shown(before.at(n), n) for n in range(stop)]
+    bad.write_bytes(good)
+    for _ in range(2):  # the journal that a run writes when it goes on is no other
+        again = chapters_of(config, tmp_path)
+        assert [shown(again.at(n), n) for n in range(3, stop)] == expected[3:]
+        assert [problem.path for problem in again.problems] == [str(bad)]
+    assert again.at(stop).order.stop - stop == SHARDS * ITEMS
+
+
 def test_a_set_smaller_than_a_batch_fills_it_by_passes(tmp_path: Path) -> None:
     write_shards(tmp_path / "a", 1, 3)
     chapters = chapters_of(config_of(tmp_path, batch_size=8), tmp_path)

@@ -157,6 +157,7 @@ class Chapters:
             "shown": begin.shown,
             "roots": self._roots,
             "shards": self._numbers(begin.shards or ()),
+            "skipped": self._skipped_numbers(begin),
             "rests": [_rest_to_tree(rest) for rest in begin.rests],
             "problems": [asdict(problem) for problem in chapter.problems],
         }
@@ -198,6 +199,7 @@ class Chapters:
                 tuple((images, videos) for images, videos in tree["shown"]),
                 tuple(_rest_from_tree(rest, move) for rest, move in zip(tree["rests"], moves, strict=True)),
                 self._named(tree["shards"]),
+                self._named_skipped(tree["skipped"]),
             )
         self.problems = tuple(dict.fromkeys([*self._book.problems, *problems]))
         return begin
@@ -210,6 +212,18 @@ class Chapters:
     def _named(self, numbers: Sequence[Sequence[int]]) -> tuple[tuple[str, ...], ...]:
         """By data set: shards by their numbers."""
         return tuple(tuple(_refs(source)[n] for n in own) for source, own in zip(self._book.sources, numbers, strict=True))
+
+    def _skipped_numbers(self, begin: Begin) -> list[list[tuple[int, str]]]:
+        """By data set: numbers of the shards of a chapter that could not be read, and why."""
+        numbers = self._numbers([list(own) for own in begin.skipped])
+        return [list(zip(own, reasons.values(), strict=True)) for own, reasons in zip(numbers, begin.skipped, strict=True)]
+
+    def _named_skipped(self, skipped: Sequence[Sequence[tuple[int, str]]]) -> tuple[dict[str, str], ...]:
+        """By data set: why shards could not be read, by their references."""
+        return tuple(
+            {_refs(source)[n]: reason for n, reason in own}
+            for source, own in zip(self._book.sources, skipped, strict=True)
+        )
 
     def _check_sets(self, before: Sequence[str]) -> None:
         """Refuse to count on in a data set that is not the one whose samples or shards were counted."""

@@ -8,8 +8,9 @@ bucket's samples in the next chapter. All of it is a function of the seed, the c
 Shape letters: T optimizer steps, B batch size, M samples of a chapter.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import NoReturn
 
 import numpy as np
@@ -100,27 +101,34 @@ class Book:
 
     def _listed(self, begin: Begin) -> tuple[Begin, dict[int, Listing]]:
         """Choose the shards of a chapter, unless they are settled, and list them."""
-        if begin.shards is not None:
-            named = {number: refs for number, refs in enumerate(begin.shards) if refs}
-            return begin, {number: self._list(number, refs) for number, refs in named.items()}
+        if begin.shards is None:
+            found = self._chosen(begin)
+        else:
+            settled = enumerate(zip(begin.shards, begin.skipped, strict=True))
+            found = {n: [(ref, self._list(n, ref, skipped)) for ref in refs] for n, (refs, skipped) in settled if refs}
+        numbers = range(len(self.sources))
+        refs = tuple(tuple(ref for ref, _ in found.get(number, ())) for number in numbers)
+        skipped = tuple(_skipped(found.get(number, ())) for number in numbers)
+        joined = {number: join(listing for _, listing in listed) for number, listed in found.items()}
+        return replace(begin, shards=refs, skipped=skipped), joined
+
+    def _chosen(self, begin: Begin) -> dict[int, list[tuple[str, Listing]]]:
+        """Choose the shards of a chapter, by data set, with their listings."""
         found: dict[int, list[tuple[str, Listing]]] = {}
         while True:
             items = {own: [len(listing.table) for _, listing in listed] for own, listed in found.items()}
             number = self.advance.due(begin, items)
             source, listed = self._shards(number), found.setdefault(number, [])
             ref = source.nth(begin.taken[number] + len(listed), self.seed)
-            listed.append((ref, self._list(number, [ref])))
+            listed.append((ref, self._list(number, ref)))
             num_items = sum(len(listing.table) for _, listing in listed)
             is_end_of_pass = (begin.taken[number] + len(listed)) % len(source.refs) == 0
             if num_items >= source.config.chapter_items or is_end_of_pass:
-                break
-        refs = tuple(tuple(ref for ref, _ in found.get(number, ())) for number in range(len(self.sources)))
-        joined = {number: join(listing for _, listing in listed) for number, listed in found.items()}
-        return replace(begin, shards=refs), joined
+                return found
 
-    def _list(self, number: int, refs: Sequence[str]) -> Listing:
+    def _list(self, number: int, ref: str, skipped: Mapping[str, str] = MappingProxyType({})) -> Listing:
         with about_set(f"data.{number}"):
-            return self._shards(number).list(refs)
+            return self._shards(number).list(ref, skipped)
 
     def _counted(self, begin: Begin, read: Sequence[_Part]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """By data set: shards, or samples, that have come when a chapter ends; and samples that all shards so far had."""
@@ -224,3 +232,8 @@ class Book:
         source = self.sources[number]
         assert isinstance(source, Shards), f"data.{number} is not read shard by shard"
         return source
+
+
+def _skipped(listed: Sequence[tuple[str, Listing]]) -> dict[str, str]:
+    """Reasons of the shards that could not be read, by their references."""
+    return {ref: bad.reason for ref, own in listed if not len(own.table) for bad in own.problems if bad.path == ref}
