@@ -14,9 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from layout_makers import write_tar
 from runs import write_pictures
 from shards import write_shards
+from torch import distributed
 
 from finetrainers.config import Config, DataConfig, parse_config
 from finetrainers.data.catalog.build import Common
@@ -24,11 +26,14 @@ from finetrainers.data.catalog.catalog import Catalog, build_catalog
 from finetrainers.data.catalog.left_out import BadViews
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.probe import make_look
-from finetrainers.data.order.chapter import Begin, Chapter
+from finetrainers.data.order.chapter import Begin, Chapter, Shards
 from finetrainers.data.order.chapters import Book
 from finetrainers.data.order.choices import Choices
 from finetrainers.data.order.mixture import Mixture
 from finetrainers.data.streams import MEDIA
+from finetrainers.distributed.launch import Launch
+from finetrainers.distributed.talk import Talk
+from finetrainers.distributed.world import World
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.training.chapters import Chapters, make_book
 
@@ -67,7 +72,15 @@ def config_of(
     return parse_config({"output_dir": "run", "model": {"path": "m"}, "data": sets, "train": train})
 
 
-def chapters_of(config: Config, root: Path, output_dir: Path | None = None, held_out: Sequence[DataConfig] = ()) -> Chapters:
+def chapters_of(
+    config: Config,
+    root: Path,
+    output_dir: Path | None = None,
+    held_out: Sequence[DataConfig] = (),
+    *,
+    writes: bool = True,
+    world: World | None = None,
+) -> Chapters:
     """The chapters as one start of a run opens them."""
     memo = Memo(root / "memo.sqlite")
     look = partial(make_look, memo, workers=1, progress=lambda done, total: None)
@@ -77,7 +90,7 @@ def chapters_of(config: Config, root: Path, output_dir: Path | None = None, held
     )
     output_dir = root / "run" if output_dir is None else output_dir
     output_dir.mkdir(exist_ok=True)
-    return Chapters(make_book(config, known, apart, COMMON, look=look), output_dir, writes=True)
+    return Chapters(make_book(config, known, apart, COMMON, look=look), output_dir, writes=writes, world=world)
 
 
 def shown(chapter: Chapter, step: int) -> list[tuple[str, str]]:
@@ -376,6 +389,54 @@ def test_a_chapter_stays_what_it_was_when_a_shard_that_it_skipped_can_be_read_ag
         assert [shown(again.at(n), n) for n in range(3, stop)] == expected[3:]
         assert [problem.path for problem in again.problems] == [str(bad)]
     assert again.at(stop).order.stop - stop == SHARDS * ITEMS
+
+
+class Flaky:
+    """A layout that cannot read one shard."""
+
+    name = "flaky"
+
+    def __init__(self, layout: object, bad: str) -> None:
+        self._layout, self._bad = layout, bad
+
+    def shard_items(self, ref: str, wanted: object) -> object:
+        if ref == self._bad:
+            raise DataError(f"{ref}: the network is down")
+        return self._layout.shard_items(ref, wanted)  # type: ignore[attr-defined]
+
+
+def two_processes(config: Config, root: Path, *, flaky: int, shard: str) -> list[Chapters]:
+    """The chapters as two processes open them, one of which cannot read a shard; the first waits for nobody."""
+    store, found = distributed.HashStore(), []
+    for rank in range(2):
+        world = World(torch.device("cpu"), Launch(rank, 2), talk=Talk(rank, 2, store))
+        chapters = chapters_of(config, root, writes=rank == 0, world=world)
+        if rank == flaky:
+            (source,) = chapters._book.sources
+            assert isinstance(source, Shards)
+            object.__setattr__(source, "layout", Flaky(source.layout, shard))
+        found.append(chapters)
+    return found
+
+
+def test_what_the_first_process_skips_no_process_trains_on(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "a", SHARDS, ITEMS)
+    config = skipping(config_of(tmp_path, batch_size=2))
+    first, second = two_processes(config, tmp_path, flaky=0, shard=str(folder / "001.tar"))
+    for step in range(14):
+        assert shown(first.at(step), step) == shown(second.at(step), step)
+    assert first.problems
+
+
+def test_a_process_that_cannot_read_what_the_first_one_trains_on_says_so(tmp_path: Path) -> None:
+    """Else it would train on other samples, or wait for the others without an end."""
+    folder = write_shards(tmp_path / "a", SHARDS, ITEMS)
+    config = skipping(config_of(tmp_path, batch_size=2, chapter_items=100))
+    first, second = two_processes(config, tmp_path, flaky=1, shard=str(folder / "001.tar"))
+    first.at(0)
+    said = rf"rank-1 finds other samples .*; here {folder}/001\.tar: the network is down\. See that all processes"
+    with pytest.raises(DataError, match=said):
+        second.at(0)
 
 
 def test_a_set_smaller_than_a_batch_fills_it_by_passes(tmp_path: Path) -> None:
