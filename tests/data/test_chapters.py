@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from layout_makers import write_tar
 from runs import write_pictures
 from shards import write_shards
+from torch import distributed
 
 from finetrainers.config import Config, DataConfig, parse_config
 from finetrainers.data.catalog.build import Common
@@ -22,10 +26,14 @@ from finetrainers.data.catalog.catalog import Catalog, build_catalog
 from finetrainers.data.catalog.left_out import BadViews
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.probe import make_look
-from finetrainers.data.order.chapter import Chapter
+from finetrainers.data.order.chapter import Begin, Chapter, Shards
+from finetrainers.data.order.chapters import Book
 from finetrainers.data.order.choices import Choices
 from finetrainers.data.order.mixture import Mixture
 from finetrainers.data.streams import MEDIA
+from finetrainers.distributed.launch import Launch
+from finetrainers.distributed.talk import Talk
+from finetrainers.distributed.world import World
 from finetrainers.errors import ConfigError, DataError
 from finetrainers.training.chapters import Chapters, make_book
 
@@ -64,7 +72,15 @@ def config_of(
     return parse_config({"output_dir": "run", "model": {"path": "m"}, "data": sets, "train": train})
 
 
-def chapters_of(config: Config, root: Path, output_dir: Path | None = None, held_out: Sequence[DataConfig] = ()) -> Chapters:
+def chapters_of(
+    config: Config,
+    root: Path,
+    output_dir: Path | None = None,
+    held_out: Sequence[DataConfig] = (),
+    *,
+    writes: bool = True,
+    world: World | None = None,
+) -> Chapters:
     """The chapters as one start of a run opens them."""
     memo = Memo(root / "memo.sqlite")
     look = partial(make_look, memo, workers=1, progress=lambda done, total: None)
@@ -74,7 +90,7 @@ def chapters_of(config: Config, root: Path, output_dir: Path | None = None, held
     )
     output_dir = root / "run" if output_dir is None else output_dir
     output_dir.mkdir(exist_ok=True)
-    return Chapters(make_book(config, known, apart, COMMON, look=look), output_dir, writes=True)
+    return Chapters(make_book(config, known, apart, COMMON, look=look), output_dir, writes=writes, world=world)
 
 
 def shown(chapter: Chapter, step: int) -> list[tuple[str, str]]:
@@ -240,6 +256,42 @@ def test_a_set_none_of_whose_shards_has_a_sample_is_named_beside_one_that_has(da
             chapters.at(30)
 
 
+@pytest.mark.parametrize(("second", "key"), [(0.0, "repeats"), (1.0, "repeats"), (1.0, "weight")])
+def test_shards_that_all_went_away_end_a_run_and_are_no_endless_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: float, key: Literal["repeats", "weight"]
+) -> None:
+    """Though they had samples before, and another set still has; also a run that goes on later."""
+    folder = write_shards(tmp_path / "a", SHARDS, ITEMS)
+    write_shards(tmp_path / "b", 2, ITEMS, seed=7)
+    config, open_chapter, opened = skipping(config_of(tmp_path, second=second, key=key)), Book.open, list[int]()
+
+    def opening(book: Book, begin: Begin) -> Chapter:
+        opened.append(begin.number)
+        assert len(opened) < 50, "no end"
+        return open_chapter(book, begin)
+
+    monkeypatch.setattr(Book, "open", opening)
+    chapters = chapters_of(config, tmp_path)
+    chapters.at(0)
+    for file in folder.glob("*.tar"):
+        file.unlink()
+    last = rf"; the last problem is of {folder}/\d+\.tar: .*No such file"
+    with pytest.raises(DataError, match=rf"^data\.0\.path: '{folder}' has no sample to train on in any of 5 shards{last}"):
+        chapters.at(100)
+
+
+def test_a_column_that_no_shard_has_is_named_where_bad_samples_are_skipped(tmp_path: Path) -> None:
+    """All of the set is bad by one key of the configuration."""
+    table = pa.table({"image": [{"bytes": b"", "path": None}], "text": ["a"]})
+    (tmp_path / "a" / "shards").mkdir(parents=True)
+    for number in range(2):
+        pq.write_table(table, tmp_path / "a" / "shards" / f"{number}.parquet")
+    config = skipping(config_of(tmp_path))
+    data = config.data[0].model_copy(update={"caption_column": "captoin"})
+    with pytest.raises(DataError, match=r"data\.0\.caption_column: there is no column 'captoin', only image, text"):
+        chapters_of(config.model_copy(update={"data": (data,)}), tmp_path).at(0)
+
+
 def test_a_run_that_goes_on_lists_no_shard_of_earlier_chapters(data: Path, tmp_path: Path) -> None:
     config = config_of(data, chapter_items=4)
     whole = chapters_of(config, tmp_path)
@@ -319,6 +371,72 @@ def test_a_shard_that_cannot_be_read_stops_or_is_named(tmp_path: Path, damage: s
     assert all(total[f"a {n:02d}"] == 2 for n in range(SHARDS * ITEMS) if f"a {n:02d}" not in lost)
     assert not set(total) & lost
     assert {problem.path.partition("#")[0].removeprefix("tar:") for problem in skipped.problems} == {str(bad)}
+
+
+def test_a_chapter_stays_what_it_was_when_a_shard_that_it_skipped_can_be_read_again(tmp_path: Path) -> None:
+    """Else samples that came before would come once more; the next pass has the shard."""
+    folder = write_shards(tmp_path / "a", SHARDS, ITEMS)
+    config, bad = skipping(config_of(tmp_path, batch_size=1, chapter_items=100)), folder / "001.tar"
+    good = bad.read_bytes()
+    bad.write_bytes(b"no archive" * 200)
+    before = chapters_of(config, tmp_path)
+    stop = before.at(0).order.stop
+    assert stop == (SHARDS - 1) * ITEMS
+    expected = [shown(before.at(n), n) for n in range(stop)]
+    bad.write_bytes(good)
+    for _ in range(2):  # the journal that a run writes when it goes on is no other
+        again = chapters_of(config, tmp_path)
+        assert [shown(again.at(n), n) for n in range(3, stop)] == expected[3:]
+        assert [problem.path for problem in again.problems] == [str(bad)]
+    assert again.at(stop).order.stop - stop == SHARDS * ITEMS
+
+
+class Flaky:
+    """A layout that cannot read one shard."""
+
+    name = "flaky"
+
+    def __init__(self, layout: object, bad: str) -> None:
+        self._layout, self._bad = layout, bad
+
+    def shard_items(self, ref: str, wanted: object) -> object:
+        if ref == self._bad:
+            raise DataError(f"{ref}: the network is down")
+        return self._layout.shard_items(ref, wanted)  # type: ignore[attr-defined]
+
+
+def two_processes(config: Config, root: Path, *, flaky: int, shard: str) -> list[Chapters]:
+    """The chapters as two processes open them, one of which cannot read a shard; the first waits for nobody."""
+    store, found = distributed.HashStore(), []
+    for rank in range(2):
+        world = World(torch.device("cpu"), Launch(rank, 2), talk=Talk(rank, 2, store))
+        chapters = chapters_of(config, root, writes=rank == 0, world=world)
+        if rank == flaky:
+            (source,) = chapters._book.sources
+            assert isinstance(source, Shards)
+            object.__setattr__(source, "layout", Flaky(source.layout, shard))
+        found.append(chapters)
+    return found
+
+
+def test_what_the_first_process_skips_no_process_trains_on(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "a", SHARDS, ITEMS)
+    config = skipping(config_of(tmp_path, batch_size=2))
+    first, second = two_processes(config, tmp_path, flaky=0, shard=str(folder / "001.tar"))
+    for step in range(14):
+        assert shown(first.at(step), step) == shown(second.at(step), step)
+    assert first.problems
+
+
+def test_a_process_that_cannot_read_what_the_first_one_trains_on_says_so(tmp_path: Path) -> None:
+    """Else it would train on other samples, or wait for the others without an end."""
+    folder = write_shards(tmp_path / "a", SHARDS, ITEMS)
+    config = skipping(config_of(tmp_path, batch_size=2, chapter_items=100))
+    first, second = two_processes(config, tmp_path, flaky=1, shard=str(folder / "001.tar"))
+    first.at(0)
+    said = rf"rank-1 finds other samples .*; here {folder}/001\.tar: the network is down\. See that all processes"
+    with pytest.raises(DataError, match=said):
+        second.at(0)
 
 
 def test_a_set_smaller_than_a_batch_fills_it_by_passes(tmp_path: Path) -> None:

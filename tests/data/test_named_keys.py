@@ -76,6 +76,8 @@ def test_sets_of_other_tools_and_of_a_validation_have_their_names(tiny_flux: Pat
         ("data.path: x", "validation.data.2.path: x"),
         ("a; set data.folders.control", "a; set validation.data.2.folders.control"),
         ("data.N.path, data.0.path, my.data.path, /data.path, data.paths", None),
+        ("my-data.path, data.path.old, data.path-2, data.path/a.png, data.columns.old/a.png", None),
+        ("set data.path.", "set validation.data.2.path."),
     ],
 )
 def test_only_keys_without_a_number_get_one(message: str, said: str | None) -> None:

@@ -143,6 +143,17 @@ def test_a_run_that_would_train_is_rehearsed_whole_and_nothing_of_the_user_is_to
     assert findings.report()["ok"]
 
 
+def test_a_run_that_encodes_on_the_fly_is_rehearsed_without_a_stage_that_it_does_not_have(work: Work) -> None:
+    work.change(cache={"encode": "on_the_fly", "max_gb": 1.0})
+    file = work.root / "config.yaml"
+    file.write_text(yaml.safe_dump(work.tree))
+    findings = rehearse(file)
+    assert findings.errors == []
+    names = [part.name for part in findings.parts]
+    assert "twin: encode" not in names
+    assert any(name.startswith("twin: load the weights") for name in names)
+
+
 def test_all_errors_that_do_not_hide_each_other_are_told_at_once(work: Work) -> None:
     work.change(output_dir=str(work.root / "data"), parallel={"replicate": 3}, tuning={"targets": ["none"]})
     found = errors_of(work)

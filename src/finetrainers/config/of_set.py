@@ -8,8 +8,13 @@ from finetrainers.config.data import DataConfig
 from finetrainers.config.user_code import user_code_errors
 from finetrainers.errors import FinetrainersError
 
-KEY = re.compile(r"(?<![\w./])data\.(?=(?:" + "|".join(DataConfig.model_fields) + r")(?!\w))")
-"""Beginning of a key of a data set whose number is not known where the message is written."""
+SECTIONS = "buckets", "columns", "folders"
+"""Keys of a data set that have keys of their own."""
+PLAIN = [key for key in DataConfig.model_fields if key not in SECTIONS]
+KEY = re.compile(
+    r"(?<![\w./-])data\.(?=(?:(?:" + "|".join(PLAIN) + r")(?![\w-]|\.\w)|(?:" + "|".join(SECTIONS) + r")(?![\w-]))(?![\w.]*/))"
+)
+"""Beginning of a key of a data set whose number is not known where the message is written; no part of a name of a file."""
 
 
 def set_keys(sets: Sequence[object], name: str = "data") -> list[str]:

@@ -33,6 +33,7 @@ from finetrainers.data.order.mixture import Mixture, mixture_in, shown_in
 from finetrainers.data.sources.items import Problem, open_shards
 from finetrainers.data.sources.layout import Wanted
 from finetrainers.data.streams import beside
+from finetrainers.distributed.world import World, alone
 from finetrainers.errors import DataError
 from finetrainers.files.whole import to_json, write_whole
 
@@ -104,11 +105,15 @@ def _about_shard(ref: str) -> tuple[str, object]:
 
 
 class Chapters:
-    """Opens the chapter that a step is in; steps are asked for in ascending order."""
+    """Opens the chapter that a step is in; steps are asked for in ascending order.
 
-    def __init__(self, book: Book, output_dir: Path, *, writes: bool) -> None:
-        """Take whether this process writes the journal: of several the first does."""
+    Of several processes the first finds it, and the others, which ask for the same steps, open the one that it has found.
+    """
+
+    def __init__(self, book: Book, output_dir: Path, *, writes: bool, world: World | None = None) -> None:
+        """Take whether this process writes the journal, of several the first; and all processes of the run."""
         self._book, self._folder, self._writes = book, output_dir / FOLDER, writes
+        self._world = alone() if world is None else world
         self._current: Chapter | None = None
         self._sets = [_known_as(source, book) for source in book.sources]
         self._roots = [None if isinstance(source, Known) else source.root for source in book.sources]
@@ -119,9 +124,16 @@ class Chapters:
         """Open the chapter of an optimizer step; ``choices`` says what those before it have shown where samples were bad.
 
         Raises:
-            DataError: If no shard has anything to train on; naming all bad samples that are not to be skipped; or if the
-                journal cannot be read or written.
+            DataError: If no shard has anything to train on; naming all bad samples that are not to be skipped; if the
+                journal cannot be read or written; or if this process finds other samples than the first one.
         """
+        begin, digest = self._world.first(lambda: _settled(self._find(step, choices)))
+        if self._current is None or self._current.begin.number != begin.number:  # never in the first process
+            self._current = self._book.open(begin)
+            self._check_same(self._current, begin, digest)
+        return self._current
+
+    def _find(self, step: int, choices: Callable[[Catalog], Choices] | None) -> Chapter:
         if self._current is None:
             self._current = self._open(self._recalled(step))
         while self._current.order.stop <= step:
@@ -130,6 +142,21 @@ class Chapters:
             shown = shown_in(before, all_good if choices is None else choices(before.catalog), before.order.stop)
             self._current = self._open(replace(before.end, shown=shown))
         return self._current
+
+    def _check_same(self, own: Chapter, begin: Begin, digest: bytes) -> None:
+        """Refuse to train on other samples than the first process does.
+
+        Raises:
+            DataError: Naming the first shard that only this process cannot read, if there is one.
+        """
+        if _settled(own)[1] == digest:
+            return
+        known = {ref for skipped in begin.skipped for ref in skipped}
+        bad = next((f"; here {bad.path}: {bad.reason}" for bad in own.problems if bad.path not in known), "")
+        raise DataError(
+            f"data: the process {self._world.name} finds other samples than the first one in the shards of the steps from "
+            f"{begin.step} on{bad}. See that all processes read the same files, and start the same command again"
+        )
 
     def mixture(self, choices: Choices, stop: int) -> list[Mixture]:
         """Count what all steps before one of the chapter that is open show of each data set."""
@@ -153,9 +180,11 @@ class Chapters:
             "step": begin.step,
             "taken": begin.taken,
             "seen": begin.seen,
+            "in_pass": begin.in_pass,
             "shown": begin.shown,
             "roots": self._roots,
             "shards": self._numbers(begin.shards or ()),
+            "skipped": self._skipped_numbers(begin),
             "rests": [_rest_to_tree(rest) for rest in begin.rests],
             "problems": [asdict(problem) for problem in chapter.problems],
         }
@@ -193,9 +222,11 @@ class Chapters:
                 tree["step"],
                 tuple(tree["taken"]),
                 tuple(tree["seen"]),
+                tuple(tree["in_pass"]),
                 tuple((images, videos) for images, videos in tree["shown"]),
                 tuple(_rest_from_tree(rest, move) for rest, move in zip(tree["rests"], moves, strict=True)),
                 self._named(tree["shards"]),
+                self._named_skipped(tree["skipped"]),
             )
         self.problems = tuple(dict.fromkeys([*self._book.problems, *problems]))
         return begin
@@ -208,6 +239,18 @@ class Chapters:
     def _named(self, numbers: Sequence[Sequence[int]]) -> tuple[tuple[str, ...], ...]:
         """By data set: shards by their numbers."""
         return tuple(tuple(_refs(source)[n] for n in own) for source, own in zip(self._book.sources, numbers, strict=True))
+
+    def _skipped_numbers(self, begin: Begin) -> list[list[tuple[int, str]]]:
+        """By data set: numbers of the shards of a chapter that could not be read, and why."""
+        numbers = self._numbers([list(own) for own in begin.skipped])
+        return [list(zip(own, reasons.values(), strict=True)) for own, reasons in zip(numbers, begin.skipped, strict=True)]
+
+    def _named_skipped(self, skipped: Sequence[Sequence[tuple[int, str]]]) -> tuple[dict[str, str], ...]:
+        """By data set: why shards could not be read, by their references."""
+        return tuple(
+            {_refs(source)[n]: reason for n, reason in own}
+            for source, own in zip(self._book.sources, skipped, strict=True)
+        )
 
     def _check_sets(self, before: Sequence[str]) -> None:
         """Refuse to count on in a data set that is not the one whose samples or shards were counted."""
@@ -223,6 +266,15 @@ class Chapters:
 
     def _files(self) -> Sequence[Path]:
         return sorted(file for file in self._folder.glob("*.json") if file.stem.isdigit())
+
+
+def _settled(chapter: Chapter) -> tuple[Begin, bytes]:
+    """Return what a chapter is made of, and a hash of the samples that come in it, by which processes compare theirs."""
+    order, digest = chapter.order, hashlib.blake2b(digest_size=8)
+    digest.update(repr((chapter.end.taken, chapter.end.seen, order.stop)).encode())
+    for part in order.steps(order.start, order.stop):
+        digest.update(part.tobytes())
+    return chapter.begin, digest.digest()
 
 
 def _known_as(source: Source, book: Book) -> str:

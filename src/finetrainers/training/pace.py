@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from finetrainers.data.cache.memory import AnyCache
 from finetrainers.distributed.board import Place
 from finetrainers.distributed.world import alone
 from finetrainers.training.session import Session
@@ -41,9 +42,13 @@ class Pace:
             return do()
 
     @contextmanager
-    def first(self) -> Iterator[None]:
-        """Let the first of the processes that share this copy run the body, and the others find it done."""
-        with self._world.replica.lead():
+    def owners(self, cache: AnyCache) -> Iterator[None]:
+        """Let the first of the processes that share this copy mend a cache of all, and the others find it done.
+
+        Of caches of their own each mends its own.
+        """
+        replica = self._world.replica
+        with replica.together() if cache.is_own else replica.lead():
             yield
 
     @property

@@ -186,7 +186,8 @@ def _catalogs(
         return catalog, held_out, None
     look = partial(make_look, memo, workers=workers, progress=probed)
     book = make_book(config, catalog, held_out, common, look=look)
-    return catalog, held_out, Chapters(book, config.output_dir, writes=is_run and encoder.world.is_first)
+    world = encoder.world
+    return catalog, held_out, Chapters(book, config.output_dir, writes=is_run and world.is_first, world=world)
 
 
 def _shares(config: Config, world: World) -> Callable[[], DeviceMesh] | None:

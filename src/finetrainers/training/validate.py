@@ -150,7 +150,7 @@ class Validator:
             DataError: If what is read is gone from the cache again and again.
         """
         world, began = self._session.world, time.perf_counter()
-        world.first(lambda: encode_for_validation(self._prepared))
+        self._prepared.encoder.by_owners(lambda: encode_for_validation(self._prepared))
         with ExitStack() as stack:
             temporary = world.first(lambda: stack.enter_context(whole_directory(directory)))
             own = Part()
@@ -175,7 +175,7 @@ class Validator:
                     return Part(losses, items, self._draw(trainer, directory, pace))
             except MissingItemError as miss:
                 misses.add(miss, trainer.step)
-                with pace.first():
+                with pace.owners(self._prepared.encoder.cache):
                     encode_for_validation(self._prepared, has_failed=True)
 
     def _record(self, trainer: Trainer, directory: Path, parts: Sequence[Part]) -> dict[str, Any]:

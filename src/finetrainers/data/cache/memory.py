@@ -81,7 +81,9 @@ class MemoryCache:
         try:
             return [from_bytes(np.frombuffer(bytearray(self._items[item]), np.uint8)) for item in items]
         except KeyError as error:
-            raise MissingItemError(f"cache.encode: the item {error.args[0]} is not in this process's memory") from None
+            raise MissingItemError(
+                f"cache.encode: the item {error.args[0]} is not in this process's memory; start the same command again"
+            ) from None
 
     def remove_damaged(self, kind: Kind, key: str) -> None:
         """Do nothing: what is in memory is what was written."""

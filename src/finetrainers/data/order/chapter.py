@@ -1,7 +1,8 @@
 """What a chapter is made of: data sets that are read shard by shard or are known, and what was left over of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import pyarrow as pa
 
@@ -12,7 +13,7 @@ from finetrainers.data.order.draws import shuffled_range
 from finetrainers.data.order.written import WrittenOrder
 from finetrainers.data.sources.items import Problem
 from finetrainers.data.sources.layout import Layout, Wanted
-from finetrainers.data.sources.listing import Listing, join
+from finetrainers.data.sources.listing import Listing
 from finetrainers.errors import DataError
 
 
@@ -38,26 +39,29 @@ class Shards:
         turn, place = divmod(number, len(self.refs))
         return self.refs[int(shuffled_range(len(self.refs), seed, "shards", turn)[place])]
 
-    def list(self, refs: Sequence[str]) -> Listing:
-        """List the items of some shards; one that cannot be read is a problem, where such are to be skipped.
+    def list(self, ref: str, skipped: Mapping[str, str] = MappingProxyType({})) -> Listing:
+        """List the items of a shard; if it cannot be read, and such are to be skipped, it has none, and is a problem.
+
+        Args:
+            ref: Of the shard.
+            skipped: Reasons of those that could not be read when the chapter was made: it stays what it was.
 
         Raises:
-            DataError: If one cannot be read, and is not to be skipped.
+            DataError: If it cannot be read, and is not to be skipped.
         """
-        return join([self._list(ref) for ref in refs])
-
-    def _list(self, ref: str) -> Listing:
         wanted, text = self.wanted, pa.large_string()
         lists = {"captions", *wanted.many}
         kinds = {name: pa.large_list(text) if name in lists else text for name in ("media", "captions", *wanted.columns)}
-        try:
-            listing = self.layout.shard_items(ref, wanted)
-        except DataError as error:
-            if self.config.on_error == "fail":
-                raise
-            problem = Problem(ref, str(error).removeprefix(f"{ref}: "))
-            return Listing(pa.schema(kinds).empty_table(), (problem,), 0)
-        return replace(listing, table=listing.table.select(list(kinds)))
+        reason = skipped.get(ref)
+        if reason is None:
+            try:
+                listing = self.layout.shard_items(ref, wanted)
+                return replace(listing, table=listing.table.select(list(kinds)))
+            except DataError as error:
+                if self.config.on_error == "fail":
+                    raise
+                reason = str(error).removeprefix(f"{ref}: ")
+        return Listing(pa.schema(kinds).empty_table(), (Problem(ref, reason),), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +99,16 @@ class Begin:
     """By data set: shards, or samples, that came before."""
     seen: tuple[int, ...]
     """By data set: samples that the shards before had; 0 of one whose items are known."""
+    in_pass: tuple[int, ...]
+    """By data set: those of them that are of the pass that goes on."""
     shown: tuple[tuple[int, int], ...]
     """By data set: images and videos that the steps before showed."""
     rests: tuple[Rest, ...]
     """By data set."""
     shards: tuple[tuple[str, ...], ...] | None = None
     """By data set: what the chapter consists of, if that is settled."""
+    skipped: tuple[Mapping[str, str], ...] = ()
+    """By data set: those of ``shards`` that could not be read, and why; empty if the shards are not settled."""
 
 
 @dataclass(frozen=True, slots=True)

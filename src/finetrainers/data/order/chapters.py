@@ -8,8 +8,10 @@ bucket's samples in the next chapter. All of it is a function of the seed, the c
 Shape letters: T optimizer steps, B batch size, M samples of a chapter.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -72,13 +74,13 @@ class Book:
     def first(self) -> Begin:
         """Where the first chapter begins."""
         none, count = (0,) * len(self.sources), len(self.sources)
-        return Begin(0, 0, taken=none, seen=none, shown=((0, 0),) * count, rests=(Rest(),) * count)
+        return Begin(0, 0, taken=none, seen=none, in_pass=none, shown=((0, 0),) * count, rests=(Rest(),) * count)
 
     def open(self, begin: Begin) -> Chapter:
         """List and plan a chapter.
 
         Raises:
-            DataError: Naming all bad samples that are not to be skipped; or a data set none of whose shards has a good one.
+            DataError: Naming all bad samples that are not to be skipped; or a data set with a whole pass without a good one.
         """
         begin, listings = self._listed(begin)
         read = [
@@ -89,36 +91,44 @@ class Book:
         ]
         raise_if_failing([part.data for part in read], [f"data.{part.source}" for part in read])
         taken, seen = self._counted(begin, read)
+        in_pass = self._in_pass(begin, read, taken)
         parts = sorted([*read, *self._known(begin, taken)], key=lambda part: part.source)
         catalog = Catalog(tuple(part.data for part in parts), self.buckets, known_as=self.known_as)
         order, rests = self._order(begin, catalog, parts)
-        end = Begin(begin.number + 1, order.stop, taken, seen, begin.shown, rests)
+        end = Begin(begin.number + 1, order.stop, taken, seen, in_pass, begin.shown, rests)
         problems = tuple(problem for part in read for problem in part.data.problems)
         return Chapter(begin, catalog, order, end, tuple(part.source for part in parts), problems)
 
     def _listed(self, begin: Begin) -> tuple[Begin, dict[int, Listing]]:
         """Choose the shards of a chapter, unless they are settled, and list them."""
-        if begin.shards is not None:
-            named = {number: refs for number, refs in enumerate(begin.shards) if refs}
-            return begin, {number: self._list(number, refs) for number, refs in named.items()}
+        if begin.shards is None:
+            found = self._chosen(begin)
+        else:
+            settled = enumerate(zip(begin.shards, begin.skipped, strict=True))
+            found = {n: [(ref, self._list(n, ref, skipped)) for ref in refs] for n, (refs, skipped) in settled if refs}
+        numbers = range(len(self.sources))
+        refs = tuple(tuple(ref for ref, _ in found.get(number, ())) for number in numbers)
+        skipped = tuple(_skipped(found.get(number, ())) for number in numbers)
+        joined = {number: join(listing for _, listing in listed) for number, listed in found.items()}
+        return replace(begin, shards=refs, skipped=skipped), joined
+
+    def _chosen(self, begin: Begin) -> dict[int, list[tuple[str, Listing]]]:
+        """Choose the shards of a chapter, by data set, with their listings."""
         found: dict[int, list[tuple[str, Listing]]] = {}
         while True:
             items = {own: [len(listing.table) for _, listing in listed] for own, listed in found.items()}
             number = self.advance.due(begin, items)
             source, listed = self._shards(number), found.setdefault(number, [])
             ref = source.nth(begin.taken[number] + len(listed), self.seed)
-            listed.append((ref, self._list(number, [ref])))
+            listed.append((ref, self._list(number, ref)))
             num_items = sum(len(listing.table) for _, listing in listed)
             is_end_of_pass = (begin.taken[number] + len(listed)) % len(source.refs) == 0
             if num_items >= source.config.chapter_items or is_end_of_pass:
-                break
-        refs = tuple(tuple(ref for ref, _ in found.get(number, ())) for number in range(len(self.sources)))
-        joined = {number: join(listing for _, listing in listed) for number, listed in found.items()}
-        return replace(begin, shards=refs), joined
+                return found
 
-    def _list(self, number: int, refs: Sequence[str]) -> Listing:
+    def _list(self, number: int, ref: str, skipped: Mapping[str, str] = MappingProxyType({})) -> Listing:
         with about_set(f"data.{number}"):
-            return self._shards(number).list(refs)
+            return self._shards(number).list(ref, skipped)
 
     def _counted(self, begin: Begin, read: Sequence[_Part]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """By data set: shards, or samples, that have come when a chapter ends; and samples that all shards so far had."""
@@ -126,15 +136,34 @@ class Book:
         for part in read:
             seen[part.source] += len(part.places) - part.num_old
         taken = {n: begin.taken[n] + len(shards[n]) for n, own in enumerate(self.sources) if isinstance(own, Shards)}
-        for number, count in taken.items():
-            source = self._shards(number)
-            if count >= len(source.refs) and not seen[number]:
-                raise DataError(
-                    f"data.{number}.path: {source.config.path!r} has no sample to train on in any of {len(source.refs)} "
-                    "shards: remove this data set, or add media and captions that fit its buckets"
-                )
         taken |= {n: max(begin.taken[n], count) for n, count in self.advance.known(taken, seen).items()}
         return tuple(taken[number] for number in range(len(self.sources))), tuple(seen)
+
+    def _in_pass(self, begin: Begin, read: Sequence[_Part], taken: Sequence[int]) -> tuple[int, ...]:
+        """By data set: samples of the pass that goes on when a chapter ends, none of whose shards is of the next pass.
+
+        Raises:
+            DataError: If a whole pass had none: those to come would have none either, and no step would ever be taken.
+        """
+        found = list(begin.in_pass)
+        for part in read:
+            found[part.source] += len(part.places) - part.num_old
+        for number, refs in enumerate(begin.shards or ()):
+            if not refs or taken[number] % len(self._shards(number).refs):
+                continue
+            if not found[number]:
+                self._raise_barren(number, [bad for part in read if part.source == number for bad in part.data.problems])
+            found[number] = 0
+        return tuple(found)
+
+    def _raise_barren(self, number: int, problems: Sequence[Problem]) -> NoReturn:
+        source = self._shards(number)
+        last = f"; the last problem is of {problems[-1].path}: {problems[-1].reason}" if problems else ""
+        with about_set(f"data.{number}"):
+            raise DataError(
+                f"data.path: {source.config.path!r} has no sample to train on in any of {len(source.refs)} shards{last}. Remove "
+                "this data set, or see that its shards can be read and have media and captions that fit its buckets"
+            )
 
     def _known(self, begin: Begin, taken: Sequence[int]) -> Iterator[_Part]:
         """Choose what comes of the data sets whose items are known."""
@@ -203,3 +232,8 @@ class Book:
         source = self.sources[number]
         assert isinstance(source, Shards), f"data.{number} is not read shard by shard"
         return source
+
+
+def _skipped(listed: Sequence[tuple[str, Listing]]) -> dict[str, str]:
+    """Reasons of the shards that could not be read, by their references."""
+    return {ref: bad.reason for ref, own in listed if not len(own.table) for bad in own.problems if bad.path == ref}

@@ -56,6 +56,8 @@ def run_stages(twin: Twin, findings: Findings) -> None:
         (f"twin: resume, train to step {STEPS}{how}", lambda workers: _train(twin, workers, STEPS, turn=1)),
         ("twin: load the weights in diffusers and generate", lambda _: _draw(twin)),
     ]
+    if twin.config.cache.encode == "on_the_fly":  # items are encoded by the run that trains on them
+        del stages[0]
     axes = axes_of(twin.layout)
     if len(axes) > 1:
         findings.leave_out(f"{' and '.join(f'parallel.{axis}' for axis in axes)} together: the twin shares one at a time")
