@@ -346,7 +346,7 @@ MUTATIONS = (
     Mutation("memory that is freed stays counted", "memory/meter.py", "(storage, -storage.num_bytes)", "(storage, 0)", "memory/test_meter.py::test_the_peak_is_what_is_in_memory_at_once"),
     Mutation("gradients are not told from other memory", "training/cost.py", 'meter.label("gradients", ', 'meter.label("states", ', "training/test_cost.py::test_full_rank_holds_weights_masters_gradients_and_two_states_at_once"),
     Mutation("a set of techniques is taken that does not fit", "training/fit.py", " and trial.peak_bytes <= limit:", ":", "training/test_fit.py::test_the_fastest_that_fits_is_taken"),
-    Mutation("a run that goes on is fitted anew", "training/fit.py", "SETS if before is None else (before,)", "SETS", "training/test_fit.py::test_a_run_goes_on_with_what_it_began_with"),
+    Mutation("a run that goes on is fitted anew", "training/fit.py", "faster_sets(config) if before is None else (before,)", "faster_sets(config)", "training/test_fit.py::test_a_run_goes_on_with_what_it_began_with"),
     # Tokens that processes share.
     Mutation("the parts of a gradient overlap: each process takes that of the first one's tokens", "distributed/context.py", "gradient.chunk(ctx.group.size(), ctx.dim)[ctx.group.rank()]", "gradient.chunk(ctx.group.size(), ctx.dim)[0]", SHARED),
     Mutation("a process sees its own part of the tokens alone", "distributed/context.py", "processor._parallel_config = config", "pass", SHARED),
@@ -592,7 +592,7 @@ MUTATIONS = (
     Mutation("a device is taken for a GPU whose name it begins with", "training/plan/gpus.py", "own <= words and words - own <=", "own <= words or words - own ==", "training/test_plan_command.py::test_a_device_is_a_gpu_only_if_all_of_its_name_says_so"),
     Mutation("a name that leaves two GPUs open is one of them", "training/plan/gpus.py", "    if len(found) == 1:\n", "    if found:\n", "training/test_plan_command.py::test_gpus_are_found_by_what_people_write"),
     Mutation("figures of one GPU are taken for another's", "training/plan/measured.py", "gpu.tflops is not None and gpu != known", "False", "training/test_plan_command.py::test_a_measured_figure_makes_seconds_those_of_the_machine"),
-    Mutation("a plan ignores the budget of a run", "training/plan/run.py", "[] if self.config.memory.budget is None else [self.config.memory.budget]", "[]", "training/test_plan_command.py::test_what_is_proposed_is_the_first_that_fits_and_can_be_given_to_train"),
+    Mutation("a plan ignores the budget of a run", "training/plan/run.py", "[] if self.budget is None else [self.budget]", "[]", "training/test_plan_command.py::test_what_is_proposed_is_the_first_that_fits_and_can_be_given_to_train"),
     Mutation("a plan counts one view of each item", "training/plan/disk.py", "views + own * data.num_views", "views + own", "training/test_plan_command.py::test_items_on_this_machine_are_counted_with_their_views"),
     Mutation("a plan counts one view of each of so many items", "training/plan/disk.py", "media * self.items.views", "media * self.items.count", "training/test_plan_command.py::test_a_budget_is_planned_for_without_a_gpu_and_views_and_measured_items_count"),
     Mutation("reports read a key that no event has", "runs/validations.py", '("held_out_bins", "held_out_sets", "samples")', '("held_out_bin", "held_out_sets", "samples")', "report/test_keys.py::test_each_key_that_is_read_is_a_field_of_its_event"),

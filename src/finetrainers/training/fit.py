@@ -10,6 +10,8 @@ import torch
 
 from finetrainers.config import Config, MemoryConfig, load_config, parse_config
 from finetrainers.data.catalog.buckets import resolve_buckets
+from finetrainers.distributed.layout import Layout
+from finetrainers.distributed.layout import Layout
 from finetrainers.distributed.world import pick_device
 from finetrainers.errors import ConfigError, FinetrainersError
 from finetrainers.models import Model, open_model
@@ -17,6 +19,10 @@ from finetrainers.models.blocks import named_blocks
 from finetrainers.training.checkpoint import Checkpoints
 from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_tuning
 from finetrainers.training.cost import StepCost, predict_step
+from finetrainers.training.plan.devices import on_one_of, with_shared_weights
+from finetrainers.training.sharing import check_sharing
+from finetrainers.training.plan.devices import on_one_of, with_shared_weights
+from finetrainers.training.sharing import check_sharing
 
 USABLE = 0.9
 """Share of the budget that a step may be counted to take. The rest is for what is not counted: the CUDA context (0.5 GB),
@@ -24,6 +30,8 @@ workspaces of libraries and kernels, and gaps between the pieces of memory that 
 
 Techniques = Mapping[str, Any]  # values by keys of the configuration, as a file has them
 CHECKPOINTING: Techniques = {"train.gradient_checkpointing": True}
+CHECKPOINTED = "train.gradient_checkpointing"
+CHECKPOINTED = "train.gradient_checkpointing"
 INT8: Techniques = {**CHECKPOINTING, "memory.weights": "int8"}
 SETS: Sequence[Techniques] = (
     {"train.gradient_checkpointing": False},
@@ -80,7 +88,7 @@ class Fitted:
         return trial_lines(self.trials) if self.trials else []
 
 
-def fit(config: Config, *, is_new: bool = False) -> Fitted:
+def fit(config: Config, *, is_new: bool = False, layout: Layout | None = None) -> Fitted:
     """Settle the techniques of a run with ``memory.preset: auto``; those of a run that goes on stay what they were.
 
     Likewise the number of blocks that stay on the device, with ``memory.resident_blocks: auto``.
@@ -88,6 +96,7 @@ def fit(config: Config, *, is_new: bool = False) -> Fitted:
     Args:
         config: Of the run.
         is_new: Whether it goes on with nothing, whatever there is in ``output_dir``.
+        layout: How its processes share the work; one has all of it if None.
 
     Raises:
         ConfigError: If nothing fits, or if nobody says how much there is.
@@ -98,7 +107,8 @@ def fit(config: Config, *, is_new: bool = False) -> Fitted:
     if config.memory.resident_blocks == "auto":
         return _fit_blocks(config, limit, before)
     model, trials = _open(config), []
-    for trial in try_sets(config, model, SETS if before is None else (before,)):
+    sets = faster_sets(config) if before is None else (before,)
+    for trial in try_sets(config, model, sets, layout=layout):
         trials.append(trial)
         if trial.config is not None and trial.peak_bytes is not None and trial.peak_bytes <= limit:
             return Fitted(trial.config, tuple(trials))
@@ -180,15 +190,34 @@ def budget_bytes(config: Config) -> int:
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
-def try_sets(config: Config, model: Model, sets: Sequence[Techniques], known: Sequence[Trial] = ()) -> Iterator[Trial]:
+def faster_sets(config: Config, sets: Sequence[Techniques] = SETS) -> Sequence[Techniques]:
+    """Leave out the sets without checkpointing where it is written: with it they are not faster than those that follow."""
+    if not (is_given(config, CHECKPOINTED) and config.train.gradient_checkpointing):
+        return sets
+    return tuple(own for own in sets if own[CHECKPOINTED])
+
+
+def try_sets(
+    config: Config,
+    model: Model,
+    sets: Sequence[Techniques],
+    known: Sequence[Trial] = (),
+    *,
+    layout: Layout | None = None,
+) -> Iterator[Trial]:
     """Count the step of a run's largest bucket with one set after the other; what comes to the same is tried once.
+
+    Of processes that share weights, each is counted with its part of them. Of those that share tokens, each is counted with
+    all tokens, which is an upper bound.
 
     Args:
         config: Of the run.
         model: None of whose weights are asked for.
         sets: Those to try.
         known: What was tried before, and is not tried again.
+        layout: How processes share the work; one has all of it if None.
     """
+    layout = Layout() if layout is None else layout
     tried = [trial.techniques for trial in known]
     for wanted in sets:
         techniques = {key: _in_blocks(value, model) for key, value in wanted.items() if not is_given(config, key)}
@@ -197,8 +226,10 @@ def try_sets(config: Config, model: Model, sets: Sequence[Techniques], known: Se
         tried.append(techniques)
         try:
             chosen = with_techniques(config, techniques)
+            check_sharing(chosen, layout)
             check_computation(chosen, model)
-            cost = predict_largest(chosen, model)
+            own = on_one_of(chosen, layout)
+            cost = with_shared_weights(predict_largest(own, model), own, model, layout, prefetch=chosen.parallel.prefetch)
         except FinetrainersError as error:
             yield Trial(techniques, None, None, str(error).splitlines()[-1].strip())
         else:

@@ -68,7 +68,7 @@ def train(config: Config, *, callbacks: Sequence[Callback] = ()) -> Result:
         check_batch(world.layout, batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
         settled = world.first(lambda: settle(config))
         counted = world.first(lambda: with_counted_steps(settled.config))
-        fitted = world.first(lambda: fit(counted))
+        fitted = world.first(lambda: fit(counted, layout=world.layout))
         check_sharing(fitted.config, world.layout)
         with open_session(fitted.config, world, kept="there is no checkpoint yet") as session:
             _say_epochs(session, config)

@@ -1,6 +1,7 @@
 """What one of several devices holds and sends: what one device counts, cut by how weights and tokens are shared."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 
 from finetrainers.config import Bucket, Config
@@ -76,6 +77,23 @@ def shared_usage(usage: Usage, units: Sequence[Unit], layout: Layout, *, prefetc
             found["temporaries"] += max(trained_numel([unit]) for unit in blocks) * (FLOAT32_BYTES + 2)
         found["temporaries"] += gathered_bytes(root, sharing) + (IN_FLIGHT + prefetch) * largest
     return Usage(found, usage.flop // layout.context)
+
+
+def with_shared_weights(cost: StepCost, own: Config, model: Model, layout: Layout, *, prefetch: int) -> StepCost:
+    """Cut a step to what one of several devices has of it whose weights are shared, and whose tokens are not.
+
+    Args:
+        cost: Of one device that has all.
+        own: By which it was counted.
+        model: Of the run.
+        layout: How devices share the work.
+        prefetch: Blocks that are gathered ahead.
+    """
+    if layout.shard == 1:
+        return cost
+    whole_tokens = Layout(layout.replicate, layout.shard * layout.context)
+    usage = shared_usage(cost.usage, units_of_run(own, model), whole_tokens, prefetch=prefetch)
+    return replace(cost, usage=usage, reserved_bytes=shared_cost(cost, usage))
 
 
 def between(config: Config, model: Model, layout: Layout, units: Sequence[Unit], *, bucket: Bucket, gpu: Gpu) -> Between:

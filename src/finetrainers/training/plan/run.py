@@ -16,7 +16,7 @@ from finetrainers.training.auto import settle
 from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_tuning
 from finetrainers.training.cost import StepCost, predict_step
 from finetrainers.training.epochs import refuse_epochs
-from finetrainers.training.fit import USABLE, with_open_blocks, with_techniques
+from finetrainers.training.fit import USABLE, as_recorded, with_open_blocks, with_techniques
 from finetrainers.training.plan.devices import (
     between,
     layout_of,
@@ -35,6 +35,7 @@ from finetrainers.training.plan.smaller import smaller_keys
 from finetrainers.training.plan.speed import Machine
 from finetrainers.training.plan.stages import Counted, Passes, count_stages
 from finetrainers.training.plan.windows import with_windows
+from finetrainers.training.sharing import check_sharing
 from finetrainers.training.user_code import check_user_code
 
 HOUR = 3600
@@ -66,19 +67,23 @@ def plan(config: Config, asked: Asked) -> Planned:
     refuse_epochs(config, "plan")
     check_optimizer(config.optimizer, config.schedule)
     check_user_code(config)
-    config = settle(config).config
+    asked_for = settle(config).config
+    config = as_recorded(asked_for)
+    if config is not asked_for:
+        asked.say(f"the run in {config.output_dir} continues with the techniques that it began with")
     model = open_model(config.model, config.memory)
     for check in (check_buckets, check_conditioning, check_computation, check_tuning):
         check(config, model)
-    return _Planning(config, model, asked).planned()
+    return _Planning(config, model, asked, asked_for.memory.budget).planned()
 
 
 class _Planning:
     """One plan in the making."""
 
-    def __init__(self, config: Config, model: Model, asked: Asked) -> None:
-        self.config, self.model, self.asked = config, model, asked
+    def __init__(self, config: Config, model: Model, asked: Asked, budget: int | None) -> None:
+        self.config, self.model, self.asked, self.budget = config, model, asked, budget
         self.layout = layout_of(config, num_gpus(config, asked.gpus))
+        check_sharing(config, self.layout)
         self.items = count_items(config, model) if asked.items is None else Items.of(config, asked.items)
         self.machine = self._machine()
         self.limit = self._limit()
@@ -90,7 +95,7 @@ class _Planning:
     def _limit(self) -> int | None:
         """Bytes that may be counted: of the GPU, or of less that ``memory.budget`` allows."""
         sizes = [] if self.asked.gpu is None else [self.asked.gpu.memory_bytes]
-        sizes += [] if self.config.memory.budget is None else [self.config.memory.budget]
+        sizes += [] if self.budget is None else [self.budget]
         return int(USABLE * min(sizes)) if sizes else None
 
     def _machine(self) -> Machine:
@@ -105,7 +110,8 @@ class _Planning:
         config = self._settled(found)
         own = on_one_of(config, self.layout)
         asked.say("counting the step of the largest bucket")
-        known = None if found is None or own.compile.kind != "none" else found.chosen.cost
+        is_whole = self.layout.size == self.layout.replicate
+        known = found.chosen.cost if found is not None and own.compile.kind == "none" and is_whole else None
         cost = self._shared(own, known or self._counted(own, self.buckets[-1]))
         asked.say("counting encoders, VAE and sampling")
         config, own, counted = self._staged(config, own, cost)
@@ -130,12 +136,17 @@ class _Planning:
         )
 
     def _search(self) -> Found | None:
-        if self.limit is None or self.layout.shard > 1 or self.layout.context > 1:
+        is_auto = self.config.memory.preset == "auto"
+        if self.limit is None:
+            if is_auto:
+                self.asked.say("memory.preset: auto chooses by the GPU: name one with --gpu, or set memory.budget")
+            return None
+        if not is_auto and self.layout.size > self.layout.replicate:
             return None
         self.asked.say("counting sets of techniques, the fastest first")
         is_of_gpu = self.asked.gpu is not None and self.limit == int(USABLE * self.asked.gpu.memory_bytes)
         key = "--gpu" if is_of_gpu else "memory.budget"
-        return search(on_one_of(self.config, self.layout), self.model, self.limit, key=key)
+        return search(self.config, self.model, self.limit, key=key, layout=self.layout)
 
     def _settled(self, found: Found | None) -> Config:
         """The run with what was chosen, as it was written otherwise."""

@@ -1,18 +1,29 @@
 """Finds the fastest set of techniques with which a run fits on a GPU, and what each set takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 from finetrainers.config import Config
+from finetrainers.distributed.layout import Layout
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
-from finetrainers.training.fit import CHECKPOINTING, INT8, SETS, USABLE, Techniques, Trial, is_given, try_sets
+from finetrainers.training.fit import (
+    CHECKPOINTED,
+    CHECKPOINTING,
+    INT8,
+    USABLE,
+    Techniques,
+    Trial,
+    faster_sets,
+    is_given,
+    try_sets,
+)
 from finetrainers.training.plan.figures import Technique
 from finetrainers.training.plan.speed import Machine
 
-CHECKPOINTED = "train.gradient_checkpointing"
 STREAMED: Techniques = {**INT8, "memory.activations": "host", "memory.resident_blocks": 0}
 EIGHT_BIT: Techniques = {**STREAMED, "optimizer.name": "adamw_8bit"}
 FURTHER: Sequence[Techniques] = (
@@ -74,7 +85,7 @@ def _plain(keys: Techniques) -> dict[str, bool | int | str]:
     return {key: value if isinstance(value, bool | int | str) else str(value) for key, value in keys.items()}
 
 
-def search(config: Config, model: Model, limit: float, *, key: str = "--gpu") -> Found:
+def search(config: Config, model: Model, limit: float, *, key: str = "--gpu", layout: Layout | None = None) -> Found:
     """Count one set after the other, the fastest first, up to the first whose step fits; those that cannot fit are left out.
 
     Args:
@@ -82,44 +93,46 @@ def search(config: Config, model: Model, limit: float, *, key: str = "--gpu") ->
         model: None of whose weights are asked for.
         limit: Bytes that a step may take.
         key: What the limit comes from.
+        layout: How processes share the work; one has all of it if None.
 
     Raises:
         ConfigError: If nothing fits.
     """
     further = FULL_RANK if config.tuning.kind == "full" else FURTHER
-    (base,) = try_sets(config, model, [CHECKPOINTING])
+    sets, count = faster_sets(config), partial(try_sets, config, model, layout=layout)
+    (base,) = count([CHECKPOINTING])
     counted, trials, left_out = [base], list[Trial](), list[tuple[Techniques, int]]()
     floor = 0
     if base.peak_bytes is not None and base.peak_bytes > limit:
-        counted += try_sets(config, model, [STREAMED], known=counted)  # takes least: if it is too much, so are all others
+        counted += count([STREAMED], known=counted)  # takes least: if it is too much, so are all others
         floor = counted[-1].peak_bytes or 0
-    for number, wanted in enumerate((*SETS, *further)):
-        if is_given(config, CHECKPOINTED) and config.train.gradient_checkpointing and not wanted[CHECKPOINTED]:
-            continue  # without that key it is not the fastest
+    for number, wanted in enumerate((*sets, *further)):
         keys = {key: value for key, value in wanted.items() if not is_given(config, key)}
         least = _least(keys, base, config)
-        least = max(least, floor) if number < len(SETS) and floor > limit else least
+        least = max(least, floor) if number < len(sets) and floor > limit else least
         if least > limit and keys != base.techniques:
             left_out += [] if (keys, least) in left_out else [(keys, least)]
             continue
-        trial = _counted(config, model, wanted, counted)
+        trial = _counted(config, count, wanted, counted)
         if trial is None or trial in trials:
             continue
         trials.append(trial)
         fitting = [own for own in trials if own.peak_bytes is not None and own.peak_bytes <= limit]
         if fitting and (len(trials) > 1 or left_out):  # of one alone nobody sees what others would save
             return Found(fitting[0], tuple(trials), tuple(left_out))
-    _counted(config, model, further[-1], counted)  # takes least of all, whether it may fit or not
+    _counted(config, count, further[-1], counted)  # takes least of all, whether it may fit or not
     raise ConfigError(f"{key}: {_refusal(config, counted, left_out, limit)}")
 
 
-def _counted(config: Config, model: Model, wanted: Techniques, counted: list[Trial]) -> Trial | None:
+def _counted(
+    config: Config, count: Callable[..., Iterator[Trial]], wanted: Techniques, counted: list[Trial]
+) -> Trial | None:
     """Count a set, unless it was counted before; None if it comes to the same as another."""
     keys = {key: value for key, value in wanted.items() if not is_given(config, key)}
     before = [own for own in counted if own.techniques == keys]
     if before:
         return before[0]
-    for trial in try_sets(config, model, [wanted], known=counted):
+    for trial in count([wanted], known=counted):
         counted.append(trial)
         return trial
     return None
