@@ -752,7 +752,7 @@ MUTATIONS = (
     Mutation("an optional package is asked of the older program of this name", "compat/packages.py", "pip install './finetrainers[", "pip install 'finetrainers[", "docs/test_doc_pages.py::test_extras_are_installed_from_the_checkout_as_the_guide_says"),
     Mutation("a plan ends in an error where the VAE is told the noise level", "training/plan/encoders.py", '"temb" in signature(vae.decode).parameters', '"temb" in vae.decode.__code__.co_varnames', "training/test_plan_command.py::test_a_vae_that_is_told_the_noise_level_is_planned"),
     Mutation("the start page says no where the page of cards has a plan", "../scripts/fill_docs.py", 'return "no" if proposed == NOTHING else PLANNED', 'return "no"', "docs/test_doc_pages.py::test_the_start_page_and_the_page_of_cards_say_the_same_of_each_plan"),
-    Mutation("a second Ctrl-C does not stop a launched run at once", "cli/ctrl_c.py", "signal.SIGINT if self._times == 2 else signal.SIGKILL", "0", "distributed/test_ctrl_c.py::test_each_ctrl_c_reaches_all_processes_and_is_answered_once[twice]"),
+    Mutation("a second Ctrl-C does not stop a launched run at once", "cli/ctrl_c.py", "signal.SIGKILL if self._times > 2 else signal.SIGINT", "0", "distributed/test_ctrl_c.py::test_each_ctrl_c_reaches_all_processes_and_is_answered_once[twice]"),
     Mutation("each process of a launched run says the same", "distributed/ending.py", "touch(exist_ok=False)", "touch()", "distributed/test_ctrl_c.py::test_each_ctrl_c_reaches_all_processes_and_is_answered_once[twice]"),
     Mutation("a matrix that processes share is stepped as if its rows were all of it", "optim/gathered.py", "self.stepped.data, self.stepped.grad = gathered(self.weight), gathered(self.weight.grad)", "self.stepped.data, self.stepped.grad = gathered(self.weight), gathered(self.weight.grad * 0.9)", "distributed/test_whole_steps.py::test_steps_are_those_of_one_process"),
     Mutation("each process orthogonalizes rows of another matrix", "optim/orthogonal.py", "back.split(given)", "back.flip(0).split(given)", "distributed/test_whole_steps.py::test_steps_are_those_of_one_process"),
@@ -791,6 +791,9 @@ MUTATIONS = (
     Mutation("a rehearsal does not look whether the Hub has the weights", "training/rehearse/real.py", "    check_hub_files(model, findings)\n", "", "training/test_rehearse.py::test_a_published_model_is_rehearsed_from_its_config_files"),
     Mutation("an inspection says what a cache will hold that nothing is written to", "training/inspect/facts.py", 'if prepared.encoder.config.encode == "on_the_fly":', "if False:", "training/test_inspect.py::test_a_cache_that_holds_nothing_is_not_said_to_hold_latents"),
     Mutation("a key for a small card does not name the extra that it needs", "../scripts/fill_docs.py", "if key in KEYS_OF_EXTRAS and", "if False and", "docs/test_doc_pages.py::test_keys_for_a_small_card_name_the_extra_that_they_need"),
+    Mutation("Ctrl-C after a batch system's signal asks by SIGTERM too", "cli/ctrl_c.py", " and not isinstance(sys.exception(), SignalException)", "", "distributed/test_ctrl_c.py::test_ctrl_c_after_another_signal_is_counted_as_by_one_process"),
+    Mutation("a process is taken for one that died and had its number", "distributed/ending.py", " if start_time(number) == began", "", "distributed/test_ctrl_c.py::test_a_process_that_has_the_number_of_one_that_died_is_not_stopped"),
+    Mutation("a message goes to where nobody reads it", "distributed/ending.py", " or os.environ.get(SAID_BY_EACH)", "", "distributed/test_ctrl_c.py::test_processes_whose_output_goes_to_several_places_say_all"),
 )  # fmt: skip
 
 

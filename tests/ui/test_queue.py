@@ -17,10 +17,11 @@ from typing import cast
 
 import pytest
 
+from finetrainers.distributed.started import start_time
 from finetrainers.errors import ConfigError
 from finetrainers.ui.job import Job, environment_of
 from finetrainers.ui.list_pages import keep_starting
-from finetrainers.ui.process import Process, start_time, this_process
+from finetrainers.ui.process import Process, this_process
 from finetrainers.ui.queue import Queue
 from finetrainers.ui.site import Site
 

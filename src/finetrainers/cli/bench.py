@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetrainers.cli.imports import uncollected
+from finetrainers.cli.options import count
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.errors import ConfigError
 
@@ -28,8 +29,8 @@ def bench_parser() -> argparse.ArgumentParser:
         "No data is read, and nothing is written into output_dir. Keys are those of finetrainers train --help.",
         allow_abbrev=False,
     )
-    parser.add_argument("--steps", type=_count, default=5, metavar="N", help="steps to measure (default 5)")
-    parser.add_argument("--warmup", type=_count, default=2, metavar="N", help="steps before them (default 2)")
+    parser.add_argument("--steps", type=count, default=5, metavar="N", help="steps to measure (default 5)")
+    parser.add_argument("--warmup", type=count, default=2, metavar="N", help="steps before them (default 2)")
     parser.add_argument("--random-weights", action="store_true", help="need only the model's config files, not its weights")
     parser.add_argument("--json", metavar="FILE", help="write the figures there; - prints them in place of the table")
     parser.add_argument(
@@ -39,12 +40,6 @@ def bench_parser() -> argparse.ArgumentParser:
         "between them, or a YAML file of - {name: NAME, set: [section.key=value]}",
     )
     return parser
-
-
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)  # argparse names the option and the value
-    return int(text)
 
 
 def run_bench(_: argparse.Namespace, words: list[str]) -> int:

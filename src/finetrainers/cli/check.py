@@ -5,6 +5,7 @@ import json
 from contextlib import closing
 
 from finetrainers.cli.imports import uncollected
+from finetrainers.cli.options import count
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.errors import ConfigError
 
@@ -27,15 +28,9 @@ def check_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print what is found as JSON")
     parser.add_argument(
-        "--processes", type=_count, metavar="N", help="processes of the run (by default what parallel asks for)"
+        "--processes", type=count, metavar="N", help="processes of the run (by default what parallel asks for)"
     )
     return parser
-
-
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)  # argparse names the option and the value
-    return int(text)
 
 
 def run_check(_: argparse.Namespace, words: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -29,14 +30,15 @@ class CtrlC:
         """Pass it on.
 
         Raises:
-            SignalException: The first time, as torchrun's own handler does: it passes the signal on, and waits.
+            SignalException: The first time, as torchrun's own handler does: it passes the signal on, and waits. Not if it
+                waits for what another signal has stopped: it would ask once more by SIGTERM, whatever is raised.
         """
         self._times += 1
-        if self._times == 1:
+        if self._times == 1 and not isinstance(sys.exception(), SignalException):
             raise SignalException("Ctrl-C", sigval=signal.Signals(number))
         if self._times == 3:
             with suppress(OSError):
                 os.write(2, f"\nfinetrainers: {KILLED}\n".encode())
         for process in processes(self._folder):
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process, signal.SIGINT if self._times == 2 else signal.SIGKILL)
+                os.killpg(process, signal.SIGKILL if self._times > 2 else signal.SIGINT)

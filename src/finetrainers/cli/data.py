@@ -7,6 +7,7 @@ from pathlib import Path
 
 from finetrainers.cli.data_prepare import add_prepare
 from finetrainers.cli.imports import uncollected
+from finetrainers.cli.options import count_or_none
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.errors import ConfigError
 
@@ -34,14 +35,10 @@ def inspect_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the report as an HTML page with images")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--decode", action="store_true", help="decode all that would be encoded")
-    parser.add_argument("--sample", type=_count, default=1000, metavar="N", help="media whose pixels are examined (1000)")
+    parser.add_argument(
+        "--sample", type=count_or_none, default=1000, metavar="N", help="media whose pixels are examined (1000)"
+    )
     return parser
-
-
-def _count(text: str) -> int:
-    if int(text) < 0:
-        raise ValueError(text)  # argparse names the option and the value
-    return int(text)
 
 
 def run_inspect(_: argparse.Namespace, words: list[str]) -> int:

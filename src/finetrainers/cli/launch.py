@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from finetrainers.cli.imports import uncollected
+from finetrainers.cli.options import count, count_or_none
 from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR
-from finetrainers.distributed.ending import STATUS_FOLDER, statuses
+from finetrainers.distributed.ending import SAID_BY_EACH, STATUS_FOLDER, statuses
 from finetrainers.errors import ConfigError
 
 COMMANDS = ("train", "encode")
@@ -18,6 +19,8 @@ SHUTDOWN_SECONDS = 600
 """For processes that were asked to stop to save."""
 HEARD = "SIGTERM,SIGHUP,SIGQUIT,SIGUSR1"
 """Signals that torchrun passes on to the processes; Ctrl-C we do, and SIGUSR2, to save, is for one of these themselves."""
+APART = ("--local-ranks-filter", "--redirects", "--tee", "-r", "-t")
+"""Options of torchrun that take some processes' output elsewhere than others'."""
 MORE = "--"
 """Before what torchrun is given as well."""
 
@@ -40,18 +43,16 @@ def launch_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     kind = parser.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--gpus", type=_count, metavar="N", help="processes on this host, each with a GPU")
-    kind.add_argument("--cpu", type=_count, metavar="N", help="processes on this host, on the CPU: to try a configuration")
+    kind.add_argument("--gpus", type=count, metavar="N", help="processes on this host, each with a GPU")
+    kind.add_argument("--cpu", type=count, metavar="N", help="processes on this host, on the CPU: to try a configuration")
     parser.add_argument(
-        "--max-restarts", type=int, default=0, metavar="K", help="starts after a process died or crashed (default 0)"
+        "--max-restarts",
+        type=count_or_none,
+        default=0,
+        metavar="K",
+        help="starts after a process died or crashed (default 0)",
     )
     return parser
-
-
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)  # argparse names the option and the value
-    return int(text)
 
 
 def run_launch(_: argparse.Namespace, words: list[str]) -> int:
@@ -64,6 +65,8 @@ def run_launch(_: argparse.Namespace, words: list[str]) -> int:
         rest = [*rest, "train.device=cpu"]
     with tempfile.TemporaryDirectory(prefix="finetrainers-") as folder:
         os.environ[STATUS_FOLDER] = folder
+        if any(word.replace("_", "-").startswith(APART) for word in more):
+            os.environ[SAID_BY_EACH] = "1"
         arguments = [*_torchrun_options(options, more), "-m", "finetrainers", command, *rest]
         return _run(arguments, Path(folder))
 
@@ -83,20 +86,20 @@ def _check(options: argparse.Namespace, rest: Sequence[str]) -> None:
     if options.gpus is not None:
         import torch
 
-        count = torch.cuda.device_count()
-        if options.gpus > count:
+        there = torch.cuda.device_count()
+        if options.gpus > there:
             raise ConfigError(
-                f"launch: --gpus is {options.gpus}, and this host has {count}; give at most as many, or --cpu N"
+                f"launch: --gpus is {options.gpus}, and this host has {there}; give at most as many, or --cpu N"
             )
 
 
 def _torchrun_options(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
-    count = options.gpus if options.cpu is None else options.cpu
+    processes = options.gpus if options.cpu is None else options.cpu
     names = {word.partition("=")[0].replace("_", "-") for word in more}
     where = [] if {"--nnodes", "--rdzv-endpoint", "--master-addr"} & names else ["--standalone"]
     limit = [] if "--shutdown-timeout" in names else ["--shutdown-timeout", str(SHUTDOWN_SECONDS)]
     heard = [] if "--signals-to-handle" in names else ["--signals-to-handle", HEARD]
-    return [*where, *limit, *heard, "--nproc-per-node", str(count), "--max-restarts", str(options.max_restarts), *more]
+    return [*where, *limit, *heard, "--nproc-per-node", str(processes), "--max-restarts", str(options.max_restarts), *more]
 
 
 def _run(arguments: Sequence[str], folder: Path) -> int:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from finetrainers.cli.imports import uncollected
+from finetrainers.cli.options import count
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.errors import ConfigError
 
@@ -30,18 +31,12 @@ def plan_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--gpu", metavar="NAME|SIZE", help="kind of GPU (h100, rtx4090 ...), or its memory (24GB)")
-    parser.add_argument("--gpus", type=_count, metavar="N", help="how many there are; by default as parallel asks for")
+    parser.add_argument("--gpus", type=count, metavar="N", help="how many there are; by default as parallel asks for")
     parser.add_argument("--price", type=_price, metavar="P", help="what a GPU costs an hour")
-    parser.add_argument("--items", type=_count, metavar="N", help="items of the data, where it is not on this machine")
+    parser.add_argument("--items", type=count, metavar="N", help="items of the data, where it is not on this machine")
     parser.add_argument("--measured", type=Path, metavar="FILE", help="figures of finetrainers bench --json on your machine")
     parser.add_argument("--json", metavar="FILE", help="write the plan there; - prints it in place of the table")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no count; give 1 or more, or leave the option out")
-    return int(text)
 
 
 def _price(text: str) -> float:

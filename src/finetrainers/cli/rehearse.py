@@ -5,6 +5,7 @@ import json
 import sys
 
 from finetrainers.cli.imports import uncollected
+from finetrainers.cli.options import count
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.errors import ConfigError
 
@@ -27,17 +28,11 @@ def rehearse_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print the list as JSON")
     parser.add_argument(
-        "--processes", type=_count, metavar="N", help="processes of the real run (by default what parallel asks for)"
+        "--processes", type=count, metavar="N", help="processes of the real run (by default what parallel asks for)"
     )
     parser.add_argument("--disk", metavar="SIZE", help="room on the disk of the real run's machine, such as 500GB")
     parser.add_argument("--checks-only", action="store_true", help="do not run the twin")
     return parser
-
-
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)  # argparse names the option and the value
-    return int(text)
 
 
 def run_rehearse(_: argparse.Namespace, words: list[str]) -> int:

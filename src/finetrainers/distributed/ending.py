@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import NoReturn
 
 from finetrainers.distributed.launch import read_launch
+from finetrainers.distributed.started import start_time
 from finetrainers.errors import INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR, ConfigError
+from finetrainers.files.whole import write_whole
 
 STATUS_FOLDER = "FINETRAINERS_STATUS_FOLDER"
 """Environment variable with the folder where processes leave their exit status: torchrun passes none on."""
 PROCESS, SAID = "process.", "said."
-"""Beginnings of the names of other files there: of processes that are not over, and of what one of them has said."""
+"""Beginnings of the names of other files there: of processes that have begun, and of what one of them has said."""
+SAID_BY_EACH = "FINETRAINERS_SAID_BY_EACH"
+"""Environment variable, set where who reads one process may not read the others: each says all then."""
 FOR_GOOD = (USER_ERROR, INTERRUPTED, STOPPED_AT_ONCE)
 """After which the same command, started once more, would only do the same, or not what was asked for."""
 
@@ -26,7 +30,6 @@ def record_status(status: int) -> None:
         if folder:
             launch = read_launch(os.environ)
             (Path(folder) / f"{launch.attempt}-{launch.rank}").write_text(str(status))
-            (Path(folder) / f"{PROCESS}{os.getpid()}").unlink(missing_ok=True)
 
 
 def statuses(folder: Path, attempt: int) -> list[int]:
@@ -35,22 +38,23 @@ def statuses(folder: Path, attempt: int) -> list[int]:
 
 
 def record_process() -> None:
-    """Leave the number of this process where it is asked for, until it leaves its status."""
+    """Leave the number of this process where it is asked for, and when it began."""
     folder = os.environ.get(STATUS_FOLDER)
     with suppress(OSError):
         if folder:
-            (Path(folder) / f"{PROCESS}{os.getpid()}").touch()
+            write_whole(Path(folder) / f"{PROCESS}{os.getpid()}", start_time(os.getpid()) or "")
 
 
 def processes(folder: Path) -> list[int]:
-    """Numbers of the processes of this host that have begun and not left a status."""
-    return [int(file.name.removeprefix(PROCESS)) for file in folder.glob(f"{PROCESS}*")]
+    """Numbers of the processes of this host that have begun and are not over, though they may have left a status."""
+    begun = {int(file.name.removeprefix(PROCESS)): file.read_text() for file in folder.glob(f"{PROCESS}*")}
+    return [number for number, began in begun.items() if start_time(number) == began]
 
 
 def is_first_to_say(message: str) -> bool:
-    """Whether no other process of the same launcher has said this at this start: what stops or fails all is said once."""
+    """Whether this process says it: what stops or fails all is said by the first of a launcher's, once each start."""
     folder = os.environ.get(STATUS_FOLDER)
-    if not folder:
+    if not folder or os.environ.get(SAID_BY_EACH):
         return True
     said = hashlib.blake2b(message.encode(errors="replace"), digest_size=8).hexdigest()
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")

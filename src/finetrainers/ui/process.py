@@ -4,12 +4,12 @@ import json
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from finetrainers.distributed.started import start_time
 from finetrainers.files.whole import write_whole
 
 
@@ -57,29 +57,6 @@ def read_process(file: Path) -> Process | None:
         return Process(**json.loads(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
-
-
-def start_time(pid: int) -> str | None:
-    """When a process of this host began; None if there is none, or if it has ended and waits to be noticed."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None if Path("/proc/self").exists() else _start_time_by_ps(pid)
-    state, *others = text.rpartition(")")[2].split()
-    return None if state in "ZX" else f"{_boot()}/{others[18]}"
-
-
-def _boot() -> str:
-    """Which start of the machine this is: times are counted from it."""
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return ""
-
-
-def _start_time_by_ps(pid: int) -> str | None:
-    shown = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    state, _, time = shown.stdout.strip().partition(" ")
-    return None if not state or state.startswith("Z") else time.strip()
 
 
 def start_apart(command: Sequence[str], *, output: Path, errors: Path, environment: Mapping[str, str]) -> Process:
