@@ -744,7 +744,7 @@ MUTATIONS = (
     Mutation("the mix of a streamed run is that of its last chapter", "training/chapters.py", "self._current = self._open(replace(before.end, shown=shown))", "self._current = self._open(before.end)", "data/test_chapters.py::test_the_mix_of_a_streamed_run_counts_what_its_steps_have_shown"),
     Mutation("stand-ins count for bad samples of earlier chapters", "training/chapters.py", "all_good if choices is None else choices(before.catalog)", "all_good", "data/test_chapters.py::test_what_stands_in_counts_for_what_it_is_of"),
     Mutation("a streamed set without samples is left out without a word", "data/order/chapters.py", "if count >= len(source.refs) and not seen[number]:", "if False:", "data/test_chapters.py::test_a_set_none_of_whose_shards_has_a_sample_is_named_beside_one_that_has"),
-    Mutation("a run that goes on says nothing of edited captions", "training/announce.py", "if known is None or known == prepared.captions:", "if True:", "training/test_training.py::test_data_that_changed_between_starts_are_warned_of"),
+    Mutation("a run that goes on says nothing of edited captions", "training/announce.py", 'elif before.get("captions") not in (None, prepared.captions):', "elif False:", "training/test_training.py::test_data_that_changed_between_starts_are_warned_of"),
     Mutation("a shard that is gone ends a streamed run that is to skip it", "data/order/chapter.py", "if self.config.on_error == \"fail\":", "if True:", "data/test_chapters.py::test_a_shard_that_cannot_be_read_stops_or_is_named"),
     Mutation("of steps on the fly, a process makes the rows of another", "encoding/encoder.py", "return self.world.rows(batch_size) if", "return slice(0, 1) if", "encoding/test_on_the_fly.py::test_each_of_two_processes_holds_what_it_trains_on"),
     Mutation("what one process finds bad on the fly, the others train on", "encoding/encoder.py", "every = Found.joined(self.world.talk.gather(found)).distinct()", "every = found", "encoding/test_on_the_fly.py::test_what_another_process_finds_to_be_bad_is_everyones"),
@@ -786,6 +786,9 @@ MUTATIONS = (
     Mutation("a run that begins anew loses the time of its own planning", "runs/folder.py", "self._forget(self._begin_of_planning())", "self._forget()", "report/test_summary.py::test_a_run_that_begins_anew_keeps_its_own_planning_and_encoding"),
     Mutation("steps of an earlier start say how long this one takes", "runs/pace.py", "[0, *_resumed(run)][-1]", "0", "report/test_summary.py::test_time_that_is_left_is_the_same_in_report_and_terminal"),
     Mutation("many epochs are written with an exponent", "events/words.py", 'f"{number:.3g}" if number < THOUSAND else f"{number:,.0f}"', 'f"{number:.3g}"', "report/test_summary.py::test_figures_are_words_that_one_says"),
+    Mutation("captions that differ are passed over where items are not listed", "runs/comparison/compare.py", "if None not in values and values[0] != values[1]:", "if False:", "report/test_run_comparison.py::test_captions_that_differ_are_told_of_without_a_list_of_items"),
+    Mutation("captions of validation.data may change in silence", "training/announce.py", 'before.get("held_out_captions") not in (None, prepared.held_out_captions)', "False", "training/test_check.py::test_a_run_that_goes_on_is_told_of_other_data_and_other_files"),
+    Mutation("the hash of captions is another one than that of older runs", "training/prepared.py", "', ' if first else ''", "", "report/test_run_comparison.py::test_captions_have_the_hash_that_earlier_versions_noted"),
 )  # fmt: skip
 
 
