@@ -735,7 +735,7 @@ MUTATIONS = (
     Mutation("interlaced video is trained on with its combs", "data/media/video.py", "deinterlaced(_decoded(container, stream), stream)", "_decoded(container, stream)", "data/test_odd_media.py::test_interlaced_video_has_no_combs"),
     Mutation("the time between two starts of a run is counted", "runs/pace.py", 'and event["stage"] == "planning"', "and False", "report/test_summary.py::test_seconds_and_memory_are_of_all_starts"),
     Mutation("what an older run does not tell crashes its report", "runs/summary.py", "return found if isinstance(found, Mapping) else {}", "return found", "report/test_summary.py::test_what_an_older_run_does_not_tell_is_null"),
-    Mutation("a report writes epochs otherwise than the terminal", "runs/report/data.py", "as_steps(begun['steps'], begun['batch_size'], begun.get('num_samples', 0))", "begun['epochs']", "report/test_summary.py::test_figures_are_the_same_wherever_they_are_shown"),
+    Mutation("a report writes epochs otherwise than the terminal", "runs/report/data.py", "as_steps(begun['steps'], begun['batch_size'], samples)", "begun['epochs']", "report/test_summary.py::test_figures_are_the_same_wherever_they_are_shown"),
     Mutation("an index that transformers does not read ends a run", "training/checks_files.py", "if whole.name == READ_WHOLE and whole.is_file():", "if False:", "models/test_weights.py::test_an_index_that_is_left_beside_whole_weights_is_read_where_the_libraries_read_it"),
     Mutation("ComfyUI looks for other names of HunyuanVideo's layers", "export/names/hunyuan_video.py", 'Native("double_blocks.*.img_mlp.fc1")', 'Native("double_blocks.*.img_mlp.fc0")', "export/test_native_names.py::test_comfyui_looks_for_each_name_that_is_written_for_it"),
     Mutation("a layer in kohya's file has dots in its name", "export/formats/kohya.py", """{native.name.replace('.', '_')}""", "{native.name}", "export/test_native_names.py::test_files_by_names_of_diffusers_come_back_to_equal_changes"),
@@ -789,6 +789,7 @@ MUTATIONS = (
     Mutation("captions that differ are passed over where items are not listed", "runs/comparison/compare.py", "if None not in values and values[0] != values[1]:", "if False:", "report/test_run_comparison.py::test_captions_that_differ_are_told_of_without_a_list_of_items"),
     Mutation("captions of validation.data may change in silence", "training/announce.py", 'before.get("held_out_captions") not in (None, prepared.held_out_captions)', "False", "training/test_check.py::test_a_run_that_goes_on_is_told_of_other_data_and_other_files"),
     Mutation("the hash of captions is another one than that of older runs", "training/prepared.py", "', ' if first else ''", "", "report/test_run_comparison.py::test_captions_have_the_hash_that_earlier_versions_noted"),
+    Mutation("epochs of a streamed run are those of one chapter", "runs/summary.py", 'begun.get("samples_of_pass"), ', "", "training/test_streamed.py::test_a_finished_streamed_run_reports_itself"),
 )  # fmt: skip
 
 

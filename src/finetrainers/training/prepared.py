@@ -72,6 +72,13 @@ class Prepared:
             return mixture(self.plan.choices, self.order, num_steps)
         return self.chapters.mixture(self.plan.choices, self.stop(num_steps))
 
+    @property
+    def samples_of_pass(self) -> int:
+        """Samples of one pass over all data sets; with chapters an estimate until all shards were read once."""
+        if self.chapters is None:
+            return self.plan.num_samples
+        return sum(own["samples"] for own in self.chapters.mixture(self.plan.choices, 0))
+
     def choices_of(self, catalog: Catalog) -> Choices:
         """Say what each position shows of a chapter, with others in the place of what turned out bad."""
         return replace(self.plan, catalog=catalog).leaving_out(self.left_out).choices
