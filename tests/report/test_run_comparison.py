@@ -1,11 +1,13 @@
 """What differs between runs, the cause first; and whether a run can be made again."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 
@@ -17,6 +19,7 @@ from finetrainers.runs.comparison.causes import effect_of, flat, order_of
 from finetrainers.runs.comparison.compare import compare
 from finetrainers.runs.comparison.words import as_text
 from finetrainers.runs.folder import RunFolder
+from finetrainers.training.prepared import CAPTIONS_AT_ONCE, _hash_captions
 from finetrainers.training.reproduce import _files, make_again
 
 
@@ -116,6 +119,41 @@ def test_the_likely_cause_depends_on_when_runs_part() -> None:
     assert ranked(is_first=True, is_small=False)[0] == "first"
     assert ranked(is_first=False, is_small=False)[0] == "update"
     assert ranked(is_first=True, is_small=True)[0] == "rounding"
+
+
+@pytest.mark.parametrize(
+    ("key", "is_listed", "name", "effect"),
+    [
+        ("captions", False, "captions", "first"),
+        ("captions", True, "captions", "none"),  # of items that are not trained on: none of the others has other ones
+        ("held_out_captions", False, "held-out captions", "none"),
+    ],
+)
+def test_captions_that_differ_are_told_of_without_a_list_of_items(
+    first: Path, tmp_path: Path, key: str, name: str, effect: str, *, is_listed: bool
+) -> None:
+    """As with over 5000 items; of a run that did not note them, nothing is said."""
+    runs = [copied(first, tmp_path / letter) for letter in "abc"]
+    for run, digest in zip(runs, ("1" * 16, "2" * 16, None), strict=True):
+        change_events(run, lambda event, digest=digest: event.update({key: digest} if event["event"] == "run" else {}))
+        if not is_listed:
+            change_lock(run, lambda told: told.update(items=None))
+    found = differences(*runs[:2])
+    assert [(one["what"], one["key"], one["values"], one["effect"]) for one in found if one["what"] != "config"] == [
+        ("contents", name, ["1" * 16, "2" * 16], effect)
+    ]
+    assert not [one for one in differences(runs[0], runs[2]) if one["what"] == "contents"]
+
+
+def test_captions_have_the_hash_that_earlier_versions_noted() -> None:
+    """It was of all captions of a chunk as one list; now no more than a piece of them are objects at a time."""
+    rows = [["a 'b'", "ü\n"], [], None, ["c"]] * (CAPTIONS_AT_ONCE // 2 + 1)
+    column = pa.chunked_array([rows, rows[:3], []], pa.large_list(pa.large_string()))
+    digest = hashlib.blake2b(digest_size=8)
+    for chunk in column.chunks:
+        digest.update(repr(chunk.to_pylist()).encode(errors="backslashreplace"))
+    assert len(column.chunks) == 3
+    assert _hash_captions([pa.table({"captions": column})]) == digest.hexdigest()
 
 
 def test_a_tree_is_flat_down_to_its_values() -> None:

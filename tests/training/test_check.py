@@ -170,10 +170,18 @@ def test_a_finished_run_is_told_what_it_is_and_what_differs(work: Work) -> None:
 def test_a_run_that_goes_on_is_told_of_other_data_and_other_files(work: Work) -> None:
     """In the words of train; of a run as it was, neither."""
     code = "from finetrainers import Tracker\nclass Mine(Tracker): pass\n"
-    work.change(track={"trackers": [f"{work.code(code)}:Mine"]}, train={"steps": 1})
+    held_out = write_pictures(work.root / "held-out", 1, seed=5)
+    own_data = {**work.tree["data"][0], "path": str(held_out)}
+    work.change(track={"trackers": [f"{work.code(code)}:Mine"]}, train={"steps": 1}, validation={"data": [own_data]})
     train(config_of(work.tree))
     first = checked(work)
     assert not [message for message in first.findings.warnings if "last started" in message]
+    (caption,) = held_out.glob("*.txt")
+    text = caption.read_text()
+    caption.write_text("other words")
+    said = [message for message in checked(work).findings.warnings if "last started" in message]
+    assert [message.partition(" changed")[0] for message in said] == ["captions of validation.data"]
+    caption.write_text(text)
     assert "\nyours       track.trackers.0 mine.py:Mine\n" in as_text(first)
     work.code(f"{code}# other\n")
     write_pictures(work.data, 4, seed=9)

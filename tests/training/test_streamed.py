@@ -12,7 +12,13 @@ from test_training import same_weights, stop_after
 from finetrainers import DataError, Interrupted, train
 from finetrainers.config import dump_config
 from finetrainers.data.order.chapters import Book
+from finetrainers.events import RunEvent
+from finetrainers.events.record import made
+from finetrainers.events.words import as_steps
+from finetrainers.runs.report.data import sentence
+from finetrainers.training.check.page import as_text
 from finetrainers.training.check.run import check
+from finetrainers.training.console_lines import run_lines
 from finetrainers.training.inspect.look import Inspecting, inspect
 from finetrainers.training.rehearse.run import Rehearsing, rehearse
 
@@ -60,10 +66,16 @@ def test_whoever_looks_at_a_streamed_run_sees_what_train_sees_and_leaves_its_jou
     before = {own: own.read_bytes() for own in sorted(folder.rglob("*.json"))}
     open_chapter = Book.open
     monkeypatch.setattr(Book, "open", lambda book, begin: (opened.append(begin.number), open_chapter(book, begin))[1])
-    assert check(file).findings.errors == []
+    checked = check(file)
+    assert checked.findings.errors == []
     assert rehearse(file, how=Rehearsing(with_twin=False)).errors == []
     assert opened == [len(begun(folder)) - 1 if resumed else 0] * 2
-    assert inspect(config_of(tree), Inspecting(sample=0)).report["refused"] is None
+    report = inspect(config_of(tree), Inspecting(sample=0)).report
+    assert report["refused"] is None
+    assert checked.outline is not None
+    whole = sum(own.samples for own in checked.outline.mix)
+    assert as_steps(STEPS, 3, whole) in " ".join(as_text(checked).split())
+    assert (report["run"]["samples_of_pass"], report["run"]["times_each"]) == (whole, round(STEPS * 3 / whole, 2))
     assert {own: own.read_bytes() for own in sorted(folder.rglob("*.json"))} == before
 
 
@@ -79,6 +91,11 @@ def test_a_finished_streamed_run_reports_itself(base: Tree) -> None:
     assert [own["taken"] for own in report["mix"]] == [count / sum(taken) for count in taken]
     assert report["mix"][0]["asked"] == pytest.approx(1 - report["mix"][1]["asked"])
     assert run["sets"][0]["layout"] == "webdataset"
+    whole = sum(own["samples"] for own in run["mix"])
+    assert run["samples_of_pass"] == whole > run["num_samples"]
+    assert report["epochs"] == STEPS * 3 / whole
+    assert as_steps(STEPS, 3, whole) in sentence(run)
+    assert as_steps(STEPS, 3, whole) in dict(run_lines(made(RunEvent, run)))["steps"]
 
 
 @pytest.mark.parametrize("where", ["inside a chapter", "between two chapters"])

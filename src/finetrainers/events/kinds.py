@@ -27,6 +27,8 @@ class RunEvent(RunOutline, Event):
     """Hash of samples of the weights that training began from."""
     captions: str | None = None
     """Hash of the captions of all items, as they are listed; null of over a million items, and with data.stream."""
+    held_out_captions: str | None = None
+    """The same of the data sets of validation.data."""
     objective: str | None = None
     """Hash of the file of an objective of the user's own, where there is one."""
     code: Mapping[str, str] | None = None

@@ -24,13 +24,13 @@ class RunOutline(Record):
     batch_size: Positive
     """Samples of one optimizer step."""
     num_samples: Count
-    """Samples to train on; held-out and bad ones are not among them."""
+    """Samples to train on; held-out and bad ones are not among them. With data.stream, those of one chapter."""
     num_held_out: Count
     """Samples that the held-out loss is measured on."""
     num_bad: Count
     """Items that are left out, or replaced by others, because they cannot be used; report.json names them."""
     epochs: Positive
-    """Passes over the data that the steps begin."""
+    """Passes over the data that the steps begin; 1 with data.stream."""
     device: str
     """Device, such as cuda or cpu."""
     mix: Sequence[DataShare]
@@ -45,6 +45,8 @@ class RunOutline(Record):
     """Buckets of the run, empty ones included: size (frames, height, width), samples to train on, and held_out, those that
     the held-out loss is measured on; cropped and most_cropped, the mean and the largest part (0 to 1) of its pictures that
     the crop removes."""
+    samples_of_pass: Count | None = None
+    """With data.stream: samples of one pass over all data sets, an estimate until all shards are read once."""
     memory: Sequence[str] | None = None
     """What memory.preset: auto counted, a line for each set of techniques; the last is taken."""
     auto: Sequence[str] | None = None

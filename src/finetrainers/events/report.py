@@ -35,7 +35,8 @@ class RunSummary(Record):
     batch_size: Positive | None
     """Samples of one optimizer step."""
     epochs: Number | None
-    """Passes over the samples that the steps are: steps x batch_size / num_samples."""
+    """Passes over the samples that the steps are: steps x batch_size / num_samples; with data.stream, by
+    samples_of_pass of the event run."""
     device: str | None
     """Name of the accelerator, such as NVIDIA H200, or cpu."""
     processes: Positive | None
@@ -70,7 +71,7 @@ class RunReport(RunSummary):
     stopped_by: Literal["steps", "early_stop", "callback"]
     """Why training is done: all steps are taken, or validation.patience or a callback has ended it before."""
     num_samples: Count
-    """Samples to train on; held-out and bad ones are not among them."""
+    """Samples to train on; held-out and bad ones are not among them. With data.stream, those of the last chapter."""
     mix: Sequence[DataShare]
     """Data sets of the run, and what the steps have taken of each; with data.stream, samples is an estimate until all
     shards are read once."""

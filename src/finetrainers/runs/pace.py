@@ -44,7 +44,8 @@ def _seconds_after(run: RunFolder, step: int) -> list[float]:
     """Seconds of the steps after one, each with its wait for data."""
     columns = run.columns
     first = int(np.searchsorted(columns.steps(), step, side="right"))
-    return (columns.column("step_seconds") + columns.column("data_seconds"))[first:].tolist()
+    seconds: list[float] = (columns.column("step_seconds") + columns.column("data_seconds"))[first:].tolist()
+    return seconds
 
 
 def total_seconds(run: RunFolder) -> float | None:

@@ -24,7 +24,8 @@ def summary_of(run: RunFolder) -> RunSummary:
     begun, start = run.begun or {}, last_start(run)
     model, tuning, optimizer = (_section(run.tree, name) for name in ("model", "tuning", "optimizer"))
     trained, versions = _section(begun, "trained"), _section(begun, "versions")
-    steps, samples, batch = (_count(begun.get(key)) for key in ("steps", "num_samples", "batch_size"))
+    steps, batch = (_count(begun.get(key)) for key in ("steps", "batch_size"))
+    samples = _first(_count, begun.get("samples_of_pass"), begun.get("num_samples"))
     devices = start.get("devices") or [None]
     return RunSummary(
         model=_word(begun.get("model_path")) or _word(model.get("path")),

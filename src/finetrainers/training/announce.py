@@ -58,6 +58,7 @@ def announce(
             held_out=now["held_out"],
             model=now["model"],
             captions=prepared.captions,
+            held_out_captions=prepared.held_out_captions,
             order=ORDER_VERSION,
             objective=code.get(SETTING),
             code=code or None,
@@ -103,12 +104,22 @@ def _announce_changes(session: Session, prepared: Prepared, *, resumed: int | No
 
 def about_changed_data(before: Mapping[str, Any], prepared: Prepared) -> list[str]:
     """Say that the data is not that of the last start of a run, whose event ``run`` is ``before``."""
-    if before.get("data") == prepared.plan.fingerprint():
-        known = before.get("captions")
-        if known is None or known == prepared.captions:
-            return []
-        return ["captions changed since the run was last started: it continues with the new ones"]
-    return ["the data changed since the run was last started (files, or a signal): it continues with the new data"]
+    if before.get("data") != prepared.plan.fingerprint():
+        told = ["the data changed since the run was last started (files, or a signal): it continues with the new data"]
+    elif before.get("captions") not in (None, prepared.captions):
+        told = ["captions changed since the run was last started: it continues with the new ones"]
+    else:
+        told = []
+    if before.get("held_out_captions") not in (None, prepared.held_out_captions) and _is_held_out_as(before, prepared):
+        told.append(
+            "captions of validation.data changed since the run was last started: held-out losses are of the new ones"
+        )
+    return told
+
+
+def _is_held_out_as(before: Mapping[str, Any], prepared: Prepared) -> bool:
+    """Whether the held-out data are those of the last start."""
+    return before.get("held_out") == contents(prepared)["held_out"]
 
 
 def about_schedule(config: Config, step: int, before: int) -> list[str]:

@@ -89,7 +89,8 @@ def _buckets(buckets: Sequence[FilledBucket]) -> list[str]:
 
 
 def _steps(outline: RunOutline) -> str:
-    times, start = as_steps(outline.steps, outline.batch_size, outline.num_samples), outline.resumed_from
+    samples, start = outline.samples_of_pass or outline.num_samples, outline.resumed_from
+    times = as_steps(outline.steps, outline.batch_size, samples)
     if start is None:
         return times
     return f"{times}; continues from checkpoints/{step_directory(Path(), start).name}"

@@ -40,6 +40,7 @@ def write_lock(session: Session, prepared: Prepared, *, resumed: int | None) -> 
         "config": hash_file(session.config.output_dir / "config.yaml").hex(),
         **contents(prepared),
         "captions": prepared.captions,
+        "held_out_captions": prepared.held_out_captions,
         "files": files_of(session.config),
     }
     write_whole(file, to_json({"version": LOCK_VERSION, "starts": [*before, start][-MAX_STARTS:], "items": items(prepared)}))

@@ -62,6 +62,7 @@ def outline_of(
         steps=config.train.steps,
         batch_size=config.train.batch_size,
         num_samples=prepared.plan.num_samples,
+        samples_of_pass=None if prepared.chapters is None else prepared.samples_of_pass,
         num_held_out=len(prepared.held_out),
         num_bad=len(prepared.problems),
         epochs=prepared.order.epoch_of(max(0, config.train.steps - 1)) + 1,

@@ -4,6 +4,8 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import pyarrow as pa
+
 from finetrainers.conditioning import Conditioning, GivenFrames
 from finetrainers.data.catalog.catalog import Catalog
 from finetrainers.data.catalog.left_out import LeftOut
@@ -22,6 +24,8 @@ from finetrainers.tuning.base import Size
 
 MAX_CAPTIONED = 1_000_000
 """Items whose captions are hashed; of more it would take too long."""
+CAPTIONS_AT_ONCE = 4096
+"""Items whose captions are Python objects at a time."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,13 @@ class Prepared:
             return mixture(self.plan.choices, self.order, num_steps)
         return self.chapters.mixture(self.plan.choices, self.stop(num_steps))
 
+    @property
+    def samples_of_pass(self) -> int:
+        """Samples of one pass over all data sets; with chapters an estimate until all shards were read once."""
+        if self.chapters is None:
+            return self.plan.num_samples
+        return sum(own["samples"] for own in self.chapters.mixture(self.plan.choices, 0))
+
     def choices_of(self, catalog: Catalog) -> Choices:
         """Say what each position shows of a chapter, with others in the place of what turned out bad."""
         return replace(self.plan, catalog=catalog).leaving_out(self.left_out).choices
@@ -113,14 +124,16 @@ class Prepared:
     @cached_property
     def captions(self) -> str | None:
         """Hash of the captions of all items, as they are listed; None of too many, and with chapters."""
-        sets = self.plan.catalog.sets
-        if self.chapters is not None or sum(len(data.table) for data in sets) > MAX_CAPTIONED:
+        return None if self.chapters is not None else _hash_captions([data.table for data in self.plan.catalog.sets])
+
+    @cached_property
+    def held_out_captions(self) -> str | None:
+        """The same of what is held out beside what is trained on (``validation.data``); None where there is none."""
+        if self.held_out_plan is None:
             return None
-        digest = hashlib.blake2b(digest_size=8)
-        for data in sets:
-            for chunk in data.table["captions"].chunks:
-                digest.update(repr(chunk.to_pylist()).encode(errors="backslashreplace"))
-        return digest.hexdigest()
+        known = {id(data.table) for data in self.plan.catalog.sets}
+        apart = [data.table for data in self.held_out_plan.catalog.sets if id(data.table) not in known]
+        return _hash_captions(apart) if apart else None
 
     @property
     def texts(self) -> list[TextJob]:
@@ -139,3 +152,18 @@ class Prepared:
         """Return the run without these items; what it holds out is measured without them."""
         held_out_plan = None if self.held_out_plan is None else self.held_out_plan.leaving_out(left_out)
         return replace(self, plan=self.plan.leaving_out(left_out), held_out_plan=held_out_plan, left_out=left_out)
+
+
+def _hash_captions(tables: list[pa.Table]) -> str | None:
+    """Hash the captions of listings, in pieces; None of too many."""
+    if sum(len(table) for table in tables) > MAX_CAPTIONED:
+        return None
+    digest = hashlib.blake2b(digest_size=8)
+    for table in tables:
+        for chunk in table["captions"].chunks:  # as one list of lists, which was hashed once
+            digest.update(b"[")
+            for first in range(0, len(chunk), CAPTIONS_AT_ONCE):
+                text = repr(chunk.slice(first, CAPTIONS_AT_ONCE).to_pylist())[1:-1]
+                digest.update(f"{', ' if first else ''}{text}".encode(errors="backslashreplace"))
+            digest.update(b"]")
+    return digest.hexdigest()

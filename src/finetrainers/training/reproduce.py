@@ -24,7 +24,13 @@ from finetrainers.training.prepare import prepare
 from finetrainers.training.relocated import contents
 from finetrainers.training.run import train
 
-NAMES = {"data": "data", "captions": "captions", "held_out": "held-out data", "model": "weights that training begins from"}
+NAMES = {
+    "data": "data",
+    "captions": "captions",
+    "held_out": "held-out data",
+    "held_out_captions": "held-out captions",
+    "model": "weights that training begins from",
+}
 Say = Callable[[str, int, int], None]
 
 
@@ -73,7 +79,7 @@ def _contents(config: Config, noted: dict[str, Any], say: Say) -> Iterator[Check
     try:
         model = open_model(config.model, config.memory)
         plan = prepare(absolute(config), model, torch.device("cpu"), progress=say, warn=lambda _: None)
-        now = {**contents(plan), "captions": plan.captions}
+        now = {**contents(plan), "captions": plan.captions, "held_out_captions": plan.held_out_captions}
     except (FinetrainersError, OSError) as error:
         yield Check("data and model", is_same=False, is_needed=True, detail=str(error))
         return

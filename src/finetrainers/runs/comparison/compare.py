@@ -20,6 +20,8 @@ MAX_ITEMS = 20
 Difference = dict[str, Any]
 """What differs: ``what`` (config, data, model, code, versions, machine, files), ``key``, ``values`` (both), ``effect``."""
 IDENTITIES = (("data", "data"), ("held_out", "held-out data"), ("model", "model"), ("objective", "objective"))
+CAPTIONS = (("captions", "captions"), ("held_out_captions", "held-out captions"))
+"""Compared where both runs have noted them."""
 CODE = ("version", "commit", "code")
 MACHINE = ("platform", "devices", "processes", "cuda", "threads")
 
@@ -33,7 +35,8 @@ def compare(first: RunFolder, second: RunFolder) -> dict[str, Any]:
     is_first = parting is not None and parting["step"] == parting["first_step"]
     is_small = parting is not None and parting["relative"] <= SMALL
     items = _items(pair)
-    contents = [one for one in _identities(pair) if not (items and one["key"] == "data")]  # of which the items tell more
+    told = ("data", "captions") if items else ()  # of which the items tell more
+    contents = [one for one in (*_identities(pair), *_all_captions(pair)) if one["key"] not in told]
     found = [*_config(pair), *items, *contents, *_starts(pair)]
     ranked = sorted(found, key=lambda one: order_of(one["effect"], is_first=is_first, is_small=is_small))
     return {
@@ -114,9 +117,26 @@ def _identities(pair: tuple[RunFolder, RunFolder]) -> list[Difference]:
     return found
 
 
+def _all_captions(pair: tuple[RunFolder, RunFolder]) -> list[Difference]:
+    """Captions that differ, as hashes of all; where each item is listed, and none differs, they are of no item of these."""
+    is_listed = all(_listed(run) for run in pair)
+    found = []
+    for key, name in CAPTIONS:
+        values = tuple((run.begun or {}).get(key) for run in pair)
+        if None not in values and values[0] != values[1]:
+            effect: Effect = "none" if is_listed or key.startswith("held_out") else "first"
+            found.append(_difference("contents", name, (values[0], values[1]), effect))
+    return found
+
+
+def _listed(run: RunFolder) -> Any:
+    """What lock.json lists of each item that is trained on; empty of too many."""
+    return read_json(run.path, run.path / LOCK_FILE).get("items") or ()
+
+
 def _items(pair: tuple[RunFolder, RunFolder]) -> list[Difference]:
     """Items that only one has, and those whose media or captions differ, by their names in their data sets."""
-    lists = [read_json(run.path, run.path / LOCK_FILE).get("items") or () for run in pair]
+    lists = [_listed(run) for run in pair]
     if not all(lists):
         return []
     one, other = ({str(row[0]): row[1:] for row in rows if isinstance(row, list) and len(row) > 1} for rows in lists)

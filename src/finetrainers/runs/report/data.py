@@ -47,7 +47,8 @@ def sentence(begun: dict[str, Any]) -> str:
     """Say how much is trained on."""
     text = f"{begun.get('num_samples', 0):,} samples, {begun.get('num_held_out', 0):,} held-out ones measured"
     if begun.get("steps") and begun.get("batch_size"):
-        text += f"; {as_steps(begun['steps'], begun['batch_size'], begun.get('num_samples', 0))}"
+        samples = begun.get("samples_of_pass") or begun.get("num_samples", 0)
+        text += f"; {as_steps(begun['steps'], begun['batch_size'], samples)}"
     return text + (f"; {begun['num_bad']} bad items" if begun.get("num_bad") else "")
 
 

@@ -198,7 +198,14 @@ def _settings(run: RunFolder) -> list[str]:
     return parts
 
 
-FINGERPRINTS = (("Data", "data"), ("Held-out data", "held_out"), ("Model", "model"), ("Objective", "objective"))
+FINGERPRINTS = (
+    ("Data", "data"),
+    ("Captions", "captions"),
+    ("Held-out data", "held_out"),
+    ("Held-out captions", "held_out_captions"),
+    ("Model", "model"),
+    ("Objective", "objective"),
+)
 VERSIONS = (
     ("finetrainers", "version"),
     ("Commit", "commit"),

@@ -74,7 +74,7 @@ def _outline_lines(run: RunOutline, checked: Checked) -> Iterator[str]:
         yield from _row("" if number else "auto", line)
     for number, line in enumerate(run.yours or ()):
         yield from _row("" if number else "yours", line)
-    yield from _row("steps", as_steps(run.steps, run.batch_size, run.num_samples))
+    yield from _row("steps", as_steps(run.steps, run.batch_size, run.samples_of_pass or run.num_samples))
     yield from _row("validation", _validations(run, asks_held_out=checked.asks_held_out))
     yield from _row("start", _start(run))
     for change in checked.changed:

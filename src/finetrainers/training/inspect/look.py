@@ -139,7 +139,8 @@ def _about_run(config: Config, prepared: Prepared, held_out: Catalog | None) -> 
         "steps": steps,
         "batch_size": batch_size,
         "samples": samples,
-        "times_each": round(steps * batch_size / samples, 2),
+        "samples_of_pass": prepared.samples_of_pass,
+        "times_each": round(steps * batch_size / prepared.samples_of_pass, 2),
         "held_out": 0 if held_out is None else held_out.num_samples,
         "measured": len(prepared.held_out),
     }

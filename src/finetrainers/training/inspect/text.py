@@ -20,7 +20,7 @@ def as_text(report: Report) -> str:
 
 def _run(report: Report) -> Iterator[str]:
     run, cache = report["run"], report["cache"]["latents_gb"]
-    yield f"{run['family']}, {run['task']}: {as_steps(run['steps'], run['batch_size'], run['samples'])}"
+    yield f"{run['family']}, {run['task']}: {as_steps(run['steps'], run['batch_size'], run['samples_of_pass'])}"
     yield f"{count(run['samples'], 'sample')}; {run['held_out']} held out"
     if cache is not None:
         yield f"the cache will hold {as_size(cache)} of latents" if cache else "the cache will hold no latents: on_the_fly"
