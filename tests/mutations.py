@@ -781,6 +781,10 @@ MUTATIONS = (
     Mutation("a step in a banner's outline is as wrong as a corner that is missing", "quickstart/divisions.py", "MAX_STEP, MAX_OFF = 4, 6", "MAX_STEP, MAX_OFF = 1, 6", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
     Mutation("what sticks out of a banner far passes", "quickstart/divisions.py", "_is_straight(edges) and ", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
     Mutation("a hole in a banner passes", "quickstart/divisions.py", " and not _has_hole(parts[0][box])", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
+    Mutation("shards that all went away are sought without end", "data/order/chapters.py", "            found[number] = 0\n", "            found[number] = 1\n", "data/test_chapters.py::test_shards_that_all_went_away_end_a_run_and_are_no_endless_search"),
+    Mutation("a shard that was skipped comes into the chapter of a run that goes on", "data/order/chapter.py", "reason = skipped.get(ref)", "reason = None", "data/test_chapters.py::test_a_chapter_stays_what_it_was_when_a_shard_that_it_skipped_can_be_read_again"),
+    Mutation("a process trains on other samples than the first", "training/chapters.py", "        if _settled(own)[1] == digest:\n", "        if True:\n", "data/test_chapters.py::test_a_process_that_cannot_read_what_the_first_one_trains_on_says_so"),
+    Mutation("a rehearsal encodes what a run encodes on the fly", "training/rehearse/stages.py", "        del stages[0]\n", "        pass\n", "training/test_rehearse.py::test_a_run_that_encodes_on_the_fly_is_rehearsed_without_a_stage_that_it_does_not_have"),
 )  # fmt: skip
 
 
