@@ -800,6 +800,10 @@ MUTATIONS = (
     Mutation("captions of validation.data may change in silence", "training/announce.py", 'before.get("held_out_captions") not in (None, prepared.held_out_captions)', "False", "training/test_check.py::test_a_run_that_goes_on_is_told_of_other_data_and_other_files"),
     Mutation("the hash of captions is another one than that of older runs", "training/prepared.py", "', ' if first else ''", "", "report/test_run_comparison.py::test_captions_have_the_hash_that_earlier_versions_noted"),
     Mutation("epochs of a streamed run are those of one chapter", "runs/summary.py", 'begun.get("samples_of_pass"), ', "", "training/test_streamed.py::test_a_finished_streamed_run_reports_itself"),
+    Mutation("shards that all went away are sought without end", "data/order/chapters.py", "            found[number] = 0\n", "            found[number] = 1\n", "data/test_chapters.py::test_shards_that_all_went_away_end_a_run_and_are_no_endless_search"),
+    Mutation("a shard that was skipped comes into the chapter of a run that goes on", "data/order/chapter.py", "reason = skipped.get(ref)", "reason = None", "data/test_chapters.py::test_a_chapter_stays_what_it_was_when_a_shard_that_it_skipped_can_be_read_again"),
+    Mutation("a process trains on other samples than the first", "training/chapters.py", "        if _settled(own)[1] == digest:\n", "        if True:\n", "data/test_chapters.py::test_a_process_that_cannot_read_what_the_first_one_trains_on_says_so"),
+    Mutation("a rehearsal encodes what a run encodes on the fly", "training/rehearse/stages.py", "        del stages[0]\n", "        pass\n", "training/test_rehearse.py::test_a_run_that_encodes_on_the_fly_is_rehearsed_without_a_stage_that_it_does_not_have"),
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pytest
 import ranks
 from runs import Tree, adapter_file, config_of, curve, events_of, flux_tree, merged, write_pictures
 from safetensors.torch import load_file
+from shards import write_shards
 
 from finetrainers import ConfigError, encode, train
 from finetrainers.config import CacheConfig, dump_config
@@ -179,6 +180,67 @@ def test_each_of_two_processes_holds_what_it_trains_on(tiny_flux: Path, tmp_path
     assert not list(Path(own["cache"]["path"]).rglob("*.safetensors"))
     by_rank = [{line.split()[1] for line in logs[1] if line.startswith(rank)} for rank in "01"]
     assert by_rank[0] != by_rank[1]
+
+
+def streamed(model: Path, root: Path, **sections: Any) -> Tree:
+    """Shards and a folder by their weights, in several chapters."""
+    shards = {"path": str(write_shards(root / "a", 3, 4)), "stream": True, "chapter_items": 4, "on_error": "skip"}
+    shards |= {"buckets": [[1, 64, 64], [1, 64, 32]], "weight": 2.0}
+    held_out = {"path": str(write_pictures(root / "held", 2, seed=5)), "buckets": [[1, 64, 64]]}
+    tree = base(model, root, **sections)
+    del tree["validation"]["held_out"]
+    return merged(tree, {"data": [shards, {**tree["data"][0], "weight": 1.0}], "validation": {"data": [held_out]}})
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_streamed_sets_are_encoded_on_the_fly(tiny_flux: Path, tmp_path: Path, count: int) -> None:
+    """As with a cache on the disk, bit for bit: chapters, weights of the sets, a sample that breaks, held-out losses."""
+    tree = streamed(tiny_flux, tmp_path, train={"batch_size": 2})
+    for name in ("whole", "fly"):
+        own = tree if name == "whole" else on_the_fly(tree, name, 0.6 * size_of(tree))
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(dump_config(config_of(own)))
+        log = tmp_path / f"{name}.log"
+        if count == 1:
+            train(config_of(own))
+        else:
+            assert ranks.results(run_noted, count, str(file), log, folder=tmp_path / f"{name}-ranks") == [0, 0]
+    assert len(list((Path(own["output_dir"]) / "chapters").iterdir())) > 1
+    assert num_windows(own) > 1
+    assert not list(Path(own["cache"]["path"]).rglob("*.safetensors"))
+    assert_same(own, tree)
+
+
+def run_forgetting(file: str, log: Path) -> int:
+    """Train; the second process loses all it holds whenever a validation has looked whether it is there."""
+    import finetrainers.training.validate as validate
+
+    rank, look, made, make = os.environ["RANK"], validate.encode_for_validation, list[MemoryCache](), MemoryCache.__init__
+    MemoryCache.__init__ = lambda self: (make(self), made.append(self))[0]  # type: ignore[method-assign, assignment]
+
+    def looking(prepared: Any, *, has_failed: bool = False) -> None:
+        look(prepared, has_failed=has_failed)
+        with log.open("a") as out:
+            out.write(f"{rank} {has_failed}\n")
+        if rank == "1" and not has_failed:
+            made[0]._items.clear()
+
+    validate.encode_for_validation = looking
+    return ranks.command("train", file)
+
+
+@pytest.mark.long
+def test_what_one_process_of_a_shared_copy_has_lost_it_encodes_again_for_a_validation(
+    tiny_flux: Path, tmp_path: Path
+) -> None:
+    """The first process has all of it, and can mend no memory but its own."""
+    sections = {"train": {"batch_size": 2, "steps": 2}, "validation": {"every": 2}, "parallel": {"shard": 2}}
+    tree = on_the_fly(base(tiny_flux, tmp_path, **sections), "fly", 1e9)
+    file, log = tmp_path / "fly.yaml", tmp_path / "fly.log"
+    file.write_text(dump_config(config_of(tree)))
+    assert ranks.results(run_forgetting, 2, str(file), log, folder=tmp_path / "ranks") == [0, 0]
+    assert len(held_out(tree)) == 2
+    assert Counter(log.read_text().splitlines()) == {f"{rank} {way}": 2 for rank in "01" for way in (False, True)}
 
 
 def test_what_another_process_finds_to_be_bad_is_everyones() -> None:

@@ -12,7 +12,11 @@ SECTIONS = "buckets", "columns", "folders"
 """Keys of a data set that have keys of their own."""
 PLAIN = [key for key in DataConfig.model_fields if key not in SECTIONS]
 KEY = re.compile(
-    r"(?<![\w./-])data\.(?=(?:(?:" + "|".join(PLAIN) + r")(?![\w-]|\.\w)|(?:" + "|".join(SECTIONS) + r")(?![\w-]))(?![\w.]*/))"
+    r"(?<![\w./-])data\.(?=(?:(?:"
+    + "|".join(PLAIN)
+    + r")(?![\w-]|\.\w)|(?:"
+    + "|".join(SECTIONS)
+    + r")(?![\w-]))(?![\w.]*/))"
 )
 """Beginning of a key of a data set whose number is not known where the message is written; no part of a name of a file."""
 

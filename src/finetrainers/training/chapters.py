@@ -248,8 +248,7 @@ class Chapters:
     def _named_skipped(self, skipped: Sequence[Sequence[tuple[int, str]]]) -> tuple[dict[str, str], ...]:
         """By data set: why shards could not be read, by their references."""
         return tuple(
-            {_refs(source)[n]: reason for n, reason in own}
-            for source, own in zip(self._book.sources, skipped, strict=True)
+            {_refs(source)[n]: reason for n, reason in own} for source, own in zip(self._book.sources, skipped, strict=True)
         )
 
     def _check_sets(self, before: Sequence[str]) -> None:

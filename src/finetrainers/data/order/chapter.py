@@ -1,6 +1,6 @@
 """What a chapter is made of: data sets that are read shard by shard or are known, and what was left over of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 

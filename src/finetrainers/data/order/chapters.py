@@ -161,8 +161,8 @@ class Book:
         last = f"; the last problem is of {problems[-1].path}: {problems[-1].reason}" if problems else ""
         with about_set(f"data.{number}"):
             raise DataError(
-                f"data.path: {source.config.path!r} has no sample to train on in any of {len(source.refs)} shards{last}. Remove "
-                "this data set, or see that its shards can be read and have media and captions that fit its buckets"
+                f"data.path: {source.config.path!r} has no sample to train on in any of {len(source.refs)} shards{last}. "
+                "Remove this data set, or see that its shards can be read and have media and captions that fit its buckets"
             )
 
     def _known(self, begin: Begin, taken: Sequence[int]) -> Iterator[_Part]:
