@@ -63,12 +63,12 @@ def cells(config: Config) -> list[str]:
     found = plan(config, Asked(say=silent))
     most = max(found.stages, key=lambda stage: stage.allocated or 0)
     gb = (most.allocated or 0) / 1e9
-    card = next(card for card in CARDS if gb <= USABLE * card)
+    card = next((card for card in CARDS if gb <= USABLE * card), None)
     return [
         f"{gb:.1f}",
         most.stage,
-        str(card),
-        "as written" if card <= SMALL else on_small(config),
+        "none" if card is None else str(card),
+        "as written" if card is not None and card <= SMALL else on_small(config),
         f"{seconds_of_step(config):.2g} s",
         size_of(found.disk.item),
         size_of(found.disk.checkpoint),
@@ -97,17 +97,17 @@ def on_small(config: Config) -> str:
         return "nothing fits"
     if not found.fits:
         return "nothing fits"
-    return f"{max(stage.allocated or 0 for stage in found.stages) / 1e9:.1f}: {added(found)}"
+    return f"{max(stage.allocated or 0 for stage in found.stages) / 1e9:.1f}: {added(found, config)}"
 
 
-def added(found: Planned) -> str:
-    """Name the keys that are added."""
+def added(found: Planned, config: Config) -> str:
+    """Name the keys that are added: those of its step, and of the other stages, that are not as they are written."""
     (chosen,) = (own for own in found.techniques if own.is_chosen)
     keys = {key: str(value).lower() for key, value in chosen.keys.items()}
-    for line in str(found.proposal).splitlines():
-        key, _, value = line.strip().partition(": ")
-        if key == "text_encoder_weights":  # of another stage than a step
-            keys[f"memory.{key}"] = value
+    memory = yaml.safe_load(str(found.proposal)).get("memory", {})
+    for key in sorted(memory.keys() & {"text_encoder_weights", "vae_tiling", "vae_slicing"}):
+        if memory[key] != config.memory.model_dump(mode="json")[key]:
+            keys[f"memory.{key}"] = str(memory[key]).lower()
     return f"`{' '.join(f'{key}={value}' for key, value in keys.items())}`"
 
 

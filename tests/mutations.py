@@ -804,6 +804,7 @@ MUTATIONS = (
     Mutation("a shard that was skipped comes into the chapter of a run that goes on", "data/order/chapter.py", "reason = skipped.get(ref)", "reason = None", "data/test_chapters.py::test_a_chapter_stays_what_it_was_when_a_shard_that_it_skipped_can_be_read_again"),
     Mutation("a process trains on other samples than the first", "training/chapters.py", "        if _settled(own)[1] == digest:\n", "        if True:\n", "data/test_chapters.py::test_a_process_that_cannot_read_what_the_first_one_trains_on_says_so"),
     Mutation("a rehearsal encodes what a run encodes on the fly", "training/rehearse/stages.py", "        del stages[0]\n", "        pass\n", "training/test_rehearse.py::test_a_run_that_encodes_on_the_fly_is_rehearsed_without_a_stage_that_it_does_not_have"),
+    Mutation("a step that fails leaves a copy of the weight in float32", "optim/kept.py", "        finally:\n            self.stepped.grad = None\n            self.stepped.data = nothing_like", "        except ZeroDivisionError:\n            self.stepped.grad = None\n            self.stepped.data = nothing_like", "optim/test_kept.py::test_a_step_that_fails_leaves_rounded_weights_as_they_are_and_nothing_in_float32"),
 )  # fmt: skip
 
 

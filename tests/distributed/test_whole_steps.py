@@ -26,7 +26,9 @@ from finetrainers.training.trainer import Trainer
 NAMES = ("muon", "adafactor")
 SIZES = (6, 5, 8, 3, 1)
 """Rows that divide evenly, rows that do not, and too few for each process."""
-BATCH, STEPS, SAVED = 4, 4, 2
+BATCH, MICRO_BATCHES, STEPS, SAVED = 8, 2, 4, 2
+BROKEN = 1
+"""Step whose gradients are not finite: it changes nothing."""
 BOUND = 1e-5
 """Largest relative difference of a weight; 1e-7 of them was seen."""
 
@@ -76,11 +78,14 @@ def trainer_of(name: str, world: World) -> Trainer:
 
 def step(trainer: Trainer) -> float:
     own = samples(trainer.step)[trainer.world.rows(BATCH)]
-    losses = (trainer.denoiser(own) - 1).square()
-    trainer.update.backward(losses, batch_size=BATCH)
-    total, norm = trainer.update.reduce(losses.detach().sum()[None])
+    summed = torch.zeros(1)
+    for few in own.chunk(MICRO_BATCHES):
+        losses = (trainer.denoiser(few) - 1).square()
+        trainer.update.backward(losses, batch_size=BATCH)
+        summed += losses.detach().sum()
+    total, norm = trainer.update.reduce(summed)
     trainer.update.clip(norm)
-    trainer.update.step(is_finite=True)
+    trainer.update.step(is_finite=trainer.step != BROKEN)
     trainer.update.drop_gradients()
     trainer.step += 1
     return float(total)
@@ -99,7 +104,9 @@ def train(name: str, world: World, folder: Path) -> tuple[list[float], list[Tens
         if number == SAVED:
             checkpoints.save(trainer)
             replace_tensors(trainer.denoiser, torch.clone)  # as what makes way and comes back
+        before = all_of(trainer) if number == BROKEN else []
         losses.append(step(trainer))
+        assert all(map(torch.equal, before, all_of(trainer) if before else []))
     assert world.is_alone or any(isinstance(p, DTensor) for p in trainer.update.parameters)
     return losses, all_of(trainer)
 

@@ -101,6 +101,25 @@ def test_nothing_of_rounded_weights_is_held_in_float32_between_steps() -> None:
     assert not layer.weight.equal(torch.ones_like(layer.weight))
 
 
+def test_a_step_that_fails_leaves_rounded_weights_as_they_are_and_nothing_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer = ones(4096)
+    update = update_of(layer, rounding_seed=0)
+    backward(update, layer, torch.ones(1, 4096, dtype=torch.bfloat16))
+
+    def fail() -> None:
+        held[0].data.zero_()
+        raise RuntimeError("out of memory")
+
+    held = [p for group in update.optimizer.param_groups for p in group["params"]]
+    monkeypatch.setattr(update.optimizer, "step", fail)
+    with pytest.raises(RuntimeError):
+        update.step(is_finite=True)
+    assert [(p.untyped_storage().nbytes(), p.grad) for p in held] == [(4, None)]
+    assert layer.weight.equal(torch.ones_like(layer.weight))
+
+
 def rounded_run(seed: int, name: str = "weight", before: int = 0) -> Tensor:
     """The weight after one step, behind others whose learning rate was nothing."""
     layer = nn.Module()

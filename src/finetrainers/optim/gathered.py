@@ -38,13 +38,15 @@ class Gathered(Kept):
 
     @contextmanager
     def in_float32(self, *_: object, factor: Tensor | None = None) -> Iterator[None]:
-        """Step the whole weight, and keep this process's part. All that share it have to do so together."""
+        """Step the whole weight, and keep this process's part, if the step succeeds. All that share it do so together."""
         assert factor is None, "gradients of shards are clipped before"
         assert isinstance(self.weight, DTensor)
         assert isinstance(self.weight.grad, DTensor)
-        self.stepped.data, self.stepped.grad = gathered(self.weight), gathered(self.weight.grad)
-        yield
-        box, own = own_part(self.weight)
-        own.copy_(self.stepped.detach()[box.slices_in(whole(self.weight.shape))])
-        self.stepped.grad = None
-        self.stepped.data = self._nothing
+        try:
+            self.stepped.data, self.stepped.grad = gathered(self.weight), gathered(self.weight.grad)
+            yield
+            box, own = own_part(self.weight)
+            own.copy_(self.stepped.detach()[box.slices_in(whole(self.weight.shape))])
+        finally:
+            self.stepped.grad = None
+            self.stepped.data = self._nothing

@@ -188,17 +188,19 @@ class Rounded(Kept):
 
     @contextmanager
     def in_float32(self, *seed: object, factor: Tensor | None = None) -> Iterator[None]:
-        """Step in float32, and round by draws of the seed."""
+        """Step in float32, and round by draws of the seed, if the step succeeds."""
         assert self._gradient is not None
-        self.stepped.data = self.weight.detach().float()
         there = None if factor is None else factor.to(self.weight.device)  # streamed weights are on the host
-        self.stepped.grad = self._gradient.float() if there is None else self._gradient.float() * there
-        self._gradient = None
-        yield
-        value = self.stepped.detach()
-        self.weight.copy_(round_stochastically(value, rounding_noise(value, *seed, self.name)))
-        self.stepped.grad = None
-        self.stepped.data = nothing_like(self.weight, self.weight.device)
+        try:
+            self.stepped.data = self.weight.detach().float()
+            self.stepped.grad = self._gradient.float() if there is None else self._gradient.float() * there
+            self._gradient = None
+            yield
+            value = self.stepped.detach()
+            self.weight.copy_(round_stochastically(value, rounding_noise(value, *seed, self.name)))
+        finally:
+            self.stepped.grad = None
+            self.stepped.data = nothing_like(self.weight, self.weight.device)
 
     def drop_gradient(self) -> None:
         """Free the gradient."""

@@ -71,9 +71,14 @@ def _orthogonal(
 
 
 def _added(direction: Tensor, group: Mapping[str, Any]) -> Tensor:
-    """Return what Muon adds to a matrix [m, n] that is to go in a direction: by its own step of a matrix of zeros."""
+    """Return what Muon adds to a matrix [m, n] that is to go in a direction: by its own step of a matrix of zeros.
+
+    Two matrices of float32 are there meanwhile, what is returned and the direction, beside those of Muon's own computing.
+    """
     weight = nn.Parameter(torch.zeros_like(direction, dtype=torch.float32))
     weight.grad = direction.float()
     only = {name: group[name] for name in OF_UPDATE}
-    Muon([weight], momentum=0.0, nesterov=False, weight_decay=0.0, **only).step()
+    muon = Muon([weight], momentum=0.0, nesterov=False, weight_decay=0.0, **only)
+    muon.state[weight]["momentum_buffer"] = weight.grad  # which it would make, and then write the gradient into
+    muon.step()
     return weight.detach()
