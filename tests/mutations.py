@@ -766,10 +766,10 @@ MUTATIONS = (
     Mutation("a plan hides a text encoder that it has not counted", "training/plan/stages.py", 'for note in ("read onto the host first", without) if note', 'for note in ("read onto the host first",)', "training/test_plan_command.py::test_a_text_encoder_that_cannot_be_counted_is_named"),
     Mutation("a size without a unit is no size", "training/plan/gpus.py", "if number is not None and float", "if False and float", "training/test_plan_command.py::test_odd_options_are_refused_with_the_way_out"),
     Mutation("a plan counts for minutes, and then cannot write", "cli/plan.py", "    _check_json(options.json)\n", "", "training/test_plan_command.py::test_odd_options_are_refused_with_the_way_out"),
-    Mutation("a plan names too small a GPU", "training/plan/search.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_each_kind_of_family_fits_below_what_is_written"),
+    Mutation("a plan names too small a GPU", "training/fit.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_each_kind_of_family_fits_below_what_is_written"),
     Mutation("a pack is opened for each of its items", "data/cache/reading.py", "        if file != self._file:\n", "        if True:\n", "data/test_packs.py::test_a_batch_opens_each_pack_once_and_has_its_items_in_the_order_asked_for"),
     Mutation("a second start looks through all files for their folders", "data/catalog/snapshot.py", "            marks.add_folders(known.folders)\n", "            marks.add_folders(_folders_of(known.listing) or ())\n", "data/test_snapshot.py::test_a_second_start_does_not_look_for_the_folders_of_each_file"),
-    Mutation("a plan names too small a GPU", "training/plan/search.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_what_fits_nowhere_is_refused_with_the_least"),
+    Mutation("a plan names too small a GPU", "training/fit.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_what_fits_nowhere_is_refused_with_the_least"),
     Mutation("a count draws weights that nobody has", "training/build.py", "with undrawn(weights):", "with nullcontext():", "training/test_cost.py::test_nothing_is_drawn_for_weights_that_are_none"),
     Mutation("results that share memory are counted twice", "memory/meta.py", "if len(set(made)) < len(made) or not set(made).isdisjoint(given):", "if False:", "memory/test_meter.py::test_results_that_share_memory_are_made_each_time"),
     Mutation("a message about a data set names no number", "config/of_set.py", "KEY.sub(f\"{key}.\", message)", "message", "data/test_named_keys.py::test_a_wrong_set_is_named_by_its_number"),
@@ -782,6 +782,14 @@ MUTATIONS = (
     Mutation("a step in a banner's outline is as wrong as a corner that is missing", "quickstart/divisions.py", "MAX_STEP, MAX_OFF = 4, 6", "MAX_STEP, MAX_OFF = 1, 6", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
     Mutation("what sticks out of a banner far passes", "quickstart/divisions.py", "_is_straight(edges) and ", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
     Mutation("a hole in a banner passes", "quickstart/divisions.py", " and not _has_hole(parts[0][box])", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
+    Mutation("a plan proposes what processes that share weights refuse", "training/plan/run.py", "        check_sharing(config, self.layout)\n", "", "training/test_plan_command.py::test_a_plan_refuses_what_a_run_of_so_many_processes_refuses"),
+    Mutation("auto counts whole weights where processes share them", "training/fit.py", "            cost = with_shared_weights(predict_largest(own, model), own, model, layout, prefetch=chosen.parallel.prefetch)", "            cost = predict_largest(own, model)", "training/test_fit.py::test_of_shared_weights_each_process_counts_its_part"),
+    Mutation("auto chooses what is impossible beside shards", "training/fit.py", "            check_sharing(chosen, layout)\n", "", "training/test_fit.py::test_of_shared_weights_each_process_counts_its_part"),
+    Mutation("auto takes written checkpointing of every block for the fastest", "training/fit.py", "if own[CHECKPOINTED])", ")", "training/test_fit.py::test_with_checkpointing_written_the_fastest_set_that_has_it_comes_first"),
+    Mutation("a plan forgets with what a run began", "training/plan/run.py", "config = as_recorded(asked_for)", "config = asked_for", "training/test_fit.py::test_a_run_goes_on_with_what_it_began_with"),
+    Mutation("a plan forgets encoders that are kept on the host", "training/plan/windows.py", "_text_bytes(passes, config) if encodes else 0", "0", "training/test_plan_command.py::test_windows_are_encoded_beside_the_optimizer_and_items_in_memory_count"),
+    Mutation("a plan counts a compressed encoder where the whole one is read", "training/plan/stages.py", "host=max(own.read for own in texts)", "host=max(own.weights for own in texts)", "training/test_plan_command.py::test_encoders_are_read_whole_and_shared_in_parts"),
+    Mutation("whole states are counted as shards", "training/plan/devices.py", 'found["states"] = usage.peak["states"]', "pass", "training/test_plan_command.py::test_an_optimizer_that_steps_whole_weights_keeps_whole_states"),
 )  # fmt: skip
 
 
