@@ -10,9 +10,11 @@ from runs import config_of, events_of, flux_tree, merged, write_pictures
 
 import finetrainers
 from finetrainers.config import Config, load_config
+from finetrainers.distributed.layout import Layout
 from finetrainers.errors import ConfigError
 from finetrainers.models import open_model
 from finetrainers.training.fit import BLOCKS, SETS, USABLE, Trial, as_recorded, fit, try_sets
+from finetrainers.training.plan.run import Asked, plan
 
 Tree = dict[str, Any]
 CHECKPOINTING = "train.gradient_checkpointing"
@@ -85,14 +87,32 @@ def test_the_fastest_that_fits_is_taken(tree: Tree, trials: list[Trial]) -> None
 def test_where_nothing_fits_the_smallest_is_named(tree: Tree, trials: list[Trial], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all sets, which are not counted once more for it."""
 
-    def counted(_config: Config, _model: object, sets: object) -> list[Trial]:
+    def counted(_config: Config, _model: object, sets: object, **_: object) -> list[Trial]:
         assert sets == SETS
         return trials
 
     monkeypatch.setattr("finetrainers.training.fit.try_sets", counted)
     smallest = min(trial.peak_bytes for trial in trials if trial.peak_bytes is not None)
-    with pytest.raises(ConfigError, match=f"the smallest that preset: auto finds needs {smallest / 1e9:.1f} GB"):
+    sizes = f"may use 9e-07 GB of 1e-06 GB, and the smallest that preset: auto finds needs {smallest / 1e9:.3g} GB"
+    with pytest.raises(ConfigError, match=rf"{sizes} .* which a GPU of {smallest / USABLE / 1e9:.3g} GB has"):
         fit(with_budget(tree, 1000))
+
+
+def test_of_shared_weights_each_process_counts_its_part(tree: Tree, trials: list[Trial]) -> None:
+    """A set fits that would not fit whole; what is impossible beside shards is never chosen."""
+    own = merged(tree, {"parallel": {"shard": 2}})
+    fitted = fit(with_budget(own, round(peak_of(trials, {CHECKPOINTING: False}) / USABLE) - 1), layout=Layout(1, 2))
+    assert fitted.config.train.gradient_checkpointing is False
+    assert fitted.config.parallel.shard == 2
+    config = config_of(own)
+    (streamed,) = try_sets(config, open_model(config.model), [{BLOCKS: 0, CHECKPOINTING: True}], layout=Layout(1, 2))
+    assert streamed.config is None
+    assert "memory.resident_blocks: 0 is impossible with parallel.shard" in streamed.reason
+
+
+def test_with_checkpointing_written_the_fastest_set_that_has_it_comes_first(tree: Tree) -> None:
+    fitted = fit(with_budget(tree, "1GB", train={"gradient_checkpointing": True}))
+    assert [trial.techniques for trial in fitted.trials] == [{"memory.checkpoint_every": 4}]
 
 
 def test_what_the_user_has_written_stays(tree: Tree, trials: list[Trial]) -> None:
@@ -117,6 +137,11 @@ def test_a_run_goes_on_with_what_it_began_with(tree: Tree, trials: list[Trial], 
     assert CHECKPOINTING in begun["memory"][-1]
     for config in (fit(with_budget(tree, "1GB")).config, as_recorded(with_budget(tree, "1GB"))):
         assert config.train.gradient_checkpointing  # although it would fit without
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("finetrainers.training.plan.run._Planning.planned", lambda self: (self.config, self.limit))
+        config, limit = plan(with_budget(tree, "1GB"), Asked(say=lambda _: None))  # type: ignore[misc]  # of the patch
+    assert config.train.gradient_checkpointing
+    assert limit == USABLE * 1e9
     with pytest.raises(ConfigError, match="continues with what was chosen when it began"):
         fit(with_budget(tree, 1000))
 

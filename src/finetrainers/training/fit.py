@@ -11,7 +11,6 @@ import torch
 from finetrainers.config import Config, MemoryConfig, load_config, parse_config
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.distributed.layout import Layout
-from finetrainers.distributed.layout import Layout
 from finetrainers.distributed.world import pick_device
 from finetrainers.errors import ConfigError, FinetrainersError
 from finetrainers.models import Model, open_model
@@ -21,8 +20,6 @@ from finetrainers.training.checks import check_buckets, check_computation, check
 from finetrainers.training.cost import StepCost, predict_step
 from finetrainers.training.plan.devices import on_one_of, with_shared_weights
 from finetrainers.training.sharing import check_sharing
-from finetrainers.training.plan.devices import on_one_of, with_shared_weights
-from finetrainers.training.sharing import check_sharing
 
 USABLE = 0.9
 """Share of the budget that a step may be counted to take. The rest is for what is not counted: the CUDA context (0.5 GB),
@@ -30,7 +27,6 @@ workspaces of libraries and kernels, and gaps between the pieces of memory that 
 
 Techniques = Mapping[str, Any]  # values by keys of the configuration, as a file has them
 CHECKPOINTING: Techniques = {"train.gradient_checkpointing": True}
-CHECKPOINTED = "train.gradient_checkpointing"
 CHECKPOINTED = "train.gradient_checkpointing"
 INT8: Techniques = {**CHECKPOINTING, "memory.weights": "int8"}
 SETS: Sequence[Techniques] = (
@@ -301,17 +297,25 @@ def _written(value: Any) -> str:
 def _refusal(config: Config, trials: Sequence[Trial], *, is_recorded: bool) -> str:
     """Say that nothing fits, and what would be the smallest."""
     possible = [(trial.peak_bytes, trial.title) for trial in trials if trial.peak_bytes is not None]
-    budget = budget_bytes(config) / 1e9
-    counted = f"a step may use {USABLE * budget:.1f} GB of {budget:.1f} GB"
+    limit, budget = USABLE * budget_bytes(config), budget_bytes(config)
+    counted = f"a step may use {limit / 1e9:.3g} GB of {budget / 1e9:.3g} GB"
     if not possible:
         return f"memory.preset: no set of techniques is possible for auto: {trials[-1].title}: {trials[-1].reason}"
     least, title = min(possible)
+    needs = f"{least / 1e9:.3g} GB ({title})"
     if is_recorded:
         return (
             f"memory.budget: {counted}, and the run in {config.output_dir} continues with what was chosen when it began: "
-            f"that needs {least / 1e9:.1f} GB ({title}); raise the budget, or set preset: none and these keys yourself"
+            f"that needs {needs}; raise the budget, or set preset: none and these keys yourself"
         )
+    return f"memory.budget: {counted}, and the smallest that preset: auto finds needs {needs}{way_out(config, least)}"
+
+
+def way_out(config: Config, least: int) -> str:
+    """Say which GPU has room for the least that was found, and what makes a step smaller."""
+    size = config.train.micro_batch_size
+    smaller = "" if size == 1 else f" a train.micro_batch_size below {size},"
     return (
-        f"memory.budget: {counted}, and the smallest that preset: auto finds needs {least / 1e9:.1f} GB ({title}); "
-        "raise it, or set smaller data.0.buckets, a lower tuning.rank or a smaller model"
+        f", which a GPU of {least / USABLE / 1e9:.3g} GB has; allow so much memory, or set{smaller} smaller data.0.buckets, "
+        "a lower tuning.rank or a smaller model"
     )

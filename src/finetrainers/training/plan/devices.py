@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import ceil
+from math import ceil, prod
 
 from finetrainers.config import Bucket, Config
 from finetrainers.distributed.layout import Layout, check_batch, settle_layout
 from finetrainers.memory.meter import Category, Usage
 from finetrainers.models import Model
 from finetrainers.models.blocks import named_blocks
+from finetrainers.optim.optimizers import OF_WHOLE_WEIGHTS
 from finetrainers.training.cost import StepCost, build_meta_trainer
 from finetrainers.training.plan.figures import Between
 from finetrainers.training.plan.gpus import Gpu
@@ -59,8 +60,12 @@ def units_of_run(config: Config, model: Model) -> Sequence[Unit]:
     return units_of(build_meta_trainer(config, model).denoiser, model.adapter.blocks)
 
 
-def shared_usage(usage: Usage, units: Sequence[Unit], layout: Layout, *, prefetch: int) -> Usage:
-    """Cut what one device would hold: weights and states by those that share them, activations by sharers of tokens."""
+def shared_usage(usage: Usage, units: Sequence[Unit], layout: Layout, *, prefetch: int, optimizer: str = "adamw") -> Usage:
+    """Cut what one device would hold: weights and states by those that share them, activations by sharers of tokens.
+
+    States of an optimizer that steps whole weights are whole in each process; it and Muon have one whole weight and its
+    gradient beside the rest.
+    """
     found: dict[Category, int] = dict(usage.peak)
     of_tokens: tuple[Category, ...] = ("activations", "temporaries")
     for category in of_tokens:
@@ -75,6 +80,11 @@ def shared_usage(usage: Usage, units: Sequence[Unit], layout: Layout, *, prefetc
         if not is_little(units):
             found["gradients"] = ceil(usage.peak["gradients"] / sharing)
             found["temporaries"] += max(trained_numel([unit]) for unit in blocks) * (FLOAT32_BYTES + 2)
+        if optimizer in OF_WHOLE_WEIGHTS:
+            found["states"] = usage.peak["states"]
+        if optimizer in (*OF_WHOLE_WEIGHTS, "muon"):
+            numel = max(prod(weight.shape) for unit in units for weight in unit if weight.is_trained)
+            found["temporaries"] += 2 * FLOAT32_BYTES * numel
         found["temporaries"] += gathered_bytes(root, sharing) + (IN_FLIGHT + prefetch) * largest
     return Usage(found, usage.flop // layout.context)
 
@@ -92,7 +102,8 @@ def with_shared_weights(cost: StepCost, own: Config, model: Model, layout: Layou
     if layout.shard == 1:
         return cost
     whole_tokens = Layout(layout.replicate, layout.shard * layout.context)
-    usage = shared_usage(cost.usage, units_of_run(own, model), whole_tokens, prefetch=prefetch)
+    units, name = units_of_run(own, model), own.optimizer.name
+    usage = shared_usage(cost.usage, units, whole_tokens, prefetch=prefetch, optimizer=name)
     return replace(cost, usage=usage, reserved_bytes=shared_cost(cost, usage))
 
 

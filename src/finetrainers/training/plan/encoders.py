@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
+from math import ceil
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from finetrainers.memory.allocator import reserved_bytes
 from finetrainers.memory.meta import META, fused_attention
 from finetrainers.memory.meter import Meter, Usage
 from finetrainers.memory.quantize.compress import compress_text_encoders
+from finetrainers.memory.shard_encoders import layers
 from finetrainers.memory.work import Work
 from finetrainers.models import Model
 from finetrainers.models.pretrained import config_name
@@ -29,25 +31,60 @@ class Pass:
     work: Work
     weights: int
     """Bytes of the component itself."""
+    read: int
+    """Bytes of it on the host before it is compressed."""
+    gathered: int = 0
+    """Bytes of its largest layer and of what is outside of layers: what is whole at once where devices share it."""
+
+    def shared(self, processes: int) -> "Pass":
+        """Keep the part of one of several devices that share the weights, and what is whole at once."""
+        weights = min(self.weights, ceil(self.weights / processes) + self.gathered)
+        spared = self.weights - weights
+        usage = Usage({**self.usage.peak, "weights": self.usage.peak["weights"] - spared}, self.usage.flop)
+        return replace(self, usage=usage, reserved=self.reserved - spared, weights=weights)
 
 
 def text_passes(config: Config, model: Model) -> Iterator[Pass]:
     """Count each text encoder of a model, as far as its folder has their configs: of what is encoded at once."""
-    rows = config.cache.batch_size
+    rows, is_shared = config.cache.batch_size, config.memory.shard_text_encoders
     for name in model.text_components:
         encoder = _text_encoder(model, name)
         if encoder is None:
             continue
+        read = bytes_of(encoder)
         compress_text_encoders([encoder], config.memory.text_encoder_weights, META)
         length = min(model.max_length, getattr(encoder.config, "max_position_embeddings", model.max_length))
         tokens = torch.zeros(rows, length, dtype=torch.long, device=META)
-        yield _counted(encoder, partial(encoder, input_ids=tokens))
+        yield replace(
+            _counted(encoder, partial(encoder, input_ids=tokens)), read=read, gathered=_gathered(encoder) if is_shared else 0
+        )
+
+
+def _gathered(encoder: nn.Module) -> int:
+    own = [bytes_of(layer) for layer in layers(encoder)]
+    return bytes_of(encoder) - sum(own) + max(own, default=0)
+
+
+def bytes_of(component: nn.Module) -> int:
+    """Bytes of parameters and buffers."""
+    return sum(tensor.nbytes for tensor in (*component.parameters(), *component.buffers()))
+
+
+def image_bytes(model: Model) -> int:
+    """Bytes of what encodes images, as far as a model's folder has the configs."""
+    names = [name for name in model.image_components if _is_encoder(model, name)]
+    found = [name for name in names if model.pretrained.place(name).find(config_name(name)) is not None]
+    return sum(bytes_of(_made(model, name)) for name in found)
 
 
 def _text_encoder(model: Model, name: str) -> nn.Module | None:
     """Make a text encoder without weights; None for a tokenizer, and where there is no config."""
     if not _is_encoder(model, name) or name in unknown_encoders(model):
         return None
+    return _made(model, name)
+
+
+def _made(model: Model, name: str) -> nn.Module:
     settings = model.pretrained.settings(name)
     own: Any = model.pretrained.component_class(name)
     with torch.device(META):
@@ -103,7 +140,7 @@ def _counted(component: Any, run: Callable[[], object]) -> Pass:
     with torch.no_grad(), fused_attention(), _on_meta(), meter:
         run()
     weights = sum(tensor.nbytes for tensor in own)
-    return Pass(meter.usage(), reserved_bytes(meter.history()), meter.work, weights)
+    return Pass(meter.usage(), reserved_bytes(meter.history()), meter.work, weights, weights)
 
 
 @contextmanager

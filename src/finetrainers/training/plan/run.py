@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from finetrainers.config import Bucket, Config
@@ -166,22 +167,23 @@ class _Planning:
         passes = Passes.of(own, self.model, self.buckets[-1], before)
         gc.collect()
         encoded = Leaves(own, self.model, self.buckets[-1], cost, self.items).encoded()
-        return with_windows(count_stages(own, self.model, cost, passes), own, cost, encoded)
+        return with_windows(count_stages(own, self.model, cost, passes, processes=self.layout.size), own, cost, encoded)
 
     def _shared(self, own: Config, cost: StepCost) -> StepCost:
         """Cut a step to what one of several devices has of it."""
         if self.layout.size == self.layout.replicate:
             return cost
         units = units_of_run(own, self.model)
-        usage = shared_usage(cost.usage, units, self.layout, prefetch=self.config.parallel.prefetch)
+        prefetch, name = self.config.parallel.prefetch, own.optimizer.name
+        usage = shared_usage(cost.usage, units, self.layout, prefetch=prefetch, optimizer=name)
         work = cost.work.divided(self.layout.context)
         return replace(cost, usage=usage, reserved_bytes=shared_cost(cost, usage), work=work)
 
     def _staged(self, config: Config, own: Config, cost: StepCost) -> tuple[Config, Config, Counted]:
         """Count the stages; what encodes and decodes is made smaller, key by key, where it does not fit."""
-        counted = self._stages(own, cost)
+        counted, say_once = self._stages(own, cost), cache(self.asked.say)
         while self.limit is not None:
-            keys = smaller_keys(own, self.config, counted.stages, self.limit, self.model)
+            keys = smaller_keys(own, self.config, counted.stages, self.limit, self.model, say=say_once)
             if not keys:
                 break
             self.asked.say(f"counting them with {', '.join(f'{key}: {str(value).lower()}' for key, value in keys.items())}")

@@ -14,12 +14,12 @@ from finetrainers.training.fit import (
     CHECKPOINTED,
     CHECKPOINTING,
     INT8,
-    USABLE,
     Techniques,
     Trial,
     faster_sets,
     is_given,
     try_sets,
+    way_out,
 )
 from finetrainers.training.plan.figures import Technique
 from finetrainers.training.plan.speed import Machine
@@ -167,10 +167,7 @@ def _refusal(config: Config, trials: Sequence[Trial], left_out: Sequence[tuple[A
         return f"no set of techniques is possible: {trials[-1].title}: {trials[-1].reason}"
     least = min([own for own, _ in possible] or [num_bytes for _, num_bytes in left_out])
     title = min(possible)[1] if possible else "no set that was counted"
-    size = config.train.micro_batch_size
-    smaller = "" if size == 1 else f" a train.micro_batch_size below {size},"
     return (
         f"a step may use {limit / 1e9:.3g} GB, and the smallest that was found needs {least / 1e9:.3g} GB "
-        f"({title}), which a GPU of {least / USABLE / 1e9:.3g} GB has; allow so much memory, or set{smaller} smaller "
-        "data.0.buckets, a lower tuning.rank or a smaller model"
+        f"({title}){way_out(config, least)}"
     )

@@ -1,6 +1,6 @@
 """What makes encoding, validation and decoding smaller where they do not fit: none of it changes a step."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from finetrainers.config import Config
 from finetrainers.errors import ConfigError
@@ -15,7 +15,13 @@ SMALLER_TEXT: Mapping[str, str] = {"none": "fp8_e4m3", "fp8_e4m3": "nf4"}
 
 
 def smaller_keys(
-    config: Config, written: Config, stages: Iterable[Stage], limit: int, model: Model
+    config: Config,
+    written: Config,
+    stages: Iterable[Stage],
+    limit: int,
+    model: Model,
+    *,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, bool | str]:
     """Keys to try next; none where all stages but the step fit, or where nothing is left to try.
 
@@ -25,11 +31,12 @@ def smaller_keys(
         stages: All of them.
         limit: Bytes that each may take.
         model: None of whose weights are asked for.
+        say: Told what would be smaller and cannot be tried.
     """
     over = {stage.stage for stage in stages if (stage.allocated or 0) > limit}
     keys: dict[str, bool | str] = {}
     smaller = None if is_given(written, TEXT) else SMALLER_TEXT.get(config.memory.text_encoder_weights)
-    if "encode text" in over and smaller is not None and _is_possible(config, {TEXT: smaller}, model):
+    if "encode text" in over and smaller is not None and _is_possible(config, {TEXT: smaller}, model, say):
         keys[TEXT] = smaller
     if over & {"encode media", "validation"}:
         # Slicing takes the items of a batch one by one, and a sample that is drawn is one.
@@ -39,10 +46,11 @@ def smaller_keys(
     return keys
 
 
-def _is_possible(config: Config, keys: Mapping[str, str], model: Model) -> bool:
+def _is_possible(config: Config, keys: Mapping[str, str], model: Model, say: Callable[[str], None]) -> bool:
     """Whether keys can be added to a configuration, and what they need is installed."""
     try:
         check_computation(with_techniques(config, keys), model)
-    except ConfigError:
+    except ConfigError as error:
+        say(f"{', '.join(f'{key}: {value}' for key, value in keys.items())} was not counted: {error}")
         return False
     return True

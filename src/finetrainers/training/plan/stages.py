@@ -12,7 +12,14 @@ from finetrainers.memory.meter import Category, Meter, Usage
 from finetrainers.memory.work import Work
 from finetrainers.models import Model
 from finetrainers.training.cost import StepCost, build_meta_trainer
-from finetrainers.training.plan.encoders import Pass, decode_media, encode_media, text_passes, unknown_encoders
+from finetrainers.training.plan.encoders import (
+    Pass,
+    decode_media,
+    encode_media,
+    image_bytes,
+    text_passes,
+    unknown_encoders,
+)
 from finetrainers.training.plan.figures import Stage
 from finetrainers.training.synthetic import synthetic_batch
 
@@ -40,6 +47,8 @@ class Passes:
     media: Pass
     decode: Pass
     denoise: tuple[Usage, Work, int]
+    images: int
+    """Bytes of what encodes images."""
 
     @classmethod
     def of(cls, config: Config, model: Model, bucket: Bucket, before: "Passes | None" = None) -> "Passes":
@@ -57,6 +66,7 @@ class Passes:
             media,
             decode,
             _denoise(config, model, bucket) if before is None else before.denoise,
+            image_bytes(model) if before is None else before.images,
         )
 
 
@@ -78,9 +88,11 @@ class Counted:
     decode: Work
 
 
-def count_stages(config: Config, model: Model, cost: StepCost, passes: Passes) -> Counted:
-    """Put together all stages of a run, of which a step and all else that it computes are counted."""
+def count_stages(config: Config, model: Model, cost: StepCost, passes: Passes, *, processes: int = 1) -> Counted:
+    """Put together all stages of a run of so many processes, of which a step and all else that it computes are counted."""
     texts, media = passes.texts, passes.media
+    if config.memory.shard_text_encoders and processes > 1:
+        texts = tuple(own.shared(processes) for own in texts)
     stages = [
         text_stage(texts, unknown_encoders(model)),
         _pass_stage("encode media", media),
@@ -121,7 +133,7 @@ def text_stage(texts: Sequence[Pass], unknown: Sequence[str]) -> Stage:
         allocated=largest.usage.peak_bytes + others,
         reserved=largest.reserved + others,
         parts=parts,
-        host=max(own.weights for own in texts),
+        host=max(own.read for own in texts),
         note="; ".join(note for note in ("read onto the host first", without) if note),
     )
 

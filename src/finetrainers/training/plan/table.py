@@ -125,7 +125,10 @@ def _verdict(planned: Planned) -> list[str]:
     over = [own.stage for own in planned.stages if planned.limit is not None and (own.allocated or 0) > planned.limit]
     if over:
         return _wrapped(f"It does not fit: {', '.join(over)} needs more than {gib(planned.limit)} GiB.")
-    return ["It fits. The configuration, to be given to finetrainers train:", "", str(planned.proposal).rstrip()]
+    left_out = [part for own in planned.stages for part in own.note.split("; ") if part.startswith("not counted: ")]
+    fits = f"It fits, as far as it was counted ({'; '.join(left_out)})." if left_out else "It fits."
+    told = _wrapped(f"{fits} The configuration, to be given to finetrainers train:")
+    return [*told, "", str(planned.proposal).rstrip()]
 
 
 def _wrapped(text: str) -> list[str]:
