@@ -782,6 +782,10 @@ MUTATIONS = (
     Mutation("a step in a banner's outline is as wrong as a corner that is missing", "quickstart/divisions.py", "MAX_STEP, MAX_OFF = 4, 6", "MAX_STEP, MAX_OFF = 1, 6", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
     Mutation("what sticks out of a banner far passes", "quickstart/divisions.py", "_is_straight(edges) and ", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
     Mutation("a hole in a banner passes", "quickstart/divisions.py", " and not _has_hole(parts[0][box])", "", "quickstart/test_measure.py::test_small_steps_of_an_outline_are_right_and_large_ones_and_other_errors_are_not"),
+    Mutation("a loss broadcasts a velocity of one channel", "training/trainer.py", "return check_velocity(answer, trainer.adapter, x.shape)", "return answer", "models/test_shapes.py::test_a_velocity_that_a_loss_would_broadcast_is_refused_by_train_and_by_the_checks"),
+    Mutation("encoded prompts of any rank pass", "models/stated.py", "if tensor.ndim not in (2, 3) and not is_length(tensor):", "if False:", "models/test_shapes.py::test_an_encoded_prompt_of_another_rank_is_refused"),
+    Mutation("statistics of other channels than the grid has pass", "models/stated.py", "if len(numbers) not in (1, channels):", "if False:", "models/test_shapes.py::test_statistics_of_other_channels_than_the_grid_has_are_refused"),
+    Mutation("latents of another shape than the grid says pass", "models/vae.py", "    check_latents(mean, adapter, (frames, height, width))\n", "", "models/test_shapes.py::test_latents_of_another_shape_than_the_grid_says_are_refused"),
 )  # fmt: skip
 
 
