@@ -772,6 +772,7 @@ MUTATIONS = (
     Mutation("a second start looks through all files for their folders", "data/catalog/snapshot.py", "            marks.add_folders(known.folders)\n", "            marks.add_folders(_folders_of(known.listing) or ())\n", "data/test_snapshot.py::test_a_second_start_does_not_look_for_the_folders_of_each_file"),
     Mutation("the least that is needed leaves out what may not be counted", "training/plan/search.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_what_fits_nowhere_is_refused_with_the_least"),
     Mutation("a plan names too small a GPU", "training/fit.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_what_fits_nowhere_is_refused_with_the_least"),
+    Mutation("the least that a plan asks for leaves out what is not usable", "training/plan/search.py", "least / USABLE / 1e9", "least / 1e9", "training/test_plan_command.py::test_what_fits_nowhere_is_refused_with_the_least"),
     Mutation("a count draws weights that nobody has", "training/build.py", "with undrawn(weights):", "with nullcontext():", "training/test_cost.py::test_nothing_is_drawn_for_weights_that_are_none"),
     Mutation("results that share memory are counted twice", "memory/meta.py", "if len(set(made)) < len(made) or not set(made).isdisjoint(given):", "if False:", "memory/test_meter.py::test_results_that_share_memory_are_made_each_time"),
     Mutation("a message about a data set names no number", "config/of_set.py", "KEY.sub(f\"{key}.\", message)", "message", "data/test_named_keys.py::test_a_wrong_set_is_named_by_its_number"),
@@ -814,6 +815,10 @@ MUTATIONS = (
     Mutation("a plan forgets encoders that are kept on the host", "training/plan/windows.py", "_text_bytes(passes, config) if encodes else 0", "0", "training/test_plan_command.py::test_windows_are_encoded_beside_the_optimizer_and_items_in_memory_count"),
     Mutation("a plan counts a compressed encoder where the whole one is read", "training/plan/stages.py", "host=max(own.read for own in texts)", "host=max(own.weights for own in texts)", "training/test_plan_command.py::test_encoders_are_read_whole_and_shared_in_parts"),
     Mutation("whole states are counted as shards", "training/plan/devices.py", 'found["states"] = usage.peak["states"]', "pass", "training/test_plan_command.py::test_an_optimizer_that_steps_whole_weights_keeps_whole_states"),
+    Mutation("a loss broadcasts a velocity of one channel", "training/trainer.py", "return check_velocity(answer, trainer.adapter, x.shape)", "return answer", "models/test_shapes.py::test_a_velocity_that_a_loss_would_broadcast_is_refused_by_train_and_by_the_checks"),
+    Mutation("encoded prompts of any rank pass", "models/stated.py", "if tensor.ndim not in (2, 3) and not is_length(tensor):", "if False:", "models/test_shapes.py::test_an_encoded_prompt_of_another_rank_is_refused"),
+    Mutation("statistics of other channels than the grid has pass", "models/stated.py", "if len(numbers) not in (1, channels):", "if False:", "models/test_shapes.py::test_statistics_of_other_channels_than_the_grid_has_are_refused"),
+    Mutation("latents of another shape than the grid says pass", "models/vae.py", "    check_latents(mean, adapter, (frames, height, width))\n", "", "models/test_shapes.py::test_latents_of_another_shape_than_the_grid_says_are_refused"),
 )  # fmt: skip
 
 

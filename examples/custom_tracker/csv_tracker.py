@@ -18,7 +18,7 @@ class CsvTracker(Tracker):
         self._rows.writerows([step, name, value] for name, value in numbers.items())
 
     def show(self, step, samples):
-        """Take what a validation has drawn."""
+        """Take what a validation has generated."""
         self._rows.writerows([step, sample.prompt, sample.file] for sample in samples)
 
     def end(self):

@@ -36,6 +36,7 @@ from finetrainers.errors import ConfigError, DataError, Interrupted
 from finetrainers.memory.residency import Residency
 from finetrainers.models import Model
 from finetrainers.models.padding import hide_padding
+from finetrainers.models.stated import check_image
 from finetrainers.models.vae import encode_pixels
 
 StageProgress = Callable[[str, int, int], None]
@@ -269,6 +270,7 @@ class Encoder:
         if model.takes_image and clips[0][0].stream.role == "target":
             with torch.no_grad():
                 image = model.adapter.encode_image(pipeline, pixels, task=model.task)
+            check_image(image, model.adapter, len(clips))
         for row, (job, clip) in enumerate(clips):
             tensors = {"mean": mean[row]} if std is None else {"mean": mean[row], "std": std[row]}
             tensors |= {IMAGE + name: tensor[row].cpu() for name, tensor in image.items()}

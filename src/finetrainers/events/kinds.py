@@ -204,7 +204,7 @@ class EndEvent(Event):
     reason: Literal["steps", "early_stop", "callback"] | None = None
     """Why training is done: all steps are taken, or validation.patience or a callback has ended it before."""
     samples: str | None = None
-    """Folder of what was drawn at that step, absolute, if training is done and there is any."""
+    """Folder of what was generated at that step, absolute, if training is done and there is any."""
     first_held_out_loss: Number | None = None
     """Held-out loss before the first step, if training is done and it was measured."""
     best_step: Positive | None = None

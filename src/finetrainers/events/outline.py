@@ -81,7 +81,7 @@ class RunOutline(Record):
     """What trains: its kind, rank and alpha of adapters, how many parameters, of how many weights in all, and mb, the size
     of the weights that are exported at one step, in MB."""
     num_prompts: Count | None = None
-    """Prompts that a validation draws."""
+    """Prompts that a validation generates."""
     validate_every: Positive | None = None
     """Optimizer steps between validations; not given where there are none but the first and the last."""
     save_every: Positive | None = None

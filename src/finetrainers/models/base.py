@@ -82,7 +82,7 @@ class ModelAdapter(ABC):
 
     @property
     def default_fps(self) -> float:
-        """Frame rate of videos that are drawn, where the prompt names none."""
+        """Frame rate of videos that are generated, where the prompt names none."""
         return 24.0 if self.training.native_fps is None else self.training.native_fps
 
     @property
@@ -231,5 +231,5 @@ def pad_channels(latents: Tensor, like: Tensor) -> Tensor:
 
 
 def image_is_optional(adapter: ModelAdapter) -> bool:
-    """Whether a model draws videos from a prompt alone, and from a first frame that it takes in its place."""
+    """Whether a model generates videos from a prompt alone, and from a first frame that it takes in its place."""
     return adapter.gives_first_frame("image-to-video") and "text-to-video" in adapter.tasks

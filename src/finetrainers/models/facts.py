@@ -67,7 +67,7 @@ class TrainingFacts:
     """Largest noise level of a frame that is given in its place."""
     native_fps: float | None = None
     """Frames per second of the clips that the model was trained on, to which faster ones are brought; None where the
-    denoiser is told each clip's rate, or draws images."""
+    denoiser is told each clip's rate, or generates images."""
 
     def __post_init__(self) -> None:
         _check_one_of("training.prediction", self.prediction, get_args(Prediction))
@@ -109,7 +109,7 @@ class PictureFacts:
     draws_control: bool = False
     """Whether these draw a control from the VAE's posterior, with the generator of the noise; else its mode is taken."""
     reference_pipelines: Mapping[str, str] = field(default_factory=dict)
-    """Pipeline class that draws with references, of each task that takes pictures of their own size as further tokens:
+    """Pipeline class that generates with references, of each task that takes pictures of their own size as further tokens:
     ``append_references`` puts them there."""
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One picture or video to draw."""
+    """One picture or video to generate."""
 
     prompt: str
     size: tuple[int, int, int]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from finetrainers.models.base import ModelAdapter
 from finetrainers.models.pretrained import Pretrained
-from finetrainers.models.stated import statistic
+from finetrainers.models.stated import check_latents, statistic
 
 NORMAL = ("latents_mean", "latents_std")
 """What normalizes latents, where a VAE has figures for each channel."""
@@ -72,11 +72,16 @@ def encode_video(vae: Any, adapter: ModelAdapter, scaled: Tensor) -> tuple[Tenso
 
     Returns:
         Two tensors [B, C, F, H, W] on the CPU, in the VAE's data type.
+
+    Raises:
+        ModelError: If the adapter says another shape, or other statistics.
     """
     scaled = scaled.to(vae.device, vae.dtype)
     posterior = vae.encode(scaled[:, :, 0] if adapter.latents.is_image_vae else scaled).latent_dist
-    shift, scale = latent_statistics(vae, adapter)
     mean, std = (as_video(t.float().cpu(), adapter) for t in (posterior.mean, posterior.std))
+    frames, height, width = scaled.shape[2:]
+    check_latents(mean, adapter, (frames, height, width))
+    shift, scale = latent_statistics(vae, adapter)
     mean = ((mean - shift) * scale).to(vae.dtype)
     return mean, (std * scale).expand_as(mean).to(vae.dtype)
 

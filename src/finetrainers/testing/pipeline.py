@@ -19,6 +19,7 @@ from torch import Tensor
 from finetrainers.batch import Prompt
 from finetrainers.models import ModelAdapter
 from finetrainers.models.experts import expert_of
+from finetrainers.models.stated import check_velocity
 from finetrainers.models.vae import encode_pixels, latent_statistics
 from finetrainers.testing.drawn import Drawn, Step
 from finetrainers.testing.model_under_test import ModelUnderTest
@@ -57,7 +58,7 @@ def assert_answers_as_drawn(subject: ModelUnderTest, drawn: Drawn, way: str, ref
         x, sigma, prompt, frames = _told(subject, drawn, step, level)
         asked = expert_of(denoiser, sigma.amax(1))
         told = replace(prompt, references=tuple(references))
-        answer = adapter.denoise(asked, x, sigma, told)
+        answer = check_velocity(adapter.denoise(asked, x, sigma, told), adapter, x.shape)
         expected = _as_latents(adapter, step.output, tuple(x.shape[1:]))
         what, ours, theirs = f"{way}: denoise at noise level {level:.3f}", answer[:, :, frames], expected[:, :, frames]
         levels = {"1 - sigma": 1 - sigma, "1000 * sigma": 1000 * sigma, "sigma / 1000": sigma / 1000}

@@ -24,7 +24,7 @@ class Tracker:
         """There are numbers of a step or of a validation: "train/loss", "validation/held_out_loss" and so on."""
 
     def show(self, step: int, samples: Sequence[Sample]) -> None:
-        """A validation has drawn samples, one for each prompt."""
+        """A validation has generated samples, one for each prompt."""
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Something happened, as a line of events.jsonl has it; steps and validations too."""

@@ -19,6 +19,7 @@ from finetrainers.errors import ConfigError, NonFiniteError
 from finetrainers.models import ModelAdapter
 from finetrainers.models.experts import expert_of
 from finetrainers.models.padding import trim_padding
+from finetrainers.models.stated import check_velocity
 from finetrainers.objectives.base import Objective, Predict, losses_of
 from finetrainers.optim.update import Update
 
@@ -205,7 +206,11 @@ class Denoising:
     trainer: Trainer
 
     def __call__(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
-        """Velocity [B, C, F, H, W] that the denoiser answers."""
+        """Velocity [B, C, F, H, W] that the denoiser answers.
+
+        Raises:
+            ModelError: If the adapter returns something else.
+        """
         trainer = self.trainer
         seen, told = trainer.conditioning.model_input(x, batch)
         text, image = ({k: cast_floats(v, trainer.dtype) for k, v in part.items()} for part in (told.text, told.image))
@@ -214,7 +219,8 @@ class Denoising:
         assert batch.level is not None
         denoiser = expert_of(trainer.denoiser, batch.level)
         with trainer.explained(x.shape):
-            return trainer.adapter.denoise(denoiser, seen.to(trainer.dtype), sigma, told)
+            answer = trainer.adapter.denoise(denoiser, seen.to(trainer.dtype), sigma, told)
+        return check_velocity(answer, trainer.adapter, x.shape)
 
     def base(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
         """What the base model answers, [B, C, F, H, W].
