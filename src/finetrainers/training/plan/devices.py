@@ -63,7 +63,7 @@ def units_of_run(config: Config, model: Model) -> Sequence[Unit]:
 def shared_usage(usage: Usage, units: Sequence[Unit], layout: Layout, *, prefetch: int, optimizer: str = "adamw") -> Usage:
     """Cut what one device would hold: weights and states by those that share them, activations by sharers of tokens.
 
-    States of an optimizer that steps whole weights are whole in each process; it and Muon have one whole weight and its
+    States of an optimizer that steps unsharded weights are whole in each process; it and Muon have one whole weight and its
     gradient beside the rest.
     """
     found: dict[Category, int] = dict(usage.peak)
