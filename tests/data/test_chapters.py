@@ -35,7 +35,8 @@ from finetrainers.distributed.launch import Launch
 from finetrainers.distributed.talk import Talk
 from finetrainers.distributed.world import World
 from finetrainers.errors import ConfigError, DataError
-from finetrainers.training.chapters import Chapters, make_book
+from finetrainers.training.book import make_book
+from finetrainers.training.chapters import Chapters
 
 COMMON = Common(streams=(MEDIA,), min_frames={}, native_fps=None, frame_step=1, warn=pytest.fail)
 SHARDS, ITEMS = 5, 4

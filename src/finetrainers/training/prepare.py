@@ -9,14 +9,14 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from finetrainers.conditioning import Conditioning, build_conditioning, build_given_frames
-from finetrainers.config import Config
+from finetrainers.config import CacheConfig, Config
 from finetrainers.config.of_set import set_keys
 from finetrainers.data.cache.leases import Lease
-from finetrainers.data.cache.memory import MemoryCache
+from finetrainers.data.cache.memory import AnyCache, MemoryCache
 from finetrainers.data.cache.store import CONTENTS, GB, MEMO_FILE, Cache
 from finetrainers.data.catalog.build import Common
 from finetrainers.data.catalog.catalog import Catalog, build_catalog
-from finetrainers.data.catalog.left_out import JOURNAL, read_journal
+from finetrainers.data.catalog.left_out import JOURNAL, LeftOut, read_journal
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.probe import make_look
 from finetrainers.data.catalog.snapshot import Snapshots
@@ -31,7 +31,8 @@ from finetrainers.errors import ConfigError
 from finetrainers.files.marks import tag_cache
 from finetrainers.memory.residency import Residency
 from finetrainers.models import Model, Request
-from finetrainers.training.chapters import Chapters, make_book
+from finetrainers.training.book import make_book
+from finetrainers.training.chapters import Chapters
 from finetrainers.training.objective import build_objective
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.settings import Trying, check_settings
@@ -75,25 +76,14 @@ def prepare(
     conditioning, given_frames = build_conditioning(config.conditioning), build_given_frames(config, model)
     streams = streams_of(conditioning, objective)
     size, requests = check_settings(config, model, streams, world=world, device=device, trying=trying)
-    tag_cache(config.cache.path, CONTENTS)
-    keep_copies(config.cache.path / FOLDER, int(config.cache.remote_gb * GB))
-    in_memory = config.cache.encode == "on_the_fly"
-    items = MemoryCache() if in_memory else Cache(config.cache.path)
-    lease = None if in_memory else lease  # nobody else removes what is in memory
-    memo = Memo(config.cache.path / MEMO_FILE)
     keeps, shares = _used_again(config, model, requests), _shares(config, world)
     residency = Residency(model, device, keeps=keeps, experts=config.memory, shares=shares)
+    items, memo = _open_cache(config.cache)
+    lease = None if items.is_own else lease  # nobody else removes what is in memory
     encoder = Encoder(model, items, memo, config.cache, residency, progress, warn, lease, world, interrupt)
     catalog, held_out, chapters = _catalogs(config, encoder, conditioning, streams, is_run=is_run)
     plan, left_out = _plan(config, encoder, catalog, streams), read_journal(config.output_dir / JOURNAL)
-    if chapters is None:
-        order = Order(config.seed, config.train.batch_size, catalog.groups())
-    else:
-        of = plan
-        chapter = chapters.at(
-            min(start, max(0, config.train.steps - 1)), lambda own: replace(of, catalog=own).leaving_out(left_out).choices
-        )
-        plan, order = replace(plan, catalog=chapter.catalog), chapter.order
+    plan, order = _ordered(config, plan, chapters, left_out, start)
     prepared = Prepared(
         model=model,
         conditioning=conditioning,
@@ -112,6 +102,25 @@ def prepare(
     prepared = prepared.without(left_out)
     _check_held_out(config, prepared)
     return prepared
+
+
+def _open_cache(config: CacheConfig) -> tuple[AnyCache, Memo]:
+    """Open what holds encoded items, and what is known of files."""
+    tag_cache(config.path, CONTENTS)
+    keep_copies(config.path / FOLDER, int(config.remote_gb * GB))
+    items = MemoryCache() if config.encode == "on_the_fly" else Cache(config.path)
+    return items, Memo(config.path / MEMO_FILE)
+
+
+def _ordered(
+    config: Config, plan: Plan, chapters: Chapters | None, left_out: tuple[LeftOut, ...], start: int
+) -> tuple[Plan, Order]:
+    """Say in which order samples come: of all, or of the chapter that the run is in after ``start`` steps."""
+    if chapters is None:
+        return plan, Order(config.seed, config.train.batch_size, plan.catalog.groups())
+    step = min(start, max(0, config.train.steps - 1))
+    chapter = chapters.at(step, lambda own: replace(plan, catalog=own).leaving_out(left_out).choices)
+    return replace(plan, catalog=chapter.catalog), chapter.order
 
 
 def _check_held_out(config: Config, prepared: Prepared) -> None:
