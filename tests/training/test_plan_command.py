@@ -217,6 +217,7 @@ def test_a_budget_is_planned_for_without_a_gpu_and_views_and_measured_items_coun
     assert planned.disk.cache < found.disk.cache < 3 * planned.disk.cache  # captions are there once an item
 
 
+@pytest.mark.long
 def test_windows_are_encoded_beside_the_optimizer_and_items_in_memory_count(tree: Tree, planned: Planned) -> None:
     """Of a set that does not fit; the denoiser is on the host meanwhile, and encoders are while it trains."""
     limit = 0.5 * planned.disk.cache

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from finetrainers.config import Config, parse_config
+from finetrainers.events.parts import BadItem
+from finetrainers.events.report import RunReport
 from finetrainers.files.whole import MANIFEST, whole_directory
 from finetrainers.models import open_model
 from finetrainers.runs.outputs import Sample
@@ -278,10 +281,14 @@ def test_the_snippet_is_python(tiny_flux: Path, tmp_path: Path, kind: str) -> No
 
 
 def test_the_report_is_json_with_any_file_name(tmp_path: Path) -> None:
-    report = {"version": 1, "bad_samples": [{"path": os.fsdecode(b"caf\xe9.mp4"), "reason": "ä"}]}
+    nothing: dict[str, Any] = dict.fromkeys((own.name for own in fields(RunReport)), None)
+    bad = BadItem(path=os.fsdecode(b"caf\xe9.mp4"), reason="ä")
+    report = RunReport(**{**nothing, "version": 1, "bad_samples": [bad]})
     file = write_report(tmp_path, report)
     assert file == tmp_path / "report.json"
-    assert json.loads(file.read_text(encoding="utf-8")) == report
+    written = json.loads(file.read_text(encoding="utf-8"))
+    assert written == report.tree()
+    assert written["bad_samples"] == [{"path": bad.path, "reason": "ä"}]
 
 
 def test_events_are_read_up_to_what_a_kill_cut_off(tmp_path: Path) -> None:
