@@ -1,11 +1,10 @@
 """What scripts/measure_control.py measures: edges within a pixel, overlap, and captions that say nothing of the layout."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from loading import load_script
 
 from finetrainers.quickstart.drawing import PALETTE, SIZE, Pixels
 from finetrainers.quickstart.scenes import PLACES, RADIUS, RELATIONS, caption, render_scene
@@ -13,17 +12,7 @@ from finetrainers.quickstart.scenes import PLACES, RADIUS, RELATIONS, caption, r
 pytest.importorskip("cv2")
 
 
-def load_script() -> ModuleType:
-    file = Path(__file__).parents[1] / "scripts" / "measure_control.py"
-    specification = importlib.util.spec_from_file_location("measure_control", file)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load_script("measure_control")
 
 
 def square(x: int, y: int, side: int = 20) -> Pixels:

@@ -7,8 +7,9 @@ from typing import get_args
 
 import pytest
 import yaml
+from loading import load_script
 from packaging.version import Version
-from test_docs import DOCS, ROOT, reference_script
+from test_docs import DOCS, ROOT
 
 import finetrainers
 from finetrainers.cli.commands import build_parser
@@ -19,8 +20,8 @@ from finetrainers.models import adapters
 from finetrainers.optim.optimizers import EXTRAS
 from finetrainers.training.plan.figures import StageName
 
-FILL = reference_script("fill_docs")
-WORDS = reference_script("words")
+FILL = load_script("fill_docs")
+WORDS = load_script("words")
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 GUIDE = sorted((DOCS / "guide").glob("*.md"))
 FIRST_PAGES = [ROOT / "README.md", DOCS / "index.md", DOCS / "guide.md", DOCS / "quickstart.md", *GUIDE]
@@ -50,7 +51,7 @@ def test_what_pages_show_of_other_files_is_what_they_say() -> None:
 
 def test_what_was_counted_of_an_example_is_of_its_configuration_of_today(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    script = reference_script("example_table")
+    script = load_script("example_table")
     assert len(script.read_rows()) > 15
     assert script.stale() == [], "run scripts/example_table.py --only for each, and scripts/fill_docs.py"
     monkeypatch.setattr(script, "recipe_hash", lambda name: "changed")

@@ -2,18 +2,17 @@
 
 import argparse
 import ast
-import importlib.util
 import json
 import re
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jsonschema
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
+from loading import load_script
 from runs import config_of, events_of, flux_tree, merged, write_pictures
 
 import finetrainers
@@ -50,18 +49,9 @@ def configurations() -> list[Any]:
     ]
 
 
-def reference_script(name: str = "make_config_reference") -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"scripts/{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @cache
 def reference_pages() -> dict[str, str]:
-    pages: dict[str, str] = reference_script().reference_pages()
+    pages: dict[str, str] = load_script("make_config_reference").reference_pages()
     return pages
 
 
@@ -107,7 +97,7 @@ def test_a_search_in_the_configuration_pages_finds_the_word_of_the_field(word: s
 @pytest.mark.parametrize("name", ["choosing.md", "choosing_sources.md"])
 def test_the_pages_on_choosing_settings_are_what_the_recipes_say(name: str) -> None:
     page = (DOCS / name).read_text()
-    assert reference_script("make_choosing").filled(page) == page, "run scripts/make_choosing.py"
+    assert load_script("make_choosing").filled(page) == page, "run scripts/make_choosing.py"
     assert page.count("<!-- table: ") >= 1
 
 
@@ -136,13 +126,13 @@ def test_every_command_is_documented() -> None:
 
 
 def test_the_page_of_facts_is_what_stands_under_them() -> None:
-    script = reference_script("make_adapter_tables")
+    script = load_script("make_adapter_tables")
     assert script.PAGE.read_text() == script.page(), "run scripts/make_adapter_tables.py"
     assert "`is_fixed_length = False`" in script.page()
 
 
 def test_schema_and_page_of_events_are_what_the_classes_say() -> None:
-    script = reference_script("make_events_reference")
+    script = load_script("make_events_reference")
     assert script.SCHEMA.read_text() == script.schema_text(), "run scripts/make_events_reference.py"
     assert script.PAGE.read_text() == script.page_text(), "run scripts/make_events_reference.py"
     assert script.REPORT_PAGE.read_text() == script.report_page_text(), "run scripts/make_events_reference.py"

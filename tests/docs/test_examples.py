@@ -1,7 +1,6 @@
 """The examples can be run as they are: every configuration and every prompt of theirs, for every family."""
 
 import csv
-import importlib.util
 import io
 import json
 import math
@@ -11,7 +10,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import ranks
 import yaml
+from loading import load_file
 from PIL import Image
 from runs import config_of, merged
 
@@ -181,16 +180,6 @@ def picture(seed: int) -> Image.Image:
     return Image.fromarray(blocks.repeat(8, 0).repeat(8, 1))
 
 
-def script(path: Path) -> ModuleType:
-    """A script of an example."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def write_cards(_: Path, root: Path) -> dict[str, str]:
     """Pictures with captions in metadata.csv."""
     folder = root / "tarot" / "train"
@@ -222,7 +211,7 @@ def write_pairs(example: Path, root: Path) -> dict[str, str]:
         for number in range(5)
     ]
     pq.write_table(pa.Table.from_pylist(rows), root / "omni-edit" / "data" / "train-00000.parquet")
-    script(example / "unpack.py").main(str(root / "omni-edit"), str(root / "omni-edit" / "pairs"))
+    load_file(example / "unpack.py").main(str(root / "omni-edit"), str(root / "omni-edit" / "pairs"))
     return {"path": str(root / "omni-edit" / "pairs")}
 
 
@@ -243,7 +232,7 @@ def write_photographs(example: Path, root: Path) -> dict[str, str]:
     for number in range(4):
         picture(number).save(root / "photos" / "sea" / f"{number}.jpg")
         (root / "photos" / "sea" / f"{number}.txt").write_text(f"photograph {number}")
-    write_depth = script(example / "make_depth.py").write_depth
+    write_depth = load_file(example / "make_depth.py").write_depth
     write_depth(root / "photos", root / "photos-depth", lambda image: image.convert("L"))
     assert len(list((root / "photos-depth" / "sea").glob("*.png"))) == 4
     return {"path": str(root / "photos"), "control_path": str(root / "photos-depth")}

@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from finishing import Finished, finish, load_script
+from finishing import Finished, finish
+from loading import load_script
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,11 @@
 """A quick start that has run, and what tests do to it."""
 
 import fcntl
-import importlib.util
 import json
 import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -82,16 +80,6 @@ def finish(folder: pytest.TempPathFactory, options: Any) -> Finished:
             assert quickstart(options, command=main, say=lines.append) == 0
             transcript.write_text("\n".join(lines), encoding="utf-8")
     return Finished(options, transcript.read_text(encoding="utf-8"))
-
-
-def load_script(name: str) -> ModuleType:
-    """Import a file of scripts/."""
-    specification = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "scripts" / f"{name}.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 def delete_lora(weights: Path, copy: Path) -> Path:

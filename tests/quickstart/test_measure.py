@@ -1,10 +1,10 @@
 """The measurer: right on what was rendered, also a little blurred, and near zero on anyone else's caption."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
+from loading import load_script
 from PIL import Image, ImageFilter
 
 from finetrainers.quickstart.concept import Banner, draw_banner, render_banner
@@ -16,16 +16,7 @@ from finetrainers.quickstart.scenes import Scene, Thing, draw_scene, render_scen
 COUNT = 120
 
 
-def outline_script():
-    """The script whose changes of an outline the docs show."""
-    file = Path(__file__).parents[2] / "scripts/measure_outline_check.py"
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SCRIPT = outline_script()
+SCRIPT = load_script("measure_outline_check")
 
 
 def soften(pixels, radius, noise=0):

@@ -1,6 +1,5 @@
 """The configurations that the page on benchmarks names: for the models that a script writes, and without network."""
 
-import importlib.util
 import json
 import re
 import shlex
@@ -9,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from loading import load_script
 
 from finetrainers.cli.bench import bench_parser
 from finetrainers.config import load_config
@@ -27,12 +27,7 @@ COMMANDS = re.findall(r"finetrainers bench (examples/[^\n`]+)", PAGE)
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_model_configs", ROOT / "scripts/make_model_configs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("make_model_configs")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """What a run shows in a terminal: one line that is written over and has room, and plain lines where there is no terminal."""
 
 import fcntl
-import importlib.util
 import os
 import pty
 import struct
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loading import load_script
 from test_track import STEP, VALIDATION
 
 from finetrainers.events import (
@@ -34,17 +34,7 @@ ROOT = Path(__file__).parents[2]
 WIDTHS = (40, 80, 120)
 
 
-def _script() -> Any:
-    spec = importlib.util.spec_from_file_location("record_terminal", ROOT / "scripts/record_terminal.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["record_terminal"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-Screen = _script().Screen
+Screen = load_script("record_terminal", is_known=True).Screen
 Shown = Callable[[int, list[Event]], Any]
 
 

@@ -1,13 +1,12 @@
 """What a step is counted to take: as a GPU has measured it, and as arithmetic has it."""
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from loading import load_script
 from runs import config_of, flux_tree, merged
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,14 +20,7 @@ BUCKET = (1, 64, 64)
 @pytest.fixture(scope="module")
 def table() -> Any:
     """The script that makes the tables of the documentation."""
-    file = Path(__file__).parents[2] / "scripts" / "memory_table.py"
-    specification = importlib.util.spec_from_file_location("memory_table", file)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["memory_table"] = module
-    specification.loader.exec_module(module)
-    return module
+    return load_script("memory_table", is_known=True)
 
 
 @pytest.mark.parametrize("name", ["LTX-Video 2B", pytest.param("CogView4 6B", marks=pytest.mark.long)])

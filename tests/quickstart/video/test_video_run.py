@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from finishing import CONCEPT, delete_lora, load_script
+from finishing import CONCEPT, delete_lora
+from loading import load_script
 from PIL import Image
 
 from finetrainers.cli.entry import main
