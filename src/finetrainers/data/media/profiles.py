@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
 
-from finetrainers.data.media.transfer import Colors, colors_of, matrix_to_srgb, to_srgb
+from finetrainers.data.media.transfer import Colors, colors_of, light_to_srgb, matrix_to_srgb, srgb_to_light, to_srgb
 
 SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 """Color space of profiles that an image's mode can have."""
@@ -93,7 +93,7 @@ def _by_gamma(image: Image.Image, gamma: float, chromaticities: tuple[float, ...
     if matrix is None and is_srgb:
         return image
     code = np.arange(256) / 255
-    light = np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4) if is_srgb else code ** (1 / gamma)
+    light = srgb_to_light(code) if is_srgb else code ** (1 / gamma)
     if matrix is None:
         return image.point(_codes(light).astype(int).tolist() * 3)
     table = light.astype(np.float32)
@@ -112,7 +112,7 @@ def _in_rows(image: Image.Image, convert: Callable[[Pixels], Pixels]) -> Image.I
 
 def _codes(light: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """SRGB codes of light in 0..1, rounded."""
-    codes: npt.NDArray[Any] = np.rint(255 * np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055))
+    codes: npt.NDArray[Any] = np.rint(255 * light_to_srgb(light))
     return codes
 
 

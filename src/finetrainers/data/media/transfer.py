@@ -5,7 +5,7 @@ white, 203 cd/m2 (BT.2408), which becomes 255. What a file states of its own pea
 """
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -74,16 +74,24 @@ def _table(transfer: int) -> Floats:
     if transfer == HLG:
         a, b, c = 0.17883277, 0.28466892, 0.55991073
         return np.where(code <= 0.5, code**2 / 3, (np.exp((code - c) / a) + b) / 12).astype(np.float32)
-    return np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4).astype(np.float32)
+    return srgb_to_light(code).astype(np.float32)
 
 
 @cache
 def _to_eight_bits() -> npt.NDArray[np.uint8]:
     """SRGB codes of light in 0..1."""
-    light = np.linspace(0, 1, LEVELS)
-    code = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
-    eight: npt.NDArray[np.uint8] = np.rint(code * 255).astype(np.uint8)
+    eight: npt.NDArray[np.uint8] = np.rint(light_to_srgb(np.linspace(0, 1, LEVELS)) * 255).astype(np.uint8)
     return eight
+
+
+def srgb_to_light(code: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Light in 0..1 of codes in 0..1, by the curve of sRGB (IEC 61966-2-1)."""
+    return np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
+
+
+def light_to_srgb(light: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Codes in 0..1 of light in 0..1, by the curve of sRGB."""
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def _pq_to_light(code: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
