@@ -19,10 +19,10 @@ def deinterlaced(frames: Iterable[VideoFrame], stream: VideoStream) -> Iterator[
         if graph is not None and shape != _shape(frame):
             yield from _pushed(graph, None, stream)
             graph = None
-        if graph is None and not frame.interlaced_frame:
-            yield frame
-            continue
         if graph is None:
+            if not frame.interlaced_frame:
+                yield frame
+                continue
             graph, shape = _graph(frame, stream), _shape(frame)
         yield from _pushed(graph, frame, stream)
     if graph is not None:
