@@ -3,11 +3,11 @@
 from html import escape
 from typing import Any
 
-from finetrainers.events.words import as_share
+from finetrainers.events.words import as_share, plural
 from finetrainers.runs.report.pictures import data_uri
 from finetrainers.runs.report.shell import page
 from finetrainers.training.inspect.sheets import SHEET_SIDE, Shown, most_shown, sheets
-from finetrainers.training.inspect.text import as_text, count
+from finetrainers.training.inspect.text import as_text
 from finetrainers.training.prepared import Prepared
 
 
@@ -21,7 +21,7 @@ def as_page(report: dict[str, Any], prepared: Prepared | None) -> str:
     ]
     for bucket, shown in [] if prepared is None else sheets(prepared):
         frames, height, width = bucket
-        length = "" if frames == 1 else f", {count(frames, 'frame')}: first, middle and last"
+        length = "" if frames == 1 else f", {plural(frames, 'frame')}: first, middle and last"
         parts.append(f'<h2>Bucket {width} x {height}{length}</h2><div class="sheet">{"".join(map(_figure, shown))}</div>')
     worst = [] if prepared is None else list(zip(report["cropped"], most_shown(prepared), strict=True))
     if worst:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetrainers.data.catalog.found import most_passed_over
-from finetrainers.events.words import as_cut, as_share, as_size, as_steps
+from finetrainers.events.words import as_cut, as_share, as_size, as_steps, plural
 
 WIDTH = 80
 Report = dict[str, Any]
@@ -21,7 +21,7 @@ def as_text(report: Report) -> str:
 def _run(report: Report) -> Iterator[str]:
     run, cache = report["run"], report["cache"]["latents_gb"]
     yield f"{run['family']}, {run['task']}: {as_steps(run['steps'], run['batch_size'], run['samples_of_pass'])}"
-    yield f"{count(run['samples'], 'sample')}; {run['held_out']} held out"
+    yield f"{plural(run['samples'], 'sample')}; {run['held_out']} held out"
     if cache is not None:
         yield f"the cache will hold {as_size(cache)} of latents" if cache else "the cache will hold no latents: on_the_fly"
 
@@ -30,8 +30,8 @@ def _sets(report: Report) -> Iterator[str]:
     for data in report["data"]:
         yield f"{data['path']}:"
         yield from _indented(f"{data['layout']} ({data['why']})") if data["layout"] else ()
-        kinds = [count(data[kind], noun) for kind, noun in (("stills", "still"), ("clips", "clip")) if data[kind]]
-        yield f"  {', '.join(kinds)}; {count(data['samples'], 'sample')}, {count(data['captions'], 'caption')}"
+        kinds = [plural(data[kind], noun) for kind, noun in (("stills", "still"), ("clips", "clip")) if data[kind]]
+        yield f"  {', '.join(kinds)}; {plural(data['samples'], 'sample')}, {plural(data['captions'], 'caption')}"
         left = {"bad": data["bad"], "not listed": data["unlisted"]}
         yield from (f"  {number} {what}" for what, number in left.items() if number)
         over = most_passed_over(data["passed_over"])
@@ -51,7 +51,7 @@ def _media(report: Report) -> Iterator[str]:
 
 def _buckets(report: Report) -> Iterator[str]:
     for row in report["buckets"]:
-        told = f"bucket {row['size']}: {count(row['samples'], 'sample')}"
+        told = f"bucket {row['size']}: {plural(row['samples'], 'sample')}"
         if row["samples"]:
             told += f", cut off {as_cut(row['cropped']['mean'], row['cropped']['max'])}"
         if row["upscaled"]:
@@ -72,7 +72,7 @@ def _problems(report: Report) -> Iterator[str]:
     for row in [] if report["decoded"] is None else report["decoded"]["failed"]:
         yield from _wrapped(f"cannot be decoded: {row['path']}: {row['reason']}")
     if report["decoded"] is not None:
-        yield f"decoded: {count(report['decoded']['views'], 'view')}, {len(report['decoded']['failed'])} failed"
+        yield f"decoded: {plural(report['decoded']['views'], 'view')}, {len(report['decoded']['failed'])} failed"
     for message in report["warnings"]:
         yield from _wrapped(f"warning: {message}")
 
@@ -92,7 +92,7 @@ def _captions(report: Report) -> Iterator[str]:
 
 def _alike(report: Report) -> Iterator[str]:
     pixels, exact, near = report["pixels"], report["duplicates"]["exact"], report["duplicates"]["near"]
-    yield f"looked at {pixels['looked_at']} of {count(pixels['of'], 'medium')}"
+    yield f"looked at {pixels['looked_at']} of {pixels['of']} {'medium' if pixels['of'] == 1 else 'media'}"
     names = {"black": "show nothing but black", "white": "show nothing but white", "static": "clips do not move"}
     for key, sentence in names.items():
         if pixels[key]["count"]:
@@ -105,12 +105,6 @@ def _alike(report: Report) -> Iterator[str]:
 
 
 PARTS = (_run, _sets, _media, _buckets, _cropped, _captions, _alike, _problems)
-
-
-def count(number: int, noun: str) -> str:
-    """Say how many there are of something."""
-    plural = "media" if noun == "medium" else f"{noun}s"
-    return f"1 {noun}" if number == 1 else f"{number} {plural}"
 
 
 def _spread(values: dict[str, float]) -> str:
