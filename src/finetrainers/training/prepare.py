@@ -36,6 +36,7 @@ from finetrainers.training.chapters import Chapters
 from finetrainers.training.objective import build_objective
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.settings import Trying, check_settings
+from finetrainers.training.windows import encodes_again
 
 
 def prepare(
@@ -207,6 +208,5 @@ def _shares(config: Config, world: World) -> Callable[[], DeviceMesh] | None:
 def _used_again(config: Config, model: Model, requests: Sequence[Request]) -> tuple[str, ...]:
     """Components that are loaded once and parked on the host between uses: validations draw, windows and chapters encode."""
     drawing = ("vae", *model.image_components, *model.denoisers.frozen) if requests else ()
-    has_windows = config.cache.max_gb is not None or any(data.stream for data in config.data)
-    encoding = ("vae", *model.image_components, *model.text_components) if has_windows else ()
+    encoding = ("vae", *model.image_components, *model.text_components) if encodes_again(config) else ()
     return (*drawing, *encoding)

@@ -34,6 +34,11 @@ class Misses:
             raise DataError(str(miss)) from miss
 
 
+def encodes_again(config: Config) -> bool:
+    """Whether a run may encode after it began to train: its encoders then wait on the host, and are loaded once."""
+    return config.cache.max_gb is not None or any(data.stream for data in config.data)
+
+
 def encode_steps(prepared: Prepared, config: Config, start: int) -> tuple[Prepared, int]:
     """Encode what the steps from ``start`` will read, as far as the cache may grow; all processes of the run do it together.
 

@@ -6,6 +6,7 @@ from finetrainers.config import Config
 from finetrainers.training.cost import StepCost
 from finetrainers.training.plan.figures import Stage
 from finetrainers.training.plan.stages import Counted, Passes
+from finetrainers.training.windows import encodes_again
 
 GB = 10**9
 
@@ -25,11 +26,8 @@ def with_windows(counted: Counted, config: Config, cost: StepCost, cache: int | 
 
 
 def _with_parked(stage: Stage, passes: Passes, config: Config) -> Stage:
-    """Add what is parked on the host between uses: all that encodes, and what draws beside a denoiser.
-
-    As soon as ``cache.max_gb`` is set or data are streamed, a run keeps encoders, whether windows follow or not.
-    """
-    encodes = config.cache.max_gb is not None or any(data.stream for data in config.data)
+    """Add what is parked on the host between uses: all that encodes, and what draws beside a denoiser."""
+    encodes = encodes_again(config)
     text = _text_bytes(passes, config) if encodes else 0
     media = passes.media.weights if encodes or config.validation.prompts else 0
     images = passes.images if encodes or config.validation.prompts else 0
