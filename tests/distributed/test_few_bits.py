@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import ranks
 import torch
+from bare_trainers import bare_trainer, shard_sums
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from finetrainers.config import TrainConfig
 from finetrainers.config.optim import OptimizerConfig
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.parallelize import local_of
@@ -46,11 +45,8 @@ def samples(step: int) -> Tensor:
 
 def trainer_of(name: str, world: World) -> Trainer:
     layers = layers_of()
-    if not world.is_alone:
-        for layer in (*layers, layers):
-            shared: Any = fully_shard(layer, mesh=world.weights_mesh)
-            shared.set_gradient_divide_factor(1.0)
-            shared.set_force_sum_reduction_for_comms(True)
+    if world.weights_mesh is not None:
+        shard_sums((*layers, layers), world.weights_mesh)
     update = Update(
         layers,
         dict(layers.named_parameters()),
@@ -61,11 +57,7 @@ def trainer_of(name: str, world: World) -> Trainer:
         steps_parts=True,
         world=world,
     )
-    nothing: Any = None
-    return Trainer(
-        config=TrainConfig(), seed=0, adapter=nothing, denoiser=layers, conditioning=nothing, objective=nothing,
-        update=update, device=world.device, without_adapter=nothing, world=world,
-    )  # fmt: skip
+    return bare_trainer(layers, update, world)
 
 
 def step(trainer: Trainer) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import ranks
 import torch
+from bare_trainers import bare_trainer
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from finetrainers.config import TrainConfig
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.parts import own_part, whole
 from finetrainers.distributed.world import World, alone, join
@@ -50,11 +50,7 @@ def trainer_of(world: World, kind: str) -> Trainer:
         ema_decay=0.9,
         world=world,
     )
-    nothing: Any = None
-    return Trainer(
-        config=TrainConfig(), seed=0, adapter=nothing, denoiser=layers, conditioning=nothing, objective=nothing,
-        update=update, device=world.device, without_adapter=nothing, world=world,
-    )  # fmt: skip
+    return bare_trainer(layers, update, world)
 
 
 def tensors_of(trainer: Trainer) -> Mapping[str, Tensor]:

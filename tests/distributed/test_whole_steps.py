@@ -3,16 +3,14 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ranks
 import torch
+from bare_trainers import bare_trainer, shard_sums
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from finetrainers.config import TrainConfig
 from finetrainers.config.optim import OptimizerConfig
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.parallelize import gathered
@@ -55,10 +53,7 @@ def samples(step: int) -> Tensor:
 def trainer_of(name: str, world: World) -> Trainer:
     net = Net()
     if world.weights_mesh is not None:
-        for layer in (*net.layers, net):
-            shared: Any = fully_shard(layer, mesh=world.weights_mesh, reshard_after_forward=False)
-            shared.set_gradient_divide_factor(1.0)
-            shared.set_force_sum_reduction_for_comms(True)
+        shard_sums((*net.layers, net), world.weights_mesh, reshard_after_forward=False)
     update = Update(
         net,
         dict(net.named_parameters()),
@@ -69,11 +64,7 @@ def trainer_of(name: str, world: World) -> Trainer:
         gathers=name in OF_WHOLE_WEIGHTS,
         world=world,
     )
-    nothing: Any = None
-    return Trainer(
-        config=TrainConfig(), seed=0, adapter=nothing, denoiser=net, conditioning=nothing, objective=nothing,
-        update=update, device=world.device, without_adapter=nothing, world=world,
-    )  # fmt: skip
+    return bare_trainer(net, update, world)
 
 
 def step(trainer: Trainer) -> float:

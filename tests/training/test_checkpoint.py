@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from bare_trainers import bare_trainer
 from torch import nn
 
-from finetrainers.config import OptimizerConfig, TrainConfig
+from finetrainers.config import OptimizerConfig
 from finetrainers.errors import CheckpointError
 from finetrainers.files.whole import MANIFEST, damage, whole_directory
 from finetrainers.optim.optimizers import build_optimizer
@@ -34,11 +35,7 @@ def trainer(width: int = 64, step: int = 0, optimizer: str = "adamw") -> Trainer
         make_schedule=lambda made: torch.optim.lr_scheduler.LambdaLR(made, lambda s: 1 / (s + 1)),
         clip_norm=1.0,
     )
-    nothing: Any = None
-    result = Trainer(
-        config=TrainConfig(), seed=0, adapter=nothing, denoiser=layer, conditioning=nothing, objective=nothing,
-        update=update, device=torch.device("cpu"), without_adapter=nothing,
-    )  # fmt: skip
+    result = bare_trainer(layer, update)
     for _ in range(step):
         layer(torch.randn(3, width)).square().mean().backward()
         update.optimizer.step()
