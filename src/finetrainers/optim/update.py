@@ -1,9 +1,8 @@
 """From losses to new weights: precision, accumulation, clipping, the finite check and averages."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from threading import Lock
 from typing import Any
 
 import torch
@@ -14,9 +13,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from finetrainers.distributed.parallelize import Sharing, local_of
 from finetrainers.distributed.world import World, alone
-from finetrainers.optim.alone import groups_of, only, split_groups, unless_broken
 from finetrainers.optim.gathered import Gathered
 from finetrainers.optim.kept import HostMaster, Kept, Master, OwnPart, Rounded, expect_gradient
+from finetrainers.optim.one_by_one import OneByOne, Seed, groups_of, norm_of, split_groups
 from finetrainers.optim.optimizers import optimizer_eval_weights
 from finetrainers.optim.state import load_optimizer_state, no_learning_rate, optimizer_state
 
@@ -83,17 +82,13 @@ class Update:
         self.parameters = [kept.exact for kept in self._kept]
         """What is trained, as exactly as it is kept: in float32, unless weights are rounded stochastically."""
         self.optimizer = make_optimizer([kept.stepped for kept in self._kept])
-        is_alone = is_in_backward or rounding_seed is not None
-        self._groups = split_groups(self.optimizer) if is_alone else {}
-        if gathers and self._shared:
-            self._groups = groups_of(self.optimizer)  # as one process has them, which may go on with the run
-        self._norms: dict[str, Tensor] = {}
-        """Of the gradients that this backward pass has stepped with."""
-        self._factor: Tensor | None = None
-        """By what the whole gradient is multiplied where weights are stepped one by one."""
-        self._one_by_one = Lock()
-        self._begun: set[str] = set()
-        """Names of weights that were stepped in the backward pass before."""
+        self._one_by_one: OneByOne | None = None
+        """Steps one weight after the other, where the optimizer does not step all of them at once."""
+        if is_in_backward or rounding_seed is not None:
+            self._one_by_one = OneByOne(self.optimizer, split_groups(self.optimizer))
+        elif gathers and self._shared:
+            groups = groups_of(self.optimizer)  # as one process has them, which may go on with the run
+            self._one_by_one = OneByOne(self.optimizer, groups)
         for kept in self._kept:
             expect_gradient(kept)
             if is_in_backward:
@@ -135,12 +130,12 @@ class Update:
             self._world.sums([figures])
             return figures, self._norm().to(figures.device)
         # Of each part there are as many as there are copies of the weights.
-        squares = [_norm(gradient).square() for gradient in self._gradients(self._shared)]
+        squares = [norm_of(gradient).square() for gradient in self._gradients(self._shared)]
         square = torch.stack(squares).sum() / self._world.layout.replicate if squares else torch.zeros(())
         told = torch.cat([figures, square.to(figures)[None]])
         self._world.sums([told])
-        norms = [_norm(gradient).to(told.device) for gradient in self._gradients(self._whole)]
-        return told[:-1], _norm(torch.stack([told[-1].sqrt(), *norms]))
+        norms = [norm_of(gradient).to(told.device) for gradient in self._gradients(self._whole)]
+        return told[:-1], norm_of(torch.stack([told[-1].sqrt(), *norms]))
 
     @staticmethod
     def _gradients(kept: Sequence[Kept]) -> list[Tensor]:
@@ -149,28 +144,21 @@ class Update:
 
     def clip(self, norm: Tensor) -> None:
         """Clip the gradient of the whole batch, which has this norm."""
-        if not (self._shared or self._groups):
+        if not self._shared and self._one_by_one is None:
             nn.utils.clip_grads_with_norm_(self.parameters, self._clip_norm, norm)
             return
         factor = (self._clip_norm / (norm + CLIP_EPS)).clamp(max=1.0)
-        if self._shared:
+        if self._shared or self._one_by_one is None:
             for gradient in self._gradients(self._kept):
                 gradient.mul_(factor.to(gradient.device))
         else:
-            self._factor = factor
+            self._one_by_one.factor = factor
 
     def _norm(self) -> Tensor:
         """Norm of the gradients that are in this process."""
-        if not self._groups:
+        if self._one_by_one is None:
             return nn.utils.get_total_norm([kept.gradient for kept in self._kept if kept.gradient is not None])
-        device = self._kept[0].weight.device
-        for kept in self._kept:
-            if kept.gradient is not None:
-                self._norms[kept.name] = _norm(kept.gradient)
-        # In their order, to the bit; those of streamed weights are on the host.
-        norms = [self._norms[kept.name].to(device) for kept in self._kept if kept.name in self._norms]
-        self._norms = {}
-        return _norm(torch.stack(norms)) if norms else torch.zeros((), device=device)
+        return self._one_by_one.norm(self._kept)
 
     def step(self, *, is_finite: bool) -> None:
         """Change what is trained, unless the step is not finite, and go on in the schedule.
@@ -250,45 +238,29 @@ class Update:
                 kept.weight.grad = torch.zeros_like(kept.weight)
                 kept.receive(kept.weight)
                 kept.settle()
-                if self._groups:
-                    self._step_alone(kept)
-            if not self._groups:
+                if self._one_by_one is not None:
+                    self._one_by_one.step(kept, self._seed())
+            if self._one_by_one is None:
                 self.optimizer.step()
         self.drop_gradients()
 
     def _step(self) -> None:
         """Step all weights, unless the backward pass has."""
-        if not self._groups:
+        if self._one_by_one is None:
             self.optimizer.step()
             self.round()
         elif not self.is_in_backward:
-            for kept in self._kept:
-                if kept.gradient is not None:
-                    self._step_alone(kept, factor=self._factor)
+            self._one_by_one.step_all(self._kept, self._seed())
             if self._shared:
                 self.round()
 
     def _step_in_backward(self, kept: Kept, _: nn.Parameter) -> None:
-        """Step one weight, unless its gradient is not finite, and free that."""
-        assert kept.gradient is not None
-        self._norms[kept.name] = norm = _norm(kept.gradient)
-        is_finite = norm.isfinite()
-        if kept.name in self._begun or self.optimizer.state.get(kept.stepped):
-            self._step_alone(kept, is_finite=is_finite)
-        elif is_finite.is_meta or bool(is_finite):  # waits for the device, once: there is no state yet to go back to
-            self._step_alone(kept)
-            self._begun.add(kept.name)
-        kept.drop_gradient()
+        assert self._one_by_one is not None
+        self._one_by_one.step_if_finite(kept, self._seed())
 
-    @torch.no_grad()
-    def _step_alone(self, kept: Kept, *, factor: Tensor | None = None, is_finite: Tensor | None = None) -> None:
-        guard = nullcontext() if is_finite is None else unless_broken(self.optimizer, kept.stepped, is_finite)
-        seed = (self._rounding_seed, "rounding", self.schedule.last_epoch)
-        group = self._groups[kept.stepped]
-        alone = only(self.optimizer, group if len(group["params"]) == 1 else {**group, "params": [kept.stepped]})
-        # Autograd hands over gradients of streamed weights in a thread of the host's, and all others in one of the device's.
-        with self._one_by_one, kept.in_float32(*seed, factor=factor), alone, guard:
-            self.optimizer.step()
+    def _seed(self) -> Seed:
+        """Of the draws by which this step rounds."""
+        return self._rounding_seed, "rounding", self.schedule.last_epoch
 
 
 def _keep(
@@ -311,11 +283,6 @@ def _keep(
         return Kept(name, weight) if weight.dtype == torch.float32 else narrow(name, weight)
 
     return [keep(name, weight) for name, weight in weights.items()]
-
-
-def _norm(gradient: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(gradient, dtype=torch.float32)
-    return norm
 
 
 def _set_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
