@@ -17,7 +17,7 @@ from finetrainers.files.whole import whole_directory
 from finetrainers.runs.curves import Columns
 from finetrainers.runs.find import find_runs
 from finetrainers.runs.folder import RunFolder
-from finetrainers.runs.inside import inside
+from finetrainers.runs.inside import files_below, inside
 from finetrainers.runs.log import BLOCK_BYTES, read_back
 from finetrainers.runs.validations import best
 from finetrainers.training.directory import run_directory
@@ -185,6 +185,20 @@ def test_no_name_leads_out_of_a_folder(tmp_path: Path, name: str) -> None:
     (root / "link").symlink_to(tmp_path)
     with pytest.raises(DataError):
         inside(root.resolve(), name)
+
+
+def test_what_goes_away_while_a_folder_is_read_is_left_out(tmp_path: Path) -> None:
+    """As samples do that are written under another name first, beside weights whose bytes a report counts."""
+    files = [tmp_path / "00.png", tmp_path / ".01.png.tmp"]
+    for file in files:
+        file.write_bytes(b"12345")
+    found = files_below(tmp_path)
+    first, num_bytes = next(found)
+    for file in files:
+        file.unlink()
+    assert first in files
+    assert num_bytes == 5
+    assert list(found) == []
 
 
 def test_weights_that_are_not_whole_say_what_is_wrong(tmp_path: Path) -> None:

@@ -30,8 +30,11 @@ def is_inside(root: Path, name: str | os.PathLike[str]) -> bool:
         return False
 
 
-def files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield the files of a folder and of those in it, in no order; links are left out, and folders that cannot be read."""
+def files_below(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Yield the files of a folder and of those in it with their bytes, in no order.
+
+    Left out are links, folders that cannot be read, and what goes away meanwhile, such as a temporary file.
+    """
     try:
         with os.scandir(folder) as entries:
             found = list(entries)
@@ -41,4 +44,8 @@ def files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
         if entry.is_dir(follow_symlinks=False):
             yield from files_below(Path(entry.path))
         elif entry.is_file(follow_symlinks=False):
-            yield entry
+            try:
+                num_bytes = entry.stat(follow_symlinks=False).st_size
+            except FileNotFoundError:
+                continue
+            yield Path(entry.path), num_bytes

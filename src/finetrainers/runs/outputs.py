@@ -91,7 +91,7 @@ def saved(root: Path, kind: str) -> list[Saved]:
 
 
 def _saved(step: int, folder: Path) -> Saved:
-    sizes = {os.path.relpath(entry.path, folder): entry.stat(follow_symlinks=False).st_size for entry in files_below(folder)}
+    sizes = {str(file.relative_to(folder)): num_bytes for file, num_bytes in files_below(folder)}
     return Saved(step, folder, sum(sizes.values()), _fault(folder, sizes))
 
 
@@ -140,5 +140,4 @@ def logs(root: Path) -> list[LogFile]:
         folder = inside(root, "logs")
     except DataError:
         return []
-    found = [Path(entry.path) for entry in files_below(folder)]
-    return [LogFile(str(file.relative_to(root)), file, file.stat().st_size) for file in sorted(found)]
+    return [LogFile(str(file.relative_to(root)), file, num_bytes) for file, num_bytes in sorted(files_below(folder))]

@@ -73,7 +73,7 @@ def site_of(request: Request) -> Site:
 
 def files_of(saved: Saved) -> list[str]:
     """Names of the weights in a folder, as they are asked for."""
-    found = sorted(Path(entry.path) for entry in files_below(saved.path))
+    found = sorted(file for file, _ in files_below(saved.path))
     return ["/".join((*saved.path.parts[-2:], str(file.relative_to(saved.path)))) for file in found if file.name != MANIFEST]
 
 
