@@ -1,7 +1,7 @@
 """memory.preset: auto takes the fastest set of techniques that fits, and says what it has found."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,27 @@ import finetrainers
 from finetrainers.config import Config, load_config
 from finetrainers.distributed.layout import Layout
 from finetrainers.errors import ConfigError
-from finetrainers.models import open_model
-from finetrainers.training.fit import BLOCKS, SETS, USABLE, Trial, as_recorded, fit, try_sets
+from finetrainers.models import Model, open_model
+from finetrainers.training.cost import StepCost
+from finetrainers.training.fit import BLOCKS, SETS, USABLE, Trial, as_recorded, fit, predict_largest, try_sets
 from finetrainers.training.plan.run import Asked, plan
 
 Tree = dict[str, Any]
 CHECKPOINTING = "train.gradient_checkpointing"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def counted_once() -> Iterator[None]:
+    """A step that was counted before, in whichever folder its run is, is not counted again."""
+    known: dict[str, StepCost] = {}
+
+    def count(config: Config, model: Model) -> StepCost:
+        key = config.model_dump_json(exclude={"output_dir"})
+        return known[key] if key in known else known.setdefault(key, predict_largest(config, model))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("finetrainers.training.fit.predict_largest", count)
+        yield
 
 
 @pytest.fixture(scope="module")
