@@ -9,7 +9,7 @@ from runs import config_of, flux_tree, write_pictures
 
 from finetrainers import LatentFacts
 from finetrainers.config import ModelConfig
-from finetrainers.errors import ModelError
+from finetrainers.errors import ConfigError, ModelError
 from finetrainers.models import Model, open_model
 from finetrainers.models.stated import check_image, check_velocity
 from finetrainers.models.vae import encode_pixels, latent_statistics
@@ -108,3 +108,18 @@ def test_latents_of_another_shape_than_the_grid_says_are_refused(model: Model) -
     )
     with pytest.raises(ModelError, match=message):
         encode_pixels(vae, model.adapter, torch.zeros(1, 1, 64, 96, 3, dtype=torch.uint8))
+
+
+def test_what_denoise_fails_with_is_told_in_shapes(tiny_flux: Path, tmp_path: Path) -> None:
+    """A text without an axis of tokens is a text like a pooled one, until it is asked for its tokens."""
+    flat = "{name: t.mean(1) if t.ndim == 3 else t for name, t in super().encode_prompt(*told, **named).items()}"
+    own = f"    def encode_prompt(self, *told, **named):\n        return {flat}\n"
+    (tmp_path / "mine.py").write_text(MINE.format(wrong="") + f"\n{own}")
+    tree = flux_tree(tiny_flux, write_pictures(tmp_path / "data", 4), tmp_path)
+    tree["model"] |= {"adapter": f"{tmp_path / 'mine.py'}:Mine", "max_sequence_length": 16}
+    with pytest.raises(ConfigError) as told:
+        train(config_of(tree))
+    first = str(told.value).splitlines()[0]
+    assert first.startswith("model.adapter: Mine fails (")
+    assert "; denoise was given latents [4, " in first
+    assert "; encode_prompt returned pooled_prompt_embeds, prompt_embeds as [B, D], without an axis of tokens); cor" in first

@@ -241,7 +241,7 @@ def about_user_code(error: Exception) -> str | None:
     if not own or any(_is_ours(frame) for frame, _ in frames[own[-1] :]):
         return None
     code: UserCode = frames[own[-1]][0].f_globals[MARK]
-    reason = f"{type(error).__name__}: {error}".rstrip(": ")
+    reason = "; ".join((f"{type(error).__name__}: {error}".rstrip(": "), *getattr(error, "__notes__", ())))
     lines = traceback.StackSummary.extract(iter(frames[number] for number in own)).format()
     return f"{code.setting}: {code.name} fails ({reason}); correct this line, or what it reads:\n{''.join(lines).rstrip()}"
 

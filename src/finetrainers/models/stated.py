@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetrainers.batch import Image, Text, is_length
+from finetrainers.batch import Image, Prompt, Text, is_length
 from finetrainers.errors import ModelError
 from finetrainers.models.base import ModelAdapter
 from finetrainers.models.facts import TABLES
@@ -112,6 +112,15 @@ def _rows(found: Any, own: str, what: str, wanted: str, *, count: int) -> Mappin
             raise ModelError(f"{own} returns {name!r} of shape {list(tensor.shape)} for {what}; {wanted}")
     rows: Mapping[str, Tensor] = found
     return rows
+
+
+def about_given(latents: Tensor, prompt: Prompt) -> str:
+    """Say in which shapes ``denoise`` was given what it failed with."""
+    given = {"latents": latents, **prompt.text, **prompt.image}
+    shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in given.items())
+    flat = [name for name, tensor in prompt.text.items() if tensor.ndim == 2]
+    hint = f"; encode_prompt returned {', '.join(flat)} as [B, D], without an axis of tokens" if flat else ""
+    return f"denoise was given {shapes}{hint}"
 
 
 def check_velocity(answer: Any, adapter: ModelAdapter, expected: Sequence[int]) -> Tensor:

@@ -19,7 +19,7 @@ from finetrainers.errors import ConfigError, NonFiniteError
 from finetrainers.models import ModelAdapter
 from finetrainers.models.experts import expert_of
 from finetrainers.models.padding import trim_padding
-from finetrainers.models.stated import check_velocity
+from finetrainers.models.stated import about_given, check_velocity
 from finetrainers.objectives.base import Objective, Predict, losses_of
 from finetrainers.optim.update import Update
 
@@ -219,7 +219,11 @@ class Denoising:
         assert batch.level is not None
         denoiser = expert_of(trainer.denoiser, batch.level)
         with trainer.explained(x.shape):
-            answer = trainer.adapter.denoise(denoiser, seen.to(trainer.dtype), sigma, told)
+            try:
+                answer = trainer.adapter.denoise(denoiser, seen.to(trainer.dtype), sigma, told)
+            except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+                error.add_note(about_given(seen, told))
+                raise
         return check_velocity(answer, trainer.adapter, x.shape)
 
     def base(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
