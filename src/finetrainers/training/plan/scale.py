@@ -97,7 +97,7 @@ def is_little(units: Sequence[Unit]) -> bool:
 
 
 def traffic_of_step(units: Sequence[Unit], layout: Layout, optimizer: str) -> Counter[str]:
-    """Bytes of an optimizer's own collectives, by which it steps whole weights where processes have parts; by kind.
+    """Bytes of an optimizer's own collectives, by which it steps unsharded weights where processes have parts; by kind.
 
     Muon's are those of the process that gets the largest matrix each time that each gets one.
 
