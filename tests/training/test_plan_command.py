@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -329,7 +329,7 @@ def test_what_an_optimizer_puts_together_is_sent(tree: Tree) -> None:
     units = [[Weight((8, 4), 2, is_trained=True)]] * 2
     model = open_model(config_of(tree).model)
 
-    def moved(name: str) -> dict[str, int]:
+    def moved(name: str) -> Mapping[str, int]:
         sizes = {"batch_size": 2, "micro_batch_size": 1}
         config = config_of(merged(tree, {"optimizer": {"name": name, "lr": 1e-3}, "train": sizes}))
         return between(config, model, Layout(1, 2), units, bucket=(1, 64, 64), gpu=find_gpu("h100")).sent

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -71,9 +72,12 @@ def _units(encoder: nn.Module) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
         yield unit, {named.pop(id(tensor)): tensor for tensor in own}
 
 
-def _places(encoder: nn.Module) -> dict[int, list[tuple[dict[str, Tensor | None], str]]]:
+Places = dict[int, list[tuple[dict[str, Any], str]]]  # parameters of a module, or buffers
+
+
+def _places(encoder: nn.Module) -> Places:
     """Find where each tensor stands, by its id: tied ones stand in several places."""
-    found: dict[int, list[tuple[dict[str, Tensor | None], str]]] = {}
+    found: Places = {}
     for module in encoder.modules():
         for tensors in (module._parameters, module._buffers):
             for key, tensor in tensors.items():
