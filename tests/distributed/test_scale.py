@@ -17,7 +17,9 @@ from finetrainers.models.blocks import named_blocks
 from finetrainers.training.plan.scale import (
     Weight,
     groups_of,
+    groups_of_step,
     sent,
+    traffic_of_step,
     traffic_of_tokens,
     traffic_of_weights,
     trained_numel,
@@ -92,3 +94,14 @@ def test_tokens_are_exchanged_four_times_a_pass() -> None:
 def test_what_fills_up_shards_is_counted() -> None:
     assert trained_numel([BLOCK, ROOT]) == 17
     assert trained_numel([BLOCK, ROOT], 4) == 24
+
+
+def test_whole_weights_are_put_together_for_the_optimizers_that_need_them() -> None:
+    """Adafactor gathers all that trains and its gradients, Muon sends matrices to one process each."""
+    layout, units = Layout(replicate=3, shard=2), [BLOCK, BLOCK, ROOT, (Weight((7, 2), 4, is_trained=True),)]
+    assert traffic_of_step(units, layout, "adafactor") == {"all-gather": 8 * (16 + 16 + 6 + 16)}
+    assert traffic_of_step(units, layout, "muon") == {"all-to-all": 6 * (12 + 14)}, "two at a time, and then the third"
+    assert groups_of_step(layout)["all-to-all"] == 2
+    for optimizer in ("adamw", "sgd"):
+        assert not traffic_of_step(units, layout, optimizer)
+    assert not traffic_of_step(units, Layout(4), "muon"), "copies have all of each"

@@ -1,5 +1,6 @@
 """Text encoders whose weights several processes hold together encode what one process does."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,20 @@ import pytest
 import ranks
 import torch
 from runs import config_of, flux_tree, merged, write_pictures
+from torch import nn
+from transformers import T5Config, T5EncoderModel
 
 from finetrainers import encode
 from finetrainers.config import ModelConfig, dump_config
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.data.cache.store import Cache
+from finetrainers.distributed.parallelize import local_of
 from finetrainers.distributed.world import join
+from finetrainers.errors import ModelError
 from finetrainers.memory.residency import Residency
+from finetrainers.memory.shard_encoders import load_shared, sharers_of
 from finetrainers.models import open_model
+from finetrainers.models.pretrained import Pretrained
 
 FAMILIES = (
     ("flux", "dev"),
@@ -28,6 +35,8 @@ FAMILIES = (
     ("cogview4", "6b"),
 )
 CPU = torch.device("cpu")
+NAME = "text_encoder"
+LARGE_INDEX = {NAME: ["transformers", "T5EncoderModel"]}
 MOST_OF_A_HALF = 0.6
 """Of the weights, in each of two processes: small ones that do not divide are padded."""
 
@@ -41,7 +50,7 @@ def encode_shared(folders: list[Path]) -> list[tuple[float, float]]:
             model = open_model(ModelConfig(path=str(folder), dtype="float32", max_sequence_length=16))
             captions = [f"caption of process {world.name}"]  # another one in each: they share the weights, not the work
             texts, parts = [], []
-            for residency in (Residency(model, CPU), Residency(model, CPU, shares=world.all_devices)):
+            for residency in (Residency(model, CPU), Residency(model, CPU, shares=lambda: sharers_of(world))):
                 with residency.alone(*model.text_components) as components, torch.no_grad():
                     weights = [w for m in components.values() if isinstance(m, torch.nn.Module) for w in m.parameters()]
                     pipeline = model.pretrained.pipeline(model.pipeline_class, components)
@@ -62,6 +71,72 @@ def test_encoders_of_all_families_can_be_shared(tiny: Callable[[str, str], Path]
         for (family, _), (difference, part) in zip(FAMILIES, found, strict=True):
             assert difference <= 1e-5, family
             assert part < MOST_OF_A_HALF, family
+
+
+class Peak:
+    """The most private memory, in MiB, that this process has while the body runs, beyond what it had before."""
+
+    def __enter__(self) -> "Peak":
+        self._before, self._is_over = private(), threading.Event()
+        self.mib = 0.0
+        self._watcher = threading.Thread(target=self._watch)
+        self._watcher.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(0.002):
+            self.mib = max(self.mib, private() - self._before)
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._watcher.join()
+
+
+def private() -> float:
+    """MiB that are of no file: files that several processes have mapped are in memory once."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) / 2**10
+
+
+def load_large(folder: Path) -> tuple[bool, float, int]:
+    """Share an encoder that is read in another type: whether this process read, its peak, and its bytes of the weights."""
+    pretrained, loads = Pretrained(ModelConfig(path=str(folder), dtype="bfloat16"), LARGE_INDEX), list[str]()
+    pretrained.load_empty(NAME)  # imports what it needs
+    with join(ParallelConfig(), "cpu") as world:
+        sharers = sharers_of(world)
+
+        def load() -> nn.Module:
+            loads.append(NAME)
+            return pretrained.load(NAME)
+
+        with Peak() as peak:
+            encoder = load_shared(load, pretrained.load_empty(NAME), sharers)
+        with pytest.raises(ModelError, match="has gone"):  # in each process
+            load_shared(gone, pretrained.load_empty(NAME), sharers)
+        return bool(loads), peak.mib, sum(local_of(own).nbytes for own in encoder.parameters())
+
+
+def gone() -> nn.Module:
+    raise ModelError("the file has gone")
+
+
+@pytest.mark.distributed
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux says how much memory is private")
+def test_one_process_of_a_host_reads_an_encoder_that_all_share(tmp_path: Path) -> None:
+    """The others hold their parts and one layer, whatever type the files have."""
+    config = T5Config(vocab_size=8000, d_model=512, num_heads=8, d_kv=64, d_ff=2048, num_layers=10)
+    T5EncoderModel(config).save_pretrained(tmp_path / NAME)
+    whole = 2 * T5EncoderModel(config).num_parameters() / 2**20
+    for count in (2, 4):
+        found = ranks.results(load_large, count, tmp_path, folder=tmp_path / f"{count} ranks")
+        print(f"{whole:.0f} MiB; who read, its peak, bytes of its part:", found)
+        assert [is_read for is_read, *_ in found] == [True] + [False] * (count - 1)
+        for is_read, peak, part in found:
+            assert part / 2**20 < MOST_OF_A_HALF * 2 / count * whole
+            assert peak < part / 2**20 + (1.2 if is_read else 0.5) * whole
+    with Peak() as own:  # what has the type of its files stays in them, and these are in memory once
+        mapped = Pretrained(ModelConfig(path=str(tmp_path), dtype="float32"), LARGE_INDEX).load(NAME)
+    assert own.mib < 0.2 * sum(weight.nbytes for weight in mapped.parameters()) / 2**20
 
 
 def test_captions_are_encoded_in_step_as_one_process_does(tiny_flux: Path, tmp_path: Path) -> None:

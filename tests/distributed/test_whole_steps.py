@@ -1,6 +1,8 @@
 """Optimizers whose step needs a whole matrix, beside weights that processes share: their steps are those of one process."""
 
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 from bare_trainers import bare_trainer, shard_sums
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from traffic import Traffic
 
 from finetrainers.config.optim import OptimizerConfig
 from finetrainers.config.parallel import ParallelConfig
@@ -19,6 +22,7 @@ from finetrainers.memory.residency import replace_tensors
 from finetrainers.optim.optimizers import OF_WHOLE_WEIGHTS, build_optimizer
 from finetrainers.optim.update import Update
 from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.plan.scale import traffic_of_step, units_of
 from finetrainers.training.trainer import Trainer
 
 NAMES = ("muon", "adafactor")
@@ -29,6 +33,8 @@ BROKEN = 1
 """Step whose gradients are not finite: it changes nothing."""
 BOUND = 1e-5
 """Largest relative difference of a weight; 1e-7 of them was seen."""
+
+UNCOUNTED = nullcontext()
 
 
 class Net(nn.Module):
@@ -67,7 +73,8 @@ def trainer_of(name: str, world: World) -> Trainer:
     return bare_trainer(net, update, world)
 
 
-def step(trainer: Trainer) -> float:
+def step(trainer: Trainer, traffic: AbstractContextManager[object] = UNCOUNTED) -> float:
+    """Take a step, and count what the optimizer sends."""
     own = samples(trainer.step)[trainer.world.rows(BATCH)]
     summed = torch.zeros(1)
     for few in own.chunk(MICRO_BATCHES):
@@ -76,7 +83,8 @@ def step(trainer: Trainer) -> float:
         summed += losses.detach().sum()
     total, norm = trainer.update.reduce(summed)
     trainer.update.clip(norm)
-    trainer.update.step(is_finite=trainer.step != BROKEN)
+    with traffic:
+        trainer.update.step(is_finite=trainer.step != BROKEN)
     trainer.update.drop_gradients()
     trainer.step += 1
     return float(total)
@@ -87,19 +95,24 @@ def all_of(trainer: Trainer) -> list[Tensor]:
     return [gathered(p) if isinstance(p, DTensor) else p.detach().clone() for p in tensors]
 
 
-def train(name: str, world: World, folder: Path) -> tuple[list[float], list[Tensor]]:
-    """Losses, and what a process has after all steps; it saves on its way."""
+Trained = tuple[list[float], list[Tensor], Counter[str], Counter[str]]
+"""Losses, weights and averages; and what the optimizer's last step has sent, by formula and as counted."""
+
+
+def train(name: str, world: World, folder: Path) -> Trained:
+    """Take all steps, and save on the way."""
     checkpoints = Checkpoints(folder / name, keep=1, world=world)
-    trainer, losses = trainer_of(name, world), []
+    trainer, losses, traffic = trainer_of(name, world), [], Traffic()
     for number in range(STEPS):
         if number == SAVED:
             checkpoints.save(trainer)
             replace_tensors(trainer.denoiser, torch.clone)  # as what makes way and comes back
         before = all_of(trainer) if number == BROKEN else []
-        losses.append(step(trainer))
+        losses.append(step(trainer, traffic if number == STEPS - 1 else UNCOUNTED))
         assert all(map(torch.equal, before, all_of(trainer) if before else []))
     assert world.is_alone or any(isinstance(p, DTensor) for p in trainer.update.parameters)
-    return losses, all_of(trainer)
+    expected = traffic_of_step(units_of(trainer.denoiser, ()), world.layout, name)
+    return losses, all_of(trainer), expected, traffic.bytes
 
 
 def go_on(name: str, world: World, folder: Path) -> list[Tensor]:
@@ -111,7 +124,7 @@ def go_on(name: str, world: World, folder: Path) -> list[Tensor]:
     return all_of(trainer)
 
 
-Made = tuple[dict[str, tuple[list[float], list[Tensor]]], dict[str, list[Tensor]]]
+Made = tuple[dict[str, Trained], dict[str, list[Tensor]]]
 """By optimizer: what was trained from the beginning, and what went on from a checkpoint of others."""
 
 
@@ -141,10 +154,10 @@ def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_steps_are_those_of_one_process(name: str, made: dict[str, list[Made]]) -> None:
     """Losses, weights and averages."""
-    losses, tensors = made["1 process"][0][0][name]
+    losses, tensors, *_ = made["1 process"][0][0][name]
     for layout in ("FSDP 2", "HSDP 2x2"):
         for trained, _ in made[layout]:
-            found, own = trained[name]
+            found, own, *_ = trained[name]
             assert found == pytest.approx(losses, rel=BOUND)
             assert_close(own, tensors)
 
@@ -152,7 +165,21 @@ def test_steps_are_those_of_one_process(name: str, made: dict[str, list[Made]]) 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_goes_on_in_another_layout(name: str, made: dict[str, list[Made]]) -> None:
     """From one process to two that share weights, from these to four in copies of shards, and from these to one."""
-    _, tensors = made["1 process"][0][0][name]
+    _, tensors, *_ = made["1 process"][0][0][name]
     for results in made.values():
         for _, continued in results:
             assert_close(continued[name], tensors)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_send_what_a_plan_counts(name: str, made: dict[str, list[Made]]) -> None:
+    """That is what the process sends that sends most."""
+    *_, expected, counted = made["1 process"][0][0][name]
+    assert not expected
+    assert not counted
+    for layout in ("FSDP 2", "HSDP 2x2"):
+        by_rank = [trained[name][2:] for trained, _ in made[layout]]
+        for kind, num_bytes in by_rank[0][0].items():
+            most = max(counted[kind] for _, counted in by_rank)
+            assert most <= num_bytes <= 1.05 * most, (layout, by_rank)
+        assert all(counted.keys() == expected.keys() for expected, counted in by_rank)

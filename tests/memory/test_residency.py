@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import pytest
 import torch
@@ -32,17 +33,19 @@ class Seen:
         self.beside: dict[str, set[frozenset[str]]] = {}
         self.loads: Counter[str] = Counter()
         self.residencies: list[Residency] = []
-        self._key: tuple[int, ...] = ()
-        self._owners: dict[int, str] = {}
+        # No ids: a component that is dropped leaves its own to one that is loaded later. Nor is any kept from being dropped.
+        self._owners = WeakKeyDictionary[nn.Module, tuple[str, ref[nn.Module]]]()
 
     def look(self, module: nn.Module, _: object) -> None:
         for residency in self.residencies:
             loaded = {name: part for name, part in residency._loaded.items() if isinstance(part, nn.Module)}
-            if (key := tuple(map(id, loaded.values()))) != self._key:
-                # Not the components themselves: this is called before their own hooks, which bring them.
-                self._owners = {id(own): name for name, part in loaded.items() for own in list(part.modules())[1:]}
-                self._key = key
-            if (name := self._owners.get(id(module))) is not None:
+            for name, part in loaded.items():
+                modules = list(part.modules())[1:]
+                if modules and modules[0] not in self._owners:
+                    # Not the components themselves: this is called before their own hooks, which bring them.
+                    self._owners.update(dict.fromkeys(modules, (name, ref(part))))
+            name, owner = self._owners.get(module, ("", lambda: None))
+            if name in loaded and loaded[name] is owner():
                 self.beside.setdefault(name, set()).add(residency.on_device)
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from finetrainers.testing.real_sizes import write_published
 from finetrainers.training.bench.figures import Result
 from finetrainers.training.cost import predict_step
 from finetrainers.training.fit import USABLE, try_sets, with_techniques
-from finetrainers.training.plan.devices import shared_usage
+from finetrainers.training.plan.devices import between, shared_usage
 from finetrainers.training.plan.disk import Items, count_items
 from finetrainers.training.plan.encoders import Pass, text_passes, unknown_encoders
 from finetrainers.training.plan.figures import Planned, Stage
@@ -322,6 +322,21 @@ def test_an_optimizer_that_steps_whole_weights_keeps_whole_states() -> None:
     assert (adamw["states"], muon["states"], adafactor["states"]) == (50, 50, 100)
     for own in (muon, adafactor):
         assert own["temporaries"] - adamw["temporaries"] == 2 * 4 * 8 * 4  # of a float32 weight and its gradient
+
+
+def test_what_an_optimizer_puts_together_is_sent(tree: Tree) -> None:
+    """By hand: two matrices of 8 x 4 numbers over two processes, each of which sends half of what is put together."""
+    units = [[Weight((8, 4), 2, is_trained=True)]] * 2
+    model = open_model(config_of(tree).model)
+
+    def moved(name: str) -> Mapping[str, int]:
+        sizes = {"batch_size": 2, "micro_batch_size": 1}
+        config = config_of(merged(tree, {"optimizer": {"name": name, "lr": 1e-3}, "train": sizes}))
+        return between(config, model, Layout(1, 2), units, bucket=(1, 64, 64), gpu=find_gpu("h100")).sent
+
+    adamw, muon, adafactor = (moved(name) for name in ("adamw", "muon", "adafactor"))
+    assert muon == {**adamw, "all-to-all": adamw.get("all-to-all", 0) + (2 + 4) * 8 * 4 // 2}
+    assert adafactor == {**adamw, "all-gather": adamw["all-gather"] + 2 * 4 * (2 * 8 * 4) // 2}
 
 
 def test_items_on_this_machine_are_counted_with_their_views(tree: Tree, tmp_path: Path) -> None:

@@ -3,18 +3,17 @@
 import gc
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 
 from finetrainers.config import MemoryConfig
 from finetrainers.distributed.parallelize import let_go
 from finetrainers.memory.quantize.compress import compress_text_encoders, compressing
-from finetrainers.memory.shard_encoders import is_sharded, shard_encoder
+from finetrainers.memory.shard_encoders import Sharers, is_sharded, load_shared
 from finetrainers.memory.stream import stream_blocks
 from finetrainers.memory.techniques import ToHost
 from finetrainers.models import Model
@@ -36,7 +35,7 @@ class Residency:
         *,
         keeps: Collection[str] = (),
         experts: MemoryConfig | None = None,
-        shares: Callable[[], DeviceMesh] | None = None,
+        shares: Callable[[], Sharers] | None = None,
     ) -> None:
         """Begin with nothing on the device.
 
@@ -45,7 +44,7 @@ class Residency:
             device: Where they work.
             keeps: Components that are loaded once; all others are whenever they work.
             experts: Says how weights of further experts rest and which of their blocks stay on the device; plainly if None.
-            shares: Says over which devices text encoders are spread; each has them whole if None.
+            shares: Says which processes hold text encoders together; each has them whole if None.
         """
         self._model, self.device, self._keeps = model, device, frozenset(keeps)
         self._experts = MemoryConfig() if experts is None else experts
@@ -137,18 +136,25 @@ class Residency:
             return
         if name in self._model.denoisers.frozen:
             component = self._load_expert(name)
+        elif name in self._model.text_components:
+            component = self._load_text(name)
         else:
             component = load_vae(self._model.pretrained) if name == "vae" else self._model.pretrained.load(name)
-        if name in self._model.text_components:  # layer by layer on its way to the device, which is free by now
-            compress_text_encoders([component], self._model.pretrained.memory.text_encoder_weights, self.device)
-            if self._shares is not None and isinstance(component, nn.Module):
-                shard_encoder(component, self._shares())
         if name == "vae":
             component.encode, component.decode = (self._visited(name, own) for own in (component.encode, component.decode))
         elif name in self._model.image_components and isinstance(component, nn.Module):
             component.forward = self._visited(name, component.forward)
         self._loaded[name] = component
         self._parked[name] = frozenset(_tensors(component))
+
+    def _load_text(self, name: str) -> Any:
+        """Load a text encoder or its tokenizer; what is compressed or shared is so on the device, which is free by now."""
+        pretrained = self._model.pretrained
+        if self._shares is not None and pretrained.has_weights(name):
+            return load_shared(partial(pretrained.load, name), pretrained.load_empty(name), self._shares())
+        component = pretrained.load(name)
+        compress_text_encoders([component], pretrained.memory.text_encoder_weights, self.device)
+        return component
 
     def _load_expert(self, name: str) -> Any:
         """Load an expert onto the host by way of the device, where it will take no more than one that trains."""

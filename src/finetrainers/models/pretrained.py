@@ -171,10 +171,21 @@ class Pretrained:
         Raises:
             ModelError: If it cannot be loaded.
         """
+        return self._load(component)
+
+    def load_empty(self, component: str) -> Any:
+        """Load a network of transformers without its weights: all its parameters and buffers are on the meta device.
+
+        Raises:
+            ModelError: If it cannot be loaded.
+        """
+        return self._load(component, device_map={"": "meta"}).to("meta")
+
+    def _load(self, component: str, **more: Any) -> Any:
         library, class_name = self._class_of(component)
         place, component_class = self.place(component), self.component_class(component)
         has_weights = issubclass(component_class, torch.nn.Module)
-        options: dict[str, Any] = {"subfolder": place.subfolder, "revision": place.revision}
+        options: dict[str, Any] = {"subfolder": place.subfolder, "revision": place.revision, **more}
         if has_weights:
             options["torch_dtype" if library == "diffusers" else "dtype"] = place.dtype
         try:

@@ -64,6 +64,7 @@ def _orthogonal(
     direction = rows[0].new_empty(height, width)
     sent = torch.cat([part.reshape(-1) for part in rows])
     distributed.all_to_all_single(direction.view(-1), sent, taken, given, group=processes)
+    del sent
     added = _added(direction, group) if height else direction.float()
     back = added.new_empty(sum(given))
     distributed.all_to_all_single(back, added.view(-1), given, taken, group=processes)

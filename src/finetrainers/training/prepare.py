@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import cache, partial
 
 import torch
-from torch.distributed.device_mesh import DeviceMesh
 
 from finetrainers.conditioning import Conditioning, build_conditioning, build_given_frames
 from finetrainers.config import CacheConfig, Config
@@ -30,6 +29,7 @@ from finetrainers.encoding.encoder import Encoder, StageProgress
 from finetrainers.errors import ConfigError
 from finetrainers.files.marks import tag_cache
 from finetrainers.memory.residency import Residency
+from finetrainers.memory.shard_encoders import Sharers, sharers_of
 from finetrainers.models import Model, Request
 from finetrainers.training.book import make_book
 from finetrainers.training.chapters import Chapters
@@ -200,9 +200,9 @@ def _catalogs(
     return catalog, held_out, Chapters(book, config.output_dir, writes=is_run and world.is_first, world=world)
 
 
-def _shares(config: Config, world: World) -> Callable[[], DeviceMesh] | None:
-    """Choose the devices over which text encoders are spread, when they are."""
-    return cache(world.all_devices) if config.memory.shard_text_encoders else None
+def _shares(config: Config, world: World) -> Callable[[], Sharers] | None:
+    """Choose the processes that hold text encoders together, if they do."""
+    return cache(partial(sharers_of, world)) if config.memory.shard_text_encoders else None
 
 
 def _used_again(config: Config, model: Model, requests: Sequence[Request]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What one of several devices holds and sends: what one device counts, cut by how weights and tokens are shared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil, prod
 
@@ -18,8 +18,10 @@ from finetrainers.training.plan.scale import (
     Unit,
     gathered_bytes,
     groups_of,
+    groups_of_step,
     is_little,
     sent,
+    traffic_of_step,
     traffic_of_tokens,
     traffic_of_weights,
     trained_numel,
@@ -124,7 +126,9 @@ def between(config: Config, model: Model, layout: Layout, units: Sequence[Unit],
         num_bytes=model.dtype.itemsize,
         is_checkpointed=train.gradient_checkpointing,
     )
-    moved: Mapping[str, float] = sent(traffic, groups_of(layout))
+    moved = sent(traffic, groups_of(layout))
+    for kind, num_bytes in sent(traffic_of_step(units, layout, config.optimizer.name), groups_of_step(layout)).items():
+        moved[kind] = moved.get(kind, 0) + num_bytes
     total = sum(moved.values())
     return Between(
         replicate=layout.replicate,

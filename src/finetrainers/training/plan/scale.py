@@ -13,9 +13,12 @@ from torch import nn
 
 from finetrainers.distributed.layout import Layout
 from finetrainers.models.blocks import named_blocks
+from finetrainers.optim.optimizers import OF_WHOLE_WEIGHTS
 
 FLOAT32_BYTES = 4
 """Of a number of gradients, masters and each state."""
+BFLOAT16_BYTES = 2
+"""Of a number that Muon is to orthogonalize."""
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all")
 LITTLE = 0.1
 """Part of all weights up to which gradients of those that train wait whole for the last micro-batch."""
@@ -93,6 +96,28 @@ def is_little(units: Sequence[Unit]) -> bool:
     return trained_numel(units) <= LITTLE * total
 
 
+def traffic_of_step(units: Sequence[Unit], layout: Layout, optimizer: str) -> Counter[str]:
+    """Bytes of an optimizer's own collectives, by which it steps unsharded weights where processes have parts; by kind.
+
+    Muon's are those of the process that gets the largest matrix each time that each gets one.
+
+    Args:
+        units: Of all that is stepped.
+        layout: Sizes of the axes.
+        optimizer: Its name.
+    """
+    sharing = layout.shard * layout.context
+    if layout.shard == 1:
+        return Counter()
+    if optimizer in OF_WHOLE_WEIGHTS:  # the weight, and its gradient
+        return Counter({"all-gather": 2 * FLOAT32_BYTES * trained_numel(units, sharing)})
+    if optimizer == "muon":
+        sizes = [prod(weight.shape) for unit in units for weight in unit if weight.is_trained and len(weight.shape) == 2]
+        largest = sum(max(sizes[start : start + sharing]) for start in range(0, len(sizes), sharing))
+        return Counter({"all-to-all": (BFLOAT16_BYTES + FLOAT32_BYTES) * largest})
+    return Counter()
+
+
 def traffic_of_tokens(
     layout: Layout,
     *,
@@ -139,8 +164,13 @@ def sent(traffic: Mapping[str, int], groups: Mapping[str, int]) -> dict[str, flo
     }
 
 
+def groups_of_step(layout: Layout) -> dict[str, int]:
+    """How many processes take part in each kind of collective of an optimizer's own."""
+    return dict.fromkeys(KINDS, layout.shard * layout.context)
+
+
 def groups_of(layout: Layout) -> dict[str, int]:
-    """How many processes take part in each kind of collective."""
+    """How many processes take part in each kind of collective of weights, gradients and tokens."""
     sharing = layout.shard * layout.context
     return {
         "all-gather": sharing,
