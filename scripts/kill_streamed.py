@@ -2,7 +2,8 @@
 
     python scripts/kill_streamed.py --kills 20 --seed 0
 
-A kill takes about four seconds on two cores. Each time that it ends before all kills are spent it is compared, and begun anew with the cache that is there.
+A kill takes about four seconds on two cores. Each time that the run ends before the last kill it is compared, and begun
+anew with the cache that is there.
 """
 
 import argparse
