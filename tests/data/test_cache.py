@@ -1,12 +1,15 @@
 """The cache and the memo: whole or not there, and never stale."""
 
+import json
 import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from finetrainers.data.cache.item import DamagedError, from_bytes, to_bytes
 from finetrainers.data.cache.store import Cache, make_key
 from finetrainers.data.cache.upkeep import Tally, damaged, evict, remove_leftovers
 from finetrainers.data.catalog.memo import Fact, Memo
@@ -39,6 +42,28 @@ def test_a_view_of_a_larger_tensor_is_stored_alone(tmp_path: Path) -> None:
     """A row of a batch must not drag the batch into its file."""
     size = Cache(tmp_path).write("text", "ab", {"x": torch.zeros(100, 1000)[3]}, {})
     assert size < 10_000
+
+
+def test_a_header_is_read_wherever_its_metadata_stand() -> None:
+    data = to_bytes({"x": torch.arange(6.0).view(2, 3), "y": torch.zeros(0, 4)}, {"fps": "25.0"})
+    size = int.from_bytes(data[:8], "little")
+    tree = json.loads(data[8 : 8 + size])
+    metadata_last = json.dumps({**{name: tree[name] for name in ("x", "y")}, "__metadata__": tree["__metadata__"]}).encode()
+    moved = len(metadata_last).to_bytes(8, "little") + metadata_last + data[8 + size :]
+    for own in (data, moved):
+        tensors, metadata = from_bytes(np.frombuffer(bytearray(own), np.uint8))
+        assert torch.equal(tensors["x"], torch.arange(6.0).view(2, 3))
+        assert (tensors["y"].shape, metadata["fps"]) == ((0, 4), "25.0")
+
+
+@pytest.mark.parametrize(
+    ("was", "instead"), [(b"[2,3]", b"[3,3]"), (b'"F32"', b'"F99"'), (b'{"__m', b'{"__n'), (b"}}", b"} ")]
+)
+def test_a_header_that_was_changed_is_damage(was: bytes, instead: bytes) -> None:
+    data = to_bytes({"x": torch.zeros(2, 3)}, {"fps": "25.0"})
+    from_bytes(np.frombuffer(bytearray(data), np.uint8))  # what is known of a header must not hide another
+    with pytest.raises(DamagedError, match="header"):
+        from_bytes(np.frombuffer(bytearray(data.replace(was, instead, 1)), np.uint8))
 
 
 def test_keys_depend_on_every_part() -> None:

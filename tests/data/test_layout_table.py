@@ -1,5 +1,6 @@
 """The table of docs/data_formats.md: every layout x {image, video} gives the same items, decoded to the right pixels."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -88,10 +89,13 @@ def test_every_layout_gives_the_same_from_elsewhere(
 STREAMED = [layout for layout in LAYOUT_MAKERS if layout.startswith(("webdataset", "table", "saved"))]
 
 
+@pytest.mark.parametrize("kind", FRAMES)
 @pytest.mark.parametrize("layout", STREAMED)
-def test_what_has_shards_gives_the_same_shard_by_shard(tmp_path: Path, media: dict[str, list[Item]], layout: str) -> None:
-    path = LAYOUT_MAKERS[layout](tmp_path / "set", media["image"])
-    config = DataConfig(path=str(path), buckets=[[1, 64, 128]])
+def test_what_has_shards_gives_the_same_shard_by_shard(
+    tmp_path: Path, media: dict[str, list[Item]], layout: str, kind: str
+) -> None:
+    path = LAYOUT_MAKERS[layout](tmp_path / "set", media[kind])
+    config = DataConfig(path=str(path), buckets=[[FRAMES[kind], 64, 128]])
     place = place_of(config.path)
     chosen, _ = choose_layout(LAYOUTS, place, config)
     assert chosen is not None
@@ -102,3 +106,13 @@ def test_what_has_shards_gives_the_same_shard_by_shard(tmp_path: Path, media: di
     whole = list_items(config).table.select(["media", "captions"]).to_pylist()
     assert sorted(rows, key=str) == sorted(whole, key=str)
     assert len(whole) == len(CAPTIONS)
+
+
+def test_the_page_says_of_each_layout_what_is_tested() -> None:
+    lines = (Path(__file__).parents[2] / "docs/data_formats.md").read_text(encoding="utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("| layout | `layout` |")) + 2
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start : lines.index("", start)]]
+    assert len(rows) == len(LAYOUT_MAKERS)
+    for (_, name, *cells), layout in zip(rows, LAYOUT_MAKERS, strict=True):
+        assert re.split("[.,]", layout)[0] == name.strip("`")
+        assert cells == ["yes" if layout in tested else "no" for tested in (LAYOUT_MAKERS, REMOTE, STREAMED) for _ in FRAMES]

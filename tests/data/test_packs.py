@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load
 
 from finetrainers.cli.entry import main
-from finetrainers.data.cache import convert as converting, writing
+from finetrainers.data.cache import convert as converting, packs, writing
 from finetrainers.data.cache.convert import convert
 from finetrainers.data.cache.index import Index
-from finetrainers.data.cache.item import without_zeros
+from finetrainers.data.cache.item import from_bytes, without_zeros
 from finetrainers.data.cache.leases import Lease, oldest_lease
 from finetrainers.data.cache.packs import KINDS, Kind, Pack, keys_of
 from finetrainers.data.cache.reading import Parts
@@ -91,6 +91,22 @@ def test_items_of_a_batch_are_one_file_and_each_is_read_back(tmp_path: Path) -> 
     (place,) = cache.index.places([("latents", bytes.fromhex(make_key(3)))]).values()
     own = (cache.packs / place.pack).read_bytes()[place.start : place.start + place.length]
     assert torch.equal(load(own)["x"], torch.full((SIZE,), 3.0))  # any tool of safetensors reads it
+
+
+def test_items_begin_at_lines_of_the_processors_cache_and_those_of_older_packs_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(tmp_path)
+    fill(cache, range(10))
+    monkeypatch.setattr(packs, "ALIGNMENT", 1)  # as in packs of older versions
+    fill(cache, range(10, 20))
+    new, old = (
+        cache._places([("latents", make_key(number)) for number in numbers]).values()
+        for numbers in (range(10), range(10, 20))
+    )
+    assert {place.start % 64 for place in new} == {0}
+    assert sorted(place.start for place in old) == [place.length * number for number, place in enumerate(old)]
+    assert numbers_in(cache) == list(range(20))
 
 
 def test_the_first_items_of_a_fill_have_a_file_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -506,7 +522,7 @@ def test_a_reader_finds_what_moves_while_it_reads(tmp_path: Path) -> None:
     fill(cache, range(10))
     places = reader._places([("latents", make_key(4))])
     cache.rewrite(packs_in(cache)[0].name, lambda key: key == bytes.fromhex(make_key(4)))
-    tensors, _ = reader._read(("latents", make_key(4)), places["latents", make_key(4)], Parts())
+    tensors, _ = from_bytes(reader._read(("latents", make_key(4)), places["latents", make_key(4)], Parts()))
     assert torch.equal(tensors["x"], torch.full((SIZE,), 4.0))
 
 

@@ -2,10 +2,12 @@
 
 import io
 import json
+import tracemalloc
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import datasets
 import pyarrow as pa
@@ -21,6 +23,7 @@ from finetrainers.data.media import blob as blobs, cells
 from finetrainers.data.media.blob import Blob, blob_of, register_scheme
 from finetrainers.data.media.files import probe
 from finetrainers.data.media.sniff import suffix_of
+from finetrainers.data.sources import table_file
 from finetrainers.data.sources.items import Listing, list_items
 from finetrainers.errors import DataError
 
@@ -69,6 +72,17 @@ SUFFIXES = (".parquet", ".feather", ".arrow")
 # Cells as files
 
 
+class Counted(io.BytesIO):
+    """Counts the bytes that are read."""
+
+    num_bytes = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        Counted.num_bytes += len(data)
+        return data
+
+
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """Files that are no files of this machine, by their references."""
@@ -77,7 +91,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     @dataclass(frozen=True, slots=True)
     class Kept(Blob):
         def open(self) -> BinaryIO:
-            return io.BytesIO(data[self.ref])
+            return Counted(data[self.ref])
 
         def stamp(self) -> str:
             return str(len(data[self.ref]))
@@ -254,6 +268,39 @@ def test_captions_are_read_without_the_media(tmp_path: Path, monkeypatch: pytest
     )
     assert len(listed(path).table) == 1
     assert read == ["image.path"]
+
+
+@pytest.mark.parametrize("kind", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_an_arrow_file_elsewhere_is_listed_with_one_batch_of_it_in_memory(
+    kept: dict[str, bytes], kind: Callable[..., Any]
+) -> None:
+    """And of one in the format for files only the columns that are used are fetched."""
+    media, names = struct(*((bytes(1_000_000), f"{n}.png") for n in range(8))), [f"picture {n}" for n in range(8)]
+    table, sink = pa.table({"image": media, "text": names, "other": [bytes(1_000_000)] * 8}), io.BytesIO()
+    with kind(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=1)
+    kept["kept:x.arrow"] = sink.getvalue()
+    Counted.num_bytes = 0
+    tracemalloc.start()  # of a stream, batches lie in what its file returns; of a file, in Arrow's memory
+    try:
+        before, held = in_memory(), []
+        with table_file._opened("kept:x.arrow") as source:
+            captions = source.read(["text"])
+            held.append(in_memory() - before)
+            for named, is_null in source.groups("image"):
+                assert (named is not None, is_null.to_pylist()) == (True, [False])
+                held.append(in_memory() - before)
+    finally:
+        tracemalloc.stop()
+    assert captions["text"].to_pylist() == names
+    assert held[0] < 500_000
+    assert (len(held), max(held) < 3_000_000) == (9, True)
+    assert kind is pa.ipc.new_stream or Counted.num_bytes < 8_200_000
+
+
+def in_memory() -> int:
+    """Bytes that Arrow and Python hold."""
+    return pa.total_allocated_bytes() + tracemalloc.get_traced_memory()[0]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

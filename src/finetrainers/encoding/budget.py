@@ -34,7 +34,7 @@ class Budget:
             ConfigError: If not even one step fits.
         """
         max_gb = self.encoder.config.max_gb
-        if max_gb is None:
+        if max_gb is None or not steps:  # a run that was killed behind its last step has none left
             return steps.stop
         needed, rows = set(pinned), self.encoder.rows(order.batch_size)
         left = int(max_gb * GB) - sum(self._sizes(pinned))

@@ -75,7 +75,7 @@ def _encode_window(prepared: Prepared, budget: Budget, steps: range) -> tuple[in
     if encoder.config.max_gb is not None:  # what validation needs comes first: the window is what is left beside it
         needed = [*texts, *(job.text for job in held_out)]
         if encoder.residency.shares_encoders:  # the first process cannot encode one alone, to see how large they are
-            needed += [job.text for job in plan.step(order, steps.start)]
+            needed += [job.text for step in steps[:1] for job in plan.step(order, step)]
         failures = encoder.fill_together(held_out_media, needed)
     stop = min(owners(lambda: budget.window(plan, order, steps, pinned=pinned)))
     jobs = plan.distinct(order, steps.start, stop, rows)

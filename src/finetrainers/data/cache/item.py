@@ -7,6 +7,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from safetensors.torch import save
@@ -18,6 +20,8 @@ from finetrainers.files.whole import HEADER_START, sort_metadata
 DIGEST = "digest"
 ROWS = "rows"
 """Metadata: how many rows a tensor has whose last ones are zeros, and are not stored."""
+METADATA_START = '{"__metadata__":'
+"""How the header begins of what safetensors writes."""
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -33,6 +37,7 @@ DTYPES = {
 """By the names that safetensors has for them."""
 Item = tuple[dict[str, Tensor], dict[str, str]]
 """Tensors by their names, and metadata."""
+_decode = json.JSONDecoder().raw_decode
 
 
 class DamagedError(Exception):
@@ -52,7 +57,9 @@ def from_bytes(data: Bytes) -> Item:
         DamagedError: If they are cut off or are something else; a number that has changed, ``is_whole`` finds.
     """
     tensors, metadata = _parsed(data)
-    rows = json.loads(metadata[ROWS]) if ROWS in metadata else {}
+    if ROWS not in metadata:
+        return tensors, metadata
+    rows = json.loads(metadata[ROWS])
     return {name: _with_zeros(tensor, rows.get(name)) for name, tensor in tensors.items()}, metadata
 
 
@@ -85,29 +92,63 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 def _parsed(data: Bytes) -> Item:
     """Read the tensors as they are stored, and the metadata."""
     try:
-        head = data[:HEADER_START].tobytes()
-        start = HEADER_START + int.from_bytes(head, "little")
-        if len(head) < HEADER_START or start > len(data):
+        start = HEADER_START + int.from_bytes(data.data[:HEADER_START], "little")
+        if len(data) < HEADER_START or start > len(data):
             raise DamagedError(f"its {len(data)} bytes are cut off in the header")
-        tree = json.loads(data[HEADER_START:start].tobytes())
-        metadata = tree.pop("__metadata__", {})
-        if start + max((own["data_offsets"][1] for own in tree.values()), default=0) != len(data):
+        metadata, (length, layout) = _header(str(data.data[HEADER_START:start], "utf-8"))
+        if start + length != len(data):
             raise DamagedError(f"it has {len(data)} bytes, and the header speaks of others")
-        return {name: _tensor(data, start, own) for name, own in tree.items()}, metadata
+        return {own.name: own.of(data, start) for own in layout}, metadata
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise DamagedError(f"its header cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _tensor(data: Bytes, first: int, about: Mapping[str, list[int]]) -> Tensor:
-    dtype = DTYPES[str(about["dtype"])]
-    start, stop = about["data_offsets"]
-    shape = about["shape"]
-    count = math.prod(shape)
-    if stop - start != count * dtype.itemsize:
-        raise ValueError(f"{stop - start} bytes for the shape {shape}")
-    if not count:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(data, dtype=dtype, count=count, offset=first + start).view(shape)
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """One tensor, as a header speaks of it; its bytes are counted from the end of the header."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    start: int
+    stop: int
+
+    def of(self, data: Bytes, header_end: int) -> Tensor:
+        """The tensor in an item's bytes [n]."""
+        count = (self.stop - self.start) // self.dtype.itemsize
+        if not count:
+            return torch.empty(self.shape, dtype=self.dtype)
+        flat = torch.frombuffer(data, dtype=self.dtype, count=count, offset=header_end + self.start)
+        return flat.as_strided(self.shape, self.strides)  # of what is laid out already: half of what a view costs
+
+
+_Layout = tuple[int, tuple[_Stored, ...]]
+"""Bytes of all tensors, and each of them."""
+
+
+def _header(text: str) -> tuple[dict[str, str], _Layout]:
+    """Read metadata and tensors; items of one size differ in their metadata alone, which come first."""
+    if not text.startswith(METADATA_START):
+        tree = json.loads(text)
+        return tree.pop("__metadata__", {}), _layout(json.dumps(tree))
+    metadata, end = _decode(text, len(METADATA_START))
+    return metadata, _layout("{" + text[end:].lstrip(","))
+
+
+@lru_cache(maxsize=256)
+def _layout(text: str) -> _Layout:
+    """Read what a header without metadata says of tensors; equal ones are read once."""
+    stored = tuple(_stored(name, own) for name, own in json.loads(text).items())
+    return max((own.stop for own in stored), default=0), stored
+
+
+def _stored(name: str, about: Mapping[str, list[int]]) -> _Stored:
+    dtype, shape, (start, stop) = DTYPES[str(about["dtype"])], tuple(about["shape"]), about["data_offsets"]
+    if stop - start != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{stop - start} bytes for the shape {list(shape)}")
+    strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return _Stored(name, dtype, shape, strides, start, stop)
 
 
 def _num_rows(tensor: Tensor) -> int:

@@ -1,7 +1,7 @@
 """Packs: many items in one file, which is written once, whole, and never changed.
 
-A pack is items one after the other, each the bytes of a safetensors file, and then a directory: where each of them is. So
-it can be read without the index, which is made again from the directories if it is lost.
+A pack is items one after the other, each the bytes of a safetensors file and some zeros, and then a directory: where each
+of them is. So it can be read without the index, which is made again from the directories if it is lost.
 """
 
 import hashlib
@@ -27,6 +27,8 @@ RECORD = np.dtype([("key", "u1", (KEY_BYTES,)), ("start", "<u8"), ("length", "<u
 """One item in a directory: its key, and where its bytes are."""
 MAGIC = b"finetrainers-pack-1\n"
 DIGEST_BYTES = 16
+ALIGNMENT = 64
+"""Items begin at multiples of so many bytes, a line of a processor's cache, which copies quicker; older packs have 1."""
 TRAILER_BYTES = 8 + DIGEST_BYTES + len(MAGIC)
 """At the end of a pack: how many items it has, the hash of its directory, and what it is."""
 Directory = NDArray[np.void]
@@ -69,13 +71,14 @@ def write_pack(root: Path, kind: Kind, items: Sequence[tuple[bytes, bytes]], *, 
         DataError: If it cannot be written; then nothing is left.
     """
     name = f"{kind}-{secrets.token_hex(8)}{SUFFIX}"  # no number of a process: two containers may have the same
-    directory, start = np.zeros(len(items), RECORD), 0
+    directory, start, parts = np.zeros(len(items), RECORD), 0, list[bytes]()
     for row, (key, data) in zip(directory, items, strict=True):
         row["key"], row["start"], row["length"] = np.frombuffer(key, np.uint8), start, len(data)
-        start += len(data)
+        parts += [data, bytes(-len(data) % ALIGNMENT)]
+        start += len(data) + len(parts[-1])
     table = directory.tobytes()
     tail = table + len(items).to_bytes(8, "little") + _digest(table) + MAGIC
-    write_file(root / FOLDER / name, [*(data for _, data in items), tail], used=used)
+    write_file(root / FOLDER / name, [*parts, tail], used=used)
     return Pack(name, directory)
 
 

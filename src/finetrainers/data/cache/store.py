@@ -169,25 +169,34 @@ class Cache:
 
     def read_all(self, items: Sequence[tuple[Kind, str]]) -> list[Item]:
         """As ``read``, of several items; the index is asked once."""
-        places, read = self._places(items), dict[tuple[Kind, str], Item]()
+        places, read = self._places(items), dict[tuple[Kind, str], Bytes]()
         in_packs = sorted(places, key=lambda item: (places[item].pack, places[item].start))
         with Parts() as parts:
             for item in (*in_packs, *(item for item in items if item not in places)):
                 read[item] = self._read(item, places.get(item), parts)
-        return [read[item] for item in items]
+        return [self._parse(item, places.get(item), read[item]) for item in items]  # after all reads: half of the time
 
-    def _read(self, item: tuple[Kind, str], place: Place | None, parts: Parts) -> Item:
+    def _read(self, item: tuple[Kind, str], place: Place | None, parts: Parts) -> Bytes:
         try:
             try:
-                return from_bytes(self._bytes(item, place, parts))
+                return self._bytes(item, place, parts)
             except FileNotFoundError:  # it may have got another place meanwhile
-                return from_bytes(self._bytes(item, self._places([item]).get(item), parts))
+                return self._bytes(item, self._places([item]).get(item), parts)
         except (OSError, DamagedError) as error:
-            where = self.file(*item) if place is None else f"{self.packs / place.pack} (item {item[1]})"
-            raise MissingItemError(
-                f"cache.path: {where} is gone or damaged ({error}); another run may have removed it to keep its own "
-                "cache.max_gb. `finetrainers cache verify` removes what is damaged; then start this run again"
-            ) from error
+            raise self._missing(item, place, error) from error
+
+    def _parse(self, item: tuple[Kind, str], place: Place | None, data: Bytes) -> Item:
+        try:
+            return from_bytes(data)
+        except DamagedError as error:
+            raise self._missing(item, place, error) from error
+
+    def _missing(self, item: tuple[Kind, str], place: Place | None, error: Exception) -> MissingItemError:
+        where = self.file(*item) if place is None else f"{self.packs / place.pack} (item {item[1]})"
+        return MissingItemError(
+            f"cache.path: {where} is gone or damaged ({error}); another run may have removed it to keep its own "
+            "cache.max_gb. `finetrainers cache verify` removes what is damaged; then start this run again"
+        )
 
     def _bytes(self, item: tuple[Kind, str], place: Place | None, parts: Parts) -> Bytes:
         if place is None:

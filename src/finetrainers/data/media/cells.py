@@ -7,7 +7,7 @@ The rows of a group are read in order and once, however many media are asked for
 import io
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote
@@ -147,7 +147,7 @@ class _ArrowFile:
 
     def __init__(self, container: str, column: str) -> None:
         self._container, self._column, self._is_local = container, column, blob_of(container).path is not None
-        self._table = open_arrow(container)
+        self._table = open_arrow(container, [column])
         self._kept: dict[int, pa.Array] = {}
         self._batches = enumerate(self._table.batches())
 
@@ -169,7 +169,7 @@ class _ArrowFile:
                 if self._is_local:
                     self._kept[number] = values
             self.close()
-            self._table = open_arrow(self._container)
+            self._table = open_arrow(self._container, [self._column])
             self._batches = enumerate(self._table.batches())
         raise IndexError(f"there is no batch {wanted}")
 
@@ -185,6 +185,7 @@ class ArrowTable:
     ) -> None:
         self._handle, self._reader = handle, reader
         self.is_random = isinstance(reader, pa.RecordBatchFileReader)
+        self.is_mapped = isinstance(handle, pa.MemoryMappedFile)
         self.schema: pa.Schema = reader.schema
 
     def batch(self, number: int) -> pa.RecordBatch:
@@ -203,8 +204,12 @@ class ArrowTable:
         self._handle.close()
 
 
-def open_arrow(container: str) -> ArrowTable:
+def open_arrow(container: str, columns: Sequence[str] = ()) -> ArrowTable:
     """Open an Arrow file in the format for files (also called Feather 2) or in that for streams; a local one is mapped.
+
+    Args:
+        container: Its reference.
+        columns: Those that are read; all by default. Of a file, but not of a stream, no bytes of others are fetched.
 
     Raises:
         pa.ArrowInvalid: If it is neither.
@@ -213,11 +218,25 @@ def open_arrow(container: str) -> ArrowTable:
     handle = blob.open() if blob.path is None else pa.memory_map(str(blob.path))
     try:
         is_file = handle.read(len(ARROW_MAGIC)) == ARROW_MAGIC
+        read = pa.ipc.open_file if is_file else pa.ipc.open_stream
         handle.seek(0)
-        return ArrowTable(handle, pa.ipc.open_file(handle) if is_file else pa.ipc.open_stream(handle))
+        reader = read(handle)
+        if columns:
+            numbers = [number for number, name in enumerate(reader.schema.names) if name in columns]
+            handle.seek(0)
+            reader = read(handle, options=pa.ipc.IpcReadOptions(included_fields=numbers))
+        return ArrowTable(handle, reader)
     except BaseException:
         handle.close()
         raise
+
+
+def detached(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Copy a batch: a column shares the memory of all that was read with it."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return pa.ipc.open_stream(sink.getvalue()).read_next_batch()
 
 
 ARROW_MAGIC = b"ARROW1"

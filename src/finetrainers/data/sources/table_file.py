@@ -4,7 +4,7 @@ Shape letters: N rows.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from finetrainers.config.data import DataConfig
 from finetrainers.data.media.blob import blob_of, ref_of
-from finetrainers.data.media.cells import ARROW, PARQUET, ArrowTable, cell_refs, content, open_arrow
+from finetrainers.data.media.cells import ARROW, PARQUET, cell_refs, content, detached, open_arrow
 from finetrainers.data.media.remote import is_remote
 from finetrainers.data.media.view import why_unreadable
 from finetrainers.data.sources.layout import Wanted
@@ -66,20 +66,26 @@ class _Parquet:
 class _Arrow:
     scheme = ARROW
 
-    def __init__(self, table: ArrowTable) -> None:
-        self.schema = table.schema
-        self._batches = list(table.batches())
+    """Reads what is asked for, one batch after the other, and holds none: remote ones would fill the memory with media."""
+
+    def __init__(self, ref: str) -> None:
+        self._ref = ref
+        with closing(open_arrow(ref)) as table:
+            self.schema = table.schema
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         schema = pa.schema([self.schema.field(name) for name in columns])
-        return pa.Table.from_batches([batch.select(list(columns)) for batch in self._batches], schema)
+        with closing(open_arrow(self._ref, columns)) as table:
+            batches = (batch.select(list(columns)) for batch in table.batches()) if columns else ()
+            return pa.Table.from_batches(batches if table.is_mapped else map(detached, batches), schema)
 
     def groups(self, column: str) -> Iterator[tuple[pa.Array | None, pa.Array]]:
         """Yield for each batch what ``_Parquet.groups`` yields for a row group."""
-        for batch in self._batches:
-            values = batch.column(column)
-            has_path = pa.types.is_struct(values.type) and values.type.get_field_index("path") >= 0
-            yield (pc.struct_field(values, "path") if has_path else None), content(values).is_null()
+        with closing(open_arrow(self._ref, [column])) as table:
+            for batch in table.batches():
+                values = batch.column(column)
+                has_path = pa.types.is_struct(values.type) and values.type.get_field_index("path") >= 0
+                yield (pc.struct_field(values, "path") if has_path else None), content(values).is_null()
 
 
 @contextmanager
@@ -87,11 +93,7 @@ def _opened(ref: str) -> Iterator[_Parquet | _Arrow]:
     blob = blob_of(ref)
     try:
         if blob.suffix in ARROW_SUFFIXES:
-            table = open_arrow(ref)
-            try:
-                yield _Arrow(table)
-            finally:
-                table.close()
+            yield _Arrow(ref)
         else:
             with blob.open() as handle, pyarrow.parquet.ParquetFile(handle) as file:
                 yield _Parquet(file)
