@@ -64,9 +64,9 @@ class _Parquet:
 
 
 class _Arrow:
-    scheme = ARROW
-
     """Reads what is asked for, one batch after the other, and holds none: remote ones would fill the memory with media."""
+
+    scheme = ARROW
 
     def __init__(self, ref: str) -> None:
         self._ref = ref
