@@ -2,7 +2,7 @@
 
     python scripts/kill_streamed.py --kills 20 --seed 0
 
-A kill takes about four seconds on two cores. Each time that the run ends before the last kill it is compared, and begun
+Twenty kills take about two minutes on two cores. Each time that the run ends before the last kill it is compared, and begun
 anew with the cache that is there.
 """
 

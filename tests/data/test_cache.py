@@ -57,7 +57,8 @@ def test_a_header_is_read_wherever_its_metadata_stand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("was", "instead"), [(b"[2,3]", b"[3,3]"), (b'"F32"', b'"F99"'), (b'{"__m', b'{"__n'), (b"}}", b"} ")]
+    ("was", "instead"),
+    [(b"[2,3]", b"[3,3]"), (b"[2,3]", b"[1,3]"), (b'"F32"', b'"F99"'), (b'{"__m', b'{"__n'), (b"}}", b"} ")],
 )
 def test_a_header_that_was_changed_is_damage(was: bytes, instead: bytes) -> None:
     data = to_bytes({"x": torch.zeros(2, 3)}, {"fps": "25.0"})
