@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/ui.md: a server over made-up runs, in Chromium (Playwright).
+"""Draws the pictures of docs/ui.md and docs/report.md: a server over made-up runs, in Chromium (Playwright).
 
 python scripts/make_ui_pictures.py
 """
@@ -54,6 +54,7 @@ def main() -> None:
         finally:
             server.kill()
             server.wait()
+        draw_report(runs / "crush-r16")
 
 
 def draw(address: str, data: Path) -> None:
@@ -83,6 +84,17 @@ def draw(address: str, data: Path) -> None:
         browser.close()
 
 
+def draw_report(run: Path) -> None:
+    """Write the report of a run, and save it as it opens from a file."""
+    subprocess.run([sys.executable, "-m", "finetrainers", "report", str(run)], check=True, stdout=subprocess.DEVNULL)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1000, "height": 1620})
+        page.goto((run / "report.html").as_uri())
+        save(page, "report")
+        browser.close()
+
+
 def save(page: Page, name: str) -> None:
     """Save a picture with few colours, which keeps it small."""
     page.evaluate("() => { document.activeElement.blur(); scrollTo(0, 0); }")
@@ -103,7 +115,7 @@ def write_run(directory: Path, rank: int, taken: int) -> None:
     tree = {"output_dir": str(directory), "model": model, "data": data, "tuning": kind, "train": {"steps": STEPS}}
     (directory / "config.yaml").write_text(json.dumps(tree))
     random, start = np.random.default_rng(rank), time.time() - taken * 0.6
-    events = [{"time": start, "event": "run", "steps": STEPS, "resumed_from": None, "output_dir": str(directory)}]
+    events = [{"time": start, "event": "run", "steps": STEPS, "resumed_from": None, "output_dir": str(directory), **OF}]
     for step in range(1, taken + 1):
         loss = 0.24 + 0.3 * np.exp(-step / (300 + rank)) + random.normal(0, 0.03)
         numbers = {"loss": loss, "grad_norm": 0.3 + 0.4 * np.exp(-step / 200) + abs(random.normal(0, 0.05))}
@@ -116,6 +128,7 @@ def write_run(directory: Path, rank: int, taken: int) -> None:
     (directory / "events.jsonl").write_text("".join(json.dumps({"v": 1, **event}) + "\n" for event in events))
 
 
+OF = {"task": "text-to-video", "family": "ltx_video"}
 SECONDS = {"step_seconds": 0.58, "data_seconds": 0.02, "skipped": 0}
 
 

@@ -50,21 +50,6 @@ MEASURED = (
 )
 
 
-PUBLISHED_GIB = (
-    ("HunyuanVideo", "LoRA", 36.1),
-    ("HunyuanVideo", "LoRA, int8 weights", 24.6),
-    ("HunyuanVideo", "LoRA, nf4 weights", 19.0),
-    ("HunyuanVideo", "LoRA, nf4, inputs of blocks on the host", 12.5),
-    ("HunyuanVideo", "full rank, 8 bits, in backward, no masters", 50.8),
-    ("HunyuanVideo", "full rank, state on the CPU, streamed", 4.9),
-    ("Wan 2.1 14B", "LoRA", 44.5),
-    ("Wan 2.1 14B", "LoRA, int8 weights", 31.4),
-    ("FLUX.1 dev", "LoRA", 26.1),
-    ("FLUX.1 dev", "LoRA, nf4 weights", 9.7),
-    ("CogVideoX-5b", "full rank, 8 bits, in backward, no masters", 23.1),
-)
-"""GiB that another count on the meta device gave for steps of the table of peaks."""
-
 SMALL = ("16GB", "24GB")
 
 
@@ -112,16 +97,6 @@ def table() -> Iterator[str]:
         title += "".join(f", {key.partition('.')[2]}: {str(value).lower()}" for key, value in own.keys.items())
         say(title)
         yield row(title, *beside((own.seconds,), (machine.seconds(earlier_cost(own.model, own.dtype, own.keys).work),)))
-
-
-def published() -> Iterator[str]:
-    """Compare the table of peaks, as the page has it, with another count."""
-    yield "| model | what | GiB: the other count | counted | |"
-    yield "|---|---|---|---|---|"
-    cells = [line.strip("| ").split(" | ") for line in (DOCS / "measured_memory.md").read_text().splitlines()]
-    peaks = {(own[0], own[1]): float(own[2].strip("*")) for own in cells if len(own) > 2 and own[2].startswith("**")}
-    for name, title, gib in PUBLISHED_GIB:
-        yield row(name, title, *beside((gib,), (peaks[name, title],)))
 
 
 def beside(known: Sequence[float], counted: Sequence[float]) -> Iterator[str]:
@@ -181,7 +156,6 @@ def proposed(found: Planned) -> str:
 TABLES = (
     ("plan.md", "today", today),
     ("measured_memory.md", "plan", table),
-    ("measured_memory.md", "published", published),
     ("cards.md", "fits", fits),
 )
 

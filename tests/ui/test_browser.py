@@ -223,7 +223,7 @@ def test_a_plan_is_shown_of_what_is_in_the_form(server: Server, page: Page) -> N
     assert {text.partition("\n")[0].strip() for text in stages} >= {"encode text", "load", "step", "save"}
     sizes = answer.locator("table.plan tbody td").all_inner_texts()
     assert len(sizes) == 2 * len(stages)
-    assert all(re.fullmatch(r"[\d.]+ (bytes|[kMG]B)|–", size.strip()) for size in sizes), sizes
+    assert all(re.fullmatch(r"[\d.]+ (bytes|[KMG]B)|–", size.strip()) for size in sizes), sizes
     expect(answer.locator("dl.tree")).to_contain_text("checkpoints")
     assert not (server.runs / "planned").exists()  # nothing is begun
 
