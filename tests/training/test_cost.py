@@ -60,6 +60,22 @@ def test_full_rank_holds_weights_masters_gradients_and_two_states_at_once(tiny_f
         assert bytes_each * number * 0.99 < peak[category] < rounding * bytes_each * number, category  # type: ignore[index]
 
 
+@pytest.mark.parametrize("resident", ["all", 0])
+def test_where_the_host_steps_gradients_go_there_and_weights_come_back(
+    tiny_flux: Path, tmp_path: Path, resident: object
+) -> None:
+    """Gradients of each micro-batch, weights once; streamed weights come when they are used, and not for the step."""
+    train = {"batch_size": 2, "micro_batch_size": 1, "gradient_checkpointing": True}
+    memory: dict[str, Any] = {"resident_blocks": resident}
+    told = {"tuning": {"kind": "full"}, "train": train, "memory": memory, "optimizer": {"state": "cpu"}}
+    counted = cost(tiny_flux, tmp_path, **told)
+    frozen = cost(tiny_flux, tmp_path, train=train, memory=memory)  # which brings as many blocks, and sends nothing back
+    of_blocks = counted.host_bytes - 12 * counted.num_trained  # what is neither a master nor a state
+    sent = 2 * 2 * counted.num_trained + 2 * counted.num_trained - of_blocks
+    assert counted.work.link_bytes - frozen.work.link_bytes == pytest.approx(sent, rel=0.01)
+    assert (of_blocks > counted.num_trained) == (resident == 0)
+
+
 def test_of_two_experts_both_keep_states_and_one_has_gradients(tiny: Callable[[str, str], Path], tmp_path: Path) -> None:
     """A step trains one of them."""
     sections = {"tuning": {"kind": "full"}, "train": {"batch_size": 2, "micro_batch_size": 1}}

@@ -106,10 +106,12 @@ def measure_steps(trainer: Trainer, config: Config, model: Model, bucket: Bucket
         meter.label("host", [*masters, *_tensors(update.optimizer.state.values())])
         meter.move("gradients", to="host")
     usage, work, times = meter.usage(), meter.work, train.batch_size // rows
+    whole = work.repeated(times)
+    whole.link_bytes += _sent_to_step(trainer, train.batch_size // train.micro_batch_size, is_on_host=is_on_host)
     return StepCost(
         replace(usage, flop=usage.flop * times),
         sum(own.numel() for own in update.parameters),
-        work.repeated(times),
+        whole,
         reserved_bytes(meter.history()),
         state_bytes=_state_bytes(update),
         host_bytes=_weights_on_host(trainer) + work.to_host_bytes + (_state_bytes(update) if is_on_host else 0),
@@ -123,9 +125,22 @@ def _state_bytes(update: Update) -> int:
 
 
 def _weights_on_host(trainer: Trainer) -> int:
-    """Bytes of weights that are streamed: on the meta device these have no memory of their own."""
+    """Bytes of weights that are streamed."""
     own = [inner for tensor in trainer.denoiser.parameters() for inner in plain_tensors(tensor)]
-    return sum(tensor.nbytes for tensor in own if tensor.untyped_storage().nbytes() < tensor.nbytes)
+    return sum(tensor.nbytes for tensor in own if _is_streamed(tensor))
+
+
+def _is_streamed(tensor: Tensor) -> bool:
+    """Whether a weight of the meta device has no memory of its own there."""
+    return tensor.untyped_storage().nbytes() < tensor.nbytes
+
+
+def _sent_to_step(trainer: Trainer, micro_batches: int, *, is_on_host: bool) -> int:
+    """Bytes of gradients that go to the host in a step, and of weights that come back from where they are stepped."""
+    trained = [inner for own in trainer.denoiser.parameters() if own.requires_grad for inner in plain_tensors(own)]
+    streamed = sum(tensor.nbytes for tensor in trained if _is_streamed(tensor))  # these come when they are used
+    stepped = sum(tensor.nbytes for tensor in trained) - streamed if is_on_host else 0
+    return micro_batches * (streamed + stepped) + stepped
 
 
 def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
