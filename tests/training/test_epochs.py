@@ -7,10 +7,12 @@ from runs import Tree, config_of, events_of, flux_tree, merged, write_pictures
 
 from finetrainers import ConfigError, load_config, train
 from finetrainers.config import Config
+from finetrainers.models import open_model
 from finetrainers.training.bench.run import Measuring, bench
 from finetrainers.training.epochs import with_counted_steps
 from finetrainers.training.inspect.look import Inspecting, inspect
-from finetrainers.training.plan.run import Asked, plan
+from finetrainers.training.plan.disk import Items, count_items
+from finetrainers.training.plan.run import with_estimated_steps
 from finetrainers.training.rehearse.run import rehearse
 
 
@@ -58,15 +60,27 @@ def test_epochs_that_mean_nothing_are_refused(tree: Tree, changes: Tree, said: s
         config_of(merged(tree, changes))
 
 
-def test_inspect_tells_the_steps_and_what_counts_no_samples_refuses_epochs(tree: Tree, tmp_path: Path) -> None:
+def test_each_command_counts_the_steps_or_refuses_epochs(tree: Tree, tmp_path: Path) -> None:
     config = config_of(tree)
     report = inspect(config, Inspecting(sample=0, decode=False, say=lambda *_: None)).report
     assert report["run"]["steps"] == 5
-    refused = r"train\.epochs: 2 is not counted by {}; add train\.epochs=null train\.steps=N"
-    with pytest.raises(ConfigError, match=refused.format("plan")):
-        plan(config, Asked())
-    with pytest.raises(ConfigError, match=refused.format("bench")):
+    with pytest.raises(
+        ConfigError, match=r"train\.epochs: 2 is not counted by bench; add train\.epochs=null train\.steps=N"
+    ):
         bench(config, Measuring(1, 0, True, print))
     file = tmp_path / "config.yaml"
     file.write_text(Config.model_dump_json(config, by_alias=True, exclude_unset=True))
-    assert "train.epochs: 2 is not counted by rehearse" in " ".join(rehearse(file).errors)
+    assert not rehearse(file).errors
+
+
+def test_a_plan_estimates_the_steps_of_epochs(tree: Tree) -> None:
+    """Of all items, as often as they are repeated, without those that are held out."""
+    config = config_of(tree)
+    items = count_items(config, open_model(config.model))
+    assert items == Items(count=7, views=7, samples=11)
+    assert with_estimated_steps(config, items).train.steps == 2 * 11 // 4
+    held_out = config_of(merged(tree, {"validation": {"held_out": 0.5}}))
+    assert with_estimated_steps(held_out, items).train.steps == 11 // 4
+    assert with_estimated_steps(config, Items(count=1, views=1, samples=1)).train.steps == 1
+    with pytest.raises(ConfigError, match=r"train\.epochs: 2 cannot be counted: .* add --items N to the command"):
+        with_estimated_steps(config, None)

@@ -41,6 +41,15 @@ def with_steps_of(config: Config, prepared: Prepared) -> Config:
             f"train.epochs: {epochs} of {prepared.plan.num_samples} samples fill no batch of train.batch_size: "
             f"{config.train.batch_size} in any bucket; give more epochs, or a smaller batch_size"
         )
+    return with_steps(config, steps)
+
+
+def with_steps(config: Config, steps: int) -> Config:
+    """Write so many steps in the place of epochs.
+
+    Raises:
+        ConfigError: If the configuration is impossible with so many.
+    """
     tree = config.model_dump(by_alias=True, exclude_unset=True)  # not as JSON, which has no infinity
     del tree["train"]["epochs"]
     tree["train"]["steps"] = steps

@@ -80,11 +80,14 @@ class Items:
     count: int
     views: int
     """Of all of them: as often is their media encoded, and their captions once an item."""
+    samples: float
+    """Of one pass over all data sets, with ``repeats``."""
 
     @classmethod
     def of(cls, config: Config, count: int) -> "Items":
-        """So many items, of the data set that has most views of each."""
-        return cls(count, count * max(data.num_views for data in config.data))
+        """So many items, of the data set that has most views of each, and of the one that is repeated most."""
+        views, repeats = max(data.num_views for data in config.data), max(data.repeats for data in config.data)
+        return cls(count, count * views, count * repeats)
 
 
 def count_items(config: Config, model: Model) -> Items | None:
@@ -95,11 +98,11 @@ def count_items(config: Config, model: Model) -> Items | None:
     """
     streams = streams_of(build_conditioning(config.conditioning), build_objective(config, model))
     names, many = [own.name for own in beside(streams)], [own.name for own in streams if own.is_many]
-    count = views = 0
+    count, views, samples = 0, 0, 0.0
     for data, key in zip(config.data, set_keys(config.data), strict=True):
         if data.stream or not Path(data.path).expanduser().exists():
             return None
         with about_set(key):
             own = list_items(data, names, many).table.num_rows
-        count, views = count + own, views + own * data.num_views
-    return Items(count, views)
+        count, views, samples = count + own, views + own * data.num_views, samples + own * data.repeats
+    return Items(count, views, samples)

@@ -10,13 +10,14 @@ from finetrainers.config import Bucket, Config
 from finetrainers.config.syntax import dump_yaml
 from finetrainers.config.validation import ValidationConfig
 from finetrainers.data.catalog.buckets import resolve_buckets
+from finetrainers.errors import ConfigError
 from finetrainers.models import Model, open_model
 from finetrainers.optim.optimizers import check_optimizer
 from finetrainers.sampling.prompts import read_prompts
 from finetrainers.training.auto import settle
 from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_tuning
 from finetrainers.training.cost import StepCost, predict_step
-from finetrainers.training.epochs import refuse_epochs
+from finetrainers.training.epochs import with_steps
 from finetrainers.training.fit import USABLE, as_recorded, with_open_blocks, with_techniques
 from finetrainers.training.plan.devices import (
     between,
@@ -65,7 +66,6 @@ def plan(config: Config, asked: Asked) -> Planned:
         ConfigError: If the configuration is impossible, or nothing fits on the GPU.
         ModelError: If the model is not there.
     """
-    refuse_epochs(config, "plan")
     check_optimizer(config.optimizer, config.schedule)
     check_user_code(config)
     asked_for = settle(config).config
@@ -75,17 +75,33 @@ def plan(config: Config, asked: Asked) -> Planned:
     model = open_model(config.model, config.memory)
     for check in (check_buckets, check_conditioning, check_computation, check_tuning):
         check(config, model)
-    return _Planning(config, model, asked, asked_for.memory.budget).planned()
+    items = count_items(config, model) if asked.items is None else Items.of(config, asked.items)
+    return _Planning(with_estimated_steps(config, items), model, asked, items, asked_for.memory.budget).planned()
+
+
+def with_estimated_steps(config: Config, items: Items | None) -> Config:
+    """Write ``train.steps`` in the place of ``train.epochs``, as if all items were trained on, and filled all batches.
+
+    Raises:
+        ConfigError: If nobody says how many items there are.
+    """
+    epochs, train = config.train.epochs, config.train
+    if epochs is None:
+        return config
+    if items is None:
+        raise ConfigError(
+            f"train.epochs: {epochs} cannot be counted: the data is not on this machine; add --items N to the command"
+        )
+    return with_steps(config, max(1, int(items.samples * (1 - config.validation.held_out) * epochs) // train.batch_size))
 
 
 class _Planning:
     """One plan in the making."""
 
-    def __init__(self, config: Config, model: Model, asked: Asked, budget: int | None) -> None:
-        self.config, self.model, self.asked, self.budget = config, model, asked, budget
+    def __init__(self, config: Config, model: Model, asked: Asked, items: Items | None, budget: int | None) -> None:
+        self.config, self.model, self.asked, self.items, self.budget = config, model, asked, items, budget
         self.layout = layout_of(config, num_gpus(config, asked.gpus))
         check_sharing(config, self.layout)
-        self.items = count_items(config, model) if asked.items is None else Items.of(config, asked.items)
         self.machine = self._machine()
         self.limit = self._limit()
         if self.limit is not None and config.memory.resident_blocks == "auto":

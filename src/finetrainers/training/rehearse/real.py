@@ -29,6 +29,7 @@ from finetrainers.training.check.parts import (
 )
 from finetrainers.training.checks import check_masks
 from finetrainers.training.checks_context import check_context
+from finetrainers.training.epochs import with_steps_of
 from finetrainers.training.inspect.captions import about_captions
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
@@ -55,7 +56,7 @@ def check_real(config: Config, layout: Layout, findings: Findings, *, cache: Pat
     with findings.part("captions") as part:
         _look_at_captions(prepared, findings)
     with findings.part("disk") as part:
-        check_disk(config, prepared, part, free=free)
+        check_disk(with_steps_of(config, prepared), prepared, part, free=free)
     return prepared
 
 

@@ -13,7 +13,7 @@ from finetrainers.files.storage import storage_errors
 from finetrainers.models import Model, open_model
 from finetrainers.training.check.findings import Findings
 from finetrainers.training.check.parts import layout_of, settled_of
-from finetrainers.training.epochs import refuse_epochs
+from finetrainers.training.epochs import with_steps_of
 from finetrainers.training.paths import absolute, places
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.rehearse.real import check_real
@@ -43,7 +43,6 @@ def rehearse(file: str | Path, overrides: Sequence[str] = (), how: Rehearsing = 
     config: Config | None = None
     with findings.part("configuration"):
         loaded = load_config(file, overrides)
-        refuse_epochs(loaded, "rehearse")
         config = absolute(loaded)
     if config is not None:
         with tempfile.TemporaryDirectory(prefix="finetrainers-rehearse-") as directory, storage_errors(places(config)):
@@ -66,7 +65,7 @@ def _rehearse(config: Config, how: Rehearsing, findings: Findings, directory: Pa
         findings.leave_out("the twin: only checks were asked for")
     else:
         how.say("the twin")
-        _run_twin(config, prepared, layout, findings, directory)
+        _run_twin(with_steps_of(config, prepared), prepared, layout, findings, directory)
 
 
 def _run_twin(config: Config, prepared: Prepared, layout: Layout, findings: Findings, directory: Path) -> None:
