@@ -11,8 +11,7 @@ from finetrainers.models import open_model
 from finetrainers.training.bench.run import Measuring, bench
 from finetrainers.training.epochs import with_counted_steps
 from finetrainers.training.inspect.look import Inspecting, inspect
-from finetrainers.training.plan.disk import Items, count_items
-from finetrainers.training.plan.run import with_estimated_steps
+from finetrainers.training.plan.items import Items, count_items, with_estimated_steps
 from finetrainers.training.rehearse.run import rehearse
 
 

@@ -23,10 +23,10 @@ from finetrainers.training.bench.figures import Result
 from finetrainers.training.cost import predict_step
 from finetrainers.training.fit import USABLE, try_sets, with_techniques
 from finetrainers.training.plan.devices import between, shared_usage
-from finetrainers.training.plan.disk import Items, count_items
 from finetrainers.training.plan.encoders import Pass, text_passes, unknown_encoders
 from finetrainers.training.plan.figures import Planned, Stage
 from finetrainers.training.plan.gpus import GPUS, Gpu, find_gpu, gpu_of_device
+from finetrainers.training.plan.items import Items, count_items
 from finetrainers.training.plan.run import Asked, num_measured, plan
 from finetrainers.training.plan.scale import Weight
 from finetrainers.training.plan.search import FULL_RANK, search
@@ -342,7 +342,7 @@ def test_what_an_optimizer_puts_together_is_sent(tree: Tree) -> None:
 def test_items_on_this_machine_are_counted_with_their_views(tree: Tree, tmp_path: Path) -> None:
     data = {"path": str(write_pictures(tmp_path / "data", 2)), "buckets": [[1, 64, 64]]}
     config = config_of(merged(tree, {"data": [data, {**data, "resize": "random_crop"}]}))
-    assert count_items(config, open_model(config.model)) == Items(count=4, views=2 + 2 * 4)
+    assert count_items(config, open_model(config.model)) == Items(count=4, views=2 + 2 * 4, samples=4)
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,16 @@
 
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 from finetrainers.conditioning import build_conditioning
 from finetrainers.config import Bucket, Config
-from finetrainers.config.of_set import about_set, set_keys
-from finetrainers.data.sources.items import list_items
-from finetrainers.data.streams import beside, streams_of
+from finetrainers.data.streams import streams_of
 from finetrainers.models import Model
 from finetrainers.training.cost import StepCost
 from finetrainers.training.objective import build_objective
 from finetrainers.training.output_size import exported_bytes, num_checkpoints
 from finetrainers.training.plan.figures import Disk
+from finetrainers.training.plan.items import Items
 
 HEADER_BYTES = 1000
 """Names and shapes of an item in the cache."""
@@ -28,7 +26,7 @@ class Leaves:
     bucket: Bucket
     """The largest."""
     cost: StepCost
-    items: "Items | None"
+    items: Items | None
 
     def disk(self) -> Disk:
         """Count bytes; what is compressed in the cache, such as padding of captions, counts in full."""
@@ -71,38 +69,3 @@ class Leaves:
         )
         media = latents * (2 if adapter.latents.samples_posterior else 1) + HEADER_BYTES
         return media * len(streams), caption
-
-
-@dataclass(frozen=True, slots=True)
-class Items:
-    """What a run encodes."""
-
-    count: int
-    views: int
-    """Of all of them: as often is their media encoded, and their captions once an item."""
-    samples: float
-    """Of one pass over all data sets, with ``repeats``."""
-
-    @classmethod
-    def of(cls, config: Config, count: int) -> "Items":
-        """So many items, of the data set that has most views of each, and of the one that is repeated most."""
-        views, repeats = max(data.num_views for data in config.data), max(data.repeats for data in config.data)
-        return cls(count, count * views, count * repeats)
-
-
-def count_items(config: Config, model: Model) -> Items | None:
-    """Count the items of data sets that are folders or files of this machine; None if one of them is not.
-
-    Raises:
-        DataError: If a data set cannot be listed.
-    """
-    streams = streams_of(build_conditioning(config.conditioning), build_objective(config, model))
-    names, many = [own.name for own in beside(streams)], [own.name for own in streams if own.is_many]
-    count, views, samples = 0, 0, 0.0
-    for data, key in zip(config.data, set_keys(config.data), strict=True):
-        if data.stream or not Path(data.path).expanduser().exists():
-            return None
-        with about_set(key):
-            own = list_items(data, names, many).table.num_rows
-        count, views, samples = count + own, views + own * data.num_views, samples + own * data.repeats
-    return Items(count, views, samples)

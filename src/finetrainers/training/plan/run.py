@@ -10,14 +10,12 @@ from finetrainers.config import Bucket, Config
 from finetrainers.config.syntax import dump_yaml
 from finetrainers.config.validation import ValidationConfig
 from finetrainers.data.catalog.buckets import resolve_buckets
-from finetrainers.errors import ConfigError
 from finetrainers.models import Model, open_model
 from finetrainers.optim.optimizers import check_optimizer
 from finetrainers.sampling.prompts import read_prompts
 from finetrainers.training.auto import settle
 from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_tuning
 from finetrainers.training.cost import StepCost, predict_step
-from finetrainers.training.epochs import with_steps
 from finetrainers.training.fit import USABLE, as_recorded, with_open_blocks, with_techniques
 from finetrainers.training.plan.devices import (
     between,
@@ -28,9 +26,10 @@ from finetrainers.training.plan.devices import (
     shared_usage,
     units_of_run,
 )
-from finetrainers.training.plan.disk import Items, Leaves, count_items
+from finetrainers.training.plan.disk import Leaves
 from finetrainers.training.plan.figures import Between, Planned, Run, Step, Technique
 from finetrainers.training.plan.gpus import Gpu
+from finetrainers.training.plan.items import Items, count_items, with_estimated_steps
 from finetrainers.training.plan.measured import errors_of, machine_of, read_measured
 from finetrainers.training.plan.search import Found, search
 from finetrainers.training.plan.smaller import smaller_keys
@@ -77,22 +76,6 @@ def plan(config: Config, asked: Asked) -> Planned:
         check(config, model)
     items = count_items(config, model) if asked.items is None else Items.of(config, asked.items)
     return _Planning(with_estimated_steps(config, items), model, asked, items, asked_for.memory.budget).planned()
-
-
-def with_estimated_steps(config: Config, items: Items | None) -> Config:
-    """Write ``train.steps`` in the place of ``train.epochs``, as if all items were trained on, and filled all batches.
-
-    Raises:
-        ConfigError: If nobody says how many items there are.
-    """
-    epochs, train = config.train.epochs, config.train
-    if epochs is None:
-        return config
-    if items is None:
-        raise ConfigError(
-            f"train.epochs: {epochs} cannot be counted: the data is not on this machine; add --items N to the command"
-        )
-    return with_steps(config, max(1, int(items.samples * (1 - config.validation.held_out) * epochs) // train.batch_size))
 
 
 class _Planning:
