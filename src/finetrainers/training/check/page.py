@@ -117,7 +117,7 @@ def _buckets(run: RunOutline) -> Iterator[str]:
     others = len(run.buckets) - len(shown)
     if others:
         empty = others - (len(filled) - len(shown))
-        yield from _row("", f"and {plural(others, 'bucket')} more, {empty} without samples")
+        yield from _row("", f"and {plural(others, 'more bucket')}, {empty} of them without samples")
 
 
 def _validations(run: RunOutline, *, asks_held_out: bool) -> str:

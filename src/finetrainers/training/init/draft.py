@@ -21,9 +21,9 @@ VALIDATIONS = 8
 WARMUP_STEPS, WARMUP_PART = 100, 10
 """Steps of warm-up, but no more than a tenth of all. A convention."""
 PROMPTS = 2
-"""Captions that are drawn again and again, besides one prompt that the data do not have."""
+"""Captions that are generated again and again, besides one prompt that the data do not have."""
 OTHER_PROMPT = "a red bicycle beside a wooden door, in morning light"
-"""Drawn without the trigger word: what it shows must not change."""
+"""Generated without the trigger word: what it shows must not change."""
 
 
 CHECKPOINTING = (

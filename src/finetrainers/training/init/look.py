@@ -101,7 +101,7 @@ def look(path: str, say: Callable[[str, int, int], None]) -> Looked:
     media = listing.table[MEDIA.name]
     with tempfile.TemporaryDirectory() as folder:
         memo = Memo(Path(folder) / "memo.sqlite")
-        facts, problems = probe_all(media, memo, WORKERS, lambda done: say("look at media", done, len(media)))
+        facts, problems = probe_all(media, memo, WORKERS, lambda done: say("probe media", done, len(media)))
     is_good = np.asarray(facts["is_good"])
     problems = [*listing.problems, *problems]
     if not is_good.any():

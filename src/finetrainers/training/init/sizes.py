@@ -28,7 +28,7 @@ UNKNOWN: Bucket = (MOST_FRAMES, 1024, 1024)
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What becomes ``data.0.buckets``, and of which size samples are drawn."""
+    """What becomes ``data.0.buckets``, and of which size samples are generated."""
 
     buckets: Any  # as YAML has it
     comment: str
