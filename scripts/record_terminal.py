@@ -253,7 +253,7 @@ def path_of_a_person() -> list[Command]:
         Command(train, stopped_at=STEP_OF_CTRL_C),
         Command(train),
         Command(train),
-        Command(f"sample {OUTPUT} --prompt 'a red picture' --num-inference-steps 8"),
+        Command(f"sample {OUTPUT} --prompt 'a red picture'"),
     ]
     return [command for command in path if re.search(rf"^ +{command.line.split()[0]} ", known, re.MULTILINE)]
 
