@@ -75,8 +75,8 @@ TODAY = (
 
 def today() -> Iterator[str]:
     """One row for each measured step of this version."""
-    yield "| | allocated: measured | counted | | reserved: measured | counted | | seconds: measured | counted | |"
-    yield f"|---|{'---|' * 9}"
+    yield "| step | GiB allocated | GiB reserved | seconds |"
+    yield "|---|---|---|---|"
     machine = Machine(find_gpu("h200"))
     for own in TODAY:
         title = f"{own.model}, {'compiled' if own.is_compiled else 'eager'}"
@@ -84,7 +84,7 @@ def today() -> Iterator[str]:
         config, model = opened(own.model, LORA, {"compile.kind": "regional"} if own.is_compiled else {})
         cost = predict_step(config, model, config.data[0].buckets[0])  # type: ignore[index]  # a list
         figures = (cost.peak_bytes / GIB, cost.reserved_bytes / GIB, machine.seconds(cost.work))
-        yield row(title, *beside((own.allocated, own.reserved, own.seconds), figures))
+        yield row(title, *in_one((own.allocated, own.reserved, own.seconds), figures))
 
 
 def table() -> Iterator[str]:
@@ -103,6 +103,12 @@ def beside(known: Sequence[float], counted: Sequence[float]) -> Iterator[str]:
     """Three cells for each figure: another's, the count, and how far off that is."""
     for other, own in zip(known, counted, strict=True):
         yield from (f"{other:.3g}", f"{own:.3g}", off(own, other))
+
+
+def in_one(known: Sequence[float], counted: Sequence[float]) -> Iterator[str]:
+    """One cell for each figure: another's, the count, and how far off that is."""
+    for other, own in zip(known, counted, strict=True):
+        yield f"{other:.3g}, {own:.3g} ({off(own, other)})"
 
 
 def off(counted: float, measured: float) -> str:

@@ -1,7 +1,8 @@
-"""Record what a person sees who trains a tiny model in a terminal: pictures, encode, train, Ctrl-C, train, sample.
+"""Record what a person sees who trains a tiny model in a terminal: init, check, encode, train, Ctrl-C, train, sample.
 
 python scripts/record_terminal.py --columns 80 recording.txt
 python scripts/record_terminal.py --columns 80 --page docs/terminal.md    # in short, into the page
+PYTHONPATH=older/src python scripts/record_terminal.py older.txt          # of other code: commands that it has
 
 A line that was written over is shown as it was at some moments, each marked with "~"; the last of them has no mark. Where a
 line was too long for the terminal, the rest of it is marked with a backslash.
@@ -17,17 +18,20 @@ import re
 import select
 import shlex
 import struct
+import subprocess
 import sys
 import tempfile
 import termios
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 ROWS, NUM_PICTURES, NUM_FRAMES = 50, 30, 3
+OUTPUT = "runs/first"
 PATIENCE_SECONDS = 600
 CONTROL = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
 CONFIG = """\
@@ -43,7 +47,10 @@ checkpoint: {every: 50}
 validation: {held_out: 0.1, every: 60, prompts: prompts.json}
 cache: {path: cache}
 """
+"""What is written where there is no ``init`` to write it."""
 PROMPTS = '[{"prompt": "a red picture", "num_inference_steps": 8}, {"prompt": "a blue one", "num_inference_steps": 8}]\n'
+ANSWERS = ("tiny-flux", "pictures", "style", "ohwx", "")
+"""What is typed where ``init`` asks for model, data, kind, trigger word and card."""
 STEP_OF_CTRL_C = 70
 BEGINNING, END = "<!-- recorded -->", "<!-- end of the recording -->"
 """Marks of the page around what is put into it."""
@@ -129,9 +136,14 @@ def _some(states: Sequence[str], num_frames: int) -> list[str]:
 
 
 def run_in_terminal(
-    words: Sequence[str], folder: Path, columns: int, *, presses_ctrl_c: Callable[[], bool] = lambda: False
+    words: Sequence[str],
+    folder: Path,
+    columns: int,
+    *,
+    presses_ctrl_c: Callable[[], bool] = lambda: False,
+    answers: Sequence[str] = (),
 ) -> tuple[Screen, int]:
-    """Run a command in a terminal of its own; return what it shows, and its exit status."""
+    """Run a command in a terminal of its own, and answer what it asks; return what it shows, and its exit status."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
@@ -140,6 +152,7 @@ def run_in_terminal(
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
         os.execv(sys.executable, [sys.executable, "-m", *words])
     screen, decoder, has_pressed = Screen(columns), codecs.getincrementaldecoder("utf-8")("replace"), False
+    left = list(answers)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         if not has_pressed and presses_ctrl_c():
@@ -151,6 +164,8 @@ def run_in_terminal(
         except OSError:  # the program is over
             break
         screen.feed(decoder.decode(part))
+        if left and screen.rows[screen.row].endswith(": "):
+            os.write(terminal, f"{left.pop(0)}\n".encode())
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
     return screen, os.waitstatus_to_exitcode(status)
@@ -169,7 +184,7 @@ def write_pictures(folder: Path) -> None:
 
 def has_step(folder: Path, step: int) -> Callable[[], bool]:
     """Make what says whether a run has taken a step."""
-    file = folder / "runs" / "first" / "events.jsonl"
+    file = folder / OUTPUT / "events.jsonl"
 
     def is_there() -> bool:
         return file.is_file() and f'"event": "step", "step": {step},' in file.read_text(encoding="utf-8")
@@ -177,20 +192,33 @@ def has_step(folder: Path, step: int) -> Callable[[], bool]:
     return is_there
 
 
-Options = Mapping[str, Callable[[Path], Callable[[], bool]]]
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command of a person."""
+
+    line: str
+    answers: Sequence[str] = ()
+    """What is typed where it asks."""
+    stopped_at: int | None = None
+    """Step at which Ctrl-C is pressed."""
+
+
 Recorded = tuple[str, Screen, int]
 """A command, what it showed, and its exit status."""
 
 
-def record(columns: int, steps: Sequence[tuple[str, Options]], folder: Path) -> list[Recorded]:
+def record(columns: int, commands: Sequence[Command], folder: Path) -> list[Recorded]:
     """Run commands one after the other in a folder."""
     write_pictures(folder / "pictures")
-    (folder / "config.yaml").write_text(CONFIG)
-    (folder / "prompts.json").write_text(PROMPTS)
+    if not any(command.line.startswith("init") for command in commands):
+        (folder / "config.yaml").write_text(CONFIG)
+        (folder / "prompts.json").write_text(PROMPTS)
     recorded = []
-    for line, options in steps:
-        pressed = {name: make(folder) for name, make in options.items()}
-        recorded.append((line, *run_in_terminal(["finetrainers", *shlex.split(line)], folder, columns, **pressed)))
+    for command in commands:
+        words = ["finetrainers", *shlex.split(command.line)]
+        is_due = (lambda: False) if command.stopped_at is None else has_step(folder, command.stopped_at)
+        screen, status = run_in_terminal(words, folder, columns, presses_ctrl_c=is_due, answers=command.answers)
+        recorded.append((command.line, screen, status))
     return recorded
 
 
@@ -211,20 +239,23 @@ def put_into(page: Path, text: str) -> None:
     page.write_text(f"{before}{BEGINNING}\n\n```text\n{text}```\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
-def path_of_a_person() -> list[tuple[str, Options]]:
-    """Commands, and when Ctrl-C is pressed in them."""
-    from finetrainers.cli.commands import build_parser
-
-    known = build_parser().format_help()
-    return [
-        ("models tiny flux tiny-flux", {}),
-        *([("check config.yaml", {})] if re.search(r"^ +check ", known, re.MULTILINE) else []),
-        ("encode config.yaml", {}),
-        ("train config.yaml", {"presses_ctrl_c": lambda folder: has_step(folder, STEP_OF_CTRL_C)}),
-        ("train config.yaml", {}),
-        ("train config.yaml", {}),
-        ("sample runs/first --prompt 'a red picture' --num-inference-steps 8", {}),
+def path_of_a_person() -> list[Command]:
+    """Commands that the code at hand has."""
+    known = subprocess.run(
+        [sys.executable, "-m", "finetrainers", "--help"], check=True, capture_output=True, text=True
+    ).stdout
+    train = "train config.yaml train.steps=120" if re.search(r"^ +init ", known, re.MULTILINE) else "train config.yaml"
+    path = [
+        Command("models tiny flux tiny-flux"),
+        Command(f"init --output {OUTPUT}", answers=ANSWERS),
+        Command("check config.yaml"),
+        Command("encode config.yaml"),
+        Command(train, stopped_at=STEP_OF_CTRL_C),
+        Command(train),
+        Command(train),
+        Command(f"sample {OUTPUT} --prompt 'a red picture'"),
     ]
+    return [command for command in path if re.search(rf"^ +{command.line.split()[0]} ", known, re.MULTILINE)]
 
 
 def main() -> None:
@@ -232,13 +263,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     parser.add_argument("--columns", type=int, default=80)
-    parser.add_argument("--page", action="store_true", help="put the two starts of a run in short into a page that is there")
+    parser.add_argument("--page", action="store_true", help="put it in short, from init on, into a page that is there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         recorded = record(options.columns, path_of_a_person(), Path(directory))
     if options.page:
-        runs = [own for own in recorded if own[0].startswith("train")]
-        put_into(options.output, as_text(runs[:2], num_frames=1))
+        put_into(options.output, as_text(recorded[1:], num_frames=1))
     else:
         options.output.write_text(as_text(recorded, NUM_FRAMES), encoding="utf-8")
 

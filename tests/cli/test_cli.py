@@ -20,6 +20,7 @@ import torch
 import yaml
 
 import finetrainers
+from finetrainers.cli import entry
 from finetrainers.cli.entry import main
 from finetrainers.cli.following import _request, tell_after_training
 from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR
@@ -289,6 +290,21 @@ def test_an_error_on_purpose_is_one_message_and_its_status(config_file, monkeypa
     monkeypatch.setattr("finetrainers.training.run.train", fail)
     assert main(["train", str(config_file)]) == status
     assert capsys.readouterr().err.splitlines() == [f"finetrainers: {error}"]
+
+
+def test_a_message_is_broken_between_words_where_a_terminal_has_no_room(monkeypatch) -> None:
+    path = "/a/folder/" + "of-a-long-name/" * 8
+    message = f"finetrainers: stopped while training, after step 71; start the same command again to go on\n  {path} stays"
+    assert entry.folded(message) == message, "what is no terminal gets whole lines"
+    monkeypatch.setattr(entry, "is_terminal", lambda: True)
+    for width in (60, 80):
+        monkeypatch.setattr(entry, "_columns", lambda width=width: width)
+        lines = entry.folded(message).split("\n")
+        assert " ".join(lines).split() == message.split()
+        assert [line.strip() for line in lines if len(line) >= width] == [path], "a path stays in one piece"
+    for width in (20, 0):
+        monkeypatch.setattr(entry, "_columns", lambda width=width: width)
+        assert entry.folded(message) == message, "a narrow terminal breaks lines better itself, an unknown one may be wide"
 
 
 @pytest.mark.usefixtures("calls")

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +16,10 @@ from finetrainers.distributed.ending import Program, is_first_to_say, record_pro
 from finetrainers.distributed.launch import is_one_of_several
 from finetrainers.errors import FinetrainersError, Interrupted
 from finetrainers.files.storage import storage_errors
+from finetrainers.training.console_bar import is_terminal
+
+LEAST_COLUMNS = 40
+"""Of a terminal whose lines are folded."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,7 +119,28 @@ def _tell(message: str) -> None:
     """Say how a command ended; nobody may be there to read it."""
     with suppress(OSError):
         if is_first_to_say(message):
-            print(f"finetrainers: {message}", file=sys.stderr, flush=True)
+            print(folded(f"finetrainers: {message}"), file=sys.stderr, flush=True)
+
+
+def folded(message: str) -> str:
+    """Break lines that a terminal has no room for between words, and indent what goes on; elsewhere they stay whole."""
+    width = _columns() - 1
+    if not is_terminal() or width < LEAST_COLUMNS:
+        return message
+    return "\n".join(_fold(line, width) if len(line) > width else line for line in message.split("\n"))
+
+
+def _columns() -> int:
+    """Columns of the terminal; 0 where nobody has told."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError, AttributeError):
+        return 0
+
+
+def _fold(line: str, width: int) -> str:
+    indent = line[: len(line) - len(line.lstrip())] + "  "
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _give_up_closed_stderr() -> None:

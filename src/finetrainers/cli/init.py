@@ -30,12 +30,10 @@ def add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     init = commands.add_parser("init", help="write a configuration, after a few questions", description=DESCRIPTION)
     init.add_argument("config", metavar="CONFIG.yaml", nargs="?", type=Path, default=DEFAULT_FILE, help="file to write")
     init.add_argument("--model", help="folder or Hub id of a model in diffusers layout")
-    init.add_argument("--data", metavar="FOLDER", help="folder of pictures or clips, or a metadata file")
+    init.add_argument("--data", metavar="FOLDER", help="folder of images or videos, or a metadata file")
     init.add_argument("--learn", metavar="WHAT", help=f"what is to be learned: {', '.join(LEARNED)}")
     init.add_argument("--trigger", metavar="WORD", help=f"trigger word that is put before every caption; {NONE}: no word")
-    init.add_argument(
-        "--pairs", metavar="FOLDER", help="pictures before the edit, or control files, named as those of --data"
-    )
+    init.add_argument("--pairs", metavar="FOLDER", help="images before the edit, or control files, named as those of --data")
     init.add_argument("--card", help=f"GPU (rtx4090, h100 ...) or its memory (24GB) to fit into; {NONE}: leave it open")
     init.add_argument("--output", metavar="DIR", help="output_dir of the run; by default a new one in runs/")
     init.add_argument("--yes", action="store_true", help="ask nothing: take what is suggested where no option says it")
@@ -129,7 +127,7 @@ def _model(said: str) -> str:
 
 def _folder(option: str, said: str) -> str:
     if "://" not in said and not Path(said).expanduser().exists():
-        raise ConfigError(f"{option}: there is no {said}; name the folder of your pictures or clips")
+        raise ConfigError(f"{option}: there is no {said}; name the folder of your images or videos")
     return said
 
 
@@ -163,7 +161,7 @@ def _card(said: str) -> str | None:
 QUESTIONS = (
     Question("--model", "Which model? A folder, or an id on the Hub such as black-forest-labs/FLUX.1-dev.", _model),
     Question(
-        "--data", "Where are your pictures or clips? A folder, or a metadata file.", lambda said: _folder("--data", said)
+        "--data", "Where are your images or videos? A folder, or a metadata file.", lambda said: _folder("--data", said)
     ),
     Question(
         "--learn",
@@ -173,7 +171,7 @@ QUESTIONS = (
 )
 PAIRS = Question(
     "--pairs",
-    "Where are the other pictures of the pairs: those before the edit, or the control files? A folder with the same file "
+    "Where are the other images of the pairs: those before the edit, or the control files? A folder with the same file "
     f"names; {NONE}: a metadata file in the data names them.",
     _pairs,
     NONE,

@@ -38,7 +38,7 @@ class Conditioning:
         return {}
 
     def drawing_class(self, model: Model) -> str | None:
-        """Name the diffusers pipeline that draws with what is exported; None if there is only ``finetrainers sample``."""
+        """Name the diffusers pipeline that generates with what is exported; None if only ``finetrainers sample`` does."""
         return model.pipeline_class
 
     def model_input(self, noisy: Tensor, batch: Batch) -> tuple[Tensor, Prompt]:
@@ -54,5 +54,5 @@ class Conditioning:
 
     @contextmanager
     def sampling(self, denoisers: Sequence[Any], adapter: ModelAdapter, media: Mapping[str, Medium]) -> Iterator[None]:
-        """Let pipelines that call the denoisers draw with the media of one sample, by the name of the stream."""
+        """Let pipelines that call the denoisers generate with the media of one sample, by the name of the stream."""
         yield

@@ -1,4 +1,4 @@
-"""The keys of a prompts file: what to draw, whatever the model."""
+"""The keys of a prompts file: what to generate, whatever the model."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -57,7 +57,7 @@ class PromptConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _drop_empty(cls, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Leave out keys with nothing in them, as a table has them, unless it is the prompt: an empty one can be drawn."""
+        """Leave out keys with nothing in them, as a table has them, unless it is the prompt: an empty one is valid."""
         given = {key: value for key, value in row.items() if value not in (None, "")}
         names = spellings("prompt")
         if given.keys().isdisjoint(names) and any(row.get(name) == "" for name in names):

@@ -47,7 +47,7 @@ class ContextPlan:
 def share_tokens(
     denoiser: nn.Module, plan: ContextPlan | None, blocks: Sequence[str], world: World, kind: ContextKind = "ulysses"
 ) -> None:
-    """Let a denoiser compute its part of the tokens of what it is asked, in training and when it draws.
+    """Let a denoiser compute its part of the tokens of what it is asked, in training and when it generates.
 
     Call it on all processes, when adapters are in their place, and before anything is compiled.
 

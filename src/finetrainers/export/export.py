@@ -23,7 +23,7 @@ from finetrainers.files.whole import to_json
 from finetrainers.tuning.exported import FIRST, SECOND, SETTINGS
 
 USUAL_DTYPE = "bf16"
-"""Of adapters: what programs that draw compute in, at half the size of float32."""
+"""Of adapters: what programs that generate compute in, at half the size of float32."""
 
 
 @dataclass(frozen=True, slots=True)

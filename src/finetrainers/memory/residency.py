@@ -67,7 +67,7 @@ class Residency:
         return frozenset(self._loaded) - frozenset(self._parked)
 
     def adopt(self, denoisers: Mapping[str, nn.Module]) -> None:
-        """Take what trains or draws, by its components' names: on the device, and there whenever nothing else works."""
+        """Take what trains or generates, by its components' names: on the device, and there whenever nothing else works."""
         self._loaded |= denoisers
         self._home = frozenset(denoisers)
 
@@ -87,7 +87,7 @@ class Residency:
 
     @contextmanager
     def drawing(self) -> Iterator[dict[str, Any]]:
-        """Yield all that draws, by component: each is on the device alone while it is asked, and the denoisers otherwise."""
+        """Yield all that generates, by component: each is on the device alone while it is asked, else the denoisers are."""
         model = self._model
         denoisers, trained = (*model.denoisers.trained, *model.denoisers.frozen), self._home
         others = ("vae", *model.image_components)

@@ -1,4 +1,4 @@
-"""Sizes of pictures and clips, and of the latents that they give."""
+"""Sizes of images and videos, and of the latents that they give."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Learning from pairs of a preferred and a rejected picture or clip.
+"""Learning from pairs of a preferred and a rejected image or video.
 
 Shape letters as in ``finetrainers.batch``. [DPO] is Wallace et al. 2023, arXiv:2311.12908.
 """

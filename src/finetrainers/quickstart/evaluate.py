@@ -1,4 +1,4 @@
-"""What part of the pictures that a plain diffusers pipeline draws is right.
+"""What part of the pictures that a plain diffusers pipeline generates is right.
 
 Pixels are uint8 [N, H, W, C]; noise is [N, T, 4 C'] packed latents as FluxPipeline takes them.
 """
@@ -31,7 +31,7 @@ def caption_of(truth: Truth) -> str:
 
 
 def draw(pipeline: Any, captions: Sequence[str], *, seed: int, guidance: float = 1.0, steps: int = STEPS) -> Pixels:
-    """Draw captions with a FluxPipeline, uint8 [N, H, W, C]; picture n's noise depends on (seed, n) alone.
+    """Generate from captions with a FluxPipeline, uint8 [N, H, W, C]; picture n's noise depends on (seed, n) alone.
 
     ``guidance`` above 1 is classifier-free guidance away from the empty prompt.
     """
@@ -54,7 +54,7 @@ def draw(pipeline: Any, captions: Sequence[str], *, seed: int, guidance: float =
 
 
 def evaluate(pipeline: Any, truths: Sequence[Truth], *, seed: int = 0, guidance: float = 1.0) -> tuple[Figures, Pixels]:
-    """Draw what the truths' captions say, and measure; return the figures and the pictures."""
+    """Generate what the truths' captions say, and measure; return the figures and the pictures."""
     pictures = draw(pipeline, [caption_of(truth) for truth in truths], seed=seed, guidance=guidance)
     measured = [measure(pixels, truth) for pixels, truth in zip(pictures, truths, strict=True)]
     return Figures.of(truths, measured), pictures

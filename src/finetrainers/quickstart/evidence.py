@@ -1,4 +1,4 @@
-"""What was learned and what was forgotten, measured on what plain diffusers draws with and without the LoRA.
+"""What was learned and what was forgotten, measured on what plain diffusers generates with and without the LoRA.
 
 A picture or a clip is uint8 [*S, H, W, C].
 """
@@ -47,13 +47,13 @@ def make_sets(options: Options) -> dict[str, PromptSet[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A pipeline that tells how many prompts each of its calls has drawn."""
+    """A pipeline that tells how many prompts each of its calls has generated."""
 
     pipeline: Any  # diffusers has no types
     tell: Callable[[int], None]
 
     def __call__(self, *, prompt: Sequence[str], **options: Any) -> Any:
-        """Draw prompts."""
+        """Generate from prompts."""
         drawn = self.pipeline(prompt=prompt, **options)
         self.tell(len(prompt))
         return drawn
@@ -71,9 +71,9 @@ def draw_sets(
     device: str | torch.device,
     tell: Callable[[int], None] = lambda _: None,
 ) -> dict[str, list[Pixels]]:
-    """Draw all prompts in plain diffusers, with the LoRA or without; a prompt's noise is the same in both cases.
+    """Generate from all prompts in plain diffusers, with the LoRA or without; a prompt's noise is the same in both cases.
 
-    ``tell`` is called with the number of prompts that are drawn, each time that some are.
+    ``tell`` is called with the number of prompts that are done, each time that some are.
     """
     showcase = options.showcase
     pipeline = showcase.pipeline.from_pretrained(options.base).to(device, torch.float32)

@@ -17,7 +17,7 @@ Tree = dict[str, Any]  # a JSON object, as docs/quickstart_measures.md describes
 
 
 def set_figures(showcase: Showcase[Any], sets: Sets, before: Drawn, after: Drawn) -> Tree:
-    """Measure what was drawn against its own captions and, for the floor, against others of the set."""
+    """Measure what was generated against its own captions and, for the floor, against others of the set."""
     tree: Tree = {}
     for name, prompts in sets.items():
         pictures = dict(zip(COLUMNS, (before[name], after[name], prompts.real), strict=True))
@@ -61,6 +61,6 @@ def _right(tree: Tree, column: str) -> str:
 
 
 def loading_lines(options: Options, weights: Path) -> str:
-    """Write five lines of Python that draw with the LoRA in plain diffusers."""
+    """Write five lines of Python that generate with the LoRA in plain diffusers."""
     showcase = options.showcase
     return showcase.loading.format(base=str(options.base), weights=str(weights), prompt=showcase.prompt)

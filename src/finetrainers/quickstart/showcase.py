@@ -28,7 +28,7 @@ class Render(Protocol[Rendered_co]):
 
 
 class Draw(Protocol):
-    """Draw captions with a diffusers pipeline, [N, *S, H, W, C]; number n's noise depends on (seed, n) alone."""
+    """Generate from captions with a diffusers pipeline, [N, *S, H, W, C]; number n's noise depends on (seed, n) alone."""
 
     def __call__(self, pipeline: Any, captions: Sequence[str], *, seed: int, guidance: float) -> Pixels:
         """Draw all."""
@@ -40,7 +40,7 @@ class Words:
     """How things are called in what is printed and written."""
 
     drawn: str
-    """What is drawn, in the plural."""
+    """What is generated, in the plural."""
     known: str
     """What of it the base knows."""
     concept: str
@@ -67,7 +67,7 @@ class FineTune:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Showcase(Generic[Stated]):
-    """What is rendered, drawn, measured and said."""
+    """What is rendered, generated, measured and said."""
 
     words: Words
     fine_tune: FineTune
@@ -93,9 +93,9 @@ class Showcase(Generic[Stated]):
     save: Callable[[Path, Pixels], object] | None
     """Writes what comparison.png shows into a file beside it; None where comparison.png shows all of it."""
     loading: str
-    """Lines of Python that draw ``{prompt}`` with the LoRA ``{weights}`` on ``{base}``."""
+    """Lines of Python that generate ``{prompt}`` with the LoRA ``{weights}`` on ``{base}``."""
     prompt: str
-    """What these lines draw."""
+    """What these lines generate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,12 +117,12 @@ class Options:
     num_train: int
     """Pictures or clips to learn from."""
     num_rehearsal: int
-    """Those of what the base can draw already, so that it is not forgotten (prior preservation, arXiv:2208.12242,
+    """Those of what the base can generate already, so that it is not forgotten (prior preservation, arXiv:2208.12242,
     section 3.2)."""
     num_held_out: int
     """Those that the held-out loss is measured on."""
     num_prompts: int
-    """Prompts of each set that is drawn and measured."""
+    """Prompts of each set that is generated and measured."""
 
     @property
     def config_file(self) -> Path:

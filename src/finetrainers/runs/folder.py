@@ -188,7 +188,7 @@ class RunFolder:
         return [found[step] for step in sorted(found) if step in folders or not folders]
 
     def samples(self) -> list[Sample]:
-        """All that was drawn, by step and by prompt."""
+        """All that was generated, by step and by prompt."""
         folders = step_folders_inside(self.path, "validation")
         return [sample for step, folder in folders.items() for sample in samples_of(self.path, step, folder)]
 

@@ -21,7 +21,7 @@ TITLE_LENGTH = 48
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture or video that a validation drew."""
+    """One image or video that a validation generated."""
 
     step: int
     number: int
@@ -110,7 +110,7 @@ def _fault(folder: Path, sizes: Mapping[str, int]) -> str | None:
 
 
 def samples_of(root: Path, step: int, folder: Path) -> list[Sample]:
-    """What a validation drew, in the order of its prompts; what is not there, or is elsewhere, is left out."""
+    """What a validation generated, in the order of its prompts; what is not there, or is elsewhere, is left out."""
     told = read_json(root, folder / "validation.json")
     prompts = told.get("prompts")
     names = told.get("samples")

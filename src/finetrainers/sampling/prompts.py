@@ -1,4 +1,4 @@
-"""Prompts to draw, from a file."""
+"""Prompts to generate from, of a file."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ SEPARATOR = ";"
 
 
 def usual_size(buckets: Buckets, model: Model) -> Bucket:
-    """Size that is drawn where a prompt names none: of generated buckets the model's own, if they are of its area."""
+    """Size that is generated where a prompt names none: of generated buckets the model's own, if they are of its area."""
     own = model.adapter.recipe.size
     if own is not None and isinstance(buckets, PixelBudget) and buckets.pixels == own[1] * own[2]:
         same = [size for size in resolve_buckets(buckets) if size[1:] == own[1:]]
@@ -184,7 +184,7 @@ def _check_family(prompt: PromptConfig, where: str, model: Model, *, takes_refer
 
 
 def _check_picture(file: Path, where: str) -> None:
-    """Refuse what is no picture, or only the beginning of one: it would end the run when it is drawn."""
+    """Refuse what is no picture, or only the beginning of one: it would end the run when it is generated."""
     try:
         with PIL.Image.open(file) as picture:
             picture.load()

@@ -40,13 +40,13 @@ def sample_run(
     device: str = "auto",
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Path]:
-    """Draw prompts with a run's exported weights; what is there already, from the same request, is not drawn again.
+    """Generate with a run's exported weights; what is there already, from the same request, is not generated again.
 
     Args:
         run: The run's output_dir.
         prompts: Each with the keys of a prompts file; None means the default.
         step: Whose weights; by default the last that were exported.
-        use_base: Draw without the trained weights.
+        use_base: Generate without the trained weights.
         output: Folder for the files; by default ``run``/samples.
         device: As ``train.device``.
         progress: Called with the number of files that are done, and of those that are to be made.
@@ -88,13 +88,13 @@ def _sample(
             for done, (stem, request) in enumerate(missing.items()):
                 progress(done, len(missing))
                 drawn = draw(request, Path(temporary) / stem.name)
-                drawn.rename(folder / drawn.name)  # whole or not there: what is there is never drawn again
+                drawn.rename(folder / drawn.name)  # whole or not there: what is there is never made again
             progress(len(missing), len(missing))
     return [file for stem in stems if (file := _drawn(stem)) is not None]
 
 
 def name_of(request: Request, config: Config, conditioning: Conditioning, weights: Path | None) -> str:
-    """Name a file after all that decides what it shows: requests with one name would draw the same."""
+    """Name a file after all that decides what it shows: requests with one name would generate the same."""
     files = {**request.pictures, "control": request.control}
     pictures = {key: file and hash_file(Path(file)).hex() for key, file in files.items()}
     asked = {**asdict(request), **pictures, "references": [hash_file(Path(file)).hex() for file in request.references]}
@@ -131,7 +131,7 @@ def _drawing(
     device: torch.device,
     requests: Iterable[Request],
 ) -> Iterator[Callable[[Request, Path], Path]]:
-    """Encode all prompts, then load what draws, with the settings of the run; yield what draws one request."""
+    """Encode all prompts, then load what generates, with the settings of the run; yield what generates one request."""
     residency = Residency(model, device, keeps=("vae", *model.image_components, *model.denoisers.frozen))
     texts = _encode_prompts(model, residency, requests)
     is_replaced = weights is not None and config.tuning.kind == "full"  # then the device has room for one of both

@@ -1,4 +1,4 @@
-"""Draws pictures and videos with a family's own diffusers pipeline, encoded prompts and, if there is one, a control.
+"""Generates images and videos with a family's own diffusers pipeline, encoded prompts and, if there is one, a control.
 
 Shape letters as in ``finetrainers.batch``; K, P, Q are pixel frames, height and width.
 """
@@ -31,7 +31,7 @@ from finetrainers.sampling.video import write_video as write_video
 
 
 def task_of(request: Request, model: Model) -> str:
-    """Return the task that a request is: models that take the first frame in its place draw with a picture or without.
+    """Return the task that a request is: models that take the first frame in its place generate with an image or without.
 
     So do those that edit pictures.
     """
@@ -44,7 +44,7 @@ def task_of(request: Request, model: Model) -> str:
 
 
 class Sampler:
-    """Draws requests with the family's own diffusers pipeline and encoded prompts."""
+    """Generates requests with the family's own diffusers pipeline and encoded prompts."""
 
     def __init__(
         self,
@@ -56,9 +56,9 @@ class Sampler:
         *,
         interrupt: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the components that draw, with the conditioning that they are prepared for, and how its media are read.
+        """Take the components that generate, with the conditioning that they are prepared for, and how its media are read.
 
-        ``interrupt`` is called before each layer of the denoisers and of the VAE, and may raise: a draw can take long.
+        ``interrupt`` is called before each layer of the denoisers and of the VAE, and may raise: a request can take long.
         """
         self._model, self._data, self._interrupt = model, data, interrupt
         self._conditioning = Conditioning() if conditioning is None else conditioning
@@ -68,7 +68,7 @@ class Sampler:
         self._device = device
 
     def pipeline(self, request: Request) -> Any:
-        """Make the pipeline of the request's task, or that which draws with references."""
+        """Make the pipeline of the request's task, or that which generates with references."""
         adapter, task = self._model.adapter, task_of(request, self._model)
         pipelines = adapter.pictures.reference_pipelines if request.references else adapter.tasks
         return self._model.pretrained.pipeline(pipelines[task], self._components)
@@ -100,10 +100,10 @@ class Sampler:
         return {name: cast_floats(tensor.to(self._device), dtype) for name, tensor in text.items()}
 
     def draw(self, request: Request, text: Callable[[str], Text], stem: Path, *, with_control: bool = False) -> Path:
-        """Draw one request into ``stem``.png or ``stem``.mp4; return the file.
+        """Generate one request into ``stem``.png or ``stem``.mp4; return the file.
 
         Args:
-            request: What to draw.
+            request: What to generate.
             text: Encodes a prompt.
             stem: Path of the file without its suffix.
             with_control: Put what is shown of the control, or the references, if there are any, to the left of the picture.
@@ -111,7 +111,7 @@ class Sampler:
         return self.write(self.frames(request, text, with_control=with_control), request, stem)
 
     def frames(self, request: Request, text: Callable[[str], Text], *, with_control: bool = False) -> list[Any]:
-        """Draw one request as ``draw`` does; return PIL images."""
+        """Generate one request as ``draw`` does; return PIL images."""
         arguments, denoisers = self.arguments(request, text), self._denoisers()
         pixels, media = self._media(request, arguments["generator"])
         with self._interruptible(), self._conditioning.sampling(denoisers, self._model.adapter, media):
@@ -120,7 +120,7 @@ class Sampler:
         return beside(pixels, frames) if with_control and pixels is not None else frames
 
     def write(self, frames: Sequence[Any], request: Request, stem: Path) -> Path:
-        """Write what was drawn of a request into ``stem``.png or ``stem``.mp4; return the file."""
+        """Write what was generated of a request into ``stem``.png or ``stem``.mp4; return the file."""
         if len(frames) == 1:
             file = stem.with_suffix(".png")
             frames[0].save(file)

@@ -178,7 +178,7 @@ def check_exported_weights_load_in_plain_diffusers(subject: ModelUnderTest) -> N
 
 
 def check_a_resumed_run_is_the_same_run(subject: ModelUnderTest) -> None:
-    """2 + 2 steps equal 4 steps bit for bit, and the run's own sampler draws with what came out."""
+    """2 + 2 steps equal 4 steps bit for bit, and the run's own sampler generates with what came out."""
     whole = train(subject.config("whole"))
     train(subject.config("parts", train={"steps": STEPS // 2}))
     parts = train(subject.config("parts"))

@@ -66,7 +66,7 @@ def check_control_begins_where_sft_does(subject: ModelUnderTest) -> None:
 
 @of_control
 def check_control_is_learned_and_kept(subject: ModelUnderTest) -> None:
-    """A control changes what is drawn after training; a resumed run and one that begins from exported weights have it."""
+    """A control changes what is generated after training; a resumed run and one from exported weights have it."""
     controlled = subject.controlled
     whole = train(controlled.config("control-whole"))
     train(controlled.config("control-parts", train={"steps": STEPS // 2}))

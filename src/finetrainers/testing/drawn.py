@@ -1,4 +1,4 @@
-"""What a family's own pipeline does while it draws: recorded, so that others can be compared with it."""
+"""What a family's own pipeline does while it generates: recorded, so that others can be compared with it."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -43,7 +43,7 @@ class Drawn:
 
 
 def record_drawing(pipeline: Any, arguments: Mapping[str, Any], clip: Tensor) -> Drawn:
-    """Let a pipeline draw."""
+    """Let a pipeline generate."""
     vae = pipeline.vae
     with _recorded(pipeline.scheduler) as steps, _recorded_decoding(vae) as decoded:
         pipeline(**arguments, output_type="pt", return_dict=False)

@@ -41,7 +41,7 @@ def assert_answers_as_drawn(subject: ModelUnderTest, drawn: Drawn, way: str, ref
 
     Args:
         subject: The model.
-        drawn: What the pipeline drew of the first step's first sample.
+        drawn: What the pipeline made of the first step's first sample.
         way: Words for how it did.
         references: Latents of the pictures that it was shown, each [1, C, 1, H', W'].
 

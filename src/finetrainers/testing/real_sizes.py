@@ -61,7 +61,7 @@ class Published:
 
     @property
     def is_image(self) -> bool:
-        """Whether it draws images, and no videos."""
+        """Whether it generates images, and no videos."""
         return bool(self.vae["_class_name"] == "AutoencoderKL")
 
 

@@ -168,7 +168,7 @@ def _about_aspects(asked: Values, model: Model) -> list[str]:
     _, height, width = recipe.size
     return [
         f"{key}: {value} gives other sizes than {height} x {width} (height x width), the only one that {model.adapter.name} "
-        "was made for: it may draw worse. Remove the key to take that"
+        "was made for: what it generates may be worse. Remove the key to take that"
         for key, value in asked.items()
         if key.endswith(".buckets") and value != AUTO
     ]

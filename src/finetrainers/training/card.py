@@ -53,7 +53,7 @@ class Card:
     held_out_losses: Mapping[int, float] = field(default_factory=dict)
     """By step, up to this one."""
     samples: Sequence[Sample] = ()
-    """That were drawn with the weights."""
+    """That were generated with the weights."""
     repo: str | None = None
     """Repository that the weights are pushed to; None if they stay here."""
 
@@ -96,7 +96,7 @@ def _is_ours(file: Path) -> bool:
 
 
 def _put_samples(samples: Sequence[Sample], folder: Path) -> None:
-    """Let the samples of a step be beside the card, and no others that a run drew."""
+    """Let the samples of a step be beside the card, and no others of the run."""
     if folder.is_symlink():  # whatever it leads to is the user's
         return
     for file in _samples_in(folder):
@@ -141,7 +141,7 @@ def _trigger(config: Config) -> str:
 
 
 def _use(directory: Path, card: Card) -> str:
-    """What to type to draw with the weights."""
+    """What to type to generate with the weights."""
     config, exported = card.config, card.exported
     if any(own.drawing_class is None for own in exported.values()):
         command = "finetrainers sample RUN --prompt TEXT --control FILE"
@@ -221,7 +221,7 @@ def _sizes(config: Config) -> str:
 
 
 def _conditioning(config: Config) -> Iterator[tuple[str, str]]:
-    """Say what the model is conditioned on besides the prompt: whoever draws has to make the same."""
+    """Say what the model is conditioned on besides the prompt: whoever generates has to make the same."""
     section = config.control if config.references is None else config.references
     if section is None:
         return

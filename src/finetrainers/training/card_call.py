@@ -1,4 +1,4 @@
-"""Lines of Python that draw with exported weights: the call of the pipeline, with the settings of a sample or of the run."""
+"""Lines of Python that generate with exported weights: the pipeline's call, with the settings of a sample or of the run."""
 
 import json
 import math
@@ -19,12 +19,12 @@ PLACE = "FILE"
 
 
 def call_lines(config: Config, model: Model, sample: Sample | None) -> str:
-    """Lines that draw, after those that load; empty where the arguments are no plain ones, such as conditions of their own.
+    """Lines that generate, after those that load; empty where arguments are no plain ones, such as conditions of their own.
 
     Args:
         config: Of the run.
-        model: What is drawn with.
-        sample: Whose prompt and settings the call has, if one was drawn.
+        model: What generates.
+        sample: Whose prompt and settings the call has, if there is one.
     """
     request = _request(config, model) if sample is None else _request_of(sample)
     pictures, imports, before = _pictures(config, model, request)
@@ -41,7 +41,7 @@ def call_lines(config: Config, model: Model, sample: Sample | None) -> str:
 
 
 def _request(config: Config, model: Model) -> Request:
-    """What is drawn where a run drew no samples."""
+    """What is generated where a run has no samples."""
     words = " ".join([*trigger_words(config)[:1], "TEXT"])
     defaults = PromptConfig(prompt=words)
     return Request(words, usual_size(config.data[0].buckets, model), defaults.num_inference_steps, defaults.seed)

@@ -200,7 +200,7 @@ def check_tuning(config: Config, model: Model) -> Size:
 
 
 def check_computation(config: Config, model: Model) -> None:
-    """Refuse data types, prompt lengths and attention backends that could not train or draw.
+    """Refuse data types, prompt lengths and attention backends that could not train or generate.
 
     Raises:
         ConfigError: Naming the key and what to set instead.

@@ -83,7 +83,7 @@ def _check_attention(config: Config, plan: ContextPlan) -> None:
 
 
 def _check_sizes(config: Config, model: Model, requests: Sequence[Request], context: int) -> None:
-    """Refuse buckets, references and pictures to draw whose tokens cannot be shared evenly."""
+    """Refuse buckets, references and pictures to generate whose tokens cannot be shared evenly."""
     for name, sets in (("data", config.data), ("validation.data", config.validation.data)):
         for number, data in enumerate(sets):
             for size in resolve_buckets(data.buckets):

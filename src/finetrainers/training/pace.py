@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 
 
 class Pace:
-    """Those that share one copy of the weights ask it in step, and leave together: between forward passes and draws.
+    """Those that share one copy of the weights ask it in step, and leave together: between forward passes and samples.
 
     All others leave before the next layer, and within a second of that where it was another process that got the signal.
     """
@@ -30,7 +30,7 @@ class Pace:
             self._place.look()
 
     def between(self) -> None:
-        """Stop here, before a forward pass or a draw, if a signal has come to any process that shares this copy."""
+        """Stop here, before a forward pass or a sample, if a signal has come to any process that shares this copy."""
         if self._world.shares_weights:
             self._stop(any(self._world.replica.gather(self._has_signal)))
         else:

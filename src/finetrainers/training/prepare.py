@@ -206,7 +206,7 @@ def _shares(config: Config, world: World) -> Callable[[], Sharers] | None:
 
 
 def _used_again(config: Config, model: Model, requests: Sequence[Request]) -> tuple[str, ...]:
-    """Components that are loaded once and parked on the host between uses: validations draw, windows and chapters encode."""
+    """Components that are loaded once and on the host between uses: validations generate, windows and chapters encode."""
     drawing = ("vae", *model.image_components, *model.denoisers.frozen) if requests else ()
     encoding = ("vae", *model.image_components, *model.text_components) if encodes_again(config) else ()
     return (*drawing, *encoding)

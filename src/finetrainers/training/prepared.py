@@ -30,7 +30,7 @@ CAPTIONS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is trained on, what is held out, what is drawn, and what encodes all of it."""
+    """What is trained on, what is held out, what is generated, and what encodes all of it."""
 
     model: Model
     conditioning: Conditioning
@@ -137,7 +137,7 @@ class Prepared:
 
     @property
     def texts(self) -> list[TextJob]:
-        """Jobs of all captions, negative ones included, that drawing the requests will read from the cache."""
+        """Jobs of all captions, negative ones included, that generating will read from the cache."""
         jobs = [self.plan.text_job(request.prompt, request.image) for request in self.requests]
         if self.model.adapter.text.has_negative_prompt:
             jobs += [self.plan.text_job(request.negative_prompt or "", request.image) for request in self.requests]

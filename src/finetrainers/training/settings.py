@@ -35,7 +35,7 @@ def check_settings(
     device: torch.device,
     trying: Trying,
 ) -> tuple[Size, tuple[Request, ...]]:
-    """Refuse settings that no data make possible; return how much trains, and what validations draw.
+    """Refuse settings that no data make possible; return how much trains, and what validations generate.
 
     Raises:
         ConfigError: Naming the key and what to set instead.
@@ -60,7 +60,7 @@ def check_settings(
 
 
 def requests_of(config: Config, model: Model) -> tuple[Request, ...]:
-    """Read what validations draw."""
+    """Read what validations generate."""
     if config.validation.prompts is None:
         return ()
     first = usual_size(config.data[0].buckets, model)

@@ -15,7 +15,7 @@ GIF_MILLISECONDS = 125
 
 
 def drawn(directory: Path | str) -> list[Sample]:
-    """Find what a validation drew, in the order of its prompts."""
+    """Find what a validation generated, in the order of its prompts."""
     folder = Path(directory).resolve()
     match = STEP_NAME.fullmatch(folder.name)
     return samples_of(folder, int(match[1]) if match else 0, folder)

@@ -59,7 +59,7 @@ class Part:
     items: dict[int, Tensor] = field(default_factory=dict)
     """[levels] of samples to train on, by number."""
     samples: dict[int, str] = field(default_factory=dict)
-    """Names of files that were drawn, by the number of the request."""
+    """Names of files that were generated, by the number of the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class HeldOut:
 
 
 class Validator:
-    """Draws the prompts and measures the held-out loss, where they are due."""
+    """Generates from the prompts and measures the held-out loss, where they are due."""
 
     def __init__(self, session: Session, prepared: Prepared) -> None:
         self._session, self._prepared = session, prepared
@@ -144,7 +144,7 @@ class Validator:
                 self.validate(trainer, directory)
 
     def validate(self, trainer: Trainer, directory: Path) -> None:
-        """Draw and measure with the weights that would be exported now; all processes of the run share the work.
+        """Generate and measure with the weights that would be exported now; all processes of the run share the work.
 
         Raises:
             DataError: If what is read is gone from the cache again and again.
@@ -220,7 +220,7 @@ class Validator:
                 yield number
 
     def _draw(self, trainer: Trainer, directory: Path, pace: Pace) -> dict[int, str]:
-        """Draw this copy's share of the requests; return the names of the files by number."""
+        """Generate this copy's share of the requests; return the names of the files by number."""
         model, world, requests = self._prepared.model, self._session.world, self._prepared.requests
         own = world.replica_rows(len(requests))
         if not own:

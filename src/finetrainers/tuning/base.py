@@ -101,7 +101,7 @@ class ExportFacts:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What its config says otherwise than that of the base, such as more input channels."""
     drawing_class: str | None = None
-    """Name of the class in diffusers that draws with it, if that is another."""
+    """Name of the class in diffusers that generates with it, if that is another."""
     file: str = FILE
     """Name of the file of an adapter."""
     metadata: Mapping[str, str] = field(default_factory=dict)

@@ -101,7 +101,7 @@ def run_curves(request: Request) -> Response:
 
 
 def run_samples(request: Request) -> Response:
-    """What a run has drawn, by prompt and step."""
+    """What a run has generated, by prompt and step."""
     site, name = site_of(request), request.query_params.get("run", "")
     run = site.folders.run(name)
     found = [
@@ -151,7 +151,7 @@ def run_file(request: Request) -> Response:
 
 
 def _drawn_beside(run: RunFolder, file: Path) -> list[Sample]:
-    """What a validation drew into the folder of a file."""
+    """What a validation generated into the folder of a file."""
     step = STEP_NAME.fullmatch(file.parent.name)
     return [] if step is None else samples_of(run.path, int(step[1]), file.parent)
 

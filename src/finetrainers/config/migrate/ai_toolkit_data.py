@@ -169,7 +169,7 @@ def _put_files(draft: Draft, inner: Draft, data: Tree, *, is_edit: bool) -> None
 
 
 def put_prompts(draft: Draft) -> None:
-    """Write what is drawn, and how often."""
+    """Write what is generated, and how often."""
     keys = {"width": 512, "height": 512, "num_frames": 1, "fps": 16, "guidance_scale": 7, "sample_steps": 20}
     shared = {key: draft.take(f"sample.{key}", default) for key, default in keys.items()}
     negative, seed = draft.take("sample.neg", ""), draft.take("sample.seed", 0, integer)

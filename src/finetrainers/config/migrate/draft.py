@@ -59,7 +59,7 @@ class Draft:
         """By the path of a key of ours, what to look at there."""
         self.notes: list[Note] = []
         self.prompts: list[Tree] = []
-        """What validation draws: written to a file of its own."""
+        """What validation generates: written to a file of its own."""
 
     def take(self, key: str, default: Any = None, read: Callable[[str, Any], Leaf] | None = None) -> Any:
         """Take a setting, by path: whoever calls answers for it. ``read(key, value)`` converts what is given."""

@@ -34,7 +34,7 @@ class Migration:
     notes: tuple[Note, ...]
     """What became of all other keys of the source."""
     prompts: tuple[Tree, ...]
-    """What validation draws."""
+    """What validation generates."""
     processes: int
     """Devices that the source trained on, as far as it says."""
 

@@ -79,7 +79,7 @@ def _settled(draft: Draft, settings: Tree, where: str) -> Tree:
 
 
 def put_prompts(draft: Draft, folder: Path, epochs: Epochs) -> None:
-    """Write what validation draws, and how often."""
+    """Write what validation generates, and how often."""
     every = draft.take("sample_every_n_steps", None, integer)
     every_epochs = draft.take("sample_every_n_epochs", None, integer)
     name = draft.take("sample_prompts", None, text)

@@ -75,7 +75,7 @@ def _put_set(draft: Draft, inner: Draft, number: int) -> None:
 
 
 def put_prompts(draft: Draft, folder: Path, accumulation: int) -> None:
-    """Write what validation draws; steps counted micro-batches."""
+    """Write what validation generates; steps counted micro-batches."""
     name, steps = draft.take("validation_dataset_file", None, text), draft.take("validation_steps", 500, integer)
     if name is None:
         return

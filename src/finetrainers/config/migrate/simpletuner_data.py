@@ -224,7 +224,7 @@ def _buckets(inner: Draft, shared: Tree, *, is_video: bool, is_square: bool) -> 
 
 
 def put_prompts(draft: Draft, folder: Path) -> None:
-    """Write what validation draws, and how often."""
+    """Write what validation generates, and how often."""
     prompts = [draft.take("validation_prompt", None, text)]
     library = draft.take("user_prompt_library", None, text)
     if library is not None:

@@ -18,7 +18,7 @@ def comfyui_keys(adapter: Adapter, names: Names, weights: Weights) -> Keys:
     """Write changes in the keys that ComfyUI reads for a family; for DoRA, the base's weights are read.
 
     Raises:
-        ConfigError: If it is DoRA of a family that is drawn with there by code that reads none.
+        ConfigError: If it is DoRA of a family whose code there reads none.
     """
     refuse_dora(adapter.changes, names)
     if names.comfyui != "native":
@@ -47,7 +47,7 @@ def _by_own_names(adapter: Adapter, names: Names, weights: Weights) -> Keys:
 
 
 def refuse_dora(changes: Mapping[str, Change], names: Names) -> None:
-    """Refuse what is not read where a family is drawn with by a custom node.
+    """Refuse what is not read where a custom node generates with a family.
 
     Raises:
         ConfigError: If there is a magnitude.

@@ -37,8 +37,8 @@ class Names:
     find: Callable[[str], Native | None]
     """Look a layer up by its name in diffusers; None if there is no counterpart."""
     comfyui: Literal["native", "diffusers", "scaled"] = "native"
-    """What ComfyUI, or the custom node that draws with the family there, takes: native names, those of diffusers, or those
-    of diffusers without a scale beside the matrices."""
+    """What ComfyUI, or the custom node that generates with the family there, takes: native names, those of diffusers, or
+    those of diffusers without a scale beside the matrices."""
     implementation: str = "diffusers"
     """Address of the code whose names these are (``modelspec.implementation``)."""
     version: str = ""

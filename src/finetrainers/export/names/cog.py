@@ -1,4 +1,4 @@
-"""CogVideoX and CogView4: programs that draw with them know diffusers' names alone."""
+"""CogVideoX and CogView4: programs that generate with them know diffusers' names alone."""
 
 from finetrainers.export.names.base import Names, Native
 

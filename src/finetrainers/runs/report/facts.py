@@ -190,7 +190,7 @@ def warnings(run: RunFolder) -> list[tuple[str, int]]:
 
 
 def snippet(run: RunFolder) -> str:
-    """What to type to draw with the last weights: of the card that lies beside them, where there is one."""
+    """What to type to generate with the last weights: of the card that lies beside them, where there is one."""
     for saved in reversed(run.weights()):
         try:
             text = inside(run.path, saved.path / "README.md").read_text(encoding="utf-8")

@@ -117,7 +117,8 @@ def _buckets(run: RunOutline) -> Iterator[str]:
     others = len(run.buckets) - len(shown)
     if others:
         empty = others - (len(filled) - len(shown))
-        yield from _row("", f"and {plural(others, 'bucket')} more, {empty} without samples")
+        more = plural(others, "more bucket")
+        yield from _row("", f"and {more} without samples" if empty == others else f"and {more}, {empty} without samples")
 
 
 def _validations(run: RunOutline, *, asks_held_out: bool) -> str:

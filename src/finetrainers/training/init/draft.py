@@ -21,9 +21,9 @@ VALIDATIONS = 8
 WARMUP_STEPS, WARMUP_PART = 100, 10
 """Steps of warm-up, but no more than a tenth of all. A convention."""
 PROMPTS = 2
-"""Captions that are drawn again and again, besides one prompt that the data do not have."""
+"""Captions that are generated again and again, besides one prompt that the data do not have."""
 OTHER_PROMPT = "a red bicycle beside a wooden door, in morning light"
-"""Drawn without the trigger word: what it shows must not change."""
+"""Generated without the trigger word: what it shows must not change."""
 
 
 CHECKPOINTING = (
@@ -116,7 +116,7 @@ def _put_data(draft: Draft, answers: Answers, looked: Looked, sizes: Sizes, lear
     )
     if sizes.videos_as_images:
         data["videos_as_images"] = True
-        draft.comments["data.0.videos_as_images"] = "the model generates images: one frame of each clip is taken"
+        draft.comments["data.0.videos_as_images"] = "the model generates images: one frame of each video is taken"
     if answers.trigger:
         data["caption_prefix"] = answers.trigger
         draft.comments["data.0.caption_prefix"] = "the trigger word, put before every caption: write it in prompts, too"
@@ -137,13 +137,13 @@ def _put_pairs(draft: Draft, answers: Answers, model: Model) -> None:
         return
     if model.task not in model.adapter.pictures.reference_pipelines:
         raise ConfigError(
-            f"--learn: edit needs a model that is shown pictures to edit, such as FLUX.1 Kontext [dev]; {answers.model} "
+            f"--learn: edit needs a model that is shown images to edit, such as FLUX.1 Kontext [dev]; {answers.model} "
             f"({model.adapter.name}, {model.task}) takes pairs as a control: --learn control"
         )
     draft.put("conditioning", {"kind": "references"}, "the picture before the edit is shown, in its own proportions")
     if pairs is not None:
         data["folders"] = {"reference": pairs}
-        draft.comments["data.0.folders"] = "pictures before the edit, each with the name of its item"
+        draft.comments["data.0.folders"] = "images before the edit, each with the name of its item"
 
 
 def _put_training(draft: Draft, answers: Answers, model: Model, looked: Looked, recipe: Recipe) -> None:
@@ -196,7 +196,7 @@ def _put_validation(draft: Draft, model: Model, recipe: Recipe) -> None:
             "the run overfits"
         )
     if model.task in FROM_FRAMES or draft.tree.get("conditioning"):
-        comment += ". For samples, name a prompts file with pictures to start from (docs: configuration, prompts)"
+        comment += ". For samples, name a prompts file with images to start from (docs: configuration, prompts)"
     if recipe.held_out or not (model.task in FROM_FRAMES or draft.tree.get("conditioning")):
         draft.put("validation", keys, comment)
 

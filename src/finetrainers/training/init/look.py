@@ -1,4 +1,4 @@
-"""What is in a folder before there is a configuration: pictures or clips, how many, how large, with captions or without."""
+"""What is in a folder before there is a configuration: images or videos, how many, how large, with captions or without."""
 
 import tempfile
 from collections.abc import Callable
@@ -66,12 +66,12 @@ class Looked:
     def lines(self) -> list[str]:
         """Say it in a few lines."""
         clips, facts = int(self.is_clip.sum()), self.facts
-        kinds = [f"{count} {name}" for count, name in ((len(facts) - clips, "pictures"), (clips, "clips")) if count]
+        kinds = [f"{count} {name}" for count, name in ((len(facts) - clips, "images"), (clips, "videos")) if count]
         sizes = f"{_span(facts['width'])} x {_span(facts['height'])} pixels"
         told = [f"{' and '.join(kinds)} ({self.layout}), {self.num_captions} with a caption, {sizes}"]
         if clips:
             own = facts[self.is_clip]
-            told.append(f"clips of {_span(own['seconds'])} seconds at {_span(own['fps'])} frames a second")
+            told.append(f"videos of {_span(own['seconds'])} seconds at {_span(own['fps'])} frames a second")
         if self.problems:
             told.append(f"{len(self.problems)} cannot be used:")
             told += [f"  {own.path}: {own.reason}" for own in self.problems[:NUM_EXAMPLES]]
@@ -101,7 +101,7 @@ def look(path: str, say: Callable[[str, int, int], None]) -> Looked:
     media = listing.table[MEDIA.name]
     with tempfile.TemporaryDirectory() as folder:
         memo = Memo(Path(folder) / "memo.sqlite")
-        facts, problems = probe_all(media, memo, WORKERS, lambda done: say("look at media", done, len(media)))
+        facts, problems = probe_all(media, memo, WORKERS, lambda done: say("probe media", done, len(media)))
     is_good = np.asarray(facts["is_good"])
     problems = [*listing.problems, *problems]
     if not is_good.any():
@@ -133,7 +133,7 @@ def check_place(path: str) -> Path:
         )
     place = Path(path).expanduser()
     if not place.exists():
-        raise ConfigError(f"--data: there is no {path}; name the folder of your pictures or clips")
+        raise ConfigError(f"--data: there is no {path}; name the folder of your images or videos")
     if place.suffix.lower() == ".toml":
         raise ConfigError(f"--data: {path} stands for several data sets; take an example, and set its data.0.path to it")
     return place

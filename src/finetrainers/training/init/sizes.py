@@ -28,7 +28,7 @@ UNKNOWN: Bucket = (MOST_FRAMES, 1024, 1024)
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What becomes ``data.0.buckets``, and of which size samples are drawn."""
+    """What becomes ``data.0.buckets``, and of which size samples are generated."""
 
     buckets: Any  # as YAML has it
     comment: str
@@ -62,18 +62,18 @@ def _check_kind(model: Model, looked: Looked, kind: Kind, *, takes_clips: bool, 
     """
     if kind in ("edit", "control", "motion") and as_images:
         raise ConfigError(
-            f"--learn: {kind} is not possible here: {model.adapter.name} generates images, and {looked.path} has clips; "
-            "name pictures with --data, or a model of videos with --model"
+            f"--learn: {kind} is not possible here: {model.adapter.name} generates images, and {looked.path} has videos; "
+            "name images with --data, or a model of videos with --model"
         )
     if kind == "motion" and not takes_clips:
         raise ConfigError(
-            f"--learn: a motion needs clips, and {looked.path} has pictures alone; name clips with --data, or learn a style "
+            f"--learn: a motion needs videos, and {looked.path} has images alone; name videos with --data, or learn a style "
             "or a subject"
         )
     if model.task in FROM_FRAMES and not takes_clips:
         raise ConfigError(
-            f"--data: {looked.path} has pictures alone, which cannot serve {model.task}: it makes frames after a picture; "
-            "name clips, or a text-to-video model with --model"
+            f"--data: {looked.path} has images alone, which cannot serve {model.task}: it makes frames after an image; "
+            "name videos, or a text-to-video model with --model"
         )
 
 
@@ -90,7 +90,7 @@ def _frames(model: Model, looked: Looked, native: int) -> int:
         rate = adapter.training.native_fps
         at = "" if rate is None else f" at the {rate:g} frames a second of {adapter.name}"
         raise ConfigError(
-            f"--data: the clips in {looked.path} are too short: {has} frames{at}, and {1 + adapter.grid.vae_frame_step} are "
+            f"--data: videos in {looked.path} are too short: {has} frames{at}, and {1 + adapter.grid.vae_frame_step} are "
             "the fewest; name longer ones"
         )
     return int(1 + steps * adapter.grid.vae_frame_step)
@@ -111,7 +111,7 @@ def _of_pictures(model: Model, looked: Looked, native: Bucket, *, as_images: boo
     own = math.isqrt(native[1] * native[2])
     reason = "that the model was made for, which is what auto takes" if side == own else f"of your data; auto would be {own}"
     return Sizes(
-        side, f"pictures of about {side} x {side} pixels, in all proportions: {reason}", _nearest(looked, sizes), as_images
+        side, f"images of about {side} x {side} pixels, in all proportions: {reason}", _nearest(looked, sizes), as_images
     )
 
 

@@ -43,7 +43,7 @@ SOURCES = {
     "number-b": Source("https://opncrafter.space/guide/training-style-loras", "15 to 30 pictures of a style"),
     "cogvideox": Source(
         "https://github.com/huggingface/diffusers/blob/main/examples/cogvideo/README.md",
-        "25 clips or more; 50 in 1500 to 2000 steps of 1, 100 in 4000; rank 16 or 32, or 64 for what the base draws badly",
+        "25 clips or more; 50 in 1500 to 2000 steps of 1, 100 in 4000; rank 16 or 32, or 64 for what the base is bad at",
     ),
     "ltx-trainer": Source(
         "https://github.com/Lightricks/LTX-Video-Trainer",

@@ -53,7 +53,7 @@ def about_pixels(
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for done, found in enumerate(pool.map(lambda number: _look(*media[number]), chosen), start=1):
             seen += [] if found is None else [found]
-            say("look at media", done, len(chosen))
+            say("decode media", done, len(chosen))
     dark, bright = [s.ref for s in seen if s.luma < DARK], [s.ref for s in seen if s.luma > BRIGHT]
     static = [s.ref for s in seen if s.motion is not None and s.motion <= STILL]
     told = {

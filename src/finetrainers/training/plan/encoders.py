@@ -114,7 +114,7 @@ def encode_media(config: Config, model: Model, bucket: Bucket) -> Pass:
 
 
 def decode_media(config: Config, model: Model, bucket: Bucket) -> Pass:
-    """Count what the VAE takes of one sample that is drawn."""
+    """Count what the VAE takes of one generated sample."""
     vae = _vae(config, model)
     channels, *sizes = model.adapter.grid.encoded_shape(bucket)
     shape = (1, channels, *(sizes[1:] if model.adapter.latents.is_image_vae else sizes))

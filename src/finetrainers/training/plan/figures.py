@@ -50,7 +50,7 @@ class Run(Figures):
     encode_seconds: float | None
     """Of filling the cache, as far as the GPU works on it; None where the number of items or that speed is not known."""
     validation_seconds: float | None
-    """Of drawing and measuring in all validations."""
+    """Of generating and measuring in all validations."""
     price: float | None
     """What a GPU costs an hour."""
     cost: float | None

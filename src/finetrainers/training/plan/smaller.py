@@ -39,7 +39,7 @@ def smaller_keys(
     if "encode text" in over and smaller is not None and _is_possible(config, {TEXT: smaller}, model, say):
         keys[TEXT] = smaller
     if over & {"encode media", "validation"}:
-        # Slicing takes the items of a batch one by one, and a sample that is drawn is one.
+        # Slicing takes the items of a batch one by one, and a generated sample is one.
         names = ("vae_tiling", "vae_slicing") if config.cache.batch_size > 1 else ("vae_tiling",)
         left = [name for name in names if not is_given(config, f"memory.{name}")]
         keys |= {f"memory.{name}": True for name in left[:1]}

@@ -84,7 +84,7 @@ class Counted:
     """Of what is encoded at once; nothing where no text encoder was counted."""
     encode_media: Work
     denoise: Work
-    """One pass of the denoiser that draws one sample."""
+    """One pass of the denoiser that generates one sample."""
     decode: Work
 
 

@@ -26,7 +26,7 @@ def with_windows(counted: Counted, config: Config, cost: StepCost, cache: int | 
 
 
 def _with_parked(stage: Stage, passes: Passes, config: Config) -> Stage:
-    """Add what is parked on the host between uses: all that encodes, and what draws beside a denoiser."""
+    """Add what is parked on the host between uses: all that encodes, and what generates beside a denoiser."""
     encodes = encodes_again(config)
     text = _text_bytes(passes, config) if encodes else 0
     media = passes.media.weights if encodes or config.validation.prompts else 0

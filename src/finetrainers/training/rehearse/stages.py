@@ -89,7 +89,7 @@ def _train(twin: Twin, workers: Workers | None, steps: int, *, turn: int) -> Non
 
 
 def _draw(twin: Twin) -> None:
-    """Draw with the exported weights by diffusers' plain pipeline: a prompt of the user's, or one with a grey picture."""
+    """Generate with the exported weights by diffusers' plain pipeline: a prompt of the user's, or one with a grey image."""
     grid = twin.model.adapter.grid
     row: dict[str, Any] = {"prompt": "a rehearsal", "num_inference_steps": 2}
     if twin.requests:

@@ -187,7 +187,7 @@ def axes_of(layout: Layout | None) -> list[str]:
 
 
 def write_prompts(requests: Sequence[Request], twin: Model, file: Path) -> None:
-    """Write a few of the prompts for the twin: small and drawn in few steps, those with pictures first."""
+    """Write a few of the prompts for the twin: small and in few steps, those with pictures first."""
     chosen = sorted(requests, key=lambda own: -len(own.pictures))[:MAX_PROMPTS]
     rows = [prompt_of(request, twin.adapter.grid) for request in chosen]
     file.write_text(json.dumps(rows), encoding="utf-8")
