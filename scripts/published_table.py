@@ -19,6 +19,7 @@ from unittest.mock import patch
 import torch
 from diffusers.models.attention import FeedForward
 from memory_table import DOCS, FULL, GIB, LORA, ROWS, PlainUpdate, filled, opened, row, say
+from plan_table import off
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
@@ -154,8 +155,8 @@ def as_published() -> Iterator[None]:
         yield
 
 
-def count(own: Published) -> tuple[float, float]:
-    """Count the step: GiB at the peak, and bytes between device and host."""
+def count(own: Published) -> float:
+    """Count the step: GiB at the peak."""
     targets = {"targets": TARGETS[own.model]} if own.model in TARGETS else {}
     config, model = opened(own.model, FULL if own.dtype is None else {**LORA, **targets}, own.keys)
     trainer = build_meta_trainer(config, model)
@@ -169,7 +170,7 @@ def count(own: Published) -> tuple[float, float]:
         f"{cost.work.link_bytes / 1e9:.1f} GB, "
         + ", ".join(f"{key} {value / GIB:.2f}" for key, value in cost.usage.peak.items())
     )
-    return cost.peak_bytes / GIB, cost.work.link_bytes
+    return cost.peak_bytes / GIB
 
 
 def published(only: str) -> Iterator[str]:
@@ -181,9 +182,9 @@ def published(only: str) -> Iterator[str]:
             continue
         say(f"{own.model}, {own.title}")
         with as_published():
-            gib, _ = count(own)
+            gib = count(own)
         gc.collect()
-        yield row(own.model, own.title, f"{own.gib:.3g}", f"{gib:.3g}", f"{100 * (gib / own.gib - 1):+.0f} %")
+        yield row(own.model, own.title, f"{own.gib:.3g}", f"{gib:.3g}", off(gib, own.gib))
 
 
 def main() -> None:

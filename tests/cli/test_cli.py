@@ -298,12 +298,12 @@ def test_a_message_is_broken_between_words_where_a_terminal_has_no_room(monkeypa
     assert entry.folded(message) == message, "what is no terminal gets whole lines"
     monkeypatch.setattr(entry, "is_terminal", lambda: True)
     for width in (60, 80):
-        monkeypatch.setattr(entry, "_columns", lambda width=width: width)
+        monkeypatch.setattr(entry, "columns", lambda width=width, **_: width)
         lines = entry.folded(message).split("\n")
         assert " ".join(lines).split() == message.split()
         assert [line.strip() for line in lines if len(line) >= width] == [path], "a path stays in one piece"
     for width in (20, 0):
-        monkeypatch.setattr(entry, "_columns", lambda width=width: width)
+        monkeypatch.setattr(entry, "columns", lambda width=width, **_: width)
         assert entry.folded(message) == message, "a narrow terminal breaks lines better itself, an unknown one may be wide"
 
 

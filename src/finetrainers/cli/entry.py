@@ -16,7 +16,7 @@ from finetrainers.distributed.ending import Program, is_first_to_say, record_pro
 from finetrainers.distributed.launch import is_one_of_several
 from finetrainers.errors import FinetrainersError, Interrupted
 from finetrainers.files.storage import storage_errors
-from finetrainers.training.console_bar import is_terminal
+from finetrainers.training.console_bar import columns, is_terminal
 
 LEAST_COLUMNS = 40
 """Of a terminal whose lines are folded."""
@@ -124,18 +124,10 @@ def _tell(message: str) -> None:
 
 def folded(message: str) -> str:
     """Break lines that a terminal has no room for between words, and indent what goes on; elsewhere they stay whole."""
-    width = _columns() - 1
+    width = columns(unknown=0) - 1
     if not is_terminal() or width < LEAST_COLUMNS:
         return message
     return "\n".join(_fold(line, width) if len(line) > width else line for line in message.split("\n"))
-
-
-def _columns() -> int:
-    """Columns of the terminal; 0 where nobody has told."""
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns
-    except (OSError, ValueError, AttributeError):
-        return 0
 
 
 def _fold(line: str, width: int) -> str:

@@ -139,12 +139,12 @@ def is_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def columns() -> int:
-    """Columns of the terminal now; it may be resized."""
+def columns(unknown: int = USUAL_COLUMNS) -> int:
+    """Columns of the terminal now, which may be resized; ``unknown`` where nobody has told."""
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or USUAL_COLUMNS
+        return os.get_terminal_size(sys.stderr.fileno()).columns or unknown
     except (OSError, ValueError, AttributeError):
-        return USUAL_COLUMNS
+        return unknown
 
 
 def room() -> int:

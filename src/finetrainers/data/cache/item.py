@@ -131,7 +131,7 @@ def _header(text: str) -> tuple[dict[str, str], _Layout]:
     """Read metadata and tensors; items of one size differ in their metadata alone, which come first."""
     if not text.startswith(METADATA_START):
         tree = json.loads(text)
-        return tree.pop("__metadata__", {}), _layout(json.dumps(tree))
+        return tree.pop("__metadata__", {}), _layout_of(tree)
     metadata, end = _decode(text, len(METADATA_START))
     return metadata, _layout("{" + text[end:].lstrip(","))
 
@@ -139,7 +139,11 @@ def _header(text: str) -> tuple[dict[str, str], _Layout]:
 @lru_cache(maxsize=256)
 def _layout(text: str) -> _Layout:
     """Read what a header without metadata says of tensors; equal ones are read once."""
-    stored = tuple(_stored(name, own) for name, own in json.loads(text).items())
+    return _layout_of(json.loads(text))
+
+
+def _layout_of(tree: Mapping[str, Mapping[str, list[int]]]) -> _Layout:
+    stored = tuple(_stored(name, own) for name, own in tree.items())
     return max((own.stop for own in stored), default=0), stored
 
 
