@@ -40,10 +40,10 @@ class Seen:
         for residency in self.residencies:
             loaded = {name: part for name, part in residency._loaded.items() if isinstance(part, nn.Module)}
             for name, part in loaded.items():
-                modules = list(part.modules())[1:]
-                if modules and modules[0] not in self._owners:
+                first = next(part.children(), None)  # all modules are walked once, not at each call
+                if first is not None and first not in self._owners:
                     # Not the components themselves: this is called before their own hooks, which bring them.
-                    self._owners.update(dict.fromkeys(modules, (name, ref(part))))
+                    self._owners.update(dict.fromkeys(list(part.modules())[1:], (name, ref(part))))
             name, owner = self._owners.get(module, ("", lambda: None))
             if name in loaded and loaded[name] is owner():
                 self.beside.setdefault(name, set()).add(residency.on_device)
