@@ -16,15 +16,22 @@ import_quietly("diffusers.quantizers")  # torchao and bitsandbytes, if they are 
 import_quietly("diffusers.training_utils")
 
 import diffusers  # noqa: E402
+import diffusers.optimization  # noqa: E402, F401
+import pandas  # noqa: E402, F401  # by pyarrow, when it is first given a list
+import peft.tuners.lora.bnb  # noqa: E402, F401
 import pytest  # noqa: E402, F401  # as tests do, whose functions are called
 import runs  # noqa: E402, F401
+from PIL import Image  # noqa: E402
 
 import finetrainers.testing  # noqa: E402
 import finetrainers.testing.model_under_test  # noqa: E402
 import finetrainers.training.run  # noqa: E402, F401
+from finetrainers.models.registry import adapters  # noqa: E402
 
 for name in ("FluxPipeline", "LTXPipeline", "WanPipeline", "HunyuanVideoPipeline", "CogVideoXPipeline", "CogView4Pipeline"):
     getattr(diffusers, name)  # which imports it
+adapters()  # which imports all families
+Image.init()  # and this all formats
 os.fsync = lambda _: None  # as in all tests: nobody waits for the disk
 gc.freeze()
 gc.enable()

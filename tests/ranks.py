@@ -82,7 +82,7 @@ def start(
     processes = []
     for rank in range(count):
         own = {name: str(value) for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank, **(environ or {})}.items()}
-        process = _context().Process(target=_run, args=(function, args, own, folder, rank), daemon=not has_children)
+        process = context().Process(target=_run, args=(function, args, own, folder, rank), daemon=not has_children)
         process.start()
         processes.append(process)
     return Ranks(processes, folder)
@@ -110,15 +110,16 @@ def free_port() -> int:
 
 
 @cache
-def _context() -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+def context() -> Any:
+    """Where processes are forked from: one process for all tests, for no other would be started beside it."""
+    own = multiprocessing.get_context("forkserver")
+    own.set_forkserver_preload(PRELOADED)
     # It finds modules by the environment alone, and says nothing of those that it does not find.
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         forkserver.ensure_running()
-    return context
+    return own
 
 
 def _run(function: Callable[..., Any], args: Sequence[Any], environ: Mapping[str, str], folder: Path, rank: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks
 import torch
 from runs import adapter_file, config_of, curve, events_of, flux_tree, merged, write_pictures
 from safetensors.torch import load_file
@@ -49,9 +50,7 @@ def context(config: Config) -> Any:
     """How children begin: from a process that has imported all and used nothing; on a GPU, from nothing at all."""
     if config.train.device != "cpu":
         return multiprocessing.get_context("spawn")
-    own = multiprocessing.get_context("forkserver")
-    own.set_forkserver_preload(["finetrainers.training.run", "finetrainers.testing.tiny", "peft"])
-    return own
+    return ranks.context()
 
 
 def run_in_child(config: Config) -> None:
