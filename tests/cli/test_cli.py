@@ -107,6 +107,13 @@ def test_counts_are_refused_with_the_way_out(words: str, message: str, capsys) -
     assert f"{message}, or leave the option out" in capsys.readouterr().err
 
 
+def test_a_warning_of_ours_is_said_in_words_and_one_of_a_library_as_python_does() -> None:
+    own, library = entry.__file__, torch.__file__
+    assert entry.format_warning("mind", UserWarning, own, 7) == "warning: mind\n"
+    for category, place in ((UserWarning, library), (DeprecationWarning, own)):
+        assert f"{place}:7: {category.__name__}: mind" in entry.format_warning("mind", category, place, 7)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

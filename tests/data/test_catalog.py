@@ -231,7 +231,7 @@ IMAGE, CLIP = [1, 64, 64], [9, 64, 64]
     ],
 )
 def test_a_clip_becomes_a_still_only_on_request(tmp_path: Path, buckets: list[list[int]], reason: str) -> None:
-    with pytest.raises(DataError, match="1 bad samples") as error:
+    with pytest.raises(DataError, match="1 bad sample") as error:
         catalog_of(tmp_path, stills_and_clips(tmp_path, buckets))
     assert f"clip.mp4: {reason}" in str(error.value)
     catalog = catalog_of(tmp_path, stills_and_clips(tmp_path, buckets, videos_as_images=True))
@@ -253,7 +253,7 @@ def test_a_clip_shorter_than_its_buckets_follows_on_error(tmp_path: Path) -> Non
         write_counter(tmp_path / "clips" / f"{name}.mp4", frames, height=64, width=64)
         (tmp_path / "clips" / f"{name}.txt").write_text(name)
     config = DataConfig(path=str(tmp_path / "clips"), buckets=((9, 64, 64),))
-    with pytest.raises(DataError, match=r"1 bad samples:\n.*short\.mp4: .*7 frames.*9"):
+    with pytest.raises(DataError, match=r"1 bad sample:\n.*short\.mp4: .*7 frames.*9"):
         catalog_of(tmp_path, config)
     data = catalog_of(tmp_path, config.model_copy(update={"on_error": "skip"})).sets[0]
     assert [Path(problem.path).name for problem in data.problems] == ["short.mp4"]

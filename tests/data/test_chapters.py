@@ -494,7 +494,7 @@ def test_a_bad_sample_of_a_later_chapter_stops_or_is_named(tmp_path: Path) -> No
     folder = write_shards(tmp_path / "a", SHARDS, ITEMS)
     write_tar(folder / "005.tar", [("bad.png", b"no picture"), ("bad.txt", b"bad")])
     config = config_of(tmp_path, chapter_items=4)
-    with pytest.raises(DataError, match=r"1 bad samples:\n .*bad\.png"):
+    with pytest.raises(DataError, match=r"1 bad sample:\n .*bad\.png"):
         chapters_of(config, tmp_path).at(20)
     skipping = config.model_copy(update={"data": (config.data[0].model_copy(update={"on_error": "skip"}),)})
     chapters = chapters_of(skipping, tmp_path)

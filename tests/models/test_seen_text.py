@@ -122,7 +122,7 @@ def test_a_clip_that_cannot_be_decoded_is_named_once(tree: Tree, seen: Seen, mon
         return decode(path, view)
 
     monkeypatch.setattr(encoding, "decode", failing)
-    with pytest.raises(DataError, match=r"1 bad samples:\n.*3\.mp4: torn"):
+    with pytest.raises(DataError, match=r"1 bad sample:\n.*3\.mp4: torn"):
         encode(config_of(tree))
     skipping = merged(tree, {"data": [{**tree["data"][0], "on_error": "skip"}], "train": {"batch_size": 2}})
     shutil.rmtree(tree["cache"]["path"])

@@ -606,6 +606,16 @@ def test_going_back_to_a_step_sets_aside_what_came_later(base: Tree, tmp_path: P
     assert [e["step"] for e in events_of(directory) if e["event"] == "validation"] == [0, 1, 2, 3, 4, 2]
 
 
+def test_a_damaged_checkpoint_is_passed_over_with_a_word_in_the_run(base: Tree, tmp_path: Path) -> None:
+    whole = run(base, tmp_path / "whole", checkpoint={"every": 1, "keep": 3})
+    directory = Path(run(base, tmp_path / "run", checkpoint={"every": 1, "keep": 3}))
+    (directory / "checkpoints" / "step-000004" / "manifest.json").unlink()
+    run(base, directory, checkpoint={"every": 1, "keep": 3})
+    said = [event["message"] for event in events_of(directory) if event["event"] == "warning"]
+    assert ["step-000004 is no whole checkpoint" in message for message in said] == [True]
+    assert same_weights(directory, whole)
+
+
 def test_a_signal_while_validating_saves_the_trained_weights(
     base: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,8 +5,10 @@ import signal
 import sys
 import textwrap
 import traceback
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -20,6 +22,7 @@ from finetrainers.training.console_bar import columns, is_terminal
 
 LEAST_COLUMNS = 40
 """Of a terminal whose lines are folded."""
+PACKAGE = Path(__file__).parents[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +46,7 @@ def run_program() -> NoReturn:
     record_process()
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt)
+    warnings.formatwarning = format_warning
     try:
         status = main()
     except Exception:
@@ -56,6 +60,18 @@ def run_program() -> NoReturn:
                 stream.flush()
         os._exit(status)
     raise SystemExit(status)
+
+
+_format_of_python = warnings.formatwarning
+
+
+def format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Say a warning of this package as runs do, without the place in its code; one of a library as Python does."""
+    if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
+        return folded(f"warning: {message}") + "\n"
+    return _format_of_python(message, category, filename, lineno, line)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

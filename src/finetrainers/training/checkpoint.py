@@ -53,15 +53,19 @@ class StagedCheckpoint:
 class Checkpoints:
     """The checkpoints of a run: folders step-000500 and so on, each whole or ignored."""
 
-    def __init__(self, root: Path, *, keep: int, world: World | None = None) -> None:
+    def __init__(
+        self, root: Path, *, keep: int, world: World | None = None, warn: Callable[[str], None] = warnings.warn
+    ) -> None:
         """Name the folder; the processes of the world have one together.
 
         Args:
             root: Holds the checkpoints.
             keep: How many of them.
             world: The processes that each write what they have; None alone.
+            warn: Called with each damaged checkpoint that is passed over.
         """
         self.root = root
+        self._warn = warn
         self._keep = keep
         self._launch = Launch() if world is None else world.launch
         self.talk = Talk(0, 1) if world is None else world.talk.branch("checkpoints")
@@ -160,7 +164,7 @@ class Checkpoints:
             fault = damage(step_directory(self.root, step))
             if fault is None:
                 return step
-            warnings.warn(f"{step_directory(self.root, step)} is no whole checkpoint and is skipped: {fault}", stacklevel=2)
+            self._warn(f"{step_directory(self.root, step)} is no whole checkpoint and is skipped: {fault}")
         return None
 
     def find(self, resume: int | str) -> int | None:

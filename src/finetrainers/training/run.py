@@ -162,7 +162,8 @@ class _Run:
         config, session = self.config, self.session
         world = session.world
         repo = world.first(lambda: check_hub(config)) if config.push_to_hub else None
-        checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep, world=world)
+        folder, keep = config.output_dir / "checkpoints", config.checkpoint.keep
+        checkpoints = Checkpoints(folder, keep=keep, world=world, warn=session.warn)
         resumed = world.first(lambda: self._find_start(checkpoints))
         prepared = self.prepare(resumed or 0, files=config if resumed is None else without_start(config))
         if resumed is not None:

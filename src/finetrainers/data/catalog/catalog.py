@@ -30,6 +30,7 @@ from finetrainers.data.sources.items import Problem, list_items
 from finetrainers.data.sources.listing import WITHOUT_CAPTION
 from finetrainers.data.streams import MEDIA, Stream, beside
 from finetrainers.errors import ConfigError, DataError
+from finetrainers.events.words import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,5 +254,6 @@ def raise_if_any(failing: Sequence[Problem], keys: Iterable[str] = ("data.N",)) 
         is_bare = any(problem.reason.startswith(WITHOUT_CAPTION) for problem in failing)
         hint = f"\n{prefixes}, such as a trigger word, is the caption of what has none" if is_bare else ""
         raise DataError(
-            f"data: {len(failing)} bad samples:\n  {lines}\nFix or remove them, or set {skips} to leave them out{hint}"
+            f"data: {plural(len(failing), 'bad sample')}:\n  {lines}\n"
+            f"Fix or remove them, or set {skips} to leave them out{hint}"
         )

@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from finetrainers.config import Config, load_config
@@ -25,11 +25,7 @@ def check_places(config: Config, findings: Findings) -> int | None:
         check_writable("cache.path", config.cache.path)
         _check_cache(config.cache.path)
     with findings.part("what the run resumes from") as part:
-        with warnings.catch_warnings(record=True) as damaged:  # checkpoints that are passed over
-            warnings.simplefilter("always")
-            resumed = _check_resumed(config)
-        for each in damaged:
-            findings.warn(str(each.message))
+        resumed = _check_resumed(config, findings.warn)
         part.notes.append("a new run" if resumed is None else f"the checkpoint of step {resumed}")
         return resumed
     return None
@@ -88,16 +84,17 @@ def _check_cache(directory: Path) -> None:
             raise StorageError(f"cache.path: {place}: may not be written; change its permissions, or name another place")
 
 
-def _check_resumed(config: Config) -> int | None:
-    """Find what the run would go on from, as ``train`` does.
+def _check_resumed(config: Config, warn: Callable[[str], None]) -> int | None:
+    """Find what the run would go on from, as ``train`` does, and warn of checkpoints that are passed over.
 
     Raises:
         ConfigError: If it is another run, or further already.
         CheckpointError: If what is asked for is not there.
     """
-    checkpoints, file = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep), "config.yaml"
-    if checkpoints.steps() and (config.output_dir / file).exists():
-        check_same_run(load_config(config.output_dir / file), config)
+    file, keep = config.output_dir / "config.yaml", config.checkpoint.keep
+    checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=keep, warn=warn)
+    if checkpoints.steps() and file.exists():
+        check_same_run(load_config(file), config)
     resumed = checkpoints.find(config.checkpoint.resume)
     if resumed is None:
         check_start(config)

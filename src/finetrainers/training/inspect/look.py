@@ -11,6 +11,7 @@ from finetrainers.data.catalog.catalog import Catalog
 from finetrainers.data.catalog.cropped import describe_crops, most_cropped
 from finetrainers.distributed.layout import check_batch, settle_layout
 from finetrainers.errors import FinetrainersError
+from finetrainers.events.words import plural
 from finetrainers.models import open_model
 from finetrainers.training.announce import about_data
 from finetrainers.training.auto import settle
@@ -112,7 +113,7 @@ def _report(config: Config, prepared: Prepared, how: Inspecting) -> Report:
     decoded = decode_all(prepared, workers=workers, say=how.say) if how.decode else None
     bad = sum(row["count"] for row in problems if row["data"] in strict)
     bad += 0 if decoded is None else sum(row["data"] in strict for row in decoded["failed"])
-    reason = f"{bad} bad samples in data sets of on_error: fail" if bad else None
+    reason = f"{plural(bad, 'bad sample')} in data sets of on_error: fail" if bad else None
     return {
         "version": REPORT_VERSION,
         "would_train": reason is None,
