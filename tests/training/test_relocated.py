@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from finetrainers import train
 from finetrainers.config import load_config
-from finetrainers.errors import ConfigError
+from finetrainers.errors import ConfigError, DataError
 
 STEPS = {"train": {"steps": 4}}
 FIELDS = ("loss", "grad_norm", "lr")
@@ -108,3 +108,17 @@ def test_another_order_than_when_the_run_was_begun_is_a_warning(begun: Tree) -> 
         train(config_of(merged(begun, {"train": {"steps": steps}})))
     messages = [event["message"] for event in events_of(begun["output_dir"]) if event["event"] == "warning"]
     assert sum("the order of samples has changed since this run was last started" in message for message in messages) == 1
+
+
+def test_a_start_that_is_refused_leaves_the_settings_of_the_run(begun: Tree) -> None:
+    """What is compared with the run later, and what makes it again, are settings that it was trained with."""
+    saved = Path(begun["output_dir"]) / "config.yaml"
+    before = saved.read_bytes()
+    bad = Path(begun["data"][0]["path"]) / "bad.png"
+    bad.write_bytes(b"no image")
+    with pytest.raises(DataError, match="1 bad sample"):
+        train(config_of(merged(begun, STEPS)))
+    assert saved.read_bytes() == before
+    bad.unlink()
+    train(config_of(merged(begun, STEPS)))
+    assert load_config(saved).train.steps == 4

@@ -22,7 +22,7 @@ from finetrainers.cli.status import USER_ERROR
 from finetrainers.config import Config, dump_config, load_config, parse_config
 from finetrainers.config.run import FIXED
 from finetrainers.errors import ConfigError, Interrupted, StoppedAtOnceError
-from finetrainers.training.directory import run_directory
+from finetrainers.training.directory import run_directory, save_config
 from finetrainers.training.paths import absolute
 from finetrainers.training.signals import STOPPING, StopSignals
 
@@ -370,9 +370,11 @@ def test_all_changed_keys_are_named_at_once() -> None:
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_other_changes_go_on_and_are_saved(change) -> None:
+def test_other_changes_go_on_and_are_saved_once_the_run_does(change) -> None:
     begin(config_with())
     with run_directory(config_with(**change)) as directory:
+        assert load_config(directory / "config.yaml") == config_with()
+        save_config(config_with(**change))
         assert load_config(directory / "config.yaml") == config_with(**change)
 
 

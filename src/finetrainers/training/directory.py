@@ -19,7 +19,7 @@ from finetrainers.files.marks import RUN_MARK, is_run, mark_run
 from finetrainers.files.whole import sweep, write_whole
 from finetrainers.training.chapters import FOLDER as CHAPTERS
 from finetrainers.training.checkpoint import Checkpoints
-from finetrainers.training.same_run import check_same_run, moved_places
+from finetrainers.training.same_run import check_same_run
 
 NAMES_BEFORE_THE_MARK = {".lock", f".{RUN_MARK}.tmp"}
 """What a run that was killed before it set the mark leaves: a folder with nothing else is empty."""
@@ -61,7 +61,7 @@ def run_directory(config: Config, *, attempt: int = 0) -> Iterator[Path]:
             checkpoints.set_aside(-1)
             (directory / JOURNAL).unlink(missing_ok=True)
             shutil.rmtree(directory / CHAPTERS, ignore_errors=True)
-        if not (goes_on and file.exists() and moved_places(load_config(file), config)):  # else once its contents are known
+        if not (goes_on and file.exists()):  # else once it is known that it does go on
             save_config(config)
         yield directory
 

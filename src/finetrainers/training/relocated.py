@@ -26,17 +26,17 @@ class Contents(TypedDict):
 
 
 def check_contents(session: Session, prepared: Prepared) -> None:
-    """Refuse other weights than a run began with, and other data in places that it did not name; then note the places.
+    """Refuse other weights than a run began with, and other data in places that it did not name; then note the settings.
 
     Raises:
         ConfigError: Naming the keys.
     """
-    if refuse_other_contents(session.config, prepared):
-        save_config(session.config)
+    refuse_other_contents(session.config, prepared)
+    save_config(session.config)
 
 
-def refuse_other_contents(config: Config, prepared: Prepared) -> bool:
-    """Refuse other contents than a run began with; return whether they are in other places now.
+def refuse_other_contents(config: Config, prepared: Prepared) -> None:
+    """Refuse other contents than a run began with.
 
     Raises:
         ConfigError: Naming the keys.
@@ -59,7 +59,6 @@ def refuse_other_contents(config: Config, prepared: Prepared) -> bool:
                 f"output_dir: {config.output_dir} holds a run that began with other contents than are there:\n  {lines}\n"
                 "Give the place of the same files to continue it, or choose another output_dir"
             )
-    return bool(moved)
 
 
 def contents(prepared: Prepared) -> Contents:
