@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from finetrainers.config import MAX_SEED, ModelConfig, PromptConfig
 from finetrainers.config.prompts import KEYS as NAMES, parse_prompt
+from finetrainers.config.validation import ValidationConfig
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, Request, open_model
 from finetrainers.sampling.prompts import make_request, read_prompts
@@ -117,8 +119,19 @@ def test_a_file_that_holds_no_prompts_names_itself(flux: Model, write, text, suf
 
 
 def test_a_file_that_is_not_there_names_itself(flux: Model, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^validation.prompts: .*/none.csv cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"^validation.prompts: there is no file .*/none.csv; .* in a list: \[none.csv\]$"):
         read_prompts(tmp_path / "none.csv", flux, size=IMAGE_SIZE)
+
+
+def test_prompts_are_a_list_of_texts_too(flux: Model, write) -> None:
+    file = write(json.dumps([{"prompt": "a dog"}, {"prompt": ""}]), ".json")
+    own = ValidationConfig.model_validate({"prompts": ["a dog", ""]})
+    assert own.prompts is not None
+    assert read_prompts(own.prompts, flux, size=IMAGE_SIZE) == read_prompts(file, flux, size=IMAGE_SIZE)
+    with pytest.raises(ConfigError, match=r"^validation.prompts: the list has no prompts$"):
+        read_prompts((), flux, size=IMAGE_SIZE)
+    with pytest.raises(ValidationError, match="those with keys of their own are written in a csv, json or jsonl file"):
+        ValidationConfig.model_validate({"prompts": ["a dog", {"prompt": "a cat", "seed": 1}]})
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from finetrainers.config.base import RefusedKeyError, Section
 from finetrainers.config.data import DataConfig
@@ -14,10 +14,10 @@ class ValidationConfig(Section):
 
     every: int | None = Field(default=None, ge=1)
     """Optimizer steps between validations. By default only at step 0 and at the end."""
-    prompts: Path | None = None
-    """File (csv, json or jsonl) of prompts to generate samples from: prompt, and optionally image, last_image, control,
-    height, width, num_frames, num_inference_steps, guidance_scale, negative_prompt, fps, seed. An empty prompt generates
-    without a caption."""
+    prompts: Path | tuple[str, ...] | None = None
+    """Prompts to generate samples from: a list of them, or a file (csv, json or jsonl) of prompt, and optionally image,
+    last_image, control, height, width, num_frames, num_inference_steps, guidance_scale, negative_prompt, fps, seed. An
+    empty prompt generates without a caption."""
     held_out: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of the data that is held out from training to measure the held-out loss (validation loss) on; at least one
     item. Files with the same bytes count as one: what is held out in one data set is held out in all."""
@@ -58,6 +58,15 @@ class ValidationConfig(Section):
             idle |= dict.fromkeys(("max_items", "patience"), reason)
             idle |= {} if self.items else {"noise_levels": reason}
         return idle
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _list_of_texts(cls, value: object) -> object:
+        if isinstance(value, list | tuple) and any(isinstance(own, Mapping) for own in value):
+            raise ValueError(
+                "a list holds prompts alone; those with keys of their own are written in a csv, json or jsonl file"
+            )
+        return value
 
     @model_validator(mode="after")
     def _one_source(self) -> "ValidationConfig":

@@ -4,6 +4,7 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -80,7 +81,9 @@ def helpful(config: Config, doing: Doing) -> Iterator[Setting]:
     if doing in ("encoding", "validating", "sampling") and not memory.vae_tiling:
         yield Setting("memory.vae_tiling", "false", "true")
     if doing == "validating" and config.validation.prompts is not None:
-        yield Setting("validation.prompts", config.validation.prompts, "a smaller height, width or num_frames in it")
+        prompts = config.validation.prompts
+        what = prompts if isinstance(prompts, Path) else "of the size of the first bucket"
+        yield Setting("validation.prompts", what, "a file with a smaller height, width or num_frames")
     if doing in ("training", "encoding"):
         for index, data in enumerate(config.data):
             yield Setting(f"data.{index}.buckets", data.model_dump(mode="json")["buckets"], "smaller or shorter ones")

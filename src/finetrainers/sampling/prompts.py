@@ -1,4 +1,4 @@
-"""Prompts to generate from, of a file."""
+"""Prompts to generate from, of a file or of the configuration."""
 
 import csv
 import io
@@ -33,17 +33,18 @@ def usual_size(buckets: Buckets, model: Model) -> Bucket:
 
 
 def read_prompts(
-    path: Path,
+    given: Path | Sequence[str],
     model: Model,
     *,
     size: tuple[int, int, int],
     takes_control: bool = False,
     takes_references: bool = False,
 ) -> list[Request]:
-    """Read a csv, json or jsonl file of prompts.
+    """Read prompts.
 
     Args:
-        path: The file; its keys are those of PromptConfig, of which only ``prompt`` is needed.
+        given: The prompts; or a csv, json or jsonl file, whose keys are those of PromptConfig, of which only ``prompt`` is
+            needed.
         model: Whose family and sizes the prompts have to fit.
         size: (frames, height, width) where a prompt names none.
         takes_control: Whether a prompt may name a control.
@@ -52,13 +53,14 @@ def read_prompts(
     Raises:
         ConfigError: If the file cannot be read, or naming the prompt and the key that are wrong.
     """
-    rows = _rows(path)
+    named, folder = (str(given), given.parent) if isinstance(given, Path) else ("the list", Path())
+    rows = _rows(given) if isinstance(given, Path) else [{"prompt": text} for text in given]
     if not rows:
-        raise ConfigError(f"validation.prompts: {path} has no prompts")
+        raise ConfigError(f"validation.prompts: {named} has no prompts")
     requests = []
     for number, row in enumerate(rows, 1):
-        where = f"{path}, prompt {number}"
-        prompt = _beside(parse_prompt(row, where), path.parent)
+        where = f"{named}, prompt {number}" if isinstance(given, Path) else f"validation.prompts.{number - 1}"
+        prompt = _beside(parse_prompt(row, where), folder)
         requests.append(_request(prompt, where, model, size, takes_control=takes_control, takes_references=takes_references))
     return requests
 
@@ -148,6 +150,10 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
                 raise ConfigError(
                     f"validation.prompts: {path} is {suffix or 'without suffix'}; it has to be csv, json or jsonl"
                 )
+    except FileNotFoundError:
+        raise ConfigError(
+            f"validation.prompts: there is no file {path}; a prompt itself is written in a list: [{path.name}]"
+        ) from None
     except OSError as error:
         raise ConfigError(f"validation.prompts: {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -159,9 +159,7 @@ def _take_prompts(checked: Checked, text: str) -> None:
         return
     validation = checked.tree.setdefault("validation", {})
     if "prompts" in validation:
-        checked.errors.setdefault(PROMPTS, []).append(
-            "validation.prompts names a file of prompts; give that, or these lines"
-        )
+        checked.errors.setdefault(PROMPTS, []).append("validation.prompts gives prompts already; give that, or these lines")
         return
     validation["prompts"] = f"{FOLDER}/{PROMPTS_FILE}"
     quoted = ['"' + line.replace('"', '""') + '"' for line in lines]
