@@ -31,7 +31,9 @@ from finetrainers.optim.schedules import build_schedule
 from finetrainers.optim.update import Update
 from finetrainers.testing.real_sizes import PUBLISHED, defaults_of, write_published
 from finetrainers.training.cost import StepCost, build_meta_trainer, measure_steps, predict_step
-from finetrainers.training.fit import SETS, USABLE, try_sets
+from finetrainers.training.fit.choice import USABLE
+from finetrainers.training.fit.sets import SETS
+from finetrainers.training.fit.trials import try_sets
 from finetrainers.training.trainer import Trainer
 
 DOCS = Path(__file__).parents[1] / "docs"

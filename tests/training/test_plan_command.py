@@ -21,7 +21,9 @@ from finetrainers.testing import make_tiny
 from finetrainers.testing.real_sizes import write_published
 from finetrainers.training.bench.figures import Result
 from finetrainers.training.cost import predict_step
-from finetrainers.training.fit import USABLE, try_sets, with_techniques
+from finetrainers.training.fit.choice import USABLE
+from finetrainers.training.fit.sets import with_techniques
+from finetrainers.training.fit.trials import try_sets
 from finetrainers.training.plan.devices import between, shared_usage
 from finetrainers.training.plan.encoders import Pass, text_passes, unknown_encoders
 from finetrainers.training.plan.figures import Planned, Stage
