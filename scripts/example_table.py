@@ -26,7 +26,7 @@ from finetrainers.errors import ConfigError
 from finetrainers.models import open_model
 from finetrainers.training.auto import settle
 from finetrainers.training.cost import predict_step
-from finetrainers.training.fit import USABLE
+from finetrainers.training.fit.choice import USABLE
 from finetrainers.training.plan.figures import Planned
 from finetrainers.training.plan.gpus import find_gpu
 from finetrainers.training.plan.run import Asked, plan

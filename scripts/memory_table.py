@@ -21,7 +21,7 @@ import torch
 import transformers
 from torch import nn
 
-from finetrainers.config import CompileConfig, Config, parse_config
+from finetrainers.config import Bucket, CompileConfig, Config, parse_config
 from finetrainers.errors import FinetrainersError
 from finetrainers.memory.compiled import counted_compile
 from finetrainers.memory.meter import CATEGORIES
@@ -31,14 +31,17 @@ from finetrainers.optim.schedules import build_schedule
 from finetrainers.optim.update import Update
 from finetrainers.testing.real_sizes import PUBLISHED, defaults_of, write_published
 from finetrainers.training.cost import StepCost, build_meta_trainer, measure_steps, predict_step
-from finetrainers.training.fit import SETS, USABLE, try_sets
+from finetrainers.training.fit.choice import USABLE
+from finetrainers.training.fit.sets import SETS
+from finetrainers.training.fit.trials import try_sets
 from finetrainers.training.trainer import Trainer
 
 DOCS = Path(__file__).parents[1] / "docs"
 GIB = 2**30
 BYTES = 2
 """Of a weight in bfloat16."""
-VIDEO, IMAGE = [49, 512, 768], [1, 1024, 1024]
+VIDEO: Bucket = (49, 512, 768)
+IMAGE: Bucket = (1, 1024, 1024)
 LORA: Mapping[str, Any] = {"kind": "lora", "rank": 128, "alpha": 128}
 FULL: Mapping[str, Any] = {"kind": "full"}
 
@@ -137,6 +140,11 @@ class PlainUpdate(Update):
         self.optimizer.zero_grad(set_to_none=True)
 
 
+def bucket_of(name: str) -> Bucket:
+    """Frames, height and width of what a model is counted for."""
+    return IMAGE if PUBLISHED[name].is_image else VIDEO
+
+
 @cache
 def folder_of(name: str) -> Path:
     """Write a model's configs, once."""
@@ -146,11 +154,10 @@ def folder_of(name: str) -> Path:
 def config_of(name: str, tuning: Mapping[str, Any], keys: Mapping[str, Any]) -> Config:
     """Make the configuration of a run of a model."""
     model = PUBLISHED[name]
-    bucket = IMAGE if model.is_image else VIDEO
     tree: dict[str, Any] = {
         "output_dir": "/tmp/none",
         "model": {"path": str(folder_of(name)), **model.model},
-        "data": [{"path": "/tmp/none", "buckets": [bucket]}],
+        "data": [{"path": "/tmp/none", "buckets": [bucket_of(name)]}],
         "tuning": dict(tuning),
         "optimizer": {"lr": 1e-4},
         "train": {"gradient_checkpointing": True, "device": "cpu"},
@@ -174,7 +181,7 @@ def earlier_cost(name: str, dtype: torch.dtype, keys: Mapping[str, Any] | None =
         config = config.model_copy(update={"compile": counted_compile(CompileConfig(kind="regional"))})
     trainer = build_meta_trainer(config, model)
     trainer.update = PlainUpdate(trainer, config, dtype)
-    return measure_steps(trainer, config, model, config.data[0].buckets[0])  # type: ignore[index]  # a list, above
+    return measure_steps(trainer, config, model, bucket_of(name))
 
 
 def against_measured() -> Iterator[str]:
@@ -203,7 +210,7 @@ def peaks() -> Iterator[str]:
             say(f"{name}, {title}")
             try:
                 config, model = opened(name, tuning, keys)
-                cost = predict_step(config, model, config.data[0].buckets[0])  # type: ignore[index]  # a list, above
+                cost = predict_step(config, model, bucket_of(name))
             except (FinetrainersError, RuntimeError, NotImplementedError, AttributeError) as error:
                 yield row(name, title, "not counted", *[""] * len(CATEGORIES), "")
                 say(f"  {str(error).splitlines()[-1].strip()}")

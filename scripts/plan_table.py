@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from memory_table import DOCS, GIB, LORA, earlier_cost, filled, folder_of, opened, row, say
+from memory_table import DOCS, GIB, LORA, bucket_of, earlier_cost, filled, folder_of, opened, row, say
 
 from finetrainers.config import load_config
 from finetrainers.errors import ConfigError
@@ -82,7 +82,7 @@ def today() -> Iterator[str]:
         title = f"{own.model}, {'compiled' if own.is_compiled else 'eager'}"
         say(title)
         config, model = opened(own.model, LORA, {"compile.kind": "regional"} if own.is_compiled else {})
-        cost = predict_step(config, model, config.data[0].buckets[0])  # type: ignore[index]  # a list
+        cost = predict_step(config, model, bucket_of(own.model))
         figures = (cost.peak_bytes / GIB, cost.reserved_bytes / GIB, machine.seconds(cost.work))
         yield row(title, *in_one((own.allocated, own.reserved, own.seconds), figures))
 
@@ -96,13 +96,8 @@ def table() -> Iterator[str]:
         title = f"{own.model}, {'compiled' if own.dtype == torch.bfloat16 else 'float32'}"
         title += "".join(f", {key.partition('.')[2]}: {str(value).lower()}" for key, value in own.keys.items())
         say(title)
-        yield row(title, *beside((own.seconds,), (machine.seconds(earlier_cost(own.model, own.dtype, own.keys).work),)))
-
-
-def beside(known: Sequence[float], counted: Sequence[float]) -> Iterator[str]:
-    """Three cells for each figure: another's, the count, and how far off that is."""
-    for other, own in zip(known, counted, strict=True):
-        yield from (f"{other:.3g}", f"{own:.3g}", off(own, other))
+        seconds = machine.seconds(earlier_cost(own.model, own.dtype, own.keys).work)
+        yield row(title, f"{own.seconds:.3g}", f"{seconds:.3g}", off(seconds, own.seconds))
 
 
 def in_one(known: Sequence[float], counted: Sequence[float]) -> Iterator[str]:

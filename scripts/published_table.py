@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import torch
 from diffusers.models.attention import FeedForward
-from memory_table import DOCS, FULL, GIB, LORA, ROWS, PlainUpdate, filled, opened, row, say
+from memory_table import DOCS, FULL, GIB, LORA, ROWS, PlainUpdate, bucket_of, filled, opened, row, say
 from plan_table import off
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -131,7 +131,8 @@ class Narrowed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         attended, normed = x.chunk(2, -1)
-        return self.proj_out(torch.cat([attended, self.act_mlp(self.proj_mlp(normed))], -1))
+        answer: Tensor = self.proj_out(torch.cat([attended, self.act_mlp(self.proj_mlp(normed))], -1))
+        return answer
 
 
 def cut_in_pieces(denoiser: nn.Module) -> None:
@@ -164,7 +165,7 @@ def count(own: Published) -> float:
         cut_in_pieces(trainer.denoiser)
     if own.dtype is not None:
         trainer.update = PlainUpdate(trainer, config, own.dtype)
-    cost = measure_steps(trainer, config, model, config.data[0].buckets[0])  # type: ignore[index]  # a list
+    cost = measure_steps(trainer, config, model, bucket_of(own.model))
     say(
         f"  {cost.peak_bytes / GIB:.2f} of {own.gib}: {cost.num_trained / 1e6:.0f} M, {cost.usage.flop / 1e12:.0f} TFLOP, "
         f"{cost.work.link_bytes / 1e9:.1f} GB, "

@@ -360,6 +360,18 @@ def test_options_of_a_file_are_options_of_the_command(tmp_path: Path, monkeypatc
     assert "config_only" in [note.key for note in found.notes]
 
 
+def test_epochs_of_data_that_are_elsewhere_stay_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not so many steps as the other tool takes where nothing is given; a warm-up that is a part of them is named."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.toml").write_text('[[datasets]]\nvideo_directory = "/elsewhere"\nresolution = [960, 544]\n')
+    command = "python hv_train_network.py --dataset_config data.toml --max_train_epochs 16 --learning_rate 1e-4"
+    found = migrate(f"{command} --lr_scheduler linear --lr_warmup_steps 0.1")
+    assert found.tree["train"]["epochs"] == 16
+    assert "steps" not in found.tree["train"]
+    assert "warmup_steps" not in found.tree["schedule"]
+    assert {"max_train_epochs", "lr_warmup_steps"} <= {note.key for note in found.notes}
+
+
 def small(model: str) -> dict[str, Source]:
     """A LoRA of a model on 64 x 64 pixels in the folder pictures, by three trainers."""
     job = {

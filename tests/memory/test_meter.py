@@ -113,6 +113,14 @@ def test_an_operation_of_known_shapes_makes_what_it_would_make() -> None:
                 assert one == other
 
 
+def test_what_is_written_where_there_is_room_is_not_computed() -> None:
+    shapes, numbers, room = Shapes(), meta(2, 3), meta(2, 3)
+    product, empty = Counted(torch.ops.aten.mul.out), torch.empty(0, device="meta")
+    assert shapes.run(product, (numbers, numbers), {"out": room}) is room
+    assert product.calls == 0
+    assert shapes.run(product, (numbers, numbers), {"out": empty}).shape == (2, 3)  # it grows, and so is run
+
+
 def test_results_that_share_memory_are_made_each_time() -> None:
     x = meta(4)
     assert layouts_of((x, meta(4)), (x,)) is None

@@ -19,7 +19,7 @@ from finetrainers.files.whole import to_json
 from finetrainers.runs.folder import RunFolder
 from finetrainers.runs.pace import middle, seconds_left, seconds_of_step
 from finetrainers.runs.report.data import bucket_rows, sentence
-from finetrainers.runs.report.facts import device_sentence, time_sentence, tuning_sentence
+from finetrainers.runs.report.facts import device_sentence, task_of, time_sentence, tuning_sentence
 from finetrainers.runs.summary import summary_of
 from finetrainers.training.check.page import as_text
 from finetrainers.training.check.run import check
@@ -228,3 +228,10 @@ def test_the_report_of_a_run_that_stopped_is_that_of_its_last_start(first: Path)
     steps = read_events(first, {"step"})
     assert (told["first_loss"], told["last_loss"]) == (steps[0]["loss"], steps[-1]["loss"])
     assert told["seconds"] == {name: pytest.approx(value) for name, value in told["stage_seconds"].items()}
+
+
+def test_an_event_without_a_task_leaves_no_empty_brackets() -> None:
+    assert task_of({"task": "text-to-image", "family": "flux"}) == "text-to-image (flux)"
+    assert task_of({"family": "flux"}) == "flux"
+    assert task_of({"task": "text-to-image"}) == "text-to-image"
+    assert not task_of({})

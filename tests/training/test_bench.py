@@ -23,7 +23,6 @@ from finetrainers.errors import ConfigError
 from finetrainers.memory.attention_calls import Call
 from finetrainers.memory.attention_choice import Trial
 from finetrainers.models import open_model
-from finetrainers.training import fit as fitting
 from finetrainers.training.bench import clock, compare as comparing, run as running, settle
 from finetrainers.training.bench.clock import Moments, phases_timed
 from finetrainers.training.bench.compare import BUILT_IN, compare, read_sets
@@ -31,6 +30,7 @@ from finetrainers.training.bench.figures import Comparison, Product, Result, Set
 from finetrainers.training.bench.operations import _bare, step_tflop
 from finetrainers.training.bench.run import Measuring, bench
 from finetrainers.training.bench.table import comparison_table, result_table
+from finetrainers.training.fit import choice as fitting
 
 CPU = torch.device("cpu")
 FULL = {"kind": "full"}

@@ -14,7 +14,9 @@ from finetrainers.distributed.layout import Layout
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, open_model
 from finetrainers.training.cost import StepCost
-from finetrainers.training.fit import BLOCKS, SETS, USABLE, Trial, as_recorded, fit, predict_largest, try_sets
+from finetrainers.training.fit.choice import USABLE, as_recorded, fit
+from finetrainers.training.fit.sets import BLOCKS, SETS
+from finetrainers.training.fit.trials import Trial, predict_largest, try_sets
 from finetrainers.training.plan.run import Asked, plan
 
 Tree = dict[str, Any]
@@ -31,7 +33,7 @@ def counted_once() -> Iterator[None]:
         return known[key] if key in known else known.setdefault(key, predict_largest(config, model))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("finetrainers.training.fit.predict_largest", count)
+        patch.setattr("finetrainers.training.fit.trials.predict_largest", count)
         yield
 
 
@@ -106,7 +108,7 @@ def test_where_nothing_fits_the_smallest_is_named(tree: Tree, trials: list[Trial
         assert sets == SETS
         return trials
 
-    monkeypatch.setattr("finetrainers.training.fit.try_sets", counted)
+    monkeypatch.setattr("finetrainers.training.fit.choice.try_sets", counted)
     smallest = min(trial.peak_bytes for trial in trials if trial.peak_bytes is not None)
     sizes = f"may use 9e-07 GB of 1e-06 GB, and the smallest that preset: auto finds needs {smallest / 1e9:.3g} GB"
     with pytest.raises(ConfigError, match=rf"{sizes} .* which a GPU of {smallest / USABLE / 1e9:.3g} GB has"):

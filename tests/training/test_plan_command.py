@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from finetrainers.testing import make_tiny
 from finetrainers.testing.real_sizes import write_published
 from finetrainers.training.bench.figures import Result
 from finetrainers.training.cost import predict_step
-from finetrainers.training.fit import USABLE, try_sets, with_techniques
+from finetrainers.training.fit.choice import USABLE
+from finetrainers.training.fit.sets import CHECKPOINTING as CHECKPOINTED_SET, with_techniques
+from finetrainers.training.fit.trials import try_sets
 from finetrainers.training.plan.devices import between, shared_usage
 from finetrainers.training.plan.encoders import Pass, text_passes, unknown_encoders
 from finetrainers.training.plan.figures import Planned, Stage
@@ -29,7 +32,7 @@ from finetrainers.training.plan.gpus import GPUS, Gpu, find_gpu, gpu_of_device
 from finetrainers.training.plan.items import Items, count_items
 from finetrainers.training.plan.run import Asked, num_measured, plan
 from finetrainers.training.plan.scale import Weight
-from finetrainers.training.plan.search import FULL_RANK, search
+from finetrainers.training.plan.search import FULL_RANK, inputs_of, least_of, search
 from finetrainers.training.plan.smaller import TEXT, smaller_keys
 from finetrainers.training.plan.speed import Machine
 from finetrainers.training.plan.stages import Passes, text_stage
@@ -272,6 +275,19 @@ def test_copies_leave_out_a_set_that_they_cannot_take(tree: Tree) -> None:
     (trial,) = try_sets(config, open_model(config.model), [in_backward], layout=Layout(2))
     assert trial.config is None
     assert "optimizer.in_backward: true" in trial.reason
+
+
+def test_no_set_takes_less_than_what_it_is_left_out_for(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs of blocks, which one set sends to the host, are on the device in all that send none."""
+    monkeypatch.setattr("finetrainers.memory.offload.MIN_BYTES", 0)
+    config = config_of(tree)
+    half = {**CHECKPOINTED_SET, "memory.resident_blocks": Fraction(1, 2)}
+    sent = {**CHECKPOINTED_SET, "memory.activations": "host"}
+    base, kept, streamed = try_sets(config, open_model(config.model), (CHECKPOINTED_SET, half, sent))
+    inputs = inputs_of(streamed, config)
+    assert kept.peak_bytes is not None
+    assert least_of(half, base, config) + inputs // 2 < least_of(half, base, config, inputs) < kept.peak_bytes
+    assert least_of(sent, base, config, inputs) == least_of(sent, base, config) < (streamed.peak_bytes or 0)
 
 
 @pytest.mark.long

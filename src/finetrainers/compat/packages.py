@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ def require(package: str, *, key: str, value: str, way_out: str) -> None:
 
 def import_quietly(module: str) -> Any:
     """Import a module without what it says of itself."""
+    if module in sys.modules:  # a change of a logger's level makes all loggers forget what they are asked for
+        return importlib.import_module(module)
     with _silence(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module(module)

@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 META = torch.device("meta")
 aten = torch.ops.aten
+Kind = Literal["makes", "writes", "writes out", "other"]
 PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.memory_format, torch.layout)
 """Types of arguments that say by themselves what a result depends on."""
 
@@ -44,7 +46,7 @@ class Shapes:
     """
 
     def __init__(self) -> None:
-        self._kinds: dict[Any, Literal["makes", "writes", "other"]] = {}
+        self._kinds: dict[Any, Kind] = {}
         self._layouts: dict[Any, _Layout | tuple[_Layout, ...] | None] = {}
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -53,6 +55,10 @@ class Shapes:
             self._kinds[func] = _kind(func)
         if self._kinds[func] == "writes" and args[0].is_meta:
             return args[0]
+        if (
+            self._kinds[func] == "writes out" and kwargs["out"].is_meta and kwargs["out"].numel()
+        ):  # of none, it is made larger
+            return kwargs["out"]
         key = self._key(func, args, kwargs)
         layout = None if key is None else self._layouts.get(key)
         if layout is not None:
@@ -72,14 +78,29 @@ class Shapes:
         return None if None in shapes else (func, tuple(kwargs), shapes)
 
 
-def _kind(func: Any) -> Literal["makes", "writes", "other"]:
-    """Whether an operation makes tensors and does nothing else, or writes into its first argument and answers that."""
+class QuickShapes(TorchDispatchMode):
+    """Runs operations on the meta device as ``Shapes`` does while it is entered: for modules that are made there."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._shapes = Shapes()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(hasattr(kind, "__tensor_flatten__") for kind in types):  # made of others: what they do with those comes here
+            return NotImplemented
+        return self._shapes.run(func, args, {} if kwargs is None else kwargs)
+
+
+def _kind(func: Any) -> Kind:
+    """Whether an operation makes tensors and does nothing else, or writes into its first or ``out`` and answers that."""
     returns, arguments = func._schema.returns, func._schema.arguments
     if not returns or str(returns[0].type) != "Tensor" or torch.Tag.inplace_view in func.tags:
         return "other"
     shared = [own.name for own in arguments if own.alias_info is not None]
     if not shared and all(own.alias_info is None and str(own.type) in ("Tensor", "int", "SymInt") for own in returns):
         return "makes"
+    if len(returns) == 1 and shared == ["out"] and arguments[-1].name == "out" and arguments[-1].kwarg_only:
+        return "writes out"
     is_first = len(returns) == 1 and shared == [arguments[0].name] and arguments[0].alias_info.is_write
     return "writes" if is_first and returns[0].alias_info is not None else "other"
 

@@ -1,7 +1,9 @@
 """What one optimizer step will take, counted before a weight is read."""
 
+import gc
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +16,7 @@ from finetrainers.config.attention import AttentionConfig
 from finetrainers.config.compile import CompileConfig
 from finetrainers.memory.allocator import reserved_bytes
 from finetrainers.memory.compiled import counted_compile
-from finetrainers.memory.meta import META, fused_attention
+from finetrainers.memory.meta import META, QuickShapes, fused_attention
 from finetrainers.memory.meter import Meter, Usage, plain_tensors
 from finetrainers.memory.work import Kernel, Work
 from finetrainers.models import Model
@@ -66,15 +68,28 @@ def predict_step(config: Config, model: Model, bucket: Bucket, *, is_compiled: b
     compiled = counted_compile(config.compile) if is_compiled else CompileConfig()
     plain = {"compile": compiled, "attention": AttentionConfig(train="native")}
     config = config.model_copy(update=plain)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _no_collection():
         return measure_steps(build_meta_trainer(config, model), config, model, bucket)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Let Python look for no cycles meanwhile: when it does is chance, which what the allocator holds would depend on."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def build_meta_trainer(config: Config, model: Model) -> Trainer:
     """Build a run's trainer without any memory."""
     tuning = build_tuning(config.tuning.model_copy(update={"start_from": None}))
     objective = build_objective(config, model)
-    return build_trainer(config, model, objective=objective, tuning=tuning, device=META, weights="none")
+    with QuickShapes():
+        return build_trainer(config, model, objective=objective, tuning=tuning, device=META, weights="none")
 
 
 def measure_steps(trainer: Trainer, config: Config, model: Model, bucket: Bucket) -> StepCost:

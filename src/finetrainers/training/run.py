@@ -27,7 +27,7 @@ from finetrainers.training.checks import check_start, check_steps_left, without_
 from finetrainers.training.checks_files import check_files
 from finetrainers.training.epochs import about_epochs, with_counted_steps
 from finetrainers.training.finish import Result as Result, finish
-from finetrainers.training.fit import as_recorded, fit
+from finetrainers.training.fit.choice import as_recorded, fit
 from finetrainers.training.hub import check_hub
 from finetrainers.training.outcomes import Outcomes
 from finetrainers.training.prepare import prepare

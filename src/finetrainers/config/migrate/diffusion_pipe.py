@@ -107,8 +107,7 @@ def _put_batch(draft: Draft) -> int:
 def _put_steps(draft: Draft, epochs: Epochs, samples: int, folder: Path, family: str) -> None:
     """How long to train, and when to save and to measure."""
     given, most = draft.take("epochs", None, integer), draft.take("max_steps", None, integer)
-    steps = None if given is None else epochs.steps("epochs", given, "train.steps")
-    draft.put("train.steps", min(n for n in (steps, most) if n is not None) if steps or most else 1000)
+    epochs.put_length("epochs", given, most=most, default=1000)
     every = _every(draft, "save_every_n", epochs, samples, "checkpoint.every")
     if every is not None:
         draft.put("checkpoint.every", every)

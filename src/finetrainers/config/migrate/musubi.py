@@ -116,8 +116,7 @@ def _put_steps(draft: Draft, epochs: Epochs) -> None:
     """How long to train and when to save, in epochs or in steps."""
     given = draft.take("max_train_epochs", None, integer)
     steps = draft.take("max_train_steps", 1600, integer)
-    counted = None if given is None else epochs.steps("max_train_epochs", given, "train.steps")
-    draft.put("train.steps", steps if counted is None else counted)
+    epochs.put_length("max_train_epochs", given, most=None, default=steps)
     every = draft.take("save_every_n_steps", None, integer)
     every_epochs = draft.take("save_every_n_epochs", None, integer)
     if every is None and every_epochs is not None:
@@ -197,7 +196,11 @@ def _put_optimizer(draft: Draft) -> None:
         if key not in settings:
             draft.lost(f"optimizer_args {key}", value, "see docs/optimizers.md for what each takes")
     warmup = draft.take("lr_warmup_steps", 0, number)
-    steps = round(warmup * draft.tree["train"]["steps"]) if 0 < warmup < 1 else int(warmup)
+    total = draft.tree["train"].get("steps")
+    if total is None and 0 < warmup < 1:
+        draft.lost("lr_warmup_steps", warmup, "is a part of steps that are not counted here; write schedule.warmup_steps")
+        warmup = 0
+    steps = round(warmup * (total or 0)) if 0 < warmup < 1 else int(warmup)
     put_schedule(
         draft,
         "lr_scheduler",

@@ -97,7 +97,7 @@ def put_schedule(draft: Draft, key: str, name: str, warmup: tuple[str, int], **s
         ours = "constant"
     draft.put("schedule.name", ours)
     warmup_key, steps = warmup
-    total = draft.tree["train"]["steps"]
+    total = draft.tree["train"].get("steps", 0)  # of epochs nobody knows yet
     if steps and name == "constant":
         draft.idle(warmup_key, steps, "constant has no warm-up there")
     elif steps and steps >= total > 0:
@@ -221,12 +221,28 @@ def count_items(data: Sequence[Tree]) -> float | None:
 
 
 class Epochs:
-    """Turns epochs of another tool into steps, if the data are here."""
+    """Turns epochs of another tool into steps, if the data are here; how long to train may stay in epochs."""
 
     def __init__(self, draft: Draft, samples_of_step: int) -> None:
         self._draft = draft
         self._items = count_items(draft.tree.get("data", []))
         self._batch = samples_of_step
+
+    def put_length(self, key: str, epochs: int | None, *, most: int | None, default: int) -> None:
+        """Write how long to train: in steps where they can be counted, and in epochs where nothing else says it.
+
+        Args:
+            key: Of the epochs.
+            epochs: None if they are not given.
+            most: Steps that are not exceeded.
+            default: Steps where neither is given.
+        """
+        if epochs and self._items is None and most is None:
+            self._draft.put("train.epochs", epochs)
+            self._draft.differs(key, epochs, "are counted when the run finds its samples", "train.epochs")
+            return
+        counted = self.steps(key, epochs, "train.steps") if epochs else None
+        self._draft.put("train.steps", min((n for n in (counted, most) if n is not None), default=default))
 
     def steps(self, key: str, epochs: float, ours: str) -> int | None:
         """Count the steps of so many epochs, with a note that they were counted, or that they could not be."""

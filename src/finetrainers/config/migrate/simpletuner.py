@@ -209,10 +209,9 @@ def _put_steps(draft: Draft) -> None:
     )
     epochs = Epochs(draft, samples)
     most, given = draft.take("max_train_steps", 0, integer), draft.take("num_train_epochs", 1, integer)
-    steps = most or (epochs.steps("num_train_epochs", given, "train.steps") if given else None)
     if most and given:
         draft.idle("num_train_epochs", given, "max_train_steps counts")
-    draft.put("train.steps", steps or 1000)
+    epochs.put_length("num_train_epochs", None if most else given, most=most or None, default=1000)
     every, by_epoch = (
         draft.take("checkpoint_step_interval", None, integer),
         draft.take("checkpoint_epoch_interval", None, integer),

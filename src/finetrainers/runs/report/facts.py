@@ -5,6 +5,7 @@ import math
 import re
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def head(run: RunFolder, standing: Standing) -> Rows:
     begun, tree = run.begun or {}, run.tree
     rows: Rows = [("State", state_sentence(run, standing))]
     rows.append(("Model", model_name(tree)))
-    rows.append(("Task", f"{begun.get('task', '')} ({begun.get('family', '')})" if begun else ""))
+    rows.append(("Task", task_of(begun)))
     rows.append(("Tuning", tuning_sentence(run)))
     words = [str(data["caption_prefix"]) for data in tree.get("data", ()) if data.get("caption_prefix")]
     rows.append(("Trigger words", ", ".join(dict.fromkeys(words))))
@@ -49,6 +50,12 @@ def head(run: RunFolder, standing: Standing) -> Rows:
     if lowest is not None:
         rows.append(("Best", f"held-out loss {lowest.held_out_loss:.5f} at step {lowest.step}"))
     return [(label, value) for label, value in rows if value]
+
+
+def task_of(begun: Mapping[str, Any]) -> str:
+    """Say the task and the family of a run by its event run, of which older ones have one or none."""
+    task, family = begun.get("task") or "", begun.get("family") or ""
+    return f"{task} ({family})" if task and family else task or family
 
 
 def state_sentence(run: RunFolder, standing: Standing) -> str:

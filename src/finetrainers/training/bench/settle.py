@@ -12,7 +12,7 @@ from finetrainers.memory.attention_calls import Call
 from finetrainers.memory.attention_choice import candidates, fastest, try_backends
 from finetrainers.models import Model
 from finetrainers.training.attention import build_on_meta, calls_of
-from finetrainers.training.fit import fit
+from finetrainers.training.fit.choice import fit
 from finetrainers.training.objective import build_objective
 from finetrainers.training.synthetic import synthetic_batch
 

@@ -18,7 +18,7 @@ from finetrainers.training.check.findings import Findings
 from finetrainers.training.check.places import check_places
 from finetrainers.training.checks import without_start
 from finetrainers.training.checks_files import check_files
-from finetrainers.training.fit import as_recorded
+from finetrainers.training.fit.choice import as_recorded
 from finetrainers.training.sharing import check_sharing
 from finetrainers.training.track import check_trackers
 from finetrainers.training.user_code import check_user_code

@@ -34,7 +34,7 @@ from finetrainers.training.check.parts import (
 )
 from finetrainers.training.checks import check_steps_left
 from finetrainers.training.epochs import about_epochs, with_steps_of
-from finetrainers.training.fit import budget_bytes
+from finetrainers.training.fit.choice import budget_bytes
 from finetrainers.training.inspect.look import lenient
 from finetrainers.training.outline import outline_of
 from finetrainers.training.paths import absolute, places

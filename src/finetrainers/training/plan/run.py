@@ -16,7 +16,8 @@ from finetrainers.sampling.prompts import read_prompts
 from finetrainers.training.auto import settle
 from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_tuning
 from finetrainers.training.cost import StepCost, predict_step
-from finetrainers.training.fit import USABLE, as_recorded, with_open_blocks, with_techniques
+from finetrainers.training.fit.choice import USABLE, as_recorded
+from finetrainers.training.fit.sets import with_open_blocks, with_techniques
 from finetrainers.training.plan.devices import (
     between,
     layout_of,

@@ -10,17 +10,9 @@ from finetrainers.config import Config
 from finetrainers.distributed.layout import Layout
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
-from finetrainers.training.fit import (
-    CHECKPOINTED,
-    CHECKPOINTING,
-    INT8,
-    Techniques,
-    Trial,
-    faster_sets,
-    is_given,
-    try_sets,
-    way_out,
-)
+from finetrainers.training.fit.choice import way_out
+from finetrainers.training.fit.sets import CHECKPOINTED, CHECKPOINTING, INT8, Techniques, faster_sets, is_given
+from finetrainers.training.fit.trials import Trial, try_sets
 from finetrainers.training.plan.figures import Technique
 from finetrainers.training.plan.speed import Machine
 
@@ -102,13 +94,13 @@ def search(config: Config, model: Model, limit: float, *, key: str = "--gpu", la
     sets, count = faster_sets(config), partial(try_sets, config, model, layout=layout)
     (base,) = count([CHECKPOINTING])
     counted, trials, left_out = [base], list[Trial](), list[tuple[Techniques, int]]()
-    floor = 0
+    floor = inputs = 0
     if base.peak_bytes is not None and base.peak_bytes > limit:
         counted += count([STREAMED], known=counted)  # takes least: if it is too much, so are all others
-        floor = counted[-1].peak_bytes or 0
+        floor, inputs = counted[-1].peak_bytes or 0, inputs_of(counted[-1], config)
     for number, wanted in enumerate((*sets, *further)):
         keys = {key: value for key, value in wanted.items() if not is_given(config, key)}
-        least = _least(keys, base, config)
+        least = least_of(keys, base, config, inputs)
         least = max(least, floor) if number < len(sets) and floor > limit else least
         if least > limit and keys != base.techniques:
             left_out += [] if (keys, least) in left_out else [(keys, least)]
@@ -138,10 +130,24 @@ def _counted(
     return None
 
 
-def _least(keys: Techniques, base: Trial, config: Config) -> int:
-    """Bytes that are there at any time of a step: what trains with its state, and the frozen weights that stay.
+def inputs_of(streamed: Trial, config: Config) -> int:
+    """Bytes of the inputs of blocks that a set sends to the host, of one micro-batch; these stay where they are not sent."""
+    if streamed.cost is None or streamed.techniques.get("memory.activations") != "host" or config.tuning.kind == "full":
+        return 0
+    train = config.train
+    return streamed.cost.work.to_host_bytes // min(2, train.batch_size // train.micro_batch_size)
+
+
+def least_of(keys: Techniques, base: Trial, config: Config, inputs: int = 0) -> int:
+    """Bytes that are there when a backward pass begins: what trains with its state, the frozen weights and inputs that stay.
 
     What keeps more of the forward pass than ``base``, and is like it otherwise, takes as much at least.
+
+    Args:
+        keys: The set.
+        base: Checkpointing alone.
+        config: Of the run.
+        inputs: Bytes of the inputs of blocks, for sets that do not send them to the host.
     """
     if base.cost is None:
         return 0
@@ -158,7 +164,9 @@ def _least(keys: Techniques, base: Trial, config: Config) -> int:
         states -= peak["masters"]
     if keys.get("optimizer.name") == "adamw_8bit":
         states -= 0.8 * peak["states"]
-    return 0 if keys.get("optimizer.state") == "cpu" else int(0.98 * (weights + peak["trained"] + states))
+    if keys.get("memory.activations") == "host" or config.memory.activations == "host":
+        inputs = 0
+    return 0 if keys.get("optimizer.state") == "cpu" else int(0.98 * (weights + peak["trained"] + states + inputs))
 
 
 def _refusal(config: Config, trials: Sequence[Trial], left_out: Sequence[tuple[Any, int]], limit: float) -> str:

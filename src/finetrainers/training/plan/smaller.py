@@ -6,7 +6,7 @@ from finetrainers.config import Config
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
 from finetrainers.training.checks import check_computation
-from finetrainers.training.fit import is_given, with_techniques
+from finetrainers.training.fit.sets import is_given, with_techniques
 from finetrainers.training.plan.figures import Stage
 
 TEXT = "memory.text_encoder_weights"
