@@ -205,6 +205,19 @@ def test_help_names_all_commands_and_statuses() -> None:
     assert re.findall(r"[:;]\s(\d)\s", text[text.index("exit status") :]) == ["0", "1", "2", "3"]
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [("trian a.yaml", "train"), ("inspect a.yaml", "data inspect"), ("a.yaml", "train a.yaml"), ("xyz", None)],
+)
+def test_a_command_that_there_is_not_is_answered_with_the_one_that_is_meant(words, meant, capsys) -> None:
+    assert main(words.split()) == USER_ERROR
+    told = capsys.readouterr().err
+    hint = "" if meant is None else f"; did you mean `finetrainers {meant}`?"
+    assert " ".join(told.split()) == (
+        f"finetrainers: there is no command {words.split()[0]!r}{hint}" + "; finetrainers --help lists all"
+    )
+
+
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     """As in `finetrainers train --help | head -1`."""
     command = f"{sys.executable} -m finetrainers train --help | head -1"
@@ -384,7 +397,6 @@ def test_a_wrong_argument_names_itself(arguments, part, capsys, tmp_path, monkey
     "arguments",
     [
         [],
-        ["trian"],
         ["models", "--jsn"],
         ["cache"],
         ["cache", "prune"],
