@@ -380,7 +380,7 @@ def test_a_file_is_blamed_for_its_own_keys_alone(tmp_path, capsys) -> None:
     [
         (["train", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file"),
         (["cache", "show", "nowhere"], "there is no folder nowhere; name the cache.path"),
-        (["sample", "nowhere", "--prompt", "x"], "nowhere is no run directory"),
+        (["sample", "nowhere", "--prompt", "x"], "there is no folder nowhere (from "),
         (["models", "tiny", "fluxx", "nowhere"], "'fluxx'"),
     ],
 )
