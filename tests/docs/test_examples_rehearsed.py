@@ -20,6 +20,8 @@ from finetrainers.cli import main
 from finetrainers.config import load_config
 
 CUSTOM = EXAMPLES / "custom_model/config.yaml"
+STAGES = ["its", "its", "encode", "train", "resume", "load"]
+"""First words of the parts of a twin: its model, its configuration, and what it does."""
 TRAINING = sorted((EXAMPLES / "training").rglob("config.yaml"))
 SD3: Mapping[str, Mapping[str, Any]] = {
     "transformer": {
@@ -61,17 +63,17 @@ def put(hub: Path, name: str, folder: Path) -> None:
     (model / "refs" / "main").write_text(commit)
 
 
-def rehearse(config: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The report of the command."""
+def rehearse(config: str, model: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Run the command, which has to find nothing; return the stages of the twin."""
     capsys.readouterr()
     status = main(["rehearse", config, "--json", "--disk", "100000GB"])
-    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    report = json.loads(capsys.readouterr().out)
     assert [part["errors"] for part in report["parts"] if part["errors"]] == []
     assert (status, report["ok"]) == (0, True)
-    return report
-
-
-def twin_stages(report: Mapping[str, Any]) -> list[str]:
+    assert any("on the Hub: they are not downloaded" in what for what in report["not_rehearsed"])
+    assert any(
+        f"the list of files of {model} on the Hub" in what for what in report["not_rehearsed"]
+    )  # as check looks there
     return [part["name"].split()[1].rstrip(",") for part in report["parts"] if part["name"].startswith("twin: ")]
 
 
@@ -88,10 +90,7 @@ def test_an_example_is_rehearsed_as_it_is_copied(path: Path, hub: Path, capsys: 
     write_data(path, Path.cwd(), half_of(path))
     command = re.search(r"finetrainers train (\S+)", (path.parent / "README.md").read_text())
     assert command is not None
-    report = rehearse(command[1], capsys)
-    assert twin_stages(report) == ["its", "its", "encode", "train", "resume", "load"]
-    assert any("on the Hub: they are not downloaded" in what for what in report["not_rehearsed"])
-    assert any(f"the list of files of {config.model.path} on the Hub" in what for what in report["not_rehearsed"])
+    assert rehearse(command[1], config.model.path, capsys) == STAGES
     assert sorted(file.name for file in Path.cwd().iterdir()) == ["data", "examples"]
 
 
@@ -106,8 +105,9 @@ def test_the_example_of_an_own_family_is_rehearsed(
     for component, sizes in SD3.items():
         file = folder / component / "config.json"
         file.write_text(json.dumps(models.merged(json.loads(file.read_text()), sizes)))
-    put(hub, load_config(CUSTOM).model.path, folder)
+    model = load_config(CUSTOM).model.path
+    put(hub, model, folder)
     main(["examples", "copy", "custom_model"])
     monkeypatch.chdir(Path.cwd() / "examples/custom_model")
     write_pictures(Path.cwd() / "data/style", 3, size=(512, 512))
-    assert twin_stages(rehearse("config.yaml", capsys)) == ["its", "its", "encode", "train", "resume", "load"]
+    assert rehearse("config.yaml", model, capsys) == STAGES

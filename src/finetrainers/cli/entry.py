@@ -11,7 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 from finetrainers.cli.commands import build_parser
-from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE
+from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR
 from finetrainers.cli.unknown import refuse_unknown
 from finetrainers.distributed.ending import Program, is_first_to_say, record_process, record_status
 from finetrainers.distributed.launch import is_one_of_several
@@ -83,7 +83,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         refuse_unknown(words, parser.commands)
     except FinetrainersError as error:
         _tell(str(error))
-        return error.status
+        return USER_ERROR
     options = parser.parse_args(words[:num_own] if takes_overrides else words)
     from finetrainers.config.user_code import user_code_errors  # after help, which needs no configuration
 
