@@ -62,12 +62,15 @@ LTX_VAE_095 = {
 WAN = defaults_of("WanTransformer3DModel")
 WAN_VAE = defaults_of("AutoencoderKLWan")
 IMAGE_TO_VIDEO = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}
+VISION = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16}
+"""The picture encoder of Wan 2.1: CLIP ViT-H."""
 HUNYUAN = defaults_of("HunyuanVideoTransformer3DModel")
 HUNYUAN_VAE = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "norm_num_groups": 32}
 
 
 def _wan(*, vae: Mapping[str, Any] = WAN_VAE, **transformer: Any) -> Sizes:
-    return {"transformer": {**WAN, **transformer}, "vae": vae, "text_encoder": UMT5_XXL}
+    pictures = {"image_encoder": VISION} if "image_dim" in transformer else {}
+    return {"transformer": {**WAN, **transformer}, "vae": vae, "text_encoder": UMT5_XXL, **pictures}
 
 
 def _cog(**transformer: Any) -> Sizes:

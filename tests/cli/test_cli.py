@@ -212,6 +212,19 @@ def test_help_names_all_commands_and_statuses() -> None:
     assert re.findall(r"[:;]\s(\d)\s", text[text.index("exit status") :]) == ["0", "1", "2", "3"]
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [("trian a.yaml", "train"), ("inspect a.yaml", "data inspect"), ("a.yaml", "train a.yaml"), ("xyz", None)],
+)
+def test_a_command_that_there_is_not_is_answered_with_the_one_that_is_meant(words, meant, capsys) -> None:
+    assert main(words.split()) == USER_ERROR
+    told = capsys.readouterr().err
+    hint = "" if meant is None else f"; did you mean `finetrainers {meant}`?"
+    assert " ".join(told.split()) == (
+        f"finetrainers: there is no command {words.split()[0]!r}{hint}" + "; finetrainers --help lists all"
+    )
+
+
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     """As in `finetrainers train --help | head -1`."""
     command = f"{sys.executable} -m finetrainers train --help | head -1"
@@ -374,7 +387,7 @@ def test_a_file_is_blamed_for_its_own_keys_alone(tmp_path, capsys) -> None:
     [
         (["train", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file"),
         (["cache", "show", "nowhere"], "there is no folder nowhere; name the cache.path"),
-        (["sample", "nowhere", "--prompt", "x"], "nowhere is no run directory"),
+        (["sample", "nowhere", "--prompt", "x"], "there is no folder nowhere (from "),
         (["models", "tiny", "fluxx", "nowhere"], "'fluxx'"),
     ],
 )
@@ -391,7 +404,6 @@ def test_a_wrong_argument_names_itself(arguments, part, capsys, tmp_path, monkey
     "arguments",
     [
         [],
-        ["trian"],
         ["models", "--jsn"],
         ["cache"],
         ["cache", "prune"],

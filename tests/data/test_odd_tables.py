@@ -341,9 +341,28 @@ def test_what_a_folder_leaves_over_is_told(tmp_path):
     assert "convert it, such as to .png" in reasons(found)["b.heic"]
     assert found.notes == (
         f"{tmp_path}: 1 caption files have no image or video next to them: {tmp_path}/gone.txt",
-        f"{tmp_path}: 1 media without captions are of formats that cannot be read here: {tmp_path}/c.heic",
+        f"{tmp_path}: 1 media without captions are of formats that cannot be read here; "
+        f"convert it, such as to .png or .jpg: {tmp_path}/c.heic",
         f"{tmp_path}: 1 caption files belong to several media of the same name, and are used for each: {tmp_path}/d.txt",
     )
+
+
+@pytest.mark.parametrize("has_captions", [False, True])
+def test_a_table_that_nobody_reads_is_told_where_media_have_no_captions(tmp_path, has_captions):
+    """With a trigger word these media are items; what the table says of them would be lost without a word."""
+    touch(tmp_path, "a.png", "a.json", "captions.csv")
+    if has_captions:
+        (tmp_path / "a.txt").write_text("A")
+    found = list_items(DataConfig(path=str(tmp_path), buckets=[[1, 8, 8]], caption_prefix="ohwx"))
+    told = f"{tmp_path}: 1 files may list captions and are not read: name one as data.path if it does, or call it metadata"
+    assert found.notes == (() if has_captions else (f"{told}: {tmp_path}/captions.csv",))
+
+
+@pytest.mark.parametrize(("sign", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_columns_that_are_not_separated_by_commas_are_named(tmp_path, sign, name):
+    (tmp_path / "metadata.csv").write_text(f"file_name{sign}text\na.png{sign}A, B\n")
+    with pytest.raises(DataError, match=f"its columns are separated by {name}; save it with commas"):
+        list_items(DataConfig(path=str(tmp_path), buckets=[[1, 8, 8]]))
 
 
 def test_a_remote_list_may_name_local_files(tmp_path):

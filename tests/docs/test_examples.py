@@ -1,7 +1,5 @@
 """The examples can be run as they are: every configuration and every prompt of theirs, for every family."""
 
-import csv
-import io
 import json
 import math
 import os
@@ -12,21 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import ranks
 import yaml
-from loading import load_file
-from PIL import Image
+from example_data import SMALL, write_data
 from runs import config_of, merged
 
 import finetrainers
 from finetrainers.config import Config, load_config
 from finetrainers.models import adapters, open_model
 from finetrainers.sampling.prompts import read_prompts
-from finetrainers.sampling.sampler import write_video
 from finetrainers.testing import CHECKS
 from finetrainers.testing.references import REFERENCE_CHECKS
 from finetrainers.training.checks import check_buckets, check_computation, check_conditioning
@@ -174,80 +167,6 @@ def test_there_is_an_example_of_every_family() -> None:
 # -- control: short runs, from rendered data in the layout that the README tells to make ---------------------------------
 
 
-def picture(seed: int) -> Image.Image:
-    """Noise in blocks."""
-    blocks = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
-    return Image.fromarray(blocks.repeat(8, 0).repeat(8, 1))
-
-
-def write_cards(_: Path, root: Path) -> dict[str, str]:
-    """Pictures with captions in metadata.csv."""
-    folder = root / "tarot" / "train"
-    folder.mkdir(parents=True)
-    with (folder / "metadata.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["file_name", "text"])
-        for number in range(4):
-            picture(number).save(folder / f"{number}.png")
-            rows.writerow([f"{number}.png", f"card {number}"])
-    return {"path": str(folder)}
-
-
-def write_pairs(example: Path, root: Path) -> dict[str, str]:
-    """Edit pairs as OmniEdit has them, unpacked by the script; one of which does not fit."""
-
-    def encoded(image: Image.Image, kind: str) -> dict[str, bytes]:
-        image.save(buffer := io.BytesIO(), kind)
-        return {"bytes": buffer.getvalue(), "path": b""}
-
-    (root / "omni-edit" / "data").mkdir(parents=True)
-    rows = [
-        {
-            "src_img": encoded(picture(10 + number), "JPEG"),
-            "edited_img": encoded(picture(number).crop((0, 0, 64, 40 if number == 4 else 64)), "PNG"),
-            "edited_prompt_list": ["Make it blue.", f"Paint it blue, {number} times."],
-            "task": "color",
-        }
-        for number in range(5)
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), root / "omni-edit" / "data" / "train-00000.parquet")
-    load_file(example / "unpack.py").main(str(root / "omni-edit"), str(root / "omni-edit" / "pairs"))
-    return {"path": str(root / "omni-edit" / "pairs")}
-
-
-def write_clips(_: Path, root: Path) -> dict[str, str]:
-    """Clips in two lists."""
-    (root / "dissolve" / "videos").mkdir(parents=True)
-    names = [f"videos/{number}.mp4" for number in range(4)]
-    for number, name in enumerate(names):
-        write_video(root / "dissolve" / name, [picture(10 * number + frame) for frame in range(9)], 8.0)
-    (root / "dissolve" / "videos.txt").write_text("\n".join(names))
-    (root / "dissolve" / "prompt.txt").write_text("\n".join(f"clip {number}" for number in range(4)))
-    return {"path": str(root / "dissolve")}
-
-
-def write_photographs(example: Path, root: Path) -> dict[str, str]:
-    """Pictures with captions beside them, and what the script writes for an estimate."""
-    (root / "photos" / "sea").mkdir(parents=True)
-    for number in range(4):
-        picture(number).save(root / "photos" / "sea" / f"{number}.jpg")
-        (root / "photos" / "sea" / f"{number}.txt").write_text(f"photograph {number}")
-    write_depth = load_file(example / "make_depth.py").write_depth
-    write_depth(root / "photos", root / "photos-depth", lambda image: image.convert("L"))
-    assert len(list((root / "photos-depth" / "sea").glob("*.png"))) == 4
-    return {"path": str(root / "photos"), "control_path": str(root / "photos-depth")}
-
-
-WRITE: dict[str, Callable[[Path, Path], dict[str, str]]] = {
-    "control-cogview4-canny": write_cards,
-    "control-cogview4-omni_edit": write_pairs,
-    "control-wan-image_condition": write_clips,
-    "control-flux-depth": write_photographs,
-    "training-edit-flux_kontext": lambda _, root: write_pairs(EXAMPLES / "training/control/cogview4/omni_edit", root),
-}
-"""Writes data in the layout that an example trains on; answers the keys of its ``data`` that say where they are."""
-
-
 def shortened(path: Path, model: Path, root: Path) -> dict[str, Any]:
     """The configuration of an example with a tiny model, small data, few steps, and its own prompts at a small size."""
     tree = yaml.safe_load(path.read_text())
@@ -270,7 +189,7 @@ def shortened(path: Path, model: Path, root: Path) -> dict[str, Any]:
         changes["model"]["max_sequence_length"] = 16  # type: ignore[index]
     if path in EDIT:
         changes["conditioning"] = {"pixels": 2048, "step": 16}
-    places = WRITE[named(path)](path.parent, root)
+    places = write_data(path, root, SMALL)
     data = {**tree["data"][0], **places, "buckets": [[9 if frames > 1 else 1, 64, 64]]}
     return {**merged(tree, changes), "data": [data]}
 

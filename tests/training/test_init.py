@@ -137,9 +137,12 @@ def test_a_configuration_that_was_written_trains(
 def test_every_item_comes_as_often_as_its_recipe_says(
     models: Callable[..., Path], media: dict[str, Path], tmp_path: Path
 ) -> None:
-    make(answers_of(models("flux"), media, "subject", "pictures", tmp_path / "run"), tmp_path)
+    """Items that are held out, by what is in them, are not among those that are counted."""
+    written = make(answers_of(models("flux"), media, "subject", "pictures", tmp_path / "run"), tmp_path)
     config, recipe = load_config(tmp_path / "config.yaml"), recipe_of("subject", NUM_ITEMS)
-    trained = NUM_ITEMS - int(recipe.held_out * NUM_ITEMS)
+    trained = int(written.lines[0].partition(" items to train on")[0])
+    assert 0 < trained < NUM_ITEMS - int(recipe.held_out * NUM_ITEMS)  # of these, more than the part that is asked for
+    assert f" passes over {trained} items " in " ".join((tmp_path / "config.yaml").read_text().replace("#", "").split())
     assert config.train.steps * config.train.batch_size / trained == pytest.approx(recipe.passes.value, rel=0.01)
     assert config.tuning.rank == config.tuning.alpha == recipe.rank.value
     assert config.data[0].caption_prefix == "ohwx"

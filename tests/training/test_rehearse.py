@@ -3,7 +3,6 @@
 import functools
 import json
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -17,10 +16,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from media_factory import write_counter
 from planted import PLANTED, Planted, Work, planted
 from published import PUBLISHED, write_published
-from runs import Tree, config_of, flux_tree, merged, write_pictures
+from runs import Tree, config_of, flux_tree, merged
 
 from finetrainers.config import ModelConfig
 from finetrainers.distributed.layout import Layout
@@ -239,43 +237,14 @@ def test_widths_that_are_equal_stay_equal_and_others_differ() -> None:
     assert (small["in_channels"], small["attention_head_dim"], small["num_layers"]) == (4096, 128, 2)
 
 
-@pytest.mark.long
-@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument:UserWarning")  # of diffusers, to the Hub's client
-@pytest.mark.parametrize("name", MODELS)
-def test_a_published_model_is_rehearsed_from_its_config_files(
-    name: str, published: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As it is on the Hub: no weights are here, and none are missed."""
-    from huggingface_hub import constants
-
-    commit = "1" * 40
-    snapshots = tmp_path / "hub" / "models--me--model" / "snapshots"
-    shutil.copytree(published(name), snapshots / commit)
-    (snapshots.parent / "refs").mkdir()
-    (snapshots.parent / "refs" / "main").write_text(commit)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    is_image = name in ("flux", "cogview4")
-    if is_image:
-        write_pictures(tmp_path / "data", 2)
-    else:
-        (tmp_path / "data").mkdir()
-        for number in range(2):
-            write_counter(tmp_path / "data" / f"{number}.mp4", 17 + number)
-            (tmp_path / "data" / f"{number}.txt").write_text("a clip")
-    tree = {
-        "output_dir": str(tmp_path / "run"), "cache": {"path": str(tmp_path / "cache")}, "model": {"path": "me/model"},
-        "data": [
-            {"path": str(tmp_path / "data"), "buckets": [[1 if is_image else 17, 256, 384]], "max_upscale": 9, "fps": None}
-        ],
-        "tuning": {"kind": "full" if name == "wan" else "lora"},
-    }  # fmt: skip
-    if is_image:
-        del tree["data"][0]["fps"]
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
-    findings = rehearse(tmp_path / "c.yaml", how=Rehearsing(free=10**15))
-    assert findings.errors == []
-    assert any("on the Hub: they are not downloaded" in what for what in findings.left_out)
-    assert any("the list of files of me/model on the Hub" in what for what in findings.left_out)  # as check looks there
+def test_the_width_of_two_encoders_together_is_that_of_the_small_ones() -> None:
+    """Pooled prompts of Stable Diffusion 3 are as wide as both CLIPs; a denoiser that is as wide by itself stays its own."""
+    encoders = [{"hidden_size": 768}, {"hidden_size": 1280}, {"d_model": 4096}]
+    widths = Widths.of(encoders)
+    both = small_encoder(encoders[0], widths)["hidden_size"] + small_encoder(encoders[1], widths)["hidden_size"]
+    sizes = {"num_attention_heads": 32, "attention_head_dim": 64, "pooled_projection_dim": 2048, "cross_attention_dim": 2048}
+    assert small_denoiser(sizes | {"num_attention_heads": 24}, widths)["pooled_projection_dim"] == both
+    assert small_denoiser(sizes, widths)["cross_attention_dim"] == 2 * 64
 
 
 @pytest.mark.parametrize("held_out", [{"held_out": 0.3, "patience": 3, "min_delta": 0.01, "max_items": 40}, {}])

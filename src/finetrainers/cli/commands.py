@@ -27,6 +27,7 @@ from finetrainers.cli.report import add_report
 from finetrainers.cli.reproduce import add_reproduce
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.cli.ui import add_ui
+from finetrainers.cli.unknown import CommandParser
 from finetrainers.distributed.ending import ended_for_good
 from finetrainers.distributed.launch import read_launch
 from finetrainers.errors import ConfigError
@@ -40,14 +41,15 @@ EPILOG = """exit status: 0 done; 1 internal error; 2 wrong configuration or data
 SIGUSR1 or SIGHUP after saving (run the same command again to resume); 130 stopped at once by a second Ctrl-C"""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """All commands with their options."""
     from finetrainers import __version__
     from finetrainers.quickstart.command import add_quickstart
 
-    parser = argparse.ArgumentParser("finetrainers", description=DESCRIPTION, epilog=EPILOG)
+    parser = CommandParser("finetrainers", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"finetrainers {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser)
+    parser.commands = commands.choices
     for name, sentence in (
         ("train", "train, or continue the run in output_dir"),
         ("encode", "fill the cache with what training will read"),

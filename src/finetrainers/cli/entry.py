@@ -13,7 +13,8 @@ from types import FrameType
 from typing import NoReturn
 
 from finetrainers.cli.commands import build_parser
-from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE
+from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR
+from finetrainers.cli.unknown import refuse_unknown
 from finetrainers.distributed.ending import Program, is_first_to_say, record_process, record_status
 from finetrainers.distributed.launch import is_one_of_several
 from finetrainers.errors import FinetrainersError, Interrupted
@@ -93,7 +94,13 @@ def _main(arguments: Sequence[str] | None) -> int:
         ["rehearse"],
     )  # argparse takes them apart
     num_own = 2 if words[:1] == ["data"] else 1  # the command, and the action of one that has several
-    options = build_parser().parse_args(words[:num_own] if takes_overrides else words)
+    parser = build_parser()
+    try:
+        refuse_unknown(words, parser.commands)
+    except FinetrainersError as error:
+        _tell(str(error))
+        return USER_ERROR
+    options = parser.parse_args(words[:num_own] if takes_overrides else words)
     from finetrainers.config.user_code import user_code_errors  # after help, which needs no configuration
 
     try:

@@ -11,7 +11,7 @@ from finetrainers.config.base import RefusedKeyError, Section
 WeightFormat = Literal["none", "fp8_e4m3", "fp8_e5m2", "fp8_scaled", "int8", "nf4"]
 """What frozen weights rest in."""
 
-UNITS = {"": 1, "MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
+UNITS = {"": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 """Bytes of each unit that sizes are written in."""
 
 

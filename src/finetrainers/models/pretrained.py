@@ -79,7 +79,8 @@ class Place:
                 )
             return found
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
-            raise ModelError(f"model path {self.path!r} is neither a folder that exists nor a Hub id such as user/name")
+            where = f"a folder that exists (from {Path.cwd()})"
+            raise ModelError(f"model path {self.path!r} is neither {where} nor a Hub id such as user/name")
         from huggingface_hub import hf_hub_download
 
         try:

@@ -26,14 +26,14 @@ def held_out_items(sets: Sequence[Dataset], fraction: float) -> list[npt.NDArray
     Raises:
         ConfigError: If there are too few different items, or if a data set has none left to train on.
     """
-    numbers = [data.digests[MEDIA.name][:, -8:].copy().view(np.uint64)[:, 0] / 2.0**64 for data in sets]
+    numbers = [numbers_of(data.digests[MEDIA.name]) for data in sets]
     used = np.unique(np.concatenate([number[data.item] for number, data in zip(numbers, sets, strict=True)]))
     if len(used) < 2:
         where = ", ".join(dict.fromkeys(data.config.path for data in sets))
         raise ConfigError(
             f"validation.held_out: {where} has {len(used)} different items; at least 2 are needed to hold one out"
         )
-    limit = min(max(fraction, float(np.nextafter(used[0], 1))), float(used[-1]))  # at least one on either side
+    limit = limit_of(used, fraction)
     chosen: list[npt.NDArray[np.bool_]] = [number < limit for number in numbers]
     for data, own in zip(sets, chosen, strict=True):
         if len(data.item) and own[data.item].all():
@@ -42,6 +42,17 @@ def held_out_items(sets: Sequence[Dataset], fraction: float) -> list[npt.NDArray
                 "left to train on; set a smaller part, add items to it, or name the held-out ones in validation.data"
             )
     return chosen
+
+
+def numbers_of(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Read hashes [N, bytes] as numbers [N] in [0, 1)."""
+    numbers: npt.NDArray[np.float64] = digests[:, -8:].copy().view(np.uint64)[:, 0] / 2.0**64
+    return numbers
+
+
+def limit_of(used: npt.NDArray[np.float64], fraction: float) -> float:
+    """Move the fraction so that at least one of the numbers, two or more in ascending order, is on either side."""
+    return min(max(fraction, float(np.nextafter(used[0], 1))), float(used[-1]))
 
 
 def contents(sets: Sequence[Dataset]) -> npt.NDArray[np.void]:

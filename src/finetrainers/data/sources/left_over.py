@@ -9,6 +9,8 @@ from finetrainers.data.sources.listing import Problem
 
 NAMED = 5
 """Files that a warning names; it counts all."""
+TABLES = (".csv", ".json", ".jsonl", ".parquet")
+"""Suffixes of files that may list captions."""
 NOTES = ("readme", "license", "licence", "notice", "credits", "requirements", "changelog")
 """Names of texts that are no captions."""
 
@@ -20,9 +22,11 @@ class LeftOver:
         self.problems: list[Problem] = []
         """Media with a caption that cannot be read here."""
         self._unread: list[str] = []
+        self._tables: list[str] = []
+        self._has_captions = False
         self._captions: list[str] = []
         self._shared: list[str] = []
-        self._counts = {"unread": 0, "captions": 0, "shared": 0}
+        self._counts = {"unread": 0, "captions": 0, "shared": 0, "tables": 0}
 
     def look(self, folder: str, names: list[str]) -> None:
         """Sort the files of one folder."""
@@ -41,6 +45,10 @@ class LeftOver:
                     self.problems.append(Problem(ref_of(f"{folder}/{name}"), reason))
                 else:
                     self._count("unread", self._unread, f"{folder}/{name}")
+        self._has_captions |= bool(captions & media)
+        for name in names:
+            if Path(name).suffix.lower() in TABLES and Path(name).stem not in media:
+                self._count("tables", self._tables, f"{folder}/{name}")
         for stem in sorted(captions - media):
             if stem.lower() not in NOTES:
                 self._count("captions", self._captions, f"{folder}/{stem}.txt")
@@ -49,14 +57,23 @@ class LeftOver:
         """Say what is left over, in a sentence for each kind."""
         kinds = (
             ("captions", self._captions, "caption files have no image or video next to them"),
-            ("unread", self._unread, "media without captions are of formats that cannot be read here"),
+            ("unread", self._unread, f"media without captions are of formats that cannot be read here{self._conversion()}"),
+            (
+                "tables",
+                self._tables,
+                "files may list captions and are not read: name one as data.path if it does, or call it metadata",
+            ),
             ("shared", self._shared, "caption files belong to several media of the same name, and are used for each"),
         )
         return tuple(
             f"{folder}: {self._counts[kind]} {what}: {', '.join(named)}{', ...' * (self._counts[kind] > NAMED)}"
             for kind, named, what in kinds
-            if named
+            if named and not (kind == "tables" and self._has_captions)
         )
+
+    def _conversion(self) -> str:
+        """Say how to convert the first one that cannot be read."""
+        return how_to_convert(Path(self._unread[0]).suffix) if self._unread else ""
 
     def _count(self, kind: str, named: list[str], path: str) -> None:
         self._counts[kind] += 1

@@ -36,12 +36,22 @@ TEXT, TEXTS = pa.large_string(), pa.large_list(pa.large_string())
 
 def read_csv(path: Path, choose: ChooseColumns, _: Odd) -> pa.Table:
     """Read all cells as text: "007.mp4" must not lose its zeros."""
+    _check_commas(path)
     _check_quotes(path)
     parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
     with pyarrow.csv.open_csv(as_utf8(path), parse_options=parse) as header:
         columns = choose(header.schema.names)
     as_text = pyarrow.csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, TEXT))
     return pyarrow.csv.read_csv(as_utf8(path), parse_options=parse, convert_options=as_text)
+
+
+def _check_commas(path: Path) -> None:
+    """Refuse columns that are separated otherwise, as spreadsheets of many countries save them."""
+    with path.open("rb") as file:
+        header = file.readline(BLOCK_BYTES)
+    found = next((name for sign, name in ((b";", "semicolons"), (b"\t", "tabs")) if sign in header), None)
+    if found and b"," not in header:
+        raise DataError(f"{path}: its columns are separated by {found}; save it with commas between them")
 
 
 def _check_quotes(path: Path) -> None:

@@ -147,7 +147,7 @@ def _put_pairs(draft: Draft, answers: Answers, model: Model) -> None:
 
 
 def _put_training(draft: Draft, answers: Answers, model: Model, looked: Looked, recipe: Recipe) -> None:
-    items = max(1, looked.num_items - int(recipe.held_out * looked.num_items))
+    items = looked.num_trained(recipe.held_out)
     batch_size = min(recipe.batch_size, items)
     steps = max(1, round(recipe.passes.value * items / batch_size))
     column = f"{answers.learn}, {size_of(looked.num_items)} items"

@@ -15,6 +15,7 @@ from finetrainers.config.of_set import about_set
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.probe import Facts, probe_all
 from finetrainers.data.catalog.rates import resampled_fps
+from finetrainers.data.catalog.split import limit_of, numbers_of
 from finetrainers.data.media.view import count_frames
 from finetrainers.data.sources.captions import final_caption
 from finetrainers.data.sources.items import Problem, list_items
@@ -50,6 +51,14 @@ class Looked:
     @property
     def num_items(self) -> int:
         return len(self.facts)
+
+    def num_trained(self, held_out: float) -> int:
+        """Items that a run trains on which holds out such a part: as ``train`` splits them, by their contents."""
+        numbers = numbers_of(self.facts["digest"])
+        used = np.unique(numbers)
+        if not held_out or len(used) < 2:
+            return self.num_items
+        return int((numbers >= limit_of(used, held_out)).sum())
 
     def num_frames(self, native_fps: float | None) -> npt.NDArray[np.int64]:
         """Frames of each clip at the model's rate."""

@@ -13,6 +13,7 @@ from finetrainers.config import CacheConfig, Config, ModelConfig, parse_config
 from finetrainers.config.migrate.write import config_text
 from finetrainers.config.syntax import parse_yaml, to_plain
 from finetrainers.errors import ConfigError
+from finetrainers.events.words import plural
 from finetrainers.files.whole import write_whole
 from finetrainers.models import open_model
 from finetrainers.training.announce import about_data
@@ -154,5 +155,6 @@ def _planned(config: Config, bars: Bars) -> list[str]:
                 "set data.0.on_error: skip"
             )
         held_out = 0 if prepared.held_out_plan is None else prepared.held_out_plan.catalog.num_samples
-        remarks.insert(0, f"{prepared.plan.num_samples} items train, {held_out} are held out, {config.train.steps} steps")
+        trained, steps = plural(prepared.plan.num_samples, "item"), plural(config.train.steps, "step")
+        remarks.insert(0, f"{trained} to train on, {held_out} held out, {steps}")
     return remarks

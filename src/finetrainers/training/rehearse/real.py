@@ -14,6 +14,7 @@ from finetrainers.data.order.jobs import Failure, LatentsJob
 from finetrainers.distributed.layout import Layout
 from finetrainers.encoding.decoding import clip_of
 from finetrainers.errors import ConfigError, DataError
+from finetrainers.events.words import plural
 from finetrainers.memory.attention import check_attention
 from finetrainers.models import Model
 from finetrainers.training.announce import about_data
@@ -76,7 +77,7 @@ def _plan(config: Config, model: Model, at: tuple[Layout, int], findings: Findin
         world = world_of(layout, device)
         plan = partial(prepare, model=model, device=device, progress=lambda *_: None, warn=findings.warn)
         prepared = plan(with_cache_in(config, cache), world=world, start=start)
-        part.notes.append(f"{prepared.plan.num_samples} samples, {len(prepared.requests)} prompts")
+        part.notes.append(f"{plural(prepared.plan.num_samples, 'sample')}, {plural(len(prepared.requests), 'prompt')}")
         for message in about_data(config, prepared):
             findings.warn(message)
         return prepared

@@ -6,6 +6,7 @@ widths that differ still do. Patches, latent channels, compression, head widths,
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import combinations, product
 from typing import Any
 
 Tree = dict[str, Any]
@@ -37,15 +38,23 @@ class Widths:
     """Small widths of encoders, by their real ones."""
 
     small: Mapping[int, int]
+    sums: Mapping[int, int]
+    """Of two encoders whose outputs are joined, as the pooled prompts of Stable Diffusion 3 are."""
 
     @classmethod
     def of(cls, encoders: Iterable[Mapping[str, Any]]) -> "Widths":
         """Give each width that encoders hand on a small one of its own."""
-        found = sorted({width for settings in encoders for width in _values(settings, WIDTHS)})
-        return cls({width: ENCODER_STEP * (1 + number) for number, width in enumerate(found)})
+        each = [set(_values(settings, WIDTHS)) for settings in encoders]
+        small = {width: ENCODER_STEP * (1 + number) for number, width in enumerate(sorted(set().union(*each)))}
+        pairs = [pair for one, other in combinations(each, 2) for pair in product(one, other)]
+        return cls(small, {one + other: small[one] + small[other] for one, other in pairs})
 
     def __call__(self, width: int) -> int:
         return self.small.get(width, width)
+
+    def of_encoders(self, width: int) -> int:
+        """Shrink what is known to be the width of an encoder, or of two together."""
+        return self.small.get(width, self.sums.get(width, width))
 
 
 def small_encoder(settings: Mapping[str, Any], widths: Widths) -> Tree:
@@ -99,9 +108,19 @@ def small_denoiser(settings: Mapping[str, Any], widths: Widths) -> Tree:
         elif key in FEED_FORWARD and narrow is not None:
             small[key] = min(value, 2 * narrow)
         elif key.endswith(OF_WIDTH) and key not in ("attention_head_dim", "freq_dim"):
-            is_of_encoder = value in widths.small and (value != inner or any(word in key for word in OF_ENCODERS))
-            small[key] = narrow if narrow is not None and value == inner and not is_of_encoder else widths(value)
+            small[key] = _small_width(value, widths, inner=inner, narrow=narrow, names_encoder=_names_encoder(key))
     return small | _small_positions(settings)
+
+
+def _names_encoder(key: str) -> bool:
+    return any(word in key for word in OF_ENCODERS)
+
+
+def _small_width(value: int, widths: Widths, *, inner: int | None, narrow: int | None, names_encoder: bool) -> int:
+    """Shrink a width of a denoiser, which is its own or that of encoders."""
+    if value == inner and narrow is not None and not (names_encoder and value in widths.small):
+        return narrow
+    return widths.of_encoders(value) if names_encoder else widths(value)
 
 
 def _small_positions(settings: Mapping[str, Any]) -> Tree:
