@@ -646,9 +646,9 @@ def test_a_seek_that_lands_late_is_survived(clips, monkeypatch):
     """Some files have a wrong index; decoding then starts from the beginning."""
     real, starts = video._frames, []
 
-    def late(container, stream, timeline, *, start):
+    def late(container, stream, timeline, *, start, needed):
         starts.append(start)
-        return itertools.islice(real(container, stream, timeline, start=start), 3 if start else 0, None)
+        return itertools.islice(real(container, stream, timeline, start=start, needed=needed), 3 if start else 0, None)
 
     monkeypatch.setattr(video, "_frames", late)
     assert numbers(clips["mp4"], num_frames=6, frame_sampling="chunks", chunk=5) == list(range(30, 36))

@@ -4,15 +4,19 @@ import hashlib
 import os
 from array import array
 from collections.abc import Iterable
+from functools import partial
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
 from finetrainers.data.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from finetrainers.files.marks import CACHE_TAG, RUN_MARK, is_no_data
+from finetrainers.files.marks import is_no_data
 
 Recheck = Literal["files", "folders"]
 DIGEST_BYTES = 16
 MEDIA_SUFFIXES = frozenset(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+FACTS = attrgetter("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino")
 NO_FILE = (0, 0, 0, 0)
 """Facts of a link that leads nowhere."""
 
@@ -71,16 +75,12 @@ class Marks:
     def _add_open(self, folder: str, handle: int, *, is_top: bool) -> list[str]:
         """Add one folder that is open."""
         own = os.fstat(handle)
-        with os.scandir(handle) as found:
-            entries = list(found)
-        marks = [entry.name for entry in entries if entry.name in (RUN_MARK, CACHE_TAG)]
-        if (own.st_dev, own.st_ino) in self._seen or (not is_top and is_no_data(Path(folder), marks)):
+        names, folders = _names_in(handle)
+        if (own.st_dev, own.st_ino) in self._seen or (not is_top and is_no_data(Path(folder), names)):
             return []
         self._seen.add((own.st_dev, own.st_ino))
         self._folders.add(folder)
-        entries = [entry for entry in entries if not entry.name.startswith(".")]
-        folders = {entry.name for entry in entries if _is_folder(entry)}
-        names = [entry.name for entry in entries]
+        names = [name for name in names if name[0] != "."]
         files = [name for name in names if name not in folders] if folders else names
         if self._recheck == "files":
             facts = _facts_of(files, handle)
@@ -96,11 +96,18 @@ class Marks:
             self._hash.update(part)
 
 
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+def _names_in(folder: int) -> tuple[list[str], set[str]]:
+    """Names in an open folder, in the order in which it has them; and those of folders that are not hidden."""
+    names, folders = [], set()
+    with os.scandir(folder) as found:
+        for entry in found:  # there may be millions
+            names.append(entry.name)
+            try:
+                if entry.is_dir() and entry.name[0] != ".":
+                    folders.add(entry.name)
+            except OSError:  # a link to itself
+                pass
+    return names, folders
 
 
 def _but_items(names: list[str]) -> list[str]:
@@ -113,13 +120,13 @@ def _but_items(names: list[str]) -> list[str]:
 def _facts_of(names: Iterable[str], folder: int) -> "array[int]":
     """Size, time of change, that of the inode, and its number: whatever is done to a file, one of them is another.
 
-    By names in an open folder: half of the time that their paths take, or the entries of a listing.
+    By names in an open folder, which takes half of the time that paths take, or the entries of a listing.
     """
-    facts = array("q")
-    for name in names:
+    facts, left = array("q"), iter(names)
+    while True:
         try:
-            stat = os.stat(name, dir_fd=folder)
-            facts.extend((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
+            facts.extend(chain.from_iterable(map(FACTS, map(partial(os.stat, dir_fd=folder), left))))
         except OSError:  # a link that leads nowhere
             facts.extend(NO_FILE)
-    return facts
+        else:
+            return facts
