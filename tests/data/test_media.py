@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
-from finetrainers.data.media import timeline as timelines, video
+from finetrainers.data.media import needed, timeline as timelines, video
 from finetrainers.data.media.files import MediaInfo, View, available_frames, count_frames, decode, num_chunks, probe
 from finetrainers.errors import DataError
 
@@ -646,13 +646,47 @@ def test_a_seek_that_lands_late_is_survived(clips, monkeypatch):
     """Some files have a wrong index; decoding then starts from the beginning."""
     real, starts = video._frames, []
 
-    def late(container, stream, timeline, *, start):
+    def late(container, stream, timeline, *, start, needed):
         starts.append(start)
-        return itertools.islice(real(container, stream, timeline, start=start), 3 if start else 0, None)
+        return itertools.islice(real(container, stream, timeline, start=start, needed=needed), 3 if start else 0, None)
 
     monkeypatch.setattr(video, "_frames", late)
     assert numbers(clips["mp4"], num_frames=6, frame_sampling="chunks", chunk=5) == list(range(30, 36))
     assert starts == [24 * 512, 0]
+
+
+@pytest.mark.parametrize("name", ["mp4", "mov", "mkv"])
+@pytest.mark.parametrize(
+    ("changes", "runs", "leaves_out"),
+    [
+        ({"num_frames": 4, "frame_sampling": "chunks", "chunk": 5}, 1, True),  # frames 20 to 23: key frames are 12 and 24
+        ({"num_frames": 4, "frame_sampling": "uniform"}, 4, True),
+        ({"num_frames": 20, "stride": 3}, 1, False),  # each is near one that is shown
+    ],
+)
+def test_frames_that_are_neither_shown_nor_needed_are_not_decoded(clips, name, changes, runs, leaves_out, monkeypatch):
+    """Neither a pixel of the others is another, nor does a frame come out that was to be left out."""
+    kept = []
+
+    def keep(stream, not_shown):
+        kept.append(needed.Needed(stream, not_shown))
+        return kept[-1]
+
+    monkeypatch.setattr(video, "Needed", keep)
+    some = decode(clips[name], view(**changes)).pixels
+    assert len(kept) == runs  # none was decoded again, because something was missing
+    assert any(one.left_out for one in kept) == leaves_out
+    monkeypatch.setattr(video, "Needed", lambda stream, not_shown: needed.Needed(stream, {}))
+    assert torch.equal(some, decode(clips[name], view(**changes)).pixels)
+
+
+def test_packets_that_are_not_understood_are_decoded():
+    """The decoder is to say what is wrong with them."""
+    alone, slices = bytes([0, 0, 0, 2, 0x01, 0xFF]), bytes([0, 0, 0, 1, 0x06, 0, 0, 0, 2, 0x01, 0xFF])
+    assert needed.is_for_itself(memoryview(alone), 4)
+    assert needed.is_for_itself(memoryview(slices), 4)
+    for other in (b"", alone[:-1], alone + b"\0", bytes([0, 0, 0, 2, 0x21, 0xFF]), bytes([0, 0, 0, 1, 0x14]), slices[:5]):
+        assert not needed.is_for_itself(memoryview(other), 4)
 
 
 # Real media

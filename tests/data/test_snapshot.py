@@ -14,6 +14,7 @@ from finetrainers.data.cache.store import Cache
 from finetrainers.data.cache.upkeep import remove_leftovers
 from finetrainers.data.catalog import snapshot
 from finetrainers.data.catalog.catalog import Catalog, build_catalog
+from finetrainers.data.catalog.marks import Marks
 from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.snapshot import Snapshots
 from finetrainers.data.streams import MEDIA, Stream
@@ -160,6 +161,25 @@ def test_with_folders_lists_and_folders_count_and_single_files_do_not(tmp_path: 
     (outside / "00.png").replace(outside / "04.png")
     shutil.copy(outside / "02.png", outside / "00.png")
     assert content(catalog_of(tmp_path, config))[0] != second[0]
+
+
+def test_files_count_behind_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    """Whichever of two files comes first in the folder, one is behind the link."""
+    folder = tmp_path / "data"
+    write_pictures(folder, count=4)
+    for number in range(4):
+        (folder / f"{number}-lost.png").symlink_to(tmp_path / "nowhere")
+
+    def mark() -> str:
+        marks = Marks("files")
+        marks.add_tree(folder)
+        return marks.hexdigest()
+
+    found = [mark()]
+    for file in sorted(folder.glob("*.txt")):
+        replace_in_place(file, file.read_text().upper())
+        found.append(mark())
+    assert len(set(found)) == 5
 
 
 def test_never_trusts_what_is_kept(tmp_path: Path) -> None:

@@ -4,15 +4,19 @@ import hashlib
 import os
 from array import array
 from collections.abc import Iterable
-from os.path import splitext
+from functools import partial
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
 from finetrainers.data.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from finetrainers.files.marks import CACHE_TAG, RUN_MARK, is_no_data
+from finetrainers.files.marks import is_no_data
 
 Recheck = Literal["files", "folders"]
 DIGEST_BYTES = 16
+MEDIA_SUFFIXES = frozenset(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+FACTS = attrgetter("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino")
 NO_FILE = (0, 0, 0, 0)
 """Facts of a link that leads nowhere."""
 
@@ -59,26 +63,32 @@ class Marks:
     def _add(self, folder: str, *, is_top: bool) -> list[str]:
         """Add one folder; return those in it."""
         try:
-            own = os.stat(folder)  # noqa: PTH116 - as below: a string path costs a third of a Path
-            with os.scandir(folder) as found:
-                entries = list(found)
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                return self._add_open(folder, handle, is_top=is_top)
+            finally:
+                os.close(handle)
         except OSError as error:
             self._update(f"{folder}: {error.errno}", [], array("q"))
             return []
-        marks = [entry.name for entry in entries if entry.name in (RUN_MARK, CACHE_TAG)]
-        if (own.st_dev, own.st_ino) in self._seen or (not is_top and is_no_data(Path(folder), marks)):
+
+    def _add_open(self, folder: str, handle: int, *, is_top: bool) -> list[str]:
+        """Add one folder that is open."""
+        own = os.fstat(handle)
+        names, folders = _names_in(handle)
+        if (own.st_dev, own.st_ino) in self._seen or (not is_top and is_no_data(Path(folder), names)):
             return []
         self._seen.add((own.st_dev, own.st_ino))
         self._folders.add(folder)
-        entries = [entry for entry in entries if not entry.name.startswith(".")]
-        folders = [entry.path for entry in entries if _is_folder(entry)]
+        names = [name for name in names if name[0] != "."]
+        files = [name for name in names if name not in folders] if folders else names
         if self._recheck == "files":
-            facts = _facts_of(entries)
+            facts = _facts_of(files, handle)
         else:
-            facts = _facts_of(_but_items(entries))
+            facts = _facts_of(_but_items(files), handle)
             facts.extend((own.st_mtime_ns, own.st_ctime_ns, own.st_ino))
-        self._update(folder, [entry.name for entry in entries], facts)
-        return folders
+        self._update(folder, names, facts)
+        return [f"{folder.rstrip('/')}/{name}" for name in names if name in folders]
 
     def _update(self, folder: str, names: list[str], facts: "array[int]") -> None:
         for part in ("\0".join([folder, *names]).encode(errors="surrogateescape"), facts.tobytes()):
@@ -86,28 +96,37 @@ class Marks:
             self._hash.update(part)
 
 
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+def _names_in(folder: int) -> tuple[list[str], set[str]]:
+    """Names in an open folder, in the order in which it has them; and those of folders that are not hidden."""
+    names, folders = [], set()
+    with os.scandir(folder) as found:
+        for entry in found:  # there may be millions
+            names.append(entry.name)
+            try:
+                if entry.is_dir() and entry.name[0] != ".":
+                    folders.add(entry.name)
+            except OSError:  # a link to itself
+                pass
+    return names, folders
 
 
-def _but_items(entries: "list[os.DirEntry[str]]") -> "list[os.DirEntry[str]]":
+def _but_items(names: list[str]) -> list[str]:
     """Leave out media, and what has the name of one but for the suffix."""
-    parts = [splitext(entry.name) for entry in entries]  # noqa: PTH122 - there may be millions
-    media = {stem for stem, suffix in parts if suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES}
-    return [entry for entry, (stem, _) in zip(entries, parts, strict=True) if stem not in media]
+    parts = [name.rpartition(".")[::2] if "." in name else (name, "") for name in names]  # there may be millions
+    media = {stem for stem, suffix in parts if suffix and f".{suffix}".lower() in MEDIA_SUFFIXES}
+    return [name for name, (stem, _) in zip(names, parts, strict=True) if stem not in media]
 
 
-def _facts_of(entries: "Iterable[os.DirEntry[str]]") -> "array[int]":
-    """Size, time of change, that of the inode, and its number: whatever is done to a file, one of them is another."""
-    facts = array("q")
-    for entry in entries:
+def _facts_of(names: Iterable[str], folder: int) -> "array[int]":
+    """Size, time of change, that of the inode, and its number: whatever is done to a file, one of them is another.
+
+    By names in an open folder, which takes half of the time that paths take, or the entries of a listing.
+    """
+    facts, left = array("q"), iter(names)
+    while True:
         try:
-            if not entry.is_dir():
-                stat = entry.stat()
-                facts.extend((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
+            facts.extend(chain.from_iterable(map(FACTS, map(partial(os.stat, dir_fd=folder), left))))
         except OSError:  # a link that leads nowhere
             facts.extend(NO_FILE)
-    return facts
+        else:
+            return facts

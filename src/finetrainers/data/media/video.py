@@ -20,6 +20,7 @@ from av.video.stream import VideoStream
 from finetrainers.data.media.blob import Blob
 from finetrainers.data.media.containers import check_whole, count_avi_frames
 from finetrainers.data.media.interlaced import deinterlaced
+from finetrainers.data.media.needed import Needed
 from finetrainers.data.media.timeline import (
     DECODER_OPTIONS,
     ROUNDING_SECONDS,
@@ -43,6 +44,8 @@ from finetrainers.data.media.view import (
     sample_positions,
 )
 
+NEAR = 2
+"""Frames around one that is shown that are decoded too."""
 SEEK_GAP = 8
 """Frames of decoding that a jump to a later key frame must save to be worth it."""
 HD_HEIGHT = 720
@@ -76,7 +79,7 @@ def probe_video(blob: Blob) -> MediaInfo:
         indexed = count_avi_frames(blob) if timeline.is_counted else 0
         if timeline.num_packets < indexed:
             raise bad_media(blob, f"damaged: {timeline.num_packets} of {indexed} frames can be read; copy it again")
-        for _, frame in _frames(container, stream, timeline, start=timeline.start):
+        for _, frame in _frames(container, stream, timeline, start=timeline.start, needed=Needed(stream, {})):
             height, width = _displayed_size(frame, stream)
             num_frames = len(timeline.stamps)
             return MediaInfo(num_frames, height, width, fps=num_frames / timeline.seconds, seconds=timeline.seconds)
@@ -93,13 +96,14 @@ def decode_video(blob: Blob, view: View) -> Clip:
         positions, frames = choose_frames(timeline, view, blob)
         painter = _Painter(view, stream)
         for run in _runs(timeline, frames):
+            needed = Needed(stream, _not_shown(timeline, frames, run))
             start = int(timeline.stamps[run.key]) if run.key else timeline.start
-            if _paint_run(painter, _frames(container, stream, timeline, start=start), frames, run):
+            if _paint_run(painter, _frames(container, stream, timeline, start=start, needed=needed), frames, run, needed):
                 continue
-            # Some files seek late, or call frames key frames that are not: the start always works
-            from_start = _Run(int(timeline.keys[0]), run.rows)
-            if run.key == 0 or not _paint_run(
-                painter, _frames(container, stream, timeline, start=timeline.start), frames, from_start
+            # Some files seek late, or call frames key frames that are not: all of them from the start always works
+            from_start, every = _Run(int(timeline.keys[0]), run.rows), Needed(stream, {})
+            if (run.key == 0 and not needed.left_out) or not _paint_run(
+                painter, _frames(container, stream, timeline, start=timeline.start, needed=every), frames, from_start, every
             ):
                 seconds = timeline.times[frames[run.rows[-1]]]
                 raise bad_media(blob, f"damaged: frames are missing or corrupt at or before {seconds:.2f} s")
@@ -140,36 +144,55 @@ def _runs(timeline: Timeline, frames: npt.NDArray[np.int64]) -> list[_Run]:
     return [_Run(int(keys[a]), range(a, b)) for a, b in zip(starts, [*starts[1:], len(frames)], strict=True)]
 
 
+def _not_shown(timeline: Timeline, frames: npt.NDArray[np.int64], run: _Run) -> dict[int, int]:
+    """Numbers of a run's frames that are neither shown nor near one that is, by their time stamps.
+
+    Lines of interlaced frames are made from those before and after.
+    """
+    if timeline.is_counted:
+        return {}
+    shown = frames[run.rows.start : run.rows.stop]
+    numbers = np.setdiff1d(np.arange(run.key, shown[-1]), shown[:, None] + np.arange(-NEAR, NEAR + 1))
+    return dict(zip(timeline.stamps[numbers].tolist(), numbers.tolist(), strict=True))
+
+
 def _frames(
-    container: InputContainer, stream: VideoStream, timeline: Timeline, *, start: int
+    container: InputContainer, stream: VideoStream, timeline: Timeline, *, start: int, needed: Needed
 ) -> Iterator[tuple[int, VideoFrame]]:
     """Decode from the key frame at or before the time stamp ``start``, with each frame's number in the file."""
-    for count, frame in enumerate(deinterlaced(_decoded_from(container, stream, timeline, start), stream)):
+    for count, frame in enumerate(deinterlaced(_decoded_from(container, stream, timeline, start, needed), stream)):
         if timeline.is_counted:
             yield count, frame
         elif frame.pts is not None:
             yield int(np.searchsorted(timeline.stamps, frame.pts, side="right")) - 1, frame
 
 
-def _decoded_from(container: InputContainer, stream: VideoStream, timeline: Timeline, start: int) -> Iterator[VideoFrame]:
+def _decoded_from(
+    container: InputContainer, stream: VideoStream, timeline: Timeline, start: int, needed: Needed
+) -> Iterator[VideoFrame]:
     """Decode from a key frame on or, of interlaced video, from the one before: a frame takes lines from its neighbors."""
     container.seek(start, stream=stream)
-    decoded = _decoded(container, stream)
+    decoded = _decoded(container, stream, needed)
     first = next(decoded, None)
     if first is None:
         return
     if first.interlaced_frame and start > timeline.start:
         before = int(np.searchsorted(timeline.stamps, start)) - 1
         container.seek(int(timeline.stamps[max(before, 0)]), stream=stream)
-        yield from _decoded(container, stream)
+        yield from _decoded(container, stream, needed)
         return
     yield first
     yield from decoded
 
 
-def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Decode with the stream's own decoder, or with the one that knows of transparency."""
+def _decoded(container: InputContainer, stream: VideoStream, needed: Needed) -> Iterator[VideoFrame]:
+    """Decode what is needed with the stream's own decoder, or with the one that knows of transparency."""
     name = ALPHA_DECODERS.get(stream.codec_context.name)
+    if not needed.is_all:
+        for packet in container.demux(stream):
+            if needed.has(packet):
+                yield from packet.decode()
+        return
     if name is None or stream.metadata.get("alpha_mode") != "1":
         yield from container.decode(stream)
         return
@@ -185,13 +208,15 @@ ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 def _paint_run(
-    painter: "_Painter", decoded: Iterator[tuple[int, VideoFrame]], frames: npt.NDArray[np.int64], run: _Run
+    painter: "_Painter", decoded: Iterator[tuple[int, VideoFrame]], frames: npt.NDArray[np.int64], run: _Run, needed: Needed
 ) -> bool:
-    """Paint the rows of a run; False if a frame from its key frame on is missing or corrupt."""
+    """Paint the rows of a run; False if a frame from its key frame on is missing or corrupt, of those that are needed."""
     row, expected = run.rows[0], run.key
     for number, frame in decoded:
         if number < expected:
             continue  # shown before the key frame, and decoded from what came before it
+        while expected in needed.left_out:
+            expected += 1
         if number > expected or frame.is_corrupt:
             return False
         while row in run.rows and frames[row] == number:
