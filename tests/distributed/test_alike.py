@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import ranks
-from runs import config_of, flux_tree, merged
+from runs import Tree, config_of, flux_tree, merged
 
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.world import join
 from finetrainers.errors import ConfigError
 from finetrainers.training import alike
+from finetrainers.training.versions import versions
 
 
 def other_layout() -> None:
@@ -21,7 +22,7 @@ def other_layout() -> None:
 
 
 def other_version() -> None:
-    _alike(lambda: alike.versions().update(torch="1.0"))
+    _alike(lambda: versions().update(torch="1.0"))
 
 
 def other_code() -> None:
@@ -31,11 +32,11 @@ def other_code() -> None:
     _alike(change)
 
 
-def _alike(change: Callable[[], None], tree: object = None) -> str | None:
+def _alike(change: Callable[[], None], tree: Tree | None = None) -> str | None:
     """Let the second process be another than the first."""
     if os.environ["RANK"] == "1":
         change()
-    config = config_of(tree or flux_tree(Path("model"), Path("data"), Path("folder")))  # type: ignore[arg-type]
+    config = config_of(tree or flux_tree(Path("model"), Path("data"), Path("folder")))
     with join(ParallelConfig(), "cpu") as world:
         return alike.check_alike(world, config)
 

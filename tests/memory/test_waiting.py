@@ -149,6 +149,7 @@ def test_the_host_holds_no_copy(tmp_path: Path) -> None:
     for name in INDEX:
         pretrained.load_empty(name) if name in text else pretrained.shell(name)  # imports what it needs
     for name in INDEX:
+        sizes = list[int]()
         with Peak() as peak:
             for _ in range(2):
                 with residency.alone(name) as components:

@@ -15,7 +15,7 @@ from finetrainers.config import ComponentConfig, MemoryConfig, ModelConfig
 from finetrainers.distributed.reading import SharedReading
 from finetrainers.errors import ModelError
 from finetrainers.models.base import Settings
-from finetrainers.models.stored import Stored, mapped_in, stored_of, tensors_of, type_of
+from finetrainers.models.stored import Stored, mapped_in, mapped_of, stored_of, tensors_of, type_of
 from finetrainers.models.weights import (
     Settle,
     Weights,
@@ -192,7 +192,8 @@ class Pretrained:
         if own is None or is_quantized:
             return Stored(self._load(component), {}, {})
         if own == self.place(component).dtype:
-            return stored_of(self._load(component), own, {})
+            network = self._load(component)
+            return Stored(network, {}, mapped_of(network, own))
         empty = self.load_empty(component) if self._class_of(component)[0] == "transformers" else self.shell(component)
         types = {name: tensor.dtype for name, tensor in tensors_of(empty).items()}
         network = self._load(component, dtype=own)

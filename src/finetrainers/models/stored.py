@@ -38,10 +38,14 @@ def stored_of(network: Any, own: torch.dtype, types: Mapping[str, torch.dtype]) 
         None if it computes buffers in the type of its files, which are other ones in the type that is asked for.
     """
     saved = network.state_dict().keys()
-    if any(types.get(name, own.dtype) != own.dtype and name not in saved for name, own in network.named_buffers()):
+    if any(types.get(name, buffer.dtype) != buffer.dtype and name not in saved for name, buffer in network.named_buffers()):
         return None
-    mapped = {name: weight.detach() for name, weight in network.named_parameters() if weight.dtype == own}
-    return Stored(network, types, mapped)
+    return Stored(network, types, mapped_of(network, own))
+
+
+def mapped_of(network: nn.Module, own: torch.dtype) -> dict[str, Tensor]:
+    """Find the parameters that are as files of this type have them: others were cast."""
+    return {name: weight.detach() for name, weight in network.named_parameters() if weight.dtype == own}
 
 
 def type_of(files: Sequence[Path]) -> torch.dtype | None:
