@@ -16,7 +16,7 @@ from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.parallelize import local_of
 from finetrainers.distributed.world import World, alone, join
 from finetrainers.errors import CheckpointError
-from finetrainers.memory.residency import replace_tensors
+from finetrainers.memory.waiting import replace_tensors
 from finetrainers.optim.optimizers import build_optimizer
 from finetrainers.optim.update import Update
 from finetrainers.training.checkpoint import Checkpoints

@@ -21,8 +21,9 @@ from finetrainers.distributed.layout import Layout
 from finetrainers.distributed.parallelize import local_of, plain_class
 from finetrainers.distributed.world import World, alone, join
 from finetrainers.errors import ConfigError, ModelError
-from finetrainers.memory.residency import Residency, replace_tensors
+from finetrainers.memory.residency import Residency
 from finetrainers.memory.shards import ToShards
+from finetrainers.memory.waiting import replace_tensors
 from finetrainers.models import weights as weights_module
 from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
 from finetrainers.training.build import build_batches, build_trainer

@@ -18,7 +18,7 @@ from finetrainers.config.optim import OptimizerConfig
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.parallelize import gathered
 from finetrainers.distributed.world import World, join
-from finetrainers.memory.residency import replace_tensors
+from finetrainers.memory.waiting import replace_tensors
 from finetrainers.optim.optimizers import OF_WHOLE_WEIGHTS, build_optimizer
 from finetrainers.optim.update import Update
 from finetrainers.training.checkpoint import Checkpoints

@@ -17,8 +17,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from finetrainers import train
 from finetrainers.data.cache.store import Cache
 from finetrainers.memory.quantize.layer import CompressedLinear
-from finetrainers.memory.residency import Residency, _to_device, _to_host
+from finetrainers.memory.residency import Residency
 from finetrainers.memory.stream import Streamed
+from finetrainers.memory.waiting import to_device, to_host
 from finetrainers.models.pretrained import Pretrained
 from finetrainers.sampling.sample import sample_run
 from finetrainers.testing.model_under_test import LORA, ModelUnderTest
@@ -177,10 +178,10 @@ def test_only_what_was_on_the_device_comes_back() -> None:
     model = nn.Sequential(nn.Linear(2, 2, device="meta"), nn.Linear(2, 2))
     device = torch.device("meta")  # takes the part of a device here: nothing can be computed on it
     model[0].to_empty(device="cpu")
-    _to_device(model, ["0.weight", "0.bias"], device)
+    to_device(model, ["0.weight", "0.bias"], device)
     assert [model[0].weight.is_meta, model[0].bias.is_meta, model[1].weight.is_meta] == [True, True, False]
     with pytest.raises(NotImplementedError, match="meta"):  # there is nothing to copy, so it was to be moved
-        _to_host(model, device)
+        to_host(model, device)
 
 
 @pytest.mark.gpu
@@ -189,9 +190,9 @@ def test_parameters_stay_what_optimizers_hold(tree: Tree) -> None:
     kept = model[1].running_mean.cpu()
     before = dict(model.named_parameters())
     values = {name: parameter.detach().cpu() for name, parameter in before.items()}
-    names = _to_host(model, device)
+    names = to_host(model, device)
     assert all(not tensor.is_cuda for tensor in (*model.parameters(), *model.buffers()))
-    _to_device(model, names, device)
+    to_device(model, names, device)
     for name, parameter in model.named_parameters():
         assert parameter is before[name]
         assert parameter.is_cuda

@@ -4,7 +4,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
@@ -201,6 +201,7 @@ def join(config: ParallelConfig, device: str) -> Iterator[World]:
             with talk.together():
                 layout, own = settle_layout(config, launch.size), pick_device(device, launch)
             _check_devices(talk, own)
+            _check_layouts(talk, layout)
             mesh = _make_mesh(launch, layout, own, store)
             index, place = divmod(launch.rank, layout.shard * layout.context)
             named = PrefixStore(f"replica/{index}", store)
@@ -248,6 +249,18 @@ def _check_devices(talk: Talk, own: torch.device) -> None:
                 f"train.device: the processes {found.index((kind, device))} and {rank} have one CUDA device between them; "
                 "start as many processes as there are devices"
             )
+
+
+def _check_layouts(talk: Talk, own: Layout) -> None:
+    """Refuse processes that were given different ones: they would wait for each other in different groups.
+
+    Raises:
+        ConfigError: Naming two of them.
+    """
+    found = [", ".join(f"{name} {size}" for name, size in asdict(layout).items()) for layout in talk.gather(own)]
+    for rank, layout in enumerate(found):
+        if layout != found[0]:
+            raise ConfigError(f"parallel: process 0 was given {found[0]}, and process {rank} {layout}; give all the same")
 
 
 def pick_device(name: str, launch: Launch = Launch()) -> torch.device:  # noqa: B008 - frozen

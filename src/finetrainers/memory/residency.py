@@ -1,24 +1,23 @@
 """Which components of a model are on the device. Nothing else moves a module between device and host."""
 
 import gc
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from finetrainers.config import MemoryConfig
-from finetrainers.distributed.parallelize import let_go
 from finetrainers.memory.quantize.compress import compress_text_encoders, compressing
 from finetrainers.memory.shard_encoders import Sharers, is_sharded, load_shared
 from finetrainers.memory.stream import stream_blocks
 from finetrainers.memory.techniques import ToHost
+from finetrainers.memory.waiting import NOTHING, component_tensors, to_device, to_host, unchanged, wait_in_files
 from finetrainers.models import Model
 from finetrainers.models.blocks import named_blocks
-from finetrainers.models.vae import load_vae
+from finetrainers.models.vae import set_up_vae
 
 
 class Residency:
@@ -53,6 +52,8 @@ class Residency:
         self._shares = shares
         self._loaded: dict[str, Any] = {}
         self._parked: dict[str, frozenset[str]] = {}
+        # Frozen weights of what is loaded, as its files have them: they are read once more, and never copied to the host.
+        self._mapped: dict[str, Mapping[str, Tensor]] = {}
         # Of what is on the host: the names of the tensors that it has on the device when it works.
         self._home: frozenset[str] = frozenset()
 
@@ -110,25 +111,38 @@ class Residency:
     def _let_be(self, names: Collection[str]) -> None:
         """Let these be on the device and no others: first make room, then bring."""
         for name in self.on_device.difference(names):
-            if is_sharded(self._loaded[name]) and name in self._model.text_components:
-                del self._loaded[name]  # loaded again: a part of each layer has no place on the host
+            is_parted = is_sharded(self._loaded[name])  # loaded again: a part of each layer has no place on the host
+            if name in self._model.text_components and (is_parted or name not in self._keeps):
+                self._drop(name)
                 free_memory()
                 continue
-            self._parked[name] = _to_host(self._loaded[name], self.device)
+            self._parked[name] = self._park(name, self._loaded[name])
         self._forget(names)
         for name in names:
             self._load(name)
             if name in self._parked:
-                _to_device(self._loaded[name], self._parked.pop(name), self.device)
+                to_device(self._loaded[name], self._parked.pop(name), self.device, self._mapped.get(name, NOTHING))
+
+    def _park(self, name: str, component: Any) -> frozenset[str]:
+        """Take a component off the device, but for what has a copy in its files; return the names of what it had there."""
+        denoisers = (*self._model.denoisers.trained, *self._model.denoisers.frozen)
+        if name in denoisers and name not in self._mapped and self.device.type != "cpu":
+            self._mapped[name] = unchanged(component, self._model.pretrained.mapped_weights(name))
+        return to_host(component, self.device, self._mapped.get(name, NOTHING))
 
     def _forget(self, but: Collection[str] = ()) -> None:
         """Drop what is on the host and not kept."""
         used = {*but, *self._home, *self._keeps, *self._model.denoisers.trained}
         dropped = self._parked.keys() - used
         for name in dropped:
-            del self._parked[name], self._loaded[name]
+            self._drop(name)
         if dropped:
             free_memory()
+
+    def _drop(self, name: str) -> None:
+        del self._loaded[name]
+        for own in (self._parked, self._mapped):
+            own.pop(name, None)
 
     def _load(self, name: str) -> None:
         """Load a component onto the host, if it is not loaded."""
@@ -139,21 +153,40 @@ class Residency:
         elif name in self._model.text_components:
             component = self._load_text(name)
         else:
-            component = load_vae(self._model.pretrained) if name == "vae" else self._model.pretrained.load(name)
+            component = self._load_frozen(name)
         if name == "vae":
+            set_up_vae(component, self._model.pretrained)
             component.encode, component.decode = (self._visited(name, own) for own in (component.encode, component.decode))
         elif name in self._model.image_components and isinstance(component, nn.Module):
             component.forward = self._visited(name, component.forward)
         self._loaded[name] = component
-        self._parked[name] = frozenset(_tensors(component))
+        self._parked[name] = frozenset(component_tensors(component))
+
+    def _load_frozen(self, name: str) -> Any:
+        """Load what does not change; on the way to another device than the host, one tensor at a time is read and cast."""
+        pretrained = self._model.pretrained
+        if self.device.type == "cpu" or not pretrained.has_weights(name):
+            return pretrained.load(name)
+        return self._load_waiting(name)
+
+    def _load_waiting(self, name: str) -> nn.Module:
+        stored = self._model.pretrained.load_stored(name)
+        self._mapped[name] = stored.mapped
+        return wait_in_files(stored)
 
     def _load_text(self, name: str) -> Any:
         """Load a text encoder or its tokenizer; what is compressed or shared is so on the device, which is free by now."""
         pretrained = self._model.pretrained
         if self._shares is not None and pretrained.has_weights(name):
-            return load_shared(partial(pretrained.load, name), pretrained.load_empty(name), self._shares())
-        component = pretrained.load(name)
-        compress_text_encoders([component], pretrained.memory.text_encoder_weights, self.device)
+            return load_shared(lambda: pretrained.load_stored(name).network, pretrained.load_empty(name), self._shares())
+        component = self._load_frozen(name)
+        mapped = self._mapped.get(name, NOTHING)
+
+        def bring(layer_name: str, layer: nn.Module) -> None:
+            own = {key: mapped.get(f"{layer_name}.{key}", weight) for key, weight in layer.named_parameters()}
+            to_device(layer, own, self.device, own)
+
+        compress_text_encoders([component], pretrained.memory.text_encoder_weights, self.device, bring)
         return component
 
     def _load_expert(self, name: str) -> Any:
@@ -161,7 +194,7 @@ class Residency:
         blocks, resident = self._model.adapter.blocks, self._experts.resident_blocks
         settle = ToHost(blocks, 0, compressing(self._experts.weights, blocks))
         expert = self._model.pretrained.load_denoiser(name, self.device, settle=settle)
-        _to_host(expert, self.device)
+        self._park(name, expert)
         self.share(expert)
         if isinstance(resident, int):
             stream_blocks(list(named_blocks(expert, blocks).values()), self.device, resident=resident)
@@ -177,45 +210,6 @@ class Residency:
                 return function(*placed, **named)
 
         return visited
-
-
-def _to_host(component: Any, device: torch.device) -> frozenset[str]:
-    """Move to the host what a component has on the device; return the names of what that was.
-
-    Parameters stay the objects that they are, which optimizers hold.
-    """
-    let_go(component)
-    own = {name: tensor for name, tensor in _tensors(component).items() if tensor.device.type == device.type}
-    _move(component, own.values(), torch.device("cpu"))
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    return frozenset(own)
-
-
-def _to_device(component: Any, names: Collection[str], device: torch.device) -> None:
-    """Move to the device what a component had there."""
-    _move(component, [tensor for name, tensor in _tensors(component).items() if name in names], device)
-
-
-def _move(component: Any, tensors: Iterable[Tensor], device: torch.device) -> None:
-    chosen = {id(tensor) for tensor in tensors if tensor.device.type != device.type}
-    if chosen:
-        replace_tensors(component, lambda tensor: tensor.to(device) if id(tensor) in chosen else tensor)
-
-
-def replace_tensors(component: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
-    """Put other tensors in the place of a component's; parameters stay the objects that they are."""
-    if isinstance(component, FSDPModule):
-        component._apply(function)  # type: ignore[no-untyped-call]  # which tells those that gather them
-    else:
-        nn.Module._apply(component, function)
-
-
-def _tensors(component: Any) -> dict[str, Tensor]:
-    """Parameters and buffers of a component by name; a tokenizer has none."""
-    if not isinstance(component, nn.Module):
-        return {}
-    return {**dict(component.named_parameters()), **dict(component.named_buffers())}
 
 
 def free_memory() -> None:

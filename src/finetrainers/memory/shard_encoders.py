@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from finetrainers.compat.recorded_outputs import record_outputs_again
 from finetrainers.distributed.reading import SharedReading
 from finetrainers.distributed.world import World
 
@@ -40,6 +39,8 @@ def load_shared(load: Callable[[], nn.Module], encoder: nn.Module, sharers: Shar
         encoder: The same without weights, on the meta device.
         sharers: Who share it.
     """
+    from finetrainers.compat.recorded_outputs import record_outputs_again  # which takes seconds to import
+
     encoder.requires_grad_(False)  # frozen weights of one layer may have several types, as those of T5 have
     units = list(_units(encoder))
     wanted = {name: tensor for _, own in units for name, tensor in own.items()}

@@ -15,6 +15,7 @@ from finetrainers.config import ComponentConfig, MemoryConfig, ModelConfig
 from finetrainers.distributed.reading import SharedReading
 from finetrainers.errors import ModelError
 from finetrainers.models.base import Settings
+from finetrainers.models.stored import Stored, mapped_in, mapped_of, stored_of, tensors_of, type_of
 from finetrainers.models.weights import (
     Settle,
     Weights,
@@ -182,13 +183,42 @@ class Pretrained:
         """
         return self._load(component, device_map={"": "meta"}).to("meta")
 
-    def _load(self, component: str, **more: Any) -> Any:
+    def load_stored(self, component: str) -> Stored:
+        """Load a network as its files have it: what they hold in one type is mapped, and takes no memory before it is read.
+
+        Raises:
+            ModelError: If it cannot be loaded.
+        """
+        own, is_quantized = self._type_of_files(component), "quantization_config" in self.settings(component)
+        if own is None or is_quantized:
+            return Stored(self._load(component), {}, {})
+        if own == self.place(component).dtype:
+            network = self._load(component)
+            return Stored(network, {}, mapped_of(network, own))
+        empty = self.load_empty(component) if self._class_of(component)[0] == "transformers" else self.shell(component)
+        types = {name: tensor.dtype for name, tensor in tensors_of(empty).items()}
+        network = self._load(component, dtype=own)
+        found = stored_of(network, own, types) if tensors_of(network).keys() == types.keys() else None
+        return Stored(self._load(component), {}, {}) if found is None else found
+
+    def _type_of_files(self, component: str) -> torch.dtype | None:
+        """The one type of all numbers with a point in a network's files; None where they have several, or cannot tell."""
+        library, _ = self._class_of(component)
+        place, name = self.place(component), WEIGHTS_NAME if library == "diffusers" else "model.safetensors"
+        file, files = place.find(name), list[Path]()
+        if file is not None:
+            files = [file]
+        elif (index := place.find(f"{name}.index.json")) is not None:
+            files = [place.file(own) for own in files_in_index(index)]
+        return type_of(files)
+
+    def _load(self, component: str, *, dtype: torch.dtype | None = None, **more: Any) -> Any:
         library, class_name = self._class_of(component)
         place, component_class = self.place(component), self.component_class(component)
         has_weights = issubclass(component_class, torch.nn.Module)
         options: dict[str, Any] = {"subfolder": place.subfolder, "revision": place.revision, **more}
         if has_weights:
-            options["torch_dtype" if library == "diffusers" else "dtype"] = place.dtype
+            options["torch_dtype" if library == "diffusers" else "dtype"] = dtype or place.dtype
         try:
             loaded = component_class.from_pretrained(place.path, **options)
         except (OSError, ValueError) as error:
@@ -238,6 +268,10 @@ class Pretrained:
             files = self.weight_files(component) if reading is None or reading.is_leader else []
             fill_from_files(shell, files, device, settle, reading)
         return shell
+
+    def mapped_weights(self, component: str) -> dict[str, torch.Tensor]:
+        """Weights of a denoiser by the names that its files have, whose pages are in memory once for all processes."""
+        return mapped_in(self.weight_files(component))
 
     def weight_files(self, component: str) -> list[Path]:
         """The safetensors files of a denoiser, downloaded if they are on the Hub.

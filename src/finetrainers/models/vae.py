@@ -18,7 +18,11 @@ NORMAL = ("latents_mean", "latents_std")
 
 def load_vae(pretrained: Pretrained) -> Any:
     """Load the VAE onto the host, with what ``memory`` asks for; it decodes latents of any data type in its own."""
-    vae = pretrained.load("vae")
+    return set_up_vae(pretrained.load("vae"), pretrained)
+
+
+def set_up_vae(vae: Any, pretrained: Pretrained) -> Any:
+    """Give a VAE what ``memory`` asks for, and let it decode latents of any data type in its own."""
     if pretrained.memory.vae_tiling:
         vae.enable_tiling()
     if pretrained.memory.vae_slicing:

@@ -16,6 +16,7 @@ from finetrainers.events import EndEvent
 from finetrainers.models import open_model
 from finetrainers.optim.schedules import learning_rate, set_learning_rate
 from finetrainers.training.alarms import Alarms
+from finetrainers.training.alike import check_alike
 from finetrainers.training.announce import announce, announce_miss, announce_replaced
 from finetrainers.training.attention import settle_attention
 from finetrainers.training.auto import Settled, settle
@@ -65,13 +66,14 @@ def train(config: Config, *, callbacks: Sequence[Callback] = ()) -> Result:
     """
     own = Callbacks([*(own() for own in load_callbacks(config)), *callbacks])
     with join(config.parallel, config.train.device) as world:
+        differing = check_alike(world, config)
         check_batch(world.layout, batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
         settled = world.first(lambda: settle(config))
         counted = world.first(lambda: with_counted_steps(settled.config))
         fitted = world.first(lambda: fit(counted, layout=world.layout))
         check_sharing(fitted.config, world.layout)
         with open_session(fitted.config, world, kept="there is no checkpoint yet") as session:
-            _say_epochs(session, config)
+            _say(session, differing, about_epochs(config, session.config))
             return _Run(session, settled, fitted.lines(), own).train()
 
 
@@ -90,17 +92,17 @@ def encode(config: Config) -> None:
             "finetrainers encode would leave nothing; start finetrainers train, or set cache.encode: ahead"
         )
     with join(config.parallel, config.train.device) as world:
+        differing = check_alike(world, config)
         settled = world.first(lambda: settle(config))
         counted = as_recorded(world.first(lambda: with_counted_steps(settled.config)))
         with open_session(counted, world, kept="the cache keeps what is done") as session:
-            _say_epochs(session, config)
+            _say(session, differing, about_epochs(config, session.config))
             _Run(session, settled).encode_all()
 
 
-def _say_epochs(session: Session, asked: Config) -> None:
-    """Say how many steps the epochs are that were asked for, if they were."""
-    said = about_epochs(asked, session.config)
-    if said is not None:
+def _say(session: Session, *warnings: str | None) -> None:
+    """Say how many steps the epochs are that were asked for, and the like."""
+    for said in filter(None, warnings):
         session.warn(said)
 
 

@@ -1,6 +1,6 @@
 """What of a model rests in fewer bits: linear layers of its blocks, each compressed as soon as it is on the device."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -32,11 +32,14 @@ def compressing(kind: str, blocks: Sequence[str]) -> Settle | None:
     return settle
 
 
-def compress_text_encoders(components: Iterable[Any], kind: str, device: torch.device) -> None:
+def compress_text_encoders(
+    components: Iterable[Any], kind: str, device: torch.device, bring: Callable[[str, nn.Module], None] | None = None
+) -> None:
     """Compress the linear layers inside of the blocks of text encoders on a device, one by one; tokenizers stay as they are.
 
     Blocks of transformers' models are those in lists: embeddings, heads and projections behind them are in none. Of each
-    model, layers of another type than the others' stay: those that its class keeps in float32.
+    model, layers of another type than the others' stay: those that its class keeps in float32. Whoever brings a layer to the
+    device is told its name.
     """
     for encoder in components:
         if kind == "none" or not isinstance(encoder, nn.Module):
@@ -45,6 +48,8 @@ def compress_text_encoders(components: Iterable[Any], kind: str, device: torch.d
         for name, layer in list(encoder.named_modules()):
             is_inside = any(name.startswith(f"{own}.") for own in lists)
             if type(layer) is nn.Linear and is_inside and layer.weight.dtype == encoder.dtype:
+                if bring is not None:
+                    bring(name, layer)
                 encoder.set_submodule(name, CompressedLinear(layer.to(device), kind))
 
 
