@@ -30,7 +30,7 @@ class Needed:
         """Whether every packet is needed."""
         return not self._length_bytes or not self._not_shown
 
-    def has(self, packet: Packet) -> bool:
+    def has(self, packet: "Packet[VideoStream]") -> bool:
         """Whether a packet is needed."""
         number = None if packet.pts is None else self._not_shown.get(packet.pts)
         if number is None or not is_for_itself(memoryview(packet), self._length_bytes):
