@@ -55,10 +55,8 @@ class Shapes:
             self._kinds[func] = _kind(func)
         if self._kinds[func] == "writes" and args[0].is_meta:
             return args[0]
-        if (
-            self._kinds[func] == "writes out" and kwargs["out"].is_meta and kwargs["out"].numel()
-        ):  # of none, it is made larger
-            return kwargs["out"]
+        if self._kinds[func] == "writes out" and kwargs["out"].is_meta and kwargs["out"].numel():
+            return kwargs["out"]  # unless it holds nothing: then it is made larger
         key = self._key(func, args, kwargs)
         layout = None if key is None else self._layouts.get(key)
         if layout is not None:

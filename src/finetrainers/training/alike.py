@@ -1,16 +1,13 @@
 """Whether all processes of a run were given the same program and the same configuration."""
 
-import hashlib
 import socket
 from collections.abc import Iterator, Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import finetrainers
 from finetrainers.config import Config
 from finetrainers.distributed.world import World
 from finetrainers.errors import ConfigError
+from finetrainers.training.lock import code_digest
 from finetrainers.training.versions import versions
 
 KEYS_SHOWN = 5
@@ -36,7 +33,7 @@ def check_alike(world: World, config: Config) -> str | None:
     """
     if world.launch.size == 1:
         return None
-    every = world.talk.gather(_Own(socket.gethostname(), versions(), _code(), config.model_dump(mode="json")))
+    every = world.talk.gather(_Own(socket.gethostname(), versions(), code_digest(), config.model_dump(mode="json")))
     first, warning = every[0], None
     for rank, own in enumerate(every):
         who, where = f"process {rank} (on {own.host})", f"process 0 (on {first.host})"
@@ -53,15 +50,6 @@ def check_alike(world: World, config: Config) -> str | None:
             shown = ", ".join(keys[:KEYS_SHOWN]) + ", ..." * (len(keys) > KEYS_SHOWN)
             warning = f"{who} was given another configuration ({shown}); that of process 0 counts"
     return warning
-
-
-@cache
-def _code() -> str:
-    """Hash the source files of this package."""
-    root, digest = Path(finetrainers.__file__).parent, hashlib.blake2b(digest_size=8)
-    for file in sorted(root.rglob("*.py")):
-        digest.update(f"{file.relative_to(root)}\n".encode() + file.read_bytes())
-    return digest.hexdigest()
 
 
 def _differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
