@@ -80,8 +80,10 @@ class Place:
                 )
             return found
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
-            where = f"a folder that exists (from {Path.cwd()})"
-            raise ModelError(f"model path {self.path!r} is neither {where} nor a Hub id such as user/name")
+            seen_from = "" if Path(self.path).is_absolute() else f" (from {Path.cwd()})"
+            raise ModelError(
+                f"model path {self.path!r} is neither a folder that exists{seen_from} nor a Hub id such as user/name"
+            )
         from huggingface_hub import hf_hub_download
 
         try:
