@@ -323,7 +323,7 @@ MUTATIONS = (
     Mutation("the VAE decodes beside the denoiser", "memory/residency.py", "for name in self.on_device.difference(names):", "for name in ():", "memory/test_residency.py::test_encoders_are_never_beside_the_denoiser"),
     Mutation("the VAE is loaded for each validation", "training/prepare.py", "drawing = (\"vae\", ", "drawing = (", "memory/test_residency.py::test_encoders_are_never_beside_the_denoiser"),
     Mutation("an expert that does not train is loaded for each validation", "training/prepare.py", ", *model.denoisers.frozen) if requests", ") if requests", "memory/test_residency.py::test_of_two_experts_the_one_that_draws_is_alone"),
-    Mutation("blocks that wait on the host come along to the device", "memory/residency.py", "if name in names], device)", "], device)", "memory/test_residency.py::test_only_what_was_on_the_device_comes_back"),
+    Mutation("blocks that wait on the host come along to the device", "memory/waiting.py", "if name in names and (tensor", "if (tensor", "memory/test_residency.py::test_only_what_was_on_the_device_comes_back"),
     Mutation("what a class keeps in float32 is loaded in bfloat16", "models/weights.py", "torch.float32 if kept.intersection(name.split(\".\")) else dtype", "dtype", "models/test_weights.py::test_a_filled_shell_is_what_diffusers_loads"),
     Mutation("a tensor that the files lack stays without memory", "models/weights.py", "    if missing:\n        where", "    if False:\n        where", "models/test_weights.py::test_what_is_missing_or_of_another_shape_is_named"),
     # Blocks.
@@ -368,7 +368,7 @@ MUTATIONS = (
     # Weights that several processes share.
     Mutation("gradients of shared weights are means", "distributed/parallelize.py", "set_gradient_divide_factor(1.0)", "set_gradient_divide_factor(2.0)", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
     Mutation("gathered weights are those of before an average was put in their place", "optim/update.py", "            self._sharing.let_go()\n", "            pass\n", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
-    Mutation("shared weights that have moved are gathered from where they were", "memory/residency.py", "        component._apply(function)", "        nn.Module._apply(component, function)", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
+    Mutation("shared weights that have moved are gathered from where they were", "memory/waiting.py", "        component._apply(function)", "        nn.Module._apply(component, function)", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
     Mutation("weights that train are rounded where they are shared", "distributed/parallelize.py", "            value = value.float()\n", "            pass\n", "distributed/test_shards.py::test_two_processes_with_half_of_the_weights_take_the_steps_of_one"),
     Mutation("each process of a host reads all files", "training/build.py", "None if world.is_alone else SharedReading(world)", "None", "distributed/test_shards.py::test_one_process_of_a_host_reads_and_none_ever_holds_all_blocks"),
     Mutation("a device holds all blocks before they are shared out", "training/build.py", "        settle = ToShards(blocks, mesh, settle)\n", "        pass\n", "distributed/test_shards.py::test_one_process_of_a_host_reads_and_none_ever_holds_all_blocks"),

@@ -133,7 +133,7 @@ def test_a_bad_sample_of_a_later_chapter_stops_the_run_with_a_checkpoint(base: T
     folder = write_shards(tmp_path / "a", 4, 3, bad=3)
     first = base["data"][0]
     tree = merged(base, {"output_dir": str(tmp_path / "run"), "data": [{**first, "path": str(folder)}]})
-    with pytest.raises(DataError, match=r"bad samples"):
+    with pytest.raises(DataError, match=r"1 bad sample:"):
         train(config_of(tree))
     taken = [event["step"] for event in events_of(tmp_path / "run") if event["event"] == "step"]
     saved = [event["step"] for event in events_of(tmp_path / "run") if event["event"] == "checkpoint"]
