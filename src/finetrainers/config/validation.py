@@ -68,6 +68,11 @@ class ValidationConfig(Section):
             )
         return value
 
+    @property
+    def prompts_file(self) -> Path | None:
+        """The file of prompts, where they are not listed."""
+        return self.prompts if isinstance(self.prompts, Path) else None
+
     @model_validator(mode="after")
     def _one_source(self) -> "ValidationConfig":
         if self.held_out and self.data:

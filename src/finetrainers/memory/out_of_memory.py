@@ -4,7 +4,6 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -81,8 +80,7 @@ def helpful(config: Config, doing: Doing) -> Iterator[Setting]:
     if doing in ("encoding", "validating", "sampling") and not memory.vae_tiling:
         yield Setting("memory.vae_tiling", "false", "true")
     if doing == "validating" and config.validation.prompts is not None:
-        prompts = config.validation.prompts
-        what = prompts if isinstance(prompts, Path) else "of the size of the first bucket"
+        what = config.validation.prompts_file or "of the size of the first bucket"
         yield Setting("validation.prompts", what, "a file with a smaller height, width or num_frames")
     if doing in ("training", "encoding"):
         for index, data in enumerate(config.data):

@@ -53,14 +53,16 @@ def read_prompts(
     Raises:
         ConfigError: If the file cannot be read, or naming the prompt and the key that are wrong.
     """
-    named, folder = (str(given), given.parent) if isinstance(given, Path) else ("the list", Path())
-    rows = _rows(given) if isinstance(given, Path) else [{"prompt": text} for text in given]
+    if isinstance(given, Path):
+        named, rows = str(given), [(f"{given}, prompt {number}", row) for number, row in enumerate(_rows(given), 1)]
+    else:
+        named, rows = "the list", [(f"validation.prompts.{number}", {"prompt": text}) for number, text in enumerate(given)]
     if not rows:
         raise ConfigError(f"validation.prompts: {named} has no prompts")
     requests = []
-    for number, row in enumerate(rows, 1):
-        where = f"{named}, prompt {number}" if isinstance(given, Path) else f"validation.prompts.{number - 1}"
-        prompt = _beside(parse_prompt(row, where), folder)
+    for where, row in rows:
+        prompt = parse_prompt(row, where)
+        prompt = _beside(prompt, given.parent) if isinstance(given, Path) else prompt  # a text names no files
         requests.append(_request(prompt, where, model, size, takes_control=takes_control, takes_references=takes_references))
     return requests
 

@@ -40,9 +40,7 @@ def check_alike(world: World, config: Config) -> str | None:
         for name in sorted(first.versions.keys() | own.versions.keys()):
             one, other = (each.versions.get(name, "none") for each in (first, own))
             if one != other:
-                raise ConfigError(
-                    f"{name}: {who} has {other}, and process 0 (on {first.host}) {one}; install the same on all"
-                )
+                raise ConfigError(f"{name}: {who} has {other}, and {where} {one}; install the same on all")
         if own.code != first.code:
             raise ConfigError(f"finetrainers: {who} has other source files than {where}; install the same on all hosts")
         keys = list(_differences(first.config, own.config))

@@ -115,8 +115,8 @@ def packages() -> dict[str, str]:
 def files_of(config: Config) -> dict[str, str]:
     """Hashes of files that belong to the run besides its data: code of the user's own, and the prompts."""
     found = digests_of(config)
-    if isinstance(config.validation.prompts, Path):  # prompts in the configuration are of it
-        found["validation.prompts"] = hash_file(config.validation.prompts).hex()
+    if config.validation.prompts_file is not None:
+        found["validation.prompts"] = hash_file(config.validation.prompts_file).hex()
     return found
 
 

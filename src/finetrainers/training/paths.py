@@ -28,8 +28,8 @@ def absolute(config: Config) -> Config:
     for data, section in zip(tree["data"], config.data, strict=True):
         if section.has_random_views:  # how many is a default that could change while the run goes on
             data["views"] = section.num_views
-    if isinstance(config.validation.prompts, Path):
-        tree["validation"]["prompts"] = _full(config.validation.prompts)
+    if config.validation.prompts_file is not None:
+        tree["validation"]["prompts"] = _full(config.validation.prompts_file)
     if config.tuning.start_from is not None:
         tree["tuning"]["start_from"] = _full(config.tuning.start_from)
     _make_code_absolute(tree)
@@ -100,8 +100,7 @@ def places(config: Config) -> dict[str, Path]:
         for index, data in enumerate(sets):
             found |= {f"{name}.{index}.path": data.path, f"{name}.{index}.control_path": data.control_path}
             found |= {f"{name}.{index}.folders.{stream}": folder for stream, folder in data.folders.items()}
-    prompts = config.validation.prompts if isinstance(config.validation.prompts, Path) else None
-    found |= {"validation.prompts": prompts, "tuning.start_from": config.tuning.start_from}
+    found |= {"validation.prompts": config.validation.prompts_file, "tuning.start_from": config.tuning.start_from}
     if is_folder(config.model.path):
         found["model.path"] = config.model.path
     return {key: Path(place) for key, place in found.items() if place is not None and not _has_address(str(place))}

@@ -120,7 +120,7 @@ def _but_items(names: list[str]) -> list[str]:
 def _facts_of(names: Iterable[str], folder: int) -> "array[int]":
     """Size, time of change, that of the inode, and its number: whatever is done to a file, one of them is another.
 
-    By names in an open folder, which takes half of the time that paths take, or the entries of a listing.
+    By names in an open folder, which takes half of the time that paths take.
     """
     facts, left = array("q"), iter(names)
     while True:
