@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 # Before any import that reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -81,6 +82,19 @@ def unsynced() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish() -> None:
+    """Let later collections pass over what a test has imported, too: each run has some ten of them."""
+    if len(sys.modules) > num_modules[0]:
+        gc.collect()
+        gc.freeze()
+        num_modules[0] = len(sys.modules)
+
+
+num_modules = [0]
+"""How many were imported when the collector last learnt of them."""
 
 
 def made(family: str, directory: Path, variant: str | None = None) -> Path:
