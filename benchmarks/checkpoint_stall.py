@@ -16,7 +16,7 @@ from torch import nn
 
 from finetrainers.config import TrainConfig
 from finetrainers.optim.update import Update
-from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
 from finetrainers.training.trainer import Trainer
 
 WIDTH = 1024

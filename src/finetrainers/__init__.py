@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from finetrainers.sampling.video import write_video as write_video
     from finetrainers.training.callbacks import Callback as Callback
     from finetrainers.training.run import Result as Result, encode as encode, train as train
-    from finetrainers.training.trackers import Tracker as Tracker
+    from finetrainers.training.track.trackers import Tracker as Tracker
     from finetrainers.training.trainer import Metrics as Metrics, Trainer as Trainer
 
 __version__ = "1.0.0.dev0"

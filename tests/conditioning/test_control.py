@@ -38,7 +38,7 @@ from finetrainers.training.objective import build_objective
 from finetrainers.training.paths import absolute
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
-from finetrainers.training.validate import HeldOut
+from finetrainers.training.validation.validate import HeldOut
 from finetrainers.training.windows import encode_steps
 
 GRAY = {"kind": "channel_concat", "signal": "gray"}

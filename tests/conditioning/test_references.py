@@ -28,8 +28,8 @@ from finetrainers.sampling.sampler import Sampler
 from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
 from finetrainers.testing.references import show
 from finetrainers.training.build import build_trainer
-from finetrainers.training.card import Card, write_card
-from finetrainers.training.checks import check_conditioning
+from finetrainers.training.cards.card import Card, write_card
+from finetrainers.training.checks.parts import check_conditioning
 from finetrainers.training.directory import run_directory
 from finetrainers.training.export import export_facts, export_weights
 from finetrainers.training.objective import build_objective

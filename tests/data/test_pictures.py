@@ -36,8 +36,8 @@ from finetrainers.errors import ConfigError, DataError
 from finetrainers.files.whole import hash_file
 from finetrainers.models import open_model
 from finetrainers.training import prepare as prepare_module
-from finetrainers.training.announce import about_data
-from finetrainers.training.checks import check_mirrors
+from finetrainers.training.checks.parts import check_mirrors
+from finetrainers.training.console.announce import about_data
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.windows import encode_steps

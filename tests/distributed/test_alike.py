@@ -11,7 +11,7 @@ from runs import Tree, config_of, flux_tree, merged
 from finetrainers.config.parallel import ParallelConfig
 from finetrainers.distributed.world import join
 from finetrainers.errors import ConfigError
-from finetrainers.training import alike
+from finetrainers.training.checks import alike
 from finetrainers.training.versions import versions
 
 

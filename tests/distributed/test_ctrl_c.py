@@ -20,7 +20,7 @@ from finetrainers.cli.status import INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE
 from finetrainers.config import dump_config
 from finetrainers.distributed.ending import SAID_BY_EACH, STATUS_FOLDER, is_first_to_say, processes, record_process
 from finetrainers.distributed.started import start_time
-from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
 from finetrainers.training.signals import STOPPING_SOON
 
 SECONDS = 300.0

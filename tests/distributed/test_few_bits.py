@@ -19,7 +19,7 @@ from finetrainers.errors import CheckpointError
 from finetrainers.memory.waiting import replace_tensors
 from finetrainers.optim.optimizers import build_optimizer
 from finetrainers.optim.update import Update
-from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
 from finetrainers.training.trainer import Trainer
 
 NAMES = ("adamw_8bit", "adamw_4bit", "adamw_fp8")

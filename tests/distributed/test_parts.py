@@ -19,10 +19,10 @@ from finetrainers.distributed.parts import own_part, whole
 from finetrainers.distributed.world import World, alone, join
 from finetrainers.errors import CheckpointError
 from finetrainers.optim.update import Update
-from finetrainers.training import staging
 from finetrainers.training.background import Background
-from finetrainers.training.checkpoint import Checkpoints
-from finetrainers.training.state import leaves
+from finetrainers.training.checkpoint import staging
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
+from finetrainers.training.checkpoint.state import leaves
 from finetrainers.training.trainer import Trainer
 
 SIZES = (7, 5, 2)

@@ -27,7 +27,7 @@ from finetrainers.memory.waiting import replace_tensors
 from finetrainers.models import weights as weights_module
 from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
 from finetrainers.training.build import build_batches, build_trainer
-from finetrainers.training.sharing import check_sharing
+from finetrainers.training.checks.sharing import check_sharing
 from finetrainers.training.trainer import Trainer
 from finetrainers.tuning import build_tuning
 

@@ -168,7 +168,7 @@ def test_what_one_process_finds_bad_all_leave_out(tree: Tree, tmp_path: Path) ->
 
 def lose_items(file: str) -> int:
     """Train; the second process deletes the cache after the first step."""
-    from finetrainers.training.track import StepLog
+    from finetrainers.training.track.track import StepLog
 
     log = StepLog.__call__
 

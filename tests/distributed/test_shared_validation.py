@@ -85,7 +85,7 @@ def test_any_number_of_prompts_on_any_number_of_processes(tree: Tree, tmp_path: 
 
 def end_in_step(file: str, step: int) -> int:
     """Train, with a signal to the second process at some step of a validation; return how many it took, and the status."""
-    from finetrainers.training.pace import Pace
+    from finetrainers.training.validation.pace import Pace
 
     between, calls = Pace.between, 0
 
@@ -103,7 +103,7 @@ def end_in_step(file: str, step: int) -> int:
 
 def hang_in_a_draw(file: str, begun: Path) -> int:
     """Train; each layer of the denoiser takes long while a sample is drawn."""
-    from finetrainers.training.pace import Pace
+    from finetrainers.training.validation.pace import Pace
 
     within, calls = Pace.within, 0
 

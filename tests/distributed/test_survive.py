@@ -20,7 +20,7 @@ from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pic
 from finetrainers import train
 from finetrainers.cli.status import INTERRUPTED, USER_ERROR
 from finetrainers.config import dump_config
-from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
 
 SECONDS = 300.0
 """In which what takes seconds has happened, also where others use the machine."""

@@ -21,7 +21,7 @@ from finetrainers.distributed.world import World, join
 from finetrainers.memory.waiting import replace_tensors
 from finetrainers.optim.optimizers import OF_WHOLE_WEIGHTS, build_optimizer
 from finetrainers.optim.update import Update
-from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
 from finetrainers.training.plan.scale import traffic_of_step, units_of
 from finetrainers.training.trainer import Trainer
 

@@ -22,7 +22,7 @@ from finetrainers.models import adapters, open_model
 from finetrainers.sampling.prompts import read_prompts
 from finetrainers.testing import CHECKS
 from finetrainers.testing.references import REFERENCE_CHECKS
-from finetrainers.training.checks import check_buckets, check_computation, check_conditioning
+from finetrainers.training.checks.parts import check_buckets, check_computation, check_conditioning
 from finetrainers.training.objective import build_objective
 
 ROOT = Path(__file__).parents[2]

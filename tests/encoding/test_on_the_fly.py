@@ -23,7 +23,7 @@ from finetrainers.distributed.board import Place
 from finetrainers.encoding.encoder import Encoder
 from finetrainers.encoding.shares import Found
 from finetrainers.errors import DataError
-from finetrainers.training.track import StepLog
+from finetrainers.training.track.track import StepLog
 
 LOSSES = ("loss", "grad_norm")
 BREAKS = "03.png"
@@ -216,7 +216,7 @@ def test_streamed_sets_are_encoded_on_the_fly(tiny_flux: Path, tmp_path: Path, c
 
 def run_forgetting(file: str, log: Path) -> int:
     """Train; the second process loses all it holds whenever a validation has looked whether it is there."""
-    import finetrainers.training.validate as validate
+    import finetrainers.training.validation.validate as validate
 
     rank, look, made, make = os.environ["RANK"], validate.encode_for_validation, list[MemoryCache](), MemoryCache.__init__
     MemoryCache.__init__ = lambda self: (make(self), made.append(self))[0]  # type: ignore[method-assign, assignment]

@@ -15,7 +15,7 @@ from finetrainers.export.saved import check_saved
 from finetrainers.export.source import open_source
 from finetrainers.files.whole import damage
 from finetrainers.models import open_model
-from finetrainers.training.checks import check_tuning
+from finetrainers.training.checks.parts import check_tuning
 
 LORA: Tree = {"kind": "lora", "rank": 4, "alpha": 8}
 

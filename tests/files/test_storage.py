@@ -26,7 +26,7 @@ from finetrainers.data.catalog.memo import Fact, Memo
 from finetrainers.events import WarningEvent
 from finetrainers.files.storage import storage_errors
 from finetrainers.files.whole import whole_directory, write_whole
-from finetrainers.training.sinks import EventLog
+from finetrainers.training.track.sinks import EventLog
 
 needs_permissions = pytest.mark.skipif(
     os.geteuid() == 0 and sys.platform != "linux", reason="root may write everywhere, and cannot give up that right alone"
@@ -261,7 +261,7 @@ def test_a_full_disk_in_the_events_ends_the_run_with_one_message(
         log._out = open("/dev/full", "ab", buffering=0)  # noqa: PTH123, SIM115 - the log closes it
         return log
 
-    monkeypatch.setattr("finetrainers.training.track.EventLog", fill)
+    monkeypatch.setattr("finetrainers.training.track.track.EventLog", fill)
     with pytest.raises(StorageError, match=rf"^{tmp_path}/run/events.jsonl cannot be written: No space"):
         train(config_of(merged(tree, {"output_dir": str(tmp_path / "run")})))
 

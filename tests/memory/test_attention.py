@@ -30,7 +30,7 @@ from finetrainers.memory.dense import _Whole
 from finetrainers.models import open_model
 from finetrainers.models.facts import TextFacts
 from finetrainers.models.padding import trim_padding
-from finetrainers.training.checks import check_computation
+from finetrainers.training.checks.parts import check_computation
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

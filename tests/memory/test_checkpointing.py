@@ -15,7 +15,7 @@ from finetrainers.config import CompileConfig
 from finetrainers.errors import ConfigError
 from finetrainers.memory.checkpointing import Checkpointing
 from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
-from finetrainers.training.checks import check_tuning
+from finetrainers.training.checks.parts import check_tuning
 
 Subjects = Callable[[str], ModelUnderTest]
 

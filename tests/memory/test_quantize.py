@@ -24,7 +24,7 @@ from finetrainers.memory.quantize.layer import CompressedLinear
 from finetrainers.models import open_model
 from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
 from finetrainers.training.build import build_trainer
-from finetrainers.training.track import StepLog
+from finetrainers.training.track.track import StepLog
 from finetrainers.training.trainer import Trainer
 from finetrainers.tuning import build_tuning
 

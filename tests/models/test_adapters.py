@@ -21,7 +21,7 @@ from finetrainers.models.vae import latent_statistics
 from finetrainers.testing import CHECKS, make_tiny
 from finetrainers.testing.model_under_test import ModelUnderTest
 from finetrainers.testing.tiny import FACTORIES
-from finetrainers.training.checks import check_tuning
+from finetrainers.training.checks.parts import check_tuning
 
 VARIANTS = [(family, variant) for family, variants in FACTORIES.items() for variant in variants]
 

@@ -19,9 +19,9 @@ from finetrainers.models.noise import timestep_of
 from finetrainers.models.vae import encode_pixels
 from finetrainers.objectives.diffusion import Diffusion
 from finetrainers.testing import ModelUnderTest
-from finetrainers.training.checks import check_buckets, check_computation
+from finetrainers.training.checks.parts import check_buckets, check_computation
 from finetrainers.training.objective import build_objective
-from finetrainers.training.validate import HeldOut
+from finetrainers.training.validation.validate import HeldOut
 
 Tiny = Callable[[str, str], Path]
 TIMESTEPS = torch.tensor([0, 1, 499, 998, 999])

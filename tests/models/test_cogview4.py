@@ -17,7 +17,7 @@ from finetrainers.models import Model, Request, open_model
 from finetrainers.models.cogview4 import LENGTH, CogView4
 from finetrainers.models.noise import ResolutionShift, shift_sigma
 from finetrainers.sampling.sampler import Sampler
-from finetrainers.training.checks import check_computation
+from finetrainers.training.checks.parts import check_computation
 from finetrainers.training.objective import build_objective
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from finetrainers.errors import ConfigError
 from finetrainers.models import Model, open_model
 from finetrainers.testing.model_under_test import FULL, LORA, ModelUnderTest
 from finetrainers.testing.tiny_wan import WAN
-from finetrainers.training.checks import check_computation
+from finetrainers.training.checks.parts import check_computation
 
 Tiny = Callable[[str, str], Path]
 SIZE = (5, 32, 32)

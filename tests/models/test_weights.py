@@ -23,7 +23,7 @@ from finetrainers.export.source import component_settings
 from finetrainers.models import Model, open_model
 from finetrainers.models.weights import _stored
 from finetrainers.testing.tiny import FACTORIES
-from finetrainers.training.checks_files import check_files, check_start_fits
+from finetrainers.training.checks.files import check_files, check_start_fits
 from finetrainers.training.plan.encoders import text_passes
 from finetrainers.training.rehearse.twin_model import write_twin
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from finetrainers.config.optim import OwnOptimizer
 from finetrainers.optim.state import tensors_of
 from finetrainers.testing.contract import ModelUnderTest
-from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
 from finetrainers.training.trainer import Trainer
 
 STEPS = 4

@@ -20,7 +20,7 @@ from finetrainers.optim.optimizers import EXTRAS, build_optimizer, check_optimiz
 from finetrainers.optim.schedules import build_schedule, learning_rate
 from finetrainers.optim.state import load_optimizer_state, optimizer_state, tensors_of
 from finetrainers.optim.update import Update
-from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
 from finetrainers.training.trainer import Trainer
 
 LR = {

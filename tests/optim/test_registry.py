@@ -18,8 +18,8 @@ from finetrainers.optim.registry import UNFIT
 from finetrainers.optim.schedules import build_schedule
 from finetrainers.optim.state import tensors_of
 from finetrainers.optim.update import Update
-from finetrainers.training.staging import write_state
-from finetrainers.training.state import load_into, read_state
+from finetrainers.training.checkpoint.staging import write_state
+from finetrainers.training.checkpoint.state import load_into, read_state
 
 pytorch_optimizer = pytest.importorskip("pytorch_optimizer")
 REFUSED = {name: reason for reason, names in UNFIT.items() for name in names}

@@ -38,7 +38,7 @@ from finetrainers.training import record
 from finetrainers.training.data_sheet import SHEET_FOLDER
 from finetrainers.training.report_page import ReportPage
 from finetrainers.training.session import open_session
-from finetrainers.training.track import StepLog
+from finetrainers.training.track.track import StepLog
 from finetrainers.training.trainer import Metrics, Trainer
 
 VOID = {"meta", "img", "input", "path", "circle", "br"}

@@ -21,7 +21,7 @@ from finetrainers.runs.inside import files_below, inside
 from finetrainers.runs.log import BLOCK_BYTES, read_back
 from finetrainers.runs.validations import best
 from finetrainers.training.directory import run_directory
-from finetrainers.training.outcomes import best_step
+from finetrainers.training.validation.outcomes import best_step
 
 
 def make_run(root: Path, *events: dict[str, Any]) -> RunFolder:

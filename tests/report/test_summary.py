@@ -23,9 +23,9 @@ from finetrainers.runs.report.facts import device_sentence, task_of, time_senten
 from finetrainers.runs.summary import summary_of
 from finetrainers.training.check.page import as_text
 from finetrainers.training.check.run import check
-from finetrainers.training.console import Training
-from finetrainers.training.console_bar import State, as_time
-from finetrainers.training.console_lines import run_lines
+from finetrainers.training.console.bar import State, as_time
+from finetrainers.training.console.console import Training
+from finetrainers.training.console.lines import run_lines
 from finetrainers.training.report import read_events
 from finetrainers.ui.site import size
 

@@ -15,9 +15,9 @@ from runs import config_of
 from finetrainers.events import ValidationEvent
 from finetrainers.sampling.sampler import write_video
 from finetrainers.training.report import read_events
-from finetrainers.training.sinks import RunTracker, TensorBoard
-from finetrainers.training.track import begin_trackers, build_tracker
-from finetrainers.training.tracked_samples import small_gif
+from finetrainers.training.track.samples import small_gif
+from finetrainers.training.track.sinks import RunTracker, TensorBoard
+from finetrainers.training.track.track import begin_trackers, build_tracker
 
 PROMPTS = ["a <b>red</b> square", "it moves"]
 
@@ -73,7 +73,7 @@ def test_trackers_get_samples_with_their_prompts(module: str, validation: Path, 
 def test_trackers_take_what_they_are_given(module: str, validation: Path) -> None:
     """The packages themselves: names of classes and of arguments."""
     library = pytest.importorskip(module)
-    from finetrainers.training.tracked_samples import drawn, media_of
+    from finetrainers.training.track.samples import drawn, media_of
 
     made = media_of(library, drawn(validation))
     assert [type(one).__name__.lower().removeprefix("trackio") for one in made.values()] == ["image", "video"]

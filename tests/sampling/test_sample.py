@@ -68,7 +68,7 @@ def test_a_terminal_shows_how_many_samples_are_done_and_a_file_nothing(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_shown: bool
 ) -> None:
     """The bar goes when they are: the names of the files say what was made."""
-    monkeypatch.setattr("finetrainers.training.console_bar.is_terminal", lambda: is_shown)
+    monkeypatch.setattr("finetrainers.training.console.bar.is_terminal", lambda: is_shown)
     words = ["--num-inference-steps", "1", "--device", "cpu", "--output", str(tmp_path), "--prompt", "a", "--prompt", "b"]
     assert main(["sample", str(run), *words]) == 0
     told = capsys.readouterr()

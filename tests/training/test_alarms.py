@@ -28,7 +28,7 @@ from finetrainers.training.alarm_rules import (
     never_learnt,
 )
 from finetrainers.training.alarms import Alarms
-from finetrainers.training.track import Sinks
+from finetrainers.training.track.track import Sinks
 from finetrainers.training.trainer import Asked, Metrics
 
 # -- rules ------------------------------------------------------------------------------------------------------------

@@ -18,13 +18,13 @@ from finetrainers.errors import ConfigError
 from finetrainers.models import Model, open_model
 from finetrainers.sampling.prompts import usual_size
 from finetrainers.testing.real_sizes import write_published
-from finetrainers.training.announce import about_own_rate
 from finetrainers.training.auto import settle, settle_for
 from finetrainers.training.bench.run import Measuring, bench
+from finetrainers.training.checks.same_run import check_same_run
+from finetrainers.training.console.announce import about_own_rate
 from finetrainers.training.inspect.look import Inspecting, inspect
 from finetrainers.training.native_sizes import are_native
 from finetrainers.training.plan.run import Asked, plan
-from finetrainers.training.same_run import check_same_run
 
 FIGURES = {  # of each model: rate of LoRA, rate of all weights, rank, alpha
     "FLUX.1 dev": (1e-4, 1e-5, 32, 32),

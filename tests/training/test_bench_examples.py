@@ -17,7 +17,7 @@ from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.models import open_model
 from finetrainers.training.bench.compare import BUILT_IN, read_sets
 from finetrainers.training.bench.operations import step_tflop
-from finetrainers.training.checks import check_buckets, check_computation, check_tuning
+from finetrainers.training.checks.parts import check_buckets, check_computation, check_tuning
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "examples/bench").glob("*.yaml"))

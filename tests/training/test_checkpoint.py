@@ -20,7 +20,7 @@ from finetrainers.files.whole import MANIFEST, damage, whole_directory
 from finetrainers.optim.optimizers import build_optimizer
 from finetrainers.optim.update import Update
 from finetrainers.sampling.sample import find_weights
-from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
 from finetrainers.training.trainer import Trainer
 
 

@@ -10,7 +10,7 @@ import torch
 from finetrainers.config import parse_config
 from finetrainers.errors import ConfigError
 from finetrainers.models import open_model
-from finetrainers.training.checks_context import check_context
+from finetrainers.training.checks.context import check_context
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 FLASH = {"train": "_native_flash", "validate": "_native_flash"}

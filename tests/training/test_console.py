@@ -26,9 +26,9 @@ from finetrainers.events import (
     WarningEvent,
 )
 from finetrainers.events.read import read_event
-from finetrainers.training import console_bar
-from finetrainers.training.console import Console, Training
-from finetrainers.training.console_bar import Bars, Part, State, as_time, lay_out
+from finetrainers.training.console import bar as console_bar
+from finetrainers.training.console.bar import Bars, Part, State, as_time, lay_out
+from finetrainers.training.console.console import Console, Training
 
 ROOT = Path(__file__).parents[2]
 WIDTHS = (40, 80, 120)

@@ -11,8 +11,8 @@ from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pic
 
 from finetrainers import ConfigError, train
 from finetrainers.config import dump_config
-from finetrainers.training.outcomes import best_step, num_worse
-from finetrainers.training.validate import HeldOut, HeldOutLoss
+from finetrainers.training.validation.outcomes import best_step, num_worse
+from finetrainers.training.validation.validate import HeldOut, HeldOutLoss
 
 
 def test_the_best_step_is_the_first_of_the_lowest_and_never_the_baseline() -> None:

@@ -26,8 +26,8 @@ from finetrainers.events.report import RunReport
 from finetrainers.files.whole import MANIFEST, whole_directory
 from finetrainers.models import open_model
 from finetrainers.runs.outputs import Sample
-from finetrainers.training.card import Card, remove_card, write_card
-from finetrainers.training.cards import Cards
+from finetrainers.training.cards.card import Card, remove_card, write_card
+from finetrainers.training.cards.cards import Cards
 from finetrainers.training.report import read_events, write_report
 from finetrainers.tuning import build_tuning
 from finetrainers.tuning.base import ExportFacts

@@ -14,10 +14,10 @@ from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pic
 
 from finetrainers import train
 from finetrainers.errors import CheckpointError, Interrupted, NonFiniteError
-from finetrainers.training.checkpoint import Checkpoints
-from finetrainers.training.saving import Saver
-from finetrainers.training.staging import Staged
-from finetrainers.training.track import StepLog
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
+from finetrainers.training.checkpoint.saving import Saver
+from finetrainers.training.checkpoint.staging import Staged
+from finetrainers.training.track.track import StepLog
 
 PATIENCE_SECONDS = 60
 

@@ -12,7 +12,7 @@ from finetrainers import DataError, encode, train
 from finetrainers.data.cache import writing
 from finetrainers.data.cache.leases import oldest_lease
 from finetrainers.data.cache.store import Cache
-from finetrainers.training.track import StepLog
+from finetrainers.training.track.track import StepLog
 
 LOSSES = ("loss", "grad_norm")
 

@@ -15,9 +15,9 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from finetrainers.distributed.parts import Box
 from finetrainers.errors import CheckpointError
-from finetrainers.training import staging as module
-from finetrainers.training.staging import combined, stage, write_state
-from finetrainers.training.state import load_into, read_state
+from finetrainers.training.checkpoint import staging as module
+from finetrainers.training.checkpoint.staging import combined, stage, write_state
+from finetrainers.training.checkpoint.state import load_into, read_state
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
 

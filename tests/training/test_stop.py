@@ -18,8 +18,8 @@ from finetrainers import Interrupted, train
 from finetrainers.cli.entry import main
 from finetrainers.cli.status import INTERRUPTED, STOPPED_AT_ONCE
 from finetrainers.config import dump_config
-from finetrainers.training.checkpoint import Checkpoints
-from finetrainers.training.saving import SAVE_FILE
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
+from finetrainers.training.checkpoint.saving import SAVE_FILE
 from finetrainers.training.signals import STOPPING_SOON
 from finetrainers.training.trainer import Trainer
 

@@ -18,7 +18,7 @@ from finetrainers.events.words import as_steps
 from finetrainers.runs.report.data import sentence
 from finetrainers.training.check.page import as_text
 from finetrainers.training.check.run import check
-from finetrainers.training.console_lines import run_lines
+from finetrainers.training.console.lines import run_lines
 from finetrainers.training.inspect.look import Inspecting, inspect
 from finetrainers.training.rehearse.run import Rehearsing, rehearse
 

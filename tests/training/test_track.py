@@ -39,10 +39,10 @@ from finetrainers.events import (
     read_event,
 )
 from finetrainers.files.whole import to_json
-from finetrainers.training.console import Console
+from finetrainers.training.console.console import Console
 from finetrainers.training.report import read_events
-from finetrainers.training.sinks import EventLog, curves
-from finetrainers.training.track import Sinks, StepLog, begin_trackers, build_tracker, check_trackers
+from finetrainers.training.track.sinks import EventLog, curves
+from finetrainers.training.track.track import Sinks, StepLog, begin_trackers, build_tracker, check_trackers
 from finetrainers.training.trainer import Asked, Metrics
 
 SCHEMA = json.loads((Path(finetrainers.__file__).parent / "training/events.schema.json").read_text())
@@ -228,7 +228,7 @@ TRACKED = """
     from pathlib import Path
     from finetrainers.config import load_config
     from finetrainers.events import StageEvent, StepEvent, ValidationEvent
-    from finetrainers.training.track import begin_trackers, build_tracker
+    from finetrainers.training.track.track import begin_trackers, build_tracker
     config = load_config(sys.argv[1])
     config.output_dir.mkdir()
     tracker = build_tracker(config)

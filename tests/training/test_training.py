@@ -18,7 +18,7 @@ from runs import Tree, adapter_file, config_of, curve, events_of, flux_tree, mer
 from safetensors.torch import load_file
 
 from finetrainers import CheckpointError, ConfigError, DataError, Interrupted, NonFiniteError, StorageError, train
-from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
 
 LOSSES = ("loss", "grad_norm")
 
@@ -148,7 +148,7 @@ def stop_after(step: int) -> Any:
     """Log as ever, and send this process a SIGTERM after a step."""
     import signal
 
-    from finetrainers.training.track import StepLog
+    from finetrainers.training.track.track import StepLog
 
     log = StepLog.__call__
 
@@ -622,7 +622,7 @@ def test_a_signal_while_validating_saves_the_trained_weights(
     """Not after all samples are drawn, and not the averaged weights that are in the denoiser just then."""
     import signal
 
-    from finetrainers.training.validate import HeldOut
+    from finetrainers.training.validation.validate import HeldOut
 
     own_data = [{"path": str(Path(base["data"][0]["path"]).with_name("held-out")), "buckets": [[1, 64, 64]]}]
     validation = {"data": own_data, "noise_levels": 1, "every": 2}
@@ -820,7 +820,7 @@ BREAKS = {  # place -> (what breaks, at which call, its error, steps that were t
         3,
     ),
     "backward pass": ("torch.Tensor.backward", 4, RuntimeError("a defect"), 3),
-    "validation": ("finetrainers.training.validate.HeldOut._losses", 9, RuntimeError("a defect"), 2),
+    "validation": ("finetrainers.training.validation.validate.HeldOut._losses", 9, RuntimeError("a defect"), 2),
     "log": ("finetrainers.training.run.StepLog.__call__", 3, OSError(28, "No space left on device"), 3),
     "Ctrl-C elsewhere": ("finetrainers.training.run.StepLog.__call__", 3, KeyboardInterrupt(), 3),
 }

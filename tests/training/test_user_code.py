@@ -19,8 +19,8 @@ from finetrainers.data.loader import _Told
 from finetrainers.data.sources.items import list_items
 from finetrainers.distributed.world import join
 from finetrainers.optim.optimizers import check_optimizer
+from finetrainers.training.checks.same_run import moved_places
 from finetrainers.training.paths import absolute
-from finetrainers.training.same_run import moved_places
 from finetrainers.training.session import open_session
 from finetrainers.training.user_code import about_changed, check_user_code, digests_of
 

@@ -12,7 +12,7 @@ import torch
 from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
 
 from finetrainers import ConfigError, train
-from finetrainers.training.validate import HeldOut
+from finetrainers.training.validation.validate import HeldOut
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_overall_is_the_mean_of_equal_bins(tree: Tree, tmp_path: Path) -> None:
 def test_held_out_items_are_never_trained_on(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a split of the training data: no step reads an item that the held-out loss reads."""
     import finetrainers.data.loader as loader
-    import finetrainers.training.validate as validate
+    import finetrainers.training.validation.validate as validate
 
     read, make = loader.read_encoded, loader.Steps._make
     seen: dict[str, set[str]] = {"train": set(), "held-out": set()}
@@ -158,7 +158,7 @@ def test_a_prompt_that_is_wrong_is_found_before_anything_is_encoded(tree: Tree, 
 
 
 def test_dropout_is_off_while_measuring_and_on_again_afterwards() -> None:
-    from finetrainers.training.validate import eval_weights
+    from finetrainers.training.validation.validate import eval_weights
 
     holder: Any = SimpleNamespace(denoiser=torch.nn.Dropout(0.5), update=SimpleNamespace(in_use=nullcontext))
     with eval_weights(holder):
@@ -195,7 +195,7 @@ def test_the_easiest_and_the_hardest_items_are_named(tree: Tree, tmp_path: Path)
 def test_items_are_measured_at_the_same_noise_each_time_and_held_out_samples_at_their_own(
     tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import finetrainers.training.validate as validate
+    import finetrainers.training.validation.validate as validate
 
     losses_of, noises = validate.losses_of, []
 

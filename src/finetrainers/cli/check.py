@@ -50,7 +50,7 @@ def run_check(_: argparse.Namespace, words: list[str]) -> int:
         quiet_libraries()
         from finetrainers.training.check.page import as_report, as_text
         from finetrainers.training.check.run import Checking, check
-        from finetrainers.training.console_bar import Stages
+        from finetrainers.training.console.bar import Stages
 
     with closing(Stages()) as stages:
         checked = check(file, overrides, Checking(options.processes, progress=stages.show))

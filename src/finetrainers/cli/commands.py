@@ -174,7 +174,7 @@ def run_sample(options: argparse.Namespace, _: list[str]) -> None:
     with uncollected():
         quiet_libraries()
         from finetrainers.sampling.sample import sample_run
-        from finetrainers.training.console_bar import Stages, is_terminal
+        from finetrainers.training.console.bar import Stages, is_terminal
         from finetrainers.training.signals import StopSignals
 
     others = ("num_inference_steps", "guidance_scale", "negative_prompt", "fps", "seed", "reference", *FILES)

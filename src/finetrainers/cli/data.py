@@ -60,7 +60,7 @@ def run_inspect(_: argparse.Namespace, words: list[str]) -> int:
 
         quiet_libraries()
         from finetrainers.files.whole import write_whole
-        from finetrainers.training.console_bar import Stages
+        from finetrainers.training.console.bar import Stages
         from finetrainers.training.inspect.look import Inspecting, inspect
         from finetrainers.training.inspect.page import as_page
         from finetrainers.training.inspect.text import as_text

@@ -19,7 +19,7 @@ from finetrainers.distributed.ending import Program, is_first_to_say, record_pro
 from finetrainers.distributed.launch import is_one_of_several
 from finetrainers.errors import FinetrainersError, Interrupted
 from finetrainers.files.storage import storage_errors
-from finetrainers.training.console_bar import columns, is_terminal
+from finetrainers.training.console.bar import columns, is_terminal
 
 LEAST_COLUMNS = 40
 """Of a terminal whose lines are folded."""

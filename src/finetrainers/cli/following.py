@@ -23,7 +23,7 @@ def tell_after_training(config: "Config", words: Sequence[str] | None, result: "
     ``words`` are those of the command; None if there was another, which started several processes.
     """
     from finetrainers.runs.report.write import PAGE_FILE
-    from finetrainers.training.console_lines import near
+    from finetrainers.training.console.lines import near
 
     if not _is_terminal(sys.stdout):  # where Console has told it
         print(result.weights)
@@ -58,7 +58,7 @@ def _longer(config: "Config", words: Sequence[str]) -> str:
 def _request(config: "Config", result: "Result") -> list[str]:
     """Take a prompt that the last validation has drawn, with its pictures; where it has drawn none, FILE stands for them."""
     from finetrainers.files.steps import step_directory
-    from finetrainers.training.item_losses import read_facts
+    from finetrainers.training.validation.item_losses import read_facts
 
     prompts = read_facts(step_directory(config.output_dir / "validation", result.steps)).get("prompts") or []
     if not prompts:
@@ -82,7 +82,7 @@ def _needed(config: "Config", result: "Result") -> list[str]:
 
 
 def _tell(rows: Sequence[tuple[str, str]]) -> None:
-    from finetrainers.training.console_lines import LABEL
+    from finetrainers.training.console.lines import LABEL
 
     for label, text in rows:  # never folded: commands are copied
         print(f"{label:{LABEL}}{text}", file=sys.stderr, flush=True)

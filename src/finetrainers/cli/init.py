@@ -60,7 +60,7 @@ def _written(answers: "Answers", file: Path, *, asks_again: bool) -> "Written":
         from finetrainers.cli.commands import quiet_libraries
 
         quiet_libraries()
-        from finetrainers.training.console_bar import Stages
+        from finetrainers.training.console.bar import Stages
         from finetrainers.training.init.write import make_config
 
     while True:

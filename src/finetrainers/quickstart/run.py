@@ -19,7 +19,7 @@ from finetrainers.quickstart.project import write_project
 from finetrainers.quickstart.report import COLUMNS, VERSION, Drawn, Tree, loading_lines, set_figures, summary
 from finetrainers.quickstart.showcase import Options
 from finetrainers.sampling.sample import find_weights
-from finetrainers.training.console_bar import Stages
+from finetrainers.training.console.bar import Stages
 from finetrainers.training.report import read_events
 
 COLUMNS_OF_A_GROUP = 2

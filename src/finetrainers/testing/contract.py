@@ -28,7 +28,7 @@ from finetrainers.testing.model_under_test import CAPTIONS, FULL, LORA, STEPS, M
 from finetrainers.testing.pipeline import PIPELINE_CHECKS
 from finetrainers.testing.references import REFERENCE_CHECKS
 from finetrainers.testing.trials import TRIAL_CHECKS
-from finetrainers.training.checks import check_tuning
+from finetrainers.training.checks.parts import check_tuning
 from finetrainers.training.export import export_weights
 from finetrainers.training.run import train
 from finetrainers.training.trainer import Trainer

@@ -24,11 +24,11 @@ from finetrainers.training.alarm_rules import (
     is_rising,
     never_learnt,
 )
-from finetrainers.training.item_losses import ITEMS, read_facts
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.report import read_events
 from finetrainers.training.session import Session
 from finetrainers.training.trainer import Metrics, Trainer
+from finetrainers.training.validation.item_losses import ITEMS, read_facts
 
 MAX_NAMED = 5
 """Items that a message names."""

@@ -8,7 +8,7 @@ from finetrainers.config import Config, DataConfig, LoraConfig, PixelBudget, loa
 from finetrainers.config.base import AUTO
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, open_model
-from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
 from finetrainers.training.native_sizes import native_sizes
 from finetrainers.training.paths import absolute, with_all_sets
 

@@ -18,8 +18,8 @@ from finetrainers.events import read_event
 from finetrainers.files.marks import RUN_MARK, is_run, mark_run
 from finetrainers.files.whole import sweep, write_whole
 from finetrainers.training.chapters import FOLDER as CHAPTERS
-from finetrainers.training.checkpoint import Checkpoints
-from finetrainers.training.same_run import check_same_run
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
+from finetrainers.training.checks.same_run import check_same_run
 
 NAMES_BEFORE_THE_MARK = {".lock", f".{RUN_MARK}.tmp"}
 """What a run that was killed before it set the mark leaves: a folder with nothing else is empty."""

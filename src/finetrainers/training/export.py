@@ -19,12 +19,12 @@ from finetrainers.files.steps import name_of_step, step_directory, step_folders
 from finetrainers.files.whole import MANIFEST, listed, whole_directory
 from finetrainers.models import Model
 from finetrainers.sampling.prompts import usual_size
-from finetrainers.training.card import remove_card
-from finetrainers.training.card_words import base_name, trigger_words
-from finetrainers.training.cards import Cards
-from finetrainers.training.staging import copied, to_host
+from finetrainers.training.cards.card import remove_card
+from finetrainers.training.cards.cards import Cards
+from finetrainers.training.cards.words import base_name, trigger_words
+from finetrainers.training.checkpoint.staging import copied, to_host
 from finetrainers.training.trainer import Trainer
-from finetrainers.training.validate import eval_weights
+from finetrainers.training.validation.validate import eval_weights
 from finetrainers.tuning import ExportFacts, Tuning
 from finetrainers.tuning.exported import COMPONENT
 

@@ -11,14 +11,14 @@ from finetrainers.files.steps import step_directory
 from finetrainers.runs.folder import RunFolder
 from finetrainers.runs.outputs import samples_of
 from finetrainers.runs.summary import summary_of
-from finetrainers.training.cards import Cards
+from finetrainers.training.cards.cards import Cards
 from finetrainers.training.export import export_facts
 from finetrainers.training.hub import push
-from finetrainers.training.outcomes import Outcomes
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.report import write_report
 from finetrainers.training.session import Session
 from finetrainers.training.trainer import Trainer
+from finetrainers.training.validation.outcomes import Outcomes
 
 
 @dataclass(frozen=True, slots=True)

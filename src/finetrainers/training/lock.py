@@ -18,8 +18,8 @@ from finetrainers.config import Config
 from finetrainers.data.streams import MEDIA
 from finetrainers.files.whole import DIGEST_BYTES, hash_file, to_json, write_whole
 from finetrainers.runs.summary import LOCK_FILE
+from finetrainers.training.checks.relocated import contents
 from finetrainers.training.prepared import Prepared
-from finetrainers.training.relocated import contents
 from finetrainers.training.session import Session
 from finetrainers.training.user_code import digests_of
 

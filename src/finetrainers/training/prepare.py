@@ -33,9 +33,9 @@ from finetrainers.memory.shard_encoders import Sharers, sharers_of
 from finetrainers.models import Model, Request
 from finetrainers.training.book import make_book
 from finetrainers.training.chapters import Chapters
+from finetrainers.training.checks.settings import Trying, check_settings
 from finetrainers.training.objective import build_objective
 from finetrainers.training.prepared import Prepared
-from finetrainers.training.settings import Trying, check_settings
 from finetrainers.training.windows import encodes_again
 
 

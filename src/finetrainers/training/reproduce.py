@@ -18,10 +18,10 @@ from finetrainers.runs.comparison.compare import CODE, differing_machine, differ
 from finetrainers.runs.comparison.words import line_of
 from finetrainers.runs.folder import CONFIG_FILE, RunFolder
 from finetrainers.runs.summary import last_start
+from finetrainers.training.checks.relocated import contents
 from finetrainers.training.lock import environment, files_of
 from finetrainers.training.paths import absolute
 from finetrainers.training.prepare import prepare
-from finetrainers.training.relocated import contents
 from finetrainers.training.run import train
 
 NAMES = {

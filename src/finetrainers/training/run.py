@@ -16,31 +16,31 @@ from finetrainers.events import EndEvent
 from finetrainers.models import open_model
 from finetrainers.optim.schedules import learning_rate, set_learning_rate
 from finetrainers.training.alarms import Alarms
-from finetrainers.training.alike import check_alike
-from finetrainers.training.announce import announce, announce_miss, announce_replaced
 from finetrainers.training.attention import settle_attention
 from finetrainers.training.auto import Settled, settle
 from finetrainers.training.build import build_batches, build_steps, build_trainer
 from finetrainers.training.callbacks import Callback, Callbacks, load_callbacks
-from finetrainers.training.cards import Cards
-from finetrainers.training.checkpoint import Checkpoints
-from finetrainers.training.checks import check_start, check_steps_left, without_start
-from finetrainers.training.checks_files import check_files
+from finetrainers.training.cards.cards import Cards
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
+from finetrainers.training.checkpoint.saving import Saver
+from finetrainers.training.checks.alike import check_alike
+from finetrainers.training.checks.files import check_files
+from finetrainers.training.checks.parts import check_start, check_steps_left, without_start
+from finetrainers.training.checks.relocated import check_contents
+from finetrainers.training.checks.sharing import check_sharing
+from finetrainers.training.console.announce import announce, announce_miss, announce_replaced
 from finetrainers.training.epochs import about_epochs, with_counted_steps
 from finetrainers.training.finish import Result as Result, finish
 from finetrainers.training.fit.choice import as_recorded, fit
 from finetrainers.training.hub import check_hub
-from finetrainers.training.outcomes import Outcomes
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.record import record_start
-from finetrainers.training.relocated import check_contents
-from finetrainers.training.saving import Saver
 from finetrainers.training.session import Session, open_session
-from finetrainers.training.sharing import check_sharing
-from finetrainers.training.track import StepLog, loaded_event
+from finetrainers.training.track.track import StepLog, loaded_event
 from finetrainers.training.trainer import AfterStep, Metrics, Trainer
-from finetrainers.training.validate import Validator
+from finetrainers.training.validation.outcomes import Outcomes
+from finetrainers.training.validation.validate import Validator
 from finetrainers.training.windows import Misses, encode_again, encode_steps, mend
 from finetrainers.tuning import Tuning, build_tuning
 

@@ -19,7 +19,7 @@ from finetrainers.training.directory import run_directory
 from finetrainers.training.paths import absolute, places
 from finetrainers.training.report_page import ReportPage
 from finetrainers.training.signals import StopSignals
-from finetrainers.training.track import Sinks, begin_trackers, build_tracker, check_trackers, log_tracker
+from finetrainers.training.track.track import Sinks, begin_trackers, build_tracker, check_trackers, log_tracker
 from finetrainers.training.trainer import Asked
 from finetrainers.training.user_code import check_user_code
 

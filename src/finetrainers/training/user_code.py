@@ -10,7 +10,7 @@ from finetrainers.config.user_code import is_place, read_user_code
 from finetrainers.data.sources.own import check_layout
 from finetrainers.training.callbacks import load_callbacks
 from finetrainers.training.objective import check_objective
-from finetrainers.training.trackers import load_trackers
+from finetrainers.training.track.trackers import load_trackers
 
 DECIDING = ("model.adapter", "objective.kind", "optimizer.name")
 """Keys whose code decides what is learnt: with another one it would be another run."""

@@ -27,7 +27,7 @@ from finetrainers.training.bench.figures import BucketFigures, Memory, Product, 
 from finetrainers.training.bench.operations import measure_product, step_tflop
 from finetrainers.training.bench.settle import settle_attention, settle_memory
 from finetrainers.training.build import build_trainer
-from finetrainers.training.checks import (
+from finetrainers.training.checks.parts import (
     check_buckets,
     check_computation,
     check_conditioning,

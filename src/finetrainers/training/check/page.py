@@ -8,7 +8,7 @@ from finetrainers.data.catalog.found import set_lines
 from finetrainers.events import RunOutline
 from finetrainers.events.words import as_share, as_size, as_steps, as_trained, plural
 from finetrainers.training.check.run import Checked
-from finetrainers.training.outline import NUM_BAD
+from finetrainers.training.console.outline import NUM_BAD
 
 REPORT_VERSION = 1
 WIDTH, LABEL = 80, 12

@@ -16,11 +16,11 @@ from finetrainers.training.auto import Settled, settle
 from finetrainers.training.check.accounts import check_accounts
 from finetrainers.training.check.findings import Findings
 from finetrainers.training.check.places import check_places
-from finetrainers.training.checks import without_start
-from finetrainers.training.checks_files import check_files
+from finetrainers.training.checks.files import check_files
+from finetrainers.training.checks.parts import without_start
+from finetrainers.training.checks.sharing import check_sharing
 from finetrainers.training.fit.choice import as_recorded
-from finetrainers.training.sharing import check_sharing
-from finetrainers.training.track import check_trackers
+from finetrainers.training.track.track import check_trackers
 from finetrainers.training.user_code import check_user_code
 
 STAND_IN_LR = 1e-4

@@ -9,10 +9,10 @@ from finetrainers.config import Config, load_config
 from finetrainers.errors import ConfigError, StorageError
 from finetrainers.files.marks import CACHE_TAG
 from finetrainers.training.check.findings import Findings
-from finetrainers.training.checkpoint import Checkpoints
-from finetrainers.training.checks import check_start, check_steps_left
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
+from finetrainers.training.checks.parts import check_start, check_steps_left
+from finetrainers.training.checks.same_run import check_same_run
 from finetrainers.training.directory import refuse_folder_of_others
-from finetrainers.training.same_run import check_same_run
 
 
 def check_places(config: Config, findings: Findings) -> int | None:

@@ -19,7 +19,6 @@ from finetrainers.errors import FinetrainersError
 from finetrainers.events import RunOutline
 from finetrainers.files.storage import storage_errors
 from finetrainers.models import Model
-from finetrainers.training.announce import about_changed_data, about_data, about_schedule
 from finetrainers.training.check.disk import check_disk
 from finetrainers.training.check.findings import Findings
 from finetrainers.training.check.hub_files import check_hub_files
@@ -32,16 +31,17 @@ from finetrainers.training.check.parts import (
     without_auto,
     world_of,
 )
-from finetrainers.training.checks import check_steps_left
+from finetrainers.training.checks.parts import check_steps_left
+from finetrainers.training.checks.relocated import last_start, refuse_other_contents
+from finetrainers.training.checks.same_run import changed_settings, code_before
+from finetrainers.training.console.announce import about_changed_data, about_data, about_schedule
+from finetrainers.training.console.outline import outline_of
 from finetrainers.training.epochs import about_epochs, with_steps_of
 from finetrainers.training.fit.choice import budget_bytes
 from finetrainers.training.inspect.look import lenient
-from finetrainers.training.outline import outline_of
 from finetrainers.training.paths import absolute, places
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
-from finetrainers.training.relocated import last_start, refuse_other_contents
-from finetrainers.training.same_run import changed_settings, code_before
 from finetrainers.training.user_code import about_changed
 
 CPU = torch.device("cpu")

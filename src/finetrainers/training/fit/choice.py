@@ -11,8 +11,8 @@ from finetrainers.distributed.layout import Layout
 from finetrainers.distributed.world import pick_device
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, open_model
-from finetrainers.training.checkpoint import Checkpoints
-from finetrainers.training.checks import check_buckets, check_conditioning, check_tuning
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
+from finetrainers.training.checks.parts import check_buckets, check_conditioning, check_tuning
 from finetrainers.training.fit.sets import (
     BLOCKS,
     KEYS,

@@ -12,11 +12,11 @@ from finetrainers.distributed.layout import Layout
 from finetrainers.errors import FinetrainersError
 from finetrainers.models import Model
 from finetrainers.models.blocks import named_blocks
-from finetrainers.training.checks import check_computation
+from finetrainers.training.checks.parts import check_computation
+from finetrainers.training.checks.sharing import check_sharing
 from finetrainers.training.cost import StepCost, predict_step
 from finetrainers.training.fit.sets import Techniques, is_given, with_techniques
 from finetrainers.training.plan.devices import on_one_of, with_shared_weights
-from finetrainers.training.sharing import check_sharing
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from finetrainers.errors import ConfigError
 from finetrainers.events.words import plural
 from finetrainers.files.whole import write_whole
 from finetrainers.models import open_model
-from finetrainers.training.announce import about_data
 from finetrainers.training.auto import settle
+from finetrainers.training.console.announce import about_data
 from finetrainers.training.init.answers import Answers
 from finetrainers.training.init.draft import Draft, make_draft
 from finetrainers.training.init.look import look

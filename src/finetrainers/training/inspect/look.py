@@ -13,9 +13,9 @@ from finetrainers.distributed.layout import check_batch, settle_layout
 from finetrainers.errors import FinetrainersError
 from finetrainers.events.words import plural
 from finetrainers.models import open_model
-from finetrainers.training.announce import about_data
 from finetrainers.training.auto import settle
-from finetrainers.training.checks import check_start
+from finetrainers.training.checks.parts import check_start
+from finetrainers.training.console.announce import about_data
 from finetrainers.training.epochs import with_counted_steps
 from finetrainers.training.inspect.captions import about_captions
 from finetrainers.training.inspect.decoding import decode_all

@@ -14,7 +14,8 @@ from finetrainers.models import Model, open_model
 from finetrainers.optim.optimizers import check_optimizer
 from finetrainers.sampling.prompts import read_prompts
 from finetrainers.training.auto import settle
-from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_tuning
+from finetrainers.training.checks.parts import check_buckets, check_computation, check_conditioning, check_tuning
+from finetrainers.training.checks.sharing import check_sharing
 from finetrainers.training.cost import StepCost, predict_step
 from finetrainers.training.fit.choice import USABLE, as_recorded
 from finetrainers.training.fit.sets import with_open_blocks, with_techniques
@@ -37,7 +38,6 @@ from finetrainers.training.plan.smaller import smaller_keys
 from finetrainers.training.plan.speed import Machine
 from finetrainers.training.plan.stages import Counted, Passes, count_stages
 from finetrainers.training.plan.windows import with_windows
-from finetrainers.training.sharing import check_sharing
 from finetrainers.training.user_code import check_user_code
 
 HOUR = 3600

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from finetrainers.config import Config
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
-from finetrainers.training.checks import check_computation
+from finetrainers.training.checks.parts import check_computation
 from finetrainers.training.fit.sets import is_given, with_techniques
 from finetrainers.training.plan.figures import Stage
 

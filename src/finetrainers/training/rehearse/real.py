@@ -17,7 +17,6 @@ from finetrainers.errors import ConfigError, DataError
 from finetrainers.events.words import plural
 from finetrainers.memory.attention import check_attention
 from finetrainers.models import Model
-from finetrainers.training.announce import about_data
 from finetrainers.training.check.disk import check_disk
 from finetrainers.training.check.findings import Findings
 from finetrainers.training.check.hub_files import check_hub_files
@@ -28,8 +27,9 @@ from finetrainers.training.check.parts import (
     without_auto,
     world_of,
 )
-from finetrainers.training.checks import check_masks
-from finetrainers.training.checks_context import check_context
+from finetrainers.training.checks.context import check_context
+from finetrainers.training.checks.parts import check_masks
+from finetrainers.training.console.announce import about_data
 from finetrainers.training.epochs import with_steps_of
 from finetrainers.training.inspect.captions import about_captions
 from finetrainers.training.prepare import prepare

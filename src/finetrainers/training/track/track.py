@@ -13,9 +13,9 @@ from finetrainers.config.user_code import about_user_code
 from finetrainers.errors import ConfigError, NonFiniteError
 from finetrainers.events import Event, LoadedEvent, StepEvent, WarningEvent
 from finetrainers.memory.peak import peak_memory_gb
-from finetrainers.training.console import Console
-from finetrainers.training.sinks import EventLog, RunTracker, Sink, TensorBoard
-from finetrainers.training.trackers import OwnTracker, load_trackers
+from finetrainers.training.console.console import Console
+from finetrainers.training.track.sinks import EventLog, RunTracker, Sink, TensorBoard
+from finetrainers.training.track.trackers import OwnTracker, load_trackers
 from finetrainers.training.trainer import Metrics, Trainer
 
 Describe = Callable[[int], str]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from finetrainers.distributed.parts import Part
 from finetrainers.errors import CheckpointError
-from finetrainers.training.state import SavedParts, SavedTensor, leaves
+from finetrainers.training.checkpoint.state import SavedParts, SavedTensor, leaves
 
 WAY_BACK = "Was model, tuning or optimizer changed? Change it back, or choose another output_dir"
 

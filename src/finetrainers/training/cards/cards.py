@@ -10,8 +10,8 @@ from finetrainers.files.steps import step_directory, step_folders
 from finetrainers.files.whole import MANIFEST
 from finetrainers.models import Model
 from finetrainers.runs.outputs import Sample, samples_of
-from finetrainers.training.card import Card, write_card
-from finetrainers.training.item_losses import read_facts
+from finetrainers.training.cards.card import Card, write_card
+from finetrainers.training.validation.item_losses import read_facts
 from finetrainers.tuning import ExportFacts, Tuning
 
 

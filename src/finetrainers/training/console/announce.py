@@ -15,13 +15,13 @@ from finetrainers.errors import MissingItemError
 from finetrainers.events import RunEvent
 from finetrainers.optim.schedules import learning_rate
 from finetrainers.training.auto import Settled
+from finetrainers.training.checks.relocated import contents
+from finetrainers.training.checks.same_run import code_before
+from finetrainers.training.console.outline import outline_of
 from finetrainers.training.native_sizes import are_native
 from finetrainers.training.objective import SETTING
-from finetrainers.training.outline import outline_of
 from finetrainers.training.prepared import Prepared
-from finetrainers.training.relocated import contents
 from finetrainers.training.report import read_events
-from finetrainers.training.same_run import code_before
 from finetrainers.training.session import Session
 from finetrainers.training.user_code import about_changed, digests_of
 from finetrainers.training.versions import versions

@@ -7,7 +7,7 @@ from typing import Any
 from finetrainers.config import Config
 from finetrainers.models import Model
 from finetrainers.runs.outputs import Sample
-from finetrainers.training.card_words import trigger_words
+from finetrainers.training.cards.words import trigger_words
 
 CARD_FILE = "README.md"
 SAMPLES = "samples"

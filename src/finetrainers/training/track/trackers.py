@@ -7,8 +7,8 @@ from finetrainers.config import Config
 from finetrainers.config.user_code import read_user_code
 from finetrainers.events import Event, ValidationEvent
 from finetrainers.runs.outputs import Sample
-from finetrainers.training.sinks import curves
-from finetrainers.training.tracked_samples import drawn
+from finetrainers.training.track.samples import drawn
+from finetrainers.training.track.sinks import curves
 
 
 class Tracker:

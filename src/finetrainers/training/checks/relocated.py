@@ -6,10 +6,10 @@ from typing import Any, TypedDict
 
 from finetrainers.config import Config, load_config
 from finetrainers.errors import ConfigError
+from finetrainers.training.checks.same_run import moved_places
 from finetrainers.training.directory import save_config
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.report import read_events
-from finetrainers.training.same_run import moved_places
 from finetrainers.training.session import Session
 
 DATA = re.compile(r"data\.|conditioning")

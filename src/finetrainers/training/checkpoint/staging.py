@@ -15,7 +15,7 @@ from finetrainers.distributed.groups import by_bytes
 from finetrainers.distributed.parts import Box, Part, Writers, own_part
 from finetrainers.errors import CheckpointError
 from finetrainers.files.whole import Facts, file_facts
-from finetrainers.training.state import STATE_FILE, VERSION, Tree
+from finetrainers.training.checkpoint.state import STATE_FILE, VERSION, Tree
 
 MAX_FILE_BYTES = 1 << 30
 """Size from which a further file is begun: bounds what is held in the host's memory beside the state itself."""

@@ -27,11 +27,11 @@ from finetrainers.files.steps import step_directory
 from finetrainers.files.whole import to_json, whole_directory, write_whole
 from finetrainers.objectives.base import losses_of
 from finetrainers.sampling.sampler import Sampler
-from finetrainers.training.item_losses import FACTS_FILE, ITEMS, first_losses, item_facts, item_table, set_losses
-from finetrainers.training.pace import Pace
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.session import Session
 from finetrainers.training.trainer import Trainer
+from finetrainers.training.validation.item_losses import FACTS_FILE, ITEMS, first_losses, item_facts, item_table, set_losses
+from finetrainers.training.validation.pace import Pace
 from finetrainers.training.windows import Misses, encode_for_validation
 
 NUM_BINS = 4

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 from finetrainers.files.steps import step_directory, step_folders
-from finetrainers.training.checkpoint import Checkpoints
-from finetrainers.training.item_losses import read_facts
-from finetrainers.training.saving import Saver
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
+from finetrainers.training.checkpoint.saving import Saver
 from finetrainers.training.session import Session
 from finetrainers.training.trainer import Trainer
+from finetrainers.training.validation.item_losses import read_facts
 
 
 def best_step(losses: Mapping[int, float], among: Collection[int] | None = None) -> int | None:

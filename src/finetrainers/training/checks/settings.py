@@ -11,7 +11,8 @@ from finetrainers.distributed.world import World
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model, Request
 from finetrainers.sampling.prompts import read_prompts, usual_size
-from finetrainers.training.checks import (
+from finetrainers.training.checks.context import check_context
+from finetrainers.training.checks.parts import (
     check_buckets,
     check_computation,
     check_conditioning,
@@ -19,7 +20,6 @@ from finetrainers.training.checks import (
     check_streams,
     check_tuning,
 )
-from finetrainers.training.checks_context import check_context
 from finetrainers.tuning.base import Size
 
 Trying = Callable[[str], AbstractContextManager[object]]

@@ -18,8 +18,8 @@ from finetrainers.events import (
     WarningEvent,
 )
 from finetrainers.runs.pace import RECENT_STEPS, middle
-from finetrainers.training.console_bar import Bars, Part, Stages, State, as_time, columns, is_terminal
-from finetrainers.training.console_lines import Row, as_line, attention_lines, end_lines, fold, run_lines, validation_line
+from finetrainers.training.console.bar import Bars, Part, Stages, State, as_time, columns, is_terminal
+from finetrainers.training.console.lines import Row, as_line, attention_lines, end_lines, fold, run_lines, validation_line
 
 BESIDE_TRAINING = ("held-out loss", "item losses", "generate samples")
 """Stages of a validation: their bars go when they are done, and the line of the validation says what came of them."""

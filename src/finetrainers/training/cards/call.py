@@ -12,7 +12,7 @@ from finetrainers.models import Model, Request
 from finetrainers.runs.outputs import Sample
 from finetrainers.sampling.prompts import usual_size
 from finetrainers.sampling.sampler import task_of
-from finetrainers.training.card_words import trigger_words
+from finetrainers.training.cards.words import trigger_words
 
 PLACE = "FILE"
 """Stands for a picture that the user has to name."""

@@ -12,8 +12,8 @@ from finetrainers.files.steps import step_directory
 from finetrainers.memory.residency import free_memory
 from finetrainers.models import Model
 from finetrainers.training.background import Background
-from finetrainers.training.cards import Cards
-from finetrainers.training.checkpoint import Checkpoints
+from finetrainers.training.cards.cards import Cards
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
 from finetrainers.training.export import export_facts, rotate_weights, stage_weights, write_weights
 from finetrainers.training.session import Session
 from finetrainers.training.trainer import Metrics, Trainer

@@ -16,9 +16,9 @@ from finetrainers.files.whole import to_json, whole_file, write_whole
 from finetrainers.models import Model
 from finetrainers.runs.outputs import Sample
 from finetrainers.runs.report.facts import fits_comfyui, shown
-from finetrainers.training.card_call import call_lines
-from finetrainers.training.card_data import CARD_FILE, SAMPLES, metadata
-from finetrainers.training.card_words import base_name, method_name, trigger_words
+from finetrainers.training.cards.call import call_lines
+from finetrainers.training.cards.front_matter import CARD_FILE, SAMPLES, metadata
+from finetrainers.training.cards.words import base_name, method_name, trigger_words
 from finetrainers.tuning import ExportFacts, Tuning
 
 MAX_SIZES = 4

@@ -10,7 +10,7 @@ from finetrainers.data.order.mixture import mixture_lines
 from finetrainers.events import AttentionEvent, EndEvent, FilledBucket, RunOutline, ValidationEvent
 from finetrainers.events.words import as_share, as_size, as_steps, as_trained, plural
 from finetrainers.files.steps import step_directory
-from finetrainers.training.console_bar import as_time
+from finetrainers.training.console.bar import as_time
 
 Row = tuple[str, str]
 """A label, and what it is of."""

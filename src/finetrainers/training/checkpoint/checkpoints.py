@@ -29,9 +29,9 @@ from finetrainers.files.whole import (
     write_whole,
 )
 from finetrainers.optim.state import as_of_today
-from finetrainers.training.matching import WAY_BACK, check_match
-from finetrainers.training.staging import Report, Staged, combined, stage
-from finetrainers.training.state import STATE_FILE, load_into, read_state
+from finetrainers.training.checkpoint.matching import WAY_BACK, check_match
+from finetrainers.training.checkpoint.staging import Report, Staged, combined, stage
+from finetrainers.training.checkpoint.state import STATE_FILE, load_into, read_state
 from finetrainers.training.trainer import Trainer
 
 WEIGHTS_FILE = "weights.json"

@@ -12,7 +12,7 @@ from finetrainers.errors import StorageError
 from finetrainers.events import Event, StepEvent, ValidationEvent
 from finetrainers.files.whole import to_json
 from finetrainers.runs.outputs import Sample
-from finetrainers.training.tracked_samples import drawn, media_of, write_summary
+from finetrainers.training.track.samples import drawn, media_of, write_summary
 
 
 class Sink(Protocol):

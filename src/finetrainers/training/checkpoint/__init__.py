@@ -1,0 +1,1 @@
+"""The state of a run on the disk: staged, written in the background, kept, and read again."""
