@@ -119,7 +119,7 @@ _PLACES = {
     "sampling.sample": ("sample_run",),
     "sampling.video": ("write_video",),
     "training.callbacks": ("Callback",),
-    "training.trackers": ("Tracker",),
+    "training.track.trackers": ("Tracker",),
     "training.trainer": ("Metrics", "Trainer"),
     "training.run": ("Result", "encode", "train"),
 }

@@ -1,5 +1,6 @@
 """The command line: runs one command, and says how it ended."""
 
+import argparse
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from finetrainers.cli.commands import build_parser
-from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR
+from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE
 from finetrainers.cli.unknown import refuse_unknown
 from finetrainers.distributed.ending import Program, is_first_to_say, record_process, record_status
 from finetrainers.distributed.launch import is_one_of_several
@@ -24,6 +25,8 @@ from finetrainers.training.console.bar import columns, is_terminal
 LEAST_COLUMNS = 40
 """Of a terminal whose lines are folded."""
 PACKAGE = Path(__file__).parents[1]
+TAKE_OVERRIDES = frozenset({"train", "encode", "bench", "plan", "check", "launch", "data", "rehearse"})
+"""Commands whose words after the first are taken apart where they run, not by argparse."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,32 +86,12 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    takes_overrides = words[:1] in (
-        ["train"],
-        ["encode"],
-        ["bench"],
-        ["plan"],
-        ["check"],
-        ["launch"],
-        ["data"],
-        ["rehearse"],
-    )  # argparse takes them apart
     num_own = 2 if words[:1] == ["data"] else 1  # the command, and the action of one that has several
     parser = build_parser()
     try:
         refuse_unknown(words, parser.commands)
-    except FinetrainersError as error:
-        _tell(str(error))
-        return USER_ERROR
-    options = parser.parse_args(words[:num_own] if takes_overrides else words)
-    from finetrainers.config.user_code import user_code_errors  # after help, which needs no configuration
-
-    try:
-        with storage_errors(), user_code_errors():
-            status = int(options.run(options, words[num_own:]) or DONE)
-            if sys.stdout is not None:  # as it is where it was closed before we began
-                sys.stdout.flush()
-            return status
+        options = parser.parse_args(words[:num_own] if words[:1] and words[0] in TAKE_OVERRIDES else words)
+        return _run(options, words[num_own:])
     except KeyboardInterrupt as stop:
         _tell(str(stop) or "stopped")
         return STOPPED_AT_ONCE
@@ -127,6 +110,16 @@ def _main(arguments: Sequence[str] | None) -> int:
             raise
         _tell("stopped")
         return STOPPED_AT_ONCE
+
+
+def _run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from finetrainers.config.user_code import user_code_errors  # after help, which needs no configuration
+
+    with storage_errors(), user_code_errors():
+        status = int(options.run(options, overrides) or DONE)
+        if sys.stdout is not None:  # as it is where it was closed before we began
+            sys.stdout.flush()
+        return status
 
 
 def _drop_output_that_nobody_takes() -> None:

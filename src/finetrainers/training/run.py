@@ -15,14 +15,11 @@ from finetrainers.errors import ConfigError, MissingItemError, StoppedAtOnceErro
 from finetrainers.events import EndEvent
 from finetrainers.models import open_model
 from finetrainers.optim.schedules import learning_rate, set_learning_rate
-from finetrainers.training.alarms import Alarms
 from finetrainers.training.attention import settle_attention
 from finetrainers.training.auto import Settled, settle
 from finetrainers.training.build import build_batches, build_steps, build_trainer
 from finetrainers.training.callbacks import Callback, Callbacks, load_callbacks
-from finetrainers.training.cards.cards import Cards
 from finetrainers.training.checkpoint.checkpoints import Checkpoints
-from finetrainers.training.checkpoint.saving import Saver
 from finetrainers.training.checks.alike import check_alike
 from finetrainers.training.checks.files import check_files
 from finetrainers.training.checks.parts import check_start, check_steps_left, without_start
@@ -32,6 +29,7 @@ from finetrainers.training.console.announce import announce, announce_miss, anno
 from finetrainers.training.epochs import about_epochs, with_counted_steps
 from finetrainers.training.finish import Result as Result, finish
 from finetrainers.training.fit.choice import as_recorded, fit
+from finetrainers.training.following import Following
 from finetrainers.training.hub import check_hub
 from finetrainers.training.prepare import prepare
 from finetrainers.training.prepared import Prepared
@@ -39,8 +37,6 @@ from finetrainers.training.record import record_start
 from finetrainers.training.session import Session, open_session
 from finetrainers.training.track.track import StepLog, loaded_event
 from finetrainers.training.trainer import AfterStep, Metrics, Trainer
-from finetrainers.training.validation.outcomes import Outcomes
-from finetrainers.training.validation.validate import Validator
 from finetrainers.training.windows import Misses, encode_again, encode_steps, mend
 from finetrainers.tuning import Tuning, build_tuning
 
@@ -185,29 +181,21 @@ class _Run:
         session.emit(loaded_event(trainer))
         if config.control is not None and trainer.step < stop:
             self._verify_control(trainer, prepared)
-        cards = Cards(config, self.model, tuning, prepared.plan.num_samples)
-        saver = Saver(session, checkpoints, self.model, tuning, cards)
-        validator = Validator(session, prepared)
-        if resumed is not None:
-            saver.keep(resumed)
-        outcomes = Outcomes(session, checkpoints, saver)
-        alarms = Alarms(session, prepared)
-        validate = (validator, saver.describe, alarms, outcomes)
-        trainer.after_step = (self._step_log(), self.callbacks, saver, *validate, saver.save_if_over)
+        following = Following(session, prepared, checkpoints, model=self.model, tuning=tuning, resumed=resumed)
+        trainer.after_step = following.after_step(self._step_log(), self.callbacks)
         try:
-            validator(trainer)
-            alarms(trainer)
-            outcomes(trainer)
+            following.before(trainer)
             self.callbacks.before(trainer)
             self._watch_first_step(trainer)
             prepared = self._train_windows(trainer, prepared, stop)
             self.callbacks.after(trainer)
         except BaseException as error:
             if not isinstance(error, StoppedAtOnceError):
-                saver.rescue(trainer, error)
+                following.saver.rescue(trainer, error)
             raise
-        weights = saver.finished_weights(trainer)
+        weights = following.saver.finished_weights(trainer)
         done = prepared
+        cards, outcomes = following.cards, following.outcomes
         return world.first(
             lambda: finish(session, trainer, done, outcomes=outcomes, cards=cards, weights=weights, repo=repo)
         )

@@ -1,10 +1,11 @@
 """Whether all processes of a run were given the same program and the same configuration."""
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from finetrainers.config import Config
+from finetrainers.config.differing import differences
 from finetrainers.distributed.world import World
 from finetrainers.errors import ConfigError
 from finetrainers.training.lock import code_digest
@@ -43,17 +44,8 @@ def check_alike(world: World, config: Config) -> str | None:
                 raise ConfigError(f"{name}: {who} has {other}, and {where} {one}; install the same on all")
         if own.code != first.code:
             raise ConfigError(f"finetrainers: {who} has other source files than {where}; install the same on all hosts")
-        keys = list(_differences(first.config, own.config))
+        keys = [each.key for each in differences(first.config, own.config)]
         if keys and warning is None:
             shown = ", ".join(keys[:KEYS_SHOWN]) + ", ..." * (len(keys) > KEYS_SHOWN)
             warning = f"{who} was given another configuration ({shown}); that of process 0 counts"
     return warning
-
-
-def _differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
-    """Yield the keys whose values differ."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for key in dict.fromkeys([*one, *other]):
-            yield from _differences(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
-    elif one != other:
-        yield path

@@ -1,10 +1,11 @@
 """What a run cannot change while it goes on."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from finetrainers.config import Config
+from finetrainers.config.differing import Difference, differences
 from finetrainers.config.run import FIXED
 from finetrainers.config.user_code import is_place
 from finetrainers.errors import ConfigError
@@ -36,7 +37,7 @@ def check_same_run(old: Config, new: Config) -> None:
     Raises:
         ConfigError: Naming each key that differs, with both values, or the user's file that does.
     """
-    found = [difference for key in FIXED for difference in _differences_of(key, old, new)]
+    found = _fixed_differences(old, new)
     changed = [f"{name}: {_shown(a)} -> {_shown(b)}" for name, a, b in found]
     if any(not _is_place(*difference) for difference in found):
         lines = "\n  ".join(changed)
@@ -62,21 +63,30 @@ def changed_settings(old: Config, new: Config) -> list[str]:
     """List what differs between two configurations of one run: key, and both values."""
     trees = (config.model_dump(mode="json", by_alias=True) for config in (old, new))
     before, after = ({key: value for key, value in tree.items() if key != "conditioning"} for tree in trees)
-    found = [own for key in after for own in _differences(key, before[key], after[key]) if own[0] != "checkpoint.resume"]
+    every = (own for key in after for own in differences(before[key], after[key], key=key))
+    found = [own for own in _that_count(every) if own.key != "checkpoint.resume"]
     return [f"{name}: {_shown(a)} -> {_shown(b)}" for name, a, b in (*found, *_of_conditions(old, new))]
 
 
-def moved_places(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
+def moved_places(old: Config, new: Config) -> list[Difference]:
     """Find the places of what a run cannot change that it names otherwise than before: key, and both values."""
-    return [difference for key in FIXED for difference in _differences_of(key, old, new) if _is_place(*difference)]
+    return [difference for difference in _fixed_differences(old, new) if _is_place(*difference)]
 
 
-def _differences_of(key: str, old: Config, new: Config) -> Iterator[tuple[str, Any, Any]]:
-    """Find what differs below one key: its name, and both values."""
-    if key == "conditioning":
-        yield from _of_conditions(old, new)
-    else:
-        yield from _differences(key, *(_at(config.model_dump(mode="json", by_alias=True), key) for config in (old, new)))
+def _fixed_differences(old: Config, new: Config) -> list[Difference]:
+    """Find what differs of what a run cannot change."""
+    trees = [config.model_dump(mode="json", by_alias=True) for config in (old, new)]
+    found: list[Difference] = []
+    for key in FIXED:
+        if key == "conditioning":
+            found += _of_conditions(old, new)
+        else:
+            found += _that_count(differences(*(_at(tree, key) for tree in trees), key=key))
+    return found
+
+
+def _that_count(found: Iterable[Difference]) -> list[Difference]:
+    return [difference for difference in found if not UNFIXED.fullmatch(difference.key)]
 
 
 def _is_place(key: str, before: Any, after: Any) -> bool:
@@ -114,7 +124,7 @@ def _shown(value: Any) -> str:
     return to_json(value) if value is None or isinstance(value, bool) else repr(value)
 
 
-def _of_conditions(old: Config, new: Config) -> Iterator[tuple[str, Any, Any]]:
+def _of_conditions(old: Config, new: Config) -> Iterator[Difference]:
     """Compare conditions of one kind, in whatever form and order they are written; given frames are there in any case."""
     before, after = (
         {condition.kind: condition for condition in (*config.conditions.values(), config.given_frames)}
@@ -124,23 +134,12 @@ def _of_conditions(old: Config, new: Config) -> Iterator[tuple[str, Any, Any]]:
         is_written = any(condition.kind == kind for condition in new.conditions.values())
         key = (new if is_written else old).condition_key(kind)
         if kind in before and kind in after:
-            yield from _differences(key, *(section.model_dump(mode="json") for section in (before[kind], after[kind])))
+            yield from differences(*(section.model_dump(mode="json") for section in (before[kind], after[kind])), key=key)
         else:
-            yield f"{key}.kind", kind if kind in before else "none", kind if kind in after else "none"
+            yield Difference(f"{key}.kind", *(kind if kind in there else "none" for there in (before, after)))
 
 
 def _at(tree: Any, key: str) -> Any:
     for part in key.split("."):
         tree = tree[part]
     return tree
-
-
-def _differences(key: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for name in sorted({*before, *after}):
-            yield from _differences(f"{key}.{name}", before.get(name), after.get(name))
-    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        for index, pair in enumerate(zip(before, after, strict=True)):
-            yield from _differences(f"{key}.{index}", *pair)
-    elif before != after and not UNFIXED.fullmatch(key):
-        yield key, before, after
