@@ -59,7 +59,7 @@ $(QUICKSTART_STAMP): $(VERSIONS) | $(BIN)/python
 $(TEST_STAMP): $(VERSIONS) | $(BIN)/python
 	@echo "installing finetrainers and what its tests need into $(VENV)"
 	@$(INSTALL) -e '.[$(TEST_EXTRAS)]'
-	@touch $@
+	@touch $@ $(QUICKSTART_STAMP)
 
 quickstart: $(QUICKSTART_STAMP)
 	$(BIN)/finetrainers quickstart --output quickstart-run $(QUICKSTART_ARGUMENTS)
