@@ -21,7 +21,7 @@ QUICK = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from finetrainers.cli.commands import quiet_libraries
+from finetrainers.cli.imports import quiet_libraries
 from finetrainers.cli.entry import main
 from finetrainers.quickstart.run import quickstart
 if "--video" in sys.argv:

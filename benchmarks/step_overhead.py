@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from finetrainers.batch import Batch
-from finetrainers.cli.commands import quiet_libraries
+from finetrainers.cli.imports import quiet_libraries
 from finetrainers.objectives.flow import FlowMatching
 from finetrainers.testing import make_tiny
 from finetrainers.testing.model_under_test import ModelUnderTest

@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 from example_models import folder_of, forget
 
-from finetrainers.cli.commands import quiet_libraries
+from finetrainers.cli.imports import quiet_libraries
 from finetrainers.config import Config, load_config
 from finetrainers.data.catalog.buckets import resolve_buckets
 from finetrainers.errors import ConfigError

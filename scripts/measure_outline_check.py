@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image, ImageFilter
 
-from finetrainers.cli.commands import quiet_libraries
+from finetrainers.cli.imports import quiet_libraries
 from finetrainers.quickstart.concept import Banner, render_banner
 from finetrainers.quickstart.drawing import COLOURS, PALETTE, SIZE, Pixels, cover
 from finetrainers.quickstart.image import IMAGE

@@ -8,7 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from finetrainers.cli.commands import quiet_libraries  # noqa: E402
+from finetrainers.cli.imports import quiet_libraries  # noqa: E402
 from finetrainers.compat.packages import import_quietly  # noqa: E402
 
 quiet_libraries()

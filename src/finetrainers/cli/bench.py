@@ -56,7 +56,7 @@ def run_bench(_: argparse.Namespace, words: list[str]) -> int:
     if options.compare is not None:
         return _compare(options, file, overrides)
     config = load_config(file, overrides)
-    from finetrainers.cli.commands import quiet_libraries
+    from finetrainers.cli.imports import quiet_libraries
 
     with uncollected():
         quiet_libraries()

@@ -44,7 +44,7 @@ def run_check(_: argparse.Namespace, words: list[str]) -> int:
     file, overrides = find_file(rest)
     if file is None:
         raise ConfigError(f"check: no configuration file is among {' '.join(rest)!r}; give CONFIG as well")
-    from finetrainers.cli.commands import quiet_libraries
+    from finetrainers.cli.imports import quiet_libraries
 
     with uncollected():
         quiet_libraries()

@@ -17,7 +17,7 @@ from finetrainers.cli.diff import add_diff
 from finetrainers.cli.examples import add_examples
 from finetrainers.cli.export import add_export
 from finetrainers.cli.following import tell_after_encoding, tell_after_training
-from finetrainers.cli.imports import uncollected
+from finetrainers.cli.imports import quiet_libraries, uncollected
 from finetrainers.cli.init import add_init
 from finetrainers.cli.launch import add_launch
 from finetrainers.cli.migrate import add_migrate
@@ -152,21 +152,6 @@ def run_config_command(options: argparse.Namespace, words: list[str]) -> int:
     if is_first:
         tell_after_training(config, words if is_alone else None, result)
     return DONE
-
-
-def quiet_libraries() -> None:
-    """Keep log lines and progress bars of the libraries below from drowning our own; the environment can ask for them."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # which warns of each of six tries where the Hub cannot be reached
-    from finetrainers.compat.packages import import_quietly
-
-    import_quietly("diffusers.quantizers")  # the first of diffusers that imports torchao and bitsandbytes, if they are there
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.disable_progress_bar()
 
 
 def run_sample(options: argparse.Namespace, _: list[str]) -> None:

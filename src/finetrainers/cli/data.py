@@ -56,7 +56,7 @@ def run_inspect(_: argparse.Namespace, words: list[str]) -> int:
         raise ConfigError(f"--output: {options.output} is no .html; name the file of the page")
     config = load_config(file, overrides)
     with uncollected():
-        from finetrainers.cli.commands import quiet_libraries
+        from finetrainers.cli.imports import quiet_libraries
 
         quiet_libraries()
         from finetrainers.files.whole import write_whole

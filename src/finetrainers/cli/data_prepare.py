@@ -30,7 +30,7 @@ def run_prepare(_: argparse.Namespace, words: list[str]) -> int:
         raise ConfigError(f"data prepare: no configuration file is among {' '.join(words)!r}; give CONFIG as well")
     config = load_section(file, overrides, PrepareConfig)
     if any("model" in type(step).model_fields for step in config.steps):
-        from finetrainers.cli.commands import quiet_libraries
+        from finetrainers.cli.imports import quiet_libraries
 
         quiet_libraries()
     from finetrainers.data.curate.prepare import prepare

@@ -51,7 +51,7 @@ def _rank(text: str) -> int:
 
 def run_export(options: argparse.Namespace, _: list[str]) -> None:
     """``export``."""
-    from finetrainers.cli.commands import quiet_libraries
+    from finetrainers.cli.imports import quiet_libraries
 
     with uncollected():
         quiet_libraries()

@@ -36,6 +36,21 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
+def quiet_libraries() -> None:
+    """Keep log lines and progress bars of the libraries below from drowning our own; the environment can ask for them."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # which warns of each of six tries where the Hub cannot be reached
+    from finetrainers.compat.packages import import_quietly
+
+    import_quietly("diffusers.quantizers")  # the first of diffusers that imports torchao and bitsandbytes, if they are there
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+
+
 @contextmanager
 def _left_at_once() -> Iterator[None]:
     """Let Ctrl-C end the process: in the middle of an import libraries make other errors of the exception, or drop it."""

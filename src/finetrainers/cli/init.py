@@ -57,7 +57,7 @@ def run_init(options: argparse.Namespace, _: list[str]) -> None:
 def _written(answers: "Answers", file: Path, *, asks_again: bool) -> "Written":
     """Write what was asked for; ask for another trigger word where the data needs one, which only a look at it shows."""
     with uncollected():
-        from finetrainers.cli.commands import quiet_libraries
+        from finetrainers.cli.imports import quiet_libraries
 
         quiet_libraries()
         from finetrainers.training.console.bar import Stages

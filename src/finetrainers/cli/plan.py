@@ -80,7 +80,7 @@ def run_plan(_: argparse.Namespace, words: list[str]) -> int:
 
     gpu = None if options.gpu is None else find_gpu(options.gpu)
     with uncollected():
-        from finetrainers.cli.commands import quiet_libraries
+        from finetrainers.cli.imports import quiet_libraries
 
         quiet_libraries()
         from finetrainers.training.plan.run import Asked, plan

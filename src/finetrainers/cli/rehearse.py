@@ -46,7 +46,7 @@ def run_rehearse(_: argparse.Namespace, words: list[str]) -> int:
     file, overrides = find_file(rest)
     if file is None:
         raise ConfigError(f"rehearse: no configuration file is among {' '.join(rest)!r}; give CONFIG as well")
-    from finetrainers.cli.commands import quiet_libraries
+    from finetrainers.cli.imports import quiet_libraries
 
     with uncollected():
         quiet_libraries()

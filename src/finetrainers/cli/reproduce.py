@@ -28,7 +28,7 @@ def run_reproduce(options: argparse.Namespace, _: list[str]) -> int:
 
     run = RunFolder(options.run_directory)
     with uncollected():
-        from finetrainers.cli.commands import quiet_libraries
+        from finetrainers.cli.imports import quiet_libraries
 
         quiet_libraries()
         from finetrainers.training.reproduce import can_be_made, check_run, is_same_machine
