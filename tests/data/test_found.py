@@ -23,11 +23,13 @@ def test_a_line_for_each_set_says_its_layout_and_what_is_not_used(tmp_path: Path
     write_tar(tmp_path / "set/train-0.tar", [*members, ("c.cls", b"2"), ("c.pkl", b"")])
     write_tar(tmp_path / "set/test-0.tar", members)
     config = DataConfig(path=str(tmp_path / "set"), buckets=[[1, 64, 64]], on_error="skip")
-    memo = Memo(tmp_path / "memo.sqlite")
+    memo, warned = Memo(tmp_path / "memo.sqlite"), list[str]()
     try:
-        catalog = build_catalog([config, config], memo, workers=1, progress=lambda done, total: None)
+        catalog = build_catalog([config, config], memo, workers=1, progress=lambda done, total: None, warn=warned.append)
     finally:
         memo.close()
+    assert len(warned) == 1
+    assert warned[0].startswith("data.0 and data.1 both have 1 of their media, such as tar:")
     found = found_sets(catalog)
     assert found[0] == {
         "path": str(tmp_path / "set"),

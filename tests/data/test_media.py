@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
-from finetrainers.data.media import needed, timeline as timelines, video
+from finetrainers.data.media import decoded, needed, timeline as timelines, video
 from finetrainers.data.media.files import MediaInfo, View, available_frames, count_frames, decode, num_chunks, probe
 from finetrainers.errors import DataError
 
@@ -189,7 +189,7 @@ def test_counting_many_items_is_counting_each(clips):
 def decoded_frames(monkeypatch, path, **changes):
     """How many frames are decoded for a view."""
     count = 0
-    real = video._frames
+    real = video.frames_from
 
     def counting(*args, **options):
         nonlocal count
@@ -197,7 +197,7 @@ def decoded_frames(monkeypatch, path, **changes):
             count += 1
             yield item
 
-    monkeypatch.setattr(video, "_frames", counting)
+    monkeypatch.setattr(video, "frames_from", counting)
     decode(path, view(**changes))
     monkeypatch.undo()
     return count
@@ -561,8 +561,8 @@ def test_a_damaged_structure_is_found_by_the_probe(tmp_path, clips, name):
 
 def test_a_missing_frame_is_an_error_even_if_it_is_not_wanted(clips, monkeypatch):
     """Frames after it were predicted from it."""
-    real = video._frames
-    monkeypatch.setattr(video, "_frames", lambda *a, **k: ((n, frame) for n, frame in real(*a, **k) if n != 30))
+    real = video.frames_from
+    monkeypatch.setattr(video, "frames_from", lambda *a, **k: ((n, frame) for n, frame in real(*a, **k) if n != 30))
     assert numbers(clips["mp4"], num_frames=2, stride=29) == [0, 29]
     with pytest.raises(DataError, match="damaged: frames are missing or corrupt at or before 1.29 s"):
         decode(clips["mp4"], view(num_frames=2, stride=31))
@@ -644,13 +644,13 @@ def test_a_long_rest_before_the_first_key_frame(tmp_path):
 
 def test_a_seek_that_lands_late_is_survived(clips, monkeypatch):
     """Some files have a wrong index; decoding then starts from the beginning."""
-    real, starts = video._frames, []
+    real, starts = video.frames_from, []
 
-    def late(container, stream, timeline, *, start, needed):
+    def late(container, stream, timeline, *, start, needed, held=None):
         starts.append(start)
         return itertools.islice(real(container, stream, timeline, start=start, needed=needed), 3 if start else 0, None)
 
-    monkeypatch.setattr(video, "_frames", late)
+    monkeypatch.setattr(video, "frames_from", late)
     assert numbers(clips["mp4"], num_frames=6, frame_sampling="chunks", chunk=5) == list(range(30, 36))
     assert starts == [24 * 512, 0]
 
@@ -678,6 +678,27 @@ def test_frames_that_are_neither_shown_nor_needed_are_not_decoded(clips, name, c
     assert any(one.left_out for one in kept) == leaves_out
     monkeypatch.setattr(video, "Needed", lambda stream, not_shown: needed.Needed(stream, {}))
     assert torch.equal(some, decode(clips[name], view(**changes)).pixels)
+
+
+@pytest.mark.parametrize("name", ["mp4", "mkv", "vp9", "hevc"])
+@pytest.mark.parametrize("changes", [{"num_frames": 4}, {"num_frames": 6, "stride": 3}, {"num_frames": FRAMES}])
+def test_the_start_of_a_clip_is_read_once(clips, name, changes, monkeypatch):
+    """What was read for its time stamps is decoded, and not read again; unless it is too much to be held."""
+    taken = []
+
+    class Spy(decoded.Held):
+        def take(self):
+            packets = super().take()
+            taken.append(len(packets))
+            return packets
+
+    monkeypatch.setattr(video, "Held", Spy)
+    once = decode(clips[name], view(**changes)).pixels
+    assert len(taken) == 1
+    assert taken[0] > changes["num_frames"] * changes.get("stride", 1) - changes.get("stride", 1)
+    monkeypatch.setattr(decoded, "MAX_HELD_BYTES", 100)
+    assert torch.equal(once, decode(clips[name], view(**changes)).pixels)
+    assert taken[1:] == [0]
 
 
 def test_packets_that_are_not_understood_are_decoded():

@@ -249,7 +249,9 @@ def test_a_missing_folder_names_the_nearest(tmp_path):
 def test_an_unknown_layout_says_what_was_found_and_what_is_expected(tmp_path):
     assert "no media" in error_of(tmp_path)
     touch(tmp_path, ["a.npy", "b.npy", "captions.csv"])
-    assert "but 2 .npy, 1 .csv; expected media files with a .txt" in error_of(tmp_path)
+    message = error_of(tmp_path)
+    assert "but 2 .npy, 1 .csv; 1 files may list captions and are not read" in message
+    assert f"{tmp_path}/captions.csv; expected media files with a .txt" in message
     touch(tmp_path, ["a.mp4", "b.mp4"])
     assert "2 media, none of them with a caption, and 2 .npy, 1 .csv" in error_of(tmp_path)
     assert "data.caption_prefix is the caption of all media" in error_of(tmp_path)
@@ -309,7 +311,7 @@ def test_columns_of_the_wrong_type(tmp_path):
 def test_files_that_cannot_be_parsed(tmp_path):
     for name, text, message in (
         ("a.csv", "file_name,text\na.mp4,A cat, sleeping\n", "captions that contain commas must stand in double quotes"),
-        ("a.csv", "", "Empty CSV"),
+        ("a.csv", "", "the file is empty (zero bytes)"),
         ("a.json", '{"file_name": "a.mp4"}\n{"file_name": "b.mp4"}\n', "one object a line is .jsonl"),
         ("a.json", '{"a.mp4": "A cat"}', "holds an object with the keys 'a.mp4'; expected a list of objects"),
         (

@@ -1,6 +1,7 @@
 """What sections of a configuration ask of each other: each rule refuses what could not work, or would have no effect."""
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetrainers.config.base import RefusedKeyError
@@ -50,6 +51,15 @@ def what_is_held_out_is_known(config: "Config") -> None:
             f"{config.validation.held_out:g} cannot be held out of what {streamed[0]} lists while training goes on; "
             "name what is held out in validation.data, or remove it",
         )
+
+
+def the_cache_is_no_data(config: "Config") -> None:
+    """Files of a cache in the very folder of a data set would be taken for data of another layout."""
+    cache = config.cache.path.expanduser().absolute()
+    for name, sets in (("data", config.data), ("validation.data", config.validation.data)):
+        for index, data in enumerate(sets):
+            if Path(data.path).expanduser().absolute() == cache:
+                raise RefusedKeyError("cache.path", f"{cache} is the folder of {name}.{index}; name a folder of its own")
 
 
 def the_best_is_known(config: "Config") -> None:
@@ -175,6 +185,7 @@ RULES = (
     conditions_go_together,
     controls_are_read,
     what_is_held_out_is_known,
+    the_cache_is_no_data,
     the_best_is_known,
     weights_are_of_all_sets,
     norms_are_not_trained_already,

@@ -11,6 +11,10 @@ RUN_MARK = ".finetrainers"
 RUN_VERSION = 1
 SAVE_FILE = "save-now"
 """File in the run directory that asks for a checkpoint after the step; it goes when that is written."""
+SYSTEM_FOLDERS = frozenset(
+    ("lost+found", "@eaDir", "#recycle", "#snapshot", "@Recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information")
+)
+"""Folders that systems and NAS keep beside files of users: thumbnails, what was thrown away, second halves of files."""
 CACHE_TAG = "CACHEDIR.TAG"
 """File in a folder that can be made again from other files (https://bford.info/cachedir): backups leave it out too."""
 CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
@@ -54,6 +58,11 @@ def is_cache(directory: Path) -> bool:
             return file.read(len(CACHE_SIGNATURE)) == CACHE_SIGNATURE
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return False
+
+
+def is_hidden_folder(name: str) -> bool:
+    """Whether a folder of this name is hidden, or a system's: what lies in it is no data."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
 def is_no_data(directory: Path, files: Collection[str]) -> bool:

@@ -20,6 +20,7 @@ from finetrainers.data.catalog.memo import Memo
 from finetrainers.data.catalog.mix import epoch_repeats
 from finetrainers.data.catalog.probe import Progress, make_look
 from finetrainers.data.catalog.rates import rate_of_view
+from finetrainers.data.catalog.shared import about_shared
 from finetrainers.data.catalog.snapshot import Snapshots
 from finetrainers.data.catalog.split import about_left_out, contents, held_out_items, without_contents
 from finetrainers.data.media.view import View
@@ -237,6 +238,8 @@ def build_catalog(
             sets.append(build(config, own.listing, own.look(look), buckets=buckets, key=key))
         snapshots.keep(config, streams, own)
     raise_if_failing(sets, keys)
+    for note in about_shared(sets, keys):
+        warn(note)
     return Catalog(tuple(sets), tuple(buckets))
 
 

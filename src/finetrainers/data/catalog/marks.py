@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from finetrainers.data.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from finetrainers.files.marks import is_no_data
+from finetrainers.files.marks import SYSTEM_FOLDERS, is_hidden_folder, is_no_data
 
 Recheck = Literal["files", "folders"]
 DIGEST_BYTES = 16
@@ -26,7 +26,7 @@ class Marks:
 
     With ``files`` it is of the size, times and inode of each file; with ``folders`` the files of single items (media, and
     what has the name of one but for the suffix) count by their names alone. Hidden files do not count, nor do folders of
-    runs and caches below one that is added.
+    systems, runs and caches below one that is added.
     """
 
     def __init__(self, recheck: Recheck) -> None:
@@ -80,7 +80,7 @@ class Marks:
             return []
         self._seen.add((own.st_dev, own.st_ino))
         self._folders.add(folder)
-        names = [name for name in names if name[0] != "."]
+        names = [name for name in names if name[0] != "." and name not in SYSTEM_FOLDERS]
         files = [name for name in names if name not in folders] if folders else names
         if self._recheck == "files":
             facts = _facts_of(files, handle)
@@ -103,7 +103,7 @@ def _names_in(folder: int) -> tuple[list[str], set[str]]:
         for entry in found:  # there may be millions
             names.append(entry.name)
             try:
-                if entry.is_dir() and entry.name[0] != ".":
+                if entry.is_dir() and not is_hidden_folder(entry.name):
                     folders.add(entry.name)
             except OSError:  # a link to itself
                 pass

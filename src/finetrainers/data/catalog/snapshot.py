@@ -34,7 +34,7 @@ from finetrainers.files.whole import DIGEST_BYTES, hash_file, is_closed
 COLUMNS = ("table", "problems")
 """Parts of a listing that are columns; the others are plain values."""
 PROBLEM = ("path", "reason")
-VERSION = 1
+VERSION = 2
 """Raised when the same files are listed or described otherwise than before."""
 IRRELEVANT = frozenset(
     {

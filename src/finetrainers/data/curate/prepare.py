@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from finetrainers.config.curate import PrepareConfig
+from finetrainers.data.catalog.found import most_passed_over
 from finetrainers.data.curate.inputs import Inputs, list_inputs
 from finetrainers.data.curate.journal import Journal, Record
 from finetrainers.data.curate.piece import Box, Dropped, Piece, whole
@@ -33,6 +34,8 @@ def prepare(config: PrepareConfig, say: Say = lambda _: None) -> Totals:
     """
     output = config.output.path.expanduser().absolute()
     inputs = list_inputs(config.inputs, output)
+    if over := most_passed_over({kind: count for kind, count in inputs.others.items() if kind != ".txt"}):
+        say(f"not read: {over}")
     stages = build_stages(config, inputs.origin)
     with Journal(config, inputs) as journal, ThreadPoolExecutor(config.workers) as pool:
         preparation = _Preparation(config, output, inputs, stages, journal)

@@ -22,6 +22,8 @@ from finetrainers.data.media.files import View, decode, probe, why_unreadable
 from finetrainers.data.media.interlaced import deinterlaced
 from finetrainers.data.media.timeline import ROUNDING_SECONDS, Timeline, open_video, whole_timeline
 from finetrainers.data.media.view import bad_media
+from finetrainers.data.sources.listing import why_no_caption
+from finetrainers.data.sources.texts import read_text, why_no_text
 from finetrainers.errors import FinetrainersError, Interrupted
 from finetrainers.files.whole import hash_file
 
@@ -59,11 +61,15 @@ def open_medium(index: int, path: Path, origin: str, stop: threading.Event) -> M
 
 def _caption(file: Path) -> str | None:
     try:
-        return file.read_text(encoding="utf-8-sig").strip() or None
+        text = read_text(file).strip()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise bad_media(file, f"is no caption in UTF-8: {error}") from error
+        reason = why_no_text(error) if isinstance(error, UnicodeDecodeError) else why_unreadable(error)
+        raise bad_media(file, reason) from error
+    if other := why_no_caption(text):
+        raise bad_media(file, f"is {other}")
+    return text or None
 
 
 def spread(piece: Piece, count: int) -> list[int]:

@@ -83,7 +83,7 @@ def summary(config: PrepareConfig, totals: Totals) -> Sequence[str]:
     """Lines for the terminal."""
     lines = [
         f"{totals.media} media, {totals.seconds_read:.1f} s of video, {totals.bytes_read / 1e6:.1f} MB; "
-        f"{totals.failed} could not be read"
+        f"{totals.failed} could not be read{', as report.json says' * (totals.failed > 0)}"
     ]
     for step, (came, went) in zip(config.steps, by_place(totals, len(config.steps)), strict=True):
         lines.append(f"  {step.kind}: {came} -> {went}")

@@ -45,6 +45,8 @@ class Cell(Blob):
             raise DataError(f"{self.ref}: cannot be read: {error}") from error
         if data is None:
             raise DataError(f"{self.ref}: the cell is empty (null)")
+        if not data:
+            raise DataError(f"{self.ref}: the cell is empty (zero bytes)")
         return io.BytesIO(data)
 
     def stamp(self) -> str:

@@ -14,15 +14,20 @@ OTHERS = {
     b"<?xml": "an XML document",
     b"<svg": "an SVG image",
     b"%pdf": "a PDF document",
-    b"pk\x03\x04": "a zip archive",
+    b"pk\x03\x04": "a zip archive or a spreadsheet",
     b"version https://git-lfs": "the pointer to a file that git-lfs has not fetched",
     b"8bps": "a Photoshop document",
     b"flv\x01": "a Flash video",
 }
 """By the beginning, in lower case."""
+WAYS_OUT = {OTHERS[b"version https://git-lfs"]: "fetch it with git lfs pull", OTHERS[b"pk\x03\x04"]: "unpack or convert it"}
+"""What to do with such a file."""
 BRANDS = {b"heic": "a HEIC image", b"heix": "a HEIC image", b"mif1": "a HEIF image", b"avif": "an avif image"}
 """Of files that begin as mp4 does; others are videos."""
 HEAD_BYTES = 64
+PRINTABLE = bytes(range(32, 127)) + b"\t\r\n"
+TEXT_BYTES = 24
+"""Of a text that are shown."""
 
 
 def content_of(blob: Blob) -> str:
@@ -42,6 +47,20 @@ def content_of(blob: Blob) -> str:
         return BRANDS.get(head[8:12], "an mp4 or mov video")
     text = head.lstrip().lower()
     return next((what for beginning, what in OTHERS.items() if text.startswith(beginning)), "")
+
+
+def what_it_is(blob: Blob) -> str:
+    """Say of a file that is not what its name says what it is, and what to do; nothing where that is not known."""
+    content = content_of(blob) or _text(blob)
+    return f": by its first bytes it is {content}; {WAYS_OUT.get(content, 'rename or replace it')}" if content else ""
+
+
+def _text(blob: Blob) -> str:
+    with blob.open() as file:
+        head = file.read(HEAD_BYTES)
+    if not head or head.translate(None, PRINTABLE):
+        return ""
+    return f"text ({head[:TEXT_BYTES].decode('ascii')!r})"
 
 
 def may_be_video(content: str) -> bool:

@@ -8,7 +8,7 @@ from finetrainers.data.media import archives as archives, cells as cells  # thei
 from finetrainers.data.media.animation import decode_animation, probe_animation
 from finetrainers.data.media.blob import Blob, Media, blob_of
 from finetrainers.data.media.containers import check_gif, check_png
-from finetrainers.data.media.contents import content_of, may_be_video
+from finetrainers.data.media.contents import WAYS_OUT, content_of, may_be_video, what_it_is
 from finetrainers.data.media.images import decode_image, is_animation, opened, probe_image
 from finetrainers.data.media.video import decode_video, probe_video
 from finetrainers.data.media.view import (
@@ -57,7 +57,9 @@ def probe(media: Media) -> MediaInfo:
         if is_video:
             content = content_of(blob)
             if not may_be_video(content):
-                raise bad_media(blob, f"is {content} by its first bytes, no video; rename or replace it")
+                raise bad_media(
+                    blob, f"is {content} by its first bytes, no video; {WAYS_OUT.get(content, 'rename or replace it')}"
+                )
             return probe_video(blob)
         with opened(blob) as image:
             info = (probe_animation if is_animation(image) else probe_image)(image, blob)
@@ -98,6 +100,8 @@ def _is_video(blob: Blob) -> bool:
     if blob.path is not None:
         _check_file(blob.path)
     suffix = blob.suffix
+    if not suffix:
+        raise bad_media(blob, f"has no suffix, and is no image or video by its first bytes{what_it_is(blob)}")
     if suffix not in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
         known = " ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
         way_out = f"; convert it, {CONVERT[suffix]}" if suffix in CONVERT else ""

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from finetrainers.data.media.blob import Blob
-from finetrainers.data.media.contents import content_of
+from finetrainers.data.media.contents import what_it_is
 from finetrainers.data.media.profiles import note_colors, to_rgb
 from finetrainers.data.media.stated import stated_colors
 from finetrainers.data.media.view import Clip, Fit, MediaInfo, View, bad_media, crop, fit, why_unreadable
@@ -35,9 +35,7 @@ def opened(blob: Blob) -> Iterator[Image.Image]:
             note_colors(image, stated_colors(file, image.format))
             yield image
     except UnidentifiedImageError as error:
-        content = content_of(blob)
-        hint = f": by its first bytes it is {content}; rename or replace it" if content else ""
-        raise bad_media(blob, f"not an image, or of a format that Pillow cannot read{hint}") from error
+        raise bad_media(blob, f"not an image, or of a format that Pillow cannot read{what_it_is(blob)}") from error
     except OSError as error:
         is_systems = error.errno is not None  # Pillow's own, such as of a truncated file, have none
         raise bad_media(blob, why_unreadable(error) if is_systems else f"cannot be decoded: {error}") from error

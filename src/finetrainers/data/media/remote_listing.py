@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from finetrainers.data.media.remote import system_of
 from finetrainers.data.media.remote_facts import Facts, Listed, facts_of, listed
 from finetrainers.data.media.remote_retry import patiently
+from finetrainers.files.marks import SYSTEM_FOLDERS
 
 
 def list_objects(folder: str, *, deep: bool) -> Listed:
@@ -29,7 +30,9 @@ def list_objects(folder: str, *, deep: bool) -> Listed:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or "/." in name or not name
+    if name.startswith(".") or "/." in name or not name:
+        return True
+    return any(folder in name for folder in SYSTEM_FOLDERS) and not SYSTEM_FOLDERS.isdisjoint(name.split("/")[:-1])
 
 
 def _s3_entries(folder: str, folders: set[str], *, deep: bool) -> Iterator[tuple[str, Facts]]:

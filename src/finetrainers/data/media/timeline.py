@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -12,6 +12,7 @@ import av.error
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -125,15 +126,26 @@ def _stated_end(container: InputContainer, stream: VideoStream) -> float:
     return 0.0  # that of the container may be the sound's
 
 
-def read_timeline(container: InputContainer, stream: VideoStream, blob: Blob, *, start_of: View | None = None) -> Timeline:
-    """Read the time stamps of all packets or, for the start of a clip, of those that the view can need."""
+def read_timeline(
+    container: InputContainer,
+    stream: VideoStream,
+    blob: Blob,
+    *,
+    start_of: View | None = None,
+    hold: Callable[["Packet[VideoStream]"], None] | None = None,
+) -> Timeline:
+    """Read the time stamps of all packets or, for the start of a clip, of those that the view can need.
+
+    ``hold`` is given each packet from the first key frame on, in their order; not of AVI, of which too little is known then.
+    """
     is_counted = container.format.name == "avi"  # its presentation time stamps are guesses where frames are reordered
     stamps: list[int] = []
     keys: list[int] = []
     end = num_beyond = num_packets = 0
     last_frame, last_stamp = _last_needed(start_of, stream)
     is_vp8 = stream.codec_context.name == "vp8"
-    for packet in container.demux(stream):
+    packets = container.demux(stream)
+    for packet in packets if hold is None or is_counted else _holding(packets, hold):
         stamp = packet.dts if is_counted else packet.pts
         if stamp is None:
             continue  # the empty packet at the end
@@ -148,12 +160,24 @@ def read_timeline(container: InputContainer, stream: VideoStream, blob: Blob, *,
             continue  # needed for decoding only: cut off by an edit list, or never shown
         stamps.append(stamp)
         end = max(end, stamp + (packet.duration or 0))
-        num_beyond += len(stamps) > last_frame or stamp - stamps[0] > last_stamp
+        num_beyond += start_of is not None and (len(stamps) > last_frame or stamp - stamps[0] > last_stamp)
         if num_beyond > REORDER_PACKETS:
             break
     if not stamps or max(stamps) < min(keys):
         raise bad_media(blob, "the video stream has no frames, or no key frame to start from")
     return replace(_timeline(container, stream, stamps=stamps, keys=keys, end=end), num_packets=num_packets)
+
+
+def _holding(
+    packets: "Iterator[Packet[VideoStream]]", hold: Callable[["Packet[VideoStream]"], None]
+) -> "Iterator[Packet[VideoStream]]":
+    """Pass packets on, and those from the first key frame on to ``hold``."""
+    has_begun = False
+    for packet in packets:
+        has_begun = has_begun or packet.is_keyframe
+        if has_begun:
+            hold(packet)
+        yield packet
 
 
 def _last_needed(view: View | None, stream: VideoStream) -> tuple[float, float]:

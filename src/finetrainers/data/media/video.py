@@ -10,19 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from av import CodecContext
-from av.container import InputContainer
-from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from finetrainers.data.media.blob import Blob
 from finetrainers.data.media.containers import check_whole, count_avi_frames
-from finetrainers.data.media.interlaced import deinterlaced
+from finetrainers.data.media.decoded import Held, frames_from
 from finetrainers.data.media.needed import Needed
 from finetrainers.data.media.timeline import (
-    DECODER_OPTIONS,
     ROUNDING_SECONDS,
     Timeline,
     open_video,
@@ -79,7 +75,7 @@ def probe_video(blob: Blob) -> MediaInfo:
         indexed = count_avi_frames(blob) if timeline.is_counted else 0
         if timeline.num_packets < indexed:
             raise bad_media(blob, f"damaged: {timeline.num_packets} of {indexed} frames can be read; copy it again")
-        for _, frame in _frames(container, stream, timeline, start=timeline.start, needed=Needed(stream, {})):
+        for _, frame in frames_from(container, stream, timeline, start=timeline.start, needed=Needed(stream, {})):
             height, width = _displayed_size(frame, stream)
             num_frames = len(timeline.stamps)
             return MediaInfo(num_frames, height, width, fps=num_frames / timeline.seconds, seconds=timeline.seconds)
@@ -89,8 +85,9 @@ def probe_video(blob: Blob) -> MediaInfo:
 def decode_video(blob: Blob, view: View) -> Clip:
     """Decode the view's frames to [F, H, W, 3]; damage among them is an error, never a shorter clip."""
     with open_video(blob) as (container, stream):
+        held = Held()
         if view.frame_sampling == "start":
-            timeline = read_timeline(container, stream, blob, start_of=view)
+            timeline = read_timeline(container, stream, blob, start_of=view, hold=held.add)
         else:
             timeline = whole_timeline(container, stream, blob)
         positions, frames = choose_frames(timeline, view, blob)
@@ -98,12 +95,19 @@ def decode_video(blob: Blob, view: View) -> Clip:
         for run in _runs(timeline, frames):
             needed = Needed(stream, _not_shown(timeline, frames, run))
             start = int(timeline.stamps[run.key]) if run.key else timeline.start
-            if _paint_run(painter, _frames(container, stream, timeline, start=start, needed=needed), frames, run, needed):
+            decoded = frames_from(
+                container, stream, timeline, start=start, needed=needed, held=held if start == timeline.start else None
+            )
+            if _paint_run(painter, decoded, frames, run, needed):
                 continue
             # Some files seek late, or call frames key frames that are not: all of them from the start always works
             from_start, every = _Run(int(timeline.keys[0]), run.rows), Needed(stream, {})
             if (run.key == 0 and not needed.left_out) or not _paint_run(
-                painter, _frames(container, stream, timeline, start=timeline.start, needed=every), frames, from_start, every
+                painter,
+                frames_from(container, stream, timeline, start=timeline.start, needed=every),
+                frames,
+                from_start,
+                every,
             ):
                 seconds = timeline.times[frames[run.rows[-1]]]
                 raise bad_media(blob, f"damaged: frames are missing or corrupt at or before {seconds:.2f} s")
@@ -154,57 +158,6 @@ def _not_shown(timeline: Timeline, frames: npt.NDArray[np.int64], run: _Run) -> 
     shown = frames[run.rows.start : run.rows.stop]
     numbers = np.setdiff1d(np.arange(run.key, shown[-1]), shown[:, None] + np.arange(-NEAR, NEAR + 1))
     return dict(zip(timeline.stamps[numbers].tolist(), numbers.tolist(), strict=True))
-
-
-def _frames(
-    container: InputContainer, stream: VideoStream, timeline: Timeline, *, start: int, needed: Needed
-) -> Iterator[tuple[int, VideoFrame]]:
-    """Decode from the key frame at or before the time stamp ``start``, with each frame's number in the file."""
-    for count, frame in enumerate(deinterlaced(_decoded_from(container, stream, timeline, start, needed), stream)):
-        if timeline.is_counted:
-            yield count, frame
-        elif frame.pts is not None:
-            yield int(np.searchsorted(timeline.stamps, frame.pts, side="right")) - 1, frame
-
-
-def _decoded_from(
-    container: InputContainer, stream: VideoStream, timeline: Timeline, start: int, needed: Needed
-) -> Iterator[VideoFrame]:
-    """Decode from a key frame on or, of interlaced video, from the one before: a frame takes lines from its neighbors."""
-    container.seek(start, stream=stream)
-    decoded = _decoded(container, stream, needed)
-    first = next(decoded, None)
-    if first is None:
-        return
-    if first.interlaced_frame and start > timeline.start:
-        before = int(np.searchsorted(timeline.stamps, start)) - 1
-        container.seek(int(timeline.stamps[max(before, 0)]), stream=stream)
-        yield from _decoded(container, stream, needed)
-        return
-    yield first
-    yield from decoded
-
-
-def _decoded(container: InputContainer, stream: VideoStream, needed: Needed) -> Iterator[VideoFrame]:
-    """Decode what is needed with the stream's own decoder, or with the one that knows of transparency."""
-    name = ALPHA_DECODERS.get(stream.codec_context.name)
-    if not needed.is_all:
-        for packet in container.demux(stream):
-            if needed.has(packet):
-                yield from packet.decode()
-        return
-    if name is None or stream.metadata.get("alpha_mode") != "1":
-        yield from container.decode(stream)
-        return
-    decoder = CodecContext.create(name, "r")
-    decoder.options = DECODER_OPTIONS
-    assert isinstance(decoder, VideoCodecContext)
-    for packet in container.demux(stream):
-        yield from decoder.decode(packet)
-
-
-ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-"""FFmpeg's own decoders of these leave out the transparency of webm."""
 
 
 def _paint_run(

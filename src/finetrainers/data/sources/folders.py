@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from finetrainers.data.media.blob import local_path, ref_of
 from finetrainers.data.media.files import CONVERT, IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_media, why_unreadable
 from finetrainers.errors import DataError
-from finetrainers.files.marks import is_no_data
+from finetrainers.files.marks import SYSTEM_FOLDERS, is_hidden_folder, is_no_data
 
 
 def refuse(error: OSError) -> None:
@@ -30,7 +30,8 @@ def walk(
 ) -> Iterator[str]:
     """Yield references of the media below a folder, through links too, but not of hidden ones.
 
-    Nor of those in folders that a run or a cache has made, unless that is the given one. Other files are counted by suffix.
+    Nor of those in folders of systems, or that a run or a cache has made, unless that is the given one. Other files are
+    counted by suffix.
 
     Args:
         folder: Where to begin.
@@ -51,7 +52,9 @@ def walk(
             others["folders of runs or caches"] += 1
             folders.clear()
             continue
-        folders[:] = sorted(child for child in folders if not child.startswith("."))
+        if systems := SYSTEM_FOLDERS.intersection(folders):
+            others["folders of the system"] += len(systems)
+        folders[:] = sorted(child for child in folders if not is_hidden_folder(child))
         shown = sorted(file for file in files if not file.startswith("."))
         for file in shown:
             if is_media(Path(file)):

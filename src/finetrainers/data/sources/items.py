@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 from finetrainers.config.data import DataConfig
 from finetrainers.config.user_code import is_place
+from finetrainers.data.media.files import is_media
 from finetrainers.data.media.view import why_unreadable
 from finetrainers.data.sources.beside import list_folder, pair_by_place
 from finetrainers.data.sources.imagefolder import ImageFolder
 from finetrainers.data.sources.kohya import Kohya
 from finetrainers.data.sources.layout import Layout, Wanted, check_settings, choose_layout
+from finetrainers.data.sources.left_over import ARCHIVES
 from finetrainers.data.sources.listing import Listing as Listing, Problem as Problem, by_path, pair
 from finetrainers.data.sources.lists import Lists
 from finetrainers.data.sources.many import pair_many_by_place
@@ -20,6 +22,7 @@ from finetrainers.data.sources.own import OwnLayout
 from finetrainers.data.sources.place import Place, place_of
 from finetrainers.data.sources.saved import Saved
 from finetrainers.data.sources.sidecars import Sidecars
+from finetrainers.data.sources.splits import about_missing
 from finetrainers.data.sources.table import Table
 from finetrainers.data.sources.webdataset import WebDataset
 from finetrainers.errors import DataError
@@ -47,7 +50,9 @@ def list_items(config: DataConfig, streams: Sequence[str] = (), many: Collection
     layout, why = _layout_of(place, config)
     if layout is None:
         if place.is_file:
-            raise DataError(f"data.path: {place} is no folder and no metadata file ({', '.join(METADATA_READERS)})")
+            raise DataError(
+                f"data.path: {place} is no folder and no metadata file ({', '.join(METADATA_READERS)}){_instead(place)}"
+            )
         layout = Sidecars()  # says what it has found, and what was expected, unless media are enough
         why = "media alone"
     check_settings(layout, config)
@@ -64,6 +69,13 @@ def list_items(config: DataConfig, streams: Sequence[str] = (), many: Collection
         by_place = pair_many_by_place if other.name in many else pair_by_place
         listing = pair(listing, other.name, by_place(listing.table["media"], place.root, other))
     return listing
+
+
+def _instead(place: Place) -> str:
+    """Say what to name instead of a file that is no data set."""
+    if place.suffix in ARCHIVES:
+        return "; unpack it, and name the folder"
+    return "; name the folder that it lies in" if is_media(place.path) else ""
 
 
 class Sharded(NamedTuple):
@@ -99,6 +111,7 @@ def open_shards(config: DataConfig) -> Sharded:
     problems = _closed(layout, place)
     if problems and config.on_error == "fail":
         raise DataError(f"{problems[0].path}: {problems[0].reason}; fix it, or set data.on_error: skip")
+    why = "; ".join([why, *about_missing(shards)])
     return Sharded(layout, why, place.root, tuple(shards), problems)
 
 

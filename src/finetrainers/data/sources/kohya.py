@@ -22,7 +22,9 @@ from finetrainers.data.sources.folders import suffixes, walk
 from finetrainers.data.sources.layout import Layout, Wanted
 from finetrainers.data.sources.listing import Listing, Problem, finish
 from finetrainers.data.sources.place import Place
+from finetrainers.data.sources.texts import read_text, why_no_text
 from finetrainers.errors import ConfigError, DataError
+from finetrainers.files.marks import is_hidden_folder
 
 NUMBERED = re.compile(r"(\d{1,4})_(.+)")
 CAPTION_SUFFIXES = (".txt", ".caption", ".cap")
@@ -58,7 +60,7 @@ def class_folders(folder: Path) -> list[tuple[Path, int]]:
     """Folders of a folder with the repeats that their names say, sorted; none unless all say some and hold all media."""
     if not folder.is_dir():
         return []
-    children = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
+    children = sorted(child for child in folder.iterdir() if not is_hidden_folder(child.name))
     folders = [child for child in children if child.is_dir()]
     named = [NUMBERED.fullmatch(child.name) for child in folders]
     if not folders or not all(named) or any(is_media(child) for child in children if not child.is_dir()):
@@ -123,12 +125,12 @@ def _captions(
         passed_over["without a caption of its own, and given the name of its folder"] += 1
         return [name]
     try:
-        text = beside[0].read_text(encoding="utf-8-sig").strip() if beside else None
+        text = read_text(beside[0]).strip() if beside else None
     except OSError as error:
         problems.append(Problem(ref, f"its caption file {beside[0].name} {why_unreadable(error)}"))
         return []
     except UnicodeDecodeError as error:
-        problems.append(Problem(ref, f"its caption file {beside[0].name} is not UTF-8 text: {error}"))
+        problems.append(Problem(ref, f"its caption file {beside[0].name} {why_no_text(error)}"))
         return []
     if not text and config.caption_prefix:
         return [""]

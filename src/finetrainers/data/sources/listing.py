@@ -81,6 +81,31 @@ WITHOUT_CAPTION = ("the caption is empty", "the caption is missing", "no caption
 """Beginnings of what is said of an item without a caption."""
 
 
+VISIBLE = r"[^\s\p{Z}\p{Cf}]"
+"""A character that can be seen: not a space, and not a mark such as that of the byte order."""
+NO_CAPTIONS = {
+    r"^version https://git-lfs": "the pointer to a file that git-lfs has not fetched; fetch it with git lfs pull",
+    r"(?i)^(<!doctype html|<html)": "a web page; write the text alone",
+    r"^\{\\rtf": "rich text; save it as plain text",
+    r"\x00": "no text: it has characters of value 0, as UTF-16 without a byte order mark; save it as UTF-8",
+}
+"""What texts are, by a regular expression, that no caption is."""
+
+
+def why_no_caption(text: str) -> str:
+    """Say what a text is that is no caption, and what to do; nothing of one that may be."""
+    return _refused(pa.array([text], pa.large_string())).get(0, "")
+
+
+def _refused(texts: pa.Array) -> dict[int, str]:
+    """Say by number which of the texts [N] are no captions, and what they are instead."""
+    found = {}
+    for pattern, what in NO_CAPTIONS.items():
+        is_such = pc.fill_null(pc.match_substring_regex(texts, pattern), False)
+        found |= dict.fromkeys(pc.indices_nonzero(is_such).to_pylist(), what)
+    return found
+
+
 def by_path(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     """Sort problems by the media that they are of."""
     return tuple(sorted(problems, key=lambda problem: problem.path))
@@ -91,16 +116,23 @@ def finish(table: pa.Table, problems: list[Problem], unlisted: int, *, prefix: s
     media, captions = table["media"], table["captions"].combine_chunks()
     rows = pc.list_parent_indices(captions)
     texts = pc.utf8_trim_whitespace(pc.list_flatten(captions))
-    is_text = pc.fill_null(pc.not_equal(texts, ""), False)
+    refused = _refused(texts)
+    wrong = {rows[number].as_py(): f"the caption is {what}" for number, what in sorted(refused.items(), reverse=True)}
+    is_text = pc.fill_null(pc.match_substring_regex(texts, VISIBLE), False)
     kept = group(rows.filter(is_text).to_numpy(), texts.filter(is_text), len(media))
     if prefix:
         kept = _with_empty(kept)
-    has_caption = pc.greater(pc.list_value_length(kept), 0)
+    is_right = np.ones(len(media), np.bool_)
+    is_right[list(wrong)] = False
+    problems = problems + [Problem(media[row].as_py(), reason) for row, reason in wrong.items()]
+    has_caption = pc.or_(pc.greater(pc.list_value_length(kept), 0), pa.array(~is_right))
     bare = np.flatnonzero(~has_caption.to_numpy(zero_copy_only=False))
     was_given = np.isin(bare, rows.filter(pc.is_valid(texts)).to_numpy())
     reasons = [f"the caption is {'empty' if given else 'missing'}" for given in was_given.tolist()]
     problems = problems + [Problem(media[row].as_py(), reason) for row, reason in zip(bare.tolist(), reasons, strict=True)]
-    table = table.set_column(table.column_names.index("captions"), "captions", kept).filter(has_caption)
+    table = table.set_column(table.column_names.index("captions"), "captions", kept).filter(
+        pc.and_(has_caption, pa.array(is_right))
+    )
     return Listing(table.take(pc.sort_indices(table["media"])).combine_chunks(), by_path(problems), unlisted)
 
 

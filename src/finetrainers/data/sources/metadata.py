@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from finetrainers.config.data import DataConfig
 from finetrainers.data.sources.rows import read_csv, read_json, read_jsonl, read_parquet, single
+from finetrainers.data.sources.unparsed import about_header, refuse_others, why_unparsed
 from finetrainers.errors import DataError
 
 MEDIA_COLUMNS = (
@@ -77,11 +78,12 @@ def read_metadata(
 
     wrong: dict[int, str] = {}
     try:
+        refuse_others(path)
         table = METADATA_READERS[path.suffix.lower()](path, choose, wrong)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (pa.ArrowException, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {error}{_hint(path)}") from error
+        raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {why_unparsed(path, error)}") from error
     names = ["media", *streams]
     columns = []
     for name, column in itertools.zip_longest(names, chosen):
@@ -129,12 +131,6 @@ def group(rows: np.ndarray, values: pa.Array, num_rows: int) -> pa.Array:
     return pa.LargeListArray.from_arrays(
         pa.array(offsets, pa.int64()), values.take(pa.array(np.argsort(rows, kind="stable")))
     )
-
-
-def _hint(path: Path) -> str:
-    if path.suffix.lower() == ".csv":
-        return "; captions that contain commas must stand in double quotes"
-    return "; one object a line is .jsonl, one list of objects is .json" if "json" in path.suffix.lower() else ""
 
 
 def _choose_media(names: Sequence[str], config: DataConfig, path: Path) -> str:
@@ -186,7 +182,7 @@ def _by_synonym(synonyms: Sequence[str], names: Sequence[str], path: Path, *, ke
     close = [name for name in names if difflib.get_close_matches(name.lower(), synonyms, n=1, cutoff=0.6)]
     hint = f"; perhaps {' or '.join(map(repr, close))}?" if close else ""
     expected = f"expected one of {', '.join(synonyms)}, or its name in data.{key}"
-    raise DataError(f"{path}: no column of {what} among {', '.join(names) or 'none'}; {expected}{hint}")
+    raise DataError(f"{path}: no column of {what} among {', '.join(names) or 'none'}; {expected}{hint}{about_header(names)}")
 
 
 def text_column(column: pa.ChunkedArray, where: str, *, is_list: bool) -> pa.Array:
@@ -197,7 +193,9 @@ def text_column(column: pa.ChunkedArray, where: str, *, is_list: bool) -> pa.Arr
     if pa.types.is_dictionary(content):
         content = content.value_type
     if not any(is_kind(content) for is_kind in TEXTS):
-        raise DataError(f"{where} holds {column.type}; expected text{' or lists of text' if is_list else ''}")
+        raise DataError(
+            f"{where} holds {column.type}; expected text{' or lists of text' if is_list else ''}, alone in a column"
+        )
     if is_nested:
         return pa.concat_arrays([chunk.cast(kind) for chunk in column.chunks] or [pa.array([], kind)])
     texts = column.cast(pa.large_string())

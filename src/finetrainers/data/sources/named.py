@@ -81,6 +81,8 @@ def named_lists(named: pa.ChunkedArray, source: Source | Path, stream: str) -> P
     return pc.if_else(all_but(reasons, len(lists)), lists, None), reasons
 
 
+HINTED = 1000
+"""Missing files that a similar name is looked for: all of millions may be missing."""
 EMBEDDED = ("parquet:", "arrow:", "tar:")
 """What references begin with that no list has named: media in cells and archives."""
 
@@ -98,12 +100,20 @@ def check_files(files: pa.Array, source: Source | Path) -> tuple[pa.Array, dict[
             continue
         path = Path(local_path(name))
         if not os.path.isfile(path):  # noqa: PTH113 - says no to names that no file can have, too
-            close = spelling.other_case(str(path))
-            hint = f"; did you mean {os.path.relpath(close, source.parent)!r} (other case)?" if close else ""
+            hint = _meant(str(path), spelling, source) if len(reasons) < HINTED else ""
             reasons[row] = f"is listed in {source.name}, but there is no such file{hint}"
         elif not is_media(path):
             reasons[row] = f"suffix {path.suffix!r} is none of {suffixes()}{how_to_convert(path.suffix)}"
     return present, reasons  # a file that is neither in both is hidden, or reached by a link
+
+
+def _meant(path: str, spelling: Spelling, source: Source | Path) -> str:
+    """Say which file of a similar name a missing one may be."""
+    if close := spelling.other_case(path):
+        return f"; did you mean {os.path.relpath(close, source.parent)!r} (other case)?"
+    if close := spelling.elsewhere(path, str(source.parent)):
+        return f"; did you mean {close!r}? Names are relative to the folder of {source.name}"
+    return ""
 
 
 def as_on_disk(files: pa.Array, found: list[str]) -> pa.Array:

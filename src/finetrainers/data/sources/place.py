@@ -11,12 +11,10 @@ from finetrainers.data.media.blob import FILE, Blob, blob_of, local_path, ref_of
 from finetrainers.data.media.remote import HUB, is_remote
 from finetrainers.data.sources.folders import nearest
 from finetrainers.data.sources.patterns import files_of, is_pattern
-from finetrainers.data.sources.texts import read_text
+from finetrainers.data.sources.texts import read_text, why_no_text
+from finetrainers.data.sources.unparsed import refuse_others
 from finetrainers.errors import DataError
-from finetrainers.files.marks import is_no_data
-
-LOST = "lost+found"
-"""A folder at the root of a disk, of the system."""
+from finetrainers.files.marks import is_hidden_folder, is_no_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ class Place:
             if relative != "." and is_no_data(Path(folder), files):
                 folders.clear()
                 continue
-            folders[:] = [name for name in folders if not name.startswith(".") and name != LOST]
+            folders[:] = [name for name in folders if not is_hidden_folder(name)]
             yield relative, files
 
     def inside(self, folder: str) -> "Place":
@@ -132,9 +130,10 @@ class Place:
         """
         try:
             with self.file(name) as path:
+                refuse_others(path)
                 return read_text(path)
         except UnicodeDecodeError as error:
-            raise DataError(f"{self.ref(name)}: not UTF-8 text ({error}); convert it") from error
+            raise DataError(f"{self.ref(name)}: {why_no_text(error)}") from error
 
 
 def place_of(path: str) -> Place:

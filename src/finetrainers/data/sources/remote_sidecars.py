@@ -15,6 +15,7 @@ from finetrainers.data.sources.folders import suffixes
 from finetrainers.data.sources.listing import Listing, Problem, finish
 from finetrainers.data.sources.place import Place
 from finetrainers.data.sources.remote_place import RemotePlace
+from finetrainers.data.sources.texts import decode_text, why_no_text
 from finetrainers.errors import DataError
 
 BLOCK_ROWS = 8192
@@ -96,9 +97,9 @@ def _captions(ref: str, text: Text, config: DataConfig, problems: list[Problem])
         problems.append(Problem(ref, f"its caption file {name} {why_unreadable(text)}"))
         return []
     try:
-        caption = text.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").strip()
+        caption = decode_text(text).strip()
     except UnicodeDecodeError as error:
-        problems.append(Problem(ref, f"its caption file {name} is not UTF-8 text: {error}"))
+        problems.append(Problem(ref, f"its caption file {name} {why_no_text(error)}"))
         return []
     if not caption and config.caption_prefix:
         return [""]

@@ -106,14 +106,15 @@ def _lines(path: Path, arrows: pa.ArrowInvalid) -> Iterator[Mapping[str, object]
             try:
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except (ValueError, RecursionError) as error:
+                comma = "remove the commas at the ends of lines; " if line.rstrip().endswith(b",") else ""
                 raise DataError(
-                    f"{path}: cannot be read as jsonl: line {number}: {error}; one object a line is .jsonl, one list of "
-                    "objects is .json"
+                    f"{path}: cannot be read as jsonl: line {number}: {error}; {comma}one object a line is .jsonl, one "
+                    "list of objects is .json"
                 ) from error
             if not isinstance(row, dict):
                 raise DataError(
                     f"{path}: cannot be read as jsonl: line {number} holds {_kind(row)}; expected an object with a path and "
-                    "a caption"
+                    "a caption, for one list of objects is .json"
                 )
             yield row
     if number == 0:

@@ -17,7 +17,7 @@ from finetrainers.data.sources.left_over import LeftOver
 from finetrainers.data.sources.listing import Listing, Problem, finish
 from finetrainers.data.sources.place import Place
 from finetrainers.data.sources.remote_sidecars import detect_remote_sidecars, list_remote_sidecars
-from finetrainers.data.sources.texts import read_text
+from finetrainers.data.sources.texts import read_text, why_no_text
 from finetrainers.errors import DataError
 
 BLOCK_ROWS = 65536
@@ -76,13 +76,18 @@ def list_sidecars(folder: Path, config: DataConfig) -> Listing:
     found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in others.most_common(5)) or "no files"
     if not tables and problems:
         raise DataError(f"{problems[0].path}: {problems[0].reason}")
+    said = "".join(f"; {note.removeprefix(f'{folder}: ')}" for note in left.notes(folder))
     if not tables:
-        raise DataError(f"{folder}: no media ({suffixes()}), but {found}; {LAYOUTS}")
+        raise DataError(f"{folder}: no media ({suffixes()}), but {found}{said}{left.about_tables()}; {LAYOUTS}")
     table = pa.concat_tables(tables)
     if len(table) == 0 and all(problem.reason.startswith("no caption file") for problem in problems):
-        raise DataError(f"{folder}: {len(problems)} media, none of them with a caption, and {found}; {LAYOUTS}; {ALONE}")
+        raise DataError(
+            f"{folder}: {len(problems)} media, none of them with a caption, and {found}{said}; {LAYOUTS}; {ALONE}"
+        )
     listing = finish(table, [*problems, *left.problems], unlisted=0, prefix=config.caption_prefix)
-    return replace(listing, notes=left.notes(folder))
+    others[".txt"] -= left.num_used
+    passed_over = {suffix or "without suffix": count for suffix, count in others.items() if count > 0}
+    return replace(listing, notes=left.notes(folder), passed_over=passed_over)
 
 
 _LISTS = pa.large_list(pa.large_string())
@@ -94,6 +99,10 @@ def _read_sidecar(ref: str, config: DataConfig, problems: list[Problem]) -> list
     try:
         text = read_text(beside).strip()
     except FileNotFoundError:
+        if os.path.islink(beside):  # noqa: PTH114 - a string path costs less, and there may be millions
+            reason = f"its caption file {beside.name} is a link to {os.readlink(beside)}, which is not there"  # noqa: PTH115
+            problems.append(Problem(ref, reason))
+            return []
         if config.caption_prefix:
             return [""]
         problems.append(Problem(ref, f"no caption file {beside.name} next to it"))
@@ -102,7 +111,7 @@ def _read_sidecar(ref: str, config: DataConfig, problems: list[Problem]) -> list
         problems.append(Problem(ref, f"its caption file {beside.name} {why_unreadable(error)}"))
         return []
     except UnicodeDecodeError as error:
-        problems.append(Problem(ref, f"its caption file {beside.name} is not UTF-8 text: {error}"))
+        problems.append(Problem(ref, f"its caption file {beside.name} {why_no_text(error)}"))
         return []
     if not text and config.caption_prefix:
         return [""]

@@ -7,6 +7,9 @@ import os
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
+
+from finetrainers.data.media.files import is_media
 
 KNOWN_FOLDERS = 4096
 """Folders whose names are remembered while a list is checked."""
@@ -29,6 +32,17 @@ class Spelling:
         if "\0" in path:
             return None
         return self._follow(path.replace("\\", "/"), lambda name: _normalized(name).casefold())
+
+    def elsewhere(self, path: str, folder: str) -> str | None:
+        """Name in a folder that a path may have meant which is of another folder, machine or system, or has no suffix."""
+        parts = [part for part in path.replace("\\", "/").split("/") if part]
+        tails = ["/".join(parts[start:]) for start in range(1, len(parts))]
+        found = next((tail for tail in tails if os.path.isfile(f"{folder}/{tail}")), None)  # noqa: PTH113 - may be millions
+        if found is not None or not parts:
+            return found
+        alike = [name for name in self._names(os.path.dirname(path) or folder) if os.path.splitext(name)[0] == parts[-1]]  # noqa: PTH120, PTH122
+        media = [name for name in alike if is_media(Path(name))]
+        return os.path.relpath(f"{os.path.dirname(path)}/{media[0]}", folder) if len(media) == 1 else None  # noqa: PTH120
 
     def _follow(self, path: str, same: Callable[[str], str]) -> str | None:
         """Go down the path, at each name that is not there by the only one that is the same."""

@@ -53,5 +53,23 @@ def choose_split(names: Sequence[str], config: DataConfig, place: str) -> tuple[
     return chosen, f", split {wanted}", passed_over
 
 
+def about_missing(names: Sequence[str]) -> tuple[str, ...]:
+    """Say which files are not there of those whose names count them, such as ``train-00000-of-00002.parquet``."""
+    found: dict[tuple[str, str, str], set[int]] = {}
+    for name in names:
+        if match := _NUMBERED.fullmatch(name):
+            found.setdefault((match[1], match[3], match[4]), set()).add(int(match[2]))
+    notes = []
+    for (start, count, end), numbers in found.items():
+        missing = sorted(set(range(int(count))) - numbers)
+        if missing:
+            first = f"{start}-{missing[0]:0{len(count)}d}-of-{count}{end}"
+            notes.append(f"{len(missing)} of {int(count)} files are not there and not used, such as {first}")
+    return tuple(notes)
+
+
+_NUMBERED = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})(\.\w+)")
+
+
 def _there_are(found: Counter[str]) -> str:
     return f"there are {', '.join(sorted(found))}" if found else "their names tell none"

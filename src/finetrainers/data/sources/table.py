@@ -6,7 +6,7 @@ from finetrainers.config.data import DataConfig
 from finetrainers.data.sources.layout import Layout, Wanted
 from finetrainers.data.sources.listing import Listing, join
 from finetrainers.data.sources.place import Place
-from finetrainers.data.sources.splits import choose_split
+from finetrainers.data.sources.splits import about_missing, choose_split
 from finetrainers.data.sources.table_file import TABLE_SUFFIXES, has_embedded, has_media, list_table
 from finetrainers.errors import DataError
 
@@ -33,7 +33,8 @@ class Table(Layout):
         listing = join(list_table(place.ref(name), wanted) for name in names)
         if len(listing.table) == 0 and not listing.problems:
             raise DataError(f"{place}: lists no media in {len(names)} tables")
-        return replace(listing, why=split, passed_over={**passed_over, **listing.passed_over})
+        notes = (*listing.notes, *(f"{place}: {note}" for note in about_missing(names)))
+        return replace(listing, why=split, passed_over={**passed_over, **listing.passed_over}, notes=notes)
 
     def shards(self, place: Place, config: DataConfig) -> list[str] | None:
         return [place.ref(name) for name in _choose(place, config)[0]]

@@ -15,6 +15,7 @@ import pyarrow.parquet
 from finetrainers.config.data import DataConfig
 from finetrainers.data.media.blob import blob_of, ref_of
 from finetrainers.data.media.cells import ARROW, PARQUET, cell_refs, content, detached, open_arrow
+from finetrainers.data.media.contents import what_it_is
 from finetrainers.data.media.remote import is_remote
 from finetrainers.data.media.view import why_unreadable
 from finetrainers.data.sources.layout import Wanted
@@ -98,7 +99,8 @@ def _opened(ref: str) -> Iterator[_Parquet | _Arrow]:
             with blob.open() as handle, pyarrow.parquet.ParquetFile(handle) as file:
                 yield _Parquet(file)
     except pa.ArrowException as error:
-        raise DataError(f"{ref}: cannot be read as {blob.suffix[1:]}: {error}") from error
+        what = what_it_is(blob) or f": {error}"
+        raise DataError(f"{ref}: cannot be read as {blob.suffix[1:]}{what}") from error
     except OSError as error:
         raise DataError(f"{ref}: {why_unreadable(error)}") from error
 
@@ -110,6 +112,12 @@ def has_embedded(ref: str) -> bool:
             return bool(_embedded(source.schema))
     except DataError:
         return False
+
+
+def columns_of(ref: str) -> list[str]:
+    """Names of the columns of the table."""
+    with _opened(ref) as source:
+        return list(source.schema.names)
 
 
 def has_media(ref: str, config: DataConfig) -> bool:
@@ -174,11 +182,21 @@ def _embedded(schema: pa.Schema) -> list[str]:
     found = []
     for field in schema:
         kind = field.type
+        if _has_no_bytes(kind):
+            found.append(field.name)
+            continue
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             kind = kind.field(kind.get_field_index("bytes")).type
         if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
             found.append(field.name)
     return found
+
+
+def _has_no_bytes(kind: pa.DataType) -> bool:
+    """Whether cells are ``{bytes, path}`` all of whose bytes are null, as Arrow writes them where there are paths alone."""
+    if not pa.types.is_struct(kind) or -1 in (kind.get_field_index("path"), kind.get_field_index("bytes")):
+        return False
+    return pa.types.is_null(kind.field(kind.get_field_index("bytes")).type)
 
 
 def _with_columns(config: DataConfig, schema: pa.Schema) -> DataConfig:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from finetrainers.data.media.archives import member_ref
 from finetrainers.data.media.blob import blob_of
+from finetrainers.data.media.contents import what_it_is
 from finetrainers.data.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from finetrainers.data.media.view import why_unreadable
 from finetrainers.data.sources.layout import Wanted
@@ -66,7 +67,8 @@ def list_shard(ref: str, wanted: Wanted) -> Listing:
                 _sort_in(member, file, shard)
     except tarfile.ReadError as error:
         kind = " (it is compressed: members of that cannot be read one by one)" if ref.endswith(("gz", "tgz", "zst")) else ""
-        raise DataError(f"{ref}: cannot be read as a tar archive{kind}: {error}") from error
+        what = what_it_is(blob_of(ref)) or f": {error}"
+        raise DataError(f"{ref}: cannot be read as a tar archive{kind}{what}") from error
     except OSError as error:
         raise DataError(f"{ref}: {why_unreadable(error)}") from error
     return _listing(shard)

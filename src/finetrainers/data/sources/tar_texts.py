@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from finetrainers.config.data import DataConfig
 from finetrainers.data.sources.metadata import CAPTION_COLUMNS
+from finetrainers.data.sources.texts import decode_text
 from finetrainers.errors import DataError
 
 CAPTION_MEMBERS = ("txt", "caption", "cap")
@@ -31,7 +32,7 @@ def captions_of(texts: Mapping[str, bytes], config: DataConfig, where: str) -> t
     unused = [f".{suffix}, where a .{used} is the caption" for suffix in texts if suffix != used]
     if not found:
         return _of_record(_record(texts), where), unused
-    text = texts[used].decode("utf-8-sig")
+    text = decode_text(texts[used])
     return text.split("\n") if config.caption_lines else [text], unused
 
 
@@ -39,7 +40,7 @@ def _named(name: str, texts: Mapping[str, bytes]) -> list[str]:
     """Read the member of that name, else that key of the object in its ``.json``."""
     for member in (name.removeprefix("."), f"{name}.txt"):
         if member in texts and member != "json":
-            return [texts[member].decode("utf-8-sig")]
+            return [decode_text(texts[member])]
     return _texts(name, _record(texts).get(name))
 
 
@@ -51,7 +52,7 @@ def _of_record(record: Mapping[str, object], where: str) -> list[str]:
 
 
 def _record(texts: Mapping[str, bytes]) -> dict[str, object]:
-    record = json.loads(texts["json"].decode("utf-8-sig")) if "json" in texts else {}
+    record = json.loads(decode_text(texts["json"])) if "json" in texts else {}
     if not isinstance(record, dict):
         raise ValueError(f"its .json holds {type(record).__name__}, not an object")
     return record

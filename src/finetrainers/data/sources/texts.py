@@ -16,9 +16,22 @@ def read_text(path: str | Path) -> str:
         OSError: If it cannot be read.
         UnicodeDecodeError: If it is in another encoding.
     """
-    data = Path(path).read_bytes()
+    return decode_text(Path(path).read_bytes())
+
+
+def decode_text(data: bytes) -> str:
+    """Decode what a text file holds, as ``read_text`` does.
+
+    Raises:
+        UnicodeDecodeError: If it is in another encoding.
+    """
     text = data.decode("utf-16" if data.startswith(UTF16_MARKS) else "utf-8-sig")
     return text.replace("\r\n", "\n").replace("\r", "\n")  # as Path.read_text does
+
+
+def why_no_text(error: UnicodeDecodeError) -> str:
+    """Say of a file that it cannot be decoded, where, and what to do."""
+    return f"is not UTF-8 text (byte 0x{error.object[error.start]:02x} at {error.start}); save it as such"
 
 
 def as_utf8(path: Path) -> str | io.BytesIO:

@@ -9,7 +9,7 @@ from finetrainers.data.media.blob import blob_of
 from finetrainers.data.sources.layout import Layout, Wanted
 from finetrainers.data.sources.listing import Listing, join
 from finetrainers.data.sources.place import Place
-from finetrainers.data.sources.splits import choose_split
+from finetrainers.data.sources.splits import about_missing, choose_split
 from finetrainers.data.sources.tar_shard import list_shard
 from finetrainers.errors import DataError
 
@@ -41,7 +41,8 @@ class WebDataset(Layout):
         if len(listing.table) == 0 and not listing.problems:
             found = ", ".join(f"{count} {kind}" for kind, count in listing.passed_over.items()) or "no members"
             raise DataError(f"{place}: no media in {len(refs)} tar archives, but {found}")
-        return replace(listing, why=split, passed_over={**passed_over, **listing.passed_over})
+        notes = (*listing.notes, *(f"{place}: {note}" for note in about_missing(names)))
+        return replace(listing, why=split, passed_over={**passed_over, **listing.passed_over}, notes=notes)
 
     def shards(self, place: Place, config: DataConfig) -> list[str] | None:
         return [place.ref(name) for name in _choose(place, config)[0]]
