@@ -1,4 +1,4 @@
-"""``finetrainers launch`` with torchrun, all of whose processes are forked from one that has imported everything.
+"""``finetrainers launch``, or torchrun itself, all of whose processes are forked from one that has imported everything.
 
 It is torchrun's own agent that starts, watches, stops and restarts them; only their interpreters are not started anew, which
 takes each of them seven seconds of a processor.
@@ -22,6 +22,8 @@ NUMBERS = "FOLDER_OF_NUMBERS"
 """Environment variable with the folder where each process leaves its number in a file that is named as its rank."""
 NAMESPACES = "NAMESPACES_OF"
 """Environment variable with the process whose network the launcher is to be in."""
+TORCHRUN = "torchrun"
+"""Word before those of torchrun itself; without it, they are those of ``finetrainers launch``."""
 PROGRAM = ["-u", "-m", "finetrainers"]
 ENDED_SECONDS = 900.0
 
@@ -112,7 +114,12 @@ def launch(words: tuple[str, ...], folder: Path, change: Callable[[], None] | No
     if change is not None:
         change()
     with forked_workers(folder):
-        return ranks.command("launch", *words)
+        if words[0] != TORCHRUN:
+            return ranks.command("launch", *words)
+        from torch.distributed.run import main
+
+        main(list(words[1:]))
+        return 0
 
 
 def enter_namespaces(process: int) -> None:

@@ -181,8 +181,8 @@ def calls(trainer: Trainer, batch: Batch, context: int) -> Counter[tuple[int, ..
 
 
 def asked(trainer: Trainer, batch: Batch) -> Counter[tuple[int, ...]]:
-    """Count those that this process asks for."""
-    with torch.no_grad(), Asked() as mode:
+    """Count those that this process asks for; a mode cannot see into what is compiled without compiling it anew."""
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), Asked() as mode:
         trainer.predict(batch.noise, batch.sigma, batch)
     return mode.shapes
 

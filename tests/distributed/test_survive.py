@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import pytest
 import ranks
-from launching import NAMESPACES, ForkedLaunch
+from launching import NAMESPACES, TORCHRUN, ForkedLaunch
 from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
 
 from finetrainers import train
@@ -309,22 +309,19 @@ def test_killed_at_ten_moments_it_ends_with_the_same_curve(base: Tree, whole: Pa
     check_curve(run, whole, steps=MOST_STEPS)
 
 
-def launchers(file: str, words: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    command = ("-m", "finetrainers", "train", file, *words)
-    return {
-        "torchrun": (*PYTHON, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command),
-        "accelerate": (
-            *(*PYTHON, "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
-            *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(ranks.free_port()), *command),
-        ),
-    }
-
-
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", ["torchrun", "accelerate"])
 def test_each_other_launcher_starts_a_run(name: str, base: Tree, tmp_path: Path) -> None:
+    """Both by torchrun's agent; the second in interpreters of their own."""
     tree = merged(base, {"train": {"steps": 2}, "checkpoint": {"every": 2}})
-    launched = Launched(*launchers(write(tree, tmp_path), ())[name], folder=tmp_path)
+    command = ("-m", "finetrainers", "train", write(tree, tmp_path))
+    launched: Launched | ForkedLaunch
+    if name == "torchrun":
+        launched = ForkedLaunch(TORCHRUN, "--standalone", "--nproc-per-node", "2", *command, folder=tmp_path / "launched")
+    else:
+        launcher = (*PYTHON, "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+        more = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(ranks.free_port()))
+        launched = Launched(*launcher, *more, *command, folder=tmp_path)
     assert launched.wait() == 0, launched.said
     assert len(curve(tmp_path / "run", "loss")) == 2
     assert (tmp_path / "run/logs/rank-1.log").is_file(), launched.said
