@@ -1,7 +1,7 @@
 """A run that some processes have saved goes on with others, and ends as it would have."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +60,33 @@ def weights_of(run: Path, step: int) -> Mapping[str, Any]:
     return load_file(file)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Tree], tuple[Path, Tree]]:
+    """Train what is given in one process, once; return the run and its configuration."""
+    root = tmp_path_factory.mktemp("whole")
+    pictures, runs = write_pictures(root / "pictures", 6), dict[str, tuple[Path, Tree]]()
+
+    def made(given: Tree) -> tuple[Path, Tree]:
+        if repr(given) not in runs:
+            sections = {**given, "train": TRAIN, "checkpoint": {"every": 2, "keep": 3, "keep_weights": 3}}
+            run = root / f"run-{len(runs)}"
+            tree = flux_tree(tiny_flux, pictures, root, **sections, output_dir=str(run))
+            go_on(tree, root, steps=6)
+            runs[repr(given)] = run, tree
+        return runs[repr(given)]
+
+    return made
+
+
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", WAYS)
-def test_a_run_goes_on_in_another_layout(tmp_path: Path, tiny_flux: Path, name: str) -> None:
+def test_a_run_goes_on_in_another_layout(
+    tmp_path: Path, uninterrupted: Callable[[Tree], tuple[Path, Tree]], name: str
+) -> None:
     """Twice, with averages; uneven and empty parts among the shards."""
     given, layouts = WAYS[name]
-    pictures = write_pictures(tmp_path / "pictures", 6)
-    sections = {**given, "train": TRAIN, "cache": {"path": str(tmp_path / "cache")}}
-    sections["checkpoint"] = {"every": 2, "keep": 3, "keep_weights": 3}
-    whole, other = (
-        flux_tree(tiny_flux, pictures, tmp_path, **sections, output_dir=str(tmp_path / own)) for own in ("whole", "other")
-    )
-    go_on(whole, tmp_path, steps=6)
+    whole, tree = uninterrupted(given)
+    other = merged(tree, {"output_dir": str(tmp_path / "other")})
     for number, layout in enumerate(layouts, start=1):
         go_on(other, tmp_path, steps=2 * number, **layout)
         files = (tmp_path / f"other/checkpoints/step-{2 * number:06d}").glob("*.safetensors")
@@ -79,9 +94,9 @@ def test_a_run_goes_on_in_another_layout(tmp_path: Path, tiny_flux: Path, name: 
             ranks_of_files = range(math.prod(layout.values()))
             assert {f"state-rank-0000{rank}-00000.safetensors" for rank in ranks_of_files} == {file.name for file in files}
     of_curve, of_weights = MUON if name == "Muon" else FLOAT32
-    assert difference(tmp_path / "whole", tmp_path / "other") < of_curve
+    assert difference(whole, tmp_path / "other") < of_curve
     for step in (2, 4, 6):  # exported by those who share the weights, and by copies
-        own, others = (weights_of(tmp_path / place, step) for place in ("whole", "other"))
+        own, others = (weights_of(run, step) for run in (whole, tmp_path / "other"))
         assert own.keys() == others.keys()
         differs = max(float((own[tensor] - others[tensor]).abs().max()) for tensor in own)
         assert differs < of_weights, step

@@ -181,8 +181,8 @@ def calls(trainer: Trainer, batch: Batch, context: int) -> Counter[tuple[int, ..
 
 
 def asked(trainer: Trainer, batch: Batch) -> Counter[tuple[int, ...]]:
-    """Count those that this process asks for."""
-    with torch.no_grad(), Asked() as mode:
+    """Count those that this process asks for; a mode cannot see into what is compiled without compiling it anew."""
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), Asked() as mode:
         trainer.predict(batch.noise, batch.sigma, batch)
     return mode.shapes
 
@@ -216,8 +216,8 @@ def compare(cases: list[tuple[Shared, Path]], folder: Path, context: int = 2) ->
     differences = {}
     with join(ParallelConfig(context=context), cases[0][0].device) as world:
         for shared, path in cases:
-            config = shared.config(path, folder)
-            together, single = trainer_of(config, world), trainer_of(config, alone(world.device))
+            config, plain = (own.config(path, folder) for own in (shared, replace(shared, compiled=None)))
+            together, single = trainer_of(config, world), trainer_of(plain, alone(world.device))
             batches = shared.batches(config, open_model(config.model))
             parts, whole = computed(together, batches), computed(single, batches)
             gradients = [name for name in whole if " " not in name]
@@ -277,7 +277,7 @@ def test_two_processes_compute_the_gradients_of_one_in_further_models(
 @pytest.mark.distributed
 @pytest.mark.parametrize("number", [0, 4, 5], ids=lambda number: CASES[number].family)
 def test_blocks_are_compiled_with_the_exchange(tiny: Callable[[str, str], Path], tmp_path: Path, number: int) -> None:
-    """Of diffusers and of ours; computed again in the backward pass, and not."""
+    """Of diffusers and of ours; computed again in the backward pass, and not: as one process that compiles nothing."""
     check_gradients([replace(CASES[number], compiled="aot_eager")], tiny, tmp_path)
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from launching import forked_workers
 from runs import Tree, config_of, flux_tree, merged, write_pictures
 
 from finetrainers import train
@@ -235,7 +236,12 @@ def test_ctrl_c_in_a_launched_run_saves_and_is_told_once(tiny_flux: Path, tmp_pa
     train(config_of(merged(tree, {"train": {"steps": 1}})))
     file, events = tmp_path / "config.yaml", tmp_path / "run" / "events.jsonl"
     file.write_text(dump_config(config_of(merged(tree, {"train": {"steps": 5000}}))))
-    terminal = Terminal(lambda: main(["launch", "--cpu", "2", str(file)]))
+
+    def launch() -> int:
+        with forked_workers(tmp_path / "numbers"):
+            return main(["launch", "--cpu", "2", str(file)])
+
+    terminal = Terminal(launch)
     terminal.until(lambda: events.read_text().count('"event": "step"') >= 4)
     terminal.press_ctrl_c()
     assert terminal.wait() == INTERRUPTED, terminal.text

@@ -1,10 +1,17 @@
 """What launchers say of a process, and what is said where their variables do not fit each other."""
 
 import os
+import re
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks
+from runs import config_of, flux_tree
 
+from finetrainers.cli.status import USER_ERROR
+from finetrainers.config import dump_config
 from finetrainers.distributed.hosts import expand_hosts, expand_tasks
 from finetrainers.distributed.launch import JOB_PORTS, Launch, read_launch, refuse_further_processes
 from finetrainers.errors import ConfigError
@@ -125,3 +132,26 @@ def test_lists_of_hosts_are_written_out(text: str, hosts: list[Any]) -> None:
 
 def test_numbers_of_tasks_are_written_out() -> None:
     assert expand_tasks("4(x2),3") == [4, 4, 3]
+
+
+def test_a_port_that_is_taken_is_named_by_the_launcher(tmp_path: Path) -> None:
+    """Without a traceback of torchrun's, before any process begins."""
+    (tmp_path / "config.yaml").write_text(dump_config(config_of(flux_tree(tmp_path, tmp_path, tmp_path))))
+    with socket.create_server(("", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        words = (
+            "launch",
+            "--cpu",
+            "1",
+            str(tmp_path / "config.yaml"),
+            "--",
+            "--master-addr",
+            "127.0.0.1",
+            "--master-port",
+            port,
+        )
+        (ended,) = ranks.start(ranks.command, 1, *words, folder=tmp_path / "ranks", has_children=True).wait()
+    assert ended.result == USER_ERROR
+    (line,) = [line for line in ended.said.splitlines() if line.startswith("finetrainers: ")]
+    assert re.match(rf"finetrainers: launch: torchrun cannot meet \(.*port: {port}.*\); see that --master-port ", line)
+    assert "Traceback" not in ended.said

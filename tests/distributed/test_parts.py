@@ -144,7 +144,7 @@ def test_any_layout_reads_what_any_layout_saved(said: list[dict[str, Any]], root
 def test_a_full_disk_of_one_process_is_one_error_of_all(said: list[dict[str, Any]], root: Path) -> None:
     errors = {each["error"] for each in said}
     assert len(errors) == 1
-    assert "step-000004: the checkpoint cannot be written ([Errno 28] No space left on device" in errors.pop()
+    assert "step-000004: the checkpoint cannot be written by process 2 ([Errno 28] No space left on device" in errors.pop()
     assert [folder.name for folder in sorted((root / "checkpoints").iterdir())] == ["step-000002", "step-000003"]
 
 

@@ -119,9 +119,8 @@ def in_several(cases: Mapping[str, Case], parallel: Mapping[str, int], folder: P
     return dict(zip(cases, first, strict=True))
 
 
-def differences(case: Case, several: Curve) -> list[float]:
+def differences(one: Curve, several: Curve) -> list[float]:
     """Relative differences from one process, of each step's loss or norm, whichever differs more."""
-    one = curve_of(case, alone(), {})
     assert len(one) == STEPS + 1
     return [
         max(abs(a - b) / abs(a) for a, b in zip(own, other, strict=True)) for own, other in zip(one, several, strict=True)
@@ -173,7 +172,7 @@ def of_two(subject_of: MakeSubject, tmp_path_factory: pytest.TempPathFactory) ->
 def test_two_processes_with_half_of_the_weights_take_the_steps_of_one(
     name: str, of_two: dict[str, Curve], subject_of: MakeSubject
 ) -> None:
-    found = differences(told(name, subject_of), of_two[name])
+    found = differences(curve_of(told(name, subject_of), alone(), {}), of_two[name])
     print(name, found)
     if "bfloat16" in name:
         assert found[0] < BFLOAT16
@@ -306,13 +305,23 @@ def test_shared_weights_make_way_and_come_back(subject_of: MakeSubject, tmp_path
             assert other == pytest.approx(own, rel=1e-3)
 
 
+@pytest.fixture(scope="module")
+def families(subject_of: MakeSubject) -> dict[str, Case]:
+    return {f"{family}, {own['kind']}": Case(subject_of(family), own) for family in MODELS for own in (LORA, FULL)}
+
+
+@pytest.fixture(scope="module")
+def of_one(families: dict[str, Case]) -> dict[str, Curve]:
+    """What one process makes of all families."""
+    return {name: curve_of(case, alone(), {}) for name, case in families.items()}
+
+
 @pytest.mark.distributed
 @pytest.mark.parametrize("parallel", [FSDP, HSDP], ids=["fsdp", "hsdp"])
 def test_all_families_take_the_steps_of_one_process(
-    parallel: Mapping[str, int], subject_of: MakeSubject, tmp_path: Path
+    parallel: Mapping[str, int], families: dict[str, Case], of_one: dict[str, Curve], tmp_path: Path
 ) -> None:
-    cases = {f"{family}, {own['kind']}": Case(subject_of(family), own) for family in MODELS for own in (LORA, FULL)}
-    several = in_several(cases, parallel, tmp_path / "ranks")
-    found = {name: max(differences(case, several[name])) for name, case in cases.items()}
+    several = in_several(families, parallel, tmp_path / "ranks")
+    found = {name: max(differences(one, several[name])) for name, one in of_one.items()}
     print(found)
     assert max(found.values()) < FLOAT32

@@ -108,8 +108,9 @@ def gone() -> nn.Module:
 def test_one_process_of_a_host_reads_an_encoder_that_all_share(tmp_path: Path) -> None:
     """The others hold their parts and one layer, whatever type the files have."""
     config = T5Config(vocab_size=8000, d_model=512, num_heads=8, d_kv=64, d_ff=2048, num_layers=10)
-    T5EncoderModel(config).save_pretrained(tmp_path / NAME)
-    whole = 2 * T5EncoderModel(config).num_parameters() / 2**20
+    encoder = T5EncoderModel(config)
+    encoder.save_pretrained(tmp_path / NAME)
+    whole = 2 * encoder.num_parameters() / 2**20
     for count in (2, 4):
         found = ranks.results(load_large, count, tmp_path, folder=tmp_path / f"{count} ranks")
         print(f"{whole:.0f} MiB; who read, its peak, bytes of its part, peak of a whole one:", found)

@@ -13,10 +13,11 @@ import ranks
 from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
 
 from finetrainers import encode, train
-from finetrainers.cli.status import INTERRUPTED
+from finetrainers.cli.status import INTERRUPTED, USER_ERROR
 from finetrainers.config import dump_config
 from finetrainers.data.cache.store import Cache
 from finetrainers.errors import DataError
+from finetrainers.training.checkpoint.checkpoints import Checkpoints
 
 PATIENCE_SECONDS = 600.0
 """What never takes that long may, on a machine that does other things."""
@@ -200,6 +201,39 @@ def test_two_processes_go_on_where_items_are_lost_and_where_the_cache_is_small(
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     if limit is not None:
         assert sum(map(len, items(tmp_path / "cache").values())) <= limit * size
+
+
+def break_later(file: str) -> int:
+    """Train; from the first step on no file can be read."""
+    import finetrainers.encoding.decoding as decoding
+    from finetrainers.training.track.track import StepLog
+
+    log, decode, steps = StepLog.__call__, decoding.decode, []
+
+    def logged(self: Any, trainer: Any, metrics: Any) -> None:
+        log(self, trainer, metrics)
+        steps.append(trainer.step)
+
+    def broken(path: Path, *rest: Any) -> Any:
+        if steps:
+            raise DataError(f"{path}: is gone")
+        return decode(path, *rest)
+
+    StepLog.__call__ = logged  # type: ignore[method-assign]
+    decoding.decode = broken
+    return ranks.command("train", file)
+
+
+def test_steps_before_bad_samples_are_saved_by_all(tree: Tree, tmp_path: Path) -> None:
+    """As by one process: what cannot be encoded for later steps takes none of those before."""
+    train_of = {"steps": 20, "batch_size": 2, "micro_batch_size": 1}
+    file = saved(tree, tmp_path, train=train_of, cache={"max_gb": 0.00004}, checkpoint={"every": 20})
+    ended = ranks.start(break_later, 2, str(file), folder=tmp_path / "ranks").wait()
+    assert [each.result for each in ended] == [USER_ERROR] * 2, ended[0].said
+    assert all("bad sample" in each.said for each in ended)
+    taken = [event["step"] for event in events_of(tmp_path / "run") if event["event"] == "step"]
+    assert 0 < len(taken) < 20
+    assert Checkpoints(tmp_path / "run/checkpoints", keep=2).find("latest") == taken[-1]
 
 
 def test_a_signal_to_one_process_stops_all_that_encode(tree: Tree, tmp_path: Path) -> None:

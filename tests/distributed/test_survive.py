@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import pytest
 import ranks
+from launching import NAMESPACES, TORCHRUN, ForkedLaunch
 from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
 
 from finetrainers import train
@@ -26,6 +27,7 @@ SECONDS = 300.0
 """In which what takes seconds has happened, also where others use the machine."""
 SECONDS_TO_END = 15.0
 """In which all processes have ended after one of them was killed."""
+MOST_STEPS = 200
 FIELDS = ("step", "loss", "grad_norm", "lr")
 
 
@@ -36,6 +38,22 @@ def base(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
     tree = flux_tree(tiny_flux, write_pictures(root / "data", 6), root, train={"batch_size": 4, "micro_batch_size": 2})
     train(config_of(merged(tree, {"train": {"steps": 1}})))
     return merged(tree, {"train": {"steps": 3000}, "checkpoint": {"every": 1000}})
+
+
+@pytest.fixture(scope="module")
+def whole(base: Tree, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two processes that nobody kills, of as many steps as any of the others has."""
+    folder = tmp_path_factory.mktemp("whole")
+    tree = merged(base, {"train": {"steps": MOST_STEPS}, "checkpoint": {"every": MOST_STEPS}})
+    assert ranks.results(ranks.command, 2, "train", write(tree, folder), folder=folder / "ranks") == [0, 0]
+    return folder / "run"
+
+
+def check_curve(run: Path, whole: Path, *, steps: int) -> None:
+    """To the last bit: both are of the same layout."""
+    found = curve(run, *FIELDS)
+    assert len(found) == steps
+    assert found == curve(whole, *FIELDS)[:steps]
 
 
 def write(tree: Tree, tmp_path: Path) -> str:
@@ -80,16 +98,10 @@ def test_signals_to_one_process_are_for_all(base: Tree, tmp_path: Path) -> None:
 
 
 def encode_slowly(file: str) -> int:
-    from finetrainers.encoding import encoder as encoding, shares
+    from finetrainers.encoding import shares
 
-    taken = encoding.encode_pixels
-
-    def slow(*rest: object, **options: object) -> object:
-        time.sleep(0.2)
-        return taken(*rest, **options)  # type: ignore[arg-type]
-
+    decode_slowly()
     shares.SECONDS_BETWEEN_REPORTS = 0.0
-    encoding.encode_pixels = slow  # type: ignore[assignment]
     return ranks.command("encode", file)
 
 
@@ -205,20 +217,21 @@ def nothing_is_left() -> Iterator[None]:
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
         launched.wait()
+    while ForkedLaunch.begun:
+        ForkedLaunch.begun.pop().kill()
 
 
 PYTHON = (sys.executable, "-m")
 
 
 @pytest.mark.distributed
-def test_a_killed_process_is_brought_back_by_the_launcher(base: Tree, tmp_path: Path) -> None:
+def test_a_killed_process_is_brought_back_by_the_launcher(base: Tree, whole: Path, tmp_path: Path) -> None:
     tree = merged(base, {"train": {"steps": 60}, "checkpoint": {"every": 10}})
-    whole = undisturbed(tree, tmp_path)
-    words = (*PYTHON, "finetrainers", "launch", "--cpu", "2", "--max-restarts", "1", "train", write(tree, tmp_path))
-    launched = Launched(*words, folder=tmp_path)
+    words = ("--cpu", "2", "--max-restarts", "1", "train", write(tree, tmp_path))
+    launched = ForkedLaunch(*words, folder=tmp_path / "launched")
     checkpoints = Checkpoints(tmp_path / "run/checkpoints", keep=5)
     until(lambda: bool(checkpoints.steps()))  # it is written beside training: after steps that follow it
-    os.kill(launched.workers()[1], signal.SIGKILL)
+    os.kill(launched.worker(1), signal.SIGKILL)
     assert launched.wait() == 0, launched.said
     assert "another process failed: rank 1: is gone (" in launched.said
     assert "Traceback" not in launched.said
@@ -227,24 +240,36 @@ def test_a_killed_process_is_brought_back_by_the_launcher(base: Tree, tmp_path: 
     assert len(starts) == 2
     assert starts[0] is None
     assert starts[1] in range(10, 60, 10)
-    check_curve(tmp_path / "run", whole)
+    check_curve(tmp_path / "run", whole, steps=60)
+
+
+def decode_slowly() -> None:
+    from finetrainers.encoding import encoder as encoding
+
+    taken = encoding.encode_pixels
+
+    def slow(*rest: object, **options: object) -> object:
+        time.sleep(0.2)
+        return taken(*rest, **options)  # type: ignore[arg-type]
+
+    encoding.encode_pixels = slow  # type: ignore[assignment]
 
 
 @pytest.mark.distributed
 def test_encoding_goes_on_where_a_killed_process_left_it(base: Tree, tmp_path: Path) -> None:
     """The launcher starts all again: what was encoded is not encoded again, and nothing is left out."""
-    count, cache = 80, tmp_path / "cache"
+    count, cache = 20, tmp_path / "cache"
     data = [{**base["data"][0], "path": str(write_pictures(tmp_path / "data", count))}]
     tree = merged(base, {"cache": {"path": str(cache)}, "data": data, "train": {"steps": 20}})
-    words = (*PYTHON, "finetrainers", "launch", "--cpu", "2", "--max-restarts", "1", "encode", write(tree, tmp_path))
+    words = ("--cpu", "2", "--max-restarts", "1", "encode", write(tree, tmp_path))
 
     def written() -> dict[str, int]:  # a file that is written again is another one; its time tells when it was last read
         found = [*cache.glob("latents/*/*.safetensors"), *cache.glob("text/*/*.safetensors")]
         return {str(file): file.stat().st_ino for file in found}
 
-    launched = Launched(*words, folder=tmp_path)
+    launched = ForkedLaunch(*words, folder=tmp_path / "launched", change=decode_slowly)
     until(lambda: len(list(cache.glob("latents/*/*.safetensors"))) >= 3)
-    os.kill(launched.workers()[1], signal.SIGKILL)
+    os.kill(launched.worker(1), signal.SIGKILL)
     before = written()
     assert len(before) < 2 * count, "all was encoded before it was killed"
     assert launched.wait() == 0, launched.said
@@ -254,34 +279,16 @@ def test_encoding_goes_on_where_a_killed_process_left_it(base: Tree, tmp_path: P
     assert before.items() <= after.items()
 
 
-def undisturbed(tree: Tree, tmp_path: Path) -> Path:
-    """Run two processes to the end, that nobody kills."""
-    folder = tmp_path / "whole"
-    folder.mkdir()
-    assert ranks.results(ranks.command, 2, "train", write(tree, folder), folder=folder / "ranks") == [0, 0]
-    return folder / "run"
-
-
-def check_curve(run: Path, whole: Path) -> None:
-    """To the last bit: both are of the same layout."""
-    assert curve(run, *FIELDS) == curve(whole, *FIELDS)
-
-
 def has_starts(run: Path, number: int) -> bool:
     file = run / "events.jsonl"
     return file.exists() and file.read_text().count('"event": "run"') >= number
 
 
-def are_gone(launched: Launched, processes: set[int]) -> bool:
-    return processes.isdisjoint(number for _, number in launched.places())
-
-
 @pytest.mark.distributed
 @pytest.mark.slow
-def test_killed_at_ten_moments_it_ends_with_the_same_curve(base: Tree, tmp_path: Path) -> None:
+def test_killed_at_ten_moments_it_ends_with_the_same_curve(base: Tree, whole: Path, tmp_path: Path) -> None:
     """Of either process, saves included: every second step is one. The launcher's own restart has a test of its own."""
-    tree = merged(base, {"train": {"steps": 200}, "checkpoint": {"every": 2}, "track": {"every": 1}})
-    whole = undisturbed(tree, tmp_path)
+    tree = merged(base, {"train": {"steps": MOST_STEPS}, "checkpoint": {"every": 2}, "track": {"every": 1}})
     chance, kills, file, run = random.Random(7), 10, write(tree, tmp_path), tmp_path / "run"
     for number in range(kills):
         both = ranks.start(ranks.command, 2, "train", file, folder=tmp_path / f"start {number}")
@@ -299,25 +306,22 @@ def test_killed_at_ten_moments_it_ends_with_the_same_curve(base: Tree, tmp_path:
         assert "Traceback" not in ended[1 - victim].said
     assert ranks.results(ranks.command, 2, "train", file, folder=tmp_path / "last") == [0, 0]
     assert len([event for event in events_of(run) if event["event"] == "run"]) == kills + 1
-    check_curve(run, whole)
-
-
-def launchers(file: str, words: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    command = ("-m", "finetrainers", "train", file, *words)
-    return {
-        "torchrun": (*PYTHON, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command),
-        "accelerate": (
-            *(*PYTHON, "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
-            *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(ranks.free_port()), *command),
-        ),
-    }
+    check_curve(run, whole, steps=MOST_STEPS)
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", ["torchrun", "accelerate"])
 def test_each_other_launcher_starts_a_run(name: str, base: Tree, tmp_path: Path) -> None:
+    """Both by torchrun's agent; the second in interpreters of their own."""
     tree = merged(base, {"train": {"steps": 2}, "checkpoint": {"every": 2}})
-    launched = Launched(*launchers(write(tree, tmp_path), ())[name], folder=tmp_path)
+    command = ("-m", "finetrainers", "train", write(tree, tmp_path))
+    launched: Launched | ForkedLaunch
+    if name == "torchrun":
+        launched = ForkedLaunch(TORCHRUN, "--standalone", "--nproc-per-node", "2", *command, folder=tmp_path / "launched")
+    else:
+        launcher = (*PYTHON, "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+        more = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(ranks.free_port()))
+        launched = Launched(*launcher, *more, *command, folder=tmp_path)
     assert launched.wait() == 0, launched.said
     assert len(curve(tmp_path / "run", "loss")) == 2
     assert (tmp_path / "run/logs/rank-1.log").is_file(), launched.said
@@ -327,13 +331,13 @@ def test_each_other_launcher_starts_a_run(name: str, base: Tree, tmp_path: Path)
 def test_the_launcher_ends_with_the_status_of_the_run(base: Tree, tmp_path: Path) -> None:
     """A user's error is said once, by one process, and again by no restart; SIGTERM to the launcher lets all save."""
     file = write(base, tmp_path)
-    words = (*PYTHON, "finetrainers", "launch", "--cpu", "2", "--max-restarts", "3", file)
-    wrong = Launched(*words, "train.batch_size=5", "train.micro_batch_size=1", folder=tmp_path)
+    words = ("--cpu", "2", "--max-restarts", "3", file)
+    wrong = ForkedLaunch(*words, "train.batch_size=5", "train.micro_batch_size=1", folder=tmp_path / "wrong")
     assert wrong.wait() == USER_ERROR, wrong.said
     assert wrong.said.count("train.batch_size: 5 is no multiple") == 1
-    stopped = Launched(*words, folder=tmp_path)
+    stopped = ForkedLaunch(*words, folder=tmp_path / "stopped")
     until(lambda: has_steps(tmp_path / "run", 3))
-    stopped.process.send_signal(signal.SIGTERM)
+    os.kill(stopped.pid, signal.SIGTERM)
     assert stopped.wait() == INTERRUPTED, stopped.said
     assert Checkpoints(tmp_path / "run/checkpoints", keep=5).steps()
 
@@ -401,28 +405,45 @@ ip addr add 10.77.0.1/24 dev v0 && ip link set v0 up
 there="nsenter -t $other -n"
 $there ip link set lo up
 $there ip addr add 10.77.0.2/24 dev v1 && $there ip link set v1 up
-[ "$1" = try ] && exit 0
-where="--nnodes 2 --master-addr 10.77.0.1 --master-port 29533"
-GLOO_SOCKET_IFNAME=v0 "$@" -- $where --node-rank 0 & first=$!
-GLOO_SOCKET_IFNAME=v1 $there "$@" -- $where --node-rank 1 & second=$!
-wait $first && wait $second
+echo $$ $other
+cat
 """
-"""Two hosts with a wire between them; on each, the command is given what torchrun needs there."""
-ISOLATED = ("unshare", "--map-root-user", "--net", "bash", "-c", HOSTS, "hosts")
+"""Two hosts with a wire between them, and a process in each, until nobody writes any more."""
+ISOLATED = ("unshare", "--map-root-user", "--net", "bash", "-c", HOSTS)
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[str]]:
+    """A process in each of two networks that a wire connects."""
+    with subprocess.Popen(ISOLATED, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as own:
+        assert own.stdin is not None
+        assert own.stdout is not None
+        assert own.stderr is not None
+        found = own.stdout.readline().split()
+        if len(found) != 2:
+            pytest.skip(f"network namespaces cannot be made here: {own.stderr.read().strip()}")
+        yield found
+        own.stdin.close()
 
 
 @pytest.mark.distributed
-def test_two_hosts_meet_and_one_that_lost_its_process_comes_back(base: Tree, tmp_path: Path) -> None:
+def test_two_hosts_meet_and_one_that_lost_its_process_comes_back(
+    base: Tree, whole: Path, hosts: list[str], tmp_path: Path
+) -> None:
     """Network namespaces: nothing that listens at the addresses of one is reached at 127.0.0.1 of the other."""
-    tried = subprocess.run((*ISOLATED, "try"), capture_output=True, text=True, check=False)
-    if tried.returncode:
-        pytest.skip(f"network namespaces cannot be made here: {tried.stderr.strip()}")
     tree = merged(base, {"train": {"steps": 40}, "checkpoint": {"every": 10}})
-    whole = undisturbed(tree, tmp_path)
-    words = (*PYTHON, "finetrainers", "launch", "--cpu", "1", "--max-restarts", "1", write(tree, tmp_path))
-    launched = Launched(*ISOLATED, *words, folder=tmp_path)
+    words = ("--cpu", "1", "--max-restarts", "1", write(tree, tmp_path), "--", "--nnodes", "2", "--master-addr", "10.77.0.1")
+    both = [
+        ForkedLaunch(
+            *words,
+            *("--master-port", "29533", "--node-rank", str(number)),
+            folder=tmp_path / f"host {number}",
+            **{NAMESPACES: process, "GLOO_SOCKET_IFNAME": f"v{number}"},
+        )
+        for number, process in enumerate(hosts)
+    ]
     until(lambda: has_steps(tmp_path / "run", 12))
-    os.kill(launched.workers()[1], signal.SIGKILL)
-    assert launched.wait() == 0, launched.said
-    assert "another process failed: rank 1: is gone (" in launched.said
-    check_curve(tmp_path / "run", whole)
+    os.kill(both[1].worker(1), signal.SIGKILL)
+    assert [each.wait() for each in both] == [0, 0], both[0].said + both[1].said
+    assert "another process failed: rank 1: is gone (" in both[0].said
+    check_curve(tmp_path / "run", whole, steps=40)

@@ -13,7 +13,7 @@ import pytest
 from runs import Tree, config_of, curve, events_of, flux_tree, merged, write_pictures
 
 from finetrainers import train
-from finetrainers.errors import CheckpointError, Interrupted, NonFiniteError
+from finetrainers.errors import CheckpointError, DataError, Interrupted, NonFiniteError, OtherProcessError
 from finetrainers.training.checkpoint.checkpoints import Checkpoints
 from finetrainers.training.checkpoint.saving import Saver
 from finetrainers.training.checkpoint.staging import Staged
@@ -98,9 +98,19 @@ def test_a_disk_that_is_full_beside_training_is_seen_soon(
 
 
 @pytest.mark.parametrize(
-    "error, saves", [(RuntimeError("a defect"), False), (NonFiniteError("inf"), True), (Interrupted("SIGTERM"), True)]
+    "error, is_of_all, saves",
+    [
+        (RuntimeError("a defect"), False, False),
+        (NonFiniteError("inf"), False, True),
+        (Interrupted("SIGTERM"), False, True),
+        (DataError("bad samples"), True, True),
+        (DataError("bad samples"), False, False),
+        (OtherProcessError("is gone"), True, False),
+    ],
 )
-def test_what_one_of_several_processes_fails_with_begins_no_save_of_all(error: BaseException, saves: bool) -> None:
+def test_what_one_of_several_processes_fails_with_begins_no_save_of_all(
+    error: Exception, is_of_all: bool, saves: bool
+) -> None:
     """The others would never come: they wait in the middle of a step. What all have at the same step does save."""
     staged: list[int] = []
 
@@ -109,7 +119,9 @@ def test_what_one_of_several_processes_fails_with_begins_no_save_of_all(error: B
         raise CheckpointError("far enough")
 
     nothing: Any = None
-    world = SimpleNamespace(is_alone=False)
+    world = SimpleNamespace(
+        is_alone=False, talk=SimpleNamespace(error_of_all=error if is_of_all else DataError("bad samples"))
+    )
     session: Any = SimpleNamespace(world=world, config=nothing, signals=SimpleNamespace(kept=""), warn=lambda *_, **__: None)
     trainer: Any = SimpleNamespace(step=3, update=SimpleNamespace(is_whole=True, drop_gradients=lambda: None))
     saver = Saver(session, cast("Checkpoints", SimpleNamespace(stage=stage)), nothing, nothing, nothing)

@@ -11,7 +11,7 @@ from pathlib import Path
 from finetrainers.cli.imports import uncollected
 from finetrainers.cli.options import count, count_or_none
 from finetrainers.cli.status import DONE, INTERNAL_ERROR, INTERRUPTED, STOPPED_AT_ONCE, USER_ERROR
-from finetrainers.distributed.ending import SAID_BY_EACH, STATUS_FOLDER, statuses
+from finetrainers.distributed.ending import PROCESS, SAID_BY_EACH, STATUS_FOLDER, statuses
 from finetrainers.errors import ConfigError
 
 COMMANDS = ("train", "encode")
@@ -107,8 +107,10 @@ def _run(arguments: Sequence[str], folder: Path) -> int:
     import logging
 
     with uncollected():
+        from torch.distributed import DistError  # type: ignore[attr-defined]  # which is public
         from torch.distributed.elastic.multiprocessing import SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.elastic.rendezvous.api import RendezvousError
         from torch.distributed.run import parse_args, run
 
         from finetrainers.cli.ctrl_c import CtrlC
@@ -133,9 +135,27 @@ def _run(arguments: Sequence[str], folder: Path) -> int:
         if not found:  # else the processes have said so
             print(f"finetrainers: launch: stopped by {signal.Signals(stop.sigval).name}", file=sys.stderr, flush=True)
         return max(found, default=INTERRUPTED)
+    except (DistError, RendezvousError) as error:
+        return _not_met(folder, error)
     except SystemExit as refused:
         return USER_ERROR if refused.code else DONE
     return DONE
+
+
+def _not_met(folder: Path, error: Exception) -> int:
+    """Say that torchruns of several hosts, or one that is alone, found no place to meet, or lost it.
+
+    Raises:
+        ConfigError: If no process of this host has begun: the port may be taken, or the first host another one.
+    """
+    why = (str(error).splitlines() or [type(error).__name__])[0]
+    if not any(folder.glob(f"{PROCESS}*")):
+        raise ConfigError(
+            f"launch: torchrun cannot meet ({why}); see that --master-port or the port of --rdzv-endpoint is free on the "
+            "first host, and that all hosts reach it there"
+        ) from None
+    print(f"finetrainers: launch: torchrun has lost the first host ({why})", file=sys.stderr, flush=True)
+    return INTERNAL_ERROR
 
 
 def _processes(arguments: Sequence[str]) -> int:

@@ -39,6 +39,8 @@ class Talk:
         self._rank, self._size, self._store = rank, size, store if size > 1 else None
         self._look = look
         self._count = 0
+        self.error_of_all: Exception | None = None
+        """Of what the first process did for all, who were waiting for it and for nothing else: they can go on together."""
 
     def branch(self, name: str) -> "Talk":
         """Return another conversation of the same processes, which a thread beside the main one can hold."""
@@ -115,6 +117,7 @@ class Talk:
         try:
             yield told
         except Exception as error:
+            self.error_of_all = error
             self._tell(key, _Message(call, error=_told(error)))
             raise
         self._tell(key, _Message(call, told[0]))
@@ -152,6 +155,8 @@ class Talk:
             time.sleep(min(max(waited * SHARE_WAITED, 0.0005), LONGEST_WAIT))
         message = _Message(*pickle.loads(self._store.get(key)))  # of a process of this very run
         if message.error is not None:
+            if message.call == call != "gather":
+                self.error_of_all = message.error
             raise message.error
         if message.call != call:
             raise RuntimeError(

@@ -83,7 +83,8 @@ def prepare(
     lease = None if items.is_own else lease  # nobody else removes what is in memory
     encoder = Encoder(model, items, memo, config.cache, residency, progress, warn, lease, world, interrupt)
     catalog, held_out, chapters = _catalogs(config, encoder, conditioning, streams, is_run=is_run)
-    plan, left_out = _plan(config, encoder, catalog, streams), read_journal(config.output_dir / JOURNAL)
+    plan = _plan(config, encoder, catalog, streams)
+    left_out = world.first(lambda: read_journal(config.output_dir / JOURNAL))
     plan, order = _ordered(config, plan, chapters, left_out, start)
     prepared = Prepared(
         model=model,

@@ -20,7 +20,7 @@ from finetrainers.training.auto import Settled, settle
 from finetrainers.training.build import build_batches, build_steps, build_trainer
 from finetrainers.training.callbacks import Callback, Callbacks, load_callbacks
 from finetrainers.training.checkpoint.checkpoints import Checkpoints
-from finetrainers.training.checks.alike import check_alike
+from finetrainers.training.checks.alike import check_alike, check_same_data, check_same_weights, check_shared
 from finetrainers.training.checks.files import check_files
 from finetrainers.training.checks.parts import check_start, check_steps_left, without_start
 from finetrainers.training.checks.relocated import check_contents
@@ -131,6 +131,7 @@ class _Run:
             )
             if files is not None:
                 check_files(files, self.model, is_resumed=start > 0)
+        check_same_data(session.world, prepared)
         self.objective, self.residency = prepared.objective, prepared.encoder.residency
         return prepared
 
@@ -159,6 +160,7 @@ class _Run:
         """Plan, encode, build, and train window by window."""
         config, session = self.config, self.session
         world = session.world
+        check_shared(world, config.output_dir)
         repo = world.first(lambda: check_hub(config)) if config.push_to_hub else None
         folder, keep = config.output_dir / "checkpoints", config.checkpoint.keep
         checkpoints = Checkpoints(folder, keep=keep, world=world, warn=session.warn)
@@ -171,6 +173,7 @@ class _Run:
             prepared, stop = self.encode(prepared, resumed or 0)
         world.first(lambda: announce(session, prepared, resumed=resumed, settled=self.settled, fitting=self.fitting))
         world.first(lambda: record_start(session, prepared, resumed=resumed))
+        check_same_weights(world, self.model)
         # A checkpoint holds all that trains: what the run began from may be gone.
         tuning = build_tuning((config if resumed is None else without_start(config)).tuning)
         # Before anything is loaded, while the device is empty: trials have processes of their own on it.

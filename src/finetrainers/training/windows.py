@@ -145,7 +145,8 @@ def _leave_out(prepared: Prepared, config: Config, failures: Sequence[Failure], 
     """
     new = {f.key: LeftOut(f.key, f.digest, f.path, f.reason, since) for f in failures}
     found = [pair for plan in prepared.plans for pair in plan.problems(list(new.values()))]
-    raise_if_any(list(dict.fromkeys(problem for data, problem in found if data.config.on_error == "fail")))
+    problems = list(dict.fromkeys(problem for data, problem in found if data.config.on_error == "fail"))
+    prepared.encoder.world.first(lambda: raise_if_any(problems))  # an error of all, before which they save what they have
     left_out = {item.key: item for item in prepared.left_out} | new
     prepared.encoder.world.first(lambda: write_journal(config.output_dir / JOURNAL, list(left_out.values())))
     return prepared.without(tuple(left_out.values()))

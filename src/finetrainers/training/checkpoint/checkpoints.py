@@ -100,13 +100,14 @@ class Checkpoints:
         Raises:
             CheckpointError: If it cannot be written, such as to a full disk; earlier checkpoints are as they were.
         """
-        directory = step_directory(self.root, staged.step)
+        directory, by = step_directory(self.root, staged.step), ""
         try:
             temporary = self.talk.first(lambda: begin_directory(directory))
             outcomes = self.talk.gather(_attempt(lambda: staged.state.write(temporary)))
-            failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-            if failed:
-                raise failed[0]
+            for rank, outcome in enumerate(outcomes):
+                if isinstance(outcome, Exception):
+                    by = f" by process {rank}" * (self._launch.size > 1)
+                    raise outcome
             reports = [outcome for outcome in outcomes if isinstance(outcome, Report)]
             self.talk.first(lambda: self._finish(staged, reports, weights))
         except BaseException as error:
@@ -116,7 +117,7 @@ class Checkpoints:
                 raise
             name_path(error, directory)
             raise CheckpointError(
-                f"{directory}: the checkpoint cannot be written ({error}); earlier ones are as they were. "
+                f"{directory}: the checkpoint cannot be written{by} ({error}); earlier ones are as they were. "
                 "Make room, or fix what the message names, and start the run again"
             ) from error
         return directory

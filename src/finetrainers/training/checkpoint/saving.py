@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from finetrainers.errors import CheckpointError, Interrupted, NonFiniteError
+from finetrainers.errors import CheckpointError, Interrupted, NonFiniteError, OtherProcessError
 from finetrainers.events import CheckpointEvent
 from finetrainers.files.marks import SAVE_FILE as SAVE_FILE
 from finetrainers.files.steps import step_directory
@@ -94,8 +94,10 @@ class Saver:
             CheckpointError: If a signal asked for it and it cannot be done. Another error stays the one that is raised.
         """
         messages: list[str] = []
+        world = self._session.world
         is_agreed = error is self._failure or isinstance(error, Interrupted | NonFiniteError)
-        if not (self._session.world.is_alone or is_agreed):  # nobody can save what others have a part of
+        is_agreed |= error is world.talk.error_of_all and not isinstance(error, OtherProcessError)
+        if not (world.is_alone or is_agreed):  # nobody can save what others have a part of
             return
         step, tried = trainer.step, self._last
         try:
