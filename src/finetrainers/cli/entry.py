@@ -97,10 +97,11 @@ def _main(arguments: Sequence[str] | None) -> int:
     parser = build_parser()
     try:
         refuse_unknown(words, parser.commands)
+        options, left = parser.parse_known_args(words[:num_own] if takes_overrides else words)
+        parser.refuse_left(words, left)
     except FinetrainersError as error:
         _tell(str(error))
         return USER_ERROR
-    options = parser.parse_args(words[:num_own] if takes_overrides else words)
     from finetrainers.config.user_code import user_code_errors  # after help, which needs no configuration
 
     try:
