@@ -404,10 +404,8 @@ def test_a_wrong_argument_names_itself(arguments, part, capsys, tmp_path, monkey
     "arguments",
     [
         [],
-        ["models", "--jsn"],
         ["cache"],
         ["cache", "prune"],
-        ["cache", "show", "--max-gb", "1"],
         ["sample", "run"],
     ],
 )

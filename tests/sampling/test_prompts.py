@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from finetrainers.config import MAX_SEED, ModelConfig, PromptConfig
+from finetrainers.config import MAX_SEED, Config, ModelConfig, PromptConfig
 from finetrainers.config.prompts import KEYS as NAMES, parse_prompt
 from finetrainers.config.validation import ValidationConfig
 from finetrainers.errors import ConfigError
@@ -21,6 +21,7 @@ KEYS = tuple(PromptConfig.model_fields)
 SYNONYMS = {name: key for name, key in NAMES.items() if name != key}
 DEFAULT_STEPS = PromptConfig.model_fields["num_inference_steps"].default
 
+TREE: dict[str, Any] = {"output_dir": "run", "model": {"path": "owner/model"}, "data": [{"path": "data"}]}
 IMAGE_SIZE = (1, 64, 64)
 VIDEO_SIZE = (9, 64, 96)
 
@@ -125,7 +126,8 @@ def test_a_file_that_is_not_there_names_itself(flux: Model, tmp_path: Path) -> N
 
 def test_prompts_are_a_list_of_texts_too(flux: Model, write) -> None:
     file = write(json.dumps([{"prompt": "a dog"}, {"prompt": ""}]), ".json")
-    own = ValidationConfig.model_validate({"prompts": ["a dog", ""]})
+    own = Config.from_dict({**TREE, "validation": {"prompts": ["a dog", ""]}}).validation
+    assert own == Config.from_dict(TREE, ["validation.prompts=[a dog, '']"]).validation
     assert own.prompts is not None
     assert read_prompts(own.prompts, flux, size=IMAGE_SIZE) == read_prompts(file, flux, size=IMAGE_SIZE)
     with pytest.raises(ConfigError, match=r"^validation.prompts: the list has no prompts$"):

@@ -223,7 +223,7 @@ def test_pictures_that_lose_much_to_the_crop_are_named_by_check_and_by_train(wor
     assert checked(work).findings.warnings == []
     widen(work, 3, 160)
     (said,) = checked(work).findings.warnings
-    assert said.startswith("data: 3 of 4 items lose more than 25% of their picture to the crop: ")
+    assert said.startswith("data: 3 of 4 items lose more than 25% to the crop: ")
     assert said.count("60% for [1, 64, 64]") == 3
     assert "finetrainers data inspect" in said
     train(config_of(work.tree))

@@ -156,11 +156,11 @@ def test_places_are_files_with_a_name(sections: Tree, tmp_path: Path) -> None:
         ({"track": {"trackers": ["wandb"]}}, "track.trackers: 'wandb' is no file of yours; set track.wandb: PROJECT"),
         (
             {"track": {"trackers": "mine.py:Mine"}},
-            "track.trackers: Input should be a valid array, not 'mine.py:Mine'; write a list: ['mine.py:Mine']",
+            "track.trackers: Input should be a list, not 'mine.py:Mine'; write a list: ['mine.py:Mine']",
         ),
         (
             {"callbacks": "mine.py:Mine"},
-            "callbacks: Input should be a valid array, not 'mine.py:Mine'; write a list: ['mine.py:Mine']",
+            "callbacks: Input should be a list, not 'mine.py:Mine'; write a list: ['mine.py:Mine']",
         ),
     ],
 )

@@ -16,7 +16,7 @@ STDOUT = "-"
 
 def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command; its options are read where overrides have been told apart from them."""
-    bench = commands.add_parser("bench", help="time steps and measure their memory, without data", add_help=False)
+    bench = commands.add_parser("bench", help="measure the time and memory of training steps, without data", add_help=False)
     bench.set_defaults(run=run_bench)
 
 
@@ -25,7 +25,7 @@ def bench_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "finetrainers bench",
         usage="finetrainers bench CONFIG [section.key=value | --section.key value ...] [options]",
-        description="Take steps at the buckets of CONFIG with latents and prompts that are made up, and measure them. "
+        description="Run training steps at the buckets of CONFIG on random latents and prompts, and measure them. "
         "No data is read, and nothing is written into output_dir. Keys are those of finetrainers train --help.",
         allow_abbrev=False,
     )

@@ -12,7 +12,7 @@ from finetrainers.errors import ConfigError
 
 def add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command; its options are read where overrides have been told apart from them."""
-    check = commands.add_parser("check", help="say what a run would be, and what is wrong with it", add_help=False)
+    check = commands.add_parser("check", help="show what a run would do, and what is wrong with it", add_help=False)
     check.set_defaults(run=run_check)
 
 
@@ -21,12 +21,12 @@ def check_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "finetrainers check",
         usage="finetrainers check CONFIG [section.key=value | --section.key value ...] [options]",
-        description="Check all that train looks at before it loads weights, and say what the run of CONFIG would be. "
-        "Nothing is written. The exit status is 0 if train would begin, and 2 if not. Keys are those of finetrainers train "
+        description="Check everything that train checks before it loads weights, and show what the run would do. "
+        "Nothing is written. The exit status is 0 if train would start, and 2 if not. Keys are those of finetrainers train "
         "--help.",
         allow_abbrev=False,
     )
-    parser.add_argument("--json", action="store_true", help="print what is found as JSON")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument(
         "--processes", type=count, metavar="N", help="processes of the run (by default what parallel asks for)"
     )

@@ -21,6 +21,7 @@ from finetrainers.cli.imports import quiet_libraries, uncollected
 from finetrainers.cli.init import add_init
 from finetrainers.cli.launch import add_launch
 from finetrainers.cli.migrate import add_migrate
+from finetrainers.cli.options import describe
 from finetrainers.cli.plan import add_plan
 from finetrainers.cli.rehearse import add_rehearse
 from finetrainers.cli.report import add_report
@@ -51,8 +52,8 @@ def build_parser() -> CommandParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser)
     parser.commands = commands.choices
     for name, sentence in (
-        ("train", "train, or continue the run in output_dir"),
-        ("encode", "fill the cache with what training will read"),
+        ("train", "train, or resume the run in output_dir"),
+        ("encode", "encode images, videos and captions into the cache, for training to read"),
     ):
         command = commands.add_parser(name, help=sentence, add_help=False, allow_abbrev=False)
         command.set_defaults(run=run_config_command)
@@ -66,14 +67,14 @@ def build_parser() -> CommandParser:
     add_export(commands)
     add_quickstart(commands).set_defaults(run=run_quickstart)
     models = commands.add_parser("models", help="list families, tasks and tuning kinds")
-    models.add_argument("--json", action="store_true", help="as JSON")
+    models.add_argument("--json", action="store_true", help="print them as JSON")
     models.set_defaults(run=run_models)
     tiny = models.add_subparsers(dest="models_command", metavar="tiny").add_parser(
-        "tiny", help="write a tiny random pipeline of the real classes"
+        "tiny", help="write a tiny pipeline of the real classes with random weights"
     )
-    tiny.add_argument("family", metavar="FAMILY")
-    tiny.add_argument("directory", metavar="DIR", type=Path)
-    tiny.add_argument("--variant", help="variant of the family; by default its first")
+    tiny.add_argument("family", metavar="FAMILY", help="family of the model, as finetrainers models lists it")
+    tiny.add_argument("directory", metavar="DIR", type=Path, help="new folder for it")
+    tiny.add_argument("--variant", help="variant of the family; by default the first")
     tiny.set_defaults(run=run_tiny)
     schema = commands.add_parser("schema", help="print the JSON schema of the configuration")
     schema.set_defaults(run=run_schema)
@@ -85,22 +86,23 @@ def build_parser() -> CommandParser:
     add_report(commands)
     add_diff(commands)
     add_reproduce(commands)
+    describe(commands)
     return parser
 
 
 FILES = {
     "image": "image to start from (image-to-video)",
     "last-image": "image to end with (first-last-frame-to-video)",
-    "control": "image or video that the control is made of (runs with a conditioning)",
+    "control": "image or video from which the control signal is made (runs with a conditioning)",
 }
 
 
 def _add_sample(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    sample = commands.add_parser("sample", help="generate with the weights of a run")
+    sample = commands.add_parser("sample", help="generate images or videos with the weights of a run")
     sample.add_argument("run_directory", metavar="RUN", type=Path, help="output_dir of the run")
     sample.add_argument("--prompt", required=True, action="append", help="what to generate; may be given several times")
     sample.add_argument("--step", type=int, help="step whose weights are used; by default the last")
-    sample.add_argument("--base", action="store_true", help="without the trained weights, for comparison")
+    sample.add_argument("--base", action="store_true", help="generate without the trained weights, for comparison")
     sample.add_argument("--output", type=Path, help="folder for the files; by default RUN/samples")
     for name, sentence in FILES.items():
         sample.add_argument(f"--{name}", type=Path, help=sentence)
@@ -112,11 +114,13 @@ def _add_sample(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     sample.add_argument("--negative-prompt", help="what to avoid")
     for name, sentence in (("height", "pixels"), ("width", "pixels"), ("num-frames", "frames of a video")):
-        sample.add_argument(f"--{name}", type=int, help=f"{sentence}; by default as the first bucket of the run")
-    sample.add_argument("--num-inference-steps", type=int, help="denoising steps")
-    sample.add_argument("--guidance-scale", type=float, help="by default the pipeline's own")
+        sample.add_argument(f"--{name}", type=int, help=f"{sentence}; by default those of the run's first bucket")
+    sample.add_argument("--num-inference-steps", type=int, help="denoising steps; by default the pipeline's own")
+    sample.add_argument(
+        "--guidance-scale", type=float, help="how strongly to follow the prompt; by default the pipeline's own"
+    )
     sample.add_argument("--fps", type=float, help="frames per second of a video")
-    sample.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    sample.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")
     sample.add_argument("--device", default="auto", help="cpu, cuda, ...; auto is cuda if there is one")
     sample.set_defaults(run=run_sample)
 

@@ -16,9 +16,7 @@ def add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     """Add the command with its actions; their options are read where overrides have been told apart from them."""
     data = commands.add_parser("data", help="inspect the data of a run, or prepare raw media")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
-    action = actions.add_parser(
-        "inspect", help="tell what the data of a run are, and whether it would train", add_help=False
-    )
+    action = actions.add_parser("inspect", help="show what a run would train on, and what is wrong with it", add_help=False)
     action.set_defaults(run=run_inspect)
     add_prepare(actions)
 
@@ -34,7 +32,7 @@ def inspect_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the report as an HTML page with images")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--decode", action="store_true", help="decode all that would be encoded")
+    parser.add_argument("--decode", action="store_true", help="decode everything that would be encoded")
     parser.add_argument(
         "--sample", type=count_or_none, default=1000, metavar="N", help="media whose pixels are examined (1000)"
     )

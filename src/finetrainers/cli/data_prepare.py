@@ -9,7 +9,7 @@ from finetrainers.errors import ConfigError
 
 def add_prepare(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the action; what follows it is CONFIG and its overrides."""
-    action = actions.add_parser("prepare", help="make a set that can be trained on of raw media", add_help=False)
+    action = actions.add_parser("prepare", help="make a data set from raw media", add_help=False)
     action.set_defaults(run=run_prepare)
 
 

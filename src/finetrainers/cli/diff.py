@@ -6,9 +6,9 @@ from pathlib import Path
 
 def add_diff(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    diff = commands.add_parser("diff", help="tell what differs between two runs, the cause first")
+    diff = commands.add_parser("diff", help="show what differs between two runs, the likely cause first")
     diff.add_argument("runs", metavar="RUN", type=Path, nargs=2, help="output_dir of a run")
-    diff.add_argument("--json", action="store_true", help="as JSON")
+    diff.add_argument("--json", action="store_true", help="print it as JSON")
     diff.set_defaults(run=run_diff)
 
 

@@ -90,7 +90,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     parser = build_parser()
     try:
         refuse_unknown(words, parser.commands)
-        options = parser.parse_args(words[:num_own] if words[:1] and words[0] in TAKE_OVERRIDES else words)
+        takes_overrides = words[:1] and words[0] in TAKE_OVERRIDES
+        options, left = parser.parse_known_args(words[:num_own] if takes_overrides else words)
+        parser.refuse_left(words, left)
         return _run(options, words[num_own:])
     except KeyboardInterrupt as stop:
         _tell(str(stop) or "stopped")

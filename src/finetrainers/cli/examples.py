@@ -21,8 +21,8 @@ def add_examples(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     examples = commands.add_parser("examples", help="list the examples of the package, or copy one")
     examples.set_defaults(run=run_list)
     actions = examples.add_subparsers(dest="examples_command", metavar="list | copy")
-    actions.add_parser("list", help="list them (default)").set_defaults(run=run_list)
-    copy = actions.add_parser("copy", help="copy one below the working directory")
+    actions.add_parser("list", help="list the examples (default)").set_defaults(run=run_list)
+    copy = actions.add_parser("copy", help="copy an example into the working directory")
     copy.add_argument("name", metavar="NAME", help="as listed, or the last part of it")
     copy.set_defaults(run=run_copy)
 

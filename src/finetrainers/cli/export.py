@@ -12,7 +12,7 @@ DTYPES = ("bf16", "fp16", "fp32")
 
 def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    export = commands.add_parser("export", help="write trained weights for ComfyUI, kohya's tools, or merged into the base")
+    export = commands.add_parser("export", help="convert weights for ComfyUI or kohya's tools, or merge them into the base")
     export.add_argument(
         "sources",
         metavar="RUN",
@@ -20,9 +20,14 @@ def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         nargs="+",
         help="output_dir of a run, a folder weights/step-000500, or a file of weights; several adapters are added up",
     )
-    export.add_argument("--to", choices=FORMATS, required=True, help="what reads it; fused: the base with the adapter added")
+    export.add_argument(
+        "--to",
+        choices=FORMATS,
+        required=True,
+        help="the program that will read it; fused: the base with the adapter merged in",
+    )
     export.add_argument("--step", type=int, help="step of the run; by default the last")
-    export.add_argument("--dtype", choices=DTYPES, help="by default bf16; of full weights, as they are stored")
+    export.add_argument("--dtype", choices=DTYPES, help="data type; by default bf16, or for full weights the stored one")
     export.add_argument(
         "--output", type=Path, help="file, or folder; by default RUN/exports/FORMAT/RUN-step000500.safetensors"
     )
@@ -35,8 +40,8 @@ def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="N",
         help="make a LoRA of this rank: of full weights, of LoKr or DoRA, of a larger LoRA",
     )
-    export.add_argument("--base", help="folder or Hub id of the base, where it is not that of the run")
-    export.add_argument("--family", help="where the weights do not say of which family they are")
+    export.add_argument("--base", help="folder or Hub id of the base, if not that of the run")
+    export.add_argument("--family", help="family of the model, if the weights do not name it")
     export.add_argument(
         "--leave-out", action="store_true", help="leave out what the format cannot carry, instead of refusing"
     )

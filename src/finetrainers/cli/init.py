@@ -1,7 +1,8 @@
-"""``finetrainers init``: asks what is to be learned, and writes a configuration for it."""
+"""``finetrainers init``: asks what the model should learn, and writes a configuration for it."""
 
 import argparse
 import re
+import shlex
 import sys
 import textwrap
 from contextlib import closing
@@ -20,23 +21,27 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE = Path("config.yaml")
 DESCRIPTION = (
-    "Ask for model, data, what is to be learned and the card, look at the data, and write a configuration with the reason "
-    "of each line. Nothing that is there is overwritten. Without a terminal, or with --yes, answers come from the options."
+    "Ask for the model, the data, what the model should learn, and the card; look at the data; and write a configuration "
+    "with a reason for each line. No file is overwritten. Without a terminal, or with --yes, the options give the answers."
 )
 
 
 def add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    init = commands.add_parser("init", help="write a configuration, after a few questions", description=DESCRIPTION)
+    init = commands.add_parser("init", help="ask a few questions, and write a configuration", description=DESCRIPTION)
     init.add_argument("config", metavar="CONFIG.yaml", nargs="?", type=Path, default=DEFAULT_FILE, help="file to write")
     init.add_argument("--model", help="folder or Hub id of a model in diffusers layout")
     init.add_argument("--data", metavar="FOLDER", help="folder of images or videos, or a metadata file")
-    init.add_argument("--learn", metavar="WHAT", help=f"what is to be learned: {', '.join(LEARNED)}")
-    init.add_argument("--trigger", metavar="WORD", help=f"trigger word that is put before every caption; {NONE}: no word")
-    init.add_argument("--pairs", metavar="FOLDER", help="images before the edit, or control files, named as those of --data")
-    init.add_argument("--card", help=f"GPU (rtx4090, h100 ...) or its memory (24GB) to fit into; {NONE}: leave it open")
+    init.add_argument("--learn", metavar="WHAT", help=f"what the model should learn: {', '.join(LEARNED)}")
+    init.add_argument("--trigger", metavar="WORD", help=f"trigger word to put before every caption; {NONE}: no trigger word")
+    init.add_argument(
+        "--pairs", metavar="FOLDER", help="images before the edit, or control files, with the file names of --data"
+    )
+    init.add_argument(
+        "--card", help=f"GPU (rtx4090, h100 ...) or its memory (24GB) that the run should fit on; {NONE}: leave it open"
+    )
     init.add_argument("--output", metavar="DIR", help="output_dir of the run; by default a new one in runs/")
-    init.add_argument("--yes", action="store_true", help="ask nothing: take what is suggested where no option says it")
+    init.add_argument("--yes", action="store_true", help="ask nothing: use the suggestion wherever no option is given")
     init.set_defaults(run=run_init)
 
 
@@ -51,7 +56,7 @@ def run_init(options: argparse.Namespace, _: list[str]) -> None:
         _say(line)
     for file in written.files:
         print(file, flush=True)
-    _say(f"Read it, then: finetrainers check {options.config}")
+    _say(f"Read it, then: {shlex.join(['finetrainers', 'check', str(options.config)])}")
 
 
 def _written(answers: "Answers", file: Path, *, asks_again: bool) -> "Written":
@@ -165,7 +170,7 @@ QUESTIONS = (
     ),
     Question(
         "--learn",
-        "What is to be learned? " + "; ".join(f"{kind}: {own.title}" for kind, own in LEARNED.items()) + ".",
+        "What should the model learn? " + "; ".join(f"{kind}: {own.title}" for kind, own in LEARNED.items()) + ".",
         _kind,
     ),
 )
@@ -178,15 +183,15 @@ PAIRS = Question(
 )
 TRIGGER = Question(
     "--trigger",
-    "Which trigger word? It is put before every caption, and stands alone where there is none. Take a word that means "
-    f"nothing yet; {NONE}: no word.",
+    "Which trigger word? It is put before every caption, and used alone where there is no caption. Choose a word without a "
+    f"meaning; {NONE}: no trigger word.",
     _word,
     NONE,
 )
 CARD = Question(
     "--card",
-    "Which GPU is it to fit into? A name such as rtx4090, or its memory such as 24GB: what the run takes is counted, which "
-    f"takes a minute or several for a large model; {NONE}: leave it open.",
+    "Which GPU should the run fit on? A name such as rtx4090, or its memory such as 24GB. Predicting the memory takes a "
+    f"minute, or several for a large model; {NONE}: leave it open.",
     _card,
     NONE,
 )

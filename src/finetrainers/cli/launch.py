@@ -27,7 +27,7 @@ MORE = "--"
 
 def add_launch(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command; its options are read where overrides have been told apart from them."""
-    launch = commands.add_parser("launch", help="train or encode on several devices, by torchrun", add_help=False)
+    launch = commands.add_parser("launch", help="train or encode on several devices, with torchrun", add_help=False)
     launch.set_defaults(run=run_launch)
 
 
@@ -37,8 +37,8 @@ def launch_parser() -> argparse.ArgumentParser:
         "finetrainers launch",
         usage="finetrainers launch (--gpus N | --cpu N) [--max-restarts K] [train | encode] CONFIG [section.key=value ...] "
         "[-- torchrun's options]",
-        description="Start one process for each device, by torchrun, and end with the status of the run. One device needs "
-        "no launcher. On several hosts, start it on each, with what torchrun needs there: "
+        description="Start one process for each device with torchrun, and exit with the status of the run. One device needs "
+        "no launcher. With several hosts, run it on each, and pass what torchrun needs: "
         "-- --nnodes 2 --node-rank 0 --master-addr HOST.",
         allow_abbrev=False,
     )

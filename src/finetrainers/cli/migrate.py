@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +19,14 @@ def add_migrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     """Add the command."""
     migrate = commands.add_parser(
         "migrate",
-        help="make a configuration of one of another trainer",
-        description=f"Make a configuration of one of another trainer: {TRAINERS}. What has no counterpart is listed.",
+        help="translate a configuration of another trainer",
+        description=f"Translate a configuration of another trainer: {TRAINERS}. Settings without a counterpart are listed.",
     )
-    migrate.add_argument("source", metavar="FILE", help="its configuration or script, or its command in quotes")
+    migrate.add_argument(
+        "source", metavar="FILE", help="configuration or script of the other trainer, or its command in quotes"
+    )
     migrate.add_argument("--output", type=Path, metavar="CONFIG", help="file to write; by default it is printed")
-    migrate.add_argument("--from", dest="name", metavar="NAME", help="whose it is, if it is not recognised")
+    migrate.add_argument("--from", dest="name", metavar="NAME", help="the other trainer, if it is not recognized")
     migrate.set_defaults(run=run_migrate)
 
 
@@ -78,4 +81,4 @@ def _write(output: Path, text: str, prompts: Path, found: "Migration") -> None:
     write_whole(output, text)
     print(output)
     start = "train" if found.processes == 1 else f"launch --gpus {found.processes}"
-    print(f"Read it, then: finetrainers {start} {output}", file=sys.stderr)
+    print(f"Read it, then: finetrainers {start} {shlex.quote(str(output))}", file=sys.stderr)

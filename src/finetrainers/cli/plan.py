@@ -16,7 +16,7 @@ STDOUT = "-"
 def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command; its options are read where overrides have been told apart from them."""
     plan = commands.add_parser(
-        "plan", help="estimate the memory and time of a run, without a GPU and without weights", add_help=False
+        "plan", help="predict the memory and time of a run, without a GPU and without weights", add_help=False
     )
     plan.set_defaults(run=run_plan)
 
@@ -26,14 +26,14 @@ def plan_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "finetrainers plan",
         usage="finetrainers plan CONFIG [section.key=value | --section.key value ...] [options]",
-        description="Count memory, time, cost, disk and traffic of the run of CONFIG from config files alone, and with "
-        "--gpu propose the fastest settings that fit. Keys are those of finetrainers train --help.",
+        description="Predict the memory, time, cost, disk space and communication of a run from config files alone. With "
+        "--gpu, propose the fastest settings that fit. Keys are those of finetrainers train --help.",
         allow_abbrev=False,
     )
     parser.add_argument("--gpu", metavar="NAME|SIZE", help="kind of GPU (h100, rtx4090 ...), or its memory (24GB)")
-    parser.add_argument("--gpus", type=count, metavar="N", help="how many there are; by default as parallel asks for")
-    parser.add_argument("--price", type=_price, metavar="P", help="what a GPU costs an hour")
-    parser.add_argument("--items", type=count, metavar="N", help="items of the data, where it is not on this machine")
+    parser.add_argument("--gpus", type=count, metavar="N", help="number of GPUs; by default what parallel asks for")
+    parser.add_argument("--price", type=_price, metavar="P", help="price of one GPU per hour")
+    parser.add_argument("--items", type=count, metavar="N", help="number of items, if the data is not on this machine")
     parser.add_argument("--measured", type=Path, metavar="FILE", help="figures of finetrainers bench --json on your machine")
     parser.add_argument("--json", metavar="FILE", help="write the plan there; - prints it in place of the table")
     return parser

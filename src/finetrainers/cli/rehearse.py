@@ -12,7 +12,9 @@ from finetrainers.errors import ConfigError
 
 def add_rehearse(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command; its options are read where overrides have been told apart from them."""
-    rehearse = commands.add_parser("rehearse", help="try a run in small: what would fail later fails here", add_help=False)
+    rehearse = commands.add_parser(
+        "rehearse", help="run a miniature of a run, to find errors before the real one", add_help=False
+    )
     rehearse.set_defaults(run=run_rehearse)
 
 
@@ -30,7 +32,7 @@ def rehearse_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--processes", type=count, metavar="N", help="processes of the real run (by default what parallel asks for)"
     )
-    parser.add_argument("--disk", metavar="SIZE", help="room on the disk of the real run's machine, such as 500GB")
+    parser.add_argument("--disk", metavar="SIZE", help="free disk space on the machine of the real run, such as 500GB")
     parser.add_argument("--checks-only", action="store_true", help="do not run the twin")
     return parser
 

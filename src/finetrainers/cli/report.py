@@ -10,7 +10,7 @@ def add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the command."""
     report = commands.add_parser("report", help="write the report of a run, as a page or for a model card")
     report.add_argument("run_directory", metavar="RUN", type=Path, help="output_dir of the run")
-    report.add_argument("--output", type=Path, metavar="FILE", help="where to; by default RUN/report.html")
+    report.add_argument("--output", type=Path, metavar="FILE", help="file to write; by default RUN/report.html")
     report.add_argument(
         "--markdown", action="store_true", help="as Markdown for a model card; printed if there is no --output"
     )

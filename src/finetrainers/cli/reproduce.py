@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    reproduce = commands.add_parser("reproduce", help="check that a run can be made again from its directory, or make it")
+    reproduce = commands.add_parser("reproduce", help="check whether a run can be repeated, or repeat it")
     reproduce.add_argument("run_directory", metavar="RUN", type=Path, help="output_dir of the run")
-    reproduce.add_argument("--output", type=Path, metavar="DIR", help="train it once more into this folder, and compare")
+    reproduce.add_argument("--output", type=Path, metavar="DIR", help="train the run again in this folder, and compare")
     reproduce.add_argument("--json", action="store_true", help="print the checks, and the comparison, as JSON")
     reproduce.set_defaults(run=run_reproduce)
 

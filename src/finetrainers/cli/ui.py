@@ -19,13 +19,15 @@ def add_ui(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     """Add the command with its options."""
     ui = commands.add_parser("ui", help="watch, start and stop runs in a browser (extra: ui)")
     ui.add_argument("runs", metavar="RUNS", nargs="*", type=Path, help="folders of runs; new ones go into the first (runs)")
-    ui.add_argument("--data", metavar="DIR", action="append", type=Path, default=[], help="folder that runs may read, too")
-    ui.add_argument("--host", default="127.0.0.1", help="address to listen at; any but a loopback one asks for a token")
-    ui.add_argument("--port", type=int, default=PORT, help=f"port to listen at (default {PORT}); 0 chooses a free one")
-    ui.add_argument("--allow-host", metavar="NAME", action="append", default=[], help="further name of this server")
-    ui.add_argument("--token", action="store_true", help="ask for a token on a loopback address, too")
+    ui.add_argument(
+        "--data", metavar="DIR", action="append", type=Path, default=[], help="another folder that runs may read"
+    )
+    ui.add_argument("--host", default="127.0.0.1", help="address to listen on; any but a loopback address requires a token")
+    ui.add_argument("--port", type=int, default=PORT, help=f"port to listen on (default {PORT}); 0 chooses a free one")
+    ui.add_argument("--allow-host", metavar="NAME", action="append", default=[], help="additional name of this server")
+    ui.add_argument("--token", action="store_true", help="require a token on a loopback address, too")
     ui.add_argument("--device", action="append", help="device for runs, such as cuda:1 or cpu; by default all of them")
-    ui.add_argument("--watch-only", action="store_true", help="start nothing that waits in the queue")
+    ui.add_argument("--watch-only", action="store_true", help="do not start queued runs")
     ui.set_defaults(run=run_ui)
 
 

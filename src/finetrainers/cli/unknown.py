@@ -1,8 +1,8 @@
-"""A command that there is not: answered with the one that may be meant."""
+"""A command or an option that there is not: answered with the one that may be meant."""
 
 import argparse
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from finetrainers.errors import ConfigError
 
@@ -14,7 +14,39 @@ CONFIG_SUFFIXES = (".yaml", ".yml", ".json", ".toml")
 class CommandParser(argparse.ArgumentParser):
     """Of the command line as a whole."""
 
-    commands: Collection[str] = ()
+    commands: Mapping[str, argparse.ArgumentParser] = {}
+
+    def refuse_left(self, words: Sequence[str], left: Sequence[str]) -> None:
+        """Refuse words that no option and no argument of the command takes.
+
+        Raises:
+            ConfigError: With the option that may be meant, or how a name with spaces is given.
+        """
+        if not left:
+            return
+        name, command = action_of(words[0], self.commands[words[0]], words[1:])
+        if not left[0].startswith("-"):
+            said = f"takes no further word {left[0]!r}; put a name with spaces in quotes"
+        else:
+            option = left[0].partition("=")[0]
+            known = [own for action in command._actions for own in action.option_strings]
+            said = f"there is no option {option}{_option_meant(option, known)}"
+        raise ConfigError(f"{name}: {said}; finetrainers {name} --help lists all")
+
+
+def action_of(name: str, command: argparse.ArgumentParser, words: Sequence[str]) -> tuple[str, argparse.ArgumentParser]:
+    """Find the action that words name, with its name, where a command has several; else the command."""
+    actions = [group for group in command._actions if isinstance(group, argparse._SubParsersAction)]
+    return next(
+        ((f"{name} {word}", group.choices[word]) for group in actions for word in words if word in group.choices),
+        (name, command),
+    )
+
+
+def _option_meant(option: str, known: Sequence[str]) -> str:
+    word = option.strip("-")
+    close = [own for own in known if word in own.split("-")] or difflib.get_close_matches(option, known, n=1, cutoff=0.75)
+    return f"; did you mean {close[0]}?" if word and close else ""
 
 
 def refuse_unknown(words: Sequence[str], commands: Collection[str]) -> None:

@@ -14,6 +14,8 @@ from finetrainers.config.synonyms import about_synonym, synonym_of
 
 Location = tuple[str | int, ...]
 """Path of a key: ("data", 0, "buckets")."""
+OWN_WORDS = {"a valid array": "a list", "an object": "keys and values"}
+"""Words of JSON, by those of the YAML that most configurations are written in."""
 
 
 def describe(errors: list[Mapping[str, Any]], tree: Mapping[str, Any], root: type[Section] = Config) -> list[str]:
@@ -61,7 +63,7 @@ def _line(place: Location, errors: Sequence[Mapping[str, Any]], tree: Mapping[st
             return f"{where}.kind: there is no kind {tag!r}; known: {known}"
         case "union_tag_not_found":
             return f"{where}: Input should be keys and values, such as kind: lora, not {error['input']!r}"
-    rules = [e["msg"].removeprefix("Input should be ") for e in errors]
+    rules = [OWN_WORDS.get(rule, rule) for rule in (e["msg"].removeprefix("Input should be ") for e in errors)]
     prefix = "Input should be " if error["msg"].startswith("Input should be ") else ""
     shown = "" if isinstance(error["input"], dict) else f", not {error['input']!r}"
     if error["type"] in ("string_type", "path_type") and isinstance(error["input"], int | float):

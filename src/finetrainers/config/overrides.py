@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from finetrainers.config.base import Section
@@ -17,11 +18,24 @@ FILE_ENDINGS = (".yaml", ".yml", ".toml", ".json")
 
 
 def find_file(words: Sequence[str], root: type[Section] = Config) -> tuple[str | None, list[str]]:
-    """Find the first word that is no override and no value of one; return it, if there is one, and all others."""
+    """Find the first word that is no override and no value of one; return it, if there is one, and all others.
+
+    Raises:
+        ConfigError: If it is only the beginning of a file's name, which the shell has split at its spaces.
+    """
     for index, key, _ in _walk(words, root):
         if key is None:
+            _refuse_split_name(words[index:])
             return words[index], [*words[:index], *words[index + 1 :]]
     return None, list(words)
+
+
+def _refuse_split_name(words: Sequence[str]) -> None:
+    """Refuse a file that is there only with the words that follow it."""
+    names = [" ".join(words[:count]) for count in range(1, len(words) + 1)]
+    with suppress(OSError):  # a name that is longer than a file system takes
+        if not Path(names[0]).exists() and (whole := next((name for name in names if Path(name).is_file()), None)):
+            raise ConfigError(f"there is no {names[0]}, but there is {whole!r}: put a name with spaces in quotes")
 
 
 def read_overrides(words: Sequence[str], root: type[Section] = Config) -> Iterator[tuple[str, Any]]:

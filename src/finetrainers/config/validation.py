@@ -66,7 +66,7 @@ class ValidationConfig(Section):
             raise ValueError(
                 "a list holds prompts alone; those with keys of their own are written in a csv, json or jsonl file"
             )
-        return value
+        return tuple(value) if isinstance(value, list) else value  # what a validator hands on is not JSON's list any more
 
     @property
     def prompts_file(self) -> Path | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -134,8 +135,8 @@ def make_again(run: RunFolder, output: Path) -> RunFolder:
     if processes > 1:
         raise ConfigError(
             f"--output: {run.path} was made by {processes} processes; start them with `finetrainers launch` (or torchrun) "
-            f"and `train {file} output_dir={output} push_to_hub=false`, then compare: "
-            f"`finetrainers diff {run.path} {output}`"
+            f"and `train {quote(str(file))} output_dir={quote(str(output))} push_to_hub=false`, then compare: "
+            f"`finetrainers diff {quote(str(run.path))} {quote(str(output))}`"
         )
     if output.expanduser().resolve() == run.path:
         raise ConfigError(f"--output: {output} is the run itself; name a new folder")

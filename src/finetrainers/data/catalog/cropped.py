@@ -81,6 +81,6 @@ def about_crops(catalog: Catalog) -> list[str]:
     named = ", ".join(f"{own['path']} ({own['cropped']:.0%} for {own['bucket']})" for own in worst)
     total = sum(len(_firsts(data)) for data in catalog.sets)
     return [
-        f"data: {count} of {total} items lose more than {MUCH:.0%} of their picture to the crop: {named}; add buckets of "
-        "their proportions to data.N.buckets; finetrainers data inspect --output FILE.html shows the crops"
+        f"data: {count} of {total} items {'lose' if count > 1 else 'loses'} more than {MUCH:.0%} to the crop: {named}; add "
+        "buckets of their proportions to data.N.buckets; finetrainers data inspect CONFIG --output FILE.html shows the crops"
     ]

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 import finetrainers
 from finetrainers.config import Config
@@ -153,7 +154,7 @@ def _use(directory: Path, card: Card) -> str:
         return f"{text}\nFor ComfyUI, there is a file in `comfyui/`.\n"
     if len(exported) == 1 and fits_comfyui(config, card.model.adapter.name):
         file = next(iter(exported.values())).file
-        return f"{text}\nFor ComfyUI: `finetrainers export {file} --to comfyui`\n"
+        return f"{text}\nFor ComfyUI: `finetrainers export {quote(file)} --to comfyui`\n"
     return text
 
 

@@ -69,7 +69,9 @@ def _samples(outline: RunOutline) -> str:
     if outline.num_bad:
         parts.append(f"{plural(outline.num_bad, 'bad item')} left out")
     if outline.num_cropped:
-        parts.append(f"{outline.num_cropped} lose more than a quarter to the crop")
+        parts.append(
+            f"{outline.num_cropped} {'lose' if outline.num_cropped > 1 else 'loses'} more than a quarter to the crop"
+        )
     return ", ".join(parts)
 
 
