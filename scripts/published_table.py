@@ -74,7 +74,7 @@ PUBLISHED = (
         "HunyuanVideo", "LoRA, int8, streamed, in pieces", 5.8, {"memory.weights": "int8", **STREAMED}, is_chunked=True
     ),
     Published("HunyuanVideo", "full rank, in backward", 50.8, {**IN_BACKWARD, **HOST}, None, True),
-    Published("HunyuanVideo", "full rank, streamed", 4.9, ON_CPU, None),
+    Published("HunyuanVideo", "full rank, streamed", 4.9, ON_CPU, None, True),
     Published("Wan 2.1 14B", "LoRA", 44.5, {}),
     Published("Wan 2.1 14B", "LoRA, int8", 31.4, {"memory.weights": "int8"}),
     Published(
@@ -116,10 +116,38 @@ class InPieces(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         run: Any = self.run
+        held = {**dict(self.run.named_parameters()), **dict(self.run.named_buffers())}
+        if any(own.requires_grad and not own.is_leaf for own in held.values()):  # it trains, and is streamed
+            answer: Tensor = Pieces.apply(run, tuple(held), x, *held.values())  # type: ignore[no-untyped-call]
+            return answer
         if torch._C._current_graph_task_id() != -1:  # in a backward pass streamed weights are here now, and soon will not be
-            held = {**dict(self.run.named_parameters()), **dict(self.run.named_buffers())}
             run = partial(functional_call, self.run, held)
         return torch.cat([checkpoint(run, own, use_reentrant=False) for own in x.chunk(PIECES, 1)], 1)
+
+
+class Pieces(torch.autograd.Function):
+    """The same where weights come for each call and train: one gradient of each, of all pieces."""
+
+    @staticmethod
+    def forward(ctx: Any, run: nn.Module, names: tuple[str, ...], x: Tensor, *weights: Tensor) -> Tensor:
+        ctx.run, ctx.names = run, names
+        ctx.save_for_backward(x, *weights)
+        held = dict(zip(names, weights, strict=True))
+        return torch.cat([functional_call(run, held, own) for own in x.chunk(PIECES, 1)], 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights = (own.detach().requires_grad_() for own in ctx.saved_tensors)
+        held = dict(zip(ctx.names, weights, strict=True))
+        inputs = []
+        for own, back in zip(x.detach().chunk(PIECES, 1), gradient.chunk(PIECES, 1), strict=True):
+            piece = own.requires_grad_()
+            with torch.enable_grad():
+                answer = functional_call(ctx.run, held, piece)
+            torch.autograd.backward(answer, back, inputs=[piece, *weights])
+            inputs.append(piece.grad)
+            piece.grad = None
+        return None, None, torch.cat(inputs, 1), *(own.grad for own in weights)
 
 
 class Narrowed(nn.Module):

@@ -18,6 +18,12 @@ HUNYUAN_VIDEO = {
     "final_layer.linear",
 }  # fmt: skip
 """Of its own model, which is not named as the authors' is."""
+COGVIDEOX = {
+    *(f"blocks.*.{own}" for own in ("q", "k", "v", "attn_out", "ff_proj", "ff_out", "norm1.linear", "norm2.linear")),
+    *(f"{own}_embedding_linear_{n}" for own in ("time", "ofs") for n in (1, 2)),
+    "patch_embed.proj", "patch_embed.text_proj", "norm_out.linear", "proj_out",
+}  # fmt: skip
+"""Of its own model (comfy/ldm/cogvideo/model.py)."""
 OLD_NAMES = {
     "_mod.lin": "_mod.linear", "_attn.qkv": "_attn_qkv", "_attn.proj": "_attn_proj", "mlp.0": "mlp.fc1", "mlp.2": "mlp.fc2",
     ".modulation.lin": ".modulation.linear",
@@ -43,7 +49,7 @@ ENDINGS = {
 
 def known_names(family: str) -> set[str]:
     """All names under which it finds a layer of the family."""
-    own = {"hunyuan_video": HUNYUAN_VIDEO}.get(family, NATIVE[family])
+    own = {**NATIVE, "cogvideox": COGVIDEOX, "hunyuan_video": HUNYUAN_VIDEO}[family]
     found = {f"diffusion_model.{name}" for name in own} | {f"lora_unet_{name.replace('.', '_')}" for name in own}
     if family == "flux":
         found |= {f"transformer.{name}" for name in FLUX} | {f"lycoris_{name.replace('.', '_')}" for name in FLUX}

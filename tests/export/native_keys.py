@@ -54,4 +54,4 @@ NATIVE = {
         "caption_projection.linear_2",
     },
 }
-"""By family; programs that draw with CogVideoX and CogView4 take the names of diffusers."""
+"""By family; of CogVideoX and CogView4, diffusers' names are what most programs take."""

@@ -113,6 +113,27 @@ def test_hunyuan_video_comes_back_as_what_was_trained(made: Made, tmp_path: Path
     same(in_diffusers("hunyuan_video", native), trained)
 
 
+COGVIDEOX = {
+    "q": "attn1.to_q", "k": "attn1.to_k", "v": "attn1.to_v", "attn_out": "attn1.to_out.0",
+    "ff_proj": "ff.net.0.proj", "ff_out": "ff.net.2",
+}  # fmt: skip
+"""Layers of blocks in ComfyUI's own CogVideoX, and what they are in diffusers, which has no converter of them."""
+
+
+def test_cogvideox_comes_back_from_comfyui_s_names_to_equal_tensors(made: Made, tmp_path: Path) -> None:
+    run, trained, denoiser = made("cogvideox", SCALED)
+    tensors, result = exported(run, "comfyui", tmp_path / "comfyui")
+    assert "--to kohya" in result.notes[0]  # what a custom node takes
+    state, found = denoiser.state_dict(), {}
+    for layer in layers_of(tensors):
+        number, name = re.fullmatch(r"diffusion_model\.blocks\.(\d+)\.(\w+)", layer).groups()  # type: ignore[union-attr]
+        own = f"transformer_blocks.{number}.{COGVIDEOX[name]}"
+        found[own] = added(tensors, layer)
+        for letter in "AB":
+            assert torch.equal(tensors[f"{layer}.lora_{letter}.weight"], state[f"{own}.lora_{letter}.default.weight"])
+    same(found, trained)
+
+
 @pytest.mark.parametrize("family", ["wan", "ltx_video", "hunyuan_video"])
 def test_kohya_has_the_tensors_of_comfyui_under_its_names(made: Made, tmp_path: Path, family: str) -> None:
     run, _, _ = made(family, SCALED)
@@ -136,8 +157,10 @@ def pipelines(tiny: Tiny) -> Callable[[str], Any]:
     return cache(lambda family: diffusers.DiffusionPipeline.from_pretrained(tiny(family, VARIANTS[family])))
 
 
-@pytest.mark.parametrize("to", ["comfyui", "diffusers"])
-@pytest.mark.parametrize("family", VARIANTS)
+@pytest.mark.parametrize(
+    ("family", "to"),
+    [(family, to) for family in VARIANTS for to in ("comfyui", "diffusers") if (family, to) != ("cogvideox", "comfyui")],
+)
 def test_plain_pipelines_load_what_was_trained(
     made: Made, pipelines: Callable[[str], Any], tmp_path: Path, family: str, to: str
 ) -> None:
@@ -247,10 +270,10 @@ def test_denoisers_load_lokr(made: Made, pipelines: Callable[[str], Any], tmp_pa
     same(found, trained)
 
 
-@pytest.mark.parametrize("family", ["wan", "hunyuan_video", "flux"])
+@pytest.mark.parametrize("family", ["wan", "hunyuan_video", "flux", "cogvideox"])
 def test_dora_counts_in_comfyui_as_in_training(made: Made, tmp_path: Path, family: str) -> None:
     """ComfyUI divides rows by their length before the change, peft by that after it."""
-    targets = r".*blocks\.\d+\.attn2?\.to_[qk]"  # v is in the same matrix, and does not change
+    targets = r".*blocks\.\d+\.attn\d?\.to_[qk]"  # v is in the same matrix, and does not change
     run, trained, denoiser = made(family, {**DORA, "targets": targets})
     tensors, _ = exported(run, "comfyui", tmp_path / "comfyui")
     names, base = FAMILIES[family], denoiser.state_dict()

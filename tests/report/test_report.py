@@ -399,7 +399,7 @@ def test_a_name_of_a_crop_leads_nowhere_else(tmp_path: Path) -> None:
     assert "c2VjcmV0" not in as_page(run, run.standing(), Pictures())
 
 
-LAYERS = {"wan": "blocks.0.attn1.to_q", "ltx_video": "transformer_blocks.0.attn1.to_q"}
+LAYERS = {"wan": "blocks.0.attn1.to_q", **dict.fromkeys(("cogvideox", "ltx_video"), "transformer_blocks.0.attn1.to_q")}
 """A layer that adapters change, where it is not the usual one."""
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -314,8 +315,19 @@ def test_what_is_wrong_is_one_message_and_status_2(words: list[str], message: st
 # -- comparisons ------------------------------------------------------------------------------------------------------
 
 
-def test_a_set_that_fails_is_a_row_and_the_others_go_on(config_file: Path, tmp_path: Path, capsys: Any) -> None:
+def in_this_process(command: list[str], **_: Any) -> Any:
+    """Run what would have a process of its own here, where all is imported: that it is one, the command says."""
+    assert command[:3] == [sys.executable, "-m", "finetrainers"]
+    return SimpleNamespace(returncode=main(command[3:]), stderr="")
+
+
+@pytest.mark.parametrize("is_here", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_a_set_that_fails_is_a_row_and_the_others_go_on(
+    config_file: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, *, is_here: bool
+) -> None:
     """One is refused before it has a process, one runs in its own."""
+    if is_here:
+        monkeypatch.setattr(comparing.subprocess, "run", in_this_process)
     sets = [
         {"name": "unknown", "set": ["memory.weightz=fp8"]},
         {"name": "checkpointing", "set": ["train.gradient_checkpointing=true"]},

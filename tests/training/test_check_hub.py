@@ -10,7 +10,7 @@ from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, Reposit
 
 from finetrainers.config import ModelConfig
 from finetrainers.models import Model, open_model
-from finetrainers.models.pretrained import Place
+from finetrainers.models.place import Place
 from finetrainers.training.check.findings import Findings
 from finetrainers.training.check.hub_files import check_hub_files
 

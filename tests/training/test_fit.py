@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from counted import counted_once
 from runs import config_of, events_of, flux_tree, merged, write_pictures
 
 import finetrainers
 from finetrainers.config import Config, load_config
 from finetrainers.distributed.layout import Layout
 from finetrainers.errors import ConfigError
-from finetrainers.models import Model, open_model
-from finetrainers.training.cost import StepCost
+from finetrainers.models import open_model
 from finetrainers.training.fit.choice import USABLE, as_recorded, fit
 from finetrainers.training.fit.sets import BLOCKS, SETS
-from finetrainers.training.fit.trials import Trial, predict_largest, try_sets
+from finetrainers.training.fit.trials import Trial, try_sets
 from finetrainers.training.plan.run import Asked, plan
 
 Tree = dict[str, Any]
@@ -24,16 +24,9 @@ CHECKPOINTING = "train.gradient_checkpointing"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def counted_once() -> Iterator[None]:
-    """A step that was counted before, in whichever folder its run is, is not counted again."""
-    known: dict[str, StepCost] = {}
-
-    def count(config: Config, model: Model) -> StepCost:
-        key = config.model_dump_json(exclude={"output_dir"})
-        return known[key] if key in known else known.setdefault(key, predict_largest(config, model))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("finetrainers.training.fit.trials.predict_largest", count)
+def counts() -> Iterator[None]:
+    """A step that was counted before is not counted again."""
+    with counted_once():
         yield
 
 

@@ -172,6 +172,8 @@ def _write(
     keys = make_keys(asked.to, adapter, family, _reader(base, component))
     _check_lost(asked, sources, component, keys, notes)
     names = FAMILIES.get(family or "")
+    if names is not None and asked.to == "comfyui" and names.in_comfyui:
+        notes.append(names.in_comfyui)
     about = header(sources, factors, component, names=names, to=asked.to, changed=_is_made(asked))
     about |= network(adapter.changes, names)
     if keys.settings:

@@ -14,12 +14,12 @@ from finetrainers.export.changes import Change, check_fits
 from finetrainers.export.combine import total
 from finetrainers.export.writing import CODES, DTYPES, Spec, cast_one, some, write_stream
 from finetrainers.files.whole import to_json, write_whole
+from finetrainers.models.weight_files import DIFFUSERS_FILE, index_name
 from finetrainers.models.weights import kept_in_float32
 from finetrainers.tuning.base import NOT_EXPORTED
 
 Changes = Mapping[str, Sequence[tuple[Change, float]]]
 """By layer: what is added to its weight, and what it is multiplied by."""
-INDEX = "diffusion_pytorch_model.safetensors.index.json"
 
 
 def write_fused(
@@ -63,7 +63,7 @@ def write_fused(
             "metadata": {"total_size": sum(sizes.values())},
             "weight_map": {n: f.name for n, f in sorted(stored.items())},
         }
-        write_whole(folder / INDEX, to_json(index, indent=2))
+        write_whole(folder / index_name(DIFFUSERS_FILE), to_json(index, indent=2))
     own = {name: value for name, value in settings.items() if name not in NOT_EXPORTED}
     write_whole(folder / "config.json", to_json(own, indent=2))
 

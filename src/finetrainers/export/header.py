@@ -34,7 +34,8 @@ def header(
     """
     own = sources[0].adapters[component].metadata if component in sources[0].adapters else {}
     result = {name: value for name, value in own.items() if name not in NOT_OF_THE_FILE}
-    result["modelspec.implementation"] = "diffusers" if names is None or to == "diffusers" else names.implementation
+    named = names.for_kohya() if names is not None and to == "kohya" else names
+    result["modelspec.implementation"] = "diffusers" if named is None or to == "diffusers" else named.implementation
     result["ss_output_name"] = sources[0].stem
     if changed:
         parts = [f"{factor:g} {source.stem}" for source, factor in zip(sources, factors, strict=True)]

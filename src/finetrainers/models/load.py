@@ -16,7 +16,8 @@ from finetrainers.errors import ConfigError
 from finetrainers.files.whole import sample_file
 from finetrainers.models.base import ModelAdapter
 from finetrainers.models.experts import Denoisers, choose_experts
-from finetrainers.models.pretrained import DTYPES, Place, Pretrained
+from finetrainers.models.place import Place
+from finetrainers.models.pretrained import DTYPES, Pretrained
 from finetrainers.models.registry import adapter_of_pipeline, get_adapter, load_adapter
 from finetrainers.models.stated import check_needed, check_stated, check_text
 from finetrainers.models.weights import Settle, Weights, read_settings

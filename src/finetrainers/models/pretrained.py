@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +14,12 @@ from finetrainers.config import ComponentConfig, MemoryConfig, ModelConfig
 from finetrainers.distributed.reading import SharedReading
 from finetrainers.errors import ModelError
 from finetrainers.models.base import Settings
+from finetrainers.models.place import Place
 from finetrainers.models.stored import Stored, mapped_in, mapped_of, stored_of, tensors_of, type_of
+from finetrainers.models.weight_files import DIFFUSERS_FILE, network_files
 from finetrainers.models.weights import (
     Settle,
     Weights,
-    files_in_index,
     fill_at_random,
     fill_from_files,
     leave_empty,
@@ -28,81 +28,6 @@ from finetrainers.models.weights import (
 )
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def about_hub(error: Exception, path: str) -> str:
-    """Say in one line why the Hub gave nothing, and the way out."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    if isinstance(error, GatedRepoError):
-        return f"accept its licence at https://huggingface.co/{path}, and log in with `hf auth login`"
-    if isinstance(error, RepositoryNotFoundError):
-        return "there is no such model, or it is private: look at its name, and log in with `hf auth login`"
-    if isinstance(error, RevisionNotFoundError):
-        branches = f"https://huggingface.co/{path}/tree/main"
-        return f"there is no such revision: look at {branches} for its branches, and set model.revision to one, or remove it"
-    if isinstance(error, LocalEntryNotFoundError):
-        return "the Hub cannot be reached, and the file is not in its cache: connect, or give the folder of a copy"
-    return " ".join(str(error).split())
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where one component is."""
-
-    path: str
-    """Local folder or Hub id."""
-    revision: str | None
-    subfolder: str
-    """Empty if the component is at the top."""
-    dtype: torch.dtype
-
-    @property
-    def is_local(self) -> bool:
-        return Path(self.path).is_dir()
-
-    def file(self, name: str) -> Path:
-        """Find a file of the component, downloading it if it is on the Hub.
-
-        Raises:
-            ModelError: If it is not there.
-        """
-        if self.is_local:
-            found = Path(self.path) / self.subfolder / name
-            if not found.is_file():
-                raise ModelError(
-                    f"{self.path}: has no {Path(self.subfolder) / name}; is this a pipeline in diffusers layout?"
-                )
-            return found
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
-            seen_from = "" if Path(self.path).is_absolute() else f" (from {Path.cwd()})"
-            raise ModelError(
-                f"model path {self.path!r} is neither a folder that exists{seen_from} nor a Hub id such as user/name"
-            )
-        from huggingface_hub import hf_hub_download
-
-        try:
-            return Path(hf_hub_download(self.path, name, subfolder=self.subfolder or None, revision=self.revision))
-        except (OSError, ValueError) as error:  # all of huggingface_hub's errors are one of these
-            raise ModelError(
-                f"{self.path} (revision {self.revision or 'main'}): cannot download {name}: {about_hub(error, self.path)}"
-            ) from error
-
-    def find(self, name: str) -> Path | None:
-        """Find a file of the component that it may lack."""
-        try:
-            return self.file(name)
-        except ModelError:
-            return None
-
-
-WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
-"""File of a denoiser's weights; where they are in several files, an index of theirs has its name with .index.json."""
 
 
 def config_name(component: str) -> str:
@@ -191,7 +116,8 @@ class Pretrained:
         Raises:
             ModelError: If it cannot be loaded.
         """
-        own, is_quantized = self._type_of_files(component), "quantization_config" in self.settings(component)
+        own = type_of(network_files(self.place(component), self._class_of(component)[0]))
+        is_quantized = "quantization_config" in self.settings(component)
         if own is None or is_quantized:
             return Stored(self._load(component), {}, {})
         if own == self.place(component).dtype:
@@ -202,17 +128,6 @@ class Pretrained:
         network = self._load(component, dtype=own)
         found = stored_of(network, own, types) if tensors_of(network).keys() == types.keys() else None
         return Stored(self._load(component), {}, {}) if found is None else found
-
-    def _type_of_files(self, component: str) -> torch.dtype | None:
-        """The one type of all numbers with a point in a network's files; None where they have several, or cannot tell."""
-        library, _ = self._class_of(component)
-        place, name = self.place(component), WEIGHTS_NAME if library == "diffusers" else "model.safetensors"
-        file, files = place.find(name), list[Path]()
-        if file is not None:
-            files = [file]
-        elif (index := place.find(f"{name}.index.json")) is not None:
-            files = [place.file(own) for own in files_in_index(index)]
-        return type_of(files)
 
     def _load(self, component: str, *, dtype: torch.dtype | None = None, **more: Any) -> Any:
         library, class_name = self._class_of(component)
@@ -282,10 +197,7 @@ class Pretrained:
             ModelError: If it has none.
         """
         place = self.place(component)
-        index = place.find(f"{WEIGHTS_NAME}.index.json")
-        if index is not None:
-            return [place.file(name) for name in files_in_index(index)]
-        return [place.file(WEIGHTS_NAME)]
+        return network_files(place, "diffusers") or [place.file(DIFFUSERS_FILE)]  # which says that there is none
 
     def pipeline(self, class_name: str, components: Mapping[str, Any]) -> Any:
         """Make a pipeline of the given components, with the settings of its own that model_index.json has.

@@ -33,6 +33,6 @@ def lost_layers(to: str, changes: Mapping[str, Change], family: str) -> dict[str
     names = names_of(family, to=to)
     if to == "kohya":
         kohya.refuse_dora(changes)
-    else:
-        comfyui.refuse_dora(changes, names)
-    return {} if to == "comfyui" and names.comfyui != "native" else native_layers(changes, names).lost
+        return native_layers(changes, names.for_kohya()).lost
+    comfyui.refuse_dora(changes, names)
+    return native_layers(changes, names).lost if names.comfyui == "native" else {}

@@ -18,7 +18,7 @@ def kohya_keys(adapter: Adapter, names: Names) -> Keys:
         ConfigError: If it is DoRA, which they do not read.
     """
     refuse_dora(adapter.changes)
-    layers = native_layers(adapter.changes, names)
+    layers = native_layers(adapter.changes, names.for_kohya())
     keys = Keys(lost=layers.lost)
     for native, parts in layers.parts.items():
         name = f"lora_unet_{native.name.replace('.', '_')}"

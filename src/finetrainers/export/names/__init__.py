@@ -2,7 +2,8 @@
 
 from finetrainers.errors import ConfigError
 from finetrainers.export.names.base import Names as Names, Native as Native
-from finetrainers.export.names.cog import COGVIDEOX, COGVIEW4
+from finetrainers.export.names.cogvideox import COGVIDEOX
+from finetrainers.export.names.cogview4 import COGVIEW4
 from finetrainers.export.names.flux import FLUX
 from finetrainers.export.names.hunyuan_video import HUNYUAN_VIDEO
 from finetrainers.export.names.ltx_video import LTX_VIDEO

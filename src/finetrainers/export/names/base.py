@@ -5,8 +5,8 @@ A table has blocks by the place of their number, which is written as ``*``.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,18 @@ class Names:
     comfyui: Literal["native", "diffusers", "scaled"] = "native"
     """What ComfyUI, or the custom node that generates with the family there, takes: native names, those of diffusers, or
     those of diffusers without a scale beside the matrices."""
+    kohya: Callable[[str], Native | None] | None = None
+    """Looks layers up for kohya's format, where ``find`` knows names of ComfyUI's own: readers go by those of diffusers."""
     implementation: str = "diffusers"
     """Address of the code whose names these are (``modelspec.implementation``)."""
     version: str = ""
     """What kohya's tools call the base (``ss_base_model_version``)."""
+    in_comfyui: str = ""
+    """What users should know of a file for ComfyUI."""
+
+    def for_kohya(self) -> Self:
+        """Names of the same family for kohya's format."""
+        return self if self.kohya is None else replace(self, find=self.kohya, implementation="diffusers")
 
 
 def by_table(table: Mapping[str, Native]) -> Callable[[str], Native | None]:

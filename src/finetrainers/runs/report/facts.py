@@ -27,8 +27,8 @@ from finetrainers.runs.validations import best
 MAX_HEADER_BYTES = 1 << 26
 """Of a safetensors file that is believed."""
 IN_COMFYUI = {
-    **dict.fromkeys(("flux", "ltx_video", "wan"), ("lora", "dora", "lokr")),
-    **dict.fromkeys(("cogvideox", "cogview4"), ("lora", "lokr")),
+    **dict.fromkeys(("cogvideox", "flux", "ltx_video", "wan"), ("lora", "dora", "lokr")),
+    "cogview4": ("lora", "lokr"),
     "hunyuan_video": ("lora", "dora"),
 }
 """Adapters that ``finetrainers export --to comfyui`` writes, by family."""

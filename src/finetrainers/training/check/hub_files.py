@@ -4,18 +4,19 @@ from collections.abc import Callable, Collection
 
 from finetrainers.errors import ModelError
 from finetrainers.models import Model
-from finetrainers.models.pretrained import WEIGHTS_NAME, Place, about_hub
+from finetrainers.models.place import Place, about_hub
+from finetrainers.models.weight_files import DIFFUSERS_FILE, TRANSFORMERS_FILE, index_name
 from finetrainers.training.check.findings import Findings
 
 SECONDS = 10.0
 """In which the Hub has to answer."""
 WEIGHTS = (".safetensors", ".bin")
-DENOISERS = (WEIGHTS_NAME, f"{WEIGHTS_NAME}.index.json")
+DENOISERS = (DIFFUSERS_FILE, index_name(DIFFUSERS_FILE))
 LOADED = {
     "diffusers": (*DENOISERS, "diffusion_pytorch_model.bin"),
     "transformers": (
-        "model.safetensors",
-        "model.safetensors.index.json",
+        TRANSFORMERS_FILE,
+        index_name(TRANSFORMERS_FILE),
         "pytorch_model.bin",
         "pytorch_model.bin.index.json",
     ),

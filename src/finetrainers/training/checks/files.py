@@ -11,13 +11,12 @@ from finetrainers.conditioning import build_conditioning
 from finetrainers.config import Config, FullConfig
 from finetrainers.errors import ConfigError, ModelError
 from finetrainers.models import Model
+from finetrainers.models.weight_files import TRANSFORMERS_FILE
 from finetrainers.models.weights import check_stored, files_in_index, read_settings
 from finetrainers.tuning import build_tuning
 
 PATTERNS = ("*.safetensors", "*.bin")
 """Files of weights, as diffusers and transformers write them."""
-READ_WHOLE = "model.safetensors"
-"""File of transformers, which looks at no index beside it; diffusers reads an index first, and then its parts alone."""
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 """Files that a tokenizer has its words in, one of them at least; without any, transformers makes an empty one in silence."""
 
@@ -85,7 +84,7 @@ def _check_folder(component: str, folder: Path) -> None:
     """
     for index in folder.glob("*.safetensors.index.json"):
         whole = index.with_name(index.name.removesuffix(".index.json"))
-        if whole.name == READ_WHOLE and whole.is_file():
+        if whole.name == TRANSFORMERS_FILE and whole.is_file():  # transformers looks at no index beside it
             continue
         missing = [file for file in files_in_index(index) if not (folder / file).is_file()]
         if missing:

@@ -18,7 +18,7 @@ from finetrainers.training.fit.sets import (
     KEYS,
     Techniques,
     faster_sets,
-    is_given,
+    left_open,
     with_open_blocks,
     with_techniques,
 )
@@ -121,7 +121,7 @@ def as_recorded(config: Config) -> Config:
         return config
     if config.memory.resident_blocks == "auto":
         return with_techniques(with_open_blocks(config), {BLOCKS: before[BLOCKS]})
-    return with_techniques(config, {key: value for key, value in before.items() if not is_given(config, key)})
+    return with_techniques(config, left_open(config, before))
 
 
 def budget_bytes(config: Config) -> int:

@@ -45,6 +45,11 @@ def is_given(config: Config, key: str) -> bool:
     return name in getattr(config, section).model_fields_set
 
 
+def left_open(config: Config, techniques: Techniques) -> Techniques:
+    """Leave out what the user has written."""
+    return {key: value for key, value in techniques.items() if not is_given(config, key)}
+
+
 def with_techniques(config: Config, techniques: Techniques) -> Config:
     """Write techniques into a configuration, in which nothing is left to be chosen.
 

@@ -1,6 +1,5 @@
 """What a step takes with one set of techniques or another."""
 
-import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,8 +13,8 @@ from finetrainers.models import Model
 from finetrainers.models.blocks import named_blocks
 from finetrainers.training.checks.parts import check_computation
 from finetrainers.training.checks.sharing import check_sharing
-from finetrainers.training.cost import StepCost, predict_step
-from finetrainers.training.fit.sets import Techniques, is_given, with_techniques
+from finetrainers.training.cost import StepCost, collected, predict_step
+from finetrainers.training.fit.sets import Techniques, left_open, with_techniques
 from finetrainers.training.plan.devices import on_one_of, with_shared_weights
 
 
@@ -62,21 +61,26 @@ def try_sets(
     layout = Layout() if layout is None else layout
     tried = [trial.techniques for trial in known]
     for wanted in sets:
-        techniques = {key: in_blocks(value, model) for key, value in wanted.items() if not is_given(config, key)}
+        techniques = {key: in_blocks(value, model) for key, value in left_open(config, wanted).items()}
         if techniques in tried:
             continue
         tried.append(techniques)
-        try:
-            chosen = with_techniques(config, techniques)
-            check_sharing(chosen, layout)
-            check_computation(chosen, model)
-            own = on_one_of(chosen, layout)
-            cost = with_shared_weights(predict_largest(own, model), own, model, layout, prefetch=chosen.parallel.prefetch)
-        except FinetrainersError as error:
-            yield Trial(techniques, None, None, str(error).splitlines()[-1].strip())
-        else:
-            yield Trial(techniques, chosen, cost.peak_bytes, cost=cost)
-        gc.collect()  # a trainer is made of cycles, and its adapters take the host's memory
+        with collected():
+            trial = _try_set(config, model, techniques, layout)
+        yield trial
+
+
+def _try_set(config: Config, model: Model, techniques: Techniques, layout: Layout) -> Trial:
+    """Count one set, or say why it is impossible."""
+    try:
+        chosen = with_techniques(config, techniques)
+        check_sharing(chosen, layout)
+        check_computation(chosen, model)
+        own = on_one_of(chosen, layout)
+        cost = with_shared_weights(predict_largest(own, model), own, model, layout, prefetch=chosen.parallel.prefetch)
+    except FinetrainersError as error:
+        return Trial(techniques, None, None, str(error).splitlines()[-1].strip())
+    return Trial(techniques, chosen, cost.peak_bytes, cost=cost)
 
 
 def predict_largest(config: Config, model: Model) -> StepCost:

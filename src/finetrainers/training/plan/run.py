@@ -1,6 +1,5 @@
 """Plans a run: counts its stages on the meta device, and says what they mean for a GPU, a bill and a disk."""
 
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,9 +13,9 @@ from finetrainers.models import Model, open_model
 from finetrainers.optim.optimizers import check_optimizer
 from finetrainers.sampling.prompts import read_prompts
 from finetrainers.training.auto import settle
-from finetrainers.training.checks.parts import check_buckets, check_computation, check_conditioning, check_tuning
+from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_tuning
 from finetrainers.training.checks.sharing import check_sharing
-from finetrainers.training.cost import StepCost, predict_step
+from finetrainers.training.cost import StepCost, collected, predict_step
 from finetrainers.training.fit.choice import USABLE, as_recorded
 from finetrainers.training.fit.sets import with_open_blocks, with_techniques
 from finetrainers.training.plan.devices import (
@@ -159,13 +158,12 @@ class _Planning:
         return () if found is None else found.techniques(self.machine)
 
     def _counted(self, own: Config, bucket: Bucket) -> StepCost:
-        cost = predict_step(own, self.model, bucket)
-        gc.collect()  # a trainer is made of cycles, and takes the host's memory
-        return cost
+        with collected():
+            return predict_step(own, self.model, bucket)
 
     def _stages(self, own: Config, cost: StepCost, before: Passes | None = None) -> Counted:
-        passes = Passes.of(own, self.model, self.buckets[-1], before)
-        gc.collect()
+        with collected():
+            passes = Passes.of(own, self.model, self.buckets[-1], before)
         encoded = Leaves(own, self.model, self.buckets[-1], cost, self.items).encoded()
         return with_windows(count_stages(own, self.model, cost, passes, processes=self.layout.size), own, cost, encoded)
 

@@ -11,7 +11,7 @@ from finetrainers.distributed.layout import Layout
 from finetrainers.errors import ConfigError
 from finetrainers.models import Model
 from finetrainers.training.fit.choice import way_out
-from finetrainers.training.fit.sets import CHECKPOINTED, CHECKPOINTING, INT8, Techniques, faster_sets, is_given
+from finetrainers.training.fit.sets import CHECKPOINTED, CHECKPOINTING, INT8, Techniques, faster_sets, left_open
 from finetrainers.training.fit.trials import Trial, try_sets
 from finetrainers.training.plan.figures import Technique
 from finetrainers.training.plan.speed import Machine
@@ -99,32 +99,29 @@ def search(config: Config, model: Model, limit: float, *, key: str = "--gpu", la
         counted += count([STREAMED], known=counted)  # takes least: if it is too much, so are all others
         floor, inputs = counted[-1].peak_bytes or 0, inputs_of(counted[-1], config)
     for number, wanted in enumerate((*sets, *further)):
-        keys = {key: value for key, value in wanted.items() if not is_given(config, key)}
+        keys = left_open(config, wanted)
         least = least_of(keys, base, config, inputs)
         least = max(least, floor) if number < len(sets) and floor > limit else least
         if least > limit and keys != base.techniques:
             left_out += [] if (keys, least) in left_out else [(keys, least)]
             continue
-        trial = _counted(config, count, wanted, counted)
+        trial = _counted(count, keys, counted)
         if trial is None or trial in trials:
             continue
         trials.append(trial)
         fitting = [own for own in trials if own.peak_bytes is not None and own.peak_bytes <= limit]
         if fitting and (len(trials) > 1 or left_out):  # of one alone nobody sees what others would save
             return Found(fitting[0], tuple(trials), tuple(left_out))
-    _counted(config, count, further[-1], counted)  # takes least of all, whether it may fit or not
+    _counted(count, left_open(config, further[-1]), counted)  # takes least of all, whether it may fit or not
     raise ConfigError(f"{key}: {_refusal(config, counted, left_out, limit)}")
 
 
-def _counted(
-    config: Config, count: Callable[..., Iterator[Trial]], wanted: Techniques, counted: list[Trial]
-) -> Trial | None:
+def _counted(count: Callable[..., Iterator[Trial]], keys: Techniques, counted: list[Trial]) -> Trial | None:
     """Count a set, unless it was counted before; None if it comes to the same as another."""
-    keys = {key: value for key, value in wanted.items() if not is_given(config, key)}
     before = [own for own in counted if own.techniques == keys]
     if before:
         return before[0]
-    for trial in count([wanted], known=counted):
+    for trial in count([keys], known=counted):
         counted.append(trial)
         return trial
     return None
