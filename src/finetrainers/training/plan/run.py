@@ -13,7 +13,7 @@ from finetrainers.models import Model, open_model
 from finetrainers.optim.optimizers import check_optimizer
 from finetrainers.sampling.prompts import read_prompts
 from finetrainers.training.auto import settle
-from finetrainers.training.checks import check_buckets, check_computation, check_conditioning, check_tuning
+from finetrainers.training.checks.parts import check_buckets, check_computation, check_conditioning, check_tuning
 from finetrainers.training.checks.sharing import check_sharing
 from finetrainers.training.cost import StepCost, collected, predict_step
 from finetrainers.training.fit.choice import USABLE, as_recorded
