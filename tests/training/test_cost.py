@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from loading import load_script
-from runs import config_of, flux_tree, merged
+from runs import Tree, config_of, flux_tree, merged
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetrainers.memory.meta import Shapes
@@ -79,7 +79,8 @@ def test_what_was_counted_with_is_freed_and_what_was_there_is_looked_through_as_
 
 def test_shapes_that_are_known_change_no_count(tiny_flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither of a trainer that is made, nor of its step: what takes a fifth of the time is the same to the byte."""
-    sections = {"train": {"gradient_checkpointing": True}, "memory": {"weights": "int8", "resident_blocks": 0}}
+    train = {"batch_size": 1, "micro_batch_size": 1, "gradient_checkpointing": True}
+    sections: Tree = {"tuning": {"targets": ["to_q"]}, "train": train, "memory": {"resident_blocks": 0}}
     quick = cost(tiny_flux, tmp_path, **sections)
     monkeypatch.setattr(Shapes, "run", lambda self, func, args, kwargs: func(*args, **kwargs))
     assert cost(tiny_flux, tmp_path, **sections) == quick
