@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import ranks
 from runs import config_of, flux_tree
+from torch.distributed import DistNetworkError
 
-from finetrainers.cli.status import USER_ERROR
+from finetrainers.cli.launch import _not_met
+from finetrainers.cli.status import INTERNAL_ERROR, USER_ERROR
 from finetrainers.config import dump_config
+from finetrainers.distributed.ending import PROCESS
 from finetrainers.distributed.hosts import expand_hosts, expand_tasks
 from finetrainers.distributed.launch import JOB_PORTS, Launch, read_launch, refuse_further_processes
 from finetrainers.errors import ConfigError
@@ -155,3 +158,13 @@ def test_a_port_that_is_taken_is_named_by_the_launcher(tmp_path: Path) -> None:
     (line,) = [line for line in ended.said.splitlines() if line.startswith("finetrainers: ")]
     assert re.match(rf"finetrainers: launch: torchrun cannot meet \(.*port: {port}.*\); see that --master-port ", line)
     assert "Traceback" not in ended.said
+
+
+def test_a_first_host_that_is_lost_later_is_no_wrong_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Once processes have begun, it is what --max-restarts is for."""
+    lost = DistNetworkError("Broken pipe\n0# of C++")
+    with pytest.raises(ConfigError, match=r"launch: torchrun cannot meet \(Broken pipe\)"):
+        _not_met(tmp_path, lost)
+    (tmp_path / f"{PROCESS}17").touch()
+    assert _not_met(tmp_path, lost) == INTERNAL_ERROR
+    assert capsys.readouterr().err == "finetrainers: launch: torchrun has lost the first host (Broken pipe)\n"

@@ -8,7 +8,7 @@ from layouts import ALONE, LAYOUTS, Figures, differences, run_layout
 from runs import merged
 from table_cases import SUBSET, Tree, bound_of, make_trees
 
-FEW_STEPS = 4
+FEW_STEPS = 3
 OTHERS = [layout for layout in LAYOUTS if layout != ALONE]
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 import sys
 import tempfile
@@ -10,8 +11,9 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
@@ -26,6 +28,7 @@ from finetrainers.errors import ModelError
 from finetrainers.models import Model, open_model
 from finetrainers.training.output_size import exported_bytes, num_checkpoints, num_exported
 from finetrainers.training.plan.encoders import text_passes
+from finetrainers.training.rehearse import worker, workers
 from finetrainers.training.rehearse.run import Rehearsing, rehearse
 from finetrainers.training.rehearse.shrink import Widths, small_denoiser, small_encoder
 from finetrainers.training.rehearse.twin import FIRST_STEPS, MAX_HELD_OUT, share, twin_config, twin_tree
@@ -266,13 +269,13 @@ def test_what_the_processes_of_a_twin_became_ends_with_the_rehearsal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pipe of the worker ends with the last process that holds it: it is waited for."""
-    worker = tmp_path / "worker"
-    worker.write_text("#!/bin/sh\nsleep 5 &\necho begun\nwait\n")
-    worker.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(worker))
-    with Workers(1, tmp_path) as workers:
-        assert workers._process.stdout is not None
-        assert workers._process.stdout.readline() == "begun\n"
+    program = tmp_path / "worker"
+    program.write_text("#!/bin/sh\nsleep 5 &\necho begun\nwait\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with Workers(1, tmp_path) as own:
+        assert own._process.stdout is not None
+        assert own._process.stdout.readline() == "begun\n"
         ended = time.monotonic()
     assert time.monotonic() - ended < 4
 
@@ -306,8 +309,37 @@ def test_what_is_kept_and_exported_is_counted() -> None:
     assert exported_bytes(full, model, trained=10, whole=100) == 100 * 2
 
 
+class ForkedWorker:
+    """What ``Workers`` takes for a worker that ``subprocess.Popen`` has started: a fork, which has imported all it needs."""
+
+    def __init__(self, words: list[str], *, stderr: IO[str], **options: Any) -> None:
+        assert words == [sys.executable, "-m", worker.__name__]
+        assert options == {"stdin": PIPE, "stdout": PIPE, "text": True, "start_new_session": True}
+        (orders, tell), (hear, answers) = os.pipe(), os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.setsid()
+                os.dup2(stderr.fileno(), 2)
+                os.close(tell)
+                sys.stdin, sys.stdout = os.fdopen(orders), os.fdopen(answers, "w")
+                worker.main()
+            finally:
+                os._exit(0)
+        os.close(orders)
+        os.close(answers)
+        self.stdin, self.stdout = os.fdopen(tell, "w"), os.fdopen(hear)
+
+    def communicate(self) -> None:
+        """Wait for its end."""
+        os.waitpid(self.pid, 0)
+        self.stdin.close()
+        self.stdout.close()
+
+
 @pytest.mark.distributed
-def test_a_run_on_many_devices_is_rehearsed_on_two_processes(work: Work) -> None:
+def test_a_run_on_many_devices_is_rehearsed_on_two_processes(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "subprocess", SimpleNamespace(Popen=ForkedWorker, PIPE=PIPE))
     work.change(parallel={"shard": 2, "context": 2}, train={"batch_size": 4, "micro_batch_size": 2})
     (work.root / "c.yaml").write_text(yaml.safe_dump(work.tree))
     findings = rehearse(work.root / "c.yaml")

@@ -107,7 +107,7 @@ def _run(arguments: Sequence[str], folder: Path) -> int:
     import logging
 
     with uncollected():
-        from torch.distributed import DistError  # type: ignore[attr-defined]  # which is public
+        from torch.distributed import DistError
         from torch.distributed.elastic.multiprocessing import SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.elastic.rendezvous.api import RendezvousError
