@@ -205,7 +205,7 @@ def _closed(work: Work, key: str) -> None:
     def refuse(path: Any, mode: int, **options: Any) -> bool:
         return access(path, mode, **options) and not (Path(path) == closed and mode & os.W_OK)
 
-    work.patch.setattr("finetrainers.training.check.places.may", refuse)
+    work.patch.setattr("finetrainers.files.storage.may", refuse)
     work.change(**({"output_dir": str(closed / "run")} if key == "output_dir" else {"cache": {"path": str(closed / "c")}}))
 
 

@@ -14,7 +14,7 @@ from finetrainers.cli.status import USER_ERROR
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("sample run --prompt a --frames=3", "sample: there is no option --frames; did you mean --num-frames?"),
+        ("sample run --prompt a --steps=3", "sample: there is no option --steps; did you mean --num-inference-steps?"),
         ("report run --ouput a.html", "report: there is no option --ouput; did you mean --output?"),
         ("cache prune --max-gib 3", "cache prune: there is no option --max-gib; did you mean --max-gb?"),
         ("cache show --max-gb 1", "cache show: there is no option --max-gb"),

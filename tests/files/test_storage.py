@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import json
 import os
 import resource
 import shutil
@@ -31,9 +32,10 @@ from finetrainers.training.track.sinks import EventLog
 needs_permissions = pytest.mark.skipif(
     os.geteuid() == 0 and sys.platform != "linux", reason="root may write everywhere, and cannot give up that right alone"
 )
-DAC_OVERRIDE = 1 << 1
-"""The right of root to write where permissions say no; of linux/capability.h, as is VERSION_3."""
+DAC_RIGHTS = 1 << 1 | 1 << 2
+"""The rights of root to write and to read where permissions say no; of linux/capability.h, as is VERSION_3."""
 VERSION_3 = 0x20080522
+OLDER_JOB = "--model_name ltx_video --pretrained_model_name_or_path owner/model --training_type lora --output_dir out"
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +152,8 @@ def give_up_root() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     header, rights = (ctypes.c_uint32 * 2)(VERSION_3, 0), (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable
     assert libc.capget(header, rights) == 0
-    rights[0] &= ~DAC_OVERRIDE
-    rights[1] &= ~DAC_OVERRIDE
+    rights[0] &= ~DAC_RIGHTS
+    rights[1] &= ~DAC_RIGHTS
     assert libc.capset(header, rights) == 0
 
 
@@ -185,14 +187,26 @@ def test_a_folder_that_may_not_be_written_is_named(tree: Tree, tmp_path: Path) -
     closed.mkdir()
     closed.chmod(0o555)
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(merged(tree, {"output_dir": str(tmp_path / "run")})))
+    shut = shutil.copytree(tree["data"][0]["path"], tmp_path / "shut")
+    shut.chmod(0o000)
     keys = ("output_dir", "cache.path")
-    commands = [("encode", str(tmp_path / "c.yaml"), f"{key}={closed}/new") for key in keys]
-    statuses, said = run_without_root(*commands, folder=tmp_path / "ranks")
-    assert statuses == [USER_ERROR, USER_ERROR]
-    messages = [line for line in said if line.startswith("finetrainers: ")]
-    assert len(messages) == 2
-    for key, message in zip(keys, messages, strict=True):
-        assert message.startswith(f"finetrainers: {key}: {closed}/new")
+    older = {"datasets": [{"data_root": "data", "video_resolution_buckets": [[9, 64, 64]]}]}
+    (tmp_path / "older.json").write_text(json.dumps(older))
+    file, job = str(tmp_path / "c.yaml"), f"python train.py {OLDER_JOB} --dataset_config {tmp_path}/older.json"
+    commands = [("encode", file, f"{key}={closed}/new") for key in keys]
+    commands += [("migrate", job, "--output", f"{closed}/new.yaml"), ("encode", file, f"data.0.path={shut}")]
+    early = [("init", f"{closed}/new.yaml"), ("plan", file, "--json", f"{closed}/new.json")]
+    early += [("data", "inspect", file, "--output", f"{closed}/new.html")]
+    statuses, said = run_without_root(*commands, *early, folder=tmp_path / "ranks")
+    shut.chmod(0o755)
+    messages = [line.removeprefix("finetrainers: ") for line in said if line.startswith("finetrainers: ")]
+    assert statuses == [USER_ERROR] * len(messages)
+    way_out = "change its permissions, or name another place"
+    refused = f"Permission denied in the folder {closed}; {way_out}"
+    assert messages[:3] == [*(f"{key}: {closed}/new: {refused}" for key in keys), f"{closed}/new.yaml: {refused}"]
+    assert f"in the folder {shut}; {way_out}" in messages[3]
+    places = ("init", "--json", "--output")  # before anything is asked, counted or decoded
+    assert messages[4:] == [f"{place}: {closed}: may not be written into; {way_out}" for place in places]
 
 
 # -- a cache that is read only ----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetrainers.cli.imports import uncollected
-from finetrainers.cli.options import count
+from finetrainers.cli.options import check_target, count
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.errors import ConfigError
 
@@ -53,6 +53,8 @@ def run_bench(_: argparse.Namespace, words: list[str]) -> int:
     file, overrides = find_file(rest)
     if file is None:
         raise ConfigError(f"bench: no configuration file is among {' '.join(rest)!r}; give CONFIG as well")
+    if options.json not in (None, STDOUT):
+        check_target("--json", Path(options.json))
     if options.compare is not None:
         return _compare(options, file, overrides)
     config = load_config(file, overrides)

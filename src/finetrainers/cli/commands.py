@@ -115,7 +115,7 @@ def _add_sample(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     sample.add_argument("--negative-prompt", help="what to avoid")
     for name, sentence in (("height", "pixels"), ("width", "pixels"), ("num-frames", "frames of a video")):
         sample.add_argument(f"--{name}", type=int, help=f"{sentence}; by default those of the run's first bucket")
-    sample.add_argument("--num-inference-steps", type=int, help="denoising steps; by default the pipeline's own")
+    sample.add_argument("--num-inference-steps", type=int, help="denoising steps (default 30)")
     sample.add_argument(
         "--guidance-scale", type=float, help="how strongly to follow the prompt; by default the pipeline's own"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finetrainers.cli.data_prepare import add_prepare
 from finetrainers.cli.imports import uncollected
-from finetrainers.cli.options import count_or_none
+from finetrainers.cli.options import check_target, count_or_none
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.errors import ConfigError
 
@@ -52,6 +52,8 @@ def run_inspect(_: argparse.Namespace, words: list[str]) -> int:
         raise ConfigError(f"data inspect: no configuration file is among {' '.join(rest)!r}; give CONFIG as well")
     if options.output is not None and options.output.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--output: {options.output} is no .html; name the file of the page")
+    if options.output is not None:
+        check_target("--output", options.output)
     config = load_config(file, overrides)
     with uncollected():
         from finetrainers.cli.imports import quiet_libraries

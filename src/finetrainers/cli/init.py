@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, get_args
 from finetrainers.cli.imports import uncollected
 from finetrainers.cli.questions import NONE, WIDTH, Question
 from finetrainers.errors import ConfigError
+from finetrainers.files.storage import check_writable
 from finetrainers.training.init.recipes import LEARNED, Kind
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def check_file(file: Path) -> None:
         raise ConfigError(f"init: {file} exists already, and is not overwritten; name another CONFIG.yaml, or remove it")
     if not file.absolute().parent.is_dir():
         raise ConfigError(f"init: there is no folder {file.parent} for {file.name}; make it, or name another CONFIG.yaml")
+    check_writable("init", file.absolute().parent)
 
 
 def ask(options: argparse.Namespace, *, is_asking: bool) -> "Answers":

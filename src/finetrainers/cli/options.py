@@ -1,6 +1,10 @@
 """Values of the commands' options, refused with the way out."""
 
 from argparse import ArgumentParser, ArgumentTypeError, _SubParsersAction
+from pathlib import Path
+
+from finetrainers.errors import ConfigError
+from finetrainers.files.storage import check_writable
 
 
 def count(text: str) -> int:
@@ -15,6 +19,20 @@ def count_or_none(text: str) -> int:
     if not text.isdecimal():
         raise ArgumentTypeError(f"{text!r} is no count; give 0 or more, or leave the option out")
     return int(text)
+
+
+def check_target(option: str, file: Path) -> None:
+    """Refuse a place where no file can be written, before the work whose result goes there.
+
+    Raises:
+        ConfigError: If it is a folder, or in none that is there.
+        StorageError: If its folder may not be written into.
+    """
+    if file.is_dir():
+        raise ConfigError(f"{option}: {file} is a folder; name a file")
+    if not file.absolute().parent.is_dir():
+        raise ConfigError(f"{option}: there is no folder {file.parent}; make it, or name another file")
+    check_writable(option, file.absolute().parent)
 
 
 def describe(commands: "_SubParsersAction[ArgumentParser]") -> None:

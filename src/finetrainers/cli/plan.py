@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from finetrainers.cli.imports import uncollected
-from finetrainers.cli.options import count
+from finetrainers.cli.options import check_target, count
 from finetrainers.cli.status import DONE, USER_ERROR
 from finetrainers.errors import ConfigError
 
@@ -49,20 +49,6 @@ def _price(text: str) -> float:
     return price
 
 
-def _check_json(file: str | None) -> None:
-    """Refuse a place where no file can be written, before anything is counted.
-
-    Raises:
-        ConfigError: If there is no such folder, or if it is a folder itself.
-    """
-    if file in (None, STDOUT):
-        return
-    if Path(file).is_dir():
-        raise ConfigError(f"--json: {file} is a folder; name a file")
-    if not Path(file).absolute().parent.is_dir():
-        raise ConfigError(f"--json: there is no folder {Path(file).parent}; make it, or name another file")
-
-
 def run_plan(_: argparse.Namespace, words: list[str]) -> int:
     """``plan``."""
     from finetrainers.config import find_file, load_config
@@ -72,7 +58,8 @@ def run_plan(_: argparse.Namespace, words: list[str]) -> int:
         plan_parser().print_help()
         return USER_ERROR
     file, overrides = find_file(rest)
-    _check_json(options.json)
+    if options.json not in (None, STDOUT):
+        check_target("--json", Path(options.json))
     if file is None:
         raise ConfigError(f"plan: no configuration file is among {' '.join(rest)!r}; give CONFIG as well")
     config = load_config(file, overrides)

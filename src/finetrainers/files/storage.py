@@ -47,14 +47,51 @@ def storage_errors(places: Mapping[str, Path] | None = None) -> Iterator[None]:
         raise StorageError(f"a database of the cache cannot be used: {error}; name another cache.path") from error
 
 
+def check_writable(key: str, directory: Path) -> None:
+    """Refuse a folder that cannot be made, or written into.
+
+    Raises:
+        StorageError: Naming the key, and the folder that is in the way.
+    """
+    place = existing(directory)
+    if not place.is_dir():
+        raise StorageError(f"{key}: {place}: is a file where a folder is to be; remove it, or name another place")
+    if not may(place, os.W_OK | os.X_OK):
+        raise StorageError(f"{key}: {place}: may not be written into; change its permissions, or name another place")
+
+
+def may(place: Path, mode: int) -> bool:
+    """Whether this process may do something with a file or folder."""
+    return os.access(place, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def existing(directory: Path) -> Path:
+    """Return the nearest of a folder and those that it lies in which is there."""
+    return next(place for place in (directory, *directory.parents) if os.path.lexists(place))
+
+
+def closed_folder(path: Path) -> Path | None:
+    """Find the folder that refuses a path; None where it is the path itself.
+
+    One that may not be entered, or the nearest that is there if it may not be written into.
+    """
+    above = [folder for folder in reversed(path.absolute().parents) if os.path.lexists(folder)]
+    shut = next((folder for folder in above if not may(folder, os.X_OK)), None)
+    if shut is None and (may(path, os.R_OK) or not os.path.lexists(path)) and not may(above[-1], os.W_OK):
+        return above[-1]  # what may be read, or is not there yet, was to be written
+    return shut
+
+
 def _message(error: OSError, places: Mapping[str, Path]) -> str:
     """Name the key, if there is one, the path and the way out."""
     if error.errno is None:  # a library's own error, which says what there is to say
         return str(error)
-    reason = f"{error.strerror}; {WAYS_OUT.get(error.errno, 'see to it, and give the same command again')}"
+    way_out = WAYS_OUT.get(error.errno, "see to it, and give the same command again")
     if not isinstance(error.filename, str | bytes | os.PathLike):
-        return f"a file or the output cannot be read or written: {reason}"
+        return f"a file or the output cannot be read or written: {error.strerror}; {way_out}"
     path = Path(os.fsdecode(error.filename))
+    folder = closed_folder(path) if way_out == CLOSED else None
+    reason = f"{error.strerror}{'' if folder is None else f' in the folder {folder}'}; {way_out}"
     keys = [key for key, place in places.items() if path.is_relative_to(place)]
     key = max(keys, key=lambda key: len(places[key].parts), default=None)
     return f"{path}: {reason}" if key is None else f"{key}: {path}: {reason}"

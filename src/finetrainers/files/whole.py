@@ -114,6 +114,8 @@ def whole_file(file: Path) -> Iterator[Path]:
         _sync(temporary)
         temporary.replace(file)
     except BaseException as error:
+        if isinstance(error, OSError) and error.filename in (temporary, str(temporary)):
+            error.filename = None  # nobody asked for a file of that name
         name_path(error, file)
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from finetrainers.config import Config, load_config
 from finetrainers.distributed.world import pick_device
 from finetrainers.errors import ConfigError
 from finetrainers.files.steps import step_directory, step_folders
-from finetrainers.files.storage import storage_errors
+from finetrainers.files.storage import check_writable, storage_errors
 from finetrainers.files.whole import MANIFEST, damage, hash_file
 from finetrainers.memory.attention import attention_within, check_attention, settled_in
 from finetrainers.memory.out_of_memory import out_of_memory_explained
@@ -81,6 +81,7 @@ def _sample(
     stems = [folder / name_of(request, config, conditioning, weights) for request in requests]
     missing = {stem: request for stem, request in zip(stems, requests, strict=True) if _drawn(stem) is None}
     if missing:
+        check_writable("output", folder)
         folder.mkdir(parents=True, exist_ok=True)
         drawing = _drawing(config, model, conditioning, weights, device=target, requests=missing.values())
         explained = out_of_memory_explained(config, target, "sampling")

@@ -11,9 +11,9 @@ import torch
 from finetrainers.config import Config
 from finetrainers.data.order.jobs import LatentsJob
 from finetrainers.errors import ModelError, StorageError
+from finetrainers.files.storage import existing
 from finetrainers.models import Model
 from finetrainers.training.check.findings import Part
-from finetrainers.training.check.places import existing
 from finetrainers.training.output_size import FLOAT32, exported_bytes, num_checkpoints, num_exported
 from finetrainers.training.prepared import Prepared
 

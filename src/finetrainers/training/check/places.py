@@ -8,6 +8,7 @@ from pathlib import Path
 from finetrainers.config import Config, load_config
 from finetrainers.errors import ConfigError, StorageError
 from finetrainers.files.marks import CACHE_TAG
+from finetrainers.files.storage import check_writable, may
 from finetrainers.training.check.findings import Findings
 from finetrainers.training.checkpoint.checkpoints import Checkpoints
 from finetrainers.training.checks.parts import check_start, check_steps_left
@@ -29,29 +30,6 @@ def check_places(config: Config, findings: Findings) -> int | None:
         part.notes.append("a new run" if resumed is None else f"the checkpoint of step {resumed}")
         return resumed
     return None
-
-
-def check_writable(key: str, directory: Path) -> None:
-    """Refuse a folder that cannot be made, or written into.
-
-    Raises:
-        StorageError: Naming the key, and the folder that is in the way.
-    """
-    place = existing(directory)
-    if not place.is_dir():
-        raise StorageError(f"{key}: {place}: is a file where a folder is to be; remove it, or name another place")
-    if not may(place, os.W_OK | os.X_OK):
-        raise StorageError(f"{key}: {place}: may not be written into; change its permissions, or name another place")
-
-
-def may(place: Path, mode: int) -> bool:
-    """Whether this process may do something with a file or folder."""
-    return os.access(place, mode, effective_ids=os.access in os.supports_effective_ids)
-
-
-def existing(directory: Path) -> Path:
-    """Return the nearest of a folder and those that it lies in which is there."""
-    return next(place for place in (directory, *directory.parents) if os.path.lexists(place))
 
 
 def _check_lock(lock: Path) -> None:
