@@ -157,7 +157,7 @@ def crop(scaled: npt.NDArray[np.uint8], placed: Fit, view: View) -> npt.NDArray[
 def why_unreadable(error: OSError) -> str:
     """Say that the system could not read a file, which is no damage of its contents."""
     name = error.filename
-    if isinstance(error, FileNotFoundError) and isinstance(name, str | os.PathLike) and os.path.islink(name):  # noqa: PTH114
+    if isinstance(error, FileNotFoundError) and isinstance(name, str) and os.path.islink(name):  # noqa: PTH114
         return f"is a link to {os.readlink(name)}, which is not there"  # noqa: PTH115
     return f"cannot be read: {error.strerror or error}"
 

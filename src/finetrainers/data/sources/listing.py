@@ -99,7 +99,7 @@ def why_no_caption(text: str) -> str:
 
 def _refused(texts: pa.Array) -> dict[int, str]:
     """Say by number which of the texts [N] are no captions, and what they are instead."""
-    found = {}
+    found: dict[int, str] = {}
     for pattern, what in NO_CAPTIONS.items():
         is_such = pc.fill_null(pc.match_substring_regex(texts, pattern), False)
         found |= dict.fromkeys(pc.indices_nonzero(is_such).to_pylist(), what)

@@ -93,7 +93,7 @@ def check_files(files: pa.Array, source: Source | Path) -> tuple[pa.Array, dict[
     if pc.any(is_far).as_py():
         return _check_both(files, is_far, source)
     present = pa.array(media_beside(files, Path(source.parent)), pa.large_string())
-    spelling, reasons = Spelling(), {}
+    spelling, reasons = Spelling(), dict[int, str]()
     for row in np.flatnonzero(~pc.is_in(files, value_set=present).to_numpy(zero_copy_only=False)).tolist():
         name = files[row].as_py()
         if name.startswith(EMBEDDED):  # read from where it was found

@@ -196,7 +196,7 @@ def _has_no_bytes(kind: pa.DataType) -> bool:
     """Whether cells are ``{bytes, path}`` all of whose bytes are null, as Arrow writes them where there are paths alone."""
     if not pa.types.is_struct(kind) or -1 in (kind.get_field_index("path"), kind.get_field_index("bytes")):
         return False
-    return pa.types.is_null(kind.field(kind.get_field_index("bytes")).type)
+    return bool(pa.types.is_null(kind.field(kind.get_field_index("bytes")).type))
 
 
 def _with_columns(config: DataConfig, schema: pa.Schema) -> DataConfig:
