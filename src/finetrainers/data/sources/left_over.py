@@ -48,7 +48,7 @@ class LeftOver:
     def look(self, folder: str, names: list[str]) -> None:
         """Sort the files of one folder."""
         captions = {Path(name).stem for name in names if name.endswith(".txt")}
-        media: set[str] = set()
+        media, others = set[str](), list[str]()
         for name in names:
             stem, suffix = Path(name).stem, Path(name).suffix
             if is_media(Path(name)):
@@ -57,27 +57,32 @@ class LeftOver:
                 media.add(stem)
             elif suffix.lower() in CONVERT:
                 media.add(stem)
-                if stem in captions:
-                    reason = f"suffix {suffix!r} is none of {suffixes()}{how_to_convert(suffix)}"
-                    self.problems.append(Problem(ref_of(f"{folder}/{name}"), reason))
-                else:
-                    self._count("unread", self._unread, f"{folder}/{name}")
+                self._look_at_unread(f"{folder}/{name}", has_caption=stem in captions)
+            elif suffix != ".txt":
+                others.append(name)
         self._has_captions |= bool(captions & media)
         self.num_used += len(captions & media)
-        for name in names:
-            self._look_at_other(f"{folder}/{name}", media - captions, media)
-        files = set(names)
+        files, bare = set(names), media - captions
+        for name in others:
+            self._look_at_other(f"{folder}/{name}", bare, media)
         for stem in sorted(captions - media):
             if stem in files and is_media(Path(stem)) and Path(stem).stem not in captions:
                 self._count("misnamed", self._misnamed, f"{folder}/{stem}.txt")
             elif stem.lower() not in NOTES:
                 self._count("captions", self._captions, f"{folder}/{stem}.txt")
 
+    def _look_at_unread(self, path: str, *, has_caption: bool) -> None:
+        """Name a medium of a format that cannot be read as a bad sample, if it has a caption."""
+        suffix = Path(path).suffix
+        if has_caption:
+            self.problems.append(Problem(ref_of(path), f"suffix {suffix!r} is none of {suffixes()}{how_to_convert(suffix)}"))
+        else:
+            self._count("unread", self._unread, path)
+
     def _look_at_other(self, path: str, bare: Set[str], media: Set[str]) -> None:
         """Sort a file that is neither a medium nor a caption of the usual name."""
         stem, suffix = Path(path).stem, Path(path).suffix
-        is_text = suffix != ".txt" and suffix.lower() in (".txt", *CAPTION_NAMES)
-        if is_text and stem in bare:
+        if suffix.lower() in (".txt", *CAPTION_NAMES) and stem in bare:
             self._count("misnamed", self._misnamed, path)
         elif suffix.lower() in TABLES and stem not in media:
             self._count("tables", self._tables, path)
