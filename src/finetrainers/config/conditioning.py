@@ -79,7 +79,7 @@ class ChannelConcatConfig(Section):
     @classmethod
     def _known(cls, signal: str) -> str:
         if signal not in SIGNALS and not re.fullmatch(r".+\.py:\w+", signal):
-            raise ValueError(f"{signal!r} is none of {', '.join(SIGNALS)}, and no file.py:function")
+            raise ValueError(f"{signal!r} is none of {', '.join(SIGNALS)}, and not a file.py:function")
         return signal
 
     def idle(self) -> Mapping[str, str]:
@@ -125,7 +125,7 @@ class ReferencesConfig(Section):
     def _has_a_size(self) -> Self:
         if self.pixels < self.step**2:
             raise RefusedKeyError(
-                "pixels", f"{self.pixels} hold no size in steps of {self.step}; give {self.step**2} or more"
+                "pixels", f"{self.pixels} is too small for a size in steps of {self.step}; set {self.step**2} or more"
             )
         return self
 
@@ -180,7 +180,7 @@ def check_together(conditioning: ConditioningConfig) -> None:
     for key, condition in conditions_of(conditioning).items():
         for before, kind in kinds.items():
             if kind == condition.kind:
-                raise RefusedKeyError(f"{key}.kind", f"{kind} is there already, as {before}; remove one of them")
+                raise RefusedKeyError(f"{key}.kind", f"{kind} is already given as {before}; remove one of them")
             if {kind, condition.kind} <= {*ALONE}:
                 raise RefusedKeyError(
                     f"{key}.kind", f"{condition.kind} cannot be combined with {before}.kind: {kind}; remove one of them"

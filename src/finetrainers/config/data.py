@@ -29,7 +29,8 @@ class PixelBudget(Section):
         if self.pixels < self.step**2:
             raise RefusedKeyError(
                 "pixels",
-                f"{self.pixels} pixels hold no size in steps of {self.step}; give at least {self.step**2} or a smaller step",
+                f"{self.pixels} is too small for a size in steps of {self.step}; set at least {self.step**2}, or a "
+                "smaller step",
             )
         return self
 
@@ -199,7 +200,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "DataConfig":
         if isinstance(self.fps, float) and self.stride != 1:
-            raise ValueError("fps and stride both choose the frames: give one of them")
+            raise ValueError("fps and stride both select the frames: give one of them")
         if self.stream and self.named_folders:
             raise ValueError(f"stream: true reads all files from shards, not from the folder {self.named_folders[0]!r}")
         self._name_files_once()

@@ -22,7 +22,7 @@ def read_size(value: object) -> object:
     written = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", value.strip())
     if written is None or written[2] not in UNITS:
         raise ValueError(
-            f"{value!r} is no size; write a number with one of {', '.join(unit for unit in UNITS if unit)}: 24GB"
+            f"{value!r} is not a size; write a number with one of {', '.join(unit for unit in UNITS if unit)}: 24GB"
         )
     return round(float(written[1]) * UNITS[written[2]])
 
@@ -76,11 +76,11 @@ class MemoryConfig(Section):
             if self.activations == "host":
                 yield "activations", f"has no effect {without}"
             if self.resident_blocks != "all":
-                yield "resident_blocks", f"would free nothing, since autograd keeps all weights that have come, {without}"
+                yield "resident_blocks", f"would free nothing, since autograd keeps all weights that were copied, {without}"
         yield from self._beside_compile(compiled)
 
     def _beside_compile(self, compiled: str) -> Iterator[tuple[str, str]]:
-        with_full = "with compile.kind: full: copies from and to the host are no part of a graph; set regional, or"
+        with_full = "with compile.kind: full: copies from and to the host cannot be part of a graph; set regional, or"
         if compiled == "full" and self.checkpoint_keep != "nothing":
             yield "checkpoint_keep", "is impossible with compile.kind: full, which hides attention; set regional, or nothing"
         if compiled == "regional" and self.checkpoint_keep != "nothing":
@@ -102,7 +102,7 @@ class MemoryConfig(Section):
             raise RefusedKeyError(
                 "checkpoint_every",
                 f"{self.checkpoint_every} is impossible with resident_blocks: {self.resident_blocks}: autograd would keep "
-                "the weights of blocks that are not computed again; set 1, or resident_blocks: all",
+                "the weights of blocks that are not recomputed; set 1, or resident_blocks: all",
             )
         return self
 
@@ -111,8 +111,8 @@ class MemoryConfig(Section):
         if self.shard_text_encoders and self.text_encoder_weights != "none":
             raise RefusedKeyError(
                 "shard_text_encoders",
-                f"true is impossible with text_encoder_weights: {self.text_encoder_weights}, whose tensors cannot be cut "
-                "into parts; remove one of them",
+                f"true is impossible with text_encoder_weights: {self.text_encoder_weights}, whose tensors cannot be "
+                "sharded; remove one of them",
             )
         return self
 

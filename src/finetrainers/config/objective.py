@@ -46,7 +46,7 @@ class ObjectiveConfig(Section):
     @classmethod
     def _known(cls, kind: str) -> str:
         if kind not in KINDS and not is_place(kind):
-            raise ValueError(f"{kind!r} is none of {', '.join(KINDS)}, and no file.py:Name")
+            raise ValueError(f"{kind!r} is none of {', '.join(KINDS)}, and not a file.py:Name")
         return kind
 
     def idle(self) -> Mapping[str, str]:

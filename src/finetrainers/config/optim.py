@@ -62,7 +62,7 @@ class OptimizerConfig(Section):
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(
             f"there is no optimizer {name!r}; {hint}known: {', '.join(map(repr, known))}, {REGISTRY}NAME, "
-            "and one of yours as file.py:Name"
+            "and your own as file.py:Name"
         )
 
     @property
@@ -104,7 +104,7 @@ class OptimizerConfig(Section):
     def _has_own_lr(self) -> "OptimizerConfig":
         is_found = self.name == "prodigy" or self.registered_name.startswith(("dadapt", "prodigy"))
         if is_found and self.lr == AUTO:
-            raise RefusedKeyError("lr", f"auto knows no factor for name: {self.name}; give one, usually 1")
+            raise RefusedKeyError("lr", f"auto has no factor for name: {self.name}; set one, usually 1")
         return self
 
     @model_validator(mode="after")
@@ -116,13 +116,13 @@ class OptimizerConfig(Section):
             )
         if self.state == "cpu" and is_rounded:
             raise RefusedKeyError(
-                "masters", f"{self.masters} saves nothing with state: cpu, where masters take none of the device's memory"
+                "masters", f"{self.masters} saves nothing with state: cpu, where master weights take no device memory"
             )
         for key, value, is_asked in (("in_backward", "true", self.in_backward), ("masters", self.masters, is_rounded)):
             is_unknown = self.is_of_user or (self.is_of_registry and self.registered_name not in ONE_BY_ONE)
             if is_asked and (self.name == "prodigy" or is_unknown):
                 raise RefusedKeyError(
-                    key, f"{value} steps weights one by one, and {self.name} is not known to allow that; take another name"
+                    key, f"{value} updates weights one by one, and {self.name} is not known to allow that; set another name"
                 )
         if is_rounded and self.name == "adamw_schedule_free":
             raise RefusedKeyError(

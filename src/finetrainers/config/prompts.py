@@ -74,7 +74,7 @@ class PromptConfig(Section):
     def _number(cls, value: object) -> object:
         """Refuse true and false, which pydantic takes for 1 and 0; keep all digits of numpy's integers."""
         if isinstance(value, bool):
-            raise ValueError("is no number")
+            raise ValueError("is not a number")
         return int(value) if isinstance(value, Integral) else value
 
 
@@ -95,7 +95,7 @@ def parse_prompt(row: Any, where: str) -> PromptConfig:  # whatever a JSON file 
         ConfigError: Beginning with ``where``, with the first key that is wrong.
     """
     if not isinstance(row, Mapping):
-        raise ConfigError(f"{where}: {row!r} is no object with the key 'prompt'")
+        raise ConfigError(f"{where}: {row!r} is not an object with the key 'prompt'")
     try:
         return PromptConfig.model_validate(row)
     except ValidationError as error:

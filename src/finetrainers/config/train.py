@@ -46,7 +46,7 @@ class TrainConfig(Section):
             below = self.batch_size - self.batch_size % self.micro_batch_size
             sizes = [str(size) for size in (below, below + self.micro_batch_size) if size]
             raise ValueError(
-                f"batch_size: {self.batch_size} is no multiple of micro_batch_size ({self.micro_batch_size}); "
+                f"batch_size: {self.batch_size} is not a multiple of micro_batch_size ({self.micro_batch_size}); "
                 f"the nearest that work: {' and '.join(sizes)}"
             )
         return self

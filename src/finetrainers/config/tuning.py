@@ -16,7 +16,7 @@ def _regular_expression(text: str) -> str:
     except (re.error, OverflowError, RecursionError) as error:
         pattern = re.sub(r"(?<!\.)\*", ".*", text)
         hint = f"; if * stands for any text, write {pattern!r}" if pattern != text and _is_valid(pattern) else ""
-        raise ValueError(f"{text!r} is no regular expression ({error}){hint}") from None
+        raise ValueError(f"{text!r} is not a regular expression ({error}){hint}") from None
     return text
 
 

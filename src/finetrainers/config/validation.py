@@ -52,7 +52,7 @@ class ValidationConfig(Section):
         if self.patience is None:
             idle["min_delta"] = "without patience; give it, or remove min_delta"
         if self.every is None:
-            idle["patience"] = "without every, by which there is a validation before the end; give it, or remove patience"
+            idle["patience"] = "without every, which sets validations before the end; set it, or remove patience"
         if not self.has_held_out:
             reason = "without held-out samples; give held_out or data, or remove it"
             idle |= dict.fromkeys(("max_items", "patience"), reason)
@@ -64,7 +64,7 @@ class ValidationConfig(Section):
     def _list_of_texts(cls, value: object) -> object:
         if isinstance(value, list | tuple) and any(isinstance(own, Mapping) for own in value):
             raise ValueError(
-                "a list holds prompts alone; those with keys of their own are written in a csv, json or jsonl file"
+                "a list holds only prompts; write prompts with keys of their own into a csv, json or jsonl file"
             )
         return tuple(value) if isinstance(value, list) else value  # what a validator hands on is not JSON's list any more
 
