@@ -31,10 +31,10 @@ file, as `section.key=value` or `--section.key value`; `data.0.path=...` address
 own. Unknown keys are errors, and so are settings that would be ignored. `finetrainers train --help` prints these pages,
 `finetrainers schema` the JSON schema.
 
-Relative paths are relative to the folder in which the command is given. `output_dir/config.yaml` is the resolved
+Relative paths are relative to the folder in which you run the command. `output_dir/config.yaml` is the resolved
 configuration, with absolute paths: training from it gives the same run.
 
-Each key has its type and its default, and its bounds if it has any.
+Each key is listed with its type and default, and its bounds if it has any.
 """
 
 PAGES = {
@@ -68,18 +68,18 @@ KINDS = ("tuning", "conditioning", "steps.N")
 KIND = r"^\[kind: (\w+)\] "
 """What begins the sentence of a key that one kind has."""
 
-PROMPTS = """What `validation.prompts` names: a CSV file with a header, a JSON list of objects (alone or under the key
-`data`), or JSON lines. [`sample_run`](../python.md) takes the same keys. An empty value counts as not given. Names on one
-line mean the same. Relative paths are looked up below the current folder, then next to the file.
+PROMPTS = """The file that `validation.prompts` names: a CSV file with a header, a JSON list of objects (alone or under the
+key `data`), or JSON lines. [`sample_run`](../python.md) takes the same keys. An empty value counts as not given. Names on
+one line mean the same. Relative paths are looked up below the current folder, then next to the file.
 """
 
-PREPARATION = """What [`finetrainers data prepare`](../prepare.md) reads, in a file of its own: where the raw media are,
+PREPARATION = """The configuration file of [`finetrainers data prepare`](../prepare.md): where the raw media are,
 where the result goes, and a list of steps, each of one of the kinds below.
 """
 
 OTHER_NAMES = """## Names in other tools
 
-A key of another trainer is answered with its name here. The list is also for searching.
+If you write a key of another trainer, the error message gives its name here. The list is also for searching.
 """
 
 

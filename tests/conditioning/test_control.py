@@ -574,7 +574,7 @@ def test_the_weights_hold_the_widened_layer(tiny_flux: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({**GRAY, "signal": "sketch"}, r"conditioning.signal: 'sketch' is none of identity, gray, .*no file.py:function"),
+        ({**GRAY, "signal": "sketch"}, r"conditioning.signal: 'sketch' is none of identity, gray, .*not a file.py:function"),
         ({**GRAY, "blur_sigma": 2}, r"conditioning.blur_sigma: 2.0 has no effect with signal: gray; set signal: blur"),
         ({**GRAY, "frame_index": 1}, r"conditioning.frame_index: 1 has no effect with frames: full; set frames: index"),
         ({**GRAY, "probability": 0.0}, r"conditioning.probability: Input should be greater than 0"),

@@ -104,7 +104,7 @@ def diffusers_pipeline(kontext: Path) -> Any:
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ({"pixels": 100}, "conditioning.pixels: 100 hold no size in steps of 16; give 256 or more"),
+        ({"pixels": 100}, "conditioning.pixels: 100 is too small for a size in steps of 16; set 256 or more"),
         ({"probability": 0}, "conditioning.probability: Input should be greater than 0, not 0"),
         ({"step": 0}, "conditioning.step: Input should be greater than or equal to 1, not 0"),
         ({"signal": "gray"}, "conditioning.signal: does not exist with this kind of conditioning"),

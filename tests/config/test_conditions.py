@@ -78,8 +78,8 @@ WRONG = [
     ([{**GIVEN, "frames": "none", "probability": 0.5}], "conditioning.0.probability: 0.5 has no effect with frames: none"),
     ([{**GRAY, "probability": 0}], "conditioning.0.probability: Input should be greater than 0, not 0"),
     ({"0": GRAY}, "conditioning.0: conditioning is one section here; name its key without an index, or make it a list"),
-    ([{"kind": "none"}, GRAY, GRAY], "conditioning.2.kind: channel_concat is there already, as conditioning.1; remove"),
-    ([GIVEN, GRAY, GIVEN], "conditioning.2.kind: given_frames is there already, as conditioning.0; remove"),
+    ([{"kind": "none"}, GRAY, GRAY], "conditioning.2.kind: channel_concat is already given as conditioning.1; remove"),
+    ([GIVEN, GRAY, GIVEN], "conditioning.2.kind: given_frames is already given as conditioning.0; remove"),
 ]
 
 

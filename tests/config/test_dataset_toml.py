@@ -110,7 +110,7 @@ def test_the_saved_configuration_needs_the_file_no_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("is_reg = true", "is_reg: True: write the data set into the configuration, with loss_weight"),
+        ("is_reg = true", "is_reg: True: write the data set into the configuration, and set its loss_weight"),
         ("shuffle_caption = true", "shuffle_caption: True: captions stay as they are"),
         ('class_tokens = "dog"', "class_tokens: 'dog': write captions"),
         ("surprise = 3", "surprise: 3: nothing here does that"),
@@ -134,8 +134,8 @@ def test_what_counts_elsewhere_is_warned_of(tmp_path: Path) -> None:
         warnings.simplefilter("always")
         config_of(tmp_path, toml)
     assert [str(warning.message).partition("data set 1: ")[2] for warning in warned] == [
-        "batch_size: 4 is not taken over: train.micro_batch_size counts",
-        "cache_directory: 'c' is not taken over: cache.path counts",
+        "batch_size: 4 is ignored: train.micro_batch_size is used instead",
+        "cache_directory: 'c' is ignored: cache.path is used instead",
     ]
 
 

@@ -63,7 +63,7 @@ def test_each_frame_count_has_each_size():
 
 def test_a_budget_below_one_step_is_an_error():
     sections = {"output_dir": "runs", "model": {"name": "flux", "path": "x"}}
-    message = r"data\.0\.buckets\.pixels: 1000 pixels hold no size in steps of 32; give at least 1024"
+    message = r"data\.0\.buckets\.pixels: 1000 is too small for a size in steps of 32; set at least 1024"
     with pytest.raises(ConfigError, match=message):
         parse_config({**sections, "data": [{"path": "x", "buckets": {"pixels": 1000}}]})
 

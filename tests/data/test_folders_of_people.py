@@ -241,7 +241,7 @@ def test_text_in_the_place_of_an_image_is_shown(tmp_path: Path) -> None:
 def test_the_cache_is_no_data_set(tmp_path: Path) -> None:
     """A second start would find two layouts in it."""
     sections = {"output_dir": "run", "model": {"path": "m"}, "data": [{"path": str(tmp_path), "buckets": [[1, 8, 8]]}]}
-    with pytest.raises(ValueError, match=r"cache\.path.*is the folder of data\.0; name a folder of its own"):
+    with pytest.raises(ValueError, match=r"cache\.path.*is the folder of data\.0; give the cache a folder of its own"):
         Config(**sections, cache={"path": tmp_path})
     assert Config(**sections, cache={"path": tmp_path / "cache"}).cache.path == tmp_path / "cache"
 

@@ -182,7 +182,7 @@ def test_attention_that_cannot_be_seen_is_refused() -> None:
                 "tuning": {"kind": "full"},
                 "optimizer": {"name": "adamw_8bit"},
             },
-            r"memory\.resident_blocks: 0 keeps what tuning\.kind: full trains on the host, where optimizer\.name: adamw_8",
+            r"memory\.resident_blocks: 0 keeps in host memory what tuning\.kind: full trains, and optimizer\.name: adamw_8",
         ),
     ],
 )

@@ -379,7 +379,7 @@ def test_a_place_that_names_no_file_is_refused_with_the_way_out(place: str, mess
     [
         (OWN_ADAPTER.replace("Mine", "Yours"), "has no ModelAdapter 'Mine'; define it"),
         ("Mine = 3", "has no ModelAdapter 'Mine'; define it"),
-        ("class Mine: pass", "Mine is in the file, but is no ModelAdapter; let it be derived from"),
+        ("class Mine: pass", "Mine is in the file, but is not a subclass of ModelAdapter; derive it from"),
         ("import nowhere", r"fails when it is imported \(ModuleNotFoundError: .*nowhere.*\); correct it"),
         (None, "cannot be read .* name one that exists, as path/to/file.py:name"),
     ],

@@ -252,7 +252,10 @@ def test_a_base_model_that_is_needed_has_to_be_left(base: Tree, sections: Tree, 
     [
         (None, r"objective\.kind: the file of .*mine\.py:Mine' cannot be read"),
         ("x = 1", r"objective\.kind: .*mine\.py has no OwnObjective 'Mine'"),
-        ("class Mine: pass", r"objective\.kind: .*mine\.py: Mine is in the file, but is no OwnObjective; let it be derived"),
+        (
+            "class Mine: pass",
+            r"objective\.kind: .*mine\.py: Mine is in the file, but is not a subclass of OwnObjective; derive it",
+        ),
         ("import nothing_of_this_name", r"objective\.kind: .*mine\.py fails when it is imported"),
         (
             "from finetrainers import OwnObjective\nclass Mine(OwnObjective): pass",
@@ -269,7 +272,9 @@ def test_a_file_without_an_objective_is_refused(base: Tree, tmp_path: Path, code
 
 @pytest.mark.parametrize("kind", ["huber", "huber.py", "huber.py:", "Huber"])
 def test_a_kind_is_auto_or_a_place_in_a_file(base: Tree, kind: str) -> None:
-    with pytest.raises(ConfigError, match=rf"objective\.kind: {kind!r} is none of auto, masked, dpo, and no file\.py:Name"):
+    with pytest.raises(
+        ConfigError, match=rf"objective\.kind: {kind!r} is none of auto, masked, dpo, and not a file\.py:Name"
+    ):
         config_of(merged(base, {"objective": {"kind": kind}}))
 
 

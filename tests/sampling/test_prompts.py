@@ -132,7 +132,7 @@ def test_prompts_are_a_list_of_texts_too(flux: Model, write) -> None:
     assert read_prompts(own.prompts, flux, size=IMAGE_SIZE) == read_prompts(file, flux, size=IMAGE_SIZE)
     with pytest.raises(ConfigError, match=r"^validation.prompts: the list has no prompts$"):
         read_prompts((), flux, size=IMAGE_SIZE)
-    with pytest.raises(ValidationError, match="those with keys of their own are written in a csv, json or jsonl file"):
+    with pytest.raises(ValidationError, match="write prompts with keys of their own into a csv, json or jsonl file"):
         ValidationConfig.model_validate({"prompts": ["a dog", {"prompt": "a cat", "seed": 1}]})
 
 
@@ -140,7 +140,7 @@ def test_prompts_are_a_list_of_texts_too(flux: Model, write) -> None:
     ("text", "suffix", "said"),
     [
         ('[{"prompt": "a"}, {"promt": "b"}]', ".json", "there is no key 'promt'; did you mean 'prompt'?"),
-        ('["a", {"prompt": "b"}]', ".json", "'a' is no object"),
+        ('["a", {"prompt": "b"}]', ".json", "'a' is not an object"),
         ("prompt,seed\na,1\nb,2,3\n", ".csv", "there is no key 'beyond the last column'"),
         ("prompt,seed\na,1\nb,x\n", ".csv", "seed is 'x', not a whole number"),
         ('{"prompt": "a"}\n\n{"prompt": 5}', ".jsonl", "has no prompt"),
@@ -214,8 +214,8 @@ def test_common_synonyms_are_the_same_keys(ltx: Model, tmp_path: Path) -> None:
         ({"prompt": "a", "seed": -1}, ["seed is -1", "from 0 to 9223372036854775807"]),
         ({"prompt": "a", "seed": 2**63}, ["seed is 9223372036854775808", "from 0 to 9223372036854775807"]),
         ({"prompt": "a", "seed": str(2**65)}, [f"seed is {2**65}", "from 0 to"]),
-        ("a cat", ["'a cat'", "no object", "'prompt'"]),
-        (None, ["None", "no object"]),
+        ("a cat", ["'a cat'", "not an object", "'prompt'"]),
+        (None, ["None", "not an object"]),
         ({"prompt": "a", "seed": "x"}, ["seed", "'x'", "not a whole number"]),
         ({"prompt": "a", "seed": 1.5}, ["seed", "1.5", "not a whole number"]),
         ({"prompt": "a", "seed": True}, ["seed", "True", "not a whole number"]),

@@ -92,12 +92,14 @@ def test_a_file_that_is_not_there_or_fails_is_named_with_its_key(key: str, tmp_p
 @pytest.mark.parametrize("key, base", BASES.items())
 def test_what_is_of_another_kind_is_refused_with_the_names_that_are_not(key: str, base: str, tmp_path: Path) -> None:
     code = f"import finetrainers\nclass Mine: pass\nclass Other(finetrainers.{base}): pass"
-    with pytest.raises(ConfigError, match=rf"derived from finetrainers\.{base}, or name another one \(it has Other\)$"):
+    with pytest.raises(ConfigError, match=rf"derive it from finetrainers\.{base}, or name another one \(it has Other\)$"):
         look(tmp_path, key, written(tmp_path, code))
 
 
 def test_a_class_without_the_base_is_said_to_be_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"mine\.py: Mine is in the file, but is no Callback; let it be derived from"):
+    with pytest.raises(
+        ConfigError, match=r"mine\.py: Mine is in the file, but is not a subclass of Callback; derive it from"
+    ):
         look(tmp_path, "callbacks.0", written(tmp_path, "class Mine: pass"))
 
 
@@ -117,7 +119,7 @@ def test_a_class_without_the_base_is_said_to_be_there(tmp_path: Path) -> None:
         (
             "track.trackers.0",
             "logs(self, step, numbers)",
-            "logs is never called; did you mean log? Else rename it, as _logs",
+            "logs is never called; did you mean log? If not, rename it to _logs",
         ),
         ("callbacks.0", "after_steps(self)", "after_steps is never called; did you mean after_step?"),
         ("callbacks.0", "on_step_end(self)", " has none of the methods that are called, but on_step_end; define one of b"),
@@ -153,7 +155,7 @@ def test_places_are_files_with_a_name(sections: Tree, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "sections, said",
     [
-        ({"track": {"trackers": ["wandb"]}}, "track.trackers: 'wandb' is no file of yours; set track.wandb: PROJECT"),
+        ({"track": {"trackers": ["wandb"]}}, "track.trackers: 'wandb' is not a file; set track.wandb: PROJECT"),
         (
             {"track": {"trackers": "mine.py:Mine"}},
             "track.trackers: Input should be a list, not 'mine.py:Mine'; write a list: ['mine.py:Mine']",
@@ -264,7 +266,7 @@ def test_arguments_of_an_optimizer_are_its_options(tmp_path: Path) -> None:
         ValueError, match=r"beta1: 0\.5 has no effect with name: .*give what its constructor takes in options"
     ):
         OptimizerConfig.model_validate({"name": place, "beta1": 0.5})
-    with pytest.raises(ValueError, match=r"in_backward: true steps weights one by one, and .* is not known to allow that"):
+    with pytest.raises(ValueError, match=r"in_backward: true updates weights one by one, and .* is not known to allow that"):
         OptimizerConfig.model_validate({"name": place, "in_backward": True})
 
 

@@ -24,7 +24,7 @@ def about_buckets(value: Any) -> str | None:  # whatever a file holds
     wrong = next((own for own in value if isinstance(own, list) and len(own) != 3 and _are_numbers(own)), None)
     if wrong is None:
         return None
-    pictures = f"; for pictures write {[1, *wrong]}" if len(wrong) == 2 else ""
+    pictures = f"; for images write {[1, *wrong]}" if len(wrong) == 2 else ""
     return f"{wrong}: a bucket is [frames, height, width]{pictures}"
 
 
@@ -33,10 +33,10 @@ def _about_numbers(value: Sequence[int]) -> str:
     if len(value) == 3:
         return f"{value} is one bucket, and {IS_LIST}: write [{value}]"
     if len(value) == 1:
-        return f"{value} is no bucket; write the number alone for all proportions: {value[0]}"
+        return f"{value} is not a bucket; for all aspect ratios write the number alone: {value[0]}"
     if len(value) == 2:
-        return f"{value}: {IS_LIST}; for pictures write {[[1, *value]]}, or one number for all proportions"
-    return f"{value} are no buckets; {IS_LIST}"
+        return f"{value}: {IS_LIST}; for images write {[[1, *value]]}, or one number for all aspect ratios"
+    return f"{value} are not buckets; {IS_LIST}"
 
 
 def _are_numbers(value: Sequence[Any]) -> bool:

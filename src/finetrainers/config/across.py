@@ -38,18 +38,20 @@ def what_is_held_out_is_known(config: "Config") -> None:
     """What is measured again and again has to be the same from the first step on."""
     for index, data in enumerate(config.validation.data):
         if data.stream:
-            raise RefusedKeyError(f"validation.data.{index}.stream", "true is for sets that are trained on; remove it")
+            raise RefusedKeyError(
+                f"validation.data.{index}.stream", "true is only for data sets that are trained on; remove it"
+            )
     streamed = [f"data.{index}.stream: true" for index, data in enumerate(config.data) if data.stream]
     if config.validation.items and streamed:
         raise RefusedKeyError(
             "validation.items",
-            f"{config.validation.items} cannot be chosen from what {streamed[0]} lists while training goes on; remove it",
+            f"{config.validation.items} cannot be chosen from data that {streamed[0]} lists during training; remove it",
         )
     if config.validation.held_out and streamed:
         raise RefusedKeyError(
             "validation.held_out",
-            f"{config.validation.held_out:g} cannot be held out of what {streamed[0]} lists while training goes on; "
-            "name what is held out in validation.data, or remove it",
+            f"{config.validation.held_out:g} cannot be held out of data that {streamed[0]} lists during training; "
+            "name held-out data in validation.data, or remove it",
         )
 
 
@@ -59,7 +61,9 @@ def the_cache_is_no_data(config: "Config") -> None:
     for name, sets in (("data", config.data), ("validation.data", config.validation.data)):
         for index, data in enumerate(sets):
             if Path(data.path).expanduser().absolute() == cache:
-                raise RefusedKeyError("cache.path", f"{cache} is the folder of {name}.{index}; name a folder of its own")
+                raise RefusedKeyError(
+                    "cache.path", f"{cache} is the folder of {name}.{index}; give the cache a folder of its own"
+                )
 
 
 def the_best_is_known(config: "Config") -> None:
@@ -68,7 +72,7 @@ def the_best_is_known(config: "Config") -> None:
     if config.checkpoint.keep_best and not (config.validation.has_held_out and config.validation.every is not None):
         raise RefusedKeyError(
             "checkpoint.keep_best",
-            f"true has no effect without {lacking}: the best step is the one of the lowest held-out loss; give it, or "
+            f"true has no effect without {lacking}: the best step is the one with the lowest held-out loss; set it, or "
             "remove keep_best",
         )
 
@@ -100,7 +104,7 @@ def exports_are_adapters(config: "Config") -> None:
     """Other formats are those of adapters alone."""
     whole = "tuning.kind: full" if config.tuning.kind == "full" else "a control" if config.control else None
     if config.checkpoint.export and whole is not None:
-        reason = f"{list(config.checkpoint.export)} is for adapters alone, and {whole} trains whole layers; remove it"
+        reason = f"{list(config.checkpoint.export)} is only for adapters, and {whole} trains whole layers; remove it"
         raise RefusedKeyError("checkpoint.export", reason)
 
 
@@ -122,8 +126,8 @@ def memory_fits_the_rest(config: "Config") -> None:
     if config.memory.resident_blocks != "all" and config.tuning.kind == "full" and config.optimizer.name in DEVICE_ONLY:
         raise RefusedKeyError(
             "memory.resident_blocks",
-            f"{config.memory.resident_blocks} keeps what tuning.kind: full trains on the host, where optimizer.name: "
-            f"{config.optimizer.name} does not compute; set another optimizer, or all",
+            f"{config.memory.resident_blocks} keeps in host memory what tuning.kind: full trains, and optimizer.name: "
+            f"{config.optimizer.name} cannot run there; set another optimizer, or all",
         )
 
 
@@ -132,7 +136,7 @@ def encoders_are_asked_together(config: "Config") -> None:
     if config.cache.encode == "on_the_fly" and config.memory.shard_text_encoders:
         raise RefusedKeyError(
             "memory.shard_text_encoders",
-            "true lets all processes encode each caption together, for a cache that they share, and with cache.encode: "
+            "true makes all processes encode each caption together for a shared cache, but with cache.encode: "
             "on_the_fly each has its own; set cache.encode: ahead, or remove it",
         )
 
@@ -143,20 +147,20 @@ def optimizer_can_step_so(config: "Config") -> None:
     if optimizer.in_backward and not math.isinf(train.clip_norm):
         raise RefusedKeyError(
             "optimizer.in_backward",
-            "true steps weights before the norm of the whole gradient is known, and train.clip_norm: "
+            "true updates weights before the norm of the whole gradient is known, but train.clip_norm: "
             f"{train.clip_norm} clips it; set train.clip_norm: .inf, or remove in_backward",
         )
     if optimizer.in_backward and train.batch_size != train.micro_batch_size:
         raise RefusedKeyError(
             "optimizer.in_backward",
-            f"true steps in each backward pass, and train.batch_size: {train.batch_size} takes "
+            f"true updates weights in each backward pass, but train.batch_size: {train.batch_size} takes "
             f"{train.batch_size // train.micro_batch_size} of them; set train.micro_batch_size: {train.batch_size}, "
             "or remove in_backward",
         )
     if optimizer.masters == "stochastic_rounding" and config.model.dtype != "bfloat16":
         raise RefusedKeyError(
             "optimizer.masters",
-            f"{optimizer.masters} is for weights of bfloat16, and model.dtype is {config.model.dtype}; remove it",
+            f"{optimizer.masters} is for bfloat16 weights, but model.dtype is {config.model.dtype}; remove it",
         )
 
 

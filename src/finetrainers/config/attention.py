@@ -27,11 +27,11 @@ AUTO = "auto"
 
 
 class AttentionConfig(Section):
-    """Which of diffusers' attention backends is used."""
+    """The attention backends of diffusers to use."""
 
     train: Literal[(AUTO, *TRAINABLE_ATTENTION)] = AUTO  # type: ignore[valid-type]  # the list is above, written once
-    """Attention backend in training; only those with a backward pass. With auto, those that can run here are tried on a
-    GPU before training, at the run's own sizes, and the fastest correct one is used; on a CPU it is native."""
+    """Attention backend for training; it must have a backward pass. On a GPU, ``auto`` tries those that can run here before
+    training, at the run's own sizes, and uses the fastest correct one. On a CPU, ``auto`` is native."""
     validation: str = Field(default=AUTO, alias="validate")  # pydantic keeps the name `validate` for itself
-    """Attention backend in validation and sampling; backends without a backward pass, such as sage_hub, are allowed. With
-    auto, as in training, but without those that round more than the data type does."""
+    """Attention backend for validation and sampling. Backends without a backward pass, such as sage_hub, are allowed.
+    ``auto`` chooses as in training, but leaves out those that round more than the data type does."""

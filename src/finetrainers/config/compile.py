@@ -9,18 +9,18 @@ from finetrainers.config.base import Section
 
 
 class CompileConfig(Section):
-    """Whether torch.compile compiles the denoiser: steps are faster, but the first ones take minutes."""
+    """Compile the denoiser with torch.compile. Steps become faster, but the first ones take minutes."""
 
     kind: Literal["none", "regional", "full"] = "none"
-    """What is compiled: nothing, the repeated blocks (one graph serves all blocks of a kind), or the whole denoiser,
-    which takes longer to compile and is slightly faster."""
+    """What to compile: nothing (``none``), the repeated blocks (``regional``: one graph serves all blocks of a kind), or the
+    whole denoiser (``full``), which takes longer to compile and is slightly faster."""
     dynamic: bool = False
-    """One graph for all sizes, instead of one for each bucket; its kernels may be slower."""
+    """Use one graph for all sizes instead of one per bucket. Its kernels may be slower."""
     max_graphs: int = Field(default=64, ge=1)
-    """Largest number of graphs for one piece of code, over all buckets and prompts. One more ends the run, since each
+    """Maximum number of graphs for one piece of code, over all buckets and prompts. One more ends the run, because each
     takes minutes to compile."""
     backend: str = "inductor"
-    """Backend of torch.compile; aot_eager compiles no kernels and gives the same bits as no compilation."""
+    """Backend of torch.compile. ``aot_eager`` compiles no kernels and is bit-identical to no compilation."""
 
     def idle(self) -> Mapping[str, str]:
         others = ("dynamic", "max_graphs", "backend")

@@ -28,12 +28,12 @@ class GivenFramesConfig(Section):
     kind: Literal["given_frames"]
     """Latent frames of the clip itself, for families that support it."""
     frames: Literal["auto", "none", "first", "last", "first_and_last", "random"] = "auto"
-    """Which latent frames are given to the model: ``random`` is any number of any frames, ``auto`` those of the task. All
-    but none and first need a task that also has a last frame."""
+    """Which latent frames to give to the model. ``random`` gives any number of any frames; ``auto`` gives those of the task.
+    ``last``, ``first_and_last`` and ``random`` need a task that also has a last frame."""
     probability: float | None = Field(default=None, ge=0, le=1)
-    """Probability of giving these frames (the first nearly clean, in its place); otherwise the sample trains
+    """Probability of giving these frames; the first one is nearly clean, and keeps its place. Otherwise the sample trains as
     text-to-video (image conditioning dropout). By default 1 in tasks that start from frames, else the family's (0.1 for
-    LTX-Video). The first frame alone is decided for each sample, sets with later frames for all samples of a step."""
+    LTX-Video). The draw is made per sample for the first frame alone, and per step for sets with later frames."""
 
     def idle(self) -> Mapping[str, str]:
         return {"probability": "with frames: none; remove one of them"} if self.frames == "none" else {}
@@ -43,29 +43,30 @@ class ChannelConcatConfig(Section):
     """Condition on a control image or video (control LoRA), whose latents are additional input channels."""
 
     kind: Literal["channel_concat"]
-    """Latents of a control signal in additional input channels."""
+    """Latents of a control signal as additional input channels."""
     signal: str
-    """Control type: ``identity`` (the media themselves), ``gray``, ``blur``, ``downscale``, ``canny`` (computed from the
-    media), ``files`` (each item's own, see ``data.N.control_column`` and ``control_path``), or a function of your own as
-    file.py:function, from frames [K, P, Q, 3] in uint8 to as many."""
+    """Control type. ``identity`` (the media themselves), ``gray``, ``blur``, ``downscale`` and ``canny`` are computed from
+    the media. ``files`` reads a file for each item (see ``data.N.control_column`` and ``control_path``). Or your own
+    function as file.py:function, which maps uint8 frames [K, P, Q, 3] to as many frames."""
     blur_sigma: float = Field(default=4.0, gt=0)
-    """Standard deviation of blur, in pixels."""
+    """Standard deviation of ``blur``, in pixels."""
     downscale_factor: int = Field(default=4, ge=2)
-    """Factor by which downscale reduces rows and columns, which are then enlarged again."""
+    """Factor by which ``downscale`` reduces height and width before it enlarges them again."""
     canny_low: float = Field(default=100.0, ge=0)
-    """Lower threshold of canny: gradient above which an edge is continued."""
+    """Lower threshold of ``canny``: an edge continues where the gradient is above it."""
     canny_high: float = Field(default=200.0, ge=0)
-    """Upper threshold of canny: gradient above which an edge begins."""
+    """Upper threshold of ``canny``: an edge starts where the gradient is above it."""
     frames: Literal["full", "index", "prefix", "random", "first_and_last"] = "full"
-    """Which latent frames are conditioning frames: all, the one of ``frame_index``, the first few (a random number of
-    them), any number of any frames, or the first and the last. The others are zero."""
+    """Which latent frames are conditioning frames: all (``full``), that of ``frame_index`` (``index``), the first few, a
+    random number of them (``prefix``), any number of any frames (``random``), or the first and the last. The control is zero
+    in all others."""
     frame_index: int = Field(default=0, ge=0)
-    """Latent frame that ``frames: index`` uses; the first is 0."""
+    """Latent frame that ``frames: index`` uses, counted from 0."""
     mask: bool = False
-    """Add a mask channel that is 1 in the conditioning frames and 0 in the others."""
+    """Add a mask channel: 1 in the conditioning frames, 0 in the others."""
     probability: float = Field(default=1.0, gt=0, le=1)
-    """Probability of conditioning on the control; otherwise the control is zero, for classifier-free guidance on it
-    (control dropout)."""
+    """Probability of conditioning on the control. Otherwise the control is set to zero (control dropout), for
+    classifier-free guidance on it."""
     train_norms: bool = False
     """Also train the norms of queries and keys."""
 
@@ -78,7 +79,7 @@ class ChannelConcatConfig(Section):
     @classmethod
     def _known(cls, signal: str) -> str:
         if signal not in SIGNALS and not re.fullmatch(r".+\.py:\w+", signal):
-            raise ValueError(f"{signal!r} is none of {', '.join(SIGNALS)}, and no file.py:function")
+            raise ValueError(f"{signal!r} is none of {', '.join(SIGNALS)}, and not a file.py:function")
         return signal
 
     def idle(self) -> Mapping[str, str]:
@@ -99,20 +100,20 @@ class ChannelConcatConfig(Section):
 
 
 class ReferencesConfig(Section):
-    """Condition on reference images, such as the image to edit: their tokens follow the noisy ones."""
+    """Condition on reference images, such as the image to edit. Their tokens follow the noisy tokens."""
 
     kind: Literal["references"]
-    """Tokens of reference images, which lie in files of their own: see ``data.N.columns.reference`` and
+    """Tokens of reference images, which are in separate files: see ``data.N.columns.reference`` and
     ``folders.reference``."""
     pixels: int = Field(default=1048576, ge=1)
-    """Area in pixels to which a reference is scaled, approximately, regardless of the size of the result; its aspect
-    ratio is kept, approximately. The default is the area that FLUX.1 Kontext was trained with and that its pipeline
-    scales images to."""
+    """Approximate area in pixels to which each reference is scaled, whatever the size of the result. Its aspect ratio is
+    approximately kept. The default is the area that FLUX.1 Kontext was trained with, and that its pipeline scales images
+    to."""
     step: int = Field(default=32, ge=1)
     """Heights and widths of references are multiples of this many pixels. A smaller step keeps aspect ratios better but
-    makes more sizes, and all samples of a batch have the same one."""
+    makes more sizes, and all samples of a batch must have the same one."""
     probability: float = Field(default=1.0, gt=0, le=1)
-    """Probability of using the references, for all samples of a step at once; otherwise the step trains on the prompt
+    """Probability of using the references, drawn once for all samples of a step. Otherwise the step trains on the prompt
     alone."""
 
     @property
@@ -124,7 +125,7 @@ class ReferencesConfig(Section):
     def _has_a_size(self) -> Self:
         if self.pixels < self.step**2:
             raise RefusedKeyError(
-                "pixels", f"{self.pixels} hold no size in steps of {self.step}; give {self.step**2} or more"
+                "pixels", f"{self.pixels} is too small for a size in steps of {self.step}; set {self.step**2} or more"
             )
         return self
 
@@ -179,7 +180,7 @@ def check_together(conditioning: ConditioningConfig) -> None:
     for key, condition in conditions_of(conditioning).items():
         for before, kind in kinds.items():
             if kind == condition.kind:
-                raise RefusedKeyError(f"{key}.kind", f"{kind} is there already, as {before}; remove one of them")
+                raise RefusedKeyError(f"{key}.kind", f"{kind} is already given as {before}; remove one of them")
             if {kind, condition.kind} <= {*ALONE}:
                 raise RefusedKeyError(
                     f"{key}.kind", f"{condition.kind} cannot be combined with {before}.kind: {kind}; remove one of them"

@@ -10,31 +10,32 @@ from finetrainers.config.base import RefusedKeyError, Section
 
 
 class ScenesStep(Section):
-    """Split clips at their cuts, with a detector of PySceneDetect."""
+    """Split clips at their cuts, as detected by PySceneDetect."""
 
     kind: Literal["scenes"]
     """Split clips at their cuts."""
     detector: Literal["adaptive", "content"] = "adaptive"
-    """How frames are compared: ``content`` with the previous frame, ``adaptive`` that change with those of its neighbors."""
+    """How frames are compared: ``content`` compares each with the previous frame, ``adaptive`` compares that change with the
+    changes of its neighbors."""
     threshold: float | None = Field(default=None, gt=0)
-    """Change above which there is a cut; null is the detector's default (3 for adaptive, 27 for content)."""
+    """Change above which there is a cut. Null is the detector's default (3 for adaptive, 27 for content)."""
     min_seconds: float = Field(default=0.6, ge=0)
-    """Cuts closer than this to the previous one are ignored."""
+    """Ignore cuts closer than this to the previous cut."""
     margin: int = Field(default=0, ge=0)
-    """Frames to leave out on both sides of a cut, where scenes fade into each other."""
+    """Number of frames to leave out on both sides of a cut, for scenes that fade into each other."""
 
 
 class ClipsStep(Section):
-    """Cut clips to lengths that can be trained on; stills pass."""
+    """Cut clips to lengths that can be trained on. Stills pass unchanged."""
 
     kind: Literal["clips"]
     """Cut clips to length."""
     seconds: float | None = Field(default=None, gt=0)
-    """Cut into clips of exactly this length; the rest of each is dropped. Null cuts by min_seconds and max_seconds."""
+    """Cut into clips of exactly this length, and drop the rest of each. Null cuts by ``min_seconds`` and ``max_seconds``."""
     min_seconds: float = Field(default=1.0, ge=0)
-    """Shorter clips are dropped."""
+    """Drop shorter clips."""
     max_seconds: float | None = Field(default=None, gt=0)
-    """Longer clips are cut into equal parts, none of them longer; null leaves them."""
+    """Cut longer clips into equal parts, none longer than this. Null leaves them as they are."""
 
     def idle(self) -> Mapping[str, str]:
         reason = f"with seconds: {self.seconds}, which is the length of all clips; remove it"
@@ -52,25 +53,25 @@ class ClipsStep(Section):
 
 
 class LetterboxStep(Section):
-    """Find black borders that stay over the whole clip, and cut them off."""
+    """Crop black borders that stay over the whole clip."""
 
     kind: Literal["letterbox"]
-    """Cut off black borders."""
+    """Crop black borders."""
     darkness: int = Field(default=24, ge=0, le=254)
-    """Brightest value, of 0 to 255, that still counts as black."""
+    """Brightest value, from 0 to 255, that still counts as black."""
     stills: int = Field(default=5, ge=1)
-    """Frames of a clip that are examined."""
+    """Number of frames of a clip to examine."""
 
 
 class MeasureStep(Section):
-    """Measure motion, sharpness, brightness, contrast, black and static: scores for ``keep``."""
+    """Measure scores for ``keep``: motion, sharpness, brightness, contrast, black and static."""
 
     kind: Literal["measure"]
     """Measure scores of the pixels."""
     stills: int = Field(default=4, ge=1)
-    """Frames of a clip, spread over it, whose sharpness, brightness and contrast are measured."""
+    """Number of frames, spread over the clip, to measure sharpness, brightness and contrast on."""
     fps: float = Field(default=8.0, gt=0)
-    """Frames per second of a clip that are compared for motion and static."""
+    """Frames per second to compare for motion and static."""
 
 
 class KeepStep(Section):
@@ -79,14 +80,15 @@ class KeepStep(Section):
     kind: Literal["keep"]
     """Keep items for which an expression is true."""
     where: str = Field(min_length=1)
-    """Expression such as ``seconds >= 2 and sharpness > 99``: comparisons, arithmetic, and, or, not, and names of scores."""
+    """Expression such as ``seconds >= 2 and sharpness > 99``. It may contain comparisons, arithmetic, and, or, not, and
+    names of scores."""
 
 
 class ExactDuplicatesStep(Section):
     """Drop files with the same bytes as an earlier one."""
 
     kind: Literal["exact_duplicates"]
-    """Drop files of the same bytes."""
+    """Drop files with the same bytes as an earlier one."""
 
 
 class NearDuplicatesStep(Section):
@@ -95,16 +97,17 @@ class NearDuplicatesStep(Section):
     kind: Literal["near_duplicates"]
     """Drop items that look like an earlier one."""
     distance: int = Field(default=6, ge=0, le=20)
-    """Bits, of the 64 of each hash, in which two items may differ and still look the same; clips have three hashes."""
+    """Number of bits, of the 64 of each hash, in which two items may differ and still look the same. Clips have three
+    hashes."""
 
 
 class VisionConfig(Section):
-    """A model of ``transformers`` that looks at pictures."""
+    """A vision model of ``transformers``."""
 
     path: str
-    """Folder of the model, or its name on the Hub."""
+    """Local folder or Hub id of the model."""
     device: str = "auto"
-    """Device of the model: cpu, cuda, ...; auto is cuda if there is one."""
+    """Device to run the model on: cpu, cuda, ...; ``auto`` is cuda if there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Data type of the weights."""
 
@@ -116,13 +119,13 @@ class CaptionStep(Section):
     """Write captions."""
     model: VisionConfig
     stills: int = Field(default=3, ge=1)
-    """Frames of a clip, spread over it, that are the input of the model."""
+    """Number of frames, spread over the clip, to give to the model."""
     prompt: str = "Describe this in one paragraph."
-    """What the model is asked, if it has a chat template; else the beginning of its answer."""
+    """Question for the model, if it has a chat template. Otherwise the beginning of its answer."""
     max_tokens: int = Field(default=200, ge=1)
-    """Longest caption, in tokens."""
+    """Maximum length of a caption, in tokens."""
     replace: bool = False
-    """Also write new captions for items that have one."""
+    """Also write new captions for items that already have one."""
 
 
 class ClassifyStep(Section):
@@ -132,11 +135,11 @@ class ClassifyStep(Section):
     """Score items with an image classifier."""
     model: VisionConfig
     stills: int = Field(default=3, ge=1)
-    """Frames of a clip, spread over it, that are the input of the model."""
+    """Number of frames, spread over the clip, to give to the model."""
     scores: dict[str, str] = Field(min_length=1)
-    """Label of the model by the name of the score that its probability becomes, such as {nsfw: porn}."""
+    """Name of each score, with the label of the model whose probability it is: {nsfw: porn}."""
     take: Literal["max", "mean"] = "max"
-    """Which of the frames' probabilities counts."""
+    """Which probability counts: the largest of the frames, or their mean."""
 
     @model_validator(mode="after")
     def _named(self) -> "ClassifyStep":
@@ -150,12 +153,12 @@ class AestheticStep(Section):
     """Score items with a linear head on CLIP's image embedding: the score ``aesthetic``."""
 
     kind: Literal["aesthetic"]
-    """Score beauty with a linear head on CLIP."""
+    """Score aesthetics with a linear head on CLIP."""
     model: VisionConfig
     stills: int = Field(default=3, ge=1)
-    """Frames of a clip, spread over it, that are the input of the model."""
+    """Number of frames, spread over the clip, to give to the model."""
     head: Path
-    """File (safetensors, or a state dict of torch) with a weight [1, D] and a bias [1]."""
+    """File (safetensors, or a torch state dict) with a weight [1, D] and a bias [1]."""
 
 
 Step = Annotated[
@@ -180,15 +183,16 @@ class OutputConfig(Section):
     """Where the train-ready set is written, and how."""
 
     path: Path
-    """Folder: a new one, or that of the same preparation, which is then continued."""
+    """Output folder: a new one, or that of the same preparation, which then resumes."""
     format: Literal["folder", "webdataset", "parquet"] = "folder"
-    """Files with a metadata.jsonl, tar shards, or Parquet files with the bytes of the media."""
+    """What to write: media files with a metadata.jsonl (``folder``), tar shards (``webdataset``), or Parquet files that
+    contain the bytes of the media (``parquet``)."""
     shard_mb: int = Field(default=512, ge=1)
-    """Media in a shard, in MB (10^6 bytes), about."""
+    """Approximate size of the media in a shard, in MB (10^6 bytes)."""
     crf: int = Field(default=16, ge=0, le=51)
-    """Quality of clips that are cut (H.264 CRF): lower is better and larger."""
+    """Quality of clips that are cut (H.264 CRF). Lower values mean better quality and larger files."""
     preset: Literal["ultrafast", "veryfast", "fast", "medium", "slow"] = "medium"
-    """H.264 preset: slower presets make smaller files."""
+    """H.264 preset. Slower presets make smaller files."""
 
     def idle(self) -> Mapping[str, str]:
         return {"shard_mb": "with format: folder, which has no shards; remove it"} if self.format == "folder" else {}
@@ -198,12 +202,12 @@ class PrepareConfig(Section):
     """What ``finetrainers data prepare`` does."""
 
     input: str | Annotated[tuple[str, ...], Field(min_length=1)]
-    """Folder, or several, of raw media. A ``.txt`` file of the same name is the caption of its medium."""
+    """Folder of raw media, or a list of several. A ``.txt`` file with the same name holds the caption of a media file."""
     output: OutputConfig
     steps: tuple[Step, ...] = ()
-    """What is done with each item, in this order; the first key of each is its kind."""
+    """Steps to apply to each item, in this order. The first key of each is its kind."""
     workers: int = Field(default=2, ge=1)
-    """Threads that decode, measure and encode; the result is the same for any number."""
+    """Threads that decode, measure and encode. The result is the same for any number."""
 
     @property
     def inputs(self) -> tuple[str, ...]:

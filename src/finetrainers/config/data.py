@@ -13,12 +13,12 @@ Bucket = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotat
 
 
 class PixelBudget(Section):
-    """Generate buckets of about equal area, for all aspects up to a limit."""
+    """Generate buckets of roughly equal area, for all aspect ratios up to a limit."""
 
     pixels: int = Field(ge=1)
-    """Pixels of one frame, about: 262144 is 512 x 512. No bucket has more."""
+    """Approximate area of a frame in pixels: 262144 is 512 x 512. No bucket has more."""
     frames: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1,), min_length=1)
-    """Frame counts; each is combined with each size."""
+    """Frame counts. Each is combined with each size."""
     step: int = Field(default=32, ge=1)
     """Heights and widths are multiples of this many pixels."""
     max_aspect: float = Field(default=2.0, ge=1)
@@ -29,7 +29,8 @@ class PixelBudget(Section):
         if self.pixels < self.step**2:
             raise RefusedKeyError(
                 "pixels",
-                f"{self.pixels} pixels hold no size in steps of {self.step}; give at least {self.step**2} or a smaller step",
+                f"{self.pixels} is too small for a size in steps of {self.step}; set at least {self.step**2}, or a "
+                "smaller step",
             )
         return self
 
@@ -39,92 +40,90 @@ Buckets = Literal["auto"] | Annotated[int, Field(ge=1)] | Annotated[tuple[Bucket
 
 
 class DataConfig(Section):
-    """One data set. Several are mixed in the proportion of their sizes times ``repeats``, or of their ``weight``."""
+    """One data set. Several are mixed in proportion to their sizes times ``repeats``, or to their ``weight``."""
 
     path: str
-    """Folder of media and captions, a metadata file (csv, json, jsonl or parquet), or a shard or table (tar, parquet,
-    arrow); a pattern such as ``shards/{000..009}.tar`` or ``shards/*.tar`` names several. Remote data by address:
-    ``s3://bucket/folder``, ``gs://...``, ``hf://datasets/owner/name`` or ``https://host/metadata.jsonl``. Or a TOML file
-    in the format of kohya or musubi, which stands for all its data sets."""
+    """Where the data are: a folder of media and captions, a metadata file (csv, json, jsonl or parquet), or a shard or table
+    (tar, parquet, arrow). A pattern such as ``shards/{000..009}.tar`` or ``shards/*.tar`` names several. Give remote data by
+    address: ``s3://bucket/folder``, ``gs://...``, ``hf://datasets/owner/name`` or ``https://host/metadata.jsonl``. A TOML
+    file in the format of kohya or musubi stands for all its data sets."""
     layout: str = "auto"
-    """How media and captions are laid out: ``auto`` finds out, and refuses what could be two of them; or the name of one:
-    metadata, lists, sidecars, webdataset, table, saved, imagefolder, kohya. Or one of yours as file.py:Name, a class derived
-    from finetrainers.DataLayout."""
+    """How media and captions are arranged. ``auto`` detects it, and refuses data that match two layouts. Or name one:
+    metadata, lists, sidecars, webdataset, table, saved, imagefolder, kohya. Or give your own as file.py:Name, a class
+    derived from finetrainers.DataLayout."""
     split: str | None = None
-    """Split to use, where names of files or folders mark splits: train, test or validation. By default train, if there is
-    one."""
+    """Split to use, if file or folder names mark splits: train, test or validation. By default train, if there is one."""
     media_column: str | None = None
-    """Column of the metadata file that holds the media path. By default the common names are tried."""
+    """Column of the metadata file that holds the media path. By default, the common names are tried."""
     caption_column: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Column, or several, of the metadata file that hold captions. By default the common names are tried."""
+    """Column of the metadata file that holds captions, or a list of several. By default, the common names are tried."""
     control_column: str | None = None
     """Column of the metadata file that holds the path of each item's control image or video, for ``conditioning.signal:
-    files``. By default the common names are tried."""
+    files``. By default, the common names are tried."""
     control_path: str | None = None
-    """Folder of control images or videos. Each has the relative path and the name of its item in ``path``, except for the
+    """Folder of control images or videos. Each has the same relative path and name as its item in ``path``, except for the
     suffix. Cannot be combined with ``control_column``."""
     columns: dict[str, str] = {}
-    """Columns of the metadata file by the stream whose files they name: {control: depth} is the same as ``control_column:
-    depth``."""
+    """Columns of the metadata file that name the files of each stream: {control: depth} means ``control_column: depth``."""
     folders: dict[str, str] = {}
-    """Folders by the stream whose files they hold: {control: depth} is the same as ``control_path: depth``."""
+    """Folders that hold the files of each stream: {control: depth} means ``control_path: depth``."""
     caption_lines: bool = False
-    """Treat each line of a caption file as a caption of its own, instead of the whole file as one caption."""
+    """Treat each line of a caption file as a separate caption, instead of the whole file as one."""
     repeats: float = Field(default=1.0, gt=0)
-    """How often each item occurs in an epoch (repeats); with 0.5 each item occurs in every second epoch."""
+    """How often each item occurs in an epoch (repeats). With 0.5, each item occurs in every second epoch."""
     weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Share of the run's samples that come from this set, regardless of its size, relative to the weights of the others.
-    Among sets with ``stream`` it is exact up to one chapter. Either all sets have a weight or none. Cannot be combined with
-    ``repeats``."""
+    """Share of the run's samples that come from this set, whatever its size, relative to the weights of the others. Give all
+    sets a weight, or none. Cannot be combined with ``repeats``. Among sets with ``stream``, the share is exact up to one
+    chapter."""
     loss_weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Factor on the training loss of each sample of this set; below 1 for a regularization set, which preserves what the
-    model knows."""
+    """Factor on the training loss of each sample of this set. Set it below 1 for a regularization set, which preserves what
+    the model knows."""
     buckets: Buckets = AUTO
-    """Sizes to train at. A number, such as 1024: all aspect ratios of about 1024 x 1024 pixels that the model supports. Or a
-    list of [frames, height, width], or {pixels: ...} to generate them. By default the native size of the model, in all
-    aspect ratios. With a number or the default, videos have the native number of frames of the model."""
+    """Sizes to train at. A number, such as 1024, stands for all aspect ratios of about 1024 x 1024 pixels that the model
+    supports. Or give a list of [frames, height, width], or {pixels: ...} to generate them. By default the native size of the
+    model, in all aspect ratios. With a number or the default, videos have the model's native number of frames."""
     max_upscale: float = Field(default=2.0, ge=1)
-    """Largest factor by which media may be enlarged to fill their bucket; smaller media are bad samples."""
+    """Largest factor by which media may be enlarged to fill their bucket. Media that need more are bad samples."""
     videos_as_images: bool = False
-    """Also use videos in buckets of one frame, as single images. Without it only images are used there."""
+    """Also use videos as single images, in buckets of one frame. Otherwise only images are used there."""
     fps: Literal["auto"] | Annotated[float, Field(gt=0)] | None = "auto"
-    """Frames per second that clips are resampled to, by time stamp. By default that of the model, for clips that have more;
-    null takes each clip's own frames."""
+    """Frame rate to resample clips to by time stamp, in frames per second. ``auto`` is the model's rate, for clips that have
+    a higher one. Null keeps each clip's own frames."""
     stride: int = Field(default=1, ge=1)
     """Use every n-th frame of the clip. Cannot be combined with a number for ``fps``."""
     frame_sampling: Literal["start", "middle", "random", "uniform", "chunks"] = "start"
-    """Which frames of a longer clip: its start, its middle, a random window, frames spread over all of it, or
-    all consecutive windows, each as a sample of its own."""
+    """Which frames of a longer clip to use: its start, its middle, a random window, frames spread over all of it
+    (``uniform``), or all consecutive windows, each as a separate sample (``chunks``)."""
     resize: Literal["center_crop", "random_crop", "stretch"] = "center_crop"
-    """How media are fitted to their bucket. Both crops keep the aspect ratio and scale to the smallest size that covers
-    the bucket."""
+    """How to fit media to their bucket. Both crops keep the aspect ratio and scale to the smallest size that covers the
+    bucket."""
     horizontal_flip: bool = False
     """Mirror half of the views (flip augmentation)."""
     views: int | None = Field(default=None, ge=1)
-    """How many random views (augmentations: crop, window, flip) of each item are encoded; the position of a sample
-    selects one. By default 4 where anything is random, else 1."""
+    """Number of random views (augmentations: crop, window, flip) of each item to encode. The position of a sample selects
+    one. By default 4 if anything is random, else 1."""
     caption_prefix: str = ""
-    """Text before every caption, followed by a space: the trigger word (instance token). Items without a caption get it
-    alone."""
+    """Text to put before every caption, followed by a space: the trigger word (instance token). Items without a caption get
+    it alone."""
     remove_common_llm_caption_prefixes: bool = False
-    """Remove openings such as "The video shows" that captioning models write."""
+    """Remove openings that captioning models write, such as "The video shows"."""
     caption_dropout: float = Field(default=0.0, ge=0, le=1)
-    """Probability of replacing a caption, prefix included, with an empty one, for classifier-free guidance."""
+    """Probability of replacing a caption, including its prefix, with an empty one, for classifier-free guidance."""
     on_error: Literal["fail", "skip"] = "fail"
-    """What to do about bad samples: ``fail`` lists all of them and stops before training, ``skip`` leaves them out and
-    names each in report.json. A sample that turns out bad only when it is decoded is replaced with another of its bucket."""
+    """What to do about bad samples. ``fail`` lists all of them and stops before training. ``skip`` leaves them out and names
+    each in report.json. A sample that fails only when it is decoded is replaced with another of its bucket."""
 
     recheck: Literal["files", "folders", "never"] = "files"
-    """What is checked to decide whether an earlier start's list of items is still valid: ``files`` checks the size, times
-    and inode of each file; ``folders`` checks only folders, shards and lists, so that a file that is overwritten in place
-    goes unnoticed; ``never`` trusts the list."""
+    """What to check before reusing the list of items of an earlier start. ``files`` checks the size, times and inode of each
+    file. ``folders`` checks only folders, shards and lists, so it misses files that are overwritten in place. ``never``
+    trusts the list."""
 
     stream: bool = False
-    """Read the set shard by shard (tar, Parquet or Arrow files) during training, instead of listing all of it first: the
-    shards, in random order, are divided into chapters, and the items of each chapter are listed when training reaches it."""
+    """Read the set shard by shard (tar, Parquet or Arrow files) during training, instead of listing all of it first. The
+    shards, in random order, are divided into chapters; the items of each chapter are listed when training reaches it."""
     chapter_items: int = Field(default=20000, ge=1)
-    """With ``stream``, about how many items are in a chapter and are shuffled together. Whole shards are used until there
-    are as many."""
+    """Approximate number of items in a chapter, which are shuffled together (with ``stream``). Whole shards are added until
+    there are as many."""
 
     def column_of(self, stream: str) -> str | None:
         """Column of the metadata file that names the files of a stream; None if it is not given."""
@@ -201,7 +200,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "DataConfig":
         if isinstance(self.fps, float) and self.stride != 1:
-            raise ValueError("fps and stride both choose the frames: give one of them")
+            raise ValueError("fps and stride both select the frames: give one of them")
         if self.stream and self.named_folders:
             raise ValueError(f"stream: true reads all files from shards, not from the folder {self.named_folders[0]!r}")
         self._name_files_once()
@@ -227,22 +226,23 @@ class DataConfig(Section):
 
 
 class CacheConfig(Section):
-    """Where encoded items (latents and text embeddings) are kept. Any number of runs may share one cache."""
+    """Where encoded items (latents and text embeddings) are kept. Any number of runs can share one cache."""
 
     path: Path = Path("cache")
     """Folder of the cache."""
     max_gb: float | None = Field(default=None, gt=0)
-    """Size limit in GB (10^9 bytes). Beyond it the least recently used items are removed, except those that another
-    running run needs, and a data set that does not fit is encoded in windows ahead of training."""
+    """Size limit in GB (10^9 bytes). Beyond it, the least recently used items are removed, except those that another active
+    run needs. A data set that does not fit is encoded in windows, ahead of training."""
     encode: Literal["ahead", "on_the_fly"] = "ahead"
-    """Where encoded items go: ``ahead`` encodes into ``path`` before training, and before each window of ``max_gb``.
-    ``on_the_fly`` writes none of them to disk: each process holds those of its next steps in host memory, up to ``max_gb``,
-    which must be set, and encodes more when they are used up. The training is the same."""
+    """Where encoded items go. ``ahead`` encodes into ``path`` before training, and before each window of ``max_gb``.
+    ``on_the_fly`` writes none to disk: each process holds those of its next steps in host memory, up to ``max_gb``, which
+    must be set, and encodes more when they are used up. Training is the same."""
     remote_gb: float = Field(default=20.0, gt=0)
-    """Size limit in GB of the copies of remote files in ``cache.path``. Beyond it the least recently used are removed."""
+    """Size limit in GB of the copies of remote files in ``cache.path``. Beyond it, the least recently used ones are
+    removed."""
     batch_size: int = Field(default=1, ge=1)
-    """Items of one bucket that are encoded together. More is faster and needs more memory. The last bits of an item then
-    depend on its place in the batch, so that an interrupted encoding is no longer repeated bit for bit."""
+    """Number of items of one bucket to encode together. More is faster and needs more memory. The last bits of an item then
+    depend on its place in the batch, so an interrupted encoding no longer repeats bit for bit."""
     workers: int = Field(default=2, ge=1)
     """Threads that probe media and decode them for the encoder."""
 
@@ -261,9 +261,9 @@ class LoaderConfig(Section):
     """How encoded samples reach the training loop."""
 
     workers: int = Field(default=2, ge=0)
-    """Processes that read the cache and generate noise; 0 does it in the main process. The random draws are the same."""
+    """Processes that read the cache and generate noise; 0 uses the main process. The random draws are the same."""
     prefetch: int = Field(default=2, ge=1)
-    """Optimizer steps that each worker prepares ahead (prefetch)."""
+    """Optimizer steps that each worker prepares in advance (prefetch)."""
 
     def idle(self) -> Mapping[str, str]:
         return {} if self.workers else {"prefetch": "with workers: 0; set workers: 1 or more, or remove it"}

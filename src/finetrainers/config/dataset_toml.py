@@ -27,8 +27,8 @@ PLAIN = {
 SAMPLINGS = {"head": "start", "chunk": "chunks"}
 """Values of ``frame_extraction`` and those of our ``frame_sampling``."""
 OTHERS = {
-    "batch_size": "train.micro_batch_size counts",
-    "cache_directory": "cache.path counts",
+    "batch_size": "train.micro_batch_size is used instead",
+    "cache_directory": "cache.path is used instead",
     "cache_info": "nothing here needs it",
     "source_fps": "the rate of each clip is read from its file",
     "min_bucket_reso": "data.N.buckets.max_aspect limits the sizes",
@@ -36,7 +36,7 @@ OTHERS = {
 }
 """Settings that are left where they are, each with what counts instead: a warning."""
 REFUSED = {
-    "is_reg": "write the data set into the configuration, with loss_weight for what it counts",
+    "is_reg": "write the data set into the configuration, and set its loss_weight",
     "class_tokens": "write captions, or name the folder N_CLASS and give it as path with layout: kohya",
     "metadata_file": "write its captions into a metadata.jsonl, and give that as path",
     "caption_suffix": "write it into the captions",
@@ -107,7 +107,9 @@ def read_sets(path: Path) -> list[dict[str, Any]]:
 
 def _tables(value: Any, path: Path) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ConfigError(f"data.path: {path}: {value!r} are no tables; write [general], [[datasets]], [[datasets.subsets]]")
+        raise ConfigError(
+            f"data.path: {path}: {value!r} is not a list of tables; write [general], [[datasets]], [[datasets.subsets]]"
+        )
     return value
 
 
@@ -135,7 +137,7 @@ def translate_set(settings: Mapping[str, Any], where: str, *, has_buckets: bool 
         )
     extraction = left.pop("frame_extraction", "head")
     if extraction not in SAMPLINGS:
-        raise ConfigError(f"{where}: frame_extraction: {extraction!r}: only {' and '.join(SAMPLINGS)} are taken over")
+        raise ConfigError(f"{where}: frame_extraction: {extraction!r}: only {' and '.join(SAMPLINGS)} are supported")
     if extraction != "head":
         keys["frame_sampling"] = SAMPLINGS[extraction]
     sizes = {name: left.pop(name) for name in SIZES if name in left}
@@ -173,7 +175,7 @@ def _refuse(found: TomlSet, where: str) -> None:
     """Refuse settings that change what is trained on, unless they are off; warn of those that count elsewhere."""
     if found.refused:
         wrong = [f"{name}: {value!r}: {way_out}" for name, (value, way_out) in found.refused.items()]
-        raise ConfigError(f"{where} has settings that are not taken over:\n  " + "\n  ".join(wrong))
+        raise ConfigError(f"{where} has settings that are not supported:\n  " + "\n  ".join(wrong))
     for name, (value, reason) in found.others.items():
         if name in OTHERS:
-            warnings.warn(f"{where}: {name}: {value!r} is not taken over: {reason}", stacklevel=2)
+            warnings.warn(f"{where}: {name}: {value!r} is ignored: {reason}", stacklevel=2)

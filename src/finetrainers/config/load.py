@@ -138,7 +138,7 @@ def _set(tree: Tree, key: str, value: Any) -> None:
     elif isinstance(node, dict):
         node[leaf] = value
     else:
-        raise ConfigError(f"{key}: {'.'.join(parents)} is {node!r}, which holds no keys")
+        raise ConfigError(f"{key}: {'.'.join(parents)} is {node!r}, which has no keys")
 
 
 def _child(node: Any, key: str, where: str) -> Any:
@@ -149,10 +149,10 @@ def _child(node: Any, key: str, where: str) -> Any:
         return node[index]
     if isinstance(node, dict):
         return node[key]
-    raise ConfigError(f"{where}: {node!r} holds no keys")
+    raise ConfigError(f"{where}: {node!r} has no keys")
 
 
 def _index(items: list[Any], key: str, where: str) -> int:
     if not key.isdigit() or int(key) > len(items):
-        raise ConfigError(f"{where}: {key!r} is no index of a list of {len(items)}; use 0 to {len(items)}")
+        raise ConfigError(f"{where}: {key!r} is not an index of a list of {len(items)}; use 0 to {len(items)}")
     return int(key)

@@ -69,7 +69,7 @@ def _line(place: Location, errors: Sequence[Mapping[str, Any]], tree: Mapping[st
     if error["type"] in ("string_type", "path_type") and isinstance(error["input"], int | float):
         shown += "; in quotes it is text"
     if error["type"] in ("string_type", "path_type") and error["input"] is None:
-        shown += "; remove it for its default, or write 'null' in quotes for the text"
+        shown += "; remove it to use the default, or write 'null' in quotes for the text"
     if error["type"] in ("tuple_type", "list_type") and len(errors) == 1 and isinstance(error["input"], str):
         shown += f"; write a list: [{error['input']!r}]"
     return f"{where}: {prefix}{', or '.join(dict.fromkeys(rules))}{shown}"

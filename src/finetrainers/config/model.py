@@ -22,36 +22,36 @@ class ComponentConfig(Section):
     """Where one component of the pipeline comes from, if not from ``model.path``."""
 
     path: str | None = None
-    """Local folder or Hub id; by default the model's own."""
+    """Local folder or Hub id. By default ``model.path``."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     subfolder: str | None = None
-    """Folder inside ``path`` that holds the component. By default none, if ``path`` is given."""
+    """Folder inside ``path`` that holds the component. If ``path`` is given, the default is none."""
     dtype: Dtype | None = None
-    """Data type of this component; by default ``model.dtype``."""
+    """Data type of this component. By default ``model.dtype``."""
 
 
 class ModelConfig(Section):
-    """Which model to fine-tune. Family and task follow from the pipeline class in its model_index.json."""
+    """The model to fine-tune. Family and task follow from the pipeline class in its model_index.json."""
 
     path: str
     """Local folder or Hub id of a pipeline in diffusers layout."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     family: str | None = None
-    """Family name, if it cannot be determined from model_index.json; ``finetrainers models`` lists them."""
+    """Model family, if model_index.json does not determine it. ``finetrainers models`` lists all families."""
     task: str | None = None
-    """Task, if not the one of the model's own pipeline; ``finetrainers models`` lists them."""
+    """Task, if it is not that of the model's own pipeline. ``finetrainers models`` lists all tasks."""
     expert: Literal["high_noise", "low_noise", "both"] | None = None
-    """Which denoiser of a model with two experts (Wan 2.2 A14B) is trained, each on its own range of noise levels. By
-    default both, which needs memory for both; ``high_noise`` and ``low_noise`` can also be trained one after the other."""
+    """Which denoiser to train of a model with two experts (Wan 2.2 A14B), each for its own range of noise levels. By default
+    both, which needs memory for both. ``high_noise`` and ``low_noise`` can also be trained one after the other."""
     adapter: str | None = None
-    """Adapter of your own, as path/to/file.py:ClassName."""
+    """Your own model adapter, as path/to/file.py:ClassName."""
     dtype: Dtype = "bfloat16"
-    """Data type of the frozen weights and of all computation with them (mixed precision: trained weights have float32
-    master copies)."""
+    """Data type of the frozen weights and of all computation with them (mixed precision). Trained weights have float32
+    master copies."""
     max_sequence_length: int | None = Field(default=None, ge=1)
-    """Longest prompt in tokens, in training and in sampling. By default that of the family's pipeline."""
+    """Maximum prompt length in tokens, for training and sampling. By default that of the family's pipeline."""
     components: dict[str, ComponentConfig] = {}
     """Overrides by component name, such as {transformer: {path: ...}, vae: {dtype: float32}}."""
 

@@ -16,35 +16,37 @@ class ObjectiveConfig(Section):
     """The training loss: timestep sampling, loss weighting and kind of loss."""
 
     kind: str = "auto"
-    """How the loss is computed: ``auto`` as the family's authors did (squared error of the velocity, or of v), ``masked`` as
-    they did, where each item's mask is white, ``dpo`` by preferring each item to one that is rejected (arXiv:2311.12908), or
-    an objective of yours as file.py:Name. Masks and what is rejected are named by ``data.N.columns`` or ``folders``."""
+    """How to compute the loss. ``auto`` does it as the family's authors did (squared error of the velocity, or of v).
+    ``masked`` does the same, where each item's mask is white. ``dpo`` prefers each item to a rejected one
+    (arXiv:2311.12908). Or give your own objective as file.py:Name. ``data.N.columns`` or ``folders`` name the masks and
+    rejected items."""
     mask_floor: float = Field(default=0.0, ge=0, lt=1)
-    """Weight in the loss of what is black in a mask; white has weight 1."""
+    """Loss weight where a mask is black. Where it is white, the weight is 1."""
     beta: float = Field(default=5000.0, gt=0)
-    """How strongly dpo keeps to the base model: with a larger value, less is learned from a pair that is already
-    distinguished."""
+    """How strongly ``dpo`` keeps to the base model. With a larger value, less is learned from a pair that the model already
+    distinguishes."""
     noise_levels: Literal["auto", "uniform", "logit_normal", "mode", "cosmap"] = "auto"
-    """Timestep sampling: distribution of noise levels (sigmas) before the shift (arXiv:2403.03206, section 3.1); ``auto``
-    is the family's."""
+    """Timestep sampling: the distribution of noise levels (sigmas) before the shift (arXiv:2403.03206, section 3.1).
+    ``auto`` is the family's."""
     logit_mean: float = 0.0
-    """Mean of logit_normal; below 0 lower noise levels are sampled more often."""
+    """Mean of logit_normal. Below 0, lower noise levels are sampled more often."""
     logit_std: float = Field(default=1.0, gt=0)
     """Standard deviation of logit_normal."""
     mode_scale: float = Field(default=1.29, ge=-1, le=1.75)
-    """Scale of mode: above 0 prefers noise levels in the middle, below 0 those at both ends."""
+    """Scale of ``mode``. Above 0 it prefers noise levels in the middle, below 0 those at both ends."""
     shift: Annotated[float, Field(gt=0)] | Literal["auto", "resolution"] = "auto"
-    """Timestep shift (flow shift), towards noise: a fixed factor (1 changes nothing), or ``resolution`` for one that
-    grows with the number of tokens as in the model's scheduler (arXiv:2403.03206, section 5.3.2); ``auto`` is the
-    family's."""
+    """Timestep shift (flow shift) towards noise. A number is a fixed factor; 1 changes nothing. ``resolution`` gives a
+    factor that grows with the number of tokens, as in the model's scheduler (arXiv:2403.03206, section 5.3.2). ``auto`` is
+    the family's."""
     weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
-    """Loss weighting by noise level: the same for all, 1 / sigma^2, or 2 / (pi - 2 pi sigma + 2 pi sigma^2)."""
+    """Loss weighting by noise level: equal for all (``none``), 1 / sigma^2 (``sigma_sqrt``), or 2 / (pi - 2 pi sigma + 2 pi
+    sigma^2) (``cosmap``)."""
 
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
         if kind not in KINDS and not is_place(kind):
-            raise ValueError(f"{kind!r} is none of {', '.join(KINDS)}, and no file.py:Name")
+            raise ValueError(f"{kind!r} is none of {', '.join(KINDS)}, and not a file.py:Name")
         return kind
 
     def idle(self) -> Mapping[str, str]:

@@ -25,32 +25,32 @@ class OptimizerConfig(Section):
     """The optimizer and its settings."""
 
     name: OwnOptimizer | str = "adamw"
-    """Optimizer. adamw_8bit needs the extra bitsandbytes, adamw_4bit and adamw_fp8 torchao, prodigy prodigyopt,
-    adamw_schedule_free schedulefree; pytorch_optimizer:lion and so on, any of that package, need the extra
-    pytorch-optimizer. Or one of yours as file.py:Name, a torch.optim.Optimizer."""
+    """Optimizer to use. adamw_8bit needs the extra bitsandbytes, adamw_4bit and adamw_fp8 torchao, prodigy prodigyopt,
+    adamw_schedule_free schedulefree. With the extra pytorch-optimizer, use any optimizer of that package, such as
+    pytorch_optimizer:lion. Or give your own as file.py:Name, a torch.optim.Optimizer."""
     lr: Literal["auto"] | Annotated[float, Field(gt=0)] = AUTO
-    """Peak learning rate; by default that of the model's family for AdamW, of adapters or of all weights. Other optimizers
-    than Adam's kind need one; for prodigy it is a factor, usually 1."""
+    """Peak learning rate. ``auto`` is that of the model's family for AdamW, for adapters or for all weights. Optimizers that
+    are not variants of Adam need a value. For prodigy it is a factor, usually 1."""
     weight_decay: float = Field(default=1e-4, ge=0)
     """Decoupled weight decay (L2 penalty for adam and sgd)."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the mean of gradients; momentum for sgd. Not used by adafactor."""
+    """Decay of the mean of gradients; for sgd, the momentum. Not used by adafactor."""
     beta2: float = Field(default=0.99, ge=0, lt=1)
     """Decay of the mean of squared gradients. Not used by sgd and adafactor."""
     eps: float = Field(default=1e-8, gt=0)
-    """Added to the denominator. Not used by sgd and adafactor."""
+    """Term added to the denominator. Not used by sgd and adafactor."""
     options: dict[str, Option] = {}
-    """Additional arguments of muon (momentum, nesterov, ns_steps), of optimizers from pytorch_optimizer, such as
-    {betas: [0.95, 0.98]}, and of an optimizer of yours; each has to be one of its arguments."""
+    """Additional arguments of muon (momentum, nesterov, ns_steps), of optimizers from pytorch_optimizer, such as {betas:
+    [0.95, 0.98]}, and of your own optimizer. Each must be an argument of that optimizer."""
     masters: Literal["float32", "stochastic_rounding"] = "float32"
-    """How bfloat16 weights receive small updates: with a float32 master copy, or without one by stochastic rounding,
-    which is right on average and needs 4 bytes less per weight."""
+    """How bfloat16 weights receive small updates: through a float32 master copy, or without one by stochastic rounding,
+    which is right on average and saves 4 bytes per weight."""
     state: Literal["device", "cpu"] = "device"
-    """Where master weights, gradients and the optimizer state are, and where optimizer steps run: with cpu they need no
-    device memory, but with adamw 18 bytes of host memory per weight."""
+    """Where to keep master weights, gradients and the optimizer state, and where to run optimizer steps. With ``cpu`` they
+    need no device memory, but with adamw they need 18 bytes of host memory per weight."""
     in_backward: bool = False
-    """Update each weight as soon as its gradient is computed, and free the gradient. Needs train.clip_norm: .inf and a
-    batch_size of one micro-batch."""
+    """Update each weight as soon as its gradient is computed, then free the gradient. Needs ``train.clip_norm: .inf`` and a
+    ``batch_size`` of one micro-batch."""
 
     @field_validator("name")
     @classmethod
@@ -62,7 +62,7 @@ class OptimizerConfig(Section):
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(
             f"there is no optimizer {name!r}; {hint}known: {', '.join(map(repr, known))}, {REGISTRY}NAME, "
-            "and one of yours as file.py:Name"
+            "and your own as file.py:Name"
         )
 
     @property
@@ -104,7 +104,7 @@ class OptimizerConfig(Section):
     def _has_own_lr(self) -> "OptimizerConfig":
         is_found = self.name == "prodigy" or self.registered_name.startswith(("dadapt", "prodigy"))
         if is_found and self.lr == AUTO:
-            raise RefusedKeyError("lr", f"auto knows no factor for name: {self.name}; give one, usually 1")
+            raise RefusedKeyError("lr", f"auto has no factor for name: {self.name}; set one, usually 1")
         return self
 
     @model_validator(mode="after")
@@ -116,13 +116,13 @@ class OptimizerConfig(Section):
             )
         if self.state == "cpu" and is_rounded:
             raise RefusedKeyError(
-                "masters", f"{self.masters} saves nothing with state: cpu, where masters take none of the device's memory"
+                "masters", f"{self.masters} saves nothing with state: cpu, where master weights take no device memory"
             )
         for key, value, is_asked in (("in_backward", "true", self.in_backward), ("masters", self.masters, is_rounded)):
             is_unknown = self.is_of_user or (self.is_of_registry and self.registered_name not in ONE_BY_ONE)
             if is_asked and (self.name == "prodigy" or is_unknown):
                 raise RefusedKeyError(
-                    key, f"{value} steps weights one by one, and {self.name} is not known to allow that; take another name"
+                    key, f"{value} updates weights one by one, and {self.name} is not known to allow that; set another name"
                 )
         if is_rounded and self.name == "adamw_schedule_free":
             raise RefusedKeyError(
@@ -135,11 +135,11 @@ class ScheduleConfig(Section):
     """The learning rate schedule (lr_scheduler) over the optimizer steps of the run."""
 
     name: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"] = "constant"
-    """Shape after the warm-up; all but constant fall towards 0 at the last step."""
+    """Shape after the warm-up. All but constant fall towards 0 at the last step."""
     warmup_steps: int = Field(default=0, ge=0)
     """Optimizer steps over which the learning rate rises from 0 to its peak."""
     cycles: int = Field(default=1, ge=1)
-    """Restarts of cosine_with_restarts."""
+    """Number of cycles of cosine_with_restarts."""
     power: float = Field(default=1.0, gt=0)
     """Exponent of polynomial."""
 

@@ -11,28 +11,28 @@ ContextKind = Literal["ulysses", "ring"]
 
 
 class ParallelConfig(Section):
-    """How devices share the work. There are as many as the launcher started processes; the default sizes use all."""
+    """How devices share the work. The launcher starts one process per device; the default sizes use all."""
 
     replicate: int | None = Field(default=None, ge=1)
-    """Copies of the model, each trained on different samples (data parallelism, DDP; HSDP together with ``shard``). By
-    default as many as there are devices for."""
+    """Number of copies of the model, each trained on different samples (data parallelism, DDP; HSDP together with
+    ``shard``). By default as many as there are devices for."""
     shard: int | None = Field(default=None, ge=1)
-    """Devices that share the weights of one copy and train on different samples (FSDP2). By default 1, or what
+    """Number of devices that share the weights of one copy and train on different samples (FSDP2). By default 1, or what
     ``replicate`` leaves."""
     context: int | None = Field(default=None, ge=1)
-    """Devices that share the tokens of one sample (context parallelism). By default 1, or what the other two leave."""
+    """Number of devices that share the tokens of one sample (context parallelism). By default 1, or what the other two
+    leave."""
     context_kind: ContextKind = "ulysses"
     """How devices share tokens: by attention heads (Ulysses), or by passing keys and values around (ring attention, CUDA
     only)."""
     reshard: bool | Annotated[int, Field(ge=2, strict=True)] = True
-    """With ``shard``, whether the gathered weights of a block are freed after its forward pass and gathered again for the
-    backward pass (reshard_after_forward). ``false`` gathers once and keeps all weights from one pass to the other; a
-    number lets groups of that many processes, such as those of one host, keep them together."""
+    """With ``shard``, free the gathered weights of a block after its forward pass, and gather them again for the backward
+    pass (reshard_after_forward). ``false`` gathers once and keeps all weights from one pass to the other. A number lets
+    groups of that many processes, such as those of one host, keep them together."""
     offload: bool = False
-    """With ``shard``, whether shards of weights and gradients are kept in host memory, where the optimizer also runs (CPU
-    offload)."""
+    """With ``shard``, keep shards of weights and gradients in host memory, and run the optimizer there (CPU offload)."""
     prefetch: int = Field(default=1, ge=1)
-    """With ``shard``, how many blocks are gathered ahead of the one that is computed."""
+    """With ``shard``, how many blocks to gather ahead of the one that computes."""
 
     def idle(self) -> Mapping[str, str]:
         if self.shard is None or self.shard > 1:

@@ -20,10 +20,10 @@ NOUNS = {str: "text", Path: "the path of a file", int: "a whole number", float: 
 
 
 class PromptConfig(Section):
-    """One prompt of a prompts file (CSV, JSON or JSON lines). A key with nothing in it is not given."""
+    """One prompt of a prompts file (CSV, JSON or JSON lines). An empty value counts as not given."""
 
     prompt: str = Field(validation_alias=AliasChoices("prompt", "caption"))
-    """Prompt, used as it is: caption_prefix is not added. An empty one generates without a caption."""
+    """Prompt, used as it is: ``caption_prefix`` is not added. An empty prompt generates without a caption."""
     image: Path | None = Field(default=None, validation_alias=AliasChoices("image", "image_path"))
     """Image to start from, in tasks that have one."""
     last_image: Path | None = Field(default=None, validation_alias=AliasChoices("last_image", "last_image_path"))
@@ -31,28 +31,28 @@ class PromptConfig(Section):
     control: Path | None = Field(
         default=None, validation_alias=AliasChoices("control", "control_image", "control_video", "control_path")
     )
-    """Image or video to compute the control from, in a run with one."""
+    """Image or video to compute the control from, in a run with a control."""
     reference: tuple[Path, ...] = Field(
         default=(), validation_alias=AliasChoices("reference", "references", "reference_image", "reference_path")
     )
-    """Reference image, or a list of several, in a run with ``conditioning.kind: references``. In a table they are
-    separated by semicolons."""
+    """Reference image, or a list of several, in a run with ``conditioning.kind: references``. In a table, separate them with
+    semicolons."""
     height: int | None = Field(default=None, ge=0, le=MAX_LENGTH)
-    """Pixels; null is the first bucket's. Which sizes are possible depends on the model."""
+    """Height in pixels. By default that of the first bucket. Which sizes are possible depends on the model."""
     width: int | None = Field(default=None, ge=0, le=MAX_LENGTH)
-    """Pixels; null is the first bucket's."""
+    """Width in pixels. By default that of the first bucket."""
     num_frames: int | None = Field(default=None, ge=0, le=MAX_LENGTH, validation_alias=AliasChoices("num_frames", "frames"))
-    """Frames of a video, 1 for an image; null is the first bucket's."""
+    """Number of frames of a video, or 1 for an image. By default that of the first bucket."""
     num_inference_steps: int = Field(default=30, gt=0, validation_alias=AliasChoices("num_inference_steps", "steps"))
-    """Denoising steps."""
+    """Number of denoising steps."""
     guidance_scale: float | None = Field(default=None, validation_alias=AliasChoices("guidance_scale", "guidance"))
-    """How strongly to follow the prompt; null is the default of the model's pipeline."""
+    """How strongly to follow the prompt. By default as in the model's pipeline."""
     negative_prompt: str | None = None
     """What to guide away from, if the model supports it."""
     fps: float | None = Field(default=None, gt=0)
-    """Frames per second of a video; null is the model's own."""
+    """Frames per second of a video. By default the model's own."""
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
-    """Seed of the noise: the same seed generates the same sample."""
+    """Seed of the noise. The same seed generates the same sample."""
 
     @model_validator(mode="before")
     @classmethod
@@ -74,7 +74,7 @@ class PromptConfig(Section):
     def _number(cls, value: object) -> object:
         """Refuse true and false, which pydantic takes for 1 and 0; keep all digits of numpy's integers."""
         if isinstance(value, bool):
-            raise ValueError("is no number")
+            raise ValueError("is not a number")
         return int(value) if isinstance(value, Integral) else value
 
 
@@ -95,7 +95,7 @@ def parse_prompt(row: Any, where: str) -> PromptConfig:  # whatever a JSON file 
         ConfigError: Beginning with ``where``, with the first key that is wrong.
     """
     if not isinstance(row, Mapping):
-        raise ConfigError(f"{where}: {row!r} is no object with the key 'prompt'")
+        raise ConfigError(f"{where}: {row!r} is not an object with the key 'prompt'")
     try:
         return PromptConfig.model_validate(row)
     except ValidationError as error:

@@ -41,14 +41,13 @@ class Config(Section):
     """One run."""
 
     output_dir: Path
-    """Run directory. A run that is already there is resumed."""
+    """Run directory. If it already holds a run, that run is resumed."""
     seed: int = Field(default=42, ge=0, le=MAX_SEED)
-    """Seed of the data order, of all random draws and of the initialization."""
+    """Seed of the data order, all random draws and the initialization."""
     model: ModelConfig
     data: tuple[DataConfig, ...] = Field(min_length=1)
     conditioning: ConditioningConfig = NoConditioning()
-    """What the denoiser is conditioned on in addition to the prompt: one condition, or a list with at most one of each
-    kind."""
+    """What the denoiser is conditioned on besides the prompt: one condition, or a list with at most one of each kind."""
     tuning: TuningConfig = LoraConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -64,13 +63,14 @@ class Config(Section):
     compile: CompileConfig = CompileConfig()
     track: TrackConfig = TrackConfig()
     callbacks: tuple[str, ...] = ()
-    """Callbacks of yours, each as file.py:Name: a class derived from finetrainers.Callback, called in this order."""
+    """Your own callbacks, each as file.py:Name, a class derived from finetrainers.Callback. They are called in this
+    order."""
     push_to_hub: bool = False
     """Push weights, model card and samples to the Hub at the end."""
     hub_repo: str | None = None
     """Hub repository to push to, as user/name. By default the name of output_dir, under the user of the token."""
     hub_private: bool = True
-    """Create the Hub repository as a private one."""
+    """Create the Hub repository as private."""
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> "Config":

@@ -8,14 +8,14 @@ from finetrainers.config.reference import keys
 from finetrainers.config.run import Config
 
 ACCUMULATION = (
-    "train.batch_size counts all samples of an optimizer step, over all devices, and train.micro_batch_size those that one "
-    "device takes at once; the rest is accumulated"
+    "train.batch_size counts all samples of an optimizer step, over all devices, and train.micro_batch_size those of one "
+    "forward pass on one device; gradient accumulation makes up the rest"
 )
 ACCUMULATION_KEYS = ("gradient_accumulation_steps", "gradient_accumulation", "grad_accum", "accumulation_steps")
 SIZE_KEYS = ("resolution", "size", "image_size")
 LOOK_FIRST = (
-    "finetrainers check CONFIG says what is wrong with a run and what it would be, and finetrainers rehearse CONFIG tries "
-    "it in small"
+    "finetrainers check CONFIG says what is wrong with a run and what it would do, and finetrainers rehearse CONFIG tries "
+    "it in miniature"
 )
 SYNONYMS = {
     "learning_rate": "optimizer.lr", "unet_lr": "optimizer.lr", "transformer_lr": "optimizer.lr",
@@ -86,7 +86,7 @@ def about_synonym(place: Sequence[str | int], value: Any, root: type[Section]) -
         case "dry_run" | "dryrun" | "check" | "check_only" | "validate" | "validate_only" | "plan" | "test" | "test_run":
             return LOOK_FIRST
         case "gpus" | "num_gpus" | "num_processes" | "nproc_per_node":
-            return "several processes are started by finetrainers launch --gpus N train CONFIG, or by torchrun"
+            return "to start several processes, use finetrainers launch --gpus N train CONFIG, or torchrun"
     if leaf in SYNONYMS:
         return f"it is called {_indexed(SYNONYMS[leaf], place)} here"
     own = {key.name for key in keys(root) if key.name.rpartition(".")[2] == leaf and "validation.data" not in key.name}
@@ -110,7 +110,7 @@ def _indexed(name: str, place: Sequence[str | int]) -> str:
 def _pixels(value: Any) -> str:
     match value:
         case int() if not isinstance(value, bool) and value > 0:
-            return f"{value}, which is about {value} x {value} pixels in all proportions"
+            return f"{value}, which is about {value} x {value} pixels in all aspect ratios"
         case [int() as width, int() as height]:
             return f"[[1, {height}, {width}]], which is frames, height, width"
-    return "1024, which is about 1024 x 1024 pixels in all proportions"
+    return "1024, which is about 1024 x 1024 pixels in all aspect ratios"

@@ -12,7 +12,7 @@ class TrackConfig(Section):
     every: int = Field(default=1, ge=1)
     """Optimizer steps between logged steps (log interval)."""
     report: bool = True
-    """Write report.html into the run directory, after each validation and at the end, and crops of the data for it."""
+    """Write report.html, with crops of the data, into the run directory after each validation and at the end."""
     tensorboard: bool = False
     """Write TensorBoard files into the run directory (extra: tensorboard)."""
     wandb: str | None = None
@@ -20,7 +20,7 @@ class TrackConfig(Section):
     trackio: str | None = None
     """trackio project (extra: trackio)."""
     trackers: tuple[str, ...] = ()
-    """Trackers of yours, each as file.py:Name: a class derived from finetrainers.Tracker."""
+    """Your own trackers, each as file.py:Name, a class derived from finetrainers.Tracker."""
 
     @field_validator("trackers")
     @classmethod

@@ -13,26 +13,26 @@ class TrainConfig(Section):
     steps: int = Field(default=1000, ge=0)
     """Optimizer steps to run. Micro-batches are not steps."""
     epochs: int | None = Field(default=None, ge=1)
-    """Passes over all samples, instead of ``steps``. It is converted to ``steps`` when the run has counted its samples,
-    with ``repeats``, and is written as ``steps`` to the run's config.yaml."""
+    """Passes over all samples, instead of ``steps``. Once the run has counted its samples, including ``repeats``, it
+    converts this to ``steps``, and writes ``steps`` to its config.yaml."""
     batch_size: int = Field(default=1, ge=1)
-    """Effective batch size: samples of one optimizer step, over all devices and all steps of gradient accumulation."""
+    """Effective batch size: samples per optimizer step, over all devices and all steps of gradient accumulation."""
     micro_batch_size: int = Field(default=1, ge=1)
-    """Batch size per device: samples of one forward pass. The rest of ``batch_size`` comes from gradient accumulation."""
+    """Batch size per device: samples per forward pass. Gradient accumulation makes up the rest of ``batch_size``."""
     clip_norm: float = Field(default=1.0, gt=0, allow_inf_nan=True)
-    """Gradient clipping: largest norm of the whole gradient of an optimizer step (max_grad_norm); .inf turns it off."""
+    """Gradient clipping: largest norm of the whole gradient of an optimizer step (max_grad_norm). ``.inf`` turns it off."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: slower, but needs much less memory."""
+    """Recompute activations in the backward pass. This is slower, but needs much less memory."""
     non_finite: Literal["stop", "skip"] = "stop"
     """What to do about an infinite or undefined loss or gradient: stop the run and name the samples, or skip the step and
     count it in report.json."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    """Decay of an exponential moving average (EMA) of the trained weights, which is then validated and exported."""
+    """Decay of an exponential moving average (EMA) of the trained weights. If set, the average is validated and exported."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    """Precision of float32 matrix products: full, with TF32, or with bfloat16. Layers in bfloat16 (``model.dtype``) are
-    not affected."""
+    """Precision of float32 matrix products: full (``highest``), with TF32 (``high``), or with bfloat16 (``medium``). Layers
+    in bfloat16 (``model.dtype``) are not affected."""
     device: str = "auto"
-    """Device to train on: cpu, cuda, cuda:1 ...; ``auto`` is cuda if there is one."""
+    """Device to train on: cpu, cuda, cuda:1 ... With ``auto``, cuda if there is one."""
 
     @model_validator(mode="after")
     def _ends_once(self) -> "TrainConfig":
@@ -46,7 +46,7 @@ class TrainConfig(Section):
             below = self.batch_size - self.batch_size % self.micro_batch_size
             sizes = [str(size) for size in (below, below + self.micro_batch_size) if size]
             raise ValueError(
-                f"batch_size: {self.batch_size} is no multiple of micro_batch_size ({self.micro_batch_size}); "
+                f"batch_size: {self.batch_size} is not a multiple of micro_batch_size ({self.micro_batch_size}); "
                 f"the nearest that work: {' and '.join(sizes)}"
             )
         return self

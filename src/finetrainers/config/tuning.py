@@ -16,7 +16,7 @@ def _regular_expression(text: str) -> str:
     except (re.error, OverflowError, RecursionError) as error:
         pattern = re.sub(r"(?<!\.)\*", ".*", text)
         hint = f"; if * stands for any text, write {pattern!r}" if pattern != text and _is_valid(pattern) else ""
-        raise ValueError(f"{text!r} is no regular expression ({error}){hint}") from None
+        raise ValueError(f"{text!r} is not a regular expression ({error}){hint}") from None
     return text
 
 
@@ -41,20 +41,20 @@ class LoraConfig(Section):
     kind: Literal["lora"] = "lora"
     """Low-rank adapters."""
     rank: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_RANK)] = AUTO
-    """Inner dimension of the adapter matrices; by default the one that is published for the model's family."""
+    """Inner dimension of the adapter matrices. By default the rank published for the model's family."""
     alpha: Literal["auto"] | Annotated[float, Field(gt=0)] = AUTO
-    """Scale of the adapter's output, which is multiplied by alpha / rank (by alpha / sqrt(rank) with rslora). By default the
-    rank, or the part of it that is published for the family (half of it for CogVideoX)."""
+    """Scale of the adapter's output, which is multiplied by alpha / rank (by alpha / sqrt(rank) with ``rslora``). By default
+    the rank, or the part of it published for the family (half of it for CogVideoX)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Probability of zeroing inputs of the adapter during training (lora_dropout)."""
     targets: RegularExpression | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Modules to adapt: a regular expression for full names, or a list of name endings. By default the family's."""
+    """Modules to adapt: a regular expression for full names, or a list of name endings. By default those of the family."""
     rslora: bool = False
-    """Scale by alpha / sqrt(rank) (arXiv:2312.03732)."""
+    """Scale by alpha / sqrt(rank) instead (arXiv:2312.03732)."""
     dora: bool = False
-    """Train magnitude and direction separately (arXiv:2402.09353)."""
+    """Train the magnitude and direction of weights separately (arXiv:2402.09353)."""
     start_from: Path | None = None
-    """Exported weights of an earlier run of this kind to start from, such as run/weights/step-000500."""
+    """Start from the exported weights of an earlier run of this kind, such as run/weights/step-000500."""
 
     @property
     def rank_value(self) -> int:
@@ -79,13 +79,13 @@ class LokrConfig(Section):
     alpha: float = Field(default=8, gt=0)
     """Scale of the adapter's output, which is multiplied by alpha / rank."""
     factor: int = Field(default=-1, ge=-1)
-    """Size of the first factor; -1 takes the most even split."""
+    """Size of the first factor; -1 chooses the most even split."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Probability of leaving an adapter out of a training step."""
     targets: RegularExpression | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Modules to adapt: a regular expression for full names, or a list of name endings. By default the family's."""
+    """Modules to adapt: a regular expression for full names, or a list of name endings. By default those of the family."""
     start_from: Path | None = None
-    """Exported weights of an earlier run of this kind to start from, such as run/weights/step-000500."""
+    """Start from the exported weights of an earlier run of this kind, such as run/weights/step-000500."""
 
 
 class FullConfig(Section):
@@ -94,12 +94,12 @@ class FullConfig(Section):
     kind: Literal["full"]
     """The weights themselves."""
     modules: RegularExpression | None = None
-    """Regular expression for the names of the parameters to train. By default all of them."""
+    """Regular expression for the names of the parameters to train. By default, all are trained."""
     qat: Literal["none", "int8", "int4", "int8_int4"] = "none"
-    """Train the linear layers of the blocks for quantisation (QAT, extra torchao), and export the quantised model: int8 has
-    a scale for each row, int4 for 32 weights, and int8_int4 computes with activations of 8 bits and weights of 4."""
+    """Train the linear layers of the blocks for quantization (QAT, extra torchao), and export the quantized model. int8 has
+    one scale per row, int4 one per 32 weights. int8_int4 computes with 8-bit activations and 4-bit weights."""
     start_from: Path | None = None
-    """Exported weights of an earlier run of this kind to start from, such as run/weights/step-000500."""
+    """Start from the exported weights of an earlier run of this kind, such as run/weights/step-000500."""
 
 
 def _kind(value: object) -> object:

@@ -50,7 +50,7 @@ def check_places(places: tuple[str, ...]) -> tuple[str, ...]:
     """
     for place in places:
         if place in BUILT_IN:
-            raise ValueError(f"{place!r} is no file of yours; set {BUILT_IN[place]}")
+            raise ValueError(f"{place!r} is not a file; set {BUILT_IN[place]}")
         if not is_place(place):
             raise ValueError(f"{place!r} is not path/to/file.py:Name; name the file and the class in it")
     return places
@@ -94,7 +94,7 @@ class UserCode:
             has = f" (it has {', '.join(others)})" if others else ""
             problem = f" has no {base.__name__} {self.name!r}; define it, derived from"
             if isinstance(found, type):
-                problem = f": {self.name} is in the file, but is no {base.__name__}; let it be derived from"
+                problem = f": {self.name} is in the file, but is not a subclass of {base.__name__}; derive it from"
             raise ConfigError(f"{self.setting}: {self.file}{problem} finetrainers.{base.__name__}, or name another one{has}")
         missing: dict[str, str] = {
             name: ", ".join(inspect.signature(getattr(found, name)).parameters)

@@ -34,7 +34,7 @@ def check_methods(found: type, base: type, where: str) -> None:
     for name in own:
         if close := get_close_matches(name, unused, n=1, cutoff=CLOSE):
             raise ConfigError(
-                f"{where}: {found.__name__}.{name} is never called; did you mean {close[0]}? Else rename it, as _{name}"
+                f"{where}: {found.__name__}.{name} is never called; did you mean {close[0]}? If not, rename it to _{name}"
             )
     if own and len(unused) == len(hooks):
         raise ConfigError(

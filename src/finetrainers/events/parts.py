@@ -8,7 +8,7 @@ from finetrainers.events.record import Number, Record
 
 @dataclass(frozen=True, kw_only=True)
 class DataShare(Record):
-    """How much of a run a data set is."""
+    """How much of a run a data set provides."""
 
     path: str
     samples: int
@@ -20,7 +20,7 @@ class DataShare(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class FoundData(Record):
-    """What was found where a data set lies."""
+    """What was found in a data set."""
 
     path: str
     layout: str
@@ -60,7 +60,7 @@ class BadItem(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned(Record):
-    """What trains."""
+    """What is trained."""
 
     kind: str
     rank: int | None = None
@@ -100,7 +100,7 @@ class ItemLoss(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class ItemTable(Record):
-    """The easiest and the hardest of the items that are measured one by one."""
+    """The easiest and the hardest of the items that are measured individually."""
 
     items: int
     loss: Number
@@ -110,7 +110,7 @@ class ItemTable(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionTrial(Record):
-    """How a backend of attention did."""
+    """How an attention backend performed."""
 
     backend: str
     milliseconds: float | None

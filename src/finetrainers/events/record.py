@@ -42,7 +42,7 @@ class Event(Record):
     """Something that has happened."""
 
     event: ClassVar[str]
-    """Its name in the file."""
+    """Name of the event in the file."""
 
     time: float = field(default_factory=time.time)
     """Seconds since 1970-01-01 UTC."""

@@ -10,44 +10,43 @@ from finetrainers.events.record import Count, Number, Positive, Record, Seconds
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary(Record):
-    """What a run was; null is what its files do not tell, such as those of an earlier version."""
+    """What a run was. Null is what its files do not tell, such as those of an earlier version."""
 
     model: str | None
-    """Where the model comes from: a folder, or an id on the Hub."""
+    """Where the model comes from: a folder, or a Hub id."""
     model_revision: str | None
-    """Branch, tag or commit on the Hub, if one is asked for."""
+    """Branch, tag or commit on the Hub, if one was given."""
     family: str | None
     """Model family, such as flux."""
     task: str | None
     """Task, such as text-to-video."""
     tuning: str | None
-    """What trains: lora, lokr or full."""
+    """What was trained: lora, lokr or full."""
     rank: Positive | None
     """Rank of the adapters."""
     alpha: Number | None
-    """Alpha of the adapters: they are scaled by alpha / rank."""
+    """Alpha of the adapters, which are scaled by alpha / rank."""
     trained_parameters: Count | None
-    """Numbers that train, over all processes."""
+    """Number of trained parameters, over all processes."""
     optimizer: str | None
-    """Name of the optimizer, or the file of one of the user's own."""
+    """Name of the optimizer, or the file of your own optimizer."""
     lr: Number | None
-    """Learning rate that the schedule begins from (optimizer.lr)."""
+    """Learning rate that the schedule starts from (optimizer.lr)."""
     batch_size: Positive | None
-    """Samples of one optimizer step."""
+    """Samples per optimizer step."""
     epochs: Number | None
-    """Passes over the samples that the steps are: steps x batch_size / num_samples; with data.stream, by
-    samples_of_pass of the event run."""
+    """Passes over the samples: steps x batch_size / num_samples; with data.stream, divided by samples_of_pass of the event
+    run instead."""
     device: str | None
     """Name of the accelerator, such as NVIDIA H200, or cpu."""
     processes: Positive | None
-    """Processes that trained together, each with a device of its own."""
+    """Number of processes that trained together, each with its own device."""
     peak_memory_gb: Number | None
-    """Largest memory of all starts, in GB (10^9 bytes), as of a step."""
+    """Peak memory over all starts, in GB (10^9 bytes), measured as for a step."""
     step_seconds: Number | None
-    """Seconds of a step and its wait for data: the median of the last 50 steps that are told of, without the
-    first of a start."""
+    """Seconds of a step and its wait for data: the median of the last 50 logged steps, without the first step of a start."""
     total_seconds: Seconds | None
-    """Seconds of all starts of the run, each from the beginning of its planning to its last event."""
+    """Seconds of all starts of the run, each from the beginning of planning to its last event."""
     stage_seconds: Mapping[str, Number]
     """Seconds of each stage before the loop, over all starts."""
     finetrainers: str | None
@@ -63,22 +62,22 @@ class RunReport(RunSummary):
     """What report.json holds."""
 
     version: Literal[1]
-    """Raised when a field changes its meaning; new fields do not raise it."""
+    """Raised when the meaning of a field changes. New fields do not raise it."""
     steps: Count
     """Optimizer steps taken."""
     skipped_steps: Count
-    """Steps whose update was skipped (train.non_finite: skip)."""
+    """Number of steps whose update was skipped (train.non_finite: skip)."""
     stopped_by: Literal["steps", "early_stop", "callback"]
-    """Why training is done: all steps are taken, or validation.patience or a callback has ended it before."""
+    """Why training is done: all steps were taken, or validation.patience or a callback ended it earlier."""
     num_samples: Count
-    """Samples to train on; held-out and bad ones are not among them. With data.stream, those of the last chapter."""
+    """Number of samples to train on, without held-out and bad ones. With data.stream, those of the last chapter."""
     mix: Sequence[DataShare]
-    """Data sets of the run, and what the steps have taken of each; with data.stream, samples is an estimate until all
-    shards are read once."""
+    """Data sets of the run, and what the steps took of each. With data.stream, samples is an estimate until all shards have
+    been read once."""
     bad_samples: Sequence[BadItem]
-    """All items that are left out, or replaced by others, because they cannot be used: path and reason."""
+    """All items that were left out or replaced by others because they cannot be used, each with path and reason."""
     first_loss: Number | None
-    """Training loss of the first step that is told of."""
+    """Training loss of the first logged step."""
     last_loss: Number | None
     """Training loss of the last step."""
     held_out_losses: Sequence[Sequence[Number]]
@@ -90,4 +89,4 @@ class RunReport(RunSummary):
     seconds: Mapping[str, Number]
     """Seconds of each stage of the last start."""
     pushed_to: str | None = None
-    """Repository on the Hub that the weights were pushed to; not given if they were not."""
+    """Hub repository that the weights were pushed to; omitted if they were not pushed."""
