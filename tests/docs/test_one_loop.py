@@ -11,7 +11,7 @@ from test_docs import DOCS, FENCE, ROOT
 PACKAGE = ROOT / "src/finetrainers"
 PAGE = (DOCS / "trainer/control-measured.md").read_text()
 SHARED = [
-    *(f"training/{name}.py" for name in ("trainer", "checkpoint", "saving", "validate")),
+    *(f"training/{name}.py" for name in ("trainer", "checkpoint/checkpoints", "checkpoint/saving", "validation/validate")),
     "encoding/encoder.py",
     "data/cache/store.py",
 ]
