@@ -33,10 +33,10 @@ PLAIN_SETS = 4
 STAGES = {
     "encode text": "while captions are encoded",
     "encode media": "while media are encoded",
-    "load": "while it is loaded",
-    "step": "in a step",
-    "validation": "in a validation",
-    "save": "while it is saved",
+    "load": "while the model is loaded",
+    "step": "during a training step",
+    "validation": "during validation",
+    "save": "during saving",
 }
 """Stages of a plan."""
 KEYS_OF_EXTRAS = ("memory.weights", "memory.text_encoder_weights", "optimizer.name")
@@ -222,13 +222,13 @@ def takes(page: Path) -> str:
     train = yaml.safe_load((page.parent / "config.yaml").read_text())["train"]
     seconds = float(row["step"].removesuffix(" s"))
     lines = [
-        "Counted, not measured (`docs/measured_examples.md` has all examples):",
+        "Counted, not measured (all examples: `docs/measured_examples.md`):",
         "",
-        f"- **Memory**: {row['GB']} GB at most, {STAGES[row['in']]}. A card of {row['card']} GB holds it as it is written.",
+        f"- **Memory**: a peak of {row['GB']} GB, {STAGES[row['in']]}. As written, it fits a card with {row['card']} GB.",
         *smaller(row["on 24 GB"]),
         f"- **Time**: {row['step']} for a step of {train['batch_size']} samples on an H200, which is",
-        f"  {hours(seconds * train['steps'])} for {train['steps']} steps. Encoding and validation come on top.",
-        f"- **Disk**: {row['item']} an item in the cache, {row['checkpoint']} a checkpoint, {row['weights']} for weights.",
+        f"  {hours(seconds * train['steps'])} for {train['steps']} steps. Encoding and validation take extra time.",
+        f"- **Disk**: {row['item']} per item in the cache, {row['checkpoint']} per checkpoint, {row['weights']} per export.",
     ]
     return "\n".join(lines)
 
@@ -242,7 +242,7 @@ def smaller(cell: str) -> list[str]:
     if cell == "not counted":
         return ["- **On a smaller card**: `finetrainers plan CONFIG --gpu 24GB` looks for settings that fit."]
     gb, keys = cell.split(": ", 1)
-    return [f"- **On 24 GB**: {gb} GB with these words after the command:", f"  {keys}{needed(keys)}"]
+    return [f"- **On 24 GB**: {gb} GB with these overrides at the end of the command:", f"  {keys}{needed(keys)}"]
 
 
 def needed(keys: str) -> str:
