@@ -57,13 +57,21 @@ def what_is_held_out_is_known(config: "Config") -> None:
 
 def the_cache_is_no_data(config: "Config") -> None:
     """Files of a cache in the very folder of a data set would be taken for data of another layout."""
-    cache = config.cache.path.expanduser().absolute()
+    cache = _folder(config.cache.path)
     for name, sets in (("data", config.data), ("validation.data", config.validation.data)):
         for index, data in enumerate(sets):
-            if Path(data.path).expanduser().absolute() == cache:
+            if _folder(data.path) == cache:
                 raise RefusedKeyError(
                     "cache.path", f"{cache} is the folder of {name}.{index}; give the cache a folder of its own"
                 )
+
+
+def _folder(path: str | Path) -> Path:
+    """Make a path absolute; one in the home folder of nobody is left, and refused where it is looked for."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        return Path(path)
 
 
 def the_best_is_known(config: "Config") -> None:
