@@ -552,7 +552,10 @@ def test_a_folder_of_pictures_has_no_shards(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"validation": {"held_out": 0.1}}, "validation.held_out: 0.1 cannot be held out of what data.0.stream: true lists"),
+        (
+            {"validation": {"held_out": 0.1}},
+            "validation.held_out: 0.1 cannot be held out of data that data.0.stream: true lists during training",
+        ),
         ({"validation": {"data": [{"path": "v", "buckets": BUCKETS, "stream": True}]}}, "validation.data.0.stream"),
         ({"data": [{"path": "v", "buckets": BUCKETS, "chapter_items": 5}]}, "chapter_items: 5 has no effect without stream"),
         ({"data": [{"path": "v", "buckets": BUCKETS, "stream": True, "recheck": "never"}]}, "recheck"),
