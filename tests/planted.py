@@ -353,7 +353,7 @@ PLANTED: tuple[Planted, ...] = (
             r"cache\.path: .*closed: may not be written", trains=False),
     # many processes
     Planted("a batch that does not spread over the devices", "processes", "start",
-            lambda w: w.change(parallel={"replicate": 3}), r"train\.batch_size: 4 is no multiple of", trains=False),
+            lambda w: w.change(parallel={"replicate": 3}), r"train\.batch_size: 4 is not a multiple of", trains=False),
     Planted("sizes of axes that do not make the number of devices", "processes", "start",
             lambda w: (w.change(parallel={"shard": 2, "replicate": 3}), setattr(w, "processes", 4)), r"cannot be with 4 processes",
             trains=False),

@@ -90,14 +90,14 @@ def test_help_takes_little_cpu_time() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("launch --gpus x", "--gpus: 'x' is no count; give 1 or more"),
-        ("launch --cpu 0", "--cpu: '0' is no count; give 1 or more"),
-        ("launch --cpu 1 --max-restarts -1", "--max-restarts: '-1' is no count; give 0 or more"),
-        ("bench --steps 1.5", "--steps: '1.5' is no count; give 1 or more"),
-        ("bench --warmup 0", "--warmup: '0' is no count; give 1 or more"),
-        ("check --processes x", "--processes: 'x' is no count; give 1 or more"),
-        ("rehearse --processes x", "--processes: 'x' is no count; give 1 or more"),
-        ("data inspect --sample -1", "--sample: '-1' is no count; give 0 or more"),
+        ("launch --gpus x", "--gpus: 'x' is not a count; give 1 or more"),
+        ("launch --cpu 0", "--cpu: '0' is not a count; give 1 or more"),
+        ("launch --cpu 1 --max-restarts -1", "--max-restarts: '-1' is not a count; give 0 or more"),
+        ("bench --steps 1.5", "--steps: '1.5' is not a count; give 1 or more"),
+        ("bench --warmup 0", "--warmup: '0' is not a count; give 1 or more"),
+        ("check --processes x", "--processes: 'x' is not a count; give 1 or more"),
+        ("rehearse --processes x", "--processes: 'x' is not a count; give 1 or more"),
+        ("data inspect --sample -1", "--sample: '-1' is not a count; give 0 or more"),
     ],
 )
 def test_counts_are_refused_with_the_way_out(words: str, message: str, capsys) -> None:

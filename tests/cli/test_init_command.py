@@ -49,7 +49,12 @@ def test_questions_lead_to_a_configuration_and_wrong_answers_are_asked_again(
     assert main(["init"]) == 0
     config, told = load_config(place / "config.yaml"), capsys.readouterr()
     assert (config.model.path, config.data[0].path, config.data[0].caption_prefix) == (str(model), "data", "ohwx")
-    for said in ("'nothing here' is no folder", "there is no nowhere", "there is no 'styles'", "there is no 'rtx9999'"):
+    for said in (
+        "'nothing here' is neither a folder",
+        "there is no nowhere",
+        "there is no 'styles'",
+        "there is no 'rtx9999'",
+    ):
         assert said in " ".join(told.err.split())
     assert told.out.split() == ["config.yaml", "config-prompts.json"]  # what another command may read
     lines = [line for line in (told.out + told.err).splitlines() if str(model) not in line and "\r" not in line]

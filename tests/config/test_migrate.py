@@ -246,7 +246,7 @@ def test_a_script_is_read_as_a_shell_would(tmp_path: Path) -> None:
         ('DATA="training.json"', "DATA=nowhere.json", "nowhere.json is found neither from here nor next to"),
         ('"ltx_video"', "mochi", "mochi: there is no such family here; there are cogvideox, cogview4, flux"),
         ("--training_type lora", "--training_type loha", "'loha' is none of lora, full-finetune"),
-        ("--seed 3", "--seed three", "seed: 'three' is no number"),
+        ("--seed 3", "--seed three", "seed: 'three' is not a number"),
         ("--seed 3", "--rank 0", "what a configuration of finetrainers becomes is not valid:\n  tuning.rank"),
     ],
 )

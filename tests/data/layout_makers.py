@@ -143,7 +143,7 @@ def saved(folder: Path, items: Sequence[Item]) -> Path:
 
 
 def saved_splits(folder: Path, items: Sequence[Item]) -> Path:
-    """Written by ``datasets`` as train and test: what is in test is no part of it."""
+    """Written by ``datasets`` as train and test: what is in test is not part of it."""
     import datasets
 
     rows = [{"video": {"bytes": data, "path": None}, "caption": caption} for data, _, caption in items]

@@ -269,15 +269,15 @@ def test_a_dropped_item_says_which_part_is_not_true() -> None:
         ("kind > 2", "2 is a number, where a text must stand"),
         ("kind + 'a' == 'b'", "kind is a text, where a number must stand"),
         ("seconds and motion > 1", "seconds is a number, where a truth must stand"),
-        ("seconds >", "is no expression"),
+        ("seconds >", "is not an expression"),
         ("__import__('os').system('true') == 0", "neither a comparison nor arithmetic"),
         ("kind.upper() == 'A'", "neither a comparison nor arithmetic"),
         ("9 ** 9 ** 9 > 1", "neither a comparison nor arithmetic"),
         ("seconds is 2", "neither a comparison nor arithmetic"),
         ("not " * 200 + "seconds > 1", "nested too deeply"),
-        ("(" * 5000 + "1" + ")" * 5000, "is no expression"),
+        ("(" * 5000 + "1" + ")" * 5000, "is not an expression"),
         ("seconds > 1" + " and seconds > 1" * 2000, "too long"),
-        ("seconds > 1\0", "is no expression"),
+        ("seconds > 1\0", "is not an expression"),
     ],
 )
 def test_a_wrong_expression_says_what_is_wrong_and_runs_nothing(text: str, message: str) -> None:

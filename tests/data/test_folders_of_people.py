@@ -215,7 +215,7 @@ def test_cells_that_hold_nothing_known_are_named(tmp_path: Path) -> None:
         with pytest.raises(DataError) as error:
             probe(media)
         said.append(str(error.value).removeprefix(f"{media}: "))
-    nothing = "has no suffix, and is no image or video by its first bytes"
+    nothing = "has no suffix, and is not an image or video by its first bytes"
     text = f"{nothing}: by its first bytes it is text ('junk'); rename or replace it"
     assert said == ["the cell is empty (zero bytes)", text, nothing]
 

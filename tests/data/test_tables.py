@@ -395,7 +395,7 @@ def test_a_state_that_names_other_places_is_refused(tmp_path: Path) -> None:
     state = json.loads((tmp_path / "set/state.json").read_text())
     state["_data_files"] = [{"filename": "../../etc/x.arrow"}]
     (tmp_path / "set/state.json").write_text(json.dumps(state))
-    with pytest.raises(DataError, match="which is no file next to it"):
+    with pytest.raises(DataError, match="which is not a file next to it"):
         listed(tmp_path / "set")
     (tmp_path / "set/state.json").write_text("{")
     with pytest.raises(DataError, match=r"state\.json: cannot be read"):
@@ -412,7 +412,7 @@ def test_a_table_of_no_batches_has_no_items(tmp_path: Path) -> None:
 
 def test_splits_lie_in_the_folder(tmp_path: Path) -> None:
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["../out"]}')
-    with pytest.raises(DataError, match="names a split that is no folder in it"):
+    with pytest.raises(DataError, match="names a split that is not a folder in it"):
         listed(tmp_path, layout="saved")
 
 

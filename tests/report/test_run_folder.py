@@ -247,7 +247,7 @@ def test_runs_are_found_below_a_folder_but_not_through_links(tmp_path: Path) -> 
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="this is no run directory"):
+    with pytest.raises(DataError, match="this is not a run directory"):
         RunFolder(tmp_path)
 
 

@@ -301,7 +301,7 @@ def test_the_table_is_printed_or_the_json(config_file: Path, measured: list[Any]
     [
         (["CONFIG", "train.stepz=5"], "train.stepz: there is no such key; did you mean 'steps'?"),
         (["--steps", "3", "seed=1"], "bench: no configuration file is among 'seed=1'; give CONFIG as well"),
-        (["CONFIG", "--compare", "plane"], "'plane' is no file and no list of plain, "),
+        (["CONFIG", "--compare", "plane"], "'plane' is neither a file nor a list of plain, "),
         (["CONFIG", "data.0.buckets=[[1, 65, 64]]"], "data.0.buckets: [1, 65, 64] is impossible for flux; the nearest"),
     ],
 )

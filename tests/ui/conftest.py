@@ -17,7 +17,7 @@ Connect = Callable[..., TestClient]
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """A folder of runs: one, and what is no run."""
+    """A folder of runs: one, and what is not a run."""
     folder = (tmp_path / "runs").resolve()
     write_run(folder / "crush", samples=2)
     (tmp_path / "secret.txt").write_text("secret")

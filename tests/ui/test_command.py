@@ -47,7 +47,7 @@ def test_an_address_that_others_reach_asks_for_the_token_that_is_printed(tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data", "nowhere"], "ui: nowhere is no folder; name one that is there"),
+        (["--data", "nowhere"], "ui: nowhere is not a folder; name one that is there"),
         (["--device", "cuda:1", "--device", "gpu:0"], "ui: --device gpu:0 names none; give cpu, cuda:1"),
         (["--host", "192.0.2.1"], "ui: --host 192.0.2.1 --port 7865 cannot be listened at"),
     ],

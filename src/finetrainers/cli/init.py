@@ -123,7 +123,7 @@ def _model(said: str) -> str:
     from finetrainers.config.model import is_folder
 
     if not is_folder(said) and not re.fullmatch(r"[\w.-]+/[\w.-]+", said):
-        raise ConfigError(f"--model: {said!r} is no folder here and no id on the Hub, such as Lightricks/LTX-Video")
+        raise ConfigError(f"--model: {said!r} is neither a folder here nor an id on the Hub, such as Lightricks/LTX-Video")
     if is_folder(said) and not (Path(said).expanduser() / "model_index.json").is_file():
         raise ConfigError(
             f"--model: {said} has no model_index.json; name a folder in diffusers layout, or a Hub id such as "

@@ -45,7 +45,7 @@ def _price(text: str) -> float:
     except ValueError:
         price = -1.0
     if not 0 <= price < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no price; give a number such as 2.5, of any currency")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a price; give a number such as 2.5, of any currency")
     return price
 
 

@@ -49,7 +49,7 @@ def run_ui(options: argparse.Namespace, _: list[str]) -> int:
     runs[0].mkdir(parents=True, exist_ok=True)
     for path in (*runs, *options.data):
         if not path.expanduser().is_dir():
-            raise ConfigError(f"ui: {path} is no folder; name one that is there")
+            raise ConfigError(f"ui: {path} is not a folder; name one that is there")
     folders = Folders(_resolved(runs), _resolved(options.data))
     token = new_token() if options.token or not is_loopback(options.host) else None
     access = Access(options.host, tuple([*options.allow_host, socket.gethostname()]), token)

@@ -18,7 +18,7 @@ FILE_ENDINGS = (".yaml", ".yml", ".toml", ".json")
 
 
 def find_file(words: Sequence[str], root: type[Section] = Config) -> tuple[str | None, list[str]]:
-    """Find the first word that is no override and no value of one; return it, if there is one, and all others.
+    """Find the first word that is neither an override nor the value of one; return it, if there is one, and all others.
 
     Raises:
         ConfigError: If it is only the beginning of a file's name, which the shell has split at its spaces.
@@ -42,7 +42,7 @@ def read_overrides(words: Sequence[str], root: type[Section] = Config) -> Iterat
     """Keys of a configuration (``root``) with their values.
 
     Raises:
-        ConfigError: If a word is no override, or has no value.
+        ConfigError: If a word is not an override, or has no value.
     """
     for index, key, text in _walk(words, root):
         if key is None:
@@ -77,7 +77,7 @@ def _text(name: str, types: set[str], text: str, root: type[Section]) -> Any:
 
 
 def _walk(words: Sequence[str], root: type[Section]) -> Iterator[tuple[int, str | None, str]]:
-    """Index of each override's first word, its key and its value; the key is None where a word is no override."""
+    """Index of each override's first word, its key and its value; the key is None where a word is not an override."""
     index = 0
     while index < len(words):
         first, word = index, words[index]

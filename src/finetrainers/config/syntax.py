@@ -160,7 +160,7 @@ def to_plain(value: Any, place: Sequence[str | int] = (), above: Sequence[Any] =
     """Make of a tree what JSON can say: a ``Switch`` is a boolean where the key takes one, and else its text.
 
     Raises:
-        ValueError: Naming the key of what is no text, number, list or section, such as a date in TOML.
+        ValueError: Naming the key of what is neither text, a number, a list nor a section, such as a date in TOML.
     """
     if isinstance(value, dict | list):
         if any(value is outer for outer in above):

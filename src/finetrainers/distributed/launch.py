@@ -37,7 +37,7 @@ def read_launch(environ: Mapping[str, str]) -> Launch:
     """Read the variables of the first launcher that has set them.
 
     Raises:
-        ConfigError: If a variable is missing, is no number, or contradicts another one.
+        ConfigError: If a variable is missing, is not a number, or contradicts another one.
     """
     environ = {name: value for name, value in environ.items() if value}
     attempt = sum(_number(environ, name, 0) for name in RESTARTS)  # a job that starts again counts its own from 0

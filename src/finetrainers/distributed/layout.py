@@ -76,6 +76,7 @@ def check_batch(layout: Layout, *, batch_size: int, micro_batch_size: int) -> No
         below = batch_size - batch_size % unit
         sizes = " and ".join(str(size) for size in (below, below + unit) if size)
         raise ConfigError(
-            f"train.batch_size: {batch_size} is no multiple of {unit}, which is train.micro_batch_size ({micro_batch_size}) "
-            f"x the {layout.data_size} devices that take samples of their own; the nearest that work: {sizes}"
+            f"train.batch_size: {batch_size} is not a multiple of {unit}, which is train.micro_batch_size "
+            f"({micro_batch_size}) x the {layout.data_size} devices that take samples of their own; "
+            f"the nearest that work: {sizes}"
         )

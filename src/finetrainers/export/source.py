@@ -72,7 +72,7 @@ def open_source(path: Path, step: int | None = None) -> Source:
         folder = find_weights(path, step)
         return read_weights(folder, path=path, config=_config_of(path), step=_step_of(folder))
     if step is not None:
-        raise ConfigError(f"--step: {path} is no run, which has the weights of several steps; remove it, or name the run")
+        raise ConfigError(f"--step: {path} is not a run, which has the weights of several steps; remove it, or name the run")
     if not path.exists():
         raise ConfigError(f"export: there is no {path}; name a run, a folder weights/step-000500, or a file of weights")
     run, own_step = path.resolve().parent.parent, _step_of(path.resolve())

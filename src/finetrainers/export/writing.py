@@ -102,7 +102,7 @@ def cast(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
 
 
 def cast_one(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """As ``cast``, for one tensor of any name; what is no number of a matrix stays as it is."""
+    """As ``cast``, for one tensor of any name; what is not a number of a matrix stays as it is."""
     if not tensor.is_floating_point():
         return tensor
     result = tensor.to(torch.float32 if name.endswith(EXACT) else dtype)

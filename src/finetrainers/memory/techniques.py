@@ -30,7 +30,7 @@ def prepare(denoiser: Any, blocks: Sequence[str], config: Config, device: torch.
         blocks: Class names of its repeated blocks.
         config: Of the run.
         device: Where it is to be.
-        is_shared: Whether several processes share its weights or tokens: what they exchange is no part of a graph.
+        is_shared: Whether several processes share its weights or tokens: what they exchange is not part of a graph.
 
     Raises:
         ConfigError: If it has too few blocks.

@@ -9,7 +9,7 @@ from finetrainers.runs.folder import CONFIG_FILE, EVENTS_FILE, RunFolder
 DEPTH = 4
 """Folders deep that runs are looked for."""
 MAX_FOLDERS = 20_000
-"""That are looked into: a home folder with all that is in it is no folder of runs."""
+"""That are looked into: a home folder with all that is in it is not a folder of runs."""
 
 
 def find_runs(folder: Path | str, *, depth: int = DEPTH) -> list[RunFolder]:

@@ -34,11 +34,11 @@ class RunFolder:
         """Name the folder.
 
         Raises:
-            DataError: If it is no run directory.
+            DataError: If it is not a run directory.
         """
         self.path = Path(path).expanduser().resolve()
         if not is_run(self.path) and not (self.path / CONFIG_FILE).is_file():
-            raise DataError(f"{path}: this is no run directory: it has no {CONFIG_FILE}; give the output_dir of a run")
+            raise DataError(f"{path}: this is not a run directory: it has no {CONFIG_FILE}; give the output_dir of a run")
         self.columns = Columns()
         """Numbers of all steps."""
         self.kept: list[Event] = []

@@ -197,6 +197,6 @@ def _open(run: Path) -> tuple[Config, Model]:
     if not run.is_dir():
         raise ConfigError(f"there is no folder {run} (from {Path.cwd()}); give the output_dir of a run")
     if not file.is_file():
-        raise ConfigError(f"{run} is no run directory: it has no config.yaml")
+        raise ConfigError(f"{run} is not a run directory: it has no config.yaml")
     config = load_config(file).model_copy(update={"output_dir": run})  # it may have been moved
     return config, open_model(config.model, config.memory)

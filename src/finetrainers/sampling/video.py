@@ -61,7 +61,7 @@ def _pixels(frame: Any, number: int, file: Path) -> NDArray[np.uint8]:
 
 
 def _check(pixels: Sequence[NDArray[np.uint8]], file: Path) -> None:
-    """Refuse what is no video."""
+    """Refuse what is not a video."""
     sizes = {frame.shape[:2] for frame in pixels}
     if len(sizes) != 1:
         raise DataError(f"{file}: {len(pixels)} frames of {len(sizes)} sizes; a video has frames of one size")

@@ -69,7 +69,7 @@ def make_book(
 
 
 def _about_shard(ref: str) -> tuple[str, object]:
-    """Name and size of a shard, which it has wherever it is copied; what else tells one that is no file of this machine."""
+    """Name and size of a shard, which it has wherever it is copied; what else identifies one that is not a file here."""
     blob = blob_of(ref)
     try:
         return blob.name, blob.stamp() if blob.path is None else blob.path.stat().st_size

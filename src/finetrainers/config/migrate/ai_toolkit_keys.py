@@ -2,7 +2,7 @@
 
 from typing import Any
 
-ONLY_OFF = "is no part of the loss or of the draws here; one of yours is objective.kind: file.py:Name"
+ONLY_OFF = "is not part of the loss or of the draws here; one of yours is objective.kind: file.py:Name"
 IDLE = {
     "train.train_unet": "tuning says what is trained",
     "train.noise_scheduler": "families train by flow matching or v",

@@ -52,7 +52,9 @@ def _put_set(draft: Draft, inner: Draft, number: int) -> None:
     data: Tree = {"path": f"hf://datasets/{place}" if is_remote else place}
     if is_remote:
         inner.differs(
-            "data_root" if root else "dataset_file", place, "is no folder here, so it is taken for a repository on the Hub"
+            "data_root" if root else "dataset_file",
+            place,
+            "is not a folder here, so it is taken for a repository on the Hub",
         )
     data["buckets"] = [[1, *bucket] if kind == "image" else list(bucket) for bucket in buckets]
     mode = inner.take("reshape_mode", "bicubic", text)

@@ -101,7 +101,7 @@ IDLE = {
     "base_model_default_dtype": "model.dtype says it",
     "vae_dtype": "model.components.vae.dtype",
 }
-LOSS = "is no part of the loss here; one of yours is objective.kind: file.py:Name"
+LOSS = "is not part of the loss here; one of yours is objective.kind: file.py:Name"
 LOST = {
     "resolution_type": "data.N.buckets.pixels counts pixels of a frame",
     "maximum_image_size": "large media are scaled down",

@@ -18,7 +18,7 @@ def integer(key: str, value: Any) -> int:
     """Read a whole number."""
     number_read = number(key, value)
     if not math.isfinite(number_read) or number_read != int(number_read):
-        raise ConfigError(f"{key}: {value!r} is no whole number; write one")
+        raise ConfigError(f"{key}: {value!r} is not a whole number; write one")
     return int(number_read)
 
 
@@ -34,7 +34,7 @@ def numbers(key: str, value: Any) -> list[float]:
     """Read a list of numbers above 0."""
     found = [number(key, item) for item in value] if isinstance(value, list) else [number(key, value)]
     if not found or min(found) <= 0:
-        raise ConfigError(f"{key}: {value!r} are no numbers above 0; write a list of them")
+        raise ConfigError(f"{key}: {value!r} are not numbers above 0; write a list of them")
     return found
 
 
@@ -70,7 +70,7 @@ def number(key: str, value: Any) -> float:
             return float(value)
     except (TypeError, ValueError):
         pass
-    raise ConfigError(f"{key}: {value!r} is no number; write one")
+    raise ConfigError(f"{key}: {value!r} is not a number; write one")
 
 
 def switch(key: str, value: Any) -> bool:
@@ -86,7 +86,7 @@ def switch(key: str, value: Any) -> bool:
 def text(key: str, value: Any) -> str:
     """Read text; a number or a switch is its word."""
     if isinstance(value, list | dict):
-        raise ConfigError(f"{key}: {value!r} is no text; write one word or path")
+        raise ConfigError(f"{key}: {value!r} is not text; write one word or path")
     return str(value)
 
 
@@ -121,7 +121,7 @@ def size(key: str, value: str) -> tuple[int, int]:
     """Read 1024x768, or one number for both: width and height."""
     found = re.fullmatch(r"(\d+)(?:\.0*)?(?:x(\d+))?", value.lower())
     if found is None:
-        raise ConfigError(f"{key}: {value!r} is no size; write it as 1024x768")
+        raise ConfigError(f"{key}: {value!r} is not a size; write it as 1024x768")
     return int(found[1]), int(found[2] or found[1])
 
 

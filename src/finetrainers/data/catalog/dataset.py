@@ -50,7 +50,7 @@ class Dataset:
     why: str = ""
     """By what it was found, and which part of it is used."""
     passed_over: Mapping[str, int] = field(default_factory=dict)
-    """What is no part of any item, by what it is, and how much of it there is."""
+    """What is not part of any item, by what it is, and how much of it there is."""
 
     def path(self, sample: int, name: str) -> str:
         """Path of a sample's file of a stream."""

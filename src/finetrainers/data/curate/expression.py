@@ -73,7 +73,7 @@ def parse(text: str, kinds: Mapping[str, Kind], where: str) -> Expression:
             raise SyntaxError(f"it is a {found}, and not true or false; compare it with something")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise ConfigError(f"{where}: {text!r} is no expression over scores: {reason}") from None
+        raise ConfigError(f"{where}: {text!r} is not an expression over scores: {reason}") from None
     return Expression(tree)
 
 

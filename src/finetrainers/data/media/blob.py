@@ -1,6 +1,6 @@
 """What a medium is read from, be it a file, a member of an archive or a cell of a table: a blob, named by a reference.
 
-A reference is text: a path, or ``scheme:place`` for what is no file of its own. It says where bytes are found; what they
+A reference is text: a path, or ``scheme:place`` for what is not a file of its own. It says where bytes are found; what they
 are, their hash says. References are columns of tables: a blob is made of one when it is read.
 """
 
@@ -61,7 +61,7 @@ class Blob(ABC):
 
 @dataclass(frozen=True, slots=True)
 class LocalFile(Blob):
-    """A file of this machine: its reference is its path, or a ``file:`` reference where that is no text."""
+    """A file of this machine: its reference is its path, or a ``file:`` reference where that is not text."""
 
     @property
     def path(self) -> Path:

@@ -101,7 +101,7 @@ def _is_video(blob: Blob) -> bool:
         _check_file(blob.path)
     suffix = blob.suffix
     if not suffix:
-        raise bad_media(blob, f"has no suffix, and is no image or video by its first bytes{what_it_is(blob)}")
+        raise bad_media(blob, f"has no suffix, and is not an image or video by its first bytes{what_it_is(blob)}")
     if suffix not in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
         known = " ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
         way_out = f"; convert it, {CONVERT[suffix]}" if suffix in CONVERT else ""
@@ -118,6 +118,6 @@ def _check_file(path: Path) -> None:
         reason = why_unreadable(error) if isinstance(error, OSError) else f"cannot be read: {error}"
         raise bad_media(path, reason) from error
     if not path.is_file():
-        raise bad_media(path, "is no file")
+        raise bad_media(path, "is not a file")
     if size == 0:
         raise bad_media(path, "the file is empty (zero bytes)")

@@ -51,7 +51,8 @@ def list_items(config: DataConfig, streams: Sequence[str] = (), many: Collection
     if layout is None:
         if place.is_file:
             raise DataError(
-                f"data.path: {place} is no folder and no metadata file ({', '.join(METADATA_READERS)}){_instead(place)}"
+                f"data.path: {place} is neither a folder nor a metadata file ({', '.join(METADATA_READERS)})"
+                f"{_instead(place)}"
             )
         layout = Sidecars()  # says what it has found, and what was expected, unless media are enough
         why = "media alone"

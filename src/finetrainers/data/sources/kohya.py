@@ -51,7 +51,7 @@ class Kohya(Layout):
                 "set of each"
             )
         if not place.path.is_dir():
-            raise DataError(f"{place}: is no folder, which data.layout: kohya needs")
+            raise DataError(f"{place}: is not a folder, which data.layout: kohya needs")
         named = NUMBERED.fullmatch(place.path.name)
         return _list(place.path, wanted.config, None if named is None else named[2].strip())
 

@@ -46,7 +46,7 @@ class Listing:
     why: str = ""
     """By what it was found; a layout's own part of it says which part of what was found is used."""
     passed_over: Mapping[str, int] = field(default_factory=dict)
-    """What is no part of any item, by what it is, and how much of it there is, such as {".cls": 12}."""
+    """What is not part of any item, by what it is, and how much of it there is, such as {".cls": 12}."""
     notes: tuple[str, ...] = ()
     """What was found and is not used, for warnings."""
 

@@ -29,7 +29,7 @@ class MetadataFile(Layout):
             )
         if not found:
             known = ", ".join(METADATA_READERS)
-            raise DataError(f"data.path: {place} is no metadata file ({known}) and has none of the name metadata")
+            raise DataError(f"data.path: {place} is not a metadata file ({known}) and has none of the name metadata")
         source = Source(place.root, found[0])
         odd: dict[int, str] = {}
         with place.file(source.name) as path:

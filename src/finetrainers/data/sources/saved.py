@@ -51,7 +51,7 @@ def _choose(place: Place, config: DataConfig) -> tuple[list[str], str, dict[str,
     if not isinstance(splits, list) or not all(isinstance(name, str) for name in splits):
         raise DataError(f"{place}/{SPLITS}: names no splits; save the data set again")
     if any("/" in name or name in ("", ".", "..") for name in splits):
-        raise DataError(f"{place}/{SPLITS}: names a split that is no folder in it; save the data set again")
+        raise DataError(f"{place}/{SPLITS}: names a split that is not a folder in it; save the data set again")
     if config.split in splits or len(splits) == 1:
         chosen = config.split if config.split in splits else splits[0]
         if config.split not in (None, chosen):
@@ -74,7 +74,7 @@ def _files(place: Place, folder: str) -> list[str]:
     outside = [name for name in names if "/" in name or name in ("", ".", "..")]
     if outside:
         raise DataError(
-            f"{place}/{folder}{STATE}: names {outside[0]!r}, which is no file next to it; save the data set again"
+            f"{place}/{folder}{STATE}: names {outside[0]!r}, which is not a file next to it; save the data set again"
         )
     return [place.ref(f"{folder}{name}") for name in names]
 

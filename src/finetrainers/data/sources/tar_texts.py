@@ -61,8 +61,8 @@ def _record(texts: Mapping[str, bytes]) -> dict[str, object]:
 def _texts(name: str, value: object) -> list[str]:
     texts = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{name!r} of its .json holds {value!r:.60}, which is no text")
+        raise ValueError(f"{name!r} of its .json holds {value!r:.60}, which is not text")
     found = [str(text) for text in texts]
     for text in found:
-        text.encode()  # half of a pair of surrogates is no text
+        text.encode()  # half of a pair of surrogates is not text
     return found

@@ -10,7 +10,7 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: str | Path) -> str:
-    """Read a whole text file; the byte order mark is no part of it, and lines end as on this system.
+    """Read a whole text file; the byte order mark is not part of it, and lines end as on this system.
 
     Raises:
         OSError: If it cannot be read.

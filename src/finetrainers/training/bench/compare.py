@@ -77,8 +77,8 @@ def read_sets(wanted: str) -> tuple[TechniqueSet, ...]:
 def _read_file(wanted: str) -> tuple[TechniqueSet, ...]:
     if not Path(wanted).is_file():
         raise ConfigError(
-            f"--compare: {wanted!r} is no file and no list of {', '.join(BUILT_IN)}; give such names with commas between "
-            f"them, {ALL} for all, or a YAML file of - {{name: NAME, set: [section.key=value]}}"
+            f"--compare: {wanted!r} is neither a file nor a list of {', '.join(BUILT_IN)}; give such names with commas "
+            f"between them, {ALL} for all, or a YAML file of - {{name: NAME, set: [section.key=value]}}"
         )
     try:
         tree: Any = to_plain(parse_yaml(Path(wanted).read_text(encoding="utf-8")), [])

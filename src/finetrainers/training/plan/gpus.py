@@ -74,7 +74,9 @@ def find_gpu(text: str) -> Gpu:
         return found[0]
     number = re.fullmatch(r"\s*(\d+(\.\d+)?)\s*(g|gb|gib|gig)?\s*", text, re.IGNORECASE)
     if number is not None and float(number[1]) <= LARGEST_GB:  # above, it is a name such as 9090
-        raise ConfigError(f"--gpu: {text!r} is no size with a unit; write {number[1]}GB or {number[1]}GiB, or a GPU's name")
+        raise ConfigError(
+            f"--gpu: {text!r} is not a size with a unit; write {number[1]}GB or {number[1]}GiB, or a GPU's name"
+        )
     if found:
         raise ConfigError(f"--gpu: {text!r} is {' or '.join(gpu.name for gpu in found)}; write which")
     raise ConfigError(
