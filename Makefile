@@ -35,7 +35,7 @@ help:
 	@echo "make test        run the tests"
 	@echo "make test-fast    run the files of tests that are quick: less than two minutes on two cores"
 	@echo "make test-long    run what takes longest: further variants of models that are overfitted, the quick start in video"
-	@echo "make test-distributed  run the tests of many processes that make test has no time for (eight minutes on two cores)"
+	@echo "make test-distributed  run the tests of many processes that make test has no time for (about a quarter of an hour)"
 	@echo "make test-browser  run the tests of the web interface in Chromium (CHROMIUM=/usr/bin/chromium)"
 	@echo "make test-browser-core  run the quick ones of them, which train nothing"
 	@echo "make test-gpu    run the tests on a GPU, those that need one included; an error where there is none"
