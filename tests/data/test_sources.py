@@ -255,7 +255,7 @@ def test_an_unknown_layout_says_what_was_found_and_what_is_expected(tmp_path):
     touch(tmp_path, ["a.mp4", "b.mp4"])
     assert "2 media, none of them with a caption, and 2 .npy, 1 .csv" in error_of(tmp_path)
     assert "data.caption_prefix is the caption of all media" in error_of(tmp_path)
-    assert "no folder and no metadata file (.csv, .json, .jsonl, .parquet)" in error_of(tmp_path / "a.mp4")
+    assert "neither a folder nor a metadata file (.csv, .json, .jsonl, .parquet)" in error_of(tmp_path / "a.mp4")
 
 
 def test_lists_of_different_length_name_both_counts(tmp_path):
