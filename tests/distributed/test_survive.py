@@ -334,7 +334,7 @@ def test_the_launcher_ends_with_the_status_of_the_run(base: Tree, tmp_path: Path
     words = ("--cpu", "2", "--max-restarts", "3", file)
     wrong = ForkedLaunch(*words, "train.batch_size=5", "train.micro_batch_size=1", folder=tmp_path / "wrong")
     assert wrong.wait() == USER_ERROR, wrong.said
-    assert wrong.said.count("train.batch_size: 5 is no multiple") == 1
+    assert wrong.said.count("train.batch_size: 5 is not a multiple") == 1
     stopped = ForkedLaunch(*words, folder=tmp_path / "stopped")
     until(lambda: has_steps(tmp_path / "run", 3))
     os.kill(stopped.pid, signal.SIGTERM)

@@ -178,7 +178,7 @@ def test_a_run_that_went_back_to_a_step_is_made_again_from_the_first(
     tree = yaml.safe_load((other / "config.yaml").read_text())
     changes = {"checkpoint": {"resume": 2}, "track": {"trackers": ["mine.py:Mine"], "wandb": "project"}}
     (other / "config.yaml").write_text(yaml.safe_dump({**tree, **changes}))
-    with pytest.raises(DataError, match="no run directory"):  # nothing was trained into it
+    with pytest.raises(DataError, match="not a run directory"):  # nothing was trained into it
         make_again(RunFolder(other), tmp_path / "again")
     assert [(config.output_dir, config.checkpoint.resume) for config in trained] == [(tmp_path / "again", "latest")]
     assert (trained[0].track.trackers, trained[0].track.wandb) == ((), None)
