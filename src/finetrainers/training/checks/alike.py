@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from finetrainers.config import Config
 from finetrainers.config.differing import differences
@@ -19,6 +19,7 @@ from finetrainers.training.lock import code_digest
 from finetrainers.training.prepared import Prepared
 from finetrainers.training.versions import versions
 
+Found = TypeVar("Found")
 KEYS_SHOWN = 5
 NOTE = ".here"
 """File in a run directory, for a moment: whether all processes see it."""
@@ -29,7 +30,6 @@ SHOWING_SECONDS = 10.0
 class _Own(NamedTuple):
     """What one process has."""
 
-    host: str
     versions: Mapping[str, str]
     code: str
     config: Mapping[str, Any]
@@ -46,10 +46,8 @@ def check_alike(world: World, config: Config) -> str | None:
     """
     if world.launch.size == 1:
         return None
-    every = world.talk.gather(_Own(socket.gethostname(), versions(), code_digest(), config.model_dump(mode="json")))
-    first, warning = every[0], None
-    for rank, own in enumerate(every):
-        who, where = f"process {rank} (on {own.host})", f"process 0 (on {first.host})"
+    warning = None
+    for who, where, own, first in _of_each(world, _Own(versions(), code_digest(), config.model_dump(mode="json"))):
         for name in sorted(first.versions.keys() | own.versions.keys()):
             one, other = (each.versions.get(name, "none") for each in (first, own))
             if one != other:
@@ -61,6 +59,15 @@ def check_alike(world: World, config: Config) -> str | None:
             shown = ", ".join(keys[:KEYS_SHOWN]) + ", ..." * (len(keys) > KEYS_SHOWN)
             warning = f"{who} was given another configuration ({shown}); that of process 0 counts"
     return warning
+
+
+def _of_each(world: World, own: Found) -> list[tuple[str, str, Found, Found]]:
+    """Gather what all processes have: of each, its name, that of the first, and what both have."""
+    every = world.talk.gather((socket.gethostname(), own))
+    host, first = every[0]
+    return [
+        (f"process {rank} (on {name})", f"process 0 (on {host})", each, first) for rank, (name, each) in enumerate(every)
+    ]
 
 
 class _Found(NamedTuple):
@@ -81,10 +88,7 @@ def check_same_data(world: World, prepared: Prepared) -> None:
     """
     if world.is_alone:
         return
-    every = world.talk.gather((socket.gethostname(), _found(prepared)))
-    first = every[0][1]
-    for rank, (host, own) in enumerate(every):
-        who, where = f"process {rank} (on {host})", f"process 0 (on {every[0][0]})"
+    for who, where, own, first in _of_each(world, _found(prepared)):
         for (_, count, digest), (path, first_count, first_digest) in zip(own.sets, first.sets, strict=True):
             if digest != first_digest:
                 less = f"{count} items in {path}, and {where} {first_count}"
@@ -116,12 +120,11 @@ def check_same_weights(world: World, model: Model) -> None:
     """
     if world.is_alone:
         return
-    every = world.talk.gather((socket.gethostname(), model.fingerprint()))
-    for rank, (host, own) in enumerate(every):
-        if own != every[0][1]:
+    for who, where, own, first in _of_each(world, model.fingerprint()):
+        if own != first:
             raise ConfigError(
-                f"model.path: process {rank} (on {host}) finds other weights there than process 0 (on {every[0][0]}); let "
-                "all hosts have the same files (of a model on the Hub: name its model.revision)"
+                f"model.path: {who} finds other weights there than {where}; let all hosts have the same files (of a model "
+                "on the Hub: name its model.revision)"
             )
 
 
@@ -135,13 +138,13 @@ def check_shared(world: World, directory: Path) -> None:
         return
     note = directory / NOTE
     text = world.first(lambda: _write(note))
-    every = world.talk.gather((socket.gethostname(), _shows(note, text)))
+    every = _of_each(world, _shows(note, text))
     world.first(lambda: note.unlink(missing_ok=True))
-    for rank, (host, is_there) in enumerate(every):
+    for who, where, is_there, _ in every:
         if not is_there:
             raise ConfigError(
-                f"output_dir: process {rank} (on {host}) does not see in {directory} what process 0 (on {every[0][0]}) "
-                "writes there; name a folder on a file system that all hosts share"
+                f"output_dir: {who} does not see in {directory} what {where} writes there; name a folder on a file system "
+                "that all hosts share"
             )
 
 
