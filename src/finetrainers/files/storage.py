@@ -57,7 +57,7 @@ def check_writable(key: str, directory: Path) -> None:
     if not place.is_dir():
         raise StorageError(f"{key}: {place}: is a file where a folder is to be; remove it, or name another place")
     if not may(place, os.W_OK | os.X_OK):
-        raise StorageError(f"{key}: {place}: may not be written into; change its permissions, or name another place")
+        raise StorageError(f"{key}: {place}: may not be written into; {CLOSED}")
 
 
 def may(place: Path, mode: int) -> bool:

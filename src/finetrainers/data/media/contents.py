@@ -52,7 +52,12 @@ def content_of(blob: Blob) -> str:
 def what_it_is(blob: Blob) -> str:
     """Say of a file that is not what its name says what it is, and what to do; nothing where that is not known."""
     content = content_of(blob) or _text(blob)
-    return f": by its first bytes it is {content}; {WAYS_OUT.get(content, 'rename or replace it')}" if content else ""
+    return f": by its first bytes it is {content}; {what_to_do(content)}" if content else ""
+
+
+def what_to_do(content: str) -> str:
+    """Say what to do with a file of such a content."""
+    return WAYS_OUT.get(content, "rename or replace it")
 
 
 def _text(blob: Blob) -> str:

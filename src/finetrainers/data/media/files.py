@@ -8,7 +8,7 @@ from finetrainers.data.media import archives as archives, cells as cells  # thei
 from finetrainers.data.media.animation import decode_animation, probe_animation
 from finetrainers.data.media.blob import Blob, Media, blob_of
 from finetrainers.data.media.containers import check_gif, check_png
-from finetrainers.data.media.contents import WAYS_OUT, content_of, may_be_video, what_it_is
+from finetrainers.data.media.contents import content_of, may_be_video, what_it_is, what_to_do
 from finetrainers.data.media.images import decode_image, is_animation, opened, probe_image
 from finetrainers.data.media.video import decode_video, probe_video
 from finetrainers.data.media.view import (
@@ -57,9 +57,7 @@ def probe(media: Media) -> MediaInfo:
         if is_video:
             content = content_of(blob)
             if not may_be_video(content):
-                raise bad_media(
-                    blob, f"is {content} by its first bytes, no video; {WAYS_OUT.get(content, 'rename or replace it')}"
-                )
+                raise bad_media(blob, f"is {content} by its first bytes, no video; {what_to_do(content)}")
             return probe_video(blob)
         with opened(blob) as image:
             info = (probe_animation if is_animation(image) else probe_image)(image, blob)
